@@ -1,0 +1,206 @@
+//! The command line: what can be asked, and what is refused before anything is sent.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::Utc;
+use clap::{Parser, ValueEnum};
+use reqwest::Url;
+
+/// Puts load on agora through its gateway.
+///
+/// Exit codes: 0 the run holds, 1 a threshold failed, 2 wrong usage, 3 the gateway doesn't answer or
+/// the run couldn't be prepared or recorded, 4 the run was interrupted.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub(crate) struct Options {
+    /// What the users do.
+    #[arg(value_enum)]
+    pub(crate) scenario: ScenarioKind,
+
+    /// The gateway, e.g. http://127.0.0.1:80.
+    #[arg(long, value_parser = parse_base_url)]
+    pub(crate) base_url: Url,
+
+    /// The run's own folder; must not hold a run yet.
+    #[arg(long)]
+    pub(crate) out_dir: PathBuf,
+
+    /// Names the run and its users: lower-case letters, digits and dashes; must be new to the system.
+    /// [default: the time and four random digits]
+    #[arg(long, value_parser = parse_run_id)]
+    pub(crate) run_id: Option<String>,
+
+    /// Concurrent users, 1 to 10000.
+    #[arg(long, default_value_t = 10, value_parser = |s: &str| parse_between(s, 1, 10_000))]
+    pub(crate) users: usize,
+
+    /// How long all users are kept busy, e.g. 30s, 5m or 1h; the requests under way then still end.
+    #[arg(long, default_value = "30s", value_parser = parse_run_time)]
+    pub(crate) run_time: Duration,
+
+    /// The most requests a second over all users. [default: no limit]
+    #[arg(long, value_name = "REQ_PER_S", value_parser = |s: &str| parse_between(s, 1, 1_000_000))]
+    pub(crate) rate_limit: Option<usize>,
+
+    /// Repeats an earlier run's choices. [default: random, printed]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+
+    /// Threshold: the 95th percentile of the response time, in milliseconds.
+    #[arg(long, value_name = "MS", value_parser = parse_positive)]
+    pub(crate) max_p95_ms: Option<f64>,
+
+    /// Threshold: the part of the requests that may fail, 0 to 1.
+    #[arg(long, value_name = "FRACTION", value_parser = parse_fraction)]
+    pub(crate) max_error_rate: Option<f64>,
+}
+
+/// What the users of a run do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScenarioKind {
+    /// Read users, the own account and stock.
+    Browse,
+    /// Order, then read the order and its stock.
+    Checkout,
+    /// Three times browse to one checkout and one purchase.
+    Mixed,
+    /// Log in over and over: bcrypt is what is measured.
+    Login,
+}
+
+impl fmt::Display for ScenarioKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Browse => "browse",
+            Self::Checkout => "checkout",
+            Self::Mixed => "mixed",
+            Self::Login => "login",
+        })
+    }
+}
+
+/// A name that no other run has: accounts can't be signed up twice.
+pub(crate) fn new_run_id() -> String {
+    let now = Utc::now().format("%Y%m%d-%H%M%S");
+    format!("{now}-{:04x}", rand::random::<u16>())
+}
+
+/// Short enough to be typed again.
+pub(crate) fn new_seed() -> u64 {
+    u64::from(rand::random::<u32>())
+}
+
+fn parse_base_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if url.scheme() != "http" || url.path() != "/" || url.query().is_some() {
+        return Err("expected http://HOST[:PORT]".to_owned());
+    }
+    Ok(url)
+}
+
+/// The run id becomes part of an e-mail address, whose local part ends at 64 characters.
+fn parse_run_id(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if (1..=40).contains(&text.len()) && text.chars().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 1 to 40 lower-case letters, digits and dashes".to_owned())
+    }
+}
+
+fn parse_run_time(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    let expected =
+        || "expected a number of seconds, minutes or hours up to 24h: 30s, 5m, 1h".to_owned();
+    let unit = text.chars().next_back().ok_or_else(expected)?;
+    let seconds_per_unit = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        _ => return Err(expected()),
+    };
+    let count: u64 = text[..text.len() - 1].parse().map_err(|_| expected())?;
+    let run_time = Duration::from_secs(count.saturating_mul(seconds_per_unit));
+    if run_time.is_zero() || run_time > LONGEST {
+        return Err(expected());
+    }
+    Ok(run_time)
+}
+
+fn parse_between(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from {least} to {most}")),
+    }
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if f64::is_finite(number) && number > 0.0 => Ok(number),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+fn parse_fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_times_have_a_unit_and_a_bound() {
+        assert_eq!(parse_run_time("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_run_time("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_run_time("24h"), Ok(Duration::from_secs(86_400)));
+        for refused in [
+            "",
+            "s",
+            "30",
+            "0s",
+            "25h",
+            "-1s",
+            "1.5m",
+            "9é",
+            "99999999999999999999h",
+        ] {
+            assert!(parse_run_time(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn run_ids_fit_into_an_email_address() {
+        assert!(parse_run_id("20261122-094841-3f2a").is_ok());
+        assert!(parse_run_id(&new_run_id()).is_ok());
+        for refused in ["", "Upper", "dot.ted", "sp ace", &"x".repeat(41)] {
+            assert!(parse_run_id(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn the_base_url_is_the_gateway_alone() {
+        assert!(parse_base_url("http://127.0.0.1:8080").is_ok());
+        for refused in [
+            "127.0.0.1:80",
+            "https://localhost",
+            "http://localhost/orders",
+            "ftp://x",
+        ] {
+            assert!(parse_base_url(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn fractions_and_limits_are_bounded() {
+        assert!(parse_fraction("0").is_ok() && parse_fraction("1").is_ok());
+        assert!(parse_fraction("1.01").is_err() && parse_fraction("NaN").is_err());
+        assert!(parse_positive("0").is_err() && parse_positive("inf").is_err());
+        assert!(parse_between("0", 1, 10).is_err() && parse_between("11", 1, 10).is_err());
+    }
+}

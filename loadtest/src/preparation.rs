@@ -1,0 +1,120 @@
+//! Signs the users of a run up and logs them in before anything is measured, so that bcrypt is
+//! measured only where it is the question. Its requests are counted like all others.
+
+use anyhow::{Context, bail};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::gateway::{Answer, Gateway, Route, exchange};
+use crate::options::{Options, ScenarioKind};
+use crate::recorder::Recorder;
+
+/// Sign-ups under way at once: bcrypt keeps the service's cores busy, more would only queue there.
+const CONCURRENCY: usize = 4;
+
+/// How much longer than the run a token must live: users start late, and the last requests end late.
+const TOKEN_RESERVE_S: u64 = 60;
+
+/// A user that exists in the system. Not `Debug`: it holds secrets.
+pub(crate) struct Account {
+    pub(crate) id: String,
+    pub(crate) email: String,
+    pub(crate) password: String,
+    /// Empty in the login scenario, which asks for a new one each time.
+    pub(crate) token: String,
+}
+
+/// What `POST /auth/login` promises.
+#[derive(Deserialize)]
+pub(crate) struct LoggedIn {
+    pub(crate) access_token: String,
+    expires_in: u64,
+}
+
+#[derive(Deserialize)]
+struct SignedUp {
+    id: String,
+    email: String,
+}
+
+/// Makes the accounts of the run, in the order of the users' indices. Fails with the first that fails.
+pub(crate) async fn prepare(
+    options: &Options,
+    run_id: &str,
+    gateway: &Gateway,
+    recorder: &Recorder,
+) -> anyhow::Result<Vec<Account>> {
+    let password = Uuid::new_v4().to_string();
+    stream::iter(0..options.users)
+        .map(|index| {
+            let email = format!("load-{run_id}-{index}@agora.example");
+            prepare_one(options, gateway, recorder, email, password.clone())
+        })
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await
+        .context("failed to prepare the users")
+}
+
+async fn prepare_one(
+    options: &Options,
+    gateway: &Gateway,
+    recorder: &Recorder,
+    email: String,
+    password: String,
+) -> anyhow::Result<Account> {
+    let body = json!({ "name": "Load user", "email": email, "password": password });
+    let request = gateway
+        .request(Route::SIGN_UP, Route::SIGN_UP.template)
+        .json(&body);
+    let answer = exchange(Route::SIGN_UP, request, |user: &SignedUp| {
+        user.email == email
+    })
+    .await;
+    let signed_up = expect(Route::SIGN_UP, answer, recorder)?;
+    let mut account = Account {
+        id: signed_up.id,
+        email,
+        password,
+        token: String::new(),
+    };
+    if options.scenario == ScenarioKind::Login {
+        return Ok(account);
+    }
+
+    let answer = exchange(Route::LOG_IN, log_in(gateway, &account), |_| true).await;
+    let LoggedIn {
+        access_token,
+        expires_in,
+    } = expect(Route::LOG_IN, answer, recorder)?;
+    if expires_in < options.run_time.as_secs() + TOKEN_RESERVE_S {
+        bail!(
+            "a token lives {expires_in} s, too short for this run: \
+             choose a shorter --run-time, or raise user-service's JWT_TTL_SECONDS"
+        );
+    }
+    account.token = access_token;
+    Ok(account)
+}
+
+/// The request that logs the account in.
+pub(crate) fn log_in(gateway: &Gateway, account: &Account) -> reqwest::RequestBuilder {
+    gateway
+        .request(Route::LOG_IN, Route::LOG_IN.template)
+        .json(&json!({ "email": account.email, "password": account.password }))
+}
+
+fn expect<T>(route: Route, answer: Answer<T>, recorder: &Recorder) -> anyhow::Result<T> {
+    recorder.count_preparation(route, answer.status);
+    let next_step = match answer.status {
+        None => "start the system with `cargo xtask up`",
+        Some(409) => "this --run-id was used before, choose another",
+        Some(_) => "look at the system with `cargo xtask status`",
+    };
+    answer.outcome.map_err(|reason| {
+        let (method, template) = (route.method.as_str(), route.template);
+        anyhow::anyhow!("{method} {template}: {reason}; {next_step}")
+    })
+}

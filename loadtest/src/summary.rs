@@ -1,0 +1,92 @@
+//! The run on a terminal.
+
+use std::fmt;
+use std::path::Path;
+
+use load_record::{LEDGER_FILE, REPORT_FILE, RunSummary, SUMMARY_FILE};
+
+use crate::recorder::Tally;
+
+/// Kinds of failures that are shown; the report has them all.
+const SHOWN_FAILURES: usize = 5;
+
+/// Shows a summary, and the reasons for failures, which the summary's file doesn't hold.
+pub(crate) struct Report<'a> {
+    summary: &'a RunSummary,
+    tally: &'a Tally,
+    out_dir: &'a Path,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(summary: &'a RunSummary, tally: &'a Tally, out_dir: &'a Path) -> Self {
+        Self {
+            summary,
+            tally,
+            out_dir,
+        }
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            summary,
+            tally,
+            out_dir,
+        } = self;
+        writeln!(
+            f,
+            "\n{} with {} users, run {}, seed {}\n",
+            summary.scenario, summary.users, summary.run_id, summary.seed
+        )?;
+
+        writeln!(
+            f,
+            "  {:<32} {:>9} {:>9}",
+            "requests, preparation included", "status", "count"
+        )?;
+        for request in &summary.requests {
+            let route = format!("{} {}", request.method, request.route);
+            let status = request
+                .status
+                .map_or("no answer".to_owned(), |status| status.to_string());
+            writeln!(f, "  {route:<32} {status:>9} {:>9}", request.count)?;
+        }
+
+        let latency = &summary.latency;
+        writeln!(
+            f,
+            "\n  measured    {} requests, {} failed, {:.1} a second",
+            summary.measured, summary.failed, summary.requests_per_second
+        )?;
+        writeln!(
+            f,
+            "  latency     p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+            latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.max_ms
+        )?;
+        writeln!(
+            f,
+            "  orders      {} tried, {} accepted",
+            summary.orders.tried, summary.orders.accepted
+        )?;
+        for (route, reason, count) in tally.failures().iter().take(SHOWN_FAILURES) {
+            let (method, template) = (route.method.as_str(), route.template);
+            writeln!(f, "  failure     {count} x {method} {template}: {reason}")?;
+        }
+        for threshold in &summary.thresholds {
+            let verdict = if threshold.holds { "holds" } else { "FAILED" };
+            writeln!(
+                f,
+                "  threshold   {} {}: {}, {verdict}",
+                threshold.name,
+                threshold.limit,
+                (threshold.actual * 10_000.0).round() / 10_000.0
+            )?;
+        }
+        writeln!(
+            f,
+            "  files       in {}: {SUMMARY_FILE}, {LEDGER_FILE}, {REPORT_FILE}",
+            out_dir.display()
+        )
+    }
+}

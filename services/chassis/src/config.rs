@@ -1,0 +1,368 @@
+//! Configuration from environment variables, read once at start and refused with the variable's name, its
+//! value (unless secret) and what was expected.
+//!
+//! Left out: files, flags, reloading. An empty variable counts as unset, as compose can't unset one.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Where variables come from: the process, or a test's list.
+pub struct Env {
+    lookup: Box<dyn Fn(&str) -> Option<String>>,
+}
+
+/// A variable that is missing or can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not set, and there is no default.
+    #[error("{variable} is not set: expected {expected}")]
+    Missing {
+        /// The variable's name.
+        variable: &'static str,
+        /// What would be right.
+        expected: String,
+    },
+    /// Set to something else than what is expected.
+    #[error("{variable}={value:?}: expected {expected}")]
+    Invalid {
+        /// The variable's name.
+        variable: &'static str,
+        /// What it is set to; `[secret]` where it must not be shown.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
+}
+
+impl Env {
+    /// The process's own environment.
+    pub fn process() -> Self {
+        Self {
+            lookup: Box::new(|name| std::env::var(name).ok()),
+        }
+    }
+
+    /// A fixed list: later pairs win.
+    pub fn from_pairs<K: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let pairs: std::collections::HashMap<String, String> = pairs
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        Self {
+            lookup: Box::new(move |name| pairs.get(name).cloned()),
+        }
+    }
+
+    fn get(&self, variable: &str) -> Option<String> {
+        (self.lookup)(variable).filter(|value| !value.is_empty())
+    }
+
+    /// A value that must be set.
+    ///
+    /// # Errors
+    /// When it is missing or doesn't parse; `expected` finishes the sentence.
+    pub fn required<T: FromStr>(
+        &self,
+        variable: &'static str,
+        expected: &str,
+    ) -> Result<T, ConfigError> {
+        self.optional(variable, expected)?
+            .ok_or_else(|| ConfigError::Missing {
+                variable,
+                expected: expected.to_owned(),
+            })
+    }
+
+    /// A value that may be missing.
+    ///
+    /// # Errors
+    /// When it is there and doesn't parse.
+    pub fn optional<T: FromStr>(
+        &self,
+        variable: &'static str,
+        expected: &str,
+    ) -> Result<Option<T>, ConfigError> {
+        self.get(variable)
+            .map(|value| {
+                value.parse().map_err(|_| ConfigError::Invalid {
+                    variable,
+                    value,
+                    expected: expected.to_owned(),
+                })
+            })
+            .transpose()
+    }
+
+    /// A number within a range, or its default.
+    ///
+    /// # Errors
+    /// When it isn't a number or lies outside.
+    pub fn number(
+        &self,
+        variable: &'static str,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> Result<u32, ConfigError> {
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        let number = self.optional(variable, &expected)?.unwrap_or(default);
+        if range.contains(&number) {
+            return Ok(number);
+        }
+        Err(ConfigError::Invalid {
+            variable,
+            value: number.to_string(),
+            expected,
+        })
+    }
+
+    /// A duration in whole seconds.
+    ///
+    /// # Errors
+    /// As [`Env::number`].
+    pub fn seconds(
+        &self,
+        variable: &'static str,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> Result<Duration, ConfigError> {
+        let seconds = self.number(variable, default, range)?;
+        Ok(Duration::from_secs(seconds.into()))
+    }
+
+    /// A duration in milliseconds.
+    ///
+    /// # Errors
+    /// As [`Env::number`].
+    pub fn millis(
+        &self,
+        variable: &'static str,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> Result<Duration, ConfigError> {
+        let millis = self.number(variable, default, range)?;
+        Ok(Duration::from_millis(millis.into()))
+    }
+
+    /// A secret made by `parse`; neither the value nor its error ever shows it.
+    ///
+    /// # Errors
+    /// When it is missing or `parse` refuses it.
+    pub fn secret<T>(
+        &self,
+        variable: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let value = self.get(variable).ok_or_else(|| ConfigError::Missing {
+            variable,
+            expected: expected.to_owned(),
+        })?;
+        parse(&value).ok_or_else(|| ConfigError::Invalid {
+            variable,
+            value: "[secret]".to_owned(),
+            expected: expected.to_owned(),
+        })
+    }
+
+    /// A socket address to listen on, or its default.
+    ///
+    /// # Errors
+    /// When it doesn't parse.
+    pub fn listen_addr(
+        &self,
+        variable: &'static str,
+        default: SocketAddr,
+    ) -> Result<SocketAddr, ConfigError> {
+        let expected = "an address to listen on, like 0.0.0.0:8000";
+        Ok(self.optional(variable, expected)?.unwrap_or(default))
+    }
+
+    /// A URL with credentials in it, of one of the given schemes.
+    ///
+    /// # Errors
+    /// When it is missing, isn't a URL, or has another scheme.
+    pub fn secret_url(
+        &self,
+        variable: &'static str,
+        schemes: &[&str],
+    ) -> Result<SecretString, ConfigError> {
+        let expected = format!("a URL of the form {}://USER:PASSWORD@HOST:PORT/NAME", schemes[0]);
+        self.secret(variable, &expected, |value| {
+            let url = url::Url::parse(value).ok()?;
+            schemes
+                .contains(&url.scheme())
+                .then(|| SecretString::from(value))
+        })
+    }
+}
+
+/// What each service has, whatever it does.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// `OPS_ADDR`: health, readiness and metrics.
+    pub ops_addr: SocketAddr,
+    /// `LOG_LEVEL`: a tracing filter, like `info` or `info,sqlx=debug`.
+    pub log_level: String,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where spans go over OTLP/gRPC; unset, they go nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// `STARTUP_TIMEOUT_SECONDS`: how long dependencies may take to answer before the process gives up.
+    pub startup_timeout: Duration,
+    /// `SHUTDOWN_GRACE_SECONDS`: how long running work may take to finish.
+    pub shutdown_grace: Duration,
+}
+
+impl ServiceConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that can't be used.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        let log_level = env
+            .optional("LOG_LEVEL", "a tracing filter, like info")?
+            .unwrap_or_else(|| "info".to_owned());
+        if tracing_subscriber::EnvFilter::try_new(&log_level).is_err() {
+            return Err(ConfigError::Invalid {
+                variable: "LOG_LEVEL",
+                value: log_level,
+                expected: "a tracing filter, like info".to_owned(),
+            });
+        }
+        Ok(Self {
+            ops_addr: env.listen_addr("OPS_ADDR", any(9100))?,
+            log_level,
+            otlp_endpoint: env.optional("OTEL_EXPORTER_OTLP_ENDPOINT", "a URL")?,
+            startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
+            shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
+        })
+    }
+}
+
+/// A server for HTTP.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// `HTTP_ADDR`.
+    pub addr: SocketAddr,
+    /// `HTTP_MAX_BODY_BYTES`: a longer body is answered with 413.
+    pub max_body_bytes: usize,
+    /// `HTTP_TIMEOUT_MS`: a request that takes longer is answered with 503.
+    pub timeout: Duration,
+}
+
+impl HttpConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that can't be used.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            addr: env.listen_addr("HTTP_ADDR", any(8000))?,
+            max_body_bytes: env.number("HTTP_MAX_BODY_BYTES", 64 * 1024, 1..=16 * 1024 * 1024)?
+                as usize,
+            timeout: env.millis("HTTP_TIMEOUT_MS", 10_000, 1..=600_000)?,
+        })
+    }
+}
+
+/// The service's own database.
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// `DATABASE_URL`.
+    pub url: SecretString,
+    /// `DATABASE_MAX_CONNECTIONS`: the pool's bound.
+    pub max_connections: u32,
+}
+
+impl DatabaseConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that can't be used.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            url: env.secret_url("DATABASE_URL", &["postgres", "postgresql"])?,
+            max_connections: env.number("DATABASE_MAX_CONNECTIONS", 10, 1..=1000)?,
+        })
+    }
+}
+
+/// The broker, as publisher and consumer see it.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// `AMQP_URL`.
+    pub url: SecretString,
+    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged.
+    pub prefetch: u16,
+    /// `AMQP_CONCURRENCY`: messages handled at the same time.
+    pub concurrency: usize,
+    /// `AMQP_PUBLISH_TIMEOUT_MS`: the wait for a connection and the broker's confirm together.
+    pub publish_timeout: Duration,
+}
+
+impl BrokerConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that can't be used.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            url: env.secret_url("AMQP_URL", &["amqp"])?,
+            prefetch: env.number("AMQP_PREFETCH", 100, 1..=2000)? as u16,
+            concurrency: env.number("AMQP_CONCURRENCY", 8, 1..=1000)? as usize,
+            publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=60_000)?,
+        })
+    }
+}
+
+/// All interfaces: inside a container that is the container's own networks.
+pub fn any(port: u16) -> SocketAddr {
+    ([0, 0, 0, 0], port).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_variable_is_named_with_what_was_expected() {
+        let error = DatabaseConfig::read(&Env::from_pairs::<&str, &str>([])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "DATABASE_URL is not set: expected a URL of the form postgres://USER:PASSWORD@HOST:PORT/NAME"
+        );
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let env = Env::from_pairs([("HTTP_TIMEOUT_MS", "")]);
+        assert_eq!(HttpConfig::read(&env).unwrap().timeout, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_secret_is_refused_without_being_shown() {
+        let env = Env::from_pairs([("AMQP_URL", "http://agora:hunter2@rabbitmq/")]);
+        let text = BrokerConfig::read(&env).unwrap_err().to_string();
+        assert!(text.contains("AMQP_URL") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn numbers_are_held_to_their_range() {
+        for value in ["0", "-1", "70000000", "many"] {
+            let env = Env::from_pairs([("HTTP_MAX_BODY_BYTES", value)]);
+            let text = HttpConfig::read(&env).unwrap_err().to_string();
+            assert!(text.contains("a number from 1 to 16777216"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_log_filter_that_cannot_be_read_is_refused() {
+        let env = Env::from_pairs([("LOG_LEVEL", "info,sqlx=loud")]);
+        let text = ServiceConfig::read(&env).unwrap_err().to_string();
+        assert!(text.starts_with("LOG_LEVEL="), "{text}");
+    }
+}

@@ -1,0 +1,147 @@
+//! The service's own PostgreSQL database: a bounded pool, migrations, and a watcher that knows whether it
+//! is in reach.
+//!
+//! Left out: queries; they stand in the handlers that need them.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::ExposeSecret;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::backoff::backoff;
+use crate::config::DatabaseConfig;
+use crate::lifecycle::Lifecycle;
+use crate::readiness::Health;
+
+/// The wait for a free connection of the pool; past it the caller is told that the database is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The server cuts a statement off after this, so that no connection is lost to one query.
+const STATEMENT_TIMEOUT_MS: &str = "5000";
+/// How often the watcher asks, and how long an answer may take.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A pool, and whether the database behind it answers. Clones share both.
+#[derive(Clone)]
+pub struct Database {
+    /// The pool.
+    pub pool: PgPool,
+    reachable: watch::Receiver<bool>,
+}
+
+/// Waits for the database (the lifecycle bounds that), migrates it, and starts watching it.
+///
+/// # Errors
+/// When the URL can't be used or a migration fails for another reason than the database being away.
+pub async fn connect(
+    lifecycle: &Lifecycle,
+    config: &DatabaseConfig,
+    migrations: &Migrator,
+) -> anyhow::Result<Database> {
+    let options = PgConnectOptions::from_str(config.url.expose_secret())
+        .context("failed to read DATABASE_URL")?
+        .application_name(lifecycle.service())
+        .options([("statement_timeout", STATEMENT_TIMEOUT_MS)])
+        .log_statements(tracing::log::LevelFilter::Debug);
+    let pool = PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options.clone());
+
+    let health = lifecycle.readiness().depends_on("postgres");
+    let reachable = health.subscribe();
+    migrate(&pool, migrations).await?;
+    let closing = lifecycle.closing();
+    lifecycle.spawn_watcher("database", async move {
+        tokio::select! {
+            () = watch_connection(options, health) => {}
+            () = closing.cancelled() => {}
+        }
+        Ok(())
+    });
+    Ok(Database { pool, reachable })
+}
+
+impl Database {
+    /// Resolves as soon as the database answers: at once in good weather.
+    pub async fn in_reach(&self) {
+        let mut reachable = self.reachable.clone();
+        // An error means that the watcher is gone: the service is closing, and nobody needs to wait.
+        let _ = reachable.wait_for(|reachable| *reachable).await;
+    }
+}
+
+/// Whether the same statement may succeed later, as it is: the one table of transient database errors.
+/// Codes: <https://www.postgresql.org/docs/17/errcodes-appendix.html>.
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Connection exceptions, insufficient resources, operator intervention (shutdown, cancel by
+            // timeout), and transactions that lost against another one.
+            ["08", "53", "57"].contains(&&code[..2]) || ["40001", "40P01"].contains(&&*code)
+        }),
+        _ => false,
+    }
+}
+
+/// The name of the constraint that a statement violated.
+pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error()?.constraint()
+}
+
+async fn migrate(pool: &PgPool, migrations: &Migrator) -> anyhow::Result<()> {
+    for delay in backoff() {
+        match migrations.run(pool).await {
+            Ok(()) => return Ok(()),
+            Err(MigrateError::Execute(error)) if is_transient(&error) => {
+                warn!(%error, retry_in_ms = delay.as_millis() as u64, "database not in reach yet");
+                tokio::time::sleep(delay).await;
+            }
+            Err(error) => return Err(error).context("failed to migrate the database"),
+        }
+    }
+    unreachable!("the backoff has no end; the lifecycle bounds the start")
+}
+
+/// A connection of its own: a busy pool must not look like a lost database.
+async fn watch_connection(options: PgConnectOptions, health: Health) {
+    let mut delays = backoff();
+    loop {
+        match tokio::time::timeout(PROBE_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(Ok(connection)) => {
+                delays = backoff();
+                if !health.send_replace(true) {
+                    info!("database in reach");
+                }
+                probe(connection).await;
+                health.send_replace(false);
+                warn!("database lost");
+            }
+            Ok(Err(error)) => warn!(%error, "database still away"),
+            Err(_) => warn!("database does not answer"),
+        }
+        tokio::time::sleep(delays.next().unwrap_or(PROBE_INTERVAL)).await;
+    }
+}
+
+/// Returns when the connection no longer answers.
+async fn probe(mut connection: PgConnection) {
+    let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        match tokio::time::timeout(PROBE_TIMEOUT, connection.ping()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}

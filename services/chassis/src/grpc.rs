@@ -1,0 +1,124 @@
+//! gRPC: serving with span and figures around each call, and calling with the trace context and a deadline.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use opentelemetry::propagation::Injector;
+use tonic::metadata::{MetadataKey, MetadataMap};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Status};
+use tracing::{Instrument, info_span};
+
+use crate::lifecycle::{Lifecycle, listen};
+use crate::metrics::Metrics;
+use crate::telemetry::{self, Headers};
+
+/// A caller that sets no deadline gets this one.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls at the same time on one connection.
+const MAX_CONCURRENT_CALLS: u32 = 256;
+
+/// Serves `routes` until the service drains; returns the address once it listens.
+///
+/// # Errors
+/// When the address is taken.
+pub async fn serve(
+    lifecycle: &Lifecycle,
+    addr: SocketAddr,
+    routes: Routes,
+) -> anyhow::Result<SocketAddr> {
+    let (listener, addr) = listen(addr).await?;
+    let observed = routes
+        .into_axum_router()
+        .layer(from_fn_with_state(lifecycle.metrics().clone(), observe));
+    let draining = lifecycle.draining();
+    lifecycle.spawn_worker("grpc", async move {
+        Server::builder()
+            .timeout(CALL_TIMEOUT)
+            .max_concurrent_streams(MAX_CONCURRENT_CALLS)
+            .add_routes(Routes::from(observed))
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener),
+                draining.cancelled_owned(),
+            )
+            .await
+            .context("failed to serve gRPC")
+    });
+    Ok(addr)
+}
+
+async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
+    let span = info_span!(
+        "call",
+        otel.name = format!("{service}/{method}"),
+        otel.kind = "server",
+        rpc.system.name = "grpc",
+        rpc.method = format!("{service}/{method}"),
+    );
+    telemetry::adopt_parent(&span, &Headers(request.headers()));
+    let started = Instant::now();
+    let response = next.run(request).instrument(span).await;
+    // An error is in the headers; success comes in the trailers, after the message.
+    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+    if code == Code::Unimplemented {
+        // Whatever a caller invents: one label.
+        metrics.rpc_served("unmatched", "unmatched", code.into(), started.elapsed());
+    } else {
+        metrics.rpc_served(service, method, code.into(), started.elapsed());
+    }
+    response
+}
+
+/// Makes one call: with the current trace context, a deadline that the server learns of, and figures.
+///
+/// # Errors
+/// The call's status; `DeadlineExceeded` when no answer came in time.
+pub async fn call<T, R>(
+    metrics: &Metrics,
+    (service, method): (&'static str, &'static str),
+    deadline: Duration,
+    message: T,
+    send: impl AsyncFnOnce(tonic::Request<T>) -> Result<tonic::Response<R>, Status>,
+) -> Result<R, Status> {
+    let span = info_span!(
+        "call",
+        otel.name = format!("{service}/{method}"),
+        otel.kind = "client",
+        rpc.system.name = "grpc",
+        rpc.method = format!("{service}/{method}"),
+    );
+    let started = Instant::now();
+    let result = async {
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(deadline);
+        telemetry::inject(&mut Metadata(request.metadata_mut()));
+        // The server keeps the deadline as well; this one holds when the server is not there to keep it.
+        tokio::time::timeout(deadline, send(request))
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+    }
+    .instrument(span)
+    .await;
+    let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+    metrics.rpc_called(service, method, code.into(), started.elapsed());
+    result.map(tonic::Response::into_inner)
+}
+
+/// gRPC metadata as a carrier of the trace context.
+struct Metadata<'a>(&'a mut MetadataMap);
+
+impl Injector for Metadata<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if let (Ok(key), Ok(value)) = (MetadataKey::from_bytes(key.as_bytes()), value.parse()) {
+            self.0.insert(key, value);
+        }
+    }
+}

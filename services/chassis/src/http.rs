@@ -1,0 +1,98 @@
+//! Serving HTTP: one set of layers around a service's routes.
+//!
+//! From the outside in: span and figures → panics become 500 → time limit → body limit → routes. What no
+//! route answers is a problem document as well.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::{Instrument, error, info_span, warn};
+
+use crate::config::HttpConfig;
+use crate::lifecycle::{Lifecycle, listen, panic_message};
+use crate::metrics::{Metrics, known_method};
+use crate::problem::{Problem, method_not_allowed, no_such_route};
+use crate::telemetry::{self, Headers};
+
+/// What a request is counted under that no route matched: a client must not be able to invent labels.
+const UNMATCHED: &str = "unmatched";
+
+/// Serves `routes` until the service drains; returns the address once it listens.
+///
+/// # Errors
+/// When the address is taken.
+pub async fn serve(
+    lifecycle: &Lifecycle,
+    config: &HttpConfig,
+    routes: Router,
+) -> anyhow::Result<SocketAddr> {
+    let (listener, addr) = listen(config.addr).await?;
+    let app = routes
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(config.max_body_bytes))
+        .layer(from_fn_with_state(config.timeout, limit_time))
+        .layer(CatchPanicLayer::custom(answer_panic))
+        .layer(from_fn_with_state(lifecycle.metrics().clone(), observe));
+    let draining = lifecycle.draining();
+    lifecycle.spawn_worker("http", async move {
+        axum::serve(listener, app)
+            .with_graceful_shutdown(draining.cancelled_owned())
+            .await
+            .context("failed to serve HTTP")
+    });
+    Ok(addr)
+}
+
+async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or(UNMATCHED, MatchedPath::as_str)
+        .to_owned();
+    let method = request.method().clone();
+    let span = info_span!(
+        "request",
+        otel.name = format!("{} {route}", known_method(&method)),
+        otel.kind = "server",
+        http.request.method = known_method(&method),
+        http.route = route,
+        http.response.status_code = tracing::field::Empty,
+    );
+    telemetry::adopt_parent(&span, &Headers(request.headers()));
+    let _active = metrics.http_active();
+    let started = Instant::now();
+    let response = next.run(request).instrument(span.clone()).await;
+    let status = response.status();
+    span.record("http.response.status_code", status.as_u16());
+    metrics.http_answered(&method, route, status.as_u16(), started.elapsed());
+    response
+}
+
+/// The handler is dropped at the limit: what it had not committed did not happen.
+async fn limit_time(
+    State(limit): State<std::time::Duration>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let limit_ms = limit.as_millis() as u64;
+            warn!(limit_ms, "request took too long");
+            Problem::unavailable(format!("not done within {limit_ms} ms")).into_response()
+        }
+    }
+}
+
+fn answer_panic(panic: Box<dyn Any + Send>) -> Response {
+    error!(panic = panic_message(&*panic), "a handler panicked");
+    Problem::internal().into_response()
+}

@@ -1,0 +1,22 @@
+//! All plumbing of a service, none of its domain: one lifecycle, configuration, telemetry, database,
+//! broker, HTTP and gRPC.
+//!
+//! A service is a function `read` (environment → configuration) and a function `start` (configuration →
+//! running tasks), handed to [`lifecycle::run`]. This crate knows [`shared_events::Event`] and never what
+//! an event says.
+
+mod backoff;
+pub mod broker;
+pub mod config;
+pub mod consumer;
+pub mod database;
+pub mod grpc;
+pub mod http;
+pub mod identity;
+pub mod lifecycle;
+pub mod metrics;
+mod ops;
+pub mod paging;
+pub mod problem;
+pub mod readiness;
+pub mod telemetry;

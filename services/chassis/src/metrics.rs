@@ -1,0 +1,273 @@
+//! Figures for Prometheus: rate, errors and duration of HTTP, gRPC and messages, named by OpenTelemetry's
+//! semantic conventions (<https://opentelemetry.io/docs/specs/semconv/>).
+//!
+//! Labels are bounded: routes as templates, methods and outcomes from fixed lists, never an id.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use shared_events::topology::DeadReason;
+
+/// Seconds; from a cached read to the request timeout.
+const DURATION_BUCKETS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Where a service counts; clones share the figures.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    http_requests: Durations<HttpLabels>,
+    http_active: Gauge,
+    rpc_served: Durations<RpcLabels>,
+    rpc_called: Durations<RpcLabels>,
+    published: Family<MessageLabels, Counter>,
+    processed: Durations<MessageLabels>,
+    dead_letters: Family<DeadLabels, Counter>,
+    retries: Family<RetryLabels, Counter>,
+}
+
+type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpLabels {
+    http_request_method: &'static str,
+    http_route: String,
+    http_response_status_code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcLabels {
+    rpc_service: String,
+    rpc_method: String,
+    rpc_grpc_status_code: i32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MessageLabels {
+    messaging_destination_name: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeadLabels {
+    queue: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RetryLabels {
+    queue: String,
+    tier: &'static str,
+}
+
+impl Metrics {
+    /// An empty set, with the start of the process and the build in it.
+    pub fn new(service: &'static str) -> Self {
+        let mut registry = Registry::default();
+
+        let started = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        started.set(since_epoch.map_or(0.0, |elapsed| elapsed.as_secs_f64()));
+        registry.register("process_start_time_seconds", "When the process started", started);
+        let build = Family::<[(&str, &str); 2], Gauge>::default();
+        build
+            .get_or_create(&[("service", service), ("version", env!("CARGO_PKG_VERSION"))])
+            .set(1);
+        registry.register("agora_build_info", "What is running", build);
+
+        let http_active = Gauge::default();
+        registry.register(
+            "http_server_active_requests",
+            "HTTP requests being answered now",
+            http_active.clone(),
+        );
+        let http_requests = durations(
+            &mut registry,
+            "http_server_request_duration_seconds",
+            "HTTP requests answered",
+        );
+        let rpc_served = durations(
+            &mut registry,
+            "rpc_server_call_duration_seconds",
+            "gRPC calls answered",
+        );
+        let rpc_called = durations(
+            &mut registry,
+            "rpc_client_call_duration_seconds",
+            "gRPC calls made",
+        );
+        let processed = durations(
+            &mut registry,
+            "messaging_process_duration_seconds",
+            "Messages consumed, by what became of them",
+        );
+        let published = Family::default();
+        registry.register(
+            "messaging_client_published_messages",
+            "Messages published, by the broker's answer",
+            published.clone(),
+        );
+        let dead_letters = Family::default();
+        registry.register(
+            "agora_dead_letters",
+            "Messages that this consumer gave up on",
+            dead_letters.clone(),
+        );
+        let retries = Family::default();
+        registry.register(
+            "agora_retries",
+            "Messages that this consumer put back for a later attempt",
+            retries.clone(),
+        );
+
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            http_requests,
+            http_active,
+            rpc_served,
+            rpc_called,
+            published,
+            processed,
+            dead_letters,
+            retries,
+        }
+    }
+
+    /// Lets a service add figures of its own.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// All figures, in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = encode(&mut text, &registry) {
+            // Writing to a string can't fail; should an encoder ever, the scrape shows it.
+            let _ = writeln!(text, "# {error}");
+        }
+        text
+    }
+
+    pub(crate) fn http_active(&self) -> ActiveRequest {
+        self.http_active.inc();
+        ActiveRequest(self.http_active.clone())
+    }
+
+    pub(crate) fn http_answered(
+        &self,
+        method: &http::Method,
+        route: String,
+        status: u16,
+        took: Duration,
+    ) {
+        self.http_requests
+            .get_or_create(&HttpLabels {
+                http_request_method: known_method(method),
+                http_route: route,
+                http_response_status_code: status,
+            })
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn rpc_served(&self, service: &str, method: &str, code: i32, took: Duration) {
+        observe_rpc(&self.rpc_served, service, method, code, took);
+    }
+
+    pub(crate) fn rpc_called(&self, service: &str, method: &str, code: i32, took: Duration) {
+        observe_rpc(&self.rpc_called, service, method, code, took);
+    }
+
+    pub(crate) fn published(&self, exchange: &str, outcome: &'static str) {
+        self.published
+            .get_or_create(&MessageLabels {
+                messaging_destination_name: exchange.to_owned(),
+                outcome,
+            })
+            .inc();
+    }
+
+    pub(crate) fn processed(&self, queue: &str, outcome: &'static str, took: Duration) {
+        self.processed
+            .get_or_create(&MessageLabels {
+                messaging_destination_name: queue.to_owned(),
+                outcome,
+            })
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn dead_letter(&self, queue: &str, reason: DeadReason) {
+        self.dead_letters
+            .get_or_create(&DeadLabels {
+                queue: queue.to_owned(),
+                reason: reason.as_str(),
+            })
+            .inc();
+    }
+
+    pub(crate) fn retried(&self, queue: &str, tier: &'static str) {
+        self.retries
+            .get_or_create(&RetryLabels {
+                queue: queue.to_owned(),
+                tier,
+            })
+            .inc();
+    }
+}
+
+/// Counts a request as being answered until it is dropped, however that comes about.
+pub(crate) struct ActiveRequest(Gauge);
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn durations<L>(registry: &mut Registry, name: &str, help: &str) -> Durations<L>
+where
+    L: EncodeLabelSet + Clone + std::hash::Hash + Eq + std::fmt::Debug + Send + Sync + 'static,
+{
+    let family = Durations::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
+    registry.register(name, help, family.clone());
+    family
+}
+
+fn observe_rpc(
+    family: &Durations<RpcLabels>,
+    service: &str,
+    method: &str,
+    code: i32,
+    took: Duration,
+) {
+    family
+        .get_or_create(&RpcLabels {
+            rpc_service: service.to_owned(),
+            rpc_method: method.to_owned(),
+            rpc_grpc_status_code: code,
+        })
+        .observe(took.as_secs_f64());
+}
+
+/// A client may send any word as a method; the conventions fold unknown ones into `_OTHER`.
+pub(crate) fn known_method(method: &http::Method) -> &'static str {
+    match *method {
+        http::Method::GET => "GET",
+        http::Method::POST => "POST",
+        http::Method::PUT => "PUT",
+        http::Method::PATCH => "PATCH",
+        http::Method::DELETE => "DELETE",
+        http::Method::HEAD => "HEAD",
+        http::Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}

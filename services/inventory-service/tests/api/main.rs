@@ -1,0 +1,217 @@
+//! inventory-service from outside: real PostgreSQL, real RabbitMQ, one of each for every test.
+
+use inventory_service::{Config, start};
+use serde_json::{Value, json};
+use shared_events::topology::{DeadReason, MAX_EVENT_BYTES, headers};
+use shared_events::{Event, OrderId, OrderPlaced, ProductId, Quantity, UserId};
+use sqlx::PgPool;
+use testkit::{BrokerClient, Service, answer, eventually, header_text, refused};
+use uuid::Uuid;
+
+/// The wire format as it was first published: not made by today's code.
+const GOLDEN: &str = include_str!("../../../../shared-events/tests/golden/order_placed.v1.json");
+
+struct Shop {
+    service: Service,
+    broker: BrokerClient,
+    pool: PgPool,
+}
+
+impl Shop {
+    async fn open() -> Self {
+        let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
+        let variables = [("DATABASE_URL", &*database), ("AMQP_URL", &*broker)];
+        let service = Service::start("inventory-service", &variables, Config::read, start).await;
+        Self {
+            service,
+            broker: BrokerClient::connect(&broker).await,
+            pool: PgPool::connect(&database).await.unwrap(),
+        }
+    }
+
+    async fn publish(&self, payload: &[u8]) {
+        self.broker.publish("order_events", "order.placed.v1", payload).await;
+    }
+
+    async fn stock(&self, product_id: i64) -> (i64, i64) {
+        sqlx::query_as("SELECT available, reserved FROM stock WHERE product_id = $1")
+            .bind(product_id)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    async fn outcome(&self, order: &OrderPlaced) -> Option<(String, Option<String>)> {
+        sqlx::query_as("SELECT outcome, reason FROM reservations WHERE order_id = $1")
+            .bind(order.order_id.0)
+            .fetch_optional(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    async fn settled(&self, order: &OrderPlaced) -> (String, Option<String>) {
+        eventually("the order is settled", async || self.outcome(order).await.is_some()).await;
+        self.outcome(order).await.unwrap()
+    }
+}
+
+fn order(product_id: i64, quantity: i64) -> OrderPlaced {
+    OrderPlaced {
+        order_id: OrderId::generate(),
+        user_id: UserId::generate(),
+        product_id: ProductId::try_from(product_id).unwrap(),
+        quantity: Quantity::try_from(quantity).unwrap(),
+    }
+}
+
+fn event(order: &OrderPlaced) -> Event {
+    Event::new("order-service", order)
+}
+
+#[tokio::test]
+async fn yesterdays_order_takes_stock() {
+    let shop = Shop::open().await;
+    let (available, reserved) = shop.stock(99).await;
+    shop.publish(GOLDEN.as_bytes()).await;
+    let order = Event::decode(GOLDEN.as_bytes()).unwrap().data().unwrap();
+    assert_eq!(shop.settled(&order).await, ("reserved".to_owned(), None));
+    assert_eq!(shop.stock(99).await, (available - 2, reserved + 2));
+
+    let user = Uuid::now_v7();
+    let seen = answer(shop.service.as_user(user, "GET", "/inventory/99")).await;
+    let expected = json!({ "product_id": 99, "available": available - 2, "reserved": reserved + 2 });
+    assert_eq!(seen, (200, expected));
+}
+
+#[tokio::test]
+async fn a_redelivered_order_takes_stock_once() {
+    let shop = Shop::open().await;
+    let order = order(7, 3);
+    let (available, _) = shop.stock(7).await;
+    let payload = event(&order).encode();
+    for _ in 0..5 {
+        shop.publish(&payload).await;
+    }
+    let applied = r#"messaging_process_duration_seconds_count{messaging_destination_name="order_events",outcome="applied"}"#;
+    eventually("all five are handled", async || shop.service.metric(applied).await == 5.0).await;
+    assert_eq!(shop.stock(7).await.0, available - 3);
+    assert_eq!(shop.broker.depth("order_events.dead").await, 0);
+}
+
+#[tokio::test]
+async fn too_little_stock_and_an_unknown_product_are_outcomes_not_failures() {
+    let shop = Shop::open().await;
+    sqlx::query("UPDATE stock SET available = 2 WHERE product_id = 5")
+        .execute(&shop.pool)
+        .await
+        .unwrap();
+    let (greedy, modest, unknown) = (order(5, 3), order(5, 2), order(12_345, 1));
+    shop.publish(&event(&greedy).encode()).await;
+    assert_eq!(shop.settled(&greedy).await, ("rejected".to_owned(), Some("out_of_stock".to_owned())));
+    shop.publish(&event(&modest).encode()).await;
+    assert_eq!(shop.settled(&modest).await.0, "reserved");
+    shop.publish(&event(&unknown).encode()).await;
+    assert_eq!(shop.settled(&unknown).await.1.as_deref(), Some("unknown_product"));
+    assert_eq!(shop.stock(5).await, (0, 2));
+    assert_eq!(shop.broker.depth("order_events.dead").await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_dead_with_its_reason_and_good_orders_keep_flowing() {
+    let shop = Shop::open().await;
+    let with = |pointer: &str, value: Value| {
+        let mut event: Value = serde_json::from_str(GOLDEN).unwrap();
+        *event.pointer_mut(pointer).unwrap() = value;
+        event.to_string().into_bytes()
+    };
+    let cases = [
+        (b"not json".to_vec(), DeadReason::Unreadable),
+        (Vec::new(), DeadReason::Unreadable),
+        (vec![0xff, 0xfe, 0x00], DeadReason::Unreadable),
+        (with("/data/quantity", json!(-1)), DeadReason::Unreadable),
+        (with("/specversion", json!("0.3")), DeadReason::Unreadable),
+        (with("/type", json!("agora.order.placed.v2")), DeadReason::UnknownType),
+        (with("/subject", json!("x".repeat(MAX_EVENT_BYTES))), DeadReason::Oversized),
+    ];
+    for (payload, reason) in cases {
+        shop.broker.publish("order_events", "order.strange", &payload).await;
+        let (body, table) = shop.broker.wait_for_message("order_events.dead").await;
+        assert_eq!(body, payload);
+        let text = |name| header_text(&table, name);
+        assert_eq!(text(headers::REASON).as_deref(), Some(reason.as_str()));
+        assert_eq!(text(headers::ROUTING_KEY).as_deref(), Some("order.strange"));
+        assert_eq!(text(headers::ATTEMPTS).as_deref(), Some("1"));
+        assert_eq!(text(headers::CONSUMER).as_deref(), Some("inventory-service"));
+        assert!(text(headers::ERROR).is_some_and(|error| !error.is_empty()));
+        assert!(text(headers::FAILED_AT).is_some());
+        let counted = format!(
+            r#"agora_dead_letters_total{{queue="order_events",reason="{reason}"}}"#
+        );
+        assert!(shop.service.metric(&counted).await >= 1.0, "{counted}");
+    }
+    let good = order(1, 1);
+    shop.publish(&event(&good).encode()).await;
+    assert_eq!(shop.settled(&good).await.0, "reserved");
+}
+
+#[tokio::test]
+async fn a_transient_failure_is_tried_again_later_and_loses_nothing() {
+    let shop = Shop::open().await;
+    // A lock that outlasts the statement timeout: the database is there, this row isn't to be had.
+    let mut holder = shop.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM stock WHERE product_id = 8 FOR UPDATE")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let order = order(8, 4);
+    let (available, _) = shop.stock(8).await;
+    shop.publish(&event(&order).encode()).await;
+    let retried = r#"agora_retries_total{queue="order_events",tier="1s"}"#;
+    eventually("it is put back once", async || shop.service.metric(retried).await == 1.0).await;
+    assert_eq!(shop.outcome(&order).await, None);
+    holder.rollback().await.unwrap();
+    assert_eq!(shop.settled(&order).await.0, "reserved");
+    assert_eq!(shop.stock(8).await.0, available - 4);
+    assert_eq!(shop.broker.depth("order_events.dead").await, 0);
+}
+
+#[tokio::test]
+async fn an_order_that_fails_for_good_is_dead_and_changes_nothing() {
+    let shop = Shop::open().await;
+    // The same order under another event id: not a redelivery, and impossible to apply twice.
+    let order = order(9, 1);
+    shop.publish(&event(&order).encode()).await;
+    shop.settled(&order).await;
+    let before = shop.stock(9).await;
+    shop.publish(&event(&order).encode()).await;
+    let (_, table) = shop.broker.wait_for_message("order_events.dead").await;
+    assert_eq!(header_text(&table, headers::REASON).as_deref(), Some("rejected"));
+    assert_eq!(shop.stock(9).await, before);
+}
+
+#[tokio::test]
+async fn stock_is_shown_to_known_users_only_and_absent_products_are_404() {
+    let shop = Shop::open().await;
+    let user = Uuid::now_v7();
+    refused(shop.service.anonymous("GET", "/inventory/99"), 401, "no-identity").await;
+    refused(shop.service.as_user(user, "GET", "/inventory/101"), 404, "not-found").await;
+    refused(shop.service.as_user(user, "GET", "/inventory/-1"), 404, "not-found").await;
+    refused(shop.service.as_user(user, "GET", "/inventory/99x"), 404, "not-found").await;
+    refused(shop.service.as_user(user, "DELETE", "/inventory/99"), 405, "method-not-allowed").await;
+}
+
+#[tokio::test]
+async fn a_drained_service_gives_its_messages_back() {
+    let shop = Shop::open().await;
+    let orders: Vec<_> = (0..300).map(|_| order(3, 1)).collect();
+    for order in &orders {
+        shop.publish(&event(order).encode()).await;
+    }
+    assert!(shop.service.stop().await, "drained in time");
+    let settled: i64 = sqlx::query_scalar("SELECT count(*) FROM reservations")
+        .fetch_one(&shop.pool)
+        .await
+        .unwrap();
+    let left = async || i64::from(shop.broker.depth("order_events").await);
+    eventually("handled and left make the whole", async || settled + left().await == 300).await;
+}

@@ -1,0 +1,7 @@
+//! order-service: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chassis::lifecycle::run("order-service", order_service::Config::read, order_service::start)
+}

@@ -1,0 +1,102 @@
+//! The catalogue's two calls.
+
+use chassis::database;
+use proto::catalog::catalog_server;
+use proto::catalog::{GetProductRequest, ListProductsRequest, ListProductsResponse, Product};
+use sqlx::PgPool;
+use tonic::{Request, Response, Status};
+
+const DEFAULT_PAGE_SIZE: i32 = 50;
+const MAX_PAGE_SIZE: i32 = 100;
+
+/// Answers from the database.
+pub struct Catalog {
+    pool: PgPool,
+}
+
+#[derive(sqlx::FromRow)]
+struct ProductRow {
+    id: i64,
+    name: String,
+    price_cents: i64,
+}
+
+impl Catalog {
+    /// On this pool.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+}
+
+#[tonic::async_trait]
+impl catalog_server::Catalog for Catalog {
+    async fn get_product(
+        &self,
+        request: Request<GetProductRequest>,
+    ) -> Result<Response<Product>, Status> {
+        let id = request.into_inner().id;
+        if id <= 0 {
+            return Err(Status::invalid_argument("a product id is a positive number"));
+        }
+        let row: Option<ProductRow> =
+            sqlx::query_as("SELECT id, name, price_cents FROM products WHERE id = $1")
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(database_status)?;
+        row.map(|row| Response::new(row.into()))
+            .ok_or_else(|| Status::not_found(format!("there is no product {id}")))
+    }
+
+    async fn list_products(
+        &self,
+        request: Request<ListProductsRequest>,
+    ) -> Result<Response<ListProductsResponse>, Status> {
+        let request = request.into_inner();
+        let page_size = match request.page_size {
+            0 => DEFAULT_PAGE_SIZE,
+            size @ 1..=MAX_PAGE_SIZE => size,
+            _ => {
+                return Err(Status::invalid_argument(format!(
+                    "page_size is a number from 1 to {MAX_PAGE_SIZE}"
+                )));
+            }
+        };
+        // One more than asked for tells whether there is a next page.
+        let mut rows: Vec<ProductRow> = sqlx::query_as(
+            "SELECT id, name, price_cents FROM products WHERE id > $1 ORDER BY id LIMIT $2",
+        )
+        .bind(request.after_id)
+        .bind(i64::from(page_size) + 1)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database_status)?;
+        let more = rows.len() > page_size as usize;
+        rows.truncate(page_size as usize);
+        let next_after_id = if more { rows.last().map_or(0, |row| row.id) } else { 0 };
+        Ok(Response::new(ListProductsResponse {
+            products: rows.into_iter().map(Product::from).collect(),
+            next_after_id,
+        }))
+    }
+}
+
+impl From<ProductRow> for Product {
+    fn from(row: ProductRow) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            price_cents: row.price_cents,
+        }
+    }
+}
+
+/// The one place where a database error becomes a status.
+fn database_status(error: sqlx::Error) -> Status {
+    if database::is_transient(&error) {
+        tracing::warn!(%error, "database out of reach");
+        return Status::unavailable("the database is out of reach");
+    }
+    tracing::error!(%error, "database query failed");
+    Status::internal("something went wrong on our side")
+}

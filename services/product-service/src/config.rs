@@ -1,0 +1,27 @@
+//! What product-service reads from its environment.
+
+use std::net::SocketAddr;
+
+use chassis::config::{ConfigError, DatabaseConfig, Env, any};
+
+/// Configuration of product-service.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `GRPC_ADDR`.
+    pub grpc_addr: SocketAddr,
+    /// The catalogue.
+    pub database: DatabaseConfig,
+}
+
+impl Config {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that can't be used.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            grpc_addr: env.listen_addr("GRPC_ADDR", any(50051))?,
+            database: DatabaseConfig::read(env)?,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! product-service: the catalogue, over gRPC, with health and reflection.
+//!
+//! Left out: changing the catalogue. It is seeded by the first migration.
+
+pub mod catalog;
+mod config;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chassis::lifecycle::Lifecycle;
+use chassis::{database, grpc};
+use proto::catalog::catalog_server::CatalogServer;
+use tonic::service::Routes;
+
+pub use crate::config::Config;
+use crate::catalog::Catalog;
+
+/// Composes the service; returns the address it serves gRPC on.
+///
+/// # Errors
+/// When a dependency can't be used or the address is taken.
+pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
+    let database =
+        database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
+
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("failed to build the reflection service")?;
+    let mut routes = Routes::builder();
+    routes
+        .add_service(CatalogServer::new(Catalog::new(database.pool.clone())))
+        .add_service(health)
+        .add_service(reflection);
+
+    let readiness = lifecycle.readiness().clone();
+    let closing = lifecycle.closing();
+    lifecycle.spawn_watcher("grpc-health", async move {
+        let mut looks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = closing.cancelled() => return Ok(()),
+            }
+            if readiness.report().status == chassis::readiness::Status::Ready {
+                health_reporter.set_serving::<CatalogServer<Catalog>>().await;
+            } else {
+                health_reporter.set_not_serving::<CatalogServer<Catalog>>().await;
+            }
+        }
+    });
+    grpc::serve(lifecycle, config.grpc_addr, routes.routes()).await
+}

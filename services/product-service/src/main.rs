@@ -1,0 +1,7 @@
+//! product-service: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chassis::lifecycle::run("product-service", product_service::Config::read, product_service::start)
+}

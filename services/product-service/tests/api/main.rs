@@ -1,0 +1,95 @@
+//! product-service from outside, over gRPC, on a real PostgreSQL.
+
+use std::collections::BTreeMap;
+use std::future::ready;
+
+use futures_util::stream;
+use product_service::{Config, start};
+use proto::catalog::catalog_client::CatalogClient;
+use proto::catalog::{GetProductRequest, ListProductsRequest};
+use testkit::{Service, eventually};
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+
+async fn open() -> (Service, Channel) {
+    let database = testkit::database().await;
+    let variables = [("DATABASE_URL", &*database)];
+    let service = Service::start("product-service", &variables, Config::read, start).await;
+    let url = format!("http://{}", service.addr);
+    let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+    (service, channel)
+}
+
+#[tokio::test]
+async fn product_99_exists_with_a_price() {
+    let (service, channel) = open().await;
+    let product = CatalogClient::new(channel).get_product(GetProductRequest { id: 99 }).await;
+    let product = product.unwrap().into_inner();
+    assert_eq!((product.id, product.price_cents), (99, 1999));
+    let served = r#"rpc_server_call_duration_seconds_count{rpc_service="agora.catalog.v1.Catalog",rpc_method="GetProduct",rpc_grpc_status_code="0"}"#;
+    assert_eq!(service.metric(served).await, 1.0);
+}
+
+#[tokio::test]
+async fn absent_and_impossible_products_have_their_own_codes() {
+    let (_service, channel) = open().await;
+    let mut catalog = CatalogClient::new(channel);
+    for (id, code) in [(101, Code::NotFound), (0, Code::InvalidArgument), (-1, Code::InvalidArgument)] {
+        let status = catalog.get_product(GetProductRequest { id }).await.unwrap_err();
+        assert_eq!(status.code(), code, "product {id}");
+    }
+}
+
+#[tokio::test]
+async fn the_catalogue_is_read_in_pages() {
+    let (_service, channel) = open().await;
+    let mut catalog = CatalogClient::new(channel);
+    let mut prices = BTreeMap::new();
+    let mut after_id = 0;
+    for _ in 0..4 {
+        let request = ListProductsRequest { page_size: 30, after_id };
+        let page = catalog.list_products(request).await.unwrap().into_inner();
+        prices.extend(page.products.into_iter().map(|product| (product.id, product.price_cents)));
+        after_id = page.next_after_id;
+    }
+    assert_eq!((prices.len(), after_id), (100, 0));
+    let too_many = ListProductsRequest { page_size: 101, after_id: 0 };
+    assert_eq!(catalog.list_products(too_many).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn health_says_serving_and_reflection_names_the_services() {
+    let (_service, channel) = open().await;
+    eventually("the catalogue is serving", async || {
+        let request = HealthCheckRequest { service: "agora.catalog.v1.Catalog".to_owned() };
+        let answer = HealthClient::new(channel.clone()).check(request).await;
+        answer.is_ok_and(|health| health.into_inner().status() == ServingStatus::Serving)
+    })
+    .await;
+
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(stream::once(ready(request)))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else {
+        panic!("{answer:?}");
+    };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    for name in ["agora.catalog.v1.Catalog", "grpc.health.v1.Health"] {
+        assert!(names.iter().any(|found| found == name), "{names:?}");
+    }
+}
+

@@ -1,0 +1,284 @@
+//! What the services' tests share: for each test a database of its own, a virtual host of its own on the
+//! broker, and the service under test, composed as in production and reached over HTTP.
+//!
+//! PostgreSQL and RabbitMQ are real; `cargo xtask test` starts them and says where in
+//! `AGORA_TEST_DATABASE_URL`, `AGORA_TEST_AMQP_URL` and `AGORA_TEST_RABBITMQ_API`. Both names die with the
+//! system that `cargo xtask test` takes down, so nothing is cleaned up here.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use chassis::config::{ConfigError, Env};
+use chassis::lifecycle::Lifecycle;
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
+use url::Url;
+use uuid::Uuid;
+
+/// The longest that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A database of the test's own; its URL.
+pub async fn database() -> String {
+    let mut url = required_url("AGORA_TEST_DATABASE_URL");
+    let name = format!("test_{}", Uuid::now_v7().simple());
+    let server = PgPool::connect(url.as_str()).await.expect("the test database server answers");
+    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&server)
+        .await
+        .expect("a database can be created");
+    server.close().await;
+    url.set_path(&name);
+    url.into()
+}
+
+/// A virtual host of the test's own; its AMQP URL.
+pub async fn virtual_host() -> String {
+    let mut url = required_url("AGORA_TEST_AMQP_URL");
+    let api = required_url("AGORA_TEST_RABBITMQ_API");
+    let name = format!("test-{}", Uuid::now_v7().simple());
+    let put = |path: String, body: Value| {
+        let url = api.join(&path).expect("a path of the management API");
+        // reqwest takes the credentials out of the URL.
+        reqwest::Client::new().put(url).json(&body).send()
+    };
+    let permissions = serde_json::json!({ "configure": ".*", "write": ".*", "read": ".*" });
+    for (path, body) in [
+        (format!("/api/vhosts/{name}"), serde_json::json!({})),
+        (format!("/api/permissions/{name}/{}", api.username()), permissions),
+    ] {
+        let answer = put(path, body).await.expect("the management API answers");
+        answer.error_for_status().expect("a virtual host can be created");
+    }
+    url.set_path(&name);
+    url.into()
+}
+
+fn required_url(variable: &str) -> Url {
+    let value = std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"));
+    Url::parse(&value).unwrap_or_else(|error| panic!("{variable}: {error}"))
+}
+
+/// A service that runs in the test's process.
+pub struct Service {
+    /// Where it serves.
+    pub addr: SocketAddr,
+    /// Its ops port.
+    pub ops: SocketAddr,
+    lifecycle: Lifecycle,
+    client: reqwest::Client,
+}
+
+impl Service {
+    /// Starts a service with these variables; its addresses are any free ones.
+    pub async fn start<C>(
+        name: &'static str,
+        variables: &[(&str, &str)],
+        read: impl FnOnce(&Env) -> Result<C, ConfigError>,
+        start: impl AsyncFnOnce(C, &Lifecycle) -> anyhow::Result<SocketAddr>,
+    ) -> Self {
+        let free = [("HTTP_ADDR", "127.0.0.1:0"), ("GRPC_ADDR", "127.0.0.1:0")];
+        let env = Env::from_pairs(free.iter().chain(variables).copied());
+        let config = read(&env).expect("the configuration is accepted");
+        let lifecycle = Lifecycle::new(name);
+        let ops = lifecycle.serve_ops(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let addr = tokio::time::timeout(PATIENCE, start(config, &lifecycle))
+            .await
+            .expect("the service starts in time")
+            .expect("the service starts");
+        lifecycle.started();
+        let client = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client without TLS");
+        Self {
+            addr,
+            ops,
+            lifecycle,
+            client,
+        }
+    }
+
+    /// A request without identity: as no request comes through the gateway's protected routes.
+    pub fn anonymous(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("http://{}{path}", self.addr))
+    }
+
+    /// A request as the gateway hands it on for this user.
+    pub fn as_user(&self, user: Uuid, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.anonymous(method, path)
+            .header("X-User-Id", user.to_string())
+            .header("X-User-Email", format!("{user}@agora.example"))
+    }
+
+    /// The answer of the ops port: status and body.
+    pub async fn ops(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.ops);
+        let answer = self.client.get(url).send().await.expect("the ops port answers");
+        let status = answer.status().as_u16();
+        (status, answer.text().await.expect("a body"))
+    }
+
+    /// The value of one series of `/metrics`, given as it stands there; 0 when it isn't there.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let (_, text) = self.ops("/metrics").await;
+        text.lines()
+            .filter_map(|line| line.strip_prefix(series)?.trim().split(' ').next()?.parse().ok())
+            .next()
+            .unwrap_or(0.0)
+    }
+
+    /// Drains and stops; answers whether all work was finished in time.
+    pub async fn stop(self) -> bool {
+        self.lifecycle.stop(PATIENCE).await
+    }
+
+    /// The service's tasks, for a test that stops it while it goes on asking.
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+}
+
+/// Status and JSON body of an answer.
+pub async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let answer = request.send().await.expect("the service answers");
+    let status = answer.status().as_u16();
+    let body = answer.text().await.expect("a body");
+    let json = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: not JSON: {body}"));
+    (status, json)
+}
+
+/// Checks that an answer is a problem document of this status and kind.
+pub async fn refused(request: reqwest::RequestBuilder, status: u16, kind: &str) {
+    let answer = request.send().await.expect("the service answers");
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let found = answer.status().as_u16();
+    let problem: Value = answer.json().await.expect("a problem document");
+    assert_eq!(
+        (found, problem["type"].as_str(), problem["status"].as_u64()),
+        (status, Some(&*format!("urn:agora:problem:{kind}")), Some(status.into())),
+        "{problem}"
+    );
+}
+
+/// Asks again until the condition holds; panics with `what` after [`PATIENCE`].
+pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A second client of the broker, as an operator or another service would be.
+pub struct BrokerClient {
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl BrokerClient {
+    /// Connects to a virtual host.
+    pub async fn connect(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default())
+            .await
+            .expect("the broker answers");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .expect("confirm mode");
+        Self {
+            channel,
+            _connection: connection,
+        }
+    }
+
+    /// Publishes whatever bytes, confirmed.
+    pub async fn publish(&self, exchange: &str, routing_key: &str, payload: &[u8]) {
+        let confirm = self
+            .channel
+            .basic_publish(
+                exchange.into(),
+                routing_key.into(),
+                BasicPublishOptions::default(),
+                payload,
+                BasicProperties::default(),
+            )
+            .await
+            .expect("published");
+        assert!(confirm.await.expect("an answer").is_ack());
+    }
+
+    /// Takes one message out of a queue, if there is one: payload and headers.
+    pub async fn take(&self, queue: &str) -> Option<(Vec<u8>, FieldTable)> {
+        let message = self
+            .channel
+            .basic_get(queue.into(), BasicGetOptions::default())
+            .await
+            .expect("the queue exists")?;
+        message.delivery.acker.ack(BasicAckOptions::default()).await.expect("acknowledged");
+        let headers = message.delivery.properties.headers().clone().unwrap_or_default();
+        Some((message.delivery.data, headers))
+    }
+
+    /// Waits for a message.
+    pub async fn wait_for_message(&self, queue: &str) -> (Vec<u8>, FieldTable) {
+        let started = Instant::now();
+        loop {
+            if let Some(message) = self.take(queue).await {
+                return message;
+            }
+            assert!(started.elapsed() < PATIENCE, "nothing in {queue} within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Takes a binding away, as a clumsy operator would.
+    pub async fn unbind(&self, queue: &str, exchange: &str, pattern: &str) {
+        let arguments = FieldTable::default();
+        self.channel
+            .queue_unbind(queue.into(), exchange.into(), pattern.into(), arguments)
+            .await
+            .expect("unbound");
+    }
+
+    /// Puts it back.
+    pub async fn bind(&self, queue: &str, exchange: &str, pattern: &str) {
+        let options = QueueBindOptions::default();
+        let arguments = FieldTable::default();
+        self.channel
+            .queue_bind(queue.into(), exchange.into(), pattern.into(), options, arguments)
+            .await
+            .expect("bound");
+    }
+
+    /// How many messages a queue holds ready.
+    pub async fn depth(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        self.channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .expect("the queue exists")
+            .message_count()
+    }
+}
+
+/// A header's text.
+pub fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
+    match headers.inner().get(name)? {
+        lapin::types::AMQPValue::LongString(text) => Some(text.to_string()),
+        lapin::types::AMQPValue::LongLongInt(number) => Some(number.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,251 @@
+//! Signing up, logging in, and the gateway's question whose token this is.
+
+use std::fmt;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use chassis::database::violated_constraint;
+use chassis::identity::{USER_EMAIL_HEADER, USER_ID_HEADER};
+use chassis::problem::{Json, Problem};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use shared_events::UserId;
+use sqlx::PgPool;
+use tracing::{debug, error, info};
+use uuid::Uuid;
+
+use crate::passwords::{Password, Passwords};
+use crate::tokens::Tokens;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Accounts {
+    /// The users' database.
+    pub pool: PgPool,
+    /// Hashes and verifies.
+    pub passwords: Passwords,
+    /// Makes and verifies tokens.
+    pub tokens: Tokens,
+}
+
+/// An e-mail address as it is stored and compared: lower case, printable ASCII, so that it fits a header.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Email(String);
+
+/// A person's name: not blank, no control characters.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+/// A field that can't be accepted; the text says what would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidField {
+    /// Not an address.
+    #[error("an e-mail address looks like name@example.com and has at most {max} characters", max = Email::MAX_CHARS)]
+    Email,
+    /// Not a name.
+    #[error("a name has 1 to {max} characters, none of them a control character", max = Name::MAX_CHARS)]
+    Name,
+}
+
+impl Email {
+    const MAX_CHARS: usize = 254;
+
+    /// Checks and normalises.
+    ///
+    /// # Errors
+    /// [`InvalidField::Email`].
+    pub fn parse(text: &str) -> Result<Self, InvalidField> {
+        let text = text.trim();
+        let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+        let complete = text.split_once('@').is_some_and(|(name, domain)| {
+            let labels = domain.split('.');
+            !name.is_empty() && !domain.contains('@') && labels.clone().count() > 1
+                && labels.into_iter().all(|label| !label.is_empty())
+        });
+        if text.len() > Self::MAX_CHARS || !printable || !complete {
+            return Err(InvalidField::Email);
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+}
+
+impl Name {
+    const MAX_CHARS: usize = 100;
+
+    /// Checks and trims.
+    ///
+    /// # Errors
+    /// [`InvalidField::Name`].
+    pub fn parse(text: &str) -> Result<Self, InvalidField> {
+        let text = text.trim();
+        let length = text.chars().count();
+        if length == 0 || length > Self::MAX_CHARS || text.chars().any(char::is_control) {
+            return Err(InvalidField::Name);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Addresses stay out of logs.
+impl fmt::Debug for Email {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Email")
+    }
+}
+
+#[derive(Deserialize)]
+struct SignUp {
+    name: String,
+    email: String,
+    password: String,
+}
+
+#[derive(Deserialize)]
+struct LogIn {
+    email: String,
+    password: SecretString,
+}
+
+#[derive(Serialize)]
+struct SignedUp {
+    id: UserId,
+    name: String,
+    email: String,
+}
+
+/// RFC 6749, section 5.1.
+#[derive(Serialize)]
+struct LoggedIn {
+    access_token: String,
+    token_type: &'static str,
+    expires_in: u64,
+}
+
+/// `POST /auth/signup`, `POST /auth/login`, and `GET /auth/verify` for the gateway alone.
+pub fn router(accounts: Accounts) -> Router {
+    Router::new()
+        .route("/auth/signup", post(sign_up))
+        .route("/auth/login", post(log_in))
+        .route("/auth/verify", get(verify))
+        .with_state(accounts)
+}
+
+async fn sign_up(
+    State(accounts): State<Accounts>,
+    Json(asked): Json<SignUp>,
+) -> Result<(StatusCode, axum::Json<SignedUp>), Problem> {
+    let Name(name) = Name::parse(&asked.name).map_err(|e| Problem::invalid(e.to_string()))?;
+    let Email(email) = Email::parse(&asked.email).map_err(|e| Problem::invalid(e.to_string()))?;
+    let password =
+        Password::parse(&asked.password).map_err(|e| Problem::invalid(e.to_string()))?;
+    let password_hash = accounts.passwords.hash(password).await?;
+    let id = UserId::generate();
+    sqlx::query("INSERT INTO users (id, name, email, password_hash) VALUES ($1, $2, $3, $4)")
+        .bind(id.0)
+        .bind(&name)
+        .bind(&email)
+        .bind(password_hash)
+        .execute(&accounts.pool)
+        .await
+        .map_err(|error| match violated_constraint(&error) {
+            Some("users_email_key") => Problem::new(
+                StatusCode::CONFLICT,
+                "email-taken",
+                "there is an account with this e-mail address",
+            ),
+            _ => error.into(),
+        })?;
+    info!(user_id = %id, "signed up");
+    Ok((StatusCode::CREATED, axum::Json(SignedUp { id, name, email })))
+}
+
+async fn log_in(
+    State(accounts): State<Accounts>,
+    Json(asked): Json<LogIn>,
+) -> Result<axum::Json<LoggedIn>, Problem> {
+    // What can't be an address has no account; it takes the same way through as one that could be.
+    let email = Email::parse(&asked.email).map_or_else(|_| String::new(), |Email(email)| email);
+    let account: Option<(Uuid, String, String)> =
+        sqlx::query_as("SELECT id, email, password_hash FROM users WHERE email = $1")
+            .bind(email)
+            .fetch_optional(&accounts.pool)
+            .await?;
+    let hash = account.as_ref().map(|(_, _, hash)| hash.clone());
+    let right = accounts.passwords.verify(asked.password, hash).await?;
+    let Some((id, email, _)) = account.filter(|_| right) else {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "wrong-credentials",
+            "no account has this e-mail address and password",
+        ));
+    };
+    let access_token = accounts.tokens.issue(UserId(id), &email).map_err(|error| {
+        error!(%error, "signing a token failed");
+        Problem::internal()
+    })?;
+    Ok(axum::Json(LoggedIn {
+        access_token,
+        token_type: "Bearer",
+        expires_in: accounts.tokens.time_to_live().as_secs(),
+    }))
+}
+
+/// For ForwardAuth: 200 with the identity headers, or 401.
+async fn verify(
+    State(accounts): State<Accounts>,
+    headers: HeaderMap,
+) -> Result<[(&'static str, String); 2], Problem> {
+    let refused = |detail| Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", detail);
+    let token = bearer(&headers).ok_or_else(|| refused("a bearer token is needed"))?;
+    let claims = accounts.tokens.verify(token).map_err(|reason| {
+        debug!(%reason, "token refused");
+        refused("the token is not valid, or no longer")
+    })?;
+    Ok([
+        (USER_ID_HEADER, claims.sub.to_string()),
+        (USER_EMAIL_HEADER, claims.email),
+    ])
+}
+
+/// The token of the one `Authorization: Bearer …` header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_normalised() {
+        assert_eq!(Email::parse(" Ada@Example.COM ").unwrap().0, "ada@example.com");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for bad in [
+            "", "ada", "@example.com", "ada@", "ada@example", "ada@.com", "a@b@c.de", "a d@e.fg",
+            "ada@exämple.com", "ada@example.com\r\nX-User-Id: 1",
+        ] {
+            assert_eq!(Email::parse(bad), Err(InvalidField::Email), "{bad:?}");
+        }
+        assert!(Email::parse(&format!("{}@example.com", "x".repeat(250))).is_err());
+    }
+
+    #[test]
+    fn a_name_is_not_blank_and_bounded() {
+        assert!(Name::parse("Ada Lovelace").is_ok());
+        for bad in ["", "  ", "a\nb", &"x".repeat(101)] {
+            assert!(Name::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

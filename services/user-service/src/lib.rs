@@ -1,0 +1,43 @@
+//! user-service: accounts, tokens and purchases; the only holder of the signing keys.
+//!
+//! Left out: roles, password change, revocation. What a purchase costs, product-service says.
+
+pub mod accounts;
+mod config;
+pub mod passwords;
+pub mod purchases;
+pub mod tokens;
+pub mod users;
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use chassis::lifecycle::Lifecycle;
+use chassis::{database, http};
+
+use crate::accounts::Accounts;
+pub use crate::config::Config;
+use crate::passwords::Passwords;
+use crate::purchases::catalog::Catalog;
+use crate::purchases::http::Purchases;
+
+/// Composes the service; returns the address it serves HTTP on.
+///
+/// # Errors
+/// When a dependency can't be used or the address is taken.
+pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
+    let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
+    let pool = database.pool;
+    let passwords = Passwords::new(config.bcrypt_cost, config.bcrypt_concurrency)
+        .await
+        .context("failed to prepare password hashing")?;
+    let catalog = Catalog::new(config.product_service, lifecycle.metrics().clone());
+    let routes = accounts::router(Accounts {
+        pool: pool.clone(),
+        passwords,
+        tokens: config.tokens,
+    })
+    .merge(users::router(pool.clone()))
+    .merge(purchases::http::router(Purchases { pool, catalog }));
+    http::serve(lifecycle, &config.http, routes).await
+}

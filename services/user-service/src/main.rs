@@ -1,0 +1,7 @@
+//! user-service: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chassis::lifecycle::run("user-service", user_service::Config::read, user_service::start)
+}

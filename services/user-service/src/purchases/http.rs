@@ -1,0 +1,128 @@
+//! Purchases over HTTP: one's own only.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use chassis::identity::Identity;
+use chassis::paging::{Page, PageQuery};
+use chassis::problem::{Json, Path, Problem, Query};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use shared_events::{ProductId, Quantity, UserId};
+use sqlx::PgPool;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::catalog::{Catalog, CatalogError};
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Purchases {
+    /// The purchases' database.
+    pub pool: PgPool,
+    /// Knows the prices.
+    pub catalog: Catalog,
+}
+
+#[derive(Debug, Deserialize)]
+struct Buy {
+    product_id: ProductId,
+    quantity: Quantity,
+}
+
+#[derive(Debug, Serialize, sqlx::FromRow)]
+struct Purchase {
+    id: Uuid,
+    product_id: i64,
+    product_name: String,
+    quantity: i32,
+    unit_price_cents: i64,
+    total_cents: i64,
+    purchased_at: DateTime<Utc>,
+}
+
+/// `POST` and `GET /users/{id}/purchases`.
+pub fn router(purchases: Purchases) -> Router {
+    Router::new()
+        .route("/users/{id}/purchases", post(buy).get(list_purchases))
+        .with_state(purchases)
+}
+
+async fn buy(
+    State(purchases): State<Purchases>,
+    identity: Identity,
+    Path(user_id): Path<UserId>,
+    Json(asked): Json<Buy>,
+) -> Result<(StatusCode, axum::Json<Purchase>), Problem> {
+    only_oneself(&identity, user_id)?;
+    let product = purchases.catalog.product(asked.product_id).await?;
+    // A total that can't be counted is refused here, before it is stored.
+    product.price.times(asked.quantity).ok_or_else(|| {
+        Problem::invalid("the total is more than can be counted")
+    })?;
+    let purchase = sqlx::query_as(
+        "INSERT INTO purchases (id, user_id, product_id, product_name, quantity, unit_price_cents)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         RETURNING id, product_id, product_name, quantity, unit_price_cents,
+                   unit_price_cents * quantity AS total_cents, purchased_at",
+    )
+    .bind(Uuid::now_v7())
+    .bind(user_id.0)
+    .bind(asked.product_id.get())
+    .bind(&product.name)
+    .bind(asked.quantity.get())
+    .bind(product.price.get())
+    .fetch_one(&purchases.pool)
+    .await?;
+    Ok((StatusCode::CREATED, axum::Json(purchase)))
+}
+
+async fn list_purchases(
+    State(purchases): State<Purchases>,
+    identity: Identity,
+    Path(user_id): Path<UserId>,
+    Query(page): Query<PageQuery>,
+) -> Result<axum::Json<Page<Purchase>>, Problem> {
+    only_oneself(&identity, user_id)?;
+    let rows = page.rows()?;
+    let list = sqlx::query_as(
+        "SELECT id, product_id, product_name, quantity, unit_price_cents,
+                unit_price_cents * quantity AS total_cents, purchased_at
+         FROM purchases WHERE user_id = $1 AND ($2::uuid IS NULL OR id < $2)
+         ORDER BY id DESC LIMIT $3",
+    )
+    .bind(user_id.0)
+    .bind(page.after)
+    .bind(rows)
+    .fetch_all(&purchases.pool)
+    .await?;
+    Ok(axum::Json(Page::cut(list, rows, |purchase: &Purchase| purchase.id)))
+}
+
+fn only_oneself(identity: &Identity, user_id: UserId) -> Result<(), Problem> {
+    if identity.user_id == user_id {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "not-yours",
+        "purchases are their owner's alone",
+    ))
+}
+
+impl From<CatalogError> for Problem {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Unknown(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "unknown-product",
+                error.to_string(),
+            ),
+            CatalogError::Unavailable(_) => {
+                warn!(%error, "a purchase could not be priced");
+                Self::unavailable("prices can't be read right now")
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! user-service from outside: real PostgreSQL, and the real product-service for prices.
+
+mod accounts;
+mod purchases;
+mod tokens;
+mod users;
+
+use serde_json::{Value, json};
+use testkit::{Service, answer};
+use user_service::{Config, start};
+use uuid::Uuid;
+
+/// Signs; the second is still accepted.
+const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
+const OLD_KEY: &str = "0202020202020202020202020202020202020202020202020202020202020202";
+
+const PASSWORD: &str = "correct horse battery";
+
+/// A user-service whose prices come from this URL.
+async fn open_with_prices_from(product_service: &str) -> Service {
+    let database = testkit::database().await;
+    let keys = format!("new:{KEY},old:{OLD_KEY}");
+    let variables = [
+        ("DATABASE_URL", &*database),
+        ("JWT_KEYS", &keys),
+        ("PRODUCT_SERVICE_URL", product_service),
+        // The least that bcrypt takes: these tests are not about its price.
+        ("BCRYPT_COST", "4"),
+    ];
+    Service::start("user-service", &variables, Config::read, start).await
+}
+
+/// A user-service that asks nobody for prices.
+async fn open() -> Service {
+    open_with_prices_from("http://127.0.0.1:9").await
+}
+
+async fn sign_up(service: &Service, email: &str) -> Uuid {
+    let body = json!({ "name": "Ada", "email": email, "password": PASSWORD });
+    let (status, user) = answer(service.anonymous("POST", "/auth/signup").json(&body)).await;
+    assert_eq!(status, 201, "{user}");
+    user["id"].as_str().unwrap().parse().unwrap()
+}
+
+async fn log_in(service: &Service, email: &str) -> String {
+    let body = json!({ "email": email, "password": PASSWORD });
+    let (status, token): (u16, Value) =
+        answer(service.anonymous("POST", "/auth/login").json(&body)).await;
+    assert_eq!(status, 200, "{token}");
+    token["access_token"].as_str().unwrap().to_owned()
+}

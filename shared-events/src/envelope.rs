@@ -1,0 +1,146 @@
+//! The envelope: CloudEvents 1.0 in structured JSON.
+//! Source: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// The media type of an encoded [`Event`].
+pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+const SPEC_VERSION: &str = "1.0";
+/// Type names start with this; what follows is the routing key.
+const TYPE_PREFIX: &str = "agora.";
+
+/// Something that can be said in an [`Event`].
+pub trait EventData: Serialize + DeserializeOwned {
+    /// The CloudEvents `type`, with its version: a change that old consumers can't read gets a new one.
+    const TYPE: &'static str;
+
+    /// The CloudEvents `subject`: the id of the order that this is about.
+    fn subject(&self) -> String;
+}
+
+/// One event: CloudEvents context attributes around `data` that is still untyped.
+///
+/// Attributes that this version doesn't know are ignored, as CloudEvents asks of consumers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    specversion: String,
+    /// UUIDv7, made once by the producer; every delivery of the event has the same.
+    pub id: Uuid,
+    /// What kind of event: an [`EventData::TYPE`].
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The producing service, as a URI reference: `/order-service`.
+    pub source: String,
+    /// The order's id.
+    pub subject: String,
+    /// When it happened.
+    #[serde(serialize_with = "rfc3339_micros")]
+    pub time: DateTime<Utc>,
+    #[serde(default = "json_media_type")]
+    datacontenttype: String,
+    data: Value,
+}
+
+/// Why bytes are not an event, or an event's data is not what its type promises.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON, or not the envelope.
+    #[error("not a CloudEvents envelope: {0}")]
+    Envelope(serde_json::Error),
+    /// An envelope from another world.
+    #[error("CloudEvents specversion {0:?} instead of \"1.0\"")]
+    SpecVersion(String),
+    /// The envelope's type is another one than what was asked for.
+    #[error("event type {found:?} instead of {expected:?}")]
+    Type {
+        /// What the envelope says.
+        found: String,
+        /// What the caller reads.
+        expected: &'static str,
+    },
+    /// The type is right, the data is not.
+    #[error("data of {event_type}: {source}")]
+    Data {
+        /// The event's type.
+        event_type: &'static str,
+        /// What serde found.
+        source: serde_json::Error,
+    },
+}
+
+impl Event {
+    /// Wraps `data`, said now by `service` (its name, without a slash).
+    pub fn new<D: EventData>(service: &str, data: &D) -> Self {
+        Self {
+            specversion: SPEC_VERSION.to_owned(),
+            id: Uuid::now_v7(),
+            event_type: D::TYPE.to_owned(),
+            source: format!("/{service}"),
+            subject: data.subject(),
+            time: Utc::now(),
+            datacontenttype: json_media_type(),
+            data: serde_json::to_value(data).expect("event data has string keys only"),
+        }
+    }
+
+    /// The same event under an id that was given to it earlier: publishing again must not make another one.
+    #[must_use]
+    pub fn with_id(self, id: Uuid) -> Self {
+        Self { id, ..self }
+    }
+
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    /// [`DecodeError::Envelope`] or [`DecodeError::SpecVersion`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let event: Self = serde_json::from_slice(bytes).map_err(DecodeError::Envelope)?;
+        if event.specversion != SPEC_VERSION {
+            return Err(DecodeError::SpecVersion(event.specversion));
+        }
+        Ok(event)
+    }
+
+    /// The bytes that travel.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an event has string keys only")
+    }
+
+    /// The data, as `D`.
+    ///
+    /// # Errors
+    /// [`DecodeError::Type`] when this event is another one, [`DecodeError::Data`] when its data isn't a `D`.
+    pub fn data<D: EventData>(&self) -> Result<D, DecodeError> {
+        if self.event_type != D::TYPE {
+            return Err(DecodeError::Type {
+                found: self.event_type.clone(),
+                expected: D::TYPE,
+            });
+        }
+        D::deserialize(&self.data).map_err(|source| DecodeError::Data {
+            event_type: D::TYPE,
+            source,
+        })
+    }
+
+    /// The AMQP routing key: the type without its prefix, `order.placed.v1`.
+    pub fn routing_key(&self) -> &str {
+        self.event_type
+            .strip_prefix(TYPE_PREFIX)
+            .unwrap_or(&self.event_type)
+    }
+}
+
+fn json_media_type() -> String {
+    "application/json".to_owned()
+}
+
+/// Microseconds, because that is what PostgreSQL keeps: an event read back from a row is the same event.
+fn rfc3339_micros<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+}

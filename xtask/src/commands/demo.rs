@@ -1,0 +1,84 @@
+//! `demo`: the whole main job from nothing, with one summary at the end.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    commands::{load, smoke, up, verify_dlq, verify_metrics},
+    interrupt::Interrupted,
+    outcome::Exit,
+    output::{Progress, spell, table},
+    project::Project,
+};
+
+/// Long enough for every pattern to be seen at work, short enough to wait for.
+const LOAD_RUN_TIME: &str = "20s";
+
+/// What `demo` can be told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    up: up::Options,
+}
+
+/// How one part went.
+struct Part {
+    name: &'static str,
+    exit: Exit,
+    duration: Duration,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+    let mut parts = vec![part("up", || {
+        up::bring_up(project, options.up, &Progress::new())?;
+        Ok(Exit::Holds)
+    })?];
+    // Nothing else can be said of a system that didn't come up.
+    if parts[0].exit == Exit::Holds {
+        parts.push(part("smoke", || {
+            smoke::run(project, smoke::Options::default())
+        })?);
+        parts.push(part("load", || {
+            load::run(project, &load::Options::checkout(LOAD_RUN_TIME))
+        })?);
+        parts.push(part("verify-metrics", || {
+            verify_metrics::run(project, &verify_metrics::Options::default())
+        })?);
+        parts.push(part("verify-dlq", || {
+            verify_dlq::run(project, verify_dlq::Options::default())
+        })?);
+    }
+    println!("\n── summary ──");
+    let mut rows = table(["part", "result", "time"]);
+    for part in &parts {
+        rows.add_row([
+            part.name.to_owned(),
+            part.exit.word().to_owned(),
+            spell(part.duration),
+        ]);
+    }
+    println!("{rows}");
+    if parts[0].exit == Exit::Holds {
+        up::print_addresses(project)?;
+    }
+    Ok(Exit::worst(parts.iter().map(|part| part.exit)))
+}
+
+/// Runs one part under a heading; a failure is shown and counted, and the next part still runs.
+fn part(name: &'static str, work: impl FnOnce() -> anyhow::Result<Exit>) -> anyhow::Result<Part> {
+    println!("\n── {name} ──");
+    let started = Instant::now();
+    let exit = match work() {
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::of(&error)
+        }
+        Ok(exit) => exit,
+    };
+    Ok(Part {
+        name,
+        exit,
+        duration: started.elapsed(),
+    })
+}

@@ -1,0 +1,68 @@
+//! `down`: stops and removes the project's containers and networks, and its data when asked to.
+
+use std::time::Duration;
+
+use crate::{engine, interrupt, outcome::Exit, output::Progress, project::Project};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What `down` can be told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    /// Delete all data as well: accounts, orders, messages, metrics
+    #[arg(long)]
+    volumes: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+    engine::version()?;
+    Progress::new().step("down", |step| {
+        take_down(project, options.volumes)?;
+        step.result(if options.volumes {
+            "containers and data removed"
+        } else {
+            "containers removed, data kept"
+        });
+        Ok(())
+    })?;
+    Ok(Exit::Holds)
+}
+
+/// Removes the project's containers and networks, even after Ctrl-C.
+///
+/// By label through the engine, not through compose: this way it works whatever state the .env and the
+/// compose files are in.
+pub(crate) fn take_down(project: &Project, volumes: bool) -> anyhow::Result<()> {
+    interrupt::acknowledge();
+    let containers = engine::containers(project)?;
+    let ids = || containers.iter().map(|container| container.id.as_str());
+    if !containers.is_empty() {
+        // Each container has its own grace period, after which the engine kills it.
+        engine::docker(["stop"].into_iter().chain(ids()))
+            .limit(LIMIT)
+            .read()?;
+        engine::docker(["rm", "--force"].into_iter().chain(ids()))
+            .limit(LIMIT)
+            .read()?;
+    }
+    let networks = engine::networks(project)?;
+    if !networks.is_empty() {
+        engine::docker(
+            ["network", "rm"]
+                .into_iter()
+                .chain(networks.iter().map(String::as_str)),
+        )
+        .read()?;
+    }
+    let data = if volumes {
+        engine::volumes(project)?
+    } else {
+        Vec::new()
+    };
+    if !data.is_empty() {
+        let names = data.iter().map(|volume| volume.name.as_str());
+        engine::docker(["volume", "rm"].into_iter().chain(names)).read()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! `load`: puts load on the running system through its gateway and keeps what came of it.
+//!
+//! The load generator is a program of its own, `loadtest`. Around its run this command makes sure that
+//! Prometheus has scraped everything before the first request and after the last one, so that
+//! `verify-metrics` can compare exact counts.
+
+use std::{fs, time::Duration};
+
+use chrono::Utc;
+use load_record::{REPORT_FILE, SUMMARY_FILE};
+
+use crate::{
+    binaries,
+    engine::{self, Container},
+    env_file,
+    load_runs::{RunFolder, Window},
+    outcome::{Exit, unavailable},
+    output::{Format, FormatOption, Progress},
+    process::Call,
+    project::{PORTS, Project},
+    prometheus::Prometheus,
+};
+
+/// The longest run that `loadtest` takes is a day; preparation and the last requests come on top.
+const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
+
+/// What `load` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// `browse`, `checkout`, `mixed` or `login`
+    #[arg(default_value = "checkout")]
+    pub(crate) scenario: String,
+    /// Concurrent users [default: 10]
+    #[arg(long)]
+    users: Option<String>,
+    /// How long, e.g. 30s, 5m, 1h [default: 30s]
+    #[arg(long)]
+    pub(crate) run_time: Option<String>,
+    /// The most requests a second over all users [default: no limit]
+    #[arg(long, value_name = "REQ_PER_S")]
+    rate_limit: Option<String>,
+    /// Repeats an earlier run's choices [default: random, printed]
+    #[arg(long)]
+    seed: Option<String>,
+    /// Threshold: the 95th percentile of the response time, in milliseconds
+    #[arg(long, value_name = "MS")]
+    max_p95_ms: Option<String>,
+    /// Threshold: the part of the requests that may fail, 0 to 1
+    #[arg(long, value_name = "FRACTION")]
+    max_error_rate: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+impl Options {
+    /// A checkout run of this length, all else as usual.
+    pub(crate) fn checkout(run_time: &str) -> Self {
+        Self {
+            scenario: "checkout".to_owned(),
+            users: None,
+            run_time: Some(run_time.to_owned()),
+            rate_limit: None,
+            seed: None,
+            max_p95_ms: None,
+            max_error_rate: None,
+            format: FormatOption::default(),
+        }
+    }
+
+    /// What is passed on; `loadtest` judges the values.
+    fn passed_on(&self) -> Vec<String> {
+        let options = [
+            ("--users", &self.users),
+            ("--run-time", &self.run_time),
+            ("--rate-limit", &self.rate_limit),
+            ("--seed", &self.seed),
+            ("--max-p95-ms", &self.max_p95_ms),
+            ("--max-error-rate", &self.max_error_rate),
+        ];
+        let given = options
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
+        [self.scenario.clone()].into_iter().chain(given).collect()
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let containers = engine::running_system(project)?;
+    require_healthy(&containers)?;
+    let gateway = engine::published(&containers, &PORTS[0])?;
+    let prometheus = Prometheus::new(&containers)?;
+    let progress = Progress::new();
+    let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
+    let id = format!(
+        "{}-{}",
+        Utc::now().format("%Y%m%d-%H%M%S"),
+        env_file::random_hex(2)?
+    );
+    let run = RunFolder::new(project, &id);
+    fs::create_dir_all(&run.path)?;
+
+    let from = progress.step("metrics before the run", |_| {
+        prometheus.wait_for_fresh_scrapes()
+    })?;
+    let mut loadtest = Call::new(&binaries.loadtest)
+        .args(options.passed_on())
+        .args([
+            "--base-url",
+            &format!("http://{gateway}"),
+            "--run-id",
+            &run.id,
+            "--out-dir",
+        ])
+        .args([&run.path])
+        .limit(LIMIT)
+        .ended_by_sigint();
+    if options.format.format == Format::Json {
+        loadtest = loadtest.stdout_to_stderr();
+    }
+    let exit = Exit::from_code(loadtest.run_visibly()?);
+    if !run.path.join(SUMMARY_FILE).is_file() {
+        anyhow::ensure!(
+            exit != Exit::Holds,
+            "the load generator succeeded and left no {SUMMARY_FILE} in {}",
+            run.path.display()
+        );
+        return Ok(exit);
+    }
+    let to = progress.step("metrics after the run", |_| {
+        prometheus.wait_for_fresh_scrapes()
+    })?;
+    run.complete(
+        project,
+        &Window {
+            project: project.name.clone(),
+            from,
+            to,
+        },
+    )?;
+    match options.format.format {
+        Format::Json => print!("{}", fs::read_to_string(run.path.join(SUMMARY_FILE))?),
+        Format::Text => println!("report: {}", run.path.join(REPORT_FILE).display()),
+    }
+    Ok(exit)
+}
+
+fn require_healthy(containers: &[Container]) -> anyhow::Result<()> {
+    match containers.iter().find(|container| !container.is_healthy()) {
+        None => Ok(()),
+        Some(sick) => Err(unavailable(
+            format!(
+                "{} is {}: a run now would measure that",
+                sick.service,
+                sick.condition()
+            ),
+            "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_given_options_are_passed_on() {
+        let options = Options::checkout("30s");
+        assert_eq!(options.passed_on(), ["checkout", "--run-time=30s"]);
+    }
+}

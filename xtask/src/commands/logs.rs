@@ -1,0 +1,160 @@
+//! `logs`: what the containers wrote; with `--trace`, the lines of one trace over all of them.
+
+use std::time::Duration;
+
+use crate::{
+    compose::Compose,
+    engine::{self, Container},
+    outcome::{self, Exit},
+    project::{CONTAINERS, Project},
+};
+
+/// A followed log ends when somebody ends it, at the latest after a day.
+const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What `logs` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// One service [default: all]
+    service: Option<String>,
+    /// Keep showing new lines
+    #[arg(long, short, conflicts_with = "trace")]
+    follow: bool,
+    /// Only the last lines of each service
+    #[arg(
+        long,
+        value_name = "LINES",
+        default_value_t = 200,
+        conflicts_with = "trace"
+    )]
+    tail: usize,
+    /// Only lines with this trace id, ordered by time
+    #[arg(long, value_name = "ID")]
+    trace: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    if let Some(service) = &options.service
+        && !CONTAINERS.contains(&service.as_str())
+    {
+        return Err(outcome::usage(
+            format!("there is no service `{service}`"),
+            format!("the services are {}", CONTAINERS.join(", ")),
+        ));
+    }
+    let containers = engine::containers(project)?;
+    if containers.is_empty() {
+        return Err(outcome::unavailable(
+            "there are no containers, hence no logs",
+            "start them with `cargo xtask up`",
+        ));
+    }
+    match &options.trace {
+        Some(trace) => print_trace(&containers, options.service.as_deref(), trace),
+        None => print_logs(project, options),
+    }
+}
+
+fn print_logs(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let compose = Compose::find()?.ok_or_else(|| {
+        outcome::unavailable(
+            "Docker Compose V2 is missing",
+            "`cargo xtask doctor` says how to get it",
+        )
+    })?;
+    let tail = options.tail.to_string();
+    let mut args = vec!["logs", "--tail", &tail];
+    args.extend(options.follow.then_some("--follow"));
+    args.extend(options.service.as_deref());
+    let code = compose
+        .call(project, &project.settings()?, args)
+        .limit(LIMIT)
+        .run_visibly()?;
+    Ok(if code == Some(0) {
+        Exit::Holds
+    } else {
+        Exit::Failed
+    })
+}
+
+/// A line and where it comes from; the engine's own timestamps order lines of different services.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Line {
+    time: String,
+    service: String,
+    text: String,
+}
+
+fn print_trace(
+    containers: &[Container],
+    service: Option<&str>,
+    trace: &str,
+) -> anyhow::Result<Exit> {
+    if trace.len() < 8 || !trace.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Err(outcome::usage(
+            format!("`{trace}` is not a trace id"),
+            "expected 32 hexadecimal digits, or at least the first 8 of them: `trace_id` in a log line or an error",
+        ));
+    }
+    let mut lines = Vec::new();
+    for container in containers
+        .iter()
+        .filter(|container| service.is_none_or(|only| only == container.service))
+    {
+        let output = engine::docker(["logs", "--timestamps", &container.id]).output()?;
+        for stream in [output.stdout, output.stderr] {
+            let text = String::from_utf8_lossy(&stream).into_owned();
+            lines.extend(
+                text.lines()
+                    .filter_map(|line| of_trace(&container.service, line, trace)),
+            );
+        }
+    }
+    lines.sort();
+    for line in &lines {
+        println!("{} {:17} {}", line.time, line.service, line.text);
+    }
+    if lines.is_empty() {
+        eprintln!(
+            "no line carries the trace id {trace}; containers that were replaced took their logs along"
+        );
+        return Ok(Exit::Failed);
+    }
+    Ok(Exit::Holds)
+}
+
+/// The line, if it is JSON with this `trace_id`.
+fn of_trace(service: &str, line: &str, trace: &str) -> Option<Line> {
+    let (time, text) = line.split_once(' ')?;
+    let entry: serde_json::Value = serde_json::from_str(text).ok()?;
+    let matches = entry
+        .get("trace_id")?
+        .as_str()?
+        .starts_with(&trace.to_ascii_lowercase());
+    matches.then(|| Line {
+        time: time.to_owned(),
+        service: service.to_owned(),
+        text: text.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lines_of_the_trace_are_taken() {
+        let line = r#"2026-11-22T10:00:00.1Z {"trace_id":"0af7651916cd43dd8448eb211c80319c","message":"placed"}"#;
+        assert!(of_trace("order-service", line, "0AF76519").is_some());
+        assert!(of_trace("order-service", line, "ffffffff").is_none());
+        assert!(
+            of_trace(
+                "order-service",
+                "2026-11-22T10:00:00.1Z plain 0af76519",
+                "0af76519"
+            )
+            .is_none()
+        );
+    }
+}

@@ -1,0 +1,15 @@
+//! A module per command: its options, and the function that does it.
+
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod dlq;
+pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod load;
+pub(crate) mod logs;
+pub(crate) mod smoke;
+pub(crate) mod status;
+pub(crate) mod test;
+pub(crate) mod up;
+pub(crate) mod verify_dlq;
+pub(crate) mod verify_metrics;

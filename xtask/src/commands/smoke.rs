@@ -1,0 +1,337 @@
+//! `smoke`: walks the whole story once through the gateway, as a user who didn't exist before.
+//!
+//! Stops at the first step that fails, with the answer it got and the end of the service's log. Tokens and
+//! passwords are never printed.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    engine::{self, Container},
+    env_file,
+    http::{Answer, Client},
+    outcome::Exit,
+    output::{Format, FormatOption, print_json, spell},
+    project::{PORTS, Project},
+    wait,
+};
+
+/// The story's product.
+const PRODUCT: u32 = 99;
+/// How long an order may take until the stock has dropped.
+const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
+const LOG_LINES: usize = 12;
+
+/// What `smoke` can be told.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+/// The result as JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    outcome: Exit,
+    steps: Vec<StepReport>,
+    failure: Option<StepFailure>,
+}
+
+#[derive(Debug, Serialize)]
+struct StepReport {
+    name: &'static str,
+    duration_ms: u128,
+    detail: String,
+}
+
+/// The step that ended the story.
+#[derive(Debug, Serialize)]
+struct StepFailure {
+    name: &'static str,
+    cause: String,
+    service: &'static str,
+    log: String,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+    let containers = engine::running_system(project)?;
+    let client = Client::new(&engine::published(&containers, &PORTS[0])?);
+    let mut teller = Teller {
+        format: options.format.format,
+        steps: Vec::new(),
+    };
+    let failure = tell(&mut teller, &client)
+        .err()
+        .map(|failed| failed.explain(&containers));
+    let report = Report {
+        outcome: if failure.is_none() {
+            Exit::Holds
+        } else {
+            Exit::Failed
+        },
+        steps: teller.steps,
+        failure,
+    };
+    match (options.format.format, &report.failure) {
+        (Format::Json, _) => print_json(&report)?,
+        (Format::Text, None) => println!("The story holds: {} steps.", report.steps.len()),
+        (Format::Text, Some(failure)) => {
+            println!("✗ {}: {}", failure.name, failure.cause);
+            println!("the log of {} ends with:\n{}", failure.service, failure.log);
+        }
+    }
+    Ok(report.outcome)
+}
+
+/// Someone who signed up.
+struct Person {
+    id: String,
+    authorization: String,
+}
+
+#[derive(Deserialize)]
+struct Account {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    access_token: String,
+}
+
+#[derive(Deserialize)]
+struct Order {
+    order_id: String,
+}
+
+#[derive(Deserialize)]
+struct Stock {
+    available: i64,
+}
+
+fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
+    let get = |path: &str, person: &Person| {
+        client.get(path, &[("authorization", &person.authorization)], &[])
+    };
+    let order_path = format!("/orders/?product_id={PRODUCT}&quantity=1");
+    let stock_path = format!("/inventory/{PRODUCT}");
+    let name = format!(
+        "smoke-{}",
+        env_file::random_hex(6).map_err(|error| StepFailed::unexpected("start", error))?
+    );
+
+    teller.step("no token, no users", "user-service", || {
+        let answer = client.get("/users/", &[], &[])?;
+        expect(&answer, 401)?;
+        Ok(((), "401".to_owned()))
+    })?;
+    let ada = teller.step("sign up", "user-service", || {
+        let answer = sign_up(client, &name)?;
+        expect(&answer, 201)?;
+        let account: Account = answer.json()?;
+        Ok((account, "201".to_owned()))
+    })?;
+    teller.step("the address is taken", "user-service", || {
+        let answer = sign_up(client, &name)?;
+        expect(&answer, 409)?;
+        Ok(((), "409".to_owned()))
+    })?;
+    let ada = teller.step("log in", "user-service", || {
+        Ok((
+            Person {
+                id: ada.id,
+                authorization: log_in(client, &name)?,
+            },
+            "200".to_owned(),
+        ))
+    })?;
+    teller.step("read the users", "user-service", || {
+        let answer = get("/users/", &ada)?;
+        expect(&answer, 200)?;
+        let page: Value = answer.json()?;
+        let count = page["items"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(count > 0, "no users in {}", answer.shown());
+        Ok(((), format!("{count} on the first page")))
+    })?;
+    let before = teller.step("read the stock", "inventory-service", || {
+        let stock = stock(&get(&stock_path, &ada)?)?;
+        Ok((stock, format!("{stock} of product {PRODUCT}")))
+    })?;
+    teller.step("buy", "user-service", || {
+        let purchase = json!({ "product_id": PRODUCT, "quantity": 1 });
+        let path = format!("/users/{}/purchases", ada.id);
+        let answer = client.post(
+            &path,
+            &[("authorization", &ada.authorization)],
+            Some(&purchase),
+        )?;
+        expect(&answer, 201)?;
+        Ok(((), "priced by product-service".to_owned()))
+    })?;
+    let place = || {
+        let headers = [
+            ("authorization", ada.authorization.as_str()),
+            ("idempotency-key", name.as_str()),
+        ];
+        let answer = client.post(&order_path, &headers, None)?;
+        expect(&answer, 202)?;
+        answer.json::<Order>()
+    };
+    let order = teller.step("order", "order-service", || {
+        let order = place()?;
+        let detail = order.order_id.clone();
+        Ok((order, detail))
+    })?;
+    teller.step("order again with the same key", "order-service", || {
+        let again = place()?;
+        anyhow::ensure!(
+            again.order_id == order.order_id,
+            "a second order {} came of the same Idempotency-Key",
+            again.order_id
+        );
+        Ok(((), "the same order".to_owned()))
+    })?;
+    let order_path = format!("/orders/{}", order.order_id);
+    teller.step("read the order", "order-service", || {
+        let answer = get(&order_path, &ada)?;
+        expect(&answer, 200)?;
+        let status = answer.json::<Value>()?["status"]
+            .as_str()
+            .unwrap_or("?")
+            .to_owned();
+        Ok(((), status))
+    })?;
+    teller.step("the stock drops", "inventory-service", || {
+        let after = wait::until(STOCK_DROPS_WITHIN, Duration::from_millis(100), || {
+            let now = stock(&get(&stock_path, &ada)?)?;
+            Ok((now < before).then_some(now))
+        })?;
+        match after {
+            Some(after) if after == before - 1 => Ok(((), format!("{before} → {after}"))),
+            Some(after) => Ok(((), format!("{before} → {after}: others are ordering as well"))),
+            None => anyhow::bail!(
+                "still {before} of product {PRODUCT} after {}: is the event consumed? (`cargo xtask verify-dlq`)",
+                spell(STOCK_DROPS_WITHIN)
+            ),
+        }
+    })?;
+    teller.step("another user's order", "order-service", || {
+        let other = format!("{name}-other");
+        expect(&sign_up(client, &other)?, 201)?;
+        let answer = client.get(
+            &order_path,
+            &[("authorization", &log_in(client, &other)?)],
+            &[],
+        )?;
+        expect(&answer, 404)?;
+        Ok(((), "404".to_owned()))
+    })
+}
+
+fn sign_up(client: &Client, name: &str) -> anyhow::Result<Answer> {
+    let account = json!({ "name": name, "email": email(name), "password": password(name) });
+    client.post("/auth/signup", &[], Some(&account))
+}
+
+fn log_in(client: &Client, name: &str) -> anyhow::Result<String> {
+    let credentials = json!({ "email": email(name), "password": password(name) });
+    let answer = client.post("/auth/login", &[], Some(&credentials))?;
+    expect(&answer, 200)?;
+    // Not through `Answer::json`: its error would show the body, and with it the token.
+    let token: Token = serde_json::from_str(&answer.body)
+        .map_err(|error| anyhow::anyhow!("the answer to the log-in holds no token: {error}"))?;
+    Ok(format!("Bearer {}", token.access_token))
+}
+
+fn email(name: &str) -> String {
+    format!("{name}@agora.example")
+}
+
+/// The account is as random as its name and of use to nobody.
+fn password(name: &str) -> String {
+    format!("password of {name}")
+}
+
+fn stock(answer: &Answer) -> anyhow::Result<i64> {
+    expect(answer, 200)?;
+    Ok(answer.json::<Stock>()?.available)
+}
+
+fn expect(answer: &Answer, status: u16) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        answer.status == status,
+        "expected {status}, got {}",
+        answer.shown()
+    );
+    Ok(())
+}
+
+/// Runs steps, notes how long they took, and tells of them as they end.
+struct Teller {
+    format: Format,
+    steps: Vec<StepReport>,
+}
+
+impl Teller {
+    fn step<T>(
+        &mut self,
+        name: &'static str,
+        service: &'static str,
+        work: impl FnOnce() -> anyhow::Result<(T, String)>,
+    ) -> Result<T, StepFailed> {
+        let started = Instant::now();
+        let (value, detail) = work().map_err(|error| StepFailed {
+            name,
+            service,
+            error,
+        })?;
+        let duration = started.elapsed();
+        let line = format!("✓ {name}: {detail} ({})", spell(duration));
+        match self.format {
+            Format::Text => println!("{line}"),
+            Format::Json => eprintln!("{line}"),
+        }
+        self.steps.push(StepReport {
+            name,
+            duration_ms: duration.as_millis(),
+            detail,
+        });
+        Ok(value)
+    }
+}
+
+/// A step that went wrong, and the service that should know why.
+struct StepFailed {
+    name: &'static str,
+    service: &'static str,
+    error: anyhow::Error,
+}
+
+impl StepFailed {
+    fn unexpected(name: &'static str, error: anyhow::Error) -> Self {
+        Self {
+            name,
+            service: "traefik",
+            error,
+        }
+    }
+
+    fn explain(self, containers: &[Container]) -> StepFailure {
+        let container = containers
+            .iter()
+            .find(|container| container.service == self.service);
+        let log = container.map_or_else(
+            || "(the service has no container)".to_owned(),
+            |container| engine::last_lines(container, LOG_LINES),
+        );
+        StepFailure {
+            name: self.name,
+            cause: format!("{:#}", self.error),
+            service: self.service,
+            log,
+        }
+    }
+}

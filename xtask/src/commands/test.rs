@@ -1,0 +1,122 @@
+//! `test`: every test, on a system of its own that is brought up before and removed after.
+//!
+//! The system is the compose project `agora-test` with secrets and free ports of its own; one that people
+//! use beside it stays as it is.
+
+use std::time::Duration;
+
+use crate::{
+    binaries,
+    commands::{down, up},
+    engine::{self, Container},
+    env_file::EnvFile,
+    outcome::Exit,
+    output::Progress,
+    project::{PORTS, Project},
+};
+
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// What `test` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Leave the test system running
+    #[arg(long)]
+    keep: bool,
+    /// Passed on to `cargo test`, e.g. `-- --package order-service`
+    #[arg(last = true)]
+    cargo_args: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let system = project.for_tests();
+    let progress = Progress::new();
+    prepare_env_file(&system)?;
+    let result = run_on(project, &system, options, &progress);
+    if options.keep {
+        eprintln!(
+            "the test system `{}` keeps running; its settings are in {}",
+            system.name,
+            system.env_file.display()
+        );
+        return result;
+    }
+    // Whatever happened, Ctrl-C included.
+    let removed = progress.step("removing the test system", |_| {
+        down::take_down(&system, true)
+    });
+    let exit = result?;
+    removed?;
+    Ok(exit)
+}
+
+/// Ports are any free ones; secrets come with `up`.
+fn prepare_env_file(system: &Project) -> anyhow::Result<()> {
+    let mut file = EnvFile::read(&system.env_file)?;
+    for port in &PORTS {
+        file.set(port.variable, "0");
+    }
+    file.save()
+}
+
+fn run_on(
+    project: &Project,
+    system: &Project,
+    options: &Options,
+    progress: &Progress,
+) -> anyhow::Result<Exit> {
+    // What an earlier run left behind, if it was killed.
+    if !engine::containers(system)?.is_empty() || !engine::volumes(system)?.is_empty() {
+        progress.step("removing an earlier test system", |_| {
+            down::take_down(system, true)
+        })?;
+    }
+    let containers = up::bring_up(system, up::Options::default(), progress)?;
+    let mut tests = binaries::cargo(project)
+        .args(["test", "--workspace", "--locked"])
+        .args(&options.cargo_args);
+    for (name, value) in environment(system, &containers)? {
+        tests = tests.env(name, value);
+    }
+    let code = tests.limit(LIMIT).run_visibly()?;
+    Ok(if code == Some(0) {
+        Exit::Holds
+    } else {
+        Exit::Failed
+    })
+}
+
+/// What tests may ask for: addresses of the parts, with their passwords, and the project itself.
+fn environment(
+    system: &Project,
+    containers: &[Container],
+) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let settings = system.settings()?;
+    let postgres = settings.require("AGORA_POSTGRES_PASSWORD")?;
+    let rabbitmq = settings.require("AGORA_RABBITMQ_PASSWORD")?;
+    let at = |service, port| engine::address(containers, service, port);
+    Ok(vec![
+        (
+            "AGORA_TEST_DATABASE_URL",
+            format!(
+                "postgres://postgres:{postgres}@{}/postgres",
+                at("postgres", 5432)?
+            ),
+        ),
+        (
+            "AGORA_TEST_AMQP_URL",
+            format!("amqp://agora:{rabbitmq}@{}", at("rabbitmq", 5672)?),
+        ),
+        (
+            "AGORA_TEST_RABBITMQ_API",
+            format!("http://agora:{rabbitmq}@{}", at("rabbitmq", 15672)?),
+        ),
+        (
+            "AGORA_TEST_GATEWAY_URL",
+            format!("http://{}", at("traefik", 8080)?),
+        ),
+        ("AGORA_TEST_PROJECT", system.name.clone()),
+        ("AGORA_TEST_ENV_FILE", system.env_file.display().to_string()),
+    ])
+}

@@ -1,0 +1,238 @@
+//! `up`: builds what changed, starts everything, waits until all is healthy.
+//!
+//! A second `up` with nothing changed asks the engine a few questions, touches no container and needs no
+//! network.
+
+use std::{thread, time::Duration};
+
+use crate::{
+    binaries::{self, Binaries},
+    commands::down,
+    compose::Compose,
+    engine::{self, Container},
+    env_file::{EnvFile, SECRETS_ID},
+    images,
+    interrupt::Interrupted,
+    outcome::{self, Exit},
+    output::{Progress, Step, table},
+    ports,
+    process::tail,
+    project::{PORTS, Project, Settings},
+    service_images,
+};
+
+/// How long the containers may take until all are healthy.
+const HEALTHY_WITHIN_SECONDS: u64 = 180;
+/// How much of an unhealthy container's log an error repeats.
+const LOG_LINES: usize = 12;
+
+/// What `up` can be told.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Where third-party images come from
+    #[arg(long, value_enum, default_value_t)]
+    images: images::Source,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+    bring_up(project, options, &Progress::new())?;
+    print_addresses(project)?;
+    Ok(Exit::Holds)
+}
+
+/// Brings the project up; interrupted, it takes down again what did not run before.
+pub(crate) fn bring_up(
+    project: &Project,
+    options: Options,
+    progress: &Progress,
+) -> anyhow::Result<Vec<Container>> {
+    let compose = progress.step("engine", |step| {
+        let version = engine::version()?;
+        let compose = Compose::find_or_fetch(project, step)?;
+        step.result(format!("docker {version}, compose {}", compose.version));
+        Ok(compose)
+    })?;
+    let before = engine::containers(project)?;
+    let settings = progress.step("settings", |step| prepare_settings(project, &before, step))?;
+    let (references, binaries) = provide_parts(project, &compose, options.images, progress)?;
+    let settings = record_images(project, &settings, &references)?;
+    progress.step("service images", |step| {
+        binaries::stage(project, &binaries)?;
+        service_images::build(project, &compose, &settings, step)
+    })?;
+    let started = progress.step("containers", |step| {
+        start(project, &compose, &settings, step)
+    });
+    if let Err(error) = started {
+        let ran_before = before.iter().any(|container| container.state == "running");
+        if error.is::<Interrupted>() && !ran_before {
+            progress.step("taking down what was started", |_| {
+                down::take_down(project, false)
+            })?;
+        }
+        return Err(error);
+    }
+    engine::containers(project)
+}
+
+fn prepare_settings(
+    project: &Project,
+    before: &[Container],
+    step: &Step,
+) -> anyhow::Result<Settings> {
+    let existed = project.env_file.exists();
+    let mut file = EnvFile::read(&project.env_file)?;
+    let defaults = PORTS.map(|port| (port.variable, port.default));
+    file.complete(&defaults)?;
+    // Checked before the file is saved: a completed file with a new id would hide the old volumes' secrets.
+    let settings = project.settings_from(&file);
+    require_matching_volumes(project, &settings)?;
+    ports::require_free(&settings, before)?;
+    file.save()?;
+    step.result(format!(
+        "{}{}",
+        project.env_file.display(),
+        if existed {
+            ""
+        } else {
+            ", made with new secrets"
+        }
+    ));
+    Ok(settings)
+}
+
+/// Volumes keep the passwords they were made with: other secrets can't open them.
+fn require_matching_volumes(project: &Project, settings: &Settings) -> anyhow::Result<()> {
+    let ours = settings.require(SECRETS_ID)?;
+    let volumes = engine::volumes(project)?;
+    let stranger = volumes
+        .iter()
+        .find(|volume| volume.secrets_id().is_some_and(|theirs| theirs != ours));
+    match stranger {
+        None => Ok(()),
+        Some(volume) => Err(outcome::unavailable(
+            format!(
+                "the volume {} was made with other secrets than the ones in {}",
+                volume.name,
+                project.env_file.display()
+            ),
+            "put the old .env back, or delete all data of the project with `cargo xtask down --volumes`",
+        )),
+    }
+}
+
+/// Third-party images and binaries, side by side: one waits for the network, the other for the compiler.
+fn provide_parts(
+    project: &Project,
+    compose: &Compose,
+    source: images::Source,
+    progress: &Progress,
+) -> anyhow::Result<(images::References, Binaries)> {
+    thread::scope(|scope| {
+        let references = scope.spawn(|| {
+            progress.step("third-party images", |step| {
+                let file = EnvFile::read(&project.env_file)?;
+                images::provide(project, compose, &file, source, step)
+            })
+        });
+        let binaries = progress.step("services and load generator", |step| {
+            binaries::build(project, step)
+        });
+        let references = references
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((references?, binaries?))
+    })
+}
+
+fn record_images(
+    project: &Project,
+    settings: &Settings,
+    references: &images::References,
+) -> anyhow::Result<Settings> {
+    let mut file = EnvFile::read(&project.env_file)?;
+    for (name, reference) in references {
+        file.set(name, reference);
+    }
+    file.save()?;
+    Ok(settings.with(references))
+}
+
+fn start(
+    project: &Project,
+    compose: &Compose,
+    settings: &Settings,
+    step: &Step,
+) -> anyhow::Result<()> {
+    let wait = HEALTHY_WITHIN_SECONDS.to_string();
+    let args = [
+        "up",
+        "--detach",
+        "--no-build",
+        "--remove-orphans",
+        "--wait",
+        "--wait-timeout",
+        &wait,
+    ];
+    let result = compose
+        .call(project, settings, args)
+        .limit(Duration::from_secs(HEALTHY_WITHIN_SECONDS + 60))
+        .logged(&project.log("compose-up"), |line| step.update(line));
+    let containers = match result {
+        Ok(()) => engine::containers(project)?,
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => return Err(explain(project, &error)),
+    };
+    step.result(format!("{} healthy", containers.len()));
+    Ok(())
+}
+
+/// Names the containers that aren't healthy, each with the end of its log.
+fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
+    let containers = engine::containers(project).unwrap_or_default();
+    let sick: Vec<String> = containers
+        .iter()
+        .filter(|container| !container.is_healthy())
+        .map(|container| {
+            let log = tail(&engine::last_lines(container, LOG_LINES), LOG_LINES);
+            format!(
+                "{} is {}; its log ends with:\n{log}",
+                container.service,
+                container.condition()
+            )
+        })
+        .collect();
+    if sick.is_empty() {
+        return outcome::failed(
+            format!("the containers can't be started: {error:#}"),
+            "`cargo xtask doctor`",
+        );
+    }
+    outcome::failed(
+        format!(
+            "the system did not get healthy within {HEALTHY_WITHIN_SECONDS} s\n{}",
+            sick.join("\n")
+        ),
+        "`cargo xtask logs SERVICE` shows more; `cargo xtask up` tries again",
+    )
+}
+
+/// Prints where everything is and how to get in.
+pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
+    let containers = engine::containers(project)?;
+    let settings = project.settings()?;
+    let mut addresses = table(["what", "address", "login"]);
+    for port in &PORTS {
+        let login = match port.service {
+            "traefik" => "POST /auth/signup, then /auth/login".to_owned(),
+            "rabbitmq" => format!("agora / {}", settings.require("AGORA_RABBITMQ_PASSWORD")?),
+            _ => "none".to_owned(),
+        };
+        let address = format!("http://{}/", engine::published(&containers, port)?);
+        addresses.add_row([port.what.to_owned(), address, login]);
+    }
+    println!("{addresses}");
+    println!("Next: `cargo xtask smoke` walks the story once; `cargo xtask load` puts load on it.");
+    Ok(())
+}

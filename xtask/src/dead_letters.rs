@@ -1,0 +1,300 @@
+//! Dead letters, read through RabbitMQ's management API without taking them.
+//!
+//! The API's queue statistics lag by seconds, so counts come from the messages themselves: the broker says
+//! with each one how many are left behind it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use shared_events::topology::{self, headers};
+
+use crate::{
+    engine::{self, Container},
+    http::Client,
+    outcome::{self, Exit},
+    project::{PORTS, Project},
+};
+
+/// How many messages of a queue are looked at; the count is exact beyond that.
+pub(crate) const READ_LIMIT: usize = 1_000;
+/// How many letters a verdict shows.
+const SAMPLES: usize = 5;
+
+/// The names of all dead-letter queues.
+pub(crate) fn queues() -> Vec<String> {
+    topology::ALL
+        .iter()
+        .map(topology::Topology::dead_letter_queue)
+        .collect()
+}
+
+/// One dead letter.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct DeadLetter {
+    /// Where it lies.
+    pub(crate) queue: String,
+    /// The event's id, where it can be read.
+    pub(crate) id: Option<String>,
+    /// The event's type, where it can be read.
+    #[serde(rename = "type")]
+    pub(crate) event_type: Option<String>,
+    /// Why it is dead.
+    pub(crate) reason: String,
+    /// The last error's text.
+    pub(crate) error: Option<String>,
+    /// How often handling it has failed.
+    pub(crate) attempts: Option<i64>,
+    /// The routing key it was first published with.
+    pub(crate) routing_key: String,
+    /// When it was called dead.
+    pub(crate) failed_at: Option<DateTime<Utc>>,
+    /// All headers.
+    pub(crate) headers: Map<String, Value>,
+    /// The body's full size.
+    pub(crate) payload_bytes: usize,
+    /// The body, perhaps cut; base64 where it isn't text.
+    pub(crate) payload: String,
+}
+
+/// What one queue holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct QueueContent {
+    /// The queue.
+    pub(crate) queue: String,
+    /// How many messages are in it.
+    pub(crate) count: usize,
+    /// The first of them, up to the number asked for.
+    pub(crate) letters: Vec<DeadLetter>,
+}
+
+/// Reads dead letters of one broker.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    client: Client,
+}
+
+impl Reader {
+    /// A reader of the project's broker.
+    pub(crate) fn new(project: &Project, containers: &[Container]) -> anyhow::Result<Self> {
+        let settings = project.settings()?;
+        let management = PORTS
+            .iter()
+            .find(|port| port.service == "rabbitmq")
+            .context("no port for RabbitMQ")?;
+        let address = engine::published(containers, management)?;
+        let password = settings.require("AGORA_RABBITMQ_PASSWORD")?;
+        Ok(Self {
+            client: Client::new(&format!("agora:{password}@{address}")),
+        })
+    }
+
+    /// Looks at the first messages of a queue and puts them back.
+    pub(crate) fn read(
+        &self,
+        queue: &str,
+        limit: usize,
+        payload_limit_bytes: usize,
+    ) -> anyhow::Result<QueueContent> {
+        let request = json!({
+            "count": limit, "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": payload_limit_bytes,
+        });
+        let answer =
+            self.client
+                .post(&format!("/api/queues/%2F/{queue}/get"), &[], Some(&request))?;
+        match answer.status {
+            200 => Ok(content(queue, answer.json()?)),
+            401 => Err(outcome::unavailable(
+                "RabbitMQ refuses the password in .env",
+                "put back the .env that the system was started with",
+            )),
+            404 => Err(outcome::unavailable(
+                format!("there is no queue {queue}: the services that declare it haven't started"),
+                "`cargo xtask status` shows what isn't healthy",
+            )),
+            _ => bail!("RabbitMQ can't read {queue}: {}", answer.shown()),
+        }
+    }
+}
+
+/// A message as the management API gives it.
+#[derive(Debug, Deserialize)]
+struct Message {
+    routing_key: String,
+    message_count: usize,
+    payload: String,
+    payload_bytes: usize,
+    /// An object; an empty *array* when the message has no properties.
+    properties: Value,
+}
+
+fn content(queue: &str, messages: Vec<Message>) -> QueueContent {
+    QueueContent {
+        queue: queue.to_owned(),
+        // Behind the first message are all the others, read here or not.
+        count: messages.first().map_or(0, |first| first.message_count + 1),
+        letters: messages
+            .into_iter()
+            .map(|message| letter(queue, message))
+            .collect(),
+    }
+}
+
+fn letter(queue: &str, message: Message) -> DeadLetter {
+    let property = |name: &str| message.properties.get(name);
+    let all = property("headers")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    let text = |name: &str| all.get(name).and_then(Value::as_str).map(str::to_owned);
+    let event: Value = serde_json::from_str(&message.payload).unwrap_or_default();
+    let of_event = |name: &str| event.get(name).and_then(Value::as_str).map(str::to_owned);
+    let of_property = |name: &str| property(name).and_then(Value::as_str).map(str::to_owned);
+    let broker_time =
+        || DateTime::from_timestamp(all.get("x-death")?.get(0)?.get("time")?.as_i64()?, 0);
+    DeadLetter {
+        queue: queue.to_owned(),
+        id: of_property("message_id").or_else(|| of_event("id")),
+        event_type: of_property("type").or_else(|| of_event("type")),
+        // The broker's own dead letters (delivery limit, length, expiry) carry its reason instead of ours.
+        reason: text(headers::REASON)
+            .or_else(|| text("x-first-death-reason"))
+            .unwrap_or_else(|| "none given".to_owned()),
+        error: text(headers::ERROR),
+        attempts: all.get(headers::ATTEMPTS).and_then(Value::as_i64),
+        routing_key: text(headers::ROUTING_KEY).unwrap_or(message.routing_key),
+        failed_at: text(headers::FAILED_AT)
+            .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
+            .map(|time| time.with_timezone(&Utc))
+            .or_else(broker_time),
+        payload: message.payload,
+        payload_bytes: message.payload_bytes,
+        headers: all,
+    }
+}
+
+/// What `verify-dlq` found.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Verdict {
+    /// Holds when there are exactly as many dead letters as expected.
+    pub(crate) outcome: Exit,
+    /// How many were expected, over all queues.
+    pub(crate) expected: usize,
+    /// How many there are, over all queues.
+    pub(crate) total: usize,
+    /// Counts by queue.
+    pub(crate) queues: BTreeMap<String, usize>,
+    /// Counts by queue and reason, of the letters looked at.
+    pub(crate) reasons: BTreeMap<String, BTreeMap<String, usize>>,
+    /// How many letters were looked at for reasons and ages.
+    pub(crate) examined: usize,
+    /// The longest time since a letter was called dead.
+    pub(crate) oldest_age_seconds: Option<u64>,
+    /// A few letters.
+    pub(crate) samples: Vec<DeadLetter>,
+}
+
+/// Holds what the queues contain against what was expected.
+pub(crate) fn judge(contents: &[QueueContent], expected: usize, now: DateTime<Utc>) -> Verdict {
+    let letters = || contents.iter().flat_map(|content| &content.letters);
+    let total = contents.iter().map(|content| content.count).sum();
+    let mut reasons: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for letter in letters() {
+        *reasons
+            .entry(letter.queue.clone())
+            .or_default()
+            .entry(letter.reason.clone())
+            .or_default() += 1;
+    }
+    let oldest = letters().filter_map(|letter| letter.failed_at).min();
+    Verdict {
+        outcome: if total == expected {
+            Exit::Holds
+        } else {
+            Exit::Failed
+        },
+        expected,
+        total,
+        queues: contents
+            .iter()
+            .map(|content| (content.queue.clone(), content.count))
+            .collect(),
+        reasons,
+        examined: letters().count(),
+        oldest_age_seconds: oldest
+            .map(|oldest| (now - oldest).num_seconds().try_into().unwrap_or_default()),
+        samples: letters().take(SAMPLES).cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(json: &str) -> Vec<Message> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    const OURS: &str = r#"[{"payload_bytes":4,"redelivered":false,"exchange":"order_events.dlx","routing_key":"k",
+        "message_count":11,"payload":"nope","payload_encoding":"string","properties":{"message_id":"m-1",
+        "headers":{"x-agora-reason":"unreadable","x-agora-error":"expected value","x-agora-attempts":1,
+        "x-agora-routing-key":"agora.order.placed.v1","x-agora-failed-at":"2026-11-22T10:00:00Z"}}}]"#;
+
+    #[test]
+    fn the_count_is_exact_beyond_what_was_read() {
+        let content = content("order_events.dead", messages(OURS));
+        assert_eq!((content.count, content.letters.len()), (12, 1));
+    }
+
+    #[test]
+    fn a_letter_of_ours_tells_its_story() {
+        let letter = content("q", messages(OURS)).letters.remove(0);
+        assert_eq!(letter.id.as_deref(), Some("m-1"));
+        assert_eq!(
+            (letter.reason.as_str(), letter.attempts),
+            ("unreadable", Some(1))
+        );
+        assert_eq!(letter.routing_key, "agora.order.placed.v1");
+    }
+
+    #[test]
+    fn a_letter_of_the_broker_has_its_reason_and_time() {
+        let json = r#"[{"payload_bytes":2,"routing_key":"k","message_count":0,"payload":"{\"id\":\"e\",\"type\":\"t\"}",
+            "properties":{"headers":{"x-first-death-reason":"delivery_limit","x-death":[{"time":1700000000}]}}}]"#;
+        let letter = content("q", messages(json)).letters.remove(0);
+        assert_eq!(letter.reason, "delivery_limit");
+        assert_eq!(
+            (letter.id.as_deref(), letter.event_type.as_deref()),
+            (Some("e"), Some("t"))
+        );
+        assert_eq!(letter.failed_at.unwrap().timestamp(), 1_700_000_000);
+    }
+
+    #[test]
+    fn a_message_without_properties_is_read_as_well() {
+        let json = r#"[{"payload_bytes":1,"routing_key":"k","message_count":0,"payload":"x","properties":[]}]"#;
+        assert_eq!(content("q", messages(json)).letters[0].reason, "none given");
+    }
+
+    #[test]
+    fn an_empty_queue_holds_only_when_nothing_is_expected() {
+        let empty = [content("q", Vec::new())];
+        assert_eq!(judge(&empty, 0, Utc::now()).outcome, Exit::Holds);
+        assert_eq!(judge(&empty, 1, Utc::now()).outcome, Exit::Failed);
+    }
+
+    #[test]
+    fn dead_letters_nobody_expected_fail_with_their_reasons_and_age() {
+        let now = DateTime::parse_from_rfc3339("2026-11-22T10:01:00Z")
+            .unwrap()
+            .with_timezone(&Utc);
+        let contents = [content("q", messages(OURS))];
+        let verdict = judge(&contents, 0, now);
+        assert_eq!((verdict.outcome, verdict.total), (Exit::Failed, 12));
+        assert_eq!(verdict.reasons["q"]["unreadable"], 1);
+        assert_eq!(verdict.oldest_age_seconds, Some(60));
+        assert_eq!(judge(&contents, 12, now).outcome, Exit::Holds);
+    }
+}

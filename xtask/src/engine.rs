@@ -1,0 +1,362 @@
+//! The container engine, asked through the `docker` command line.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::{
+    outcome,
+    process::Call,
+    project::{Project, PublishedPort},
+};
+
+/// The label that compose puts on everything of a project.
+const PROJECT_LABEL: &str = "com.docker.compose.project";
+const SERVICE_LABEL: &str = "com.docker.compose.service";
+
+/// A call of `docker`.
+pub(crate) fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Call {
+    Call::new("docker").args(args)
+}
+
+/// The engine's version; an error that says why when it doesn't answer.
+pub(crate) fn version() -> anyhow::Result<String> {
+    let output = docker(["version", "--format", "{{.Server.Version}}"])
+        .limit(Duration::from_secs(15))
+        .output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(engine_failure(&said))
+}
+
+fn engine_failure(said: &str) -> anyhow::Error {
+    let next_step = if said.contains("permission denied") {
+        "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and log in again"
+    } else {
+        "start Docker (`sudo systemctl start docker`, or Docker Desktop) and try again"
+    };
+    outcome::unavailable(
+        format!("the container engine doesn't answer: {said}"),
+        next_step,
+    )
+}
+
+/// What `docker inspect` says of a container, as far as anybody here asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Container {
+    /// The engine's id.
+    pub(crate) id: String,
+    /// The compose service.
+    pub(crate) service: String,
+    /// `running`, `exited`, `paused`, …
+    pub(crate) state: String,
+    /// `healthy`, `unhealthy`, `starting`; `None` without a health check.
+    pub(crate) health: Option<String>,
+    /// The id of the image it runs.
+    pub(crate) image: String,
+    /// How often the engine restarted it.
+    pub(crate) restarts: u64,
+    /// Container port to the port on 127.0.0.1.
+    ports: BTreeMap<u16, u16>,
+}
+
+impl Container {
+    /// Runs, and its health check (if it has one) agrees.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.state == "running"
+            && self
+                .health
+                .as_deref()
+                .is_none_or(|health| health == "healthy")
+    }
+
+    /// State and health in a few words.
+    pub(crate) fn condition(&self) -> String {
+        match &self.health {
+            Some(health) if self.state == "running" => health.clone(),
+            _ => self.state.clone(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    image: String,
+    restart_count: u64,
+    state: InspectedState,
+    config: InspectedConfig,
+    network_settings: InspectedNetworks,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    status: String,
+    health: Option<InspectedHealth>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedHealth {
+    status: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedConfig {
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedNetworks {
+    ports: Option<BTreeMap<String, Option<Vec<InspectedPort>>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedPort {
+    host_port: String,
+}
+
+impl From<Inspected> for Container {
+    fn from(inspected: Inspected) -> Self {
+        let ports = inspected.network_settings.ports.unwrap_or_default();
+        let ports = ports.iter().filter_map(|(inside, outside)| {
+            let outside = outside.as_ref()?.first()?;
+            Some((
+                inside.split('/').next()?.parse().ok()?,
+                outside.host_port.parse().ok()?,
+            ))
+        });
+        Self {
+            ports: ports.collect(),
+            service: inspected
+                .config
+                .labels
+                .get(SERVICE_LABEL)
+                .cloned()
+                .unwrap_or_default(),
+            id: inspected.id,
+            state: inspected.state.status,
+            health: inspected.state.health.map(|health| health.status),
+            image: inspected.image,
+            restarts: inspected.restart_count,
+        }
+    }
+}
+
+/// The project's containers, stopped ones included, ordered by service.
+pub(crate) fn containers(project: &Project) -> anyhow::Result<Vec<Container>> {
+    let filter = of_project(project);
+    let output = docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
+        .limit(Duration::from_secs(20))
+        .output()?;
+    if !output.status.success() {
+        return Err(engine_failure(
+            String::from_utf8_lossy(&output.stderr).trim(),
+        ));
+    }
+    let ids = String::from_utf8_lossy(&output.stdout).into_owned();
+    if ids.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = docker(["inspect"].into_iter().chain(ids.lines())).read()?;
+    let inspected: Vec<Inspected> =
+        serde_json::from_str(&text).context("failed to read what `docker inspect` says")?;
+    let mut containers: Vec<Container> = inspected.into_iter().map(Container::from).collect();
+    containers.sort_by(|a, b| a.service.cmp(&b.service));
+    Ok(containers)
+}
+
+/// The containers of a system that somebody started; an error when there are none.
+pub(crate) fn running_system(project: &Project) -> anyhow::Result<Vec<Container>> {
+    let containers = containers(project)?;
+    if containers
+        .iter()
+        .any(|container| container.state == "running")
+    {
+        return Ok(containers);
+    }
+    Err(outcome::unavailable(
+        format!("the system `{}` isn't running", project.name),
+        "start it with `cargo xtask up`",
+    ))
+}
+
+/// The address that a published port has on this machine, e.g. `127.0.0.1:80`.
+pub(crate) fn address(
+    containers: &[Container],
+    service: &str,
+    container_port: u16,
+) -> anyhow::Result<String> {
+    let container = containers
+        .iter()
+        .find(|container| container.service == service);
+    let port = container.and_then(|container| container.ports.get(&container_port));
+    match (container, port) {
+        (_, Some(port)) => Ok(format!("127.0.0.1:{port}")),
+        (Some(container), None) => Err(outcome::unavailable(
+            format!(
+                "{service} publishes no port: its container is {}",
+                container.condition()
+            ),
+            "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",
+        )),
+        (None, None) => Err(outcome::unavailable(
+            format!("{service} has no container: the system is half started"),
+            "`cargo xtask up` starts what is missing",
+        )),
+    }
+}
+
+/// The address of a [`PublishedPort`].
+pub(crate) fn published(containers: &[Container], port: &PublishedPort) -> anyhow::Result<String> {
+    address(containers, port.service, port.container_port)
+}
+
+/// The last lines that a container wrote.
+pub(crate) fn last_lines(container: &Container, count: usize) -> String {
+    let count = count.to_string();
+    let call = docker(["logs", "--tail", &count, &container.id]).limit(Duration::from_secs(10));
+    match call.output() {
+        Ok(output) => {
+            let both = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&both).trim().to_owned()
+        }
+        Err(error) => format!("(its log can't be read: {error})"),
+    }
+}
+
+/// Resident memory of all processes in a container, in KiB; `None` where the engine's host can't say.
+pub(crate) fn resident_kib(container: &Container) -> Option<u64> {
+    let text = docker(["top", &container.id, "-o", "pid,rss"])
+        .limit(Duration::from_secs(10))
+        .read()
+        .ok()?;
+    text.lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
+}
+
+/// What the engine knows of a local image.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Image {
+    /// The engine's id of the image.
+    pub(crate) id: String,
+    /// Size on disk.
+    pub(crate) size: u64,
+}
+
+/// The local image under a reference or id, if there is one.
+pub(crate) fn image(reference: &str) -> anyhow::Result<Option<Image>> {
+    let output = docker(["image", "inspect", "--format", "{{json .}}", reference]).output()?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(Some(serde_json::from_str(&text).context(
+        "failed to read what `docker image inspect` says",
+    )?))
+}
+
+/// A volume of a project and the secrets it was made with.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Volume {
+    /// The volume's name.
+    pub(crate) name: String,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl Volume {
+    /// The id of the secrets that the volume was made with.
+    pub(crate) fn secrets_id(&self) -> Option<&str> {
+        self.labels
+            .as_ref()?
+            .get("agora.secrets")
+            .map(String::as_str)
+    }
+}
+
+/// The project's volumes.
+pub(crate) fn volumes(project: &Project) -> anyhow::Result<Vec<Volume>> {
+    let names = docker(["volume", "ls", "--quiet", "--filter", &of_project(project)]).read()?;
+    if names.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = docker(["volume", "inspect"].into_iter().chain(names.lines())).read()?;
+    serde_json::from_str(&text).context("failed to read what `docker volume inspect` says")
+}
+
+/// The ids of the project's networks.
+pub(crate) fn networks(project: &Project) -> anyhow::Result<Vec<String>> {
+    let ids = docker(["network", "ls", "--quiet", "--filter", &of_project(project)]).read()?;
+    Ok(ids.lines().map(str::to_owned).collect())
+}
+
+fn of_project(project: &Project) -> String {
+    format!("label={PROJECT_LABEL}={}", project.name)
+}
+
+/// Names of containers, of whatever project, that publish a port of this machine.
+pub(crate) fn publishers(port: u16) -> BTreeSet<String> {
+    let filter = format!("publish={port}");
+    let names = docker(["ps", "--filter", &filter, "--format", "{{.Names}}"])
+        .read()
+        .unwrap_or_default();
+    names.lines().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INSPECTED: &str = r#"{"Id":"abc","Image":"sha256:1","RestartCount":2,
+        "State":{"Status":"running","Health":{"Status":"starting"}},
+        "Config":{"Labels":{"com.docker.compose.service":"traefik"}},
+        "NetworkSettings":{"Ports":{"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"80"}],"8082/tcp":null}}}"#;
+
+    fn traefik() -> Container {
+        serde_json::from_str::<Inspected>(INSPECTED).unwrap().into()
+    }
+
+    #[test]
+    fn a_container_is_healthy_only_when_its_check_says_so() {
+        let mut container = traefik();
+        assert!(!container.is_healthy());
+        assert_eq!(container.condition(), "starting");
+        container.health = Some("healthy".to_owned());
+        assert!(container.is_healthy());
+        container.state = "exited".to_owned();
+        assert!(!container.is_healthy());
+        assert_eq!(container.condition(), "exited");
+    }
+
+    #[test]
+    fn addresses_come_from_the_published_ports() {
+        let containers = [traefik()];
+        assert_eq!(
+            address(&containers, "traefik", 8080).unwrap(),
+            "127.0.0.1:80"
+        );
+        let unpublished = address(&containers, "traefik", 8082)
+            .unwrap_err()
+            .to_string();
+        assert!(unpublished.contains("publishes no port"), "{unpublished}");
+        let absent = address(&containers, "prometheus", 9090)
+            .unwrap_err()
+            .to_string();
+        assert!(absent.contains("half started"), "{absent}");
+    }
+}

@@ -1,0 +1,301 @@
+//! The `.env` file: settings and secrets of one project, read by compose as well.
+//!
+//! The file is made on the first `up` with mode 0600 and never replaced, only completed. Lines that
+//! people added stay as they are.
+
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::{Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+
+use crate::outcome;
+
+/// Names the secrets that the volumes were made with.
+pub(crate) const SECRETS_ID: &str = "AGORA_SECRETS_ID";
+/// Signs the tokens: `kid:hex`.
+pub(crate) const JWT_KEYS: &str = "AGORA_JWT_KEYS";
+
+/// Secrets that PostgreSQL and RabbitMQ keep in their volumes: a new one needs new volumes.
+const STORED_SECRETS: [&str; 6] = [
+    "AGORA_POSTGRES_PASSWORD",
+    "AGORA_USER_DB_PASSWORD",
+    "AGORA_PRODUCT_DB_PASSWORD",
+    "AGORA_ORDER_DB_PASSWORD",
+    "AGORA_INVENTORY_DB_PASSWORD",
+    "AGORA_RABBITMQ_PASSWORD",
+];
+
+const MODE: u32 = 0o600;
+
+/// The lines of an env file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EnvFile {
+    path: PathBuf,
+    lines: Vec<String>,
+}
+
+impl EnvFile {
+    /// Reads the file; one that doesn't exist has no lines.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(error).with_context(|| format!("failed to read {}", path.display()));
+            }
+        };
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for (number, line) in lines.iter().enumerate() {
+            if !is_ignored(line) && parse_line(line).is_none() {
+                return Err(outcome::usage(
+                    format!("{}:{}: not `NAME=value`", path.display(), number + 1),
+                    "correct the line or remove it",
+                ));
+            }
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            lines,
+        })
+    }
+
+    /// The value of a variable; the last line wins, as in compose.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.entries()
+            .filter(|(key, _)| *key == name)
+            .last()
+            .map(|(_, value)| value)
+    }
+
+    /// All variables in the file's order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.lines.iter().filter_map(|line| parse_line(line))
+    }
+
+    /// Sets a variable, in place where it stands already.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        let line = format!("{name}={value}");
+        let stands = self
+            .lines
+            .iter()
+            .rposition(|old| parse_line(old).is_some_and(|(key, _)| key == name));
+        match stands {
+            Some(position) => self.lines[position] = line,
+            None => self.lines.push(line),
+        }
+    }
+
+    /// Adds what is missing: each default as given, each secret as a new random one.
+    ///
+    /// A new secret of the database or the broker comes with a new [`SECRETS_ID`], so that volumes made
+    /// with the old one are noticed.
+    pub(crate) fn complete(&mut self, defaults: &[(&str, &str)]) -> anyhow::Result<()> {
+        if self.lines.is_empty() {
+            self.lines.push(
+                "# Made by `cargo xtask up`. Holds secrets: not for the repository.".to_owned(),
+            );
+        }
+        for (name, value) in defaults {
+            if self.get(name).is_none() {
+                self.set(name, value);
+            }
+        }
+        let mut new_stored_secret = false;
+        for name in STORED_SECRETS {
+            if self.get(name).is_none_or(str::is_empty) {
+                self.set(name, &random_hex(24)?);
+                new_stored_secret = true;
+            }
+        }
+        if self.get(JWT_KEYS).is_none_or(str::is_empty) {
+            self.set(JWT_KEYS, &format!("{}:{}", random_hex(4)?, random_hex(32)?));
+        }
+        if new_stored_secret || self.get(SECRETS_ID).is_none_or(str::is_empty) {
+            self.set(SECRETS_ID, &random_hex(8)?);
+        }
+        Ok(())
+    }
+
+    /// Writes the file in one piece, readable for its owner alone; nothing happens when it stands so already.
+    pub(crate) fn save(&self) -> anyhow::Result<()> {
+        let text = self.lines.join("\n") + "\n";
+        if fs::read_to_string(&self.path).is_ok_and(|old| old == text) {
+            return self.protect();
+        }
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("failed to create {}", folder.display()))?;
+        }
+        let mut draft = self.path.clone().into_os_string();
+        draft.push(".new");
+        let write = || {
+            // A draft left by a crash may have another mode, which `mode` below would not change.
+            let _ = fs::remove_file(&draft);
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(MODE)
+                .open(&draft)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&draft, &self.path)
+        };
+        write().with_context(|| format!("failed to write {}", self.path.display()))
+    }
+
+    fn protect(&self) -> anyhow::Result<()> {
+        let mode = fs::metadata(&self.path)?.permissions().mode() & 0o777;
+        if mode != MODE {
+            fs::set_permissions(&self.path, Permissions::from_mode(MODE)).with_context(|| {
+                format!("failed to make {} private (mode 0600)", self.path.display())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// `bytes` random bytes from the operating system, in hexadecimal.
+pub(crate) fn random_hex(bytes: usize) -> anyhow::Result<String> {
+    let mut buffer = vec![0; bytes];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut buffer))
+        .context("failed to read random bytes from /dev/urandom")?;
+    Ok(hex(&buffer))
+}
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_ignored(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty() || line.starts_with('#')
+}
+
+fn parse_line(line: &str) -> Option<(&str, &str)> {
+    if is_ignored(line) {
+        return None;
+    }
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim().trim_start_matches("export ").trim();
+    let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    valid.then(|| (name, unquote(value.trim())))
+}
+
+fn unquote(value: &str) -> &str {
+    for quote in ['"', '\''] {
+        if let Some(inner) = value
+            .strip_prefix(quote)
+            .and_then(|rest| rest.strip_suffix(quote))
+        {
+            return inner;
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(folder: &tempfile::TempDir, text: &str) -> EnvFile {
+        let path = folder.path().join(".env");
+        fs::write(&path, text).unwrap();
+        EnvFile::read(&path).unwrap()
+    }
+
+    #[test]
+    fn comments_quotes_and_repetition_are_read_as_compose_reads_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = file(
+            &folder,
+            "# note\n\nA=1\nB=\"two words\"\nexport C='3'\nA=4\n",
+        );
+        assert_eq!(
+            (env.get("A"), env.get("B"), env.get("C")),
+            (Some("4"), Some("two words"), Some("3"))
+        );
+        assert_eq!(env.get("D"), None);
+    }
+
+    #[test]
+    fn a_line_that_is_no_assignment_is_refused_with_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".env");
+        fs::write(&path, "A=1\nnonsense\n").unwrap();
+        let error = EnvFile::read(&path).unwrap_err().to_string();
+        assert!(error.contains(".env:2"), "{error}");
+    }
+
+    #[test]
+    fn a_new_file_has_every_secret_and_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/.env");
+        let mut env = EnvFile::read(&path).unwrap();
+        env.complete(&[("AGORA_HTTP_PORT", "80")]).unwrap();
+        env.save().unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let again = EnvFile::read(&path).unwrap();
+        assert_eq!(again.get("AGORA_HTTP_PORT"), Some("80"));
+        let key = again.get(JWT_KEYS).unwrap().split_once(':').unwrap().1;
+        assert_eq!(key.len(), 64);
+        for name in STORED_SECRETS {
+            assert_eq!(again.get(name).unwrap().len(), 48, "{name}");
+        }
+    }
+
+    #[test]
+    fn completing_a_complete_file_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut env = EnvFile::read(&folder.path().join(".env")).unwrap();
+        env.complete(&[("AGORA_HTTP_PORT", "80")]).unwrap();
+        let before = env.clone();
+        env.complete(&[("AGORA_HTTP_PORT", "81")]).unwrap();
+        assert_eq!(env, before);
+    }
+
+    #[test]
+    fn a_lost_password_gives_the_secrets_a_new_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut env = EnvFile::read(&folder.path().join(".env")).unwrap();
+        env.complete(&[]).unwrap();
+        let id = env.get(SECRETS_ID).unwrap().to_owned();
+        env.lines
+            .retain(|line| !line.starts_with("AGORA_ORDER_DB_PASSWORD"));
+        env.complete(&[]).unwrap();
+        assert_ne!(env.get(SECRETS_ID).unwrap(), id);
+    }
+
+    #[test]
+    fn wrong_permissions_are_corrected() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = file(&folder, "A=1\n");
+        fs::set_permissions(&env.path, Permissions::from_mode(0o644)).unwrap();
+        env.save().unwrap();
+        assert_eq!(
+            fs::metadata(&env.path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn setting_keeps_other_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut env = file(&folder, "# mine\nA=1\nB=2\n");
+        env.set("A", "3");
+        env.set("C", "4");
+        env.save().unwrap();
+        assert_eq!(
+            fs::read_to_string(&env.path).unwrap(),
+            "# mine\nA=3\nB=2\nC=4\n"
+        );
+    }
+}

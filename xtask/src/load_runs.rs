@@ -1,0 +1,101 @@
+//! Load runs on disk: a folder each under `target/agora/load/`, written by `loadtest` and completed here.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context;
+use load_record::{RunSummary, SUMMARY_FILE};
+use serde::{Deserialize, Serialize};
+
+use crate::{outcome, project::Project, prometheus::Moment};
+
+const WINDOW_FILE: &str = "window.json";
+/// Holds the id of the last run.
+const LATEST_FILE: &str = "latest";
+
+/// The time in which a run's requests show in Prometheus: every target was scraped just before `from`, with
+/// none of them counted yet, and just before `to`, with all of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    /// The compose project that was under load.
+    pub(crate) project: String,
+    /// Before the first request.
+    pub(crate) from: Moment,
+    /// After the last answer.
+    pub(crate) to: Moment,
+}
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub(crate) struct RunFolder {
+    /// The run.
+    pub(crate) id: String,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+}
+
+impl RunFolder {
+    /// The folder of a run, there or not.
+    pub(crate) fn new(project: &Project, id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            path: runs(project).join(id),
+        }
+    }
+
+    /// The run with this id, or the last one.
+    pub(crate) fn find(project: &Project, id: Option<&str>) -> anyhow::Result<Self> {
+        let id = match id {
+            Some(id) => id.to_owned(),
+            None => fs::read_to_string(runs(project).join(LATEST_FILE)).map_err(|_| {
+                outcome::unavailable(
+                    "there was no load run yet",
+                    "make one with `cargo xtask load`",
+                )
+            })?,
+        };
+        let run = Self::new(project, id.trim());
+        if run.path.join(SUMMARY_FILE).is_file() {
+            return Ok(run);
+        }
+        Err(outcome::unavailable(
+            format!("there is no complete load run {}", run.id),
+            format!(
+                "`ls {}` lists the runs; `cargo xtask load` makes one",
+                runs(project).display()
+            ),
+        ))
+    }
+
+    /// What the load generator counted.
+    pub(crate) fn summary(&self) -> anyhow::Result<RunSummary> {
+        self.read(SUMMARY_FILE)
+    }
+
+    /// The window in which Prometheus shows the run.
+    pub(crate) fn window(&self) -> anyhow::Result<Window> {
+        self.read(WINDOW_FILE)
+    }
+
+    /// Completes the run with its window, and makes it the last one.
+    pub(crate) fn complete(&self, project: &Project, window: &Window) -> anyhow::Result<()> {
+        fs::write(
+            self.path.join(WINDOW_FILE),
+            serde_json::to_vec_pretty(window)?,
+        )
+        .with_context(|| format!("failed to write into {}", self.path.display()))?;
+        fs::write(runs(project).join(LATEST_FILE), format!("{}\n", self.id))?;
+        Ok(())
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, file: &str) -> anyhow::Result<T> {
+        let path = self.path.join(file);
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("failed to read {}", path.display()))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("failed to understand {}", path.display()))
+    }
+}
+
+fn runs(project: &Project) -> PathBuf {
+    project.outputs().join("load")
+}

@@ -1,0 +1,152 @@
+//! The orchestrator: `cargo xtask <command>`.
+//!
+//! This file reads the command line and turns results into exit codes; each command is a module of
+//! its own.
+
+mod binaries;
+mod commands;
+mod compose;
+mod dead_letters;
+mod engine;
+mod env_file;
+mod http;
+mod images;
+mod interrupt;
+mod load_runs;
+mod metrics_check;
+mod outcome;
+mod output;
+mod ports;
+mod process;
+mod project;
+mod prometheus;
+mod service_images;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use crate::{
+    commands::{
+        check, demo, dlq, doctor, down, load, logs, smoke, status, test, up, verify_dlq,
+        verify_metrics,
+    },
+    interrupt::Interrupted,
+    outcome::{Exit, Failure},
+    output::Format,
+    project::Project,
+};
+
+/// agora's orchestrator: starts the system, puts load on it, and says what holds
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    after_help = "Exit codes: 0 holds, 1 a check failed, 2 wrong usage, 3 the system isn't up or a tool is missing, \
+                  4 inconclusive; 130 after Ctrl-C."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-dlq
+    Demo(demo::Options),
+    /// Build what changed, start everything, wait until all is healthy
+    Up(up::Options),
+    /// Stop everything
+    Down(down::Options),
+    /// Show what runs, whether it is healthy, and what it weighs
+    Status(status::Options),
+    /// Show what the containers wrote, or the lines of one trace
+    Logs(logs::Options),
+    /// Say what this machine lacks, and the command that mends it
+    Doctor(doctor::Options),
+    /// Walk the whole story once through the gateway
+    Smoke(smoke::Options),
+    /// Put load on the running system
+    Load(load::Options),
+    /// Count the dead letters and say why they are dead
+    VerifyDlq(verify_dlq::Options),
+    /// Hold Prometheus's figures against the load generator's
+    VerifyMetrics(verify_metrics::Options),
+    /// Look at dead letters
+    #[command(subcommand)]
+    Dlq(dlq::Options),
+    /// Run every test on a system of its own
+    Test(test::Options),
+    /// Check formatting, lints, docs, dependencies and configuration files
+    Check(check::Options),
+}
+
+impl Command {
+    fn run(&self, project: &Project) -> anyhow::Result<Exit> {
+        match self {
+            Self::Demo(options) => demo::run(project, *options),
+            Self::Up(options) => up::run(project, *options),
+            Self::Down(options) => down::run(project, *options),
+            Self::Status(options) => status::run(project, *options),
+            Self::Logs(options) => logs::run(project, options),
+            Self::Doctor(options) => doctor::run(project, *options),
+            Self::Smoke(options) => smoke::run(project, *options),
+            Self::Load(options) => load::run(project, options),
+            Self::VerifyDlq(options) => verify_dlq::run(project, *options),
+            Self::VerifyMetrics(options) => verify_metrics::run(project, options),
+            Self::Dlq(options) => dlq::run(project, options),
+            Self::Test(options) => test::run(project, options),
+            Self::Check(options) => check::run(project, *options),
+        }
+    }
+
+    fn format(&self) -> Format {
+        match self {
+            Self::Demo(_) | Self::Up(_) | Self::Down(_) | Self::Logs(_) | Self::Test(_) => {
+                Format::Text
+            }
+            Self::Status(options) => options.format.format,
+            Self::Doctor(options) => options.format.format,
+            Self::Smoke(options) => options.format.format,
+            Self::Load(options) => options.format.format,
+            Self::VerifyDlq(options) => options.format.format,
+            Self::VerifyMetrics(options) => options.format.format,
+            Self::Dlq(options) => options.format(),
+            Self::Check(options) => options.format.format,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let result = interrupt::install()
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Project::discover())
+        .and_then(|project| command.run(&project));
+    match result {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("interrupted");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
+        Err(error) => ExitCode::from(report(&error, command.format()).code()),
+    }
+}
+
+/// Says what went wrong: to people on standard error, and to programs that asked for JSON.
+fn report(error: &anyhow::Error, format: Format) -> Exit {
+    eprintln!("error: {error:#}");
+    let failure = error.downcast_ref::<Failure>();
+    let exit = Exit::of(error);
+    if format == Format::Json {
+        let cause = failure.map_or_else(|| format!("{error:#}"), |failure| failure.cause.clone());
+        let next_step = failure.map(|failure| failure.next_step.as_str());
+        println!(
+            "{:#}",
+            json!({ "outcome": exit, "error": cause, "next_step": next_step })
+        );
+    }
+    exit
+}

@@ -1,0 +1,377 @@
+//! Running other programs: each call has a time limit, ends on Ctrl-C, and takes its children with it.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use duct::Expression;
+
+use crate::{
+    interrupt::{self, Interrupted},
+    outcome,
+};
+
+/// How often a running call is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a program may take to end after it was asked to, before it is killed.
+const TERMINATION_GRACE: Duration = Duration::from_secs(15);
+/// How many lines of a failed program's output an error repeats.
+const TAIL_LINES: usize = 25;
+
+/// A program to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    env_removed: Vec<OsString>,
+    dir: Option<PathBuf>,
+    limit: Duration,
+    first_output_limit: Option<Duration>,
+    end_signal: &'static str,
+    stdout_to_stderr: bool,
+}
+
+impl Call {
+    /// A call of `program` that may take a minute.
+    pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            env_removed: Vec::new(),
+            dir: None,
+            limit: Duration::from_secs(60),
+            first_output_limit: None,
+            end_signal: "-TERM",
+            stdout_to_stderr: false,
+        }
+    }
+
+    /// Adds arguments.
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args
+            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable for the child alone.
+    pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env
+            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Keeps a variable of this process from the child.
+    pub(crate) fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env_removed.push(name.as_ref().to_owned());
+        self
+    }
+
+    /// Runs in this folder.
+    pub(crate) fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Ends the program after this time.
+    pub(crate) fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Ends a [`Call::logged`] program that wrote nothing for this long after its start.
+    pub(crate) fn first_output_within(mut self, limit: Duration) -> Self {
+        self.first_output_limit = Some(limit);
+        self
+    }
+
+    /// Ends it with SIGINT instead of SIGTERM, for programs that write their results then.
+    pub(crate) fn ended_by_sigint(mut self) -> Self {
+        self.end_signal = "-INT";
+        self
+    }
+
+    /// Sends what a [`Call::run_visibly`] program writes to standard output to standard error.
+    pub(crate) fn stdout_to_stderr(mut self) -> Self {
+        self.stdout_to_stderr = true;
+        self
+    }
+
+    /// Runs it and returns whatever came out, successful or not.
+    pub(crate) fn output(&self) -> anyhow::Result<Output> {
+        self.supervise(&self.expression().stdout_capture().stderr_capture(), |_| {
+            Ok(())
+        })
+    }
+
+    /// Runs it and returns its standard output; a failure is an error with what it said.
+    pub(crate) fn read(&self) -> anyhow::Result<String> {
+        let output = self.output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(anyhow!(
+                "`{}` failed ({}): {}",
+                self,
+                output.status,
+                tail(said.trim(), TAIL_LINES)
+            ));
+        }
+        String::from_utf8(output.stdout)
+            .with_context(|| format!("`{self}` wrote something that isn't UTF-8"))
+    }
+
+    /// Runs it with its output on this process's own and returns its exit code; `None` after a signal.
+    pub(crate) fn run_visibly(&self) -> anyhow::Result<Option<i32>> {
+        let mut expression = self.expression();
+        if self.stdout_to_stderr {
+            expression = expression.stdout_to_stderr();
+        }
+        Ok(self.supervise(&expression, |_| Ok(()))?.status.code())
+    }
+
+    /// Runs it with all output in the file `log`, each new line also given to `on_line`.
+    pub(crate) fn logged(&self, log: &Path, mut on_line: impl FnMut(&str)) -> anyhow::Result<()> {
+        if let Some(folder) = log.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("failed to create {}", folder.display()))?;
+        }
+        let file =
+            File::create(log).with_context(|| format!("failed to create {}", log.display()))?;
+        let mut lines = Follower {
+            file: File::open(log)?,
+            position: 0,
+            partial: String::new(),
+        };
+        let mut quiet = true;
+        let output = self.supervise(
+            &self.expression().stderr_to_stdout().stdout_file(file),
+            |running| {
+                lines.new_lines(|line| {
+                    quiet = false;
+                    on_line(line);
+                })?;
+                match self.first_output_limit {
+                    Some(limit) if quiet && running > limit => {
+                        Err(anyhow!("`{self}` said nothing for {} s", limit.as_secs()))
+                    }
+                    _ => Ok(()),
+                }
+            },
+        )?;
+        lines.new_lines(&mut on_line)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = std::fs::read_to_string(log).unwrap_or_default();
+        Err(outcome::failed(
+            format!(
+                "`{self}` failed ({}):\n{}",
+                output.status,
+                tail(said.trim(), TAIL_LINES)
+            ),
+            format!("read all of it in {}", log.display()),
+        ))
+    }
+
+    fn expression(&self) -> Expression {
+        let mut expression = duct::cmd(&self.program, &self.args).stdin_null();
+        for name in &self.env_removed {
+            expression = expression.env_remove(name);
+        }
+        for (name, value) in &self.env {
+            expression = expression.env(name, value);
+        }
+        if let Some(dir) = &self.dir {
+            expression = expression.dir(dir);
+        }
+        expression
+    }
+
+    /// Starts `expression` in a process group of its own, so that a Ctrl-C on the terminal reaches this
+    /// process alone, which then ends the whole group in its own order.
+    fn supervise(
+        &self,
+        expression: &Expression,
+        mut tick: impl FnMut(Duration) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Output> {
+        if interrupt::requested() {
+            return Err(Interrupted.into());
+        }
+        let started = Instant::now();
+        let handle = expression
+            .unchecked()
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            })
+            .start()
+            .map_err(|error| self.not_started(&error))?;
+        loop {
+            if let Some(output) = handle
+                .wait_timeout(TICK)
+                .with_context(|| format!("failed to wait for `{self}`"))?
+            {
+                return Ok(output.clone());
+            }
+            let end = if interrupt::requested() {
+                Err(Interrupted.into())
+            } else if started.elapsed() > self.limit {
+                Err(anyhow!(
+                    "`{self}` did not end within {} s",
+                    self.limit.as_secs()
+                ))
+            } else {
+                tick(started.elapsed())
+            };
+            if let Err(error) = end {
+                terminate(&handle, self.end_signal);
+                return Err(error);
+            }
+        }
+    }
+
+    fn not_started(&self, error: &std::io::Error) -> anyhow::Error {
+        let program = self.program.to_string_lossy();
+        if error.kind() == std::io::ErrorKind::NotFound {
+            outcome::unavailable(
+                format!("`{program}` is not installed"),
+                "`cargo xtask doctor` lists what is needed and how to get it",
+            )
+        } else {
+            anyhow!("failed to start `{program}`: {error}")
+        }
+    }
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.program.to_string_lossy())?;
+        for arg in &self.args {
+            write!(f, " {}", arg.to_string_lossy())?;
+        }
+        Ok(())
+    }
+}
+
+/// The last `count` lines of a text.
+pub(crate) fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// Ends the handle's whole process group: politely first, then for good.
+fn terminate(handle: &duct::Handle, end_signal: &str) {
+    // std has no kill(2) for a group, and this workspace forbids unsafe code: POSIX `kill` has both.
+    for (signal, grace) in [
+        (end_signal, TERMINATION_GRACE),
+        ("-KILL", Duration::from_secs(5)),
+    ] {
+        let groups = handle.pids().into_iter().map(|pid| format!("-{pid}"));
+        let kill = duct::cmd(
+            "kill",
+            [signal.to_owned(), "--".to_owned()]
+                .into_iter()
+                .chain(groups),
+        );
+        // A group that ended by itself in this moment makes `kill` fail: that's what was wanted.
+        let _ = kill.stdout_null().stderr_null().unchecked().run();
+        if matches!(handle.wait_timeout(grace), Ok(Some(_))) {
+            return;
+        }
+    }
+}
+
+/// Reads what another process appends to a file.
+struct Follower {
+    file: File,
+    position: u64,
+    partial: String,
+}
+
+impl Follower {
+    fn new_lines(&mut self, mut on_line: impl FnMut(&str)) -> anyhow::Result<()> {
+        let mut fresh = Vec::new();
+        self.file.seek(SeekFrom::Start(self.position))?;
+        self.position += self.file.read_to_end(&mut fresh)? as u64;
+        self.partial.push_str(&String::from_utf8_lossy(&fresh));
+        while let Some(end) = self.partial.find('\n') {
+            let line: String = self.partial.drain(..=end).collect();
+            if !line.trim().is_empty() {
+                on_line(line.trim_end());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_over_its_limit_is_ended_with_its_children() {
+        let started = Instant::now();
+        let call = Call::new("sh")
+            .args(["-c", "sleep 30 & sleep 30"])
+            .limit(Duration::from_millis(200));
+        let error = call.output().unwrap_err().to_string();
+        assert!(error.contains("did not end within"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_failed_program_is_reported_with_what_it_said() {
+        let error = Call::new("sh")
+            .args(["-c", "echo no such luck >&2; exit 3"])
+            .read()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no such luck"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_program_is_an_unavailable_tool() {
+        let error = Call::new("agora-no-such-program").read().unwrap_err();
+        let failure = error.downcast_ref::<outcome::Failure>().unwrap();
+        assert_eq!(failure.exit, outcome::Exit::Unavailable);
+    }
+
+    #[test]
+    fn a_logged_program_gives_its_lines_as_they_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        let call = Call::new("sh").args(["-c", "echo one; echo two >&2"]);
+        call.logged(&folder.path().join("deep/log"), |line| {
+            seen.push(line.to_owned())
+        })
+        .unwrap();
+        assert_eq!(seen, ["one", "two"]);
+    }
+
+    #[test]
+    fn a_program_that_must_speak_up_soon_is_ended_when_it_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let call = Call::new("sleep")
+            .args(["30"])
+            .first_output_within(Duration::from_millis(150));
+        let error = call
+            .logged(&folder.path().join("log"), |_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("said nothing"), "{error}");
+    }
+
+    #[test]
+    fn a_tail_keeps_the_last_lines() {
+        assert_eq!(tail("a\nb\nc", 2), "b\nc");
+        assert_eq!(tail("a", 2), "a");
+    }
+}

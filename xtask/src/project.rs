@@ -1,0 +1,313 @@
+//! The project a command works on: its folders, its compose project and its settings.
+//!
+//! `AGORA_PROJECT` and `AGORA_ENV_FILE` point a command at another running system than the default one;
+//! that is how the system tests use this same binary.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+};
+
+use crate::{env_file::EnvFile, outcome};
+
+/// Our own services, in the order in which people read about them.
+pub(crate) const SERVICES: [&str; 4] = [
+    "user-service",
+    "product-service",
+    "order-service",
+    "inventory-service",
+];
+
+/// Everything that compose starts, by service name; also the `job` labels in Prometheus.
+pub(crate) const CONTAINERS: [&str; 9] = [
+    "traefik",
+    "postgres",
+    "rabbitmq",
+    "prometheus",
+    "alertmanager",
+    "user-service",
+    "product-service",
+    "order-service",
+    "inventory-service",
+];
+
+/// A port published on 127.0.0.1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PublishedPort {
+    /// The setting that chooses it; 0 takes any free one.
+    pub(crate) variable: &'static str,
+    /// What it is when nobody chose.
+    pub(crate) default: &'static str,
+    /// The compose service behind it.
+    pub(crate) service: &'static str,
+    /// The port inside the container.
+    pub(crate) container_port: u16,
+    /// What people find there.
+    pub(crate) what: &'static str,
+}
+
+/// Every published port.
+pub(crate) const PORTS: [PublishedPort; 4] = [
+    PublishedPort {
+        variable: "AGORA_HTTP_PORT",
+        default: "80",
+        service: "traefik",
+        container_port: 8080,
+        what: "the shop, through the gateway",
+    },
+    PublishedPort {
+        variable: "AGORA_RABBITMQ_UI_PORT",
+        default: "15672",
+        service: "rabbitmq",
+        container_port: 15672,
+        what: "RabbitMQ management",
+    },
+    PublishedPort {
+        variable: "AGORA_PROMETHEUS_PORT",
+        default: "9090",
+        service: "prometheus",
+        container_port: 9090,
+        what: "Prometheus",
+    },
+    PublishedPort {
+        variable: "AGORA_ALERTMANAGER_PORT",
+        default: "9093",
+        service: "alertmanager",
+        container_port: 9093,
+        what: "Alertmanager",
+    },
+];
+
+/// Where a command works.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    /// The repository.
+    pub(crate) root: PathBuf,
+    /// The compose project's name.
+    pub(crate) name: String,
+    /// Settings and secrets.
+    pub(crate) env_file: PathBuf,
+    /// Compose files below the root.
+    pub(crate) compose_files: Vec<&'static str>,
+    /// Whether variables of this process win over the env file.
+    environment_wins: bool,
+}
+
+impl Project {
+    /// The project around the current folder.
+    pub(crate) fn discover() -> anyhow::Result<Self> {
+        let root = find_root()?;
+        let env_file =
+            env::var_os("AGORA_ENV_FILE").map_or_else(|| root.join(".env"), |path| root.join(path));
+        let name = env::var("AGORA_PROJECT").unwrap_or_else(|_| "agora".to_owned());
+        Ok(Self {
+            root,
+            name,
+            env_file,
+            compose_files: vec!["compose.yaml"],
+            environment_wins: true,
+        })
+    }
+
+    /// The project that tests bring up beside it: ports and secrets of its own, whatever the environment says.
+    pub(crate) fn for_tests(&self) -> Self {
+        Self {
+            root: self.root.clone(),
+            name: "agora-test".to_owned(),
+            env_file: self.outputs().join("test/.env"),
+            compose_files: vec!["compose.yaml", "compose.test.yaml"],
+            environment_wins: false,
+        }
+    }
+
+    /// The same project with other settings and secrets.
+    pub(crate) fn with_env_file(self, env_file: PathBuf) -> Self {
+        Self { env_file, ..self }
+    }
+
+    /// Where xtask keeps what it makes.
+    pub(crate) fn outputs(&self) -> PathBuf {
+        self.root.join("target/agora")
+    }
+
+    /// Where the output of long steps goes.
+    pub(crate) fn log(&self, step: &str) -> PathBuf {
+        self.outputs().join("logs").join(format!("{step}.log"))
+    }
+
+    /// Cargo's target folder.
+    pub(crate) fn cargo_target(&self) -> PathBuf {
+        env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| self.root.join("target"), |path| self.root.join(path))
+    }
+
+    /// The service binaries, a folder each: the build contexts of the service images.
+    pub(crate) fn binaries(&self) -> PathBuf {
+        env::var_os("AGORA_BIN_DIR")
+            .map_or_else(|| self.outputs().join("bin"), |path| self.root.join(path))
+    }
+
+    /// Tools fetched for this user, kept between clones.
+    pub(crate) fn cache() -> anyhow::Result<PathBuf> {
+        let absolute = |name: &str| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .map(|cache| cache.join("agora"))
+            .ok_or_else(|| {
+                outcome::usage(
+                    "neither XDG_CACHE_HOME nor HOME is set",
+                    "set HOME to your home folder",
+                )
+            })
+    }
+
+    /// The settings as compose sees them.
+    pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
+        if !self.env_file.exists() {
+            return Err(outcome::unavailable(
+                format!(
+                    "{} isn't there: the system was never started",
+                    self.env_file.display()
+                ),
+                "start it with `cargo xtask up`",
+            ));
+        }
+        Ok(self.settings_from(&EnvFile::read(&self.env_file)?))
+    }
+
+    /// The settings of an env file that is at hand already.
+    pub(crate) fn settings_from(&self, file: &EnvFile) -> Settings {
+        let mut values: BTreeMap<String, String> = file
+            .entries()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        if self.environment_wins {
+            values.extend(env::vars().filter(|(name, _)| name.starts_with("AGORA_")));
+        }
+        Settings { values }
+    }
+}
+
+/// Names and values, the environment over the env file.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    values: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// A setting that must be there.
+    pub(crate) fn require(&self, name: &str) -> anyhow::Result<&str> {
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| {
+                outcome::unavailable(
+                    format!("{name} has no value"),
+                    "`cargo xtask up` completes the .env file",
+                )
+            })
+    }
+
+    /// The chosen port; 0 is any free one.
+    pub(crate) fn port(&self, port: &PublishedPort) -> anyhow::Result<u16> {
+        let value = self
+            .values
+            .get(port.variable)
+            .map_or(port.default, String::as_str);
+        value.parse().map_err(|_| {
+            outcome::usage(
+                format!("{}: `{value}` is not a port", port.variable),
+                "expected a number from 0 (any free port) to 65535",
+            )
+        })
+    }
+
+    /// These settings with others set over them.
+    pub(crate) fn with<'a>(
+        &self,
+        others: impl IntoIterator<Item = (&'a &'static str, &'a String)>,
+    ) -> Self {
+        let mut values = self.values.clone();
+        values.extend(
+            others
+                .into_iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+        );
+        Self { values }
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// The folder with `compose.yaml`: cargo names it, else it is looked for upward from the current folder.
+///
+/// Not `env!`: a binary in a target folder that clones share would carry the path of another clone.
+fn find_root() -> anyhow::Result<PathBuf> {
+    let is_root =
+        |folder: &Path| folder.join("compose.yaml").is_file() && folder.join("xtask").is_dir();
+    let by_cargo = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    if let Some(root) = by_cargo
+        .as_deref()
+        .and_then(Path::parent)
+        .filter(|folder| is_root(folder))
+    {
+        return Ok(root.to_owned());
+    }
+    let here = env::current_dir()?;
+    here.ancestors()
+        .find(|folder| is_root(folder))
+        .map(Path::to_owned)
+        .ok_or_else(|| {
+            outcome::usage(
+                format!("{} is not inside agora's repository", here.display()),
+                "run `cargo xtask` from a folder of the clone",
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(values: &[(&str, &str)]) -> Settings {
+        Settings {
+            values: values
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_port_has_a_default_and_a_bad_one_is_named() {
+        assert_eq!(settings(&[]).port(&PORTS[0]).unwrap(), 80);
+        let error = settings(&[("AGORA_HTTP_PORT", "eighty")])
+            .port(&PORTS[0])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("AGORA_HTTP_PORT") && error.contains("eighty"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_empty_setting_counts_as_missing() {
+        assert!(
+            settings(&[("AGORA_JWT_KEYS", "")])
+                .require("AGORA_JWT_KEYS")
+                .is_err()
+        );
+    }
+}

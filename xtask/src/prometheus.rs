@@ -1,0 +1,158 @@
+//! Questions to the project's Prometheus.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use serde::Deserialize;
+
+use crate::{
+    engine::{self, Container},
+    http::Client,
+    outcome,
+    project::PORTS,
+    wait,
+};
+
+/// How long a scrape of every target may take to come round.
+const SCRAPED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Seconds since 1970 on Prometheus's own clock, which may differ from this machine's.
+pub(crate) type Moment = f64;
+
+/// A series of an instant query's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Sample {
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Its value.
+    pub(crate) value: f64,
+}
+
+impl Sample {
+    /// A label's value; empty where there is none, as Prometheus sees it.
+    pub(crate) fn label(&self, name: &str) -> &str {
+        self.labels.get(name).map_or("", String::as_str)
+    }
+}
+
+/// The project's Prometheus.
+#[derive(Debug)]
+pub(crate) struct Prometheus {
+    client: Client,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+enum Envelope<T> {
+    Success { data: T },
+    Error { error: String },
+}
+
+#[derive(Deserialize)]
+struct Vector {
+    result: Vec<Series>,
+}
+
+#[derive(Deserialize)]
+struct Series {
+    metric: BTreeMap<String, String>,
+    value: (f64, String),
+}
+
+#[derive(Deserialize)]
+struct Scalar {
+    result: (f64, String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Targets {
+    active_targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Target {
+    labels: BTreeMap<String, String>,
+    last_scrape: chrono::DateTime<chrono::Utc>,
+}
+
+impl Prometheus {
+    /// The Prometheus among these containers.
+    pub(crate) fn new(containers: &[Container]) -> anyhow::Result<Self> {
+        let port = PORTS
+            .iter()
+            .find(|port| port.service == "prometheus")
+            .context("no port for Prometheus")?;
+        Ok(Self {
+            client: Client::new(&engine::published(containers, port)?),
+        })
+    }
+
+    /// What time it is for Prometheus.
+    pub(crate) fn now(&self) -> anyhow::Result<Moment> {
+        let scalar: Scalar = self.ask("/api/v1/query", &[("query", "time()")])?;
+        scalar
+            .result
+            .1
+            .parse()
+            .context("Prometheus's time is no number")
+    }
+
+    /// An instant query.
+    pub(crate) fn query(&self, query: &str, at: Moment) -> anyhow::Result<Vec<Sample>> {
+        let vector: Vector = self.ask(
+            "/api/v1/query",
+            &[("query", query), ("time", &format!("{at:.3}"))],
+        )?;
+        let samples = vector.result.into_iter().map(|series| {
+            let value = series
+                .value
+                .1
+                .parse()
+                .with_context(|| format!("no number: {}", series.value.1))?;
+            Ok(Sample {
+                labels: series.metric,
+                value,
+            })
+        });
+        samples.collect()
+    }
+
+    /// Waits until every target was scraped after this call began; returns a moment that sees those scrapes.
+    pub(crate) fn wait_for_fresh_scrapes(&self) -> anyhow::Result<Moment> {
+        let began = self.now()?;
+        let mut behind = String::new();
+        let fresh = wait::until(SCRAPED_WITHIN, Duration::from_millis(250), || {
+            let targets: Targets = self.ask("/api/v1/targets", &[("state", "active")])?;
+            let late = targets
+                .active_targets
+                .iter()
+                .find(|target| target.last_scrape.timestamp_millis() as f64 / 1_000.0 <= began);
+            behind = match late {
+                Some(target) => target.labels.get("job").cloned().unwrap_or_default(),
+                None if targets.active_targets.is_empty() => "any target".to_owned(),
+                None => return self.now().map(Some),
+            };
+            Ok(None)
+        })?;
+        fresh.ok_or_else(|| {
+            outcome::unavailable(
+                format!("Prometheus did not scrape {behind} within {} s", SCRAPED_WITHIN.as_secs()),
+                "look at the targets page of Prometheus; `cargo xtask logs prometheus` shows its log",
+            )
+        })
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<T> {
+        let answer = self.client.get(path, &[], query)?;
+        match answer.json()? {
+            Envelope::Success { data } => Ok(data),
+            Envelope::Error { error } => bail!(anyhow!("Prometheus refuses {query:?}: {error}")),
+        }
+    }
+}
