@@ -99,8 +99,8 @@ impl Project {
     pub(crate) fn discover() -> anyhow::Result<Self> {
         let root = find_root()?;
         let env_file =
-            env::var_os("AGORA_ENV_FILE").map_or_else(|| root.join(".env"), |path| root.join(path));
-        let name = env::var("AGORA_PROJECT").unwrap_or_else(|_| "agora".to_owned());
+            set("AGORA_ENV_FILE").map_or_else(|| root.join(".env"), |path| root.join(path));
+        let name = set("AGORA_PROJECT").unwrap_or_else(|| "agora".to_owned());
         Ok(Self {
             root,
             name,
@@ -144,8 +144,7 @@ impl Project {
 
     /// The service binaries, a folder each: the build contexts of the service images.
     pub(crate) fn binaries(&self) -> PathBuf {
-        env::var_os("AGORA_BIN_DIR")
-            .map_or_else(|| self.outputs().join("bin"), |path| self.root.join(path))
+        set("AGORA_BIN_DIR").map_or_else(|| self.outputs().join("bin"), |path| self.root.join(path))
     }
 
     /// Tools fetched for this user, kept between clones.
@@ -248,6 +247,11 @@ impl Settings {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
+}
+
+/// A variable of this process; an empty one counts as not set, as in compose.
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The folder with `compose.yaml`: cargo names it, else it is looked for upward from the current folder.

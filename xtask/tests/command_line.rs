@@ -9,7 +9,7 @@ fn xtask(args: &[&str]) -> Output {
         .env("DOCKER_HOST", "tcp://127.0.0.1:1")
         .env("AGORA_PROJECT", "agora-nobody")
         .output()
-        .unwrap()
+        .expect("failed to start xtask")
 }
 
 fn stderr(output: &Output) -> String {

@@ -1,5 +1,7 @@
 //! order-service from outside: real PostgreSQL, real RabbitMQ, one of each for every test.
 
+mod process;
+
 use order_service::{Config, start};
 use serde_json::{Value, json};
 use shared_events::{Event, OrderPlaced};

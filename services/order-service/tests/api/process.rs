@@ -1,0 +1,213 @@
+//! The service as a process: what it refuses, what it says, how it ends. One service stands for all four
+//! here, as the lifecycle is the chassis's.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use serde_json::Value;
+use sqlx::PgPool;
+use testkit::{BrokerClient, PATIENCE, eventually, header_text};
+use tokio::sync::Mutex;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// A running order-service; killed when dropped.
+struct Process {
+    child: Child,
+    log: BufReader<ChildStdout>,
+    ops: SocketAddr,
+}
+
+impl Process {
+    fn start(variables: &[(&str, &str)]) -> Self {
+        let ops = free_address();
+        let mut child = command(ops, variables).stdout(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        Self { child, log, ops }
+    }
+
+    /// The next log line with this message; every line must be JSON.
+    fn logged(&mut self, message: &str) -> Value {
+        for line in self.log.by_ref().lines() {
+            let line = line.unwrap();
+            let json: Value =
+                serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            if json["message"] == message {
+                return json;
+            }
+        }
+        panic!("the log ended without {message:?}");
+    }
+
+    /// Waits until it serves; where.
+    fn serving(&mut self) -> String {
+        self.logged("serving")["addr"].as_str().unwrap().to_owned()
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("the process ends")
+    }
+
+    async fn ready(&self) -> Option<(u16, Value)> {
+        let answer = reqwest::get(format!("http://{}/readyz", self.ops)).await.ok()?;
+        Some((answer.status().as_u16(), answer.json().await.ok()?))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(ops: SocketAddr, variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_order-service"));
+    command
+        .env_clear()
+        .env("HTTP_ADDR", "127.0.0.1:0")
+        .env("OPS_ADDR", ops.to_string())
+        .envs(variables.iter().copied());
+    command
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Takes what is exported over OTLP/gRPC.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<String>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let spans = request.into_inner().resource_spans.into_iter();
+        let spans = spans.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans);
+        let hex = |id: Vec<u8>| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        self.0.lock().await.extend(spans.map(|span| format!("{} {}", hex(span.trace_id), span.name)));
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[test]
+fn a_refused_configuration_names_the_variable_and_ends_with_2() {
+    let output = command(free_address(), &[("DATABASE_URL", "mysql://root:hunter2@db/orders")])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("DATABASE_URL") && text.contains("postgres://"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[tokio::test]
+async fn dependencies_that_never_answer_are_named_and_end_the_start() {
+    let variables = [
+        ("DATABASE_URL", "postgres://nobody:x@127.0.0.1:9/orders"),
+        ("AMQP_URL", "amqp://nobody:x@127.0.0.1:9/%2f"),
+        ("STARTUP_TIMEOUT_SECONDS", "2"),
+    ];
+    let mut process = Process::start(&variables);
+    eventually("it says what it waits for", async || {
+        process.ready().await.is_some_and(|(status, report)| {
+            (status, &report["status"], &report["dependencies"]["postgres"])
+                == (503, &"starting".into(), &"unreachable".into())
+        })
+    })
+    .await;
+    let error = process.logged("stopping: the service failed");
+    assert!(error["error"].as_str().unwrap().contains("postgres"), "{error}");
+    assert_eq!(process.ended().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
+    let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
+    let collector = Collector::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let otlp = format!("http://{}", listener.local_addr().unwrap());
+    let server = tonic::transport::Server::builder()
+        .add_service(TraceServiceServer::new(collector.clone()))
+        .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener));
+    tokio::spawn(server);
+
+    let mut process = Process::start(&[
+        ("DATABASE_URL", &database),
+        ("AMQP_URL", &broker),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp),
+    ]);
+    let addr = process.serving();
+    let healthcheck = command(process.ops, &[("DATABASE_URL", &database), ("AMQP_URL", &broker)])
+        .arg("healthcheck")
+        .status();
+    assert!(healthcheck.unwrap().success());
+
+    // While this lock is held, the order can't be stored: the request is in flight.
+    let pool = PgPool::connect(&database).await.unwrap();
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let request = reqwest::Client::new()
+        .post(format!("http://{addr}/orders/?product_id=99"))
+        .header("X-User-Id", Uuid::now_v7().to_string())
+        .header("X-User-Email", "ada@example.com")
+        .header("traceparent", TRACEPARENT)
+        .send();
+    let request = tokio::spawn(request);
+    eventually("the order waits for the lock", async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
+                       (SELECT oid FROM pg_database WHERE datname = current_database())";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap() > 0
+    })
+    .await;
+
+    process.terminate();
+    eventually("it says that it drains", async || {
+        let report = process.ready().await;
+        report.is_some_and(|(status, report)| status == 503 && report["status"] == "draining")
+    })
+    .await;
+    eventually("it takes no new connection", async || {
+        tokio::net::TcpStream::connect(&addr).await.is_err()
+    })
+    .await;
+    lock.rollback().await.unwrap();
+
+    assert_eq!(request.await.unwrap().unwrap().status(), 202);
+    assert_eq!(process.logged("order placed")["trace_id"], TRACE_ID);
+    assert_eq!(process.ended().await.code(), Some(0));
+    let (_, headers) = BrokerClient::connect(&broker).await.wait_for_message("order_events").await;
+    let traceparent = header_text(&headers, "traceparent").unwrap();
+    assert!(traceparent.contains(TRACE_ID), "{traceparent}");
+    let spans = collector.0.lock().await;
+    assert!(spans.contains(&format!("{TRACE_ID} POST /orders/")), "{spans:?}");
+}
