@@ -150,3 +150,13 @@ fn report(error: &anyhow::Error, format: Format) -> Exit {
     }
     exit
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -14,6 +14,9 @@ use serde::Serialize;
 /// How often a long step says where it is when nobody watches a spinner.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
+/// The narrowest terminal that tables are fitted to.
+const NARROWEST_COLUMNS: u16 = 60;
+
 /// The form of a result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -43,8 +46,14 @@ pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
-        .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
+    // Some terminals say that they have no columns at all: wrapping to that would stack single letters.
+    if table
+        .width()
+        .is_some_and(|columns| columns >= NARROWEST_COLUMNS)
+    {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table
 }
 

@@ -15,6 +15,7 @@ const LOAD_RUN_TIME: &str = "20s";
 
 /// What `demo` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[group(id = "demo")]
 pub(crate) struct Options {
     #[command(flatten)]
     up: up::Options,

@@ -213,6 +213,13 @@ fn print_text(report: &Report) {
         Exit::Inconclusive => {
             "nothing can be said: make another run while nobody else uses the system"
         }
+        _ if report
+            .rows
+            .iter()
+            .all(|row| row.finding.exit() == Exit::Holds) =>
+        {
+            "the counts agree, but not every target is up"
+        }
         _ => "Prometheus and the load generator do not agree",
     };
     println!(

@@ -1,0 +1,48 @@
+//! Requests byte for byte as a test wrote them: no HTTP library would send most of them.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+/// The longest silence on a connection; nothing here takes longer than a second.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// A request without a body. Each header may hold several lines, or none that HTTP allows.
+pub(crate) fn request(method: &str, target: &str, headers: &[&str]) -> Vec<u8> {
+    request_with_body(method, target, headers, b"")
+}
+
+/// A request with a body, whose length or encoding the headers have to say.
+pub(crate) fn request_with_body(
+    method: &str,
+    target: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Vec<u8> {
+    let headers: String = headers.iter().map(|lines| format!("{lines}\r\n")).collect();
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: shop\r\n{headers}\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// Sends a request on a connection of its own and gives the status of the answer.
+pub(crate) fn send(address: SocketAddr, request: &[u8]) -> io::Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, SILENCE)?;
+    bound(&stream)?;
+    // A gateway that has refused a request may not read the rest of it; its answer counts.
+    let written = stream.write_all(request);
+    let mut status_line = String::new();
+    BufReader::new(&stream).read_line(&mut status_line)?;
+    let status = status_line.split(' ').nth(1).and_then(|s| s.parse().ok());
+    status.ok_or_else(|| match written {
+        Err(error) => error,
+        Ok(()) => io::Error::other(format!("no HTTP answer but {status_line:?}")),
+    })
+}
+
+/// Ends every wait on this connection after [`SILENCE`].
+pub(crate) fn bound(stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))
+}

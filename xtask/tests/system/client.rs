@@ -1,0 +1,188 @@
+//! HTTP as a client of the gateway or of RabbitMQ's management API speaks it: a status is an answer, never an
+//! error, and each request has a deadline.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use ureq::Agent;
+
+/// Longer than the 10 s within which a service answers or gives up.
+const LIMIT: Duration = Duration::from_secs(15);
+
+pub(crate) type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// A client of one server.
+pub(crate) struct Client {
+    agent: Agent,
+    base: String,
+}
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) body: String,
+}
+
+impl Client {
+    /// A client of the server at `base`, e.g. `http://127.0.0.1:80`.
+    pub(crate) fn new(base: String) -> Self {
+        let agent = Agent::config_builder()
+            .timeout_global(Some(LIMIT))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .build()
+            .new_agent();
+        Self { agent, base }
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str, headers: Headers<'_>) -> Answer {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::read(path, request.call())
+    }
+
+    /// A POST with a JSON body, or an empty one.
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str, headers: Headers<'_>, body: Option<&Value>) -> Answer {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::read(
+            path,
+            match body {
+                Some(body) => request.send_json(body),
+                None => request.send_empty(),
+            },
+        )
+    }
+
+    #[track_caller]
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        Answer::read(
+            path,
+            self.agent.delete(format!("{}{path}", self.base)).call(),
+        )
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    fn read(path: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
+        let mut answer = answer.unwrap_or_else(|error| panic!("{path}: no answer: {error}"));
+        let content_type = answer.headers().get("content-type");
+        Self {
+            status: answer.status().as_u16(),
+            content_type: content_type
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+            body: answer
+                .body_mut()
+                .read_to_string()
+                .unwrap_or_else(|error| panic!("{path}: the answer broke off: {error}")),
+        }
+    }
+
+    /// Passes it on when it has this status.
+    #[track_caller]
+    pub(crate) fn expect_status(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.body);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.body))
+    }
+}
+
+/// Somebody who signed up and logged in.
+pub(crate) struct Person {
+    pub(crate) id: String,
+    pub(crate) token: String,
+    /// The value of the `Authorization` header.
+    pub(crate) authorization: String,
+}
+
+impl Person {
+    /// Signs somebody up who wasn't there before.
+    #[track_caller]
+    pub(crate) fn new(gateway: &Client) -> Self {
+        let email = format!("{:x}@example.org", nanoseconds());
+        let password = "correct horse battery staple";
+        let account = json!({ "name": "Ada", "email": email, "password": password });
+        let account = gateway
+            .post("/auth/signup", &[], Some(&account))
+            .expect_status(201)
+            .json();
+        let login = json!({ "email": email, "password": password });
+        let login = gateway
+            .post("/auth/login", &[], Some(&login))
+            .expect_status(200)
+            .json();
+        let token = text(&login, "access_token");
+        Self {
+            id: text(&account, "id"),
+            authorization: format!("Bearer {token}"),
+            token,
+        }
+    }
+
+    /// Places an order for one piece; returns the order's id.
+    #[track_caller]
+    pub(crate) fn order(&self, gateway: &Client, product_id: u32) -> String {
+        let answer = self
+            .try_to_order(gateway, product_id)
+            .expect_status(202)
+            .json();
+        text(&answer, "order_id")
+    }
+
+    /// Tries to place an order for one piece.
+    #[track_caller]
+    pub(crate) fn try_to_order(&self, gateway: &Client, product_id: u32) -> Answer {
+        gateway.post(
+            &format!("/orders/?product_id={product_id}"),
+            &[("authorization", &self.authorization)],
+            None,
+        )
+    }
+
+    /// What is left of a product.
+    #[track_caller]
+    pub(crate) fn available(&self, gateway: &Client, product_id: u32) -> i64 {
+        gateway
+            .get(
+                &format!("/inventory/{product_id}"),
+                &[("authorization", &self.authorization)],
+            )
+            .expect_status(200)
+            .json()["available"]
+            .as_i64()
+            .expect("`available` is a number")
+    }
+}
+
+/// A string of a JSON object.
+#[track_caller]
+pub(crate) fn text(object: &Value, name: &str) -> String {
+    object[name]
+        .as_str()
+        .unwrap_or_else(|| panic!("no text `{name}` in {object}"))
+        .to_owned()
+}
+
+/// Since 1970; tests take turns, so no two calls see the same.
+fn nanoseconds() -> u128 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("the clock is past 1970")
+        .as_nanos()
+}

@@ -1,0 +1,212 @@
+//! Load runs, and whether `verify-metrics` can tell a good one from a bad one.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use load_record::{LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE};
+
+use crate::{system::System, wait};
+
+/// Building nothing, preparing users and two rounds of scrapes come on top of the run time.
+pub(crate) const RUN_ENDS_WITHIN: Duration = Duration::from_secs(120);
+/// Two scrapes, and some.
+const SCRAPED_WITHIN: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_checkout_run_fails_no_request() {
+    let system = System::take_turn();
+    let summary = calm_run(&system).summary();
+    assert_eq!(summary.failed, 0);
+    assert!(summary.orders.accepted > 0);
+    assert_eq!(summary.orders.tried, summary.orders.accepted);
+}
+
+#[test]
+fn verify_metrics_agrees_with_a_calm_run() {
+    let system = System::take_turn();
+    let run = calm_run(&system);
+    let text = system
+        .xtask(&["verify-metrics", "--run", &run.id])
+        .expect_code(0)
+        .stdout;
+    assert!(
+        text.contains("Prometheus and the load generator agree"),
+        "{text}"
+    );
+    let report = system
+        .xtask(&["verify-metrics", "--run", &run.id, "--format", "json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(report["outcome"], "holds");
+    let rows = report["rows"].as_array().expect("`rows` is a list");
+    for counter in [
+        "traefik",
+        "user-service",
+        "order-service",
+        "inventory-service",
+    ] {
+        assert!(
+            rows.iter().any(|row| row["counter"] == counter),
+            "no {counter} in {report}"
+        );
+    }
+    assert!(rows.iter().all(|row| row["finding"] == "equal"), "{report}");
+}
+
+#[test]
+fn verify_metrics_names_the_route_of_a_miscounted_request() {
+    let system = System::take_turn();
+    let run = calm_run(&system);
+    let tampered = run.copy("tampered");
+    let mut summary = run.summary();
+    let orders = summary
+        .requests
+        .iter_mut()
+        .find(|request| request.route == "/orders/")
+        .expect("a checkout run places orders");
+    orders.count += 1;
+    let summary = serde_json::to_vec(&summary).expect("a summary is JSON");
+    fs::write(tampered.folder().join(SUMMARY_FILE), summary).expect("a copied run can be written");
+
+    let verdict = system.xtask(&["verify-metrics", "--run", &tampered.id]);
+    fs::remove_dir_all(tampered.folder()).expect("a copied run can be removed");
+    let text = verdict.expect_code(1).stdout;
+    let differing: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("DIFFERS"))
+        .collect();
+    assert!(
+        differing
+            .iter()
+            .any(|line| line.contains("POST orders@file 202")),
+        "{text}"
+    );
+    assert!(
+        differing
+            .iter()
+            .any(|line| line.contains("POST /orders/ 202")),
+        "{text}"
+    );
+}
+
+#[test]
+fn verify_metrics_names_a_target_that_is_down() {
+    let system = System::take_turn();
+    let run = calm_run(&system);
+    let verify = || system.xtask(&["verify-metrics", "--run", &run.id, "--format", "json"]);
+    let outage = system.kill("product-service");
+    wait::until("a missing target", SCRAPED_WITHIN, || {
+        let report = verify();
+        if report.code == Some(1)
+            && report.json()["targets_down"] == serde_json::json!(["product-service"])
+        {
+            Ok(())
+        } else {
+            Err(report.account())
+        }
+    });
+    drop(outage);
+    wait::until("all targets", SCRAPED_WITHIN, || {
+        let report = verify();
+        if report.code == Some(0) {
+            Ok(())
+        } else {
+            Err(report.account())
+        }
+    });
+}
+
+#[test]
+fn a_scenario_that_does_not_exist_is_wrong_usage() {
+    let system = System::take_turn();
+    let refused = system.xtask(&["load", "no-such-scenario"]).expect_code(2);
+    assert!(
+        refused.stderr.contains("no-such-scenario"),
+        "{}",
+        refused.stderr
+    );
+}
+
+/// A run that nothing disturbed; made once for all tests that only look at it.
+fn calm_run(system: &System) -> &'static Run {
+    static RUN: OnceLock<Run> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let load = system.start_xtask(&[
+            "load",
+            "checkout",
+            "--run-time",
+            "10s",
+            "--users",
+            "5",
+            "--max-error-rate",
+            "0",
+            "--format",
+            "json",
+        ]);
+        Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json())
+    })
+}
+
+/// A run on disk.
+pub(crate) struct Run {
+    pub(crate) id: String,
+}
+
+impl Run {
+    /// The run that `load --format json` reported.
+    #[track_caller]
+    pub(crate) fn of(summary: &serde_json::Value) -> Self {
+        Self {
+            id: crate::client::text(summary, "run_id"),
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        // Asked at run time: the folder of the clone that runs the tests, which may share its target
+        // folder with others.
+        let xtask = env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+        let root = Path::new(&xtask)
+            .parent()
+            .expect("xtask is in the repository");
+        root.join("target/agora/load").join(&self.id)
+    }
+
+    /// What the load generator counted.
+    #[track_caller]
+    pub(crate) fn summary(&self) -> RunSummary {
+        let text = self.read(SUMMARY_FILE);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", self.id))
+    }
+
+    /// Every order that was tried.
+    #[track_caller]
+    pub(crate) fn ledger(&self) -> Vec<LedgerEntry> {
+        let text = self.read(LEDGER_FILE);
+        let entry =
+            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        text.lines().map(entry).collect()
+    }
+
+    fn read(&self, file: &str) -> String {
+        let path = self.folder().join(file);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The same run under another name.
+    fn copy(&self, suffix: &str) -> Self {
+        let copy = Self {
+            id: format!("{}-{suffix}", self.id),
+        };
+        fs::create_dir_all(copy.folder()).expect("a run's folder can be made");
+        for entry in fs::read_dir(self.folder()).expect("the run has a folder") {
+            let entry = entry.expect("the run's folder can be read");
+            fs::copy(entry.path(), copy.folder().join(entry.file_name()))
+                .expect("a file can be copied");
+        }
+        copy
+    }
+}

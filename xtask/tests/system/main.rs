@@ -1,0 +1,22 @@
+//! The whole system from outside, as the people who use it meet it: the xtask binary, HTTP through the
+//! gateway, and the container engine to break things with.
+//!
+//! `cargo xtask test` starts the system and says where it is. All tests share it, so they take turns
+//! ([`system::System::take_turn`]), and each finds it healthy and without dead letters. Left out: what one service
+//! does by itself; its own tests show that.
+
+mod client;
+mod program;
+mod reconciliation;
+mod system;
+mod wait;
+
+mod command_errors;
+mod databases;
+mod dead_letters;
+mod footprint;
+mod identity;
+mod kills;
+mod load;
+mod outages;
+mod story;

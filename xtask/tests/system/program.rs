@@ -1,0 +1,131 @@
+//! Running xtask and docker: each call has a time limit, and what it wrote is part of every complaint about it.
+
+use std::{env, ffi::OsString, path::Path, process::Output, time::Duration};
+
+use duct::{Expression, Handle};
+use serde_json::Value;
+
+/// Enough for every call that doesn't put load on the system.
+const LIMIT: Duration = Duration::from_secs(60);
+/// xtask ends the load generator within 15 s once it is asked to end.
+const END_WITHIN: Duration = Duration::from_secs(20);
+
+/// The xtask binary, pointed at one system and untouched by this machine's own settings.
+pub(crate) fn xtask(project: &str, env_file: &Path, args: &[&str]) -> Expression {
+    // The system's settings are all in its env file.
+    let environment =
+        env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("AGORA_"));
+    let system = [
+        ("AGORA_PROJECT", project.into()),
+        ("AGORA_ENV_FILE", env_file.into()),
+    ];
+    let system = system.map(|(name, value)| (OsString::from(name), value));
+    duct::cmd(env!("CARGO_BIN_EXE_xtask"), args).full_env(environment.chain(system))
+}
+
+/// Runs a program that is over within a minute.
+#[track_caller]
+pub(crate) fn run(expression: &Expression) -> Ended {
+    Running::start(expression).end_within(LIMIT)
+}
+
+/// Runs `docker` and returns what it wrote.
+#[track_caller]
+pub(crate) fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> String {
+    run(&duct::cmd("docker", args)).expect_code(0).stdout
+}
+
+/// A program under way; asked to end when the test ends before it.
+pub(crate) struct Running {
+    handle: Handle,
+    what: String,
+}
+
+impl Running {
+    /// Starts it.
+    #[track_caller]
+    pub(crate) fn start(expression: &Expression) -> Self {
+        let handle = expression
+            .stdin_null()
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .start()
+            .unwrap_or_else(|error| panic!("{expression:?} can't be started: {error}"));
+        Self {
+            handle,
+            what: format!("{expression:?}"),
+        }
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.handle.try_wait().is_ok_and(|output| output.is_none())
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn end_within(self, limit: Duration) -> Ended {
+        match self.handle.wait_timeout(limit) {
+            Ok(Some(output)) => Ended::new(&self.what, output),
+            Ok(None) => panic!("{} did not end within {} s", self.what, limit.as_secs()),
+            Err(error) => panic!("{} can't be waited for: {error}", self.what),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_running() {
+            return;
+        }
+        for pid in self.handle.pids() {
+            // A program that ended by itself meanwhile is just as well.
+            let _ = duct::cmd!("kill", pid.to_string()).stderr_null().run();
+        }
+        let _ = self.handle.wait_timeout(END_WITHIN);
+    }
+}
+
+/// A program that ended.
+pub(crate) struct Ended {
+    /// `None` after a signal.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    what: String,
+}
+
+impl Ended {
+    fn new(what: &str, output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+            what: what.to_owned(),
+        }
+    }
+
+    /// Passes it on when it ended with this code.
+    #[track_caller]
+    pub(crate) fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.account());
+        self
+    }
+
+    /// Its standard output as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.account()))
+    }
+
+    /// What ran and what it wrote.
+    pub(crate) fn account(&self) -> String {
+        format!(
+            "{} ended with {:?}\nstdout: {}\nstderr: {}",
+            self.what, self.code, self.stdout, self.stderr
+        )
+    }
+}

@@ -1,0 +1,74 @@
+//! The seed story: sign up, log in, read, order, watch the stock drop.
+
+use std::time::Duration;
+
+use crate::{
+    client::{Person, text},
+    system::System,
+    wait,
+};
+
+/// The story's product; load leaves it alone.
+const PRODUCT: u32 = 99;
+const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
+
+#[test]
+fn an_order_by_somebody_new_takes_one_from_the_stock() {
+    let system = System::take_turn();
+    let gateway = &system.gateway;
+    gateway.get("/users/", &[]).expect_status(401);
+    let ada = Person::new(gateway);
+    let users = gateway
+        .get("/users/", &[("authorization", &ada.authorization)])
+        .expect_status(200)
+        .json();
+    assert!(
+        users["items"]
+            .as_array()
+            .is_some_and(|items| !items.is_empty()),
+        "{users}"
+    );
+
+    let before = ada.available(gateway, PRODUCT);
+    let order = ada.order(gateway, PRODUCT);
+    let read = gateway
+        .get(
+            &format!("/orders/{order}"),
+            &[("authorization", &ada.authorization)],
+        )
+        .expect_status(200)
+        .json();
+    assert_eq!(text(&read, "order_id"), order);
+    let after = wait::until("the stock to drop", STOCK_DROPS_WITHIN, || {
+        match ada.available(gateway, PRODUCT) {
+            now if now < before => Ok(now),
+            now => Err(format!("still {now}")),
+        }
+    });
+    assert_eq!(after, before - 1);
+}
+
+#[test]
+fn smoke_walks_the_whole_story() {
+    let system = System::take_turn();
+    let text = system.xtask(&["smoke"]).expect_code(0).stdout;
+    assert!(text.contains("The story holds"), "{text}");
+
+    let report = system
+        .xtask(&["smoke", "--format", "json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(report["outcome"], "holds");
+    assert!(report["failure"].is_null(), "{report}");
+    let steps = report["steps"].as_array().expect("`steps` is a list");
+    assert!(
+        steps.iter().any(|step| step["name"] == "the stock drops"),
+        "{report}"
+    );
+    for step in steps {
+        assert!(
+            step["duration_ms"].is_u64() && step["detail"].is_string(),
+            "{step}"
+        );
+    }
+}

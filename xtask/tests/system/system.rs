@@ -1,0 +1,178 @@
+//! The system that `cargo xtask test` started: whose turn it is, and ways to ask it and to break it.
+
+use std::{
+    env,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use duct::Expression;
+use shared_events::topology::{self, Topology};
+
+use crate::{
+    client::Client,
+    program::{self, Ended, Running, docker},
+    wait,
+};
+
+/// RabbitMQ takes longest: ten seconds to boot, some more until everybody is connected again.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The running system, for one test at a time.
+pub(crate) struct System {
+    /// The gateway.
+    pub(crate) gateway: Client,
+    /// RabbitMQ's management API.
+    broker: Client,
+    project: String,
+    env_file: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl System {
+    /// Waits for this test's turn and heals what an earlier test may have left behind.
+    pub(crate) fn take_turn() -> Self {
+        // A test that failed has no say in whether the next one runs.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let system = Self {
+            gateway: Client::new(required("AGORA_TEST_GATEWAY_URL")),
+            broker: Client::new(required("AGORA_TEST_RABBITMQ_API")),
+            project: required("AGORA_TEST_PROJECT"),
+            env_file: required("AGORA_TEST_ENV_FILE").into(),
+            _turn: turn,
+        };
+        for stopped in system.containers(&["--filter", "status=exited"]) {
+            docker(["start", &stopped]);
+        }
+        system.wait_until_healthy();
+        system.purge_dead_letters();
+        system
+    }
+
+    /// Runs an xtask command that is over within a minute.
+    #[track_caller]
+    pub(crate) fn xtask(&self, args: &[&str]) -> Ended {
+        program::run(&self.xtask_call(args))
+    }
+
+    /// Starts an xtask command.
+    #[track_caller]
+    pub(crate) fn start_xtask(&self, args: &[&str]) -> Running {
+        Running::start(&self.xtask_call(args))
+    }
+
+    fn xtask_call(&self, args: &[&str]) -> Expression {
+        program::xtask(&self.project, &self.env_file, args)
+    }
+
+    /// Waits until `xtask status` has no complaint.
+    #[track_caller]
+    pub(crate) fn wait_until_healthy(&self) {
+        wait::until("a healthy system", HEALTHY_WITHIN, || {
+            let status = self.xtask(&["status"]);
+            match status.code {
+                Some(0) => Ok(()),
+                _ => Err(status.account()),
+            }
+        });
+    }
+
+    /// The ids of the project's containers, stopped ones included.
+    fn containers(&self, filter: &[&str]) -> Vec<String> {
+        let project = format!("label=com.docker.compose.project={}", self.project);
+        let all = ["ps", "--all", "--quiet", "--filter", &project];
+        let ids = docker(all.into_iter().chain(filter.iter().copied()));
+        ids.lines().map(str::to_owned).collect()
+    }
+
+    /// The id of a service's container.
+    #[track_caller]
+    pub(crate) fn container(&self, service: &str) -> String {
+        let label = format!("label=com.docker.compose.service={service}");
+        let ids = self.containers(&["--filter", &label]);
+        let [id] = ids.as_slice() else {
+            panic!("{service} has the containers {ids:?}");
+        };
+        id.clone()
+    }
+
+    /// Kills a service's container. For the engine that is a stop by hand: its restart policy leaves the
+    /// container alone, and it is started again when the outage is dropped.
+    #[track_caller]
+    #[must_use]
+    pub(crate) fn kill(&self, service: &str) -> Outage {
+        let container = self.container(service);
+        docker(["kill", &container]);
+        Outage { container }
+    }
+
+    /// Asks one of the databases as superuser; rows of columns.
+    #[track_caller]
+    pub(crate) fn query(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
+        let postgres = self.container("postgres");
+        let psql = [
+            "exec",
+            &postgres,
+            "psql",
+            "--no-psqlrc",
+            "--tuples-only",
+            "--no-align",
+            "--field-separator=|",
+            "--username=postgres",
+            "--dbname",
+            database,
+            "--command",
+            sql,
+        ];
+        let row = |line: &str| line.split('|').map(str::to_owned).collect();
+        docker(psql).lines().map(row).collect()
+    }
+
+    /// Publishes a message to a stream by hand; the broker has to route it.
+    #[track_caller]
+    pub(crate) fn publish(&self, stream: Topology, routing_key: &str, payload: &str) {
+        let message = serde_json::json!({
+            "routing_key": routing_key,
+            "payload": payload,
+            "payload_encoding": "string",
+            "properties": { "delivery_mode": 2 },
+        });
+        let path = format!("/api/exchanges/%2F/{}/publish", stream.exchange());
+        let answer = self
+            .broker
+            .post(&path, &[], Some(&message))
+            .expect_status(200);
+        assert_eq!(answer.json()["routed"], true);
+    }
+
+    /// Empties every dead-letter queue.
+    #[track_caller]
+    pub(crate) fn purge_dead_letters(&self) {
+        for stream in topology::ALL {
+            let path = format!("/api/queues/%2F/{}/contents", stream.dead_letter_queue());
+            self.broker.delete(&path).expect_status(204);
+        }
+    }
+}
+
+/// A container that was killed; dropping this starts it again, also when the test fails.
+pub(crate) struct Outage {
+    container: String,
+}
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        // No panic in a drop: whoever waits for a healthy system notices.
+        let _ = duct::cmd!("docker", "start", &self.container)
+            .stdout_null()
+            .run();
+    }
+}
+
+fn required(variable: &str) -> String {
+    env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"))
+}
