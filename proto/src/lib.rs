@@ -3,7 +3,10 @@
 //! Left out: any behaviour. product-service serves it, user-service calls it.
 
 /// The catalogue, version 1.
-#[expect(missing_docs, reason = "generated: the .proto file is the documentation")]
+#[expect(
+    missing_docs,
+    reason = "generated: the .proto file is the documentation"
+)]
 pub mod catalog {
     tonic::include_proto!("agora.catalog.v1");
 }

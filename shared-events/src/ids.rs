@@ -68,7 +68,9 @@ impl TryFrom<i64> for ProductId {
         if value > 0 {
             Ok(Self(value))
         } else {
-            Err(InvalidValue(format!("a product id is a positive number, not {value}")))
+            Err(InvalidValue(format!(
+                "a product id is a positive number, not {value}"
+            )))
         }
     }
 }

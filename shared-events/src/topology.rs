@@ -200,10 +200,7 @@ fn quorum(
 }
 
 /// At-least-once needs `overflow=reject-publish` beside it, else the broker falls back in silence.
-fn dead_lettering(
-    exchange: String,
-    routing_key: Option<String>,
-) -> Vec<(&'static str, Argument)> {
+fn dead_lettering(exchange: String, routing_key: Option<String>) -> Vec<(&'static str, Argument)> {
     let mut arguments = vec![
         ("x-dead-letter-exchange", Argument::Text(exchange)),
         (

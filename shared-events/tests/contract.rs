@@ -20,7 +20,10 @@ fn an_order_placed_is_still_read_and_still_written_the_same() {
     assert_eq!(event.routing_key(), "order.placed.v1");
 
     let written: Value = serde_json::from_slice(&event.encode()).unwrap();
-    assert_eq!(written, serde_json::from_str::<Value>(ORDER_PLACED).unwrap());
+    assert_eq!(
+        written,
+        serde_json::from_str::<Value>(ORDER_PLACED).unwrap()
+    );
 }
 
 #[test]
@@ -34,15 +37,14 @@ fn exchanges_queues_and_their_arguments_are_as_they_were() {
         .iter()
         .flat_map(|topology| topology.queues())
         .map(|queue| {
-            let mut shape = serde_json::Map::from_iter(queue.arguments.into_iter().map(
-                |(name, value)| {
+            let mut shape =
+                serde_json::Map::from_iter(queue.arguments.into_iter().map(|(name, value)| {
                     let value = match value {
                         Argument::Text(text) => json!(text),
                         Argument::Number(number) => json!(number),
                     };
                     (name.to_owned(), value)
-                },
-            ));
+                }));
             shape.insert(
                 "bound to".to_owned(),
                 json!(format!("{} with {}", queue.exchange, queue.binding)),
@@ -70,13 +72,21 @@ fn each_way_of_being_unreadable_is_named() {
         *event.pointer_mut(pointer).unwrap() = value;
         event.to_string()
     };
-    let read = |text: String| {
-        Event::decode(text.as_bytes()).and_then(|event| event.data::<OrderPlaced>())
-    };
+    let read =
+        |text: String| Event::decode(text.as_bytes()).and_then(|event| event.data::<OrderPlaced>());
     assert!(matches!(read(String::new()), Err(DecodeError::Envelope(_))));
-    assert!(matches!(read("{}".to_owned()), Err(DecodeError::Envelope(_))));
-    assert!(matches!(read(with("/id", json!(7))), Err(DecodeError::Envelope(_))));
-    assert!(matches!(read(with("/specversion", json!("2.0"))), Err(DecodeError::SpecVersion(_))));
+    assert!(matches!(
+        read("{}".to_owned()),
+        Err(DecodeError::Envelope(_))
+    ));
+    assert!(matches!(
+        read(with("/id", json!(7))),
+        Err(DecodeError::Envelope(_))
+    ));
+    assert!(matches!(
+        read(with("/specversion", json!("2.0"))),
+        Err(DecodeError::SpecVersion(_))
+    ));
     assert!(matches!(
         read(with("/type", json!("agora.order.placed.v2"))),
         Err(DecodeError::Type { .. })
@@ -90,7 +100,10 @@ fn each_way_of_being_unreadable_is_named() {
         ("/data", Value::Null),
     ] {
         let found = read(with(pointer, value));
-        assert!(matches!(found, Err(DecodeError::Data { .. })), "{pointer}: {found:?}");
+        assert!(
+            matches!(found, Err(DecodeError::Data { .. })),
+            "{pointer}: {found:?}"
+        );
     }
 }
 

@@ -236,7 +236,7 @@ pub(crate) fn last_lines(container: &Container, count: usize) -> String {
     }
 }
 
-/// Resident memory of all processes in a container, in KiB; `None` where the engine's host can't say.
+/// Resident memory of a container's one process, in KiB; `None` where the engine's host can't say.
 pub(crate) fn resident_kib(container: &Container) -> Option<u64> {
     let text = docker(["top", &container.id, "-o", "pid,rss"])
         .limit(Duration::from_secs(10))

@@ -6,6 +6,7 @@
 mod binaries;
 mod commands;
 mod compose;
+mod configuration;
 mod dead_letters;
 mod engine;
 mod env_file;

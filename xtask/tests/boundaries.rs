@@ -5,7 +5,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const SERVICES: [&str; 4] = ["user-service", "product-service", "order-service", "inventory-service"];
+const SERVICES: [&str; 4] = [
+    "user-service",
+    "product-service",
+    "order-service",
+    "inventory-service",
+];
 
 /// What a crate of the workspace links, directly or not, tests left aside: crate → crates.
 fn linked() -> BTreeMap<String, BTreeSet<String>> {
@@ -14,7 +19,11 @@ fn linked() -> BTreeMap<String, BTreeSet<String>> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -27,9 +36,14 @@ fn linked() -> BTreeMap<String, BTreeSet<String>> {
         .iter()
         .map(|node| {
             let normal = list(&node["deps"]).into_iter().filter(|dependency| {
-                list(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"].is_null())
+                list(&dependency["dep_kinds"])
+                    .iter()
+                    .any(|kind| kind["kind"].is_null())
             });
-            (text(&node["id"]), normal.map(|dependency| text(&dependency["pkg"])).collect())
+            (
+                text(&node["id"]),
+                normal.map(|dependency| text(&dependency["pkg"])).collect(),
+            )
         })
         .collect();
     list(&metadata["workspace_members"])
@@ -73,8 +87,14 @@ fn xtask_stays_small_and_blocking_and_the_contract_does_no_io() {
     let linked = linked();
     for krate in ["lapin", "tokio", "goose", "sqlx", "rustls"] {
         assert!(!linked["xtask"].contains(krate), "xtask links {krate}");
-        assert!(!linked["shared-events"].contains(krate), "shared-events links {krate}");
-        assert!(!linked["load-record"].contains(krate), "load-record links {krate}");
+        assert!(
+            !linked["shared-events"].contains(krate),
+            "shared-events links {krate}"
+        );
+        assert!(
+            !linked["load-record"].contains(krate),
+            "load-record links {krate}"
+        );
     }
     assert_eq!(linking(&linked, "goose"), ["loadtest"]);
     // The check itself sees what it looks for.
@@ -88,7 +108,13 @@ fn the_chassis_knows_events_and_never_what_one_says() {
     for entry in std::fs::read_dir(folder).expect("the chassis is there") {
         let path = entry.expect("a readable folder").path();
         let source = std::fs::read_to_string(&path).expect("a source file");
-        for word in ["OrderPlaced", "OrderId", "ORDER_EVENTS", "ProductId", "Quantity"] {
+        for word in [
+            "OrderPlaced",
+            "OrderId",
+            "ORDER_EVENTS",
+            "ProductId",
+            "Quantity",
+        ] {
             assert!(!source.contains(word), "{} names {word}", path.display());
         }
         files += 1;

@@ -175,8 +175,7 @@ impl Broker {
     }
 
     async fn open(&self, topologies: &[Topology]) -> anyhow::Result<Session> {
-        let properties =
-            ConnectionProperties::default().with_connection_name(self.service.into());
+        let properties = ConnectionProperties::default().with_connection_name(self.service.into());
         let connection = Connection::connect(self.config.url.expose_secret(), properties)
             .await
             .context("failed to connect")?;
@@ -184,7 +183,9 @@ impl Broker {
         for topology in topologies {
             declare(&publishing, *topology).await?;
         }
-        publishing.confirm_select(ConfirmSelectOptions::default()).await?;
+        publishing
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
         Ok(Session {
             connection: Arc::new(connection),
             publishing,
@@ -196,7 +197,9 @@ impl Session {
     /// A channel of its own, in confirm mode: for a consumer, which also publishes what it gives up on.
     pub(crate) async fn channel(&self) -> Result<Channel, lapin::Error> {
         let channel = self.connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
         Ok(channel)
     }
 }
@@ -312,7 +315,9 @@ impl Publisher {
         let result = tokio::time::timeout(limit, sent)
             .await
             .unwrap_or(Err(PublishError::TimedOut(limit)));
-        let outcome = result.as_ref().map_or_else(PublishError::outcome, |()| "confirmed");
+        let outcome = result
+            .as_ref()
+            .map_or_else(PublishError::outcome, |()| "confirmed");
         self.broker.metrics.published(&exchange, outcome);
         result
     }
@@ -359,7 +364,8 @@ pub(crate) struct MessageHeaders(pub(crate) FieldTable);
 
 impl Injector for MessageHeaders {
     fn set(&mut self, key: &str, value: String) {
-        self.0.insert(key.into(), AMQPValue::LongString(value.into()));
+        self.0
+            .insert(key.into(), AMQPValue::LongString(value.into()));
     }
 }
 

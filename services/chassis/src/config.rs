@@ -192,7 +192,10 @@ impl Env {
         variable: &'static str,
         schemes: &[&str],
     ) -> Result<SecretString, ConfigError> {
-        let expected = format!("a URL of the form {}://USER:PASSWORD@HOST:PORT/NAME", schemes[0]);
+        let expected = format!(
+            "a URL of the form {}://USER:PASSWORD@HOST:PORT/NAME",
+            schemes[0]
+        );
         self.secret(variable, &expected, |value| {
             let url = url::Url::parse(value).ok()?;
             schemes
@@ -340,14 +343,20 @@ mod tests {
     #[test]
     fn an_empty_variable_counts_as_unset() {
         let env = Env::from_pairs([("HTTP_TIMEOUT_MS", "")]);
-        assert_eq!(HttpConfig::read(&env).unwrap().timeout, Duration::from_secs(10));
+        assert_eq!(
+            HttpConfig::read(&env).unwrap().timeout,
+            Duration::from_secs(10)
+        );
     }
 
     #[test]
     fn a_secret_is_refused_without_being_shown() {
         let env = Env::from_pairs([("AMQP_URL", "http://agora:hunter2@rabbitmq/")]);
         let text = BrokerConfig::read(&env).unwrap_err().to_string();
-        assert!(text.contains("AMQP_URL") && !text.contains("hunter2"), "{text}");
+        assert!(
+            text.contains("AMQP_URL") && !text.contains("hunter2"),
+            "{text}"
+        );
     }
 
     #[test]

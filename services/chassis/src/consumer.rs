@@ -194,7 +194,9 @@ where
                 }
             }
         }
-        channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+        channel
+            .basic_cancel(tag, BasicCancelOptions::default())
+            .await?;
         while let Some(settled) = in_flight.next().await {
             settled?;
         }
@@ -204,9 +206,8 @@ where
 
     async fn settle(&self, channel: &Channel, delivery: Delivery) -> Result<(), Broken> {
         let queue = self.topology.queue();
-        let message_headers = MessageHeaders(
-            delivery.properties.headers().clone().unwrap_or_default(),
-        );
+        let message_headers =
+            MessageHeaders(delivery.properties.headers().clone().unwrap_or_default());
         let span = info_span!(
             "process",
             otel.name = format!("process {queue}"),
@@ -216,7 +217,11 @@ where
             messaging.operation.r#type = "process",
             messaging.destination.name = queue,
             messaging.rabbitmq.destination.routing_key = delivery.routing_key.as_str(),
-            messaging.message.id = delivery.properties.message_id().as_ref().map(ShortString::as_str),
+            messaging.message.id = delivery
+                .properties
+                .message_id()
+                .as_ref()
+                .map(ShortString::as_str),
         );
         telemetry::adopt_parent(&span, &message_headers);
         async {
@@ -231,7 +236,8 @@ where
                 let outcome = match failure {
                     None => Outcome::Applied,
                     Some(failure) => {
-                        self.give_back(channel, &delivery, message_headers.0, failure).await?
+                        self.give_back(channel, &delivery, message_headers.0, failure)
+                            .await?
                     }
                 };
                 delivery.acker.ack(BasicAckOptions::default()).await?;
@@ -245,7 +251,9 @@ where
                 Outcome::Retried => "retried",
                 Outcome::Dead => "dead",
             };
-            self.broker.metrics().processed(&queue, outcome, started.elapsed());
+            self.broker
+                .metrics()
+                .processed(&queue, outcome, started.elapsed());
             Ok(())
         }
         .instrument(span)
@@ -268,7 +276,9 @@ where
             .await
             .unwrap_or_else(|_| {
                 let seconds = HANDLER_TIMEOUT.as_secs();
-                Err(Failure::Transient(format!("not handled within {seconds} s")))
+                Err(Failure::Transient(format!(
+                    "not handled within {seconds} s"
+                )))
             })
     }
 
@@ -287,7 +297,12 @@ where
             Failure::Permanent { reason, error } => (reason, error),
             Failure::Transient(error) => match RETRY_TIERS.get(attempts as usize - 1) {
                 Some(tier) => {
-                    warn!(attempts, tier = tier.name, error, "event failed: tried again later");
+                    warn!(
+                        attempts,
+                        tier = tier.name,
+                        error,
+                        "event failed: tried again later"
+                    );
                     table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
                     insert_text(&mut table, headers::ROUTING_KEY, routing_key);
                     insert_text(&mut table, headers::ERROR, error);
@@ -304,7 +319,11 @@ where
         table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
         insert_text(&mut table, headers::FAILED_AT, now);
-        insert_text(&mut table, headers::CONSUMER, self.broker.service().to_owned());
+        insert_text(
+            &mut table,
+            headers::CONSUMER,
+            self.broker.service().to_owned(),
+        );
         insert_text(&mut table, headers::REASON, reason.to_string());
         insert_text(&mut table, headers::ERROR, error);
         insert_text(&mut table, headers::ROUTING_KEY, routing_key.clone());

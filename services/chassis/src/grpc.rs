@@ -43,10 +43,7 @@ pub async fn serve(
             .timeout(CALL_TIMEOUT)
             .max_concurrent_streams(MAX_CONCURRENT_CALLS)
             .add_routes(Routes::from(observed))
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener),
-                draining.cancelled_owned(),
-            )
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener), draining.cancelled_owned())
             .await
             .context("failed to serve gRPC")
     });
@@ -55,7 +52,10 @@ pub async fn serve(
 
 async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
+    let (service, method) = path
+        .trim_start_matches('/')
+        .split_once('/')
+        .unwrap_or((&path, ""));
     let span = info_span!(
         "call",
         otel.name = format!("{service}/{method}"),

@@ -73,7 +73,10 @@ mod tests {
 
     #[test]
     fn both_headers_once_make_an_identity() {
-        let identity = read(&headers(&[("x-user-id", ID), ("x-user-email", "a@b.example")]));
+        let identity = read(&headers(&[
+            ("x-user-id", ID),
+            ("x-user-email", "a@b.example"),
+        ]));
         assert_eq!(identity.unwrap().user_id.to_string(), ID);
     }
 
@@ -86,7 +89,11 @@ mod tests {
             &[("x-user-id", ""), ("x-user-email", "a@b.example")],
             &[("x-user-id", ID), ("x-user-email", " ")],
             &[("x-user-id", "1"), ("x-user-email", "a@b.example")],
-            &[("x-user-id", ID), ("x-user-id", ID), ("x-user-email", "a@b.example")],
+            &[
+                ("x-user-id", ID),
+                ("x-user-id", ID),
+                ("x-user-email", "a@b.example"),
+            ],
             &[("x_user_id", ID), ("x-user-email", "a@b.example")],
         ] {
             assert_eq!(read(&headers(pairs)), None, "{pairs:?}");

@@ -72,7 +72,10 @@ pub fn run<C>(
     if std::env::args().nth(1).as_deref() == Some("healthcheck") {
         return healthcheck(common.ops_addr.port());
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("{service}: failed to start the runtime: {error}");
@@ -205,15 +208,22 @@ impl Lifecycle {
         self.inner.readiness.draining();
         self.inner.draining.cancel();
         self.inner.workers.close();
-        let drained = tokio::time::timeout(grace, self.inner.workers.wait()).await.is_ok();
+        let drained = tokio::time::timeout(grace, self.inner.workers.wait())
+            .await
+            .is_ok();
         if !drained {
-            warn!(grace_seconds = grace.as_secs(), "gave up on work that did not finish in time");
+            warn!(
+                grace_seconds = grace.as_secs(),
+                "gave up on work that did not finish in time"
+            );
         }
         self.inner.closing.cancel();
         self.inner.watchers.close();
         // Watchers have nothing to finish but closing their connection.
         const CLOSE: Duration = Duration::from_secs(2);
-        let closed = tokio::time::timeout(CLOSE, self.inner.watchers.wait()).await.is_ok();
+        let closed = tokio::time::timeout(CLOSE, self.inner.watchers.wait())
+            .await
+            .is_ok();
         drained && closed
     }
 
@@ -277,7 +287,9 @@ pub(crate) async fn listen(addr: SocketAddr) -> anyhow::Result<(TcpListener, Soc
     let listener = TcpListener::bind(addr)
         .await
         .with_context(|| format!("failed to listen on {addr}"))?;
-    let addr = listener.local_addr().context("failed to read the bound address")?;
+    let addr = listener
+        .local_addr()
+        .context("failed to read the bound address")?;
     Ok((listener, addr))
 }
 

@@ -77,7 +77,11 @@ impl Metrics {
         let started = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         started.set(since_epoch.map_or(0.0, |elapsed| elapsed.as_secs_f64()));
-        registry.register("process_start_time_seconds", "When the process started", started);
+        registry.register(
+            "process_start_time_seconds",
+            "When the process started",
+            started,
+        );
         let build = Family::<[(&str, &str); 2], Gauge>::default();
         build
             .get_or_create(&[("service", service), ("version", env!("CARGO_PKG_VERSION"))])

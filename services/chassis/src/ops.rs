@@ -14,7 +14,10 @@ use crate::readiness::Status;
 
 pub(crate) fn router(lifecycle: Lifecycle) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { axum::Json(serde_json::json!({ "status": "alive" })) }))
+        .route(
+            "/healthz",
+            get(|| async { axum::Json(serde_json::json!({ "status": "alive" })) }),
+        )
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(lifecycle)

@@ -67,7 +67,12 @@ mod tests {
 
     #[test]
     fn a_limit_is_bounded() {
-        for (limit, rows) in [(None, Some(51)), (Some(1), Some(2)), (Some(0), None), (Some(101), None)] {
+        for (limit, rows) in [
+            (None, Some(51)),
+            (Some(1), Some(2)),
+            (Some(0), None),
+            (Some(101), None),
+        ] {
             assert_eq!(PageQuery { limit, after: None }.rows().ok(), rows);
         }
     }

@@ -129,7 +129,10 @@ mod tests {
         assert_eq!(readiness.report().status, Status::Ready);
         rabbitmq.send_replace(false);
         assert_eq!(readiness.report().status, Status::Unavailable);
-        assert_eq!(readiness.report().dependencies["rabbitmq"], Dependency::Unreachable);
+        assert_eq!(
+            readiness.report().dependencies["rabbitmq"],
+            Dependency::Unreachable
+        );
         rabbitmq.send_replace(true);
         assert_eq!(readiness.report().status, Status::Ready);
         readiness.draining();

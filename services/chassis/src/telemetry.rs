@@ -106,8 +106,7 @@ pub fn adopt_parent(span: &tracing::Span, carrier: &dyn Extractor) {
 
 /// Writes the current context into what is being sent.
 pub fn inject(carrier: &mut dyn Injector) {
-    TraceContextPropagator::new()
-        .inject_context(&tracing::Span::current().context(), carrier);
+    TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), carrier);
 }
 
 /// HTTP headers, read as a carrier.

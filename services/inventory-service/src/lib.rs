@@ -22,9 +22,15 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
     let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
     let broker = broker::connect(lifecycle, config.broker, &topology::ALL).await?;
     let pool = database.pool.clone();
-    consumer::spawn(lifecycle, broker, topology::ORDER_EVENTS, database.clone(), move |event| {
-        let pool = pool.clone();
-        async move { reservations::apply(&pool, &event).await }
-    });
+    consumer::spawn(
+        lifecycle,
+        broker,
+        topology::ORDER_EVENTS,
+        database.clone(),
+        move |event| {
+            let pool = pool.clone();
+            async move { reservations::apply(&pool, &event).await }
+        },
+    );
     http::serve(lifecycle, &config.http, stock::router(database.pool)).await
 }

@@ -38,7 +38,11 @@ async fn reserve_stock(pool: &PgPool, event: &Event, order: &OrderPlaced) -> Res
     .bind(order.order_id.0)
     .bind(order.product_id.get())
     .bind(order.quantity.get())
-    .bind(if refused.is_none() { "reserved" } else { "rejected" })
+    .bind(if refused.is_none() {
+        "reserved"
+    } else {
+        "rejected"
+    })
     .bind(refused)
     .execute(&mut *transaction)
     .await?;
@@ -71,5 +75,9 @@ async fn take(
         .bind(order.product_id.get())
         .fetch_one(connection)
         .await?;
-    Ok(Some(if known { "out_of_stock" } else { "unknown_product" }))
+    Ok(Some(if known {
+        "out_of_stock"
+    } else {
+        "unknown_product"
+    }))
 }

@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::lifecycle::run("order-service", order_service::Config::read, order_service::start)
+    chassis::lifecycle::run(
+        "order-service",
+        order_service::Config::read,
+        order_service::start,
+    )
 }

@@ -36,7 +36,9 @@ impl catalog_server::Catalog for Catalog {
     ) -> Result<Response<Product>, Status> {
         let id = request.into_inner().id;
         if id <= 0 {
-            return Err(Status::invalid_argument("a product id is a positive number"));
+            return Err(Status::invalid_argument(
+                "a product id is a positive number",
+            ));
         }
         let row: Option<ProductRow> =
             sqlx::query_as("SELECT id, name, price_cents FROM products WHERE id = $1")
@@ -73,7 +75,11 @@ impl catalog_server::Catalog for Catalog {
         .map_err(database_status)?;
         let more = rows.len() > page_size as usize;
         rows.truncate(page_size as usize);
-        let next_after_id = if more { rows.last().map_or(0, |row| row.id) } else { 0 };
+        let next_after_id = if more {
+            rows.last().map_or(0, |row| row.id)
+        } else {
+            0
+        };
         Ok(Response::new(ListProductsResponse {
             products: rows.into_iter().map(Product::from).collect(),
             next_after_id,

@@ -14,16 +14,15 @@ use chassis::{database, grpc};
 use proto::catalog::catalog_server::CatalogServer;
 use tonic::service::Routes;
 
-pub use crate::config::Config;
 use crate::catalog::Catalog;
+pub use crate::config::Config;
 
 /// Composes the service; returns the address it serves gRPC on.
 ///
 /// # Errors
 /// When a dependency can't be used or the address is taken.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
-    let database =
-        database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
+    let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
@@ -47,9 +46,13 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
                 () = closing.cancelled() => return Ok(()),
             }
             if readiness.report().status == chassis::readiness::Status::Ready {
-                health_reporter.set_serving::<CatalogServer<Catalog>>().await;
+                health_reporter
+                    .set_serving::<CatalogServer<Catalog>>()
+                    .await;
             } else {
-                health_reporter.set_not_serving::<CatalogServer<Catalog>>().await;
+                health_reporter
+                    .set_not_serving::<CatalogServer<Catalog>>()
+                    .await;
             }
         }
     });

@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::lifecycle::run("product-service", product_service::Config::read, product_service::start)
+    chassis::lifecycle::run(
+        "product-service",
+        product_service::Config::read,
+        product_service::start,
+    )
 }

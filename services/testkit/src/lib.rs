@@ -28,7 +28,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn database() -> String {
     let mut url = required_url("AGORA_TEST_DATABASE_URL");
     let name = format!("test_{}", Uuid::now_v7().simple());
-    let server = PgPool::connect(url.as_str()).await.expect("the test database server answers");
+    let server = PgPool::connect(url.as_str())
+        .await
+        .expect("the test database server answers");
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
         .execute(&server)
         .await
@@ -51,10 +53,15 @@ pub async fn virtual_host() -> String {
     let permissions = serde_json::json!({ "configure": ".*", "write": ".*", "read": ".*" });
     for (path, body) in [
         (format!("/api/vhosts/{name}"), serde_json::json!({})),
-        (format!("/api/permissions/{name}/{}", api.username()), permissions),
+        (
+            format!("/api/permissions/{name}/{}", api.username()),
+            permissions,
+        ),
     ] {
         let answer = put(path, body).await.expect("the management API answers");
-        answer.error_for_status().expect("a virtual host can be created");
+        answer
+            .error_for_status()
+            .expect("a virtual host can be created");
     }
     url.set_path(&name);
     url.into()
@@ -88,7 +95,10 @@ impl Service {
         let env = Env::from_pairs(free.iter().chain(variables).copied());
         let config = read(&env).expect("the configuration is accepted");
         let lifecycle = Lifecycle::new(name);
-        let ops = lifecycle.serve_ops(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let ops = lifecycle
+            .serve_ops(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("a free port");
         let addr = tokio::time::timeout(PATIENCE, start(config, &lifecycle))
             .await
             .expect("the service starts in time")
@@ -109,7 +119,8 @@ impl Service {
     /// A request without identity: as no request comes through the gateway's protected routes.
     pub fn anonymous(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
-        self.client.request(method, format!("http://{}{path}", self.addr))
+        self.client
+            .request(method, format!("http://{}{path}", self.addr))
     }
 
     /// A request as the gateway hands it on for this user.
@@ -122,7 +133,12 @@ impl Service {
     /// The answer of the ops port: status and body.
     pub async fn ops(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.ops);
-        let answer = self.client.get(url).send().await.expect("the ops port answers");
+        let answer = self
+            .client
+            .get(url)
+            .send()
+            .await
+            .expect("the ops port answers");
         let status = answer.status().as_u16();
         (status, answer.text().await.expect("a body"))
     }
@@ -131,7 +147,14 @@ impl Service {
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.ops("/metrics").await;
         text.lines()
-            .filter_map(|line| line.strip_prefix(series)?.trim().split(' ').next()?.parse().ok())
+            .filter_map(|line| {
+                line.strip_prefix(series)?
+                    .trim()
+                    .split(' ')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
             .next()
             .unwrap_or(0.0)
     }
@@ -164,7 +187,11 @@ pub async fn refused(request: reqwest::RequestBuilder, status: u16, kind: &str) 
     let problem: Value = answer.json().await.expect("a problem document");
     assert_eq!(
         (found, problem["type"].as_str(), problem["status"].as_u64()),
-        (status, Some(&*format!("urn:agora:problem:{kind}")), Some(status.into())),
+        (
+            status,
+            Some(&*format!("urn:agora:problem:{kind}")),
+            Some(status.into())
+        ),
         "{problem}"
     );
 }
@@ -173,7 +200,10 @@ pub async fn refused(request: reqwest::RequestBuilder, status: u16, kind: &str) 
 pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let started = Instant::now();
     while !condition().await {
-        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -224,8 +254,18 @@ impl BrokerClient {
             .basic_get(queue.into(), BasicGetOptions::default())
             .await
             .expect("the queue exists")?;
-        message.delivery.acker.ack(BasicAckOptions::default()).await.expect("acknowledged");
-        let headers = message.delivery.properties.headers().clone().unwrap_or_default();
+        message
+            .delivery
+            .acker
+            .ack(BasicAckOptions::default())
+            .await
+            .expect("acknowledged");
+        let headers = message
+            .delivery
+            .properties
+            .headers()
+            .clone()
+            .unwrap_or_default();
         Some((message.delivery.data, headers))
     }
 
@@ -236,7 +276,10 @@ impl BrokerClient {
             if let Some(message) = self.take(queue).await {
                 return message;
             }
-            assert!(started.elapsed() < PATIENCE, "nothing in {queue} within {PATIENCE:?}");
+            assert!(
+                started.elapsed() < PATIENCE,
+                "nothing in {queue} within {PATIENCE:?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -255,7 +298,13 @@ impl BrokerClient {
         let options = QueueBindOptions::default();
         let arguments = FieldTable::default();
         self.channel
-            .queue_bind(queue.into(), exchange.into(), pattern.into(), options, arguments)
+            .queue_bind(
+                queue.into(),
+                exchange.into(),
+                pattern.into(),
+                options,
+                arguments,
+            )
             .await
             .expect("bound");
     }

@@ -62,7 +62,9 @@ impl Email {
         let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
         let complete = text.split_once('@').is_some_and(|(name, domain)| {
             let labels = domain.split('.');
-            !name.is_empty() && !domain.contains('@') && labels.clone().count() > 1
+            !name.is_empty()
+                && !domain.contains('@')
+                && labels.clone().count() > 1
                 && labels.into_iter().all(|label| !label.is_empty())
         });
         if text.len() > Self::MAX_CHARS || !printable || !complete {
@@ -139,8 +141,7 @@ async fn sign_up(
 ) -> Result<(StatusCode, axum::Json<SignedUp>), Problem> {
     let Name(name) = Name::parse(&asked.name).map_err(|e| Problem::invalid(e.to_string()))?;
     let Email(email) = Email::parse(&asked.email).map_err(|e| Problem::invalid(e.to_string()))?;
-    let password =
-        Password::parse(&asked.password).map_err(|e| Problem::invalid(e.to_string()))?;
+    let password = Password::parse(&asked.password).map_err(|e| Problem::invalid(e.to_string()))?;
     let password_hash = accounts.passwords.hash(password).await?;
     let id = UserId::generate();
     sqlx::query("INSERT INTO users (id, name, email, password_hash) VALUES ($1, $2, $3, $4)")
@@ -159,7 +160,10 @@ async fn sign_up(
             _ => error.into(),
         })?;
     info!(user_id = %id, "signed up");
-    Ok((StatusCode::CREATED, axum::Json(SignedUp { id, name, email })))
+    Ok((
+        StatusCode::CREATED,
+        axum::Json(SignedUp { id, name, email }),
+    ))
 }
 
 async fn log_in(
@@ -218,7 +222,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         return None;
     }
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
 }
 
 #[cfg(test)]
@@ -227,14 +233,25 @@ mod tests {
 
     #[test]
     fn an_address_is_normalised() {
-        assert_eq!(Email::parse(" Ada@Example.COM ").unwrap().0, "ada@example.com");
+        assert_eq!(
+            Email::parse(" Ada@Example.COM ").unwrap().0,
+            "ada@example.com"
+        );
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
         for bad in [
-            "", "ada", "@example.com", "ada@", "ada@example", "ada@.com", "a@b@c.de", "a d@e.fg",
-            "ada@exämple.com", "ada@example.com\r\nX-User-Id: 1",
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "ada@example",
+            "ada@.com",
+            "a@b@c.de",
+            "a d@e.fg",
+            "ada@exämple.com",
+            "ada@example.com\r\nX-User-Id: 1",
         ] {
             assert_eq!(Email::parse(bad), Err(InvalidField::Email), "{bad:?}");
         }

@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::lifecycle::run("user-service", user_service::Config::read, user_service::start)
+    chassis::lifecycle::run(
+        "user-service",
+        user_service::Config::read,
+        user_service::start,
+    )
 }

@@ -106,11 +106,13 @@ impl Passwords {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.decoy.to_string());
         let matches = self
-            .in_turn(move || match bcrypt::non_truncating_verify(attempt.expose_secret(), &hash) {
-                // Longer than any password that was ever accepted.
-                Err(bcrypt::BcryptError::Truncation(_)) => Ok(false),
-                result => result,
-            })
+            .in_turn(
+                move || match bcrypt::non_truncating_verify(attempt.expose_secret(), &hash) {
+                    // Longer than any password that was ever accepted.
+                    Err(bcrypt::BcryptError::Truncation(_)) => Ok(false),
+                    result => result,
+                },
+            )
             .await?;
         Ok(exists && matches)
     }
@@ -150,16 +152,31 @@ mod tests {
     fn a_password_is_refused_rather_than_truncated() {
         assert!(Password::parse("12345678").is_ok());
         assert!(Password::parse(&"x".repeat(72)).is_ok());
-        assert_eq!(Password::parse("1234567").unwrap_err(), InvalidPassword::TooShort);
-        assert_eq!(Password::parse(&"x".repeat(73)).unwrap_err(), InvalidPassword::TooLong);
-        assert_eq!(Password::parse(&"é".repeat(37)).unwrap_err(), InvalidPassword::TooLong);
-        assert_eq!(Password::parse("1234\05678").unwrap_err(), InvalidPassword::Nul);
+        assert_eq!(
+            Password::parse("1234567").unwrap_err(),
+            InvalidPassword::TooShort
+        );
+        assert_eq!(
+            Password::parse(&"x".repeat(73)).unwrap_err(),
+            InvalidPassword::TooLong
+        );
+        assert_eq!(
+            Password::parse(&"é".repeat(37)).unwrap_err(),
+            InvalidPassword::TooLong
+        );
+        assert_eq!(
+            Password::parse("1234\05678").unwrap_err(),
+            InvalidPassword::Nul
+        );
     }
 
     #[tokio::test]
     async fn only_the_right_password_of_an_account_is_right() {
         let passwords = Passwords::new(4, 1).await.unwrap();
-        let hash = passwords.hash(Password::parse("correct horse").unwrap()).await.unwrap();
+        let hash = passwords
+            .hash(Password::parse("correct horse").unwrap())
+            .await
+            .unwrap();
         let verify = |attempt: &str, hash: Option<&str>| {
             passwords.verify(attempt.into(), hash.map(str::to_owned))
         };

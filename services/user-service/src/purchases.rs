@@ -36,7 +36,10 @@ mod tests {
     fn a_price_is_not_negative_and_does_not_wrap() {
         let ten = Quantity::try_from(10).unwrap();
         assert_eq!(PriceCents::new(-1), None);
-        assert_eq!(PriceCents::new(199).unwrap().times(ten), PriceCents::new(1_990));
+        assert_eq!(
+            PriceCents::new(199).unwrap().times(ten),
+            PriceCents::new(1_990)
+        );
         assert_eq!(PriceCents::new(i64::MAX).unwrap().times(ten), None);
     }
 }

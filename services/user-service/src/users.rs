@@ -49,7 +49,9 @@ async fn list_users(
     .bind(rows)
     .fetch_all(&pool)
     .await?;
-    Ok(axum::Json(Page::cut(users, rows, |user: &PublicUser| user.id)))
+    Ok(axum::Json(Page::cut(users, rows, |user: &PublicUser| {
+        user.id
+    })))
 }
 
 async fn read_me(

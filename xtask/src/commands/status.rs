@@ -93,7 +93,11 @@ fn look_at(service: &'static str, containers: &[Container]) -> anyhow::Result<Se
         healthy: container.is_healthy(),
         restarts: container.restarts,
         image_bytes: engine::image(&container.image)?.map(|image| image.size),
-        resident_kib: engine::resident_kib(container),
+        // Of ours only: each is one process. A sum over several counts what they share more than once.
+        resident_kib: SERVICES
+            .contains(&service)
+            .then(|| engine::resident_kib(container))
+            .flatten(),
     })
 }
 

@@ -9,6 +9,7 @@ use crate::{
     binaries::{self, Binaries},
     commands::down,
     compose::Compose,
+    configuration,
     engine::{self, Container},
     env_file::{EnvFile, SECRETS_ID},
     images,
@@ -56,7 +57,7 @@ pub(crate) fn bring_up(
     let before = engine::containers(project)?;
     let settings = progress.step("settings", |step| prepare_settings(project, &before, step))?;
     let (references, binaries) = provide_parts(project, &compose, options.images, progress)?;
-    let settings = record_images(project, &settings, &references)?;
+    let settings = record(project, &settings, &references)?;
     progress.step("service images", |step| {
         binaries::stage(project, &binaries)?;
         service_images::build(project, &compose, &settings, step)
@@ -146,17 +147,20 @@ fn provide_parts(
     })
 }
 
-fn record_images(
+/// Keeps what compose needs in `.env`, where a `docker compose` by hand finds it too.
+fn record(
     project: &Project,
     settings: &Settings,
     references: &images::References,
 ) -> anyhow::Result<Settings> {
+    let configuration = configuration::hashes(project)?;
+    let made = || references.iter().chain(&configuration);
     let mut file = EnvFile::read(&project.env_file)?;
-    for (name, reference) in references {
-        file.set(name, reference);
+    for (name, value) in made() {
+        file.set(name, value);
     }
     file.save()?;
-    Ok(settings.with(references))
+    Ok(settings.with(made()))
 }
 
 fn start(

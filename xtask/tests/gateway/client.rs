@@ -9,7 +9,7 @@ use std::{
 /// The longest silence on a connection; nothing here takes longer than a second.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// A request without a body. Each header may hold several lines, or none that HTTP allows.
+/// A request without a body. A header may be several lines, or nothing that HTTP allows.
 pub(crate) fn request(method: &str, target: &str, headers: &[&str]) -> Vec<u8> {
     request_with_body(method, target, headers, b"")
 }

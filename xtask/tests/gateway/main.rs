@@ -16,6 +16,7 @@ mod identity;
 mod limits;
 mod recorder;
 mod routing;
+mod traefik;
 
 /// A client who is known.
 const ALICE: &str = "Authorization: Bearer alice";

@@ -1,12 +1,12 @@
 //! A small HTTP server that remembers every request as it came over the wire.
 //!
-//! It reads what the gateway sends and no more: one request a connection, and no chunked bodies, because
-//! the gateway passes a body on only after it has read all of it.
+//! It understands what the gateway sends and no more: one request a connection, and no chunked bodies,
+//! because the gateway reads a body to its end before it passes it on.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
 };
 
@@ -17,11 +17,12 @@ use crate::client;
 pub(crate) struct Request {
     /// The request line and the headers, each with its line end.
     pub(crate) head: String,
+    /// As many bytes as `Content-Length` says.
     pub(crate) body: Vec<u8>,
 }
 
 impl Request {
-    /// Names and values of the headers, in the order and the spelling in which they came.
+    /// Names and values of the headers, in the spelling and the order in which they came.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let lines = self.head.lines().skip(1);
         lines
@@ -36,19 +37,17 @@ impl Request {
             .map(|(_, value)| value)
     }
 
+    /// `None` when the connection ends without one: the gateway may open connections in reserve.
     fn read(stream: &TcpStream) -> io::Result<Option<Self>> {
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            // The gateway may open a connection in reserve and never use it.
             if reader.read_line(&mut head)? == 0 {
                 return Ok(None);
             }
         }
-        let mut request = Self {
-            head,
-            body: Vec::new(),
-        };
+        let body = Vec::new();
+        let mut request = Self { head, body };
         let length = request.header("Content-Length").unwrap_or("0");
         let length = length.parse().map_err(io::Error::other)?;
         request.body.resize(length, 0);
@@ -57,67 +56,65 @@ impl Request {
     }
 }
 
-/// The server. It serves until the test's process ends.
+/// The server. It serves until the process of the test ends.
 #[derive(Debug)]
 pub(crate) struct Recorder {
+    /// Where it listens.
     pub(crate) address: SocketAddr,
-    requests: Arc<Mutex<Vec<Request>>>,
+    requests: Receiver<Request>,
 }
 
 impl Recorder {
-    /// Starts one that gives each request the answer of `answer`, with status line and headers.
+    /// Starts one that gives each request what `answer` makes.
     pub(crate) fn start(answer: fn(&Request) -> String) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let recorder = Self {
-            address: listener.local_addr().unwrap(),
-            requests: Arc::default(),
-        };
-        let requests = Arc::clone(&recorder.requests);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port");
+        let address = listener.local_addr().expect("a listener has an address");
+        let (recorder, requests) = mpsc::channel();
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let requests = Arc::clone(&requests);
-                thread::spawn(move || serve(&stream?, &requests, answer));
+                let recorder = recorder.clone();
+                thread::spawn(move || serve(&stream?, &recorder, answer));
             }
         });
-        recorder
+        Self { address, requests }
     }
 
     /// One that isn't there: connections to it are refused.
     pub(crate) fn absent() -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            requests: Arc::default(),
+            requests: mpsc::channel().1,
         }
     }
 
     /// What arrived since the last call.
     pub(crate) fn take(&self) -> Vec<Request> {
-        std::mem::take(&mut self.requests.lock().unwrap())
+        self.requests.try_iter().collect()
     }
 
-    /// The only request since the last call.
+    /// What arrived since the last call, which has to be one request.
     pub(crate) fn take_one(&self) -> Request {
-        let [request] = self.take().try_into().expect("not exactly one request");
+        let [request] = self.take().try_into().expect("not one request");
         request
     }
 }
 
 fn serve(
     mut stream: &TcpStream,
-    requests: &Mutex<Vec<Request>>,
+    recorder: &Sender<Request>,
     answer: fn(&Request) -> String,
 ) -> io::Result<()> {
     client::bound(stream)?;
     if let Some(request) = Request::read(stream)? {
         let answer = answer(&request);
-        // Recorded before it is answered: whoever has the answer finds the request here.
-        requests.lock().unwrap().push(request);
+        // Before the answer, so that whoever has the answer finds the request. The test may be over.
+        let _ = recorder.send(request);
         stream.write_all(answer.as_bytes())?;
     }
     Ok(())
 }
 
-/// An answer that ends its connection.
+/// An answer, after which the connection ends.
 pub(crate) fn answer(status: &str, headers: &[&str], body: &str) -> String {
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     format!(

@@ -3,7 +3,7 @@
 
 use std::{net::TcpListener, path::Path};
 
-use crate::program::{self, Ended, docker};
+use crate::program::{Call, Ended, docker};
 
 /// A project that nobody starts.
 const NOBODY: &str = "agora-test-nobody";
@@ -78,5 +78,5 @@ fn a_taken_port_keeps_up_from_starting_anything() {
 
 #[track_caller]
 fn xtask(env_file: &Path, args: &[&str]) -> Ended {
-    program::run(&program::xtask(NOBODY, env_file, args))
+    Call::xtask(NOBODY, env_file, args).run()
 }

@@ -1,6 +1,6 @@
 //! Each service's role and its database: its own, and no other.
 
-use crate::{program, system::System};
+use crate::{program::Call, system::System};
 
 /// Role, its database, and the variable of the postgres container that holds its password.
 const ROLES: [(&str, &str, &str); 4] = [
@@ -26,9 +26,7 @@ fn a_services_role_opens_its_own_database_and_no_other() {
                 "PGPASSWORD=${password} psql --no-psqlrc --host=127.0.0.1 --username={role} --dbname={database} \
                  --command='SELECT 1'"
             );
-            let attempt = program::run(&duct::cmd!(
-                "docker", "exec", &postgres, "bash", "-c", script
-            ));
+            let attempt = Call::new("docker", ["exec", &postgres, "bash", "-c", &script]).run();
             if database == own {
                 attempt.expect_code(0);
                 continue;

@@ -69,10 +69,10 @@ fn kill_under_load(victim: &str) -> Ended {
     wait::until("orders of the run", UNDER_WAY_WITHIN, || {
         let placed = placed_orders(&system) - before;
         if placed >= ORDERS_BEFORE {
-            Ok(())
-        } else {
-            Err(format!("{placed} so far"))
+            return Ok(());
         }
+        assert!(load.is_running(), "{}", load_failed(&load));
+        Err(format!("{placed} so far"))
     });
     let outage = system.kill(victim);
     wait::pause(OUTAGE);

@@ -10,29 +10,62 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// xtask ends the load generator within 15 s once it is asked to end.
 const END_WITHIN: Duration = Duration::from_secs(20);
 
-/// The xtask binary, pointed at one system and untouched by this machine's own settings.
-pub(crate) fn xtask(project: &str, env_file: &Path, args: &[&str]) -> Expression {
-    // The system's settings are all in its env file.
-    let environment =
-        env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("AGORA_"));
-    let system = [
-        ("AGORA_PROJECT", project.into()),
-        ("AGORA_ENV_FILE", env_file.into()),
-    ];
-    let system = system.map(|(name, value)| (OsString::from(name), value));
-    duct::cmd(env!("CARGO_BIN_EXE_xtask"), args).full_env(environment.chain(system))
+/// A program and its arguments.
+pub(crate) struct Call {
+    expression: Expression,
+    what: String,
 }
 
-/// Runs a program that is over within a minute.
-#[track_caller]
-pub(crate) fn run(expression: &Expression) -> Ended {
-    Running::start(expression).end_within(LIMIT)
+impl Call {
+    /// A program on this machine.
+    pub(crate) fn new<'a>(program: &str, args: impl IntoIterator<Item = &'a str>) -> Self {
+        let args: Vec<&str> = args.into_iter().collect();
+        Self {
+            what: format!("`{program} {}`", args.join(" ")),
+            expression: duct::cmd(program, args),
+        }
+    }
+
+    /// The xtask binary, pointed at one system and untouched by this machine's own settings.
+    pub(crate) fn xtask(project: &str, env_file: &Path, args: &[&str]) -> Self {
+        let call = Self::new(env!("CARGO_BIN_EXE_xtask"), args.iter().copied());
+        let environment =
+            env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("AGORA_"));
+        let system = [
+            (OsString::from("AGORA_PROJECT"), project.into()),
+            (OsString::from("AGORA_ENV_FILE"), env_file.into()),
+        ];
+        Self {
+            expression: call.expression.full_env(environment.chain(system)),
+            ..call
+        }
+    }
+
+    /// Runs it; it has a minute.
+    #[track_caller]
+    pub(crate) fn run(self) -> Ended {
+        self.start().end_within(LIMIT)
+    }
+
+    /// Starts it.
+    #[track_caller]
+    pub(crate) fn start(self) -> Running {
+        let Self { expression, what } = self;
+        let handle = expression
+            .stdin_null()
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .start()
+            .unwrap_or_else(|error| panic!("{what} can't be started: {error}"));
+        Running { handle, what }
+    }
 }
 
 /// Runs `docker` and returns what it wrote.
 #[track_caller]
 pub(crate) fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> String {
-    run(&duct::cmd("docker", args)).expect_code(0).stdout
+    Call::new("docker", args).run().expect_code(0).stdout
 }
 
 /// A program under way; asked to end when the test ends before it.
@@ -42,28 +75,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts it.
-    #[track_caller]
-    pub(crate) fn start(expression: &Expression) -> Self {
-        let handle = expression
-            .stdin_null()
-            .stdout_capture()
-            .stderr_capture()
-            .unchecked()
-            .start()
-            .unwrap_or_else(|error| panic!("{expression:?} can't be started: {error}"));
-        Self {
-            handle,
-            what: format!("{expression:?}"),
-        }
-    }
-
     /// Whether it still runs.
     pub(crate) fn is_running(&self) -> bool {
         self.handle.try_wait().is_ok_and(|output| output.is_none())
     }
 
-    /// Waits for its end.
+    /// Waits for its end; panics when that doesn't come in time.
     #[track_caller]
     pub(crate) fn end_within(self, limit: Duration) -> Ended {
         match self.handle.wait_timeout(limit) {

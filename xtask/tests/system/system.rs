@@ -7,17 +7,19 @@ use std::{
     time::Duration,
 };
 
-use duct::Expression;
 use shared_events::topology::{self, Topology};
 
 use crate::{
     client::Client,
-    program::{self, Ended, Running, docker},
+    program::{Call, Ended, Running, docker},
     wait,
 };
 
 /// RabbitMQ takes longest: ten seconds to boot, some more until everybody is connected again.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+
+/// The engine starts a container at once; whether it is healthy then is another matter.
+const STARTED_WITHIN: Duration = Duration::from_secs(30);
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -25,8 +27,6 @@ static TURN: Mutex<()> = Mutex::new(());
 pub(crate) struct System {
     /// The gateway.
     pub(crate) gateway: Client,
-    /// RabbitMQ's management API.
-    broker: Client,
     project: String,
     env_file: PathBuf,
     _turn: MutexGuard<'static, ()>,
@@ -39,7 +39,6 @@ impl System {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let system = Self {
             gateway: Client::new(required("AGORA_TEST_GATEWAY_URL")),
-            broker: Client::new(required("AGORA_TEST_RABBITMQ_API")),
             project: required("AGORA_TEST_PROJECT"),
             env_file: required("AGORA_TEST_ENV_FILE").into(),
             _turn: turn,
@@ -55,17 +54,17 @@ impl System {
     /// Runs an xtask command that is over within a minute.
     #[track_caller]
     pub(crate) fn xtask(&self, args: &[&str]) -> Ended {
-        program::run(&self.xtask_call(args))
+        self.xtask_call(args).run()
     }
 
     /// Starts an xtask command.
     #[track_caller]
     pub(crate) fn start_xtask(&self, args: &[&str]) -> Running {
-        Running::start(&self.xtask_call(args))
+        self.xtask_call(args).start()
     }
 
-    fn xtask_call(&self, args: &[&str]) -> Expression {
-        program::xtask(&self.project, &self.env_file, args)
+    fn xtask_call(&self, args: &[&str]) -> Call {
+        Call::xtask(&self.project, &self.env_file, args)
     }
 
     /// Waits until `xtask status` has no complaint.
@@ -142,10 +141,21 @@ impl System {
         });
         let path = format!("/api/exchanges/%2F/{}/publish", stream.exchange());
         let answer = self
-            .broker
+            .broker()
             .post(&path, &[], Some(&message))
             .expect_status(200);
         assert_eq!(answer.json()["routed"], true);
+    }
+
+    /// A client of RabbitMQ's management API. A port that the engine chose is another one after each start of
+    /// the container, so only the login comes from the environment.
+    #[track_caller]
+    fn broker(&self) -> Client {
+        let api = required("AGORA_TEST_RABBITMQ_API");
+        let (login, _) = api.rsplit_once('@').expect("the API's address holds a login");
+        let address = docker(["port", &self.container("rabbitmq"), "15672"]);
+        let address = address.lines().next().expect("RabbitMQ publishes its API");
+        Client::new(format!("{login}@{address}"))
     }
 
     /// Empties every dead-letter queue.
@@ -153,7 +163,7 @@ impl System {
     pub(crate) fn purge_dead_letters(&self) {
         for stream in topology::ALL {
             let path = format!("/api/queues/%2F/{}/contents", stream.dead_letter_queue());
-            self.broker.delete(&path).expect_status(204);
+            self.broker().delete(&path).expect_status(204);
         }
     }
 }
@@ -166,9 +176,8 @@ pub(crate) struct Outage {
 impl Drop for Outage {
     fn drop(&mut self) {
         // No panic in a drop: whoever waits for a healthy system notices.
-        let _ = duct::cmd!("docker", "start", &self.container)
-            .stdout_null()
-            .run();
+        let start = duct::cmd!("docker", "start", &self.container).stdout_null();
+        let _ = start.start().and_then(|start| start.wait_timeout(STARTED_WITHIN).map(drop));
     }
 }
 

@@ -30,7 +30,9 @@ impl Shop {
     }
 
     async fn publish(&self, payload: &[u8]) {
-        self.broker.publish("order_events", "order.placed.v1", payload).await;
+        self.broker
+            .publish("order_events", "order.placed.v1", payload)
+            .await;
     }
 
     async fn stock(&self, product_id: i64) -> (i64, i64) {
@@ -50,7 +52,10 @@ impl Shop {
     }
 
     async fn settled(&self, order: &OrderPlaced) -> (String, Option<String>) {
-        eventually("the order is settled", async || self.outcome(order).await.is_some()).await;
+        eventually("the order is settled", async || {
+            self.outcome(order).await.is_some()
+        })
+        .await;
         self.outcome(order).await.unwrap()
     }
 }
@@ -79,7 +84,8 @@ async fn yesterdays_order_takes_stock() {
 
     let user = Uuid::now_v7();
     let seen = answer(shop.service.as_user(user, "GET", "/inventory/99")).await;
-    let expected = json!({ "product_id": 99, "available": available - 2, "reserved": reserved + 2 });
+    let expected =
+        json!({ "product_id": 99, "available": available - 2, "reserved": reserved + 2 });
     assert_eq!(seen, (200, expected));
 }
 
@@ -93,7 +99,10 @@ async fn a_redelivered_order_takes_stock_once() {
         shop.publish(&payload).await;
     }
     let applied = r#"messaging_process_duration_seconds_count{messaging_destination_name="order_events",outcome="applied"}"#;
-    eventually("all five are handled", async || shop.service.metric(applied).await == 5.0).await;
+    eventually("all five are handled", async || {
+        shop.service.metric(applied).await == 5.0
+    })
+    .await;
     assert_eq!(shop.stock(7).await.0, available - 3);
     assert_eq!(shop.broker.depth("order_events.dead").await, 0);
 }
@@ -107,11 +116,17 @@ async fn too_little_stock_and_an_unknown_product_are_outcomes_not_failures() {
         .unwrap();
     let (greedy, modest, unknown) = (order(5, 3), order(5, 2), order(12_345, 1));
     shop.publish(&event(&greedy).encode()).await;
-    assert_eq!(shop.settled(&greedy).await, ("rejected".to_owned(), Some("out_of_stock".to_owned())));
+    assert_eq!(
+        shop.settled(&greedy).await,
+        ("rejected".to_owned(), Some("out_of_stock".to_owned()))
+    );
     shop.publish(&event(&modest).encode()).await;
     assert_eq!(shop.settled(&modest).await.0, "reserved");
     shop.publish(&event(&unknown).encode()).await;
-    assert_eq!(shop.settled(&unknown).await.1.as_deref(), Some("unknown_product"));
+    assert_eq!(
+        shop.settled(&unknown).await.1.as_deref(),
+        Some("unknown_product")
+    );
     assert_eq!(shop.stock(5).await, (0, 2));
     assert_eq!(shop.broker.depth("order_events.dead").await, 0);
 }
@@ -130,23 +145,33 @@ async fn what_cannot_be_read_is_dead_with_its_reason_and_good_orders_keep_flowin
         (vec![0xff, 0xfe, 0x00], DeadReason::Unreadable),
         (with("/data/quantity", json!(-1)), DeadReason::Unreadable),
         (with("/specversion", json!("0.3")), DeadReason::Unreadable),
-        (with("/type", json!("agora.order.placed.v2")), DeadReason::UnknownType),
-        (with("/subject", json!("x".repeat(MAX_EVENT_BYTES))), DeadReason::Oversized),
+        (
+            with("/type", json!("agora.order.placed.v2")),
+            DeadReason::UnknownType,
+        ),
+        (
+            with("/subject", json!("x".repeat(MAX_EVENT_BYTES))),
+            DeadReason::Oversized,
+        ),
     ];
     for (payload, reason) in cases {
-        shop.broker.publish("order_events", "order.strange", &payload).await;
+        shop.broker
+            .publish("order_events", "order.strange", &payload)
+            .await;
         let (body, table) = shop.broker.wait_for_message("order_events.dead").await;
         assert_eq!(body, payload);
         let text = |name| header_text(&table, name);
         assert_eq!(text(headers::REASON).as_deref(), Some(reason.as_str()));
         assert_eq!(text(headers::ROUTING_KEY).as_deref(), Some("order.strange"));
         assert_eq!(text(headers::ATTEMPTS).as_deref(), Some("1"));
-        assert_eq!(text(headers::CONSUMER).as_deref(), Some("inventory-service"));
+        assert_eq!(
+            text(headers::CONSUMER).as_deref(),
+            Some("inventory-service")
+        );
         assert!(text(headers::ERROR).is_some_and(|error| !error.is_empty()));
         assert!(text(headers::FAILED_AT).is_some());
-        let counted = format!(
-            r#"agora_dead_letters_total{{queue="order_events",reason="{reason}"}}"#
-        );
+        let counted =
+            format!(r#"agora_dead_letters_total{{queue="order_events",reason="{reason}"}}"#);
         assert!(shop.service.metric(&counted).await >= 1.0, "{counted}");
     }
     let good = order(1, 1);
@@ -167,7 +192,10 @@ async fn a_transient_failure_is_tried_again_later_and_loses_nothing() {
     let (available, _) = shop.stock(8).await;
     shop.publish(&event(&order).encode()).await;
     let retried = r#"agora_retries_total{queue="order_events",tier="1s"}"#;
-    eventually("it is put back once", async || shop.service.metric(retried).await == 1.0).await;
+    eventually("it is put back once", async || {
+        shop.service.metric(retried).await == 1.0
+    })
+    .await;
     assert_eq!(shop.outcome(&order).await, None);
     holder.rollback().await.unwrap();
     assert_eq!(shop.settled(&order).await.0, "reserved");
@@ -185,7 +213,10 @@ async fn an_order_that_fails_for_good_is_dead_and_changes_nothing() {
     let before = shop.stock(9).await;
     shop.publish(&event(&order).encode()).await;
     let (_, table) = shop.broker.wait_for_message("order_events.dead").await;
-    assert_eq!(header_text(&table, headers::REASON).as_deref(), Some("rejected"));
+    assert_eq!(
+        header_text(&table, headers::REASON).as_deref(),
+        Some("rejected")
+    );
     assert_eq!(shop.stock(9).await, before);
 }
 
@@ -193,11 +224,36 @@ async fn an_order_that_fails_for_good_is_dead_and_changes_nothing() {
 async fn stock_is_shown_to_known_users_only_and_absent_products_are_404() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
-    refused(shop.service.anonymous("GET", "/inventory/99"), 401, "no-identity").await;
-    refused(shop.service.as_user(user, "GET", "/inventory/101"), 404, "not-found").await;
-    refused(shop.service.as_user(user, "GET", "/inventory/-1"), 404, "not-found").await;
-    refused(shop.service.as_user(user, "GET", "/inventory/99x"), 404, "not-found").await;
-    refused(shop.service.as_user(user, "DELETE", "/inventory/99"), 405, "method-not-allowed").await;
+    refused(
+        shop.service.anonymous("GET", "/inventory/99"),
+        401,
+        "no-identity",
+    )
+    .await;
+    refused(
+        shop.service.as_user(user, "GET", "/inventory/101"),
+        404,
+        "not-found",
+    )
+    .await;
+    refused(
+        shop.service.as_user(user, "GET", "/inventory/-1"),
+        404,
+        "not-found",
+    )
+    .await;
+    refused(
+        shop.service.as_user(user, "GET", "/inventory/99x"),
+        404,
+        "not-found",
+    )
+    .await;
+    refused(
+        shop.service.as_user(user, "DELETE", "/inventory/99"),
+        405,
+        "method-not-allowed",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -213,5 +269,8 @@ async fn a_drained_service_gives_its_messages_back() {
         .await
         .unwrap();
     let left = async || i64::from(shop.broker.depth("order_events").await);
-    eventually("handled and left make the whole", async || settled + left().await == 300).await;
+    eventually("handled and left make the whole", async || {
+        settled + left().await == 300
+    })
+    .await;
 }

@@ -115,7 +115,9 @@ async fn list_orders(
     let rows = page.rows()?;
     let list = store::list(&orders.pool, identity.user_id, page.after, rows).await?;
     let documents = list.into_iter().map(OrderDocument::from).collect();
-    Ok(axum::Json(Page::cut(documents, rows, |order| order.order_id.0)))
+    Ok(axum::Json(Page::cut(documents, rows, |order| {
+        order.order_id.0
+    })))
 }
 
 async fn read_order(
@@ -132,11 +134,23 @@ async fn read_order(
 
 fn asked_for(query: OrderQuery, body: Option<PlaceOrder>) -> Result<PlaceOrder, Problem> {
     match (query, body) {
-        (OrderQuery { product_id: None, quantity: None }, Some(order)) => Ok(order),
+        (
+            OrderQuery {
+                product_id: None,
+                quantity: None,
+            },
+            Some(order),
+        ) => Ok(order),
         (_, Some(_)) => Err(Problem::invalid(
             "the order stands either in the query or in the body, not in both",
         )),
-        (OrderQuery { product_id: Some(product_id), quantity }, None) => Ok(PlaceOrder {
+        (
+            OrderQuery {
+                product_id: Some(product_id),
+                quantity,
+            },
+            None,
+        ) => Ok(PlaceOrder {
             product_id,
             quantity: quantity.unwrap_or_else(super::one),
         }),

@@ -31,7 +31,11 @@ impl Shop {
 
     async fn place(&self, user: Uuid, path: &str) -> String {
         let (status, body) = answer(self.service.as_user(user, "POST", path)).await;
-        assert_eq!((status, &body["status"]), (202, &json!("pending")), "{body}");
+        assert_eq!(
+            (status, &body["status"]),
+            (202, &json!("pending")),
+            "{body}"
+        );
         body["order_id"].as_str().unwrap().to_owned()
     }
 
@@ -45,9 +49,10 @@ impl Shop {
 /// The names of an object's members, sorted, all the way down.
 fn shape(value: &Value) -> Value {
     match value {
-        Value::Object(members) => {
-            members.iter().map(|(name, value)| (name.clone(), shape(value))).collect()
-        }
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| (name.clone(), shape(value)))
+            .collect(),
         _ => Value::Null,
     }
 }
@@ -64,7 +69,10 @@ async fn an_accepted_order_is_announced_in_the_agreed_form() {
     assert_eq!((placed.product_id.get(), placed.quantity.get()), (99, 2));
     let golden: Value = serde_json::from_str(GOLDEN).unwrap();
     assert_eq!(shape(&raw), shape(&golden));
-    assert_eq!((&raw["type"], &raw["source"]), (&golden["type"], &golden["source"]));
+    assert_eq!(
+        (&raw["type"], &raw["source"]),
+        (&golden["type"], &golden["source"])
+    );
 }
 
 #[tokio::test]
@@ -75,7 +83,12 @@ async fn an_order_is_given_in_the_query_or_in_the_body_not_in_both() {
     shop.place(user, "/orders?product_id=99").await;
     let body = json!({ "product_id": 99, "quantity": 3 });
     assert_eq!(answer(post("/orders/").json(&body)).await.0, 202);
-    assert_eq!(answer(post("/orders/").json(&json!({ "product_id": 99 }))).await.0, 202);
+    assert_eq!(
+        answer(post("/orders/").json(&json!({ "product_id": 99 })))
+            .await
+            .0,
+        202
+    );
     refused(post("/orders/?product_id=99").json(&body), 422, "invalid").await;
     refused(post("/orders/"), 422, "invalid").await;
 }
@@ -95,14 +108,26 @@ async fn impossible_orders_are_refused_and_announce_nothing() {
     ] {
         refused(post(path), 422, "invalid").await;
     }
-    for body in ["", "{", "[]", r#"{"product_id":99,"price":1}"#, r#"{"product_id":"99"}"#] {
-        let request = post("/orders/").header("content-type", "application/json").body(body);
+    for body in [
+        "",
+        "{",
+        "[]",
+        r#"{"product_id":99,"price":1}"#,
+        r#"{"product_id":"99"}"#,
+    ] {
+        let request = post("/orders/")
+            .header("content-type", "application/json")
+            .body(body);
         refused(request, 422, "invalid").await;
     }
-    let form = post("/orders/").header("content-type", "text/plain").body("product_id=99");
+    let form = post("/orders/")
+        .header("content-type", "text/plain")
+        .body("product_id=99");
     refused(form, 415, "unsupported-media-type").await;
     let long = format!(r#"{{"product_id":99,"note":"{}"}}"#, "x".repeat(70_000));
-    let request = post("/orders/").header("content-type", "application/json").body(long);
+    let request = post("/orders/")
+        .header("content-type", "application/json")
+        .body(long);
     refused(request, 413, "too-large").await;
     assert_eq!(shop.broker.depth("order_events").await, 0);
 }
@@ -112,18 +137,28 @@ async fn the_same_key_gives_the_same_order_and_one_event() {
     let shop = Shop::open().await;
     let (ada, bob) = (Uuid::now_v7(), Uuid::now_v7());
     let post = |user, path: &str, key: &str| {
-        shop.service.as_user(user, "POST", path).header("Idempotency-Key", key.to_owned())
+        shop.service
+            .as_user(user, "POST", path)
+            .header("Idempotency-Key", key.to_owned())
     };
     let first = answer(post(ada, "/orders/?product_id=99", "k-1")).await;
     assert_eq!(first.0, 202);
     for _ in 0..3 {
-        assert_eq!(answer(post(ada, "/orders/?product_id=99", "k-1")).await, first);
+        assert_eq!(
+            answer(post(ada, "/orders/?product_id=99", "k-1")).await,
+            first
+        );
     }
     let reused = post(ada, "/orders/?product_id=98", "k-1");
     refused(reused, 422, "idempotency-key-reused").await;
     let other = answer(post(bob, "/orders/?product_id=99", "k-1")).await;
     assert_ne!(other.1["order_id"], first.1["order_id"]);
-    refused(post(ada, "/orders/?product_id=99", &"k".repeat(256)), 422, "invalid").await;
+    refused(
+        post(ada, "/orders/?product_id=99", &"k".repeat(256)),
+        422,
+        "invalid",
+    )
+    .await;
     assert_eq!(shop.broker.depth("order_events").await, 2);
 }
 
@@ -160,7 +195,10 @@ async fn an_order_is_its_owners_alone() {
     let id = shop.place(ada, "/orders/?product_id=99").await;
     let path = format!("/orders/{id}");
     let (status, order) = answer(shop.service.as_user(ada, "GET", &path)).await;
-    assert_eq!((status, &order["order_id"], &order["quantity"]), (200, &json!(id), &json!(1)));
+    assert_eq!(
+        (status, &order["order_id"], &order["quantity"]),
+        (200, &json!(id), &json!(1))
+    );
     refused(shop.service.as_user(bob, "GET", &path), 404, "not-found").await;
     let (_, list) = answer(shop.service.as_user(bob, "GET", "/orders/")).await;
     assert_eq!(list, json!({ "items": [], "next": null }));
@@ -172,7 +210,10 @@ async fn orders_are_listed_newest_first_in_pages() {
     let user = Uuid::now_v7();
     let mut placed = Vec::new();
     for product in 1..=5 {
-        placed.push(shop.place(user, &format!("/orders/?product_id={product}")).await);
+        placed.push(
+            shop.place(user, &format!("/orders/?product_id={product}"))
+                .await,
+        );
     }
     placed.reverse();
     let mut seen = Vec::new();
@@ -182,10 +223,18 @@ async fn orders_are_listed_newest_first_in_pages() {
         for order in page["items"].as_array().unwrap() {
             seen.push(order["order_id"].as_str().unwrap().to_owned());
         }
-        path = format!("/orders/?limit=2&after={}", page["next"].as_str().unwrap_or_default());
+        path = format!(
+            "/orders/?limit=2&after={}",
+            page["next"].as_str().unwrap_or_default()
+        );
     }
     assert_eq!(seen, placed);
-    refused(shop.service.as_user(user, "GET", "/orders/?limit=1000"), 422, "invalid").await;
+    refused(
+        shop.service.as_user(user, "GET", "/orders/?limit=1000"),
+        422,
+        "invalid",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -198,9 +247,15 @@ async fn without_the_gateways_identity_nothing_is_answered() {
         ("GET", format!("/orders/{id}")),
     ] {
         refused(shop.service.anonymous(method, &path), 401, "no-identity").await;
-        let only_id = shop.service.anonymous(method, &path).header("X-User-Id", id.to_string());
+        let only_id = shop
+            .service
+            .anonymous(method, &path)
+            .header("X-User-Id", id.to_string());
         refused(only_id, 401, "no-identity").await;
-        let twice = shop.service.as_user(id, method, &path).header("X-User-Id", id.to_string());
+        let twice = shop
+            .service
+            .as_user(id, method, &path)
+            .header("X-User-Id", id.to_string());
         refused(twice, 401, "no-identity").await;
         let alias = shop
             .service
@@ -217,7 +272,11 @@ async fn requests_are_counted_by_route_and_never_by_id() {
     let user = Uuid::now_v7();
     let id = shop.place(user, "/orders/?product_id=99").await;
     answer(shop.service.as_user(user, "GET", &format!("/orders/{id}"))).await;
-    shop.service.as_user(user, "GET", "/no/such/path").send().await.unwrap();
+    shop.service
+        .as_user(user, "GET", "/no/such/path")
+        .send()
+        .await
+        .unwrap();
     let count = |method: &str, route: &str, status: u16| {
         let series = format!(
             r#"http_server_request_duration_seconds_count{{http_request_method="{method}",http_route="{route}",http_response_status_code="{status}"}}"#
@@ -243,7 +302,9 @@ async fn an_order_that_no_queue_takes_is_not_accepted_and_its_key_can_be_used_ag
             .as_user(user, "POST", "/orders/?product_id=99")
             .header("Idempotency-Key", "again")
     };
-    shop.broker.unbind("order_events", "order_events", "#").await;
+    shop.broker
+        .unbind("order_events", "order_events", "#")
+        .await;
     refused(order(), 503, "unavailable").await;
     let unroutable = r#"messaging_client_published_messages_total{messaging_destination_name="order_events",outcome="unroutable"}"#;
     assert_eq!(shop.service.metric(unroutable).await, 1.0);

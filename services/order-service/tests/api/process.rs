@@ -33,7 +33,10 @@ struct Process {
 impl Process {
     fn start(variables: &[(&str, &str)]) -> Self {
         let ops = free_address();
-        let mut child = command(ops, variables).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command(ops, variables)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let log = BufReader::new(child.stdout.take().unwrap());
         Self { child, log, ops }
     }
@@ -58,7 +61,13 @@ impl Process {
 
     fn terminate(&self) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     async fn ended(&mut self) -> ExitStatus {
@@ -75,7 +84,9 @@ impl Process {
     }
 
     async fn ready(&self) -> Option<(u16, Value)> {
-        let answer = reqwest::get(format!("http://{}/readyz", self.ops)).await.ok()?;
+        let answer = reqwest::get(format!("http://{}/readyz", self.ops))
+            .await
+            .ok()?;
         Some((answer.status().as_u16(), answer.json().await.ok()?))
     }
 }
@@ -98,7 +109,10 @@ fn command(ops: SocketAddr, variables: &[(&str, &str)]) -> Command {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// Takes what is exported over OTLP/gRPC.
@@ -112,21 +126,36 @@ impl TraceService for Collector {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let spans = request.into_inner().resource_spans.into_iter();
-        let spans = spans.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans);
-        let hex = |id: Vec<u8>| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        self.0.lock().await.extend(spans.map(|span| format!("{} {}", hex(span.trace_id), span.name)));
+        let spans = spans
+            .flat_map(|resource| resource.scope_spans)
+            .flat_map(|scope| scope.spans);
+        let hex = |id: Vec<u8>| {
+            id.iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        self.0
+            .lock()
+            .await
+            .extend(spans.map(|span| format!("{} {}", hex(span.trace_id), span.name)));
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 #[test]
 fn a_refused_configuration_names_the_variable_and_ends_with_2() {
-    let output = command(free_address(), &[("DATABASE_URL", "mysql://root:hunter2@db/orders")])
-        .output()
-        .unwrap();
+    let output = command(
+        free_address(),
+        &[("DATABASE_URL", "mysql://root:hunter2@db/orders")],
+    )
+    .output()
+    .unwrap();
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("DATABASE_URL") && text.contains("postgres://"), "{text}");
+    assert!(
+        text.contains("DATABASE_URL") && text.contains("postgres://"),
+        "{text}"
+    );
     assert!(!text.contains("hunter2"), "{text}");
 }
 
@@ -140,13 +169,19 @@ async fn dependencies_that_never_answer_are_named_and_end_the_start() {
     let mut process = Process::start(&variables);
     eventually("it says what it waits for", async || {
         process.ready().await.is_some_and(|(status, report)| {
-            (status, &report["status"], &report["dependencies"]["postgres"])
-                == (503, &"starting".into(), &"unreachable".into())
+            (
+                status,
+                &report["status"],
+                &report["dependencies"]["postgres"],
+            ) == (503, &"starting".into(), &"unreachable".into())
         })
     })
     .await;
     let error = process.logged("stopping: the service failed");
-    assert!(error["error"].as_str().unwrap().contains("postgres"), "{error}");
+    assert!(
+        error["error"].as_str().unwrap().contains("postgres"),
+        "{error}"
+    );
     assert_eq!(process.ended().await.code(), Some(1));
 }
 
@@ -167,15 +202,21 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp),
     ]);
     let addr = process.serving();
-    let healthcheck = command(process.ops, &[("DATABASE_URL", &database), ("AMQP_URL", &broker)])
-        .arg("healthcheck")
-        .status();
+    let healthcheck = command(
+        process.ops,
+        &[("DATABASE_URL", &database), ("AMQP_URL", &broker)],
+    )
+    .arg("healthcheck")
+    .status();
     assert!(healthcheck.unwrap().success());
 
     // While this lock is held, the order can't be stored: the request is in flight.
     let pool = PgPool::connect(&database).await.unwrap();
     let mut lock = pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     let request = reqwest::Client::new()
         .post(format!("http://{addr}/orders/?product_id=99"))
         .header("X-User-Id", Uuid::now_v7().to_string())
@@ -186,7 +227,11 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     eventually("the order waits for the lock", async || {
         let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
                        (SELECT oid FROM pg_database WHERE datname = current_database())";
-        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap() > 0
+        sqlx::query_scalar::<_, i64>(waiting)
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+            > 0
     })
     .await;
 
@@ -205,9 +250,15 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     assert_eq!(request.await.unwrap().unwrap().status(), 202);
     assert_eq!(process.logged("order placed")["trace_id"], TRACE_ID);
     assert_eq!(process.ended().await.code(), Some(0));
-    let (_, headers) = BrokerClient::connect(&broker).await.wait_for_message("order_events").await;
+    let (_, headers) = BrokerClient::connect(&broker)
+        .await
+        .wait_for_message("order_events")
+        .await;
     let traceparent = header_text(&headers, "traceparent").unwrap();
     assert!(traceparent.contains(TRACE_ID), "{traceparent}");
     let spans = collector.0.lock().await;
-    assert!(spans.contains(&format!("{TRACE_ID} POST /orders/")), "{spans:?}");
+    assert!(
+        spans.contains(&format!("{TRACE_ID} POST /orders/")),
+        "{spans:?}"
+    );
 }

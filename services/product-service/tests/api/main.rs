@@ -11,12 +11,12 @@ use testkit::{Service, eventually};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 
 async fn open() -> (Service, Channel) {
     let database = testkit::database().await;
@@ -30,7 +30,9 @@ async fn open() -> (Service, Channel) {
 #[tokio::test]
 async fn product_99_exists_with_a_price() {
     let (service, channel) = open().await;
-    let product = CatalogClient::new(channel).get_product(GetProductRequest { id: 99 }).await;
+    let product = CatalogClient::new(channel)
+        .get_product(GetProductRequest { id: 99 })
+        .await;
     let product = product.unwrap().into_inner();
     assert_eq!((product.id, product.price_cents), (99, 1999));
     let served = r#"rpc_server_call_duration_seconds_count{rpc_service="agora.catalog.v1.Catalog",rpc_method="GetProduct",rpc_grpc_status_code="0"}"#;
@@ -41,8 +43,15 @@ async fn product_99_exists_with_a_price() {
 async fn absent_and_impossible_products_have_their_own_codes() {
     let (_service, channel) = open().await;
     let mut catalog = CatalogClient::new(channel);
-    for (id, code) in [(101, Code::NotFound), (0, Code::InvalidArgument), (-1, Code::InvalidArgument)] {
-        let status = catalog.get_product(GetProductRequest { id }).await.unwrap_err();
+    for (id, code) in [
+        (101, Code::NotFound),
+        (0, Code::InvalidArgument),
+        (-1, Code::InvalidArgument),
+    ] {
+        let status = catalog
+            .get_product(GetProductRequest { id })
+            .await
+            .unwrap_err();
         assert_eq!(status.code(), code, "product {id}");
     }
 }
@@ -54,21 +63,36 @@ async fn the_catalogue_is_read_in_pages() {
     let mut prices = BTreeMap::new();
     let mut after_id = 0;
     for _ in 0..4 {
-        let request = ListProductsRequest { page_size: 30, after_id };
+        let request = ListProductsRequest {
+            page_size: 30,
+            after_id,
+        };
         let page = catalog.list_products(request).await.unwrap().into_inner();
-        prices.extend(page.products.into_iter().map(|product| (product.id, product.price_cents)));
+        prices.extend(
+            page.products
+                .into_iter()
+                .map(|product| (product.id, product.price_cents)),
+        );
         after_id = page.next_after_id;
     }
     assert_eq!((prices.len(), after_id), (100, 0));
-    let too_many = ListProductsRequest { page_size: 101, after_id: 0 };
-    assert_eq!(catalog.list_products(too_many).await.unwrap_err().code(), Code::InvalidArgument);
+    let too_many = ListProductsRequest {
+        page_size: 101,
+        after_id: 0,
+    };
+    assert_eq!(
+        catalog.list_products(too_many).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test]
 async fn health_says_serving_and_reflection_names_the_services() {
     let (_service, channel) = open().await;
     eventually("the catalogue is serving", async || {
-        let request = HealthCheckRequest { service: "agora.catalog.v1.Catalog".to_owned() };
+        let request = HealthCheckRequest {
+            service: "agora.catalog.v1.Catalog".to_owned(),
+        };
         let answer = HealthClient::new(channel.clone()).check(request).await;
         answer.is_ok_and(|health| health.into_inner().status() == ServingStatus::Serving)
     })
@@ -87,9 +111,12 @@ async fn health_says_serving_and_reflection_names_the_services() {
     let Some(MessageResponse::ListServicesResponse(list)) = answer else {
         panic!("{answer:?}");
     };
-    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    let names: Vec<_> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
     for name in ["agora.catalog.v1.Catalog", "grpc.health.v1.Health"] {
         assert!(names.iter().any(|found| found == name), "{names:?}");
     }
 }
-

@@ -70,9 +70,8 @@ impl Catalog {
             Code::NotFound | Code::InvalidArgument => CatalogError::Unknown(id),
             _ => CatalogError::Unavailable(status),
         })?;
-        let price = PriceCents::new(found.price_cents).ok_or_else(|| {
-            CatalogError::Unavailable(Status::data_loss("a negative price"))
-        })?;
+        let price = PriceCents::new(found.price_cents)
+            .ok_or_else(|| CatalogError::Unavailable(Status::data_loss("a negative price")))?;
         Ok(Product {
             name: found.name,
             price,

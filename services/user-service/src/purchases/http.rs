@@ -58,9 +58,10 @@ async fn buy(
     only_oneself(&identity, user_id)?;
     let product = purchases.catalog.product(asked.product_id).await?;
     // A total that can't be counted is refused here, before it is stored.
-    product.price.times(asked.quantity).ok_or_else(|| {
-        Problem::invalid("the total is more than can be counted")
-    })?;
+    product
+        .price
+        .times(asked.quantity)
+        .ok_or_else(|| Problem::invalid("the total is more than can be counted"))?;
     let purchase = sqlx::query_as(
         "INSERT INTO purchases (id, user_id, product_id, product_name, quantity, unit_price_cents)
          VALUES ($1, $2, $3, $4, $5, $6)
@@ -97,7 +98,9 @@ async fn list_purchases(
     .bind(rows)
     .fetch_all(&purchases.pool)
     .await?;
-    Ok(axum::Json(Page::cut(list, rows, |purchase: &Purchase| purchase.id)))
+    Ok(axum::Json(Page::cut(list, rows, |purchase: &Purchase| {
+        purchase.id
+    })))
 }
 
 fn only_oneself(identity: &Identity, user_id: UserId) -> Result<(), Problem> {

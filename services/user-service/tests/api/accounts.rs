@@ -11,13 +11,19 @@ async fn who_signed_up_can_log_in() {
     let body = json!({ "name": " Ada ", "email": "Ada@Example.com", "password": PASSWORD });
     let (status, user) = answer(service.anonymous("POST", "/auth/signup").json(&body)).await;
     assert_eq!(status, 201);
-    assert_eq!((&user["name"], &user["email"]), (&json!("Ada"), &json!("ada@example.com")));
+    assert_eq!(
+        (&user["name"], &user["email"]),
+        (&json!("Ada"), &json!("ada@example.com"))
+    );
     assert!(user.get("password").is_none() && user.get("password_hash").is_none());
 
     let login = json!({ "email": "ADA@example.com", "password": PASSWORD });
     let (status, token) = answer(service.anonymous("POST", "/auth/login").json(&login)).await;
     assert_eq!(status, 200);
-    assert_eq!((&token["token_type"], &token["expires_in"]), (&json!("Bearer"), &json!(3600)));
+    assert_eq!(
+        (&token["token_type"], &token["expires_in"]),
+        (&json!("Bearer"), &json!(3600))
+    );
 }
 
 #[tokio::test]
@@ -25,7 +31,12 @@ async fn an_address_is_taken_once_in_whatever_case() {
     let service = open().await;
     sign_up(&service, "ada@example.com").await;
     let body = json!({ "name": "Eve", "email": "ADA@EXAMPLE.COM", "password": PASSWORD });
-    refused(service.anonymous("POST", "/auth/signup").json(&body), 409, "email-taken").await;
+    refused(
+        service.anonymous("POST", "/auth/signup").json(&body),
+        409,
+        "email-taken",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -41,10 +52,20 @@ async fn impossible_accounts_are_refused() {
         ("Ada", "a@example.com", &"ü".repeat(37)),
     ] {
         let body = json!({ "name": name, "email": email, "password": password });
-        refused(service.anonymous("POST", "/auth/signup").json(&body), 422, "invalid").await;
+        refused(
+            service.anonymous("POST", "/auth/signup").json(&body),
+            422,
+            "invalid",
+        )
+        .await;
     }
     let incomplete = json!({ "email": "a@example.com" });
-    refused(service.anonymous("POST", "/auth/signup").json(&incomplete), 422, "invalid").await;
+    refused(
+        service.anonymous("POST", "/auth/signup").json(&incomplete),
+        422,
+        "invalid",
+    )
+    .await;
 }
 
 #[tokio::test]

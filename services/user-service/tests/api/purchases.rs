@@ -25,7 +25,10 @@ async fn a_purchase_costs_what_the_catalogue_says() {
     let body = json!({ "product_id": 99, "quantity": 3, "unit_price_cents": 1 });
     let (status, bought) = answer(service.as_user(ada, "POST", &path).json(&body)).await;
     assert_eq!(status, 201);
-    assert_eq!((&bought["unit_price_cents"], &bought["total_cents"]), (&json!(1999), &json!(5997)));
+    assert_eq!(
+        (&bought["unit_price_cents"], &bought["total_cents"]),
+        (&json!(1999), &json!(5997))
+    );
     let (_, list) = answer(service.as_user(ada, "GET", &path)).await;
     assert_eq!(list, json!({ "items": [bought], "next": null }));
 }
@@ -37,17 +40,31 @@ async fn somebody_elses_purchases_are_forbidden() {
     let bob = sign_up(&service, "bob@example.com").await;
     let path = format!("/users/{ada}/purchases");
     let body = json!({ "product_id": 99, "quantity": 1 });
-    refused(service.as_user(bob, "POST", &path).json(&body), 403, "not-yours").await;
+    refused(
+        service.as_user(bob, "POST", &path).json(&body),
+        403,
+        "not-yours",
+    )
+    .await;
     refused(service.as_user(bob, "GET", &path), 403, "not-yours").await;
     refused(service.anonymous("GET", &path), 401, "no-identity").await;
-    refused(service.anonymous("POST", &path).json(&body), 401, "no-identity").await;
+    refused(
+        service.anonymous("POST", &path).json(&body),
+        401,
+        "no-identity",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn what_is_not_on_sale_cannot_be_bought() {
     let (service, _products) = open_shop().await;
     let ada = sign_up(&service, "ada@example.com").await;
-    let buy = |body| service.as_user(ada, "POST", &format!("/users/{ada}/purchases")).json(&body);
+    let buy = |body| {
+        service
+            .as_user(ada, "POST", &format!("/users/{ada}/purchases"))
+            .json(&body)
+    };
     let unknown = json!({ "product_id": 12345, "quantity": 1 });
     refused(buy(unknown), 422, "unknown-product").await;
     for (product_id, quantity) in [(0, 1), (99, 0), (99, 1001), (99, -1)] {
@@ -66,7 +83,12 @@ async fn without_a_catalogue_purchases_are_unavailable_soon_and_the_rest_works()
         let path = format!("/users/{ada}/purchases");
         let body = json!({ "product_id": 99, "quantity": 1 });
         let started = Instant::now();
-        refused(service.as_user(ada, "POST", &path).json(&body), 503, "unavailable").await;
+        refused(
+            service.as_user(ada, "POST", &path).json(&body),
+            503,
+            "unavailable",
+        )
+        .await;
         assert!(started.elapsed() < Duration::from_secs(5));
         assert_eq!(answer(service.as_user(ada, "GET", &path)).await.0, 200);
         assert_eq!(service.ops("/readyz").await.0, 200);

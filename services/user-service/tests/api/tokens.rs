@@ -9,7 +9,10 @@ use testkit::{Service, refused};
 use super::{KEY, OLD_KEY, log_in, open, sign_up};
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 fn claims() -> Value {
@@ -33,7 +36,12 @@ fn token(algorithm: Algorithm, kid: Option<&str>, claims: &Value, key: &[u8]) ->
 }
 
 fn good(claims: &Value) -> String {
-    token(Algorithm::HS256, Some("new"), claims, &hex::decode(KEY).unwrap())
+    token(
+        Algorithm::HS256,
+        Some("new"),
+        claims,
+        &hex::decode(KEY).unwrap(),
+    )
 }
 
 fn without(name: &str) -> Value {
@@ -67,8 +75,14 @@ async fn a_login_token_says_who_it_is() {
     let id = sign_up(&service, "ada@example.com").await;
     let token = log_in(&service, "ada@example.com").await;
     let expected = (id.to_string(), "ada@example.com".to_owned());
-    assert_eq!(accepted(&service, &format!("Bearer {token}")).await, expected);
-    assert_eq!(accepted(&service, &format!("bearer {token}")).await, expected);
+    assert_eq!(
+        accepted(&service, &format!("Bearer {token}")).await,
+        expected
+    );
+    assert_eq!(
+        accepted(&service, &format!("bearer {token}")).await,
+        expected
+    );
 }
 
 #[tokio::test]
@@ -92,25 +106,49 @@ async fn a_forged_expired_or_misdirected_token_is_refused() {
     let other_payload = other_payload.split('.').nth(1).unwrap();
     for (what, token) in [
         ("expired", good(&with("exp", json!(now() - 1)))),
-        ("another key", token(Algorithm::HS256, Some("new"), &claims(), &[7; 32])),
-        ("the key under another id", token(Algorithm::HS256, Some("old"), &claims(), &key)),
-        ("an unknown key id", token(Algorithm::HS256, Some("../new"), &claims(), &key)),
+        (
+            "another key",
+            token(Algorithm::HS256, Some("new"), &claims(), &[7; 32]),
+        ),
+        (
+            "the key under another id",
+            token(Algorithm::HS256, Some("old"), &claims(), &key),
+        ),
+        (
+            "an unknown key id",
+            token(Algorithm::HS256, Some("../new"), &claims(), &key),
+        ),
         ("no key id", token(Algorithm::HS256, None, &claims(), &key)),
-        ("another algorithm", token(Algorithm::HS512, Some("new"), &claims(), &key)),
+        (
+            "another algorithm",
+            token(Algorithm::HS512, Some("new"), &claims(), &key),
+        ),
         ("a wrong audience", good(&with("aud", json!("elsewhere")))),
         ("a wrong issuer", good(&with("iss", json!("somebody")))),
         ("no audience", good(&without("aud"))),
         ("no issuer", good(&without("iss"))),
         ("no expiry", good(&without("exp"))),
         ("no subject", good(&without("sub"))),
-        ("a subject that is no user id", good(&with("sub", json!("1")))),
+        (
+            "a subject that is no user id",
+            good(&with("sub", json!("1"))),
+        ),
         ("an expiry in words", good(&with("exp", json!("never")))),
         ("alg none", format!("{alg_none}.{payload}.")),
-        ("alg none with a key id", format!("{alg_none_kid}.{payload}.")),
-        ("alg none with the signature", format!("{alg_none_kid}.{payload}.{signature}")),
+        (
+            "alg none with a key id",
+            format!("{alg_none_kid}.{payload}."),
+        ),
+        (
+            "alg none with the signature",
+            format!("{alg_none_kid}.{payload}.{signature}"),
+        ),
         ("no signature", format!("{header}.{payload}.")),
         ("no third part", format!("{header}.{payload}")),
-        ("another payload", format!("{header}.{other_payload}.{signature}")),
+        (
+            "another payload",
+            format!("{header}.{other_payload}.{signature}"),
+        ),
         ("nonsense", "a.b.c".to_owned()),
         ("nothing", String::new()),
         ("something long", "x".repeat(10_000)),
@@ -125,8 +163,17 @@ async fn a_forged_expired_or_misdirected_token_is_refused() {
 async fn the_token_stands_in_one_bearer_header_and_nowhere_else() {
     let service = open().await;
     let token = good(&claims());
-    refused(service.anonymous("GET", "/auth/verify"), 401, "invalid-token").await;
-    for authorization in [token.clone(), format!("Basic {token}"), format!("Bearer{token}")] {
+    refused(
+        service.anonymous("GET", "/auth/verify"),
+        401,
+        "invalid-token",
+    )
+    .await;
+    for authorization in [
+        token.clone(),
+        format!("Basic {token}"),
+        format!("Bearer{token}"),
+    ] {
         refused(verify(&service, &authorization), 401, "invalid-token").await;
     }
     let twice = verify(&service, &format!("Bearer {token}"))
