@@ -13,6 +13,7 @@ use serde::Serialize;
 
 /// How often a long step says where it is when nobody watches a spinner.
 const HEARTBEAT: Duration = Duration::from_secs(20);
+const MAX_UPDATE_CHARS: usize = 100;
 
 /// The narrowest terminal that tables are fitted to.
 const NARROWEST_COLUMNS: u16 = 60;
@@ -137,14 +138,12 @@ impl Step {
 
     /// Shows where the step is; away from a terminal only now and then.
     pub(crate) fn update(&self, text: &str) {
+        // A compiler's or an engine's line may fill screens.
+        let text: String = text.trim().chars().take(MAX_UPDATE_CHARS).collect();
         match &self.bar {
-            Some(bar) => bar.set_message(text.trim().to_owned()),
+            Some(bar) => bar.set_message(text),
             None if self.said_at.get().elapsed() > HEARTBEAT => {
-                self.say(&format!(
-                    "{} ({})",
-                    text.trim(),
-                    spell(self.started.elapsed())
-                ));
+                self.say(&format!("{text} ({})", spell(self.started.elapsed())));
             }
             None => {}
         }

@@ -293,6 +293,7 @@ where
         let queue = self.topology.queue();
         let attempts = attempts_so_far(&table) + 1;
         let routing_key = original_routing_key(&table, delivery);
+        drop_excess(&mut table);
         let (reason, error) = match failure {
             Failure::Permanent { reason, error } => (reason, error),
             Failure::Transient(error) => match RETRY_TIERS.get(attempts as usize - 1) {
@@ -337,6 +338,19 @@ where
 
 /// The most of an error's text that a header carries; AMQP frames are bounded.
 const MAX_ERROR_CHARS: usize = 1_000;
+
+/// The most that a message's headers may weigh when it is given back, in bytes of JSON. All of them travel
+/// in one frame, ours added, and the broker closes a connection that sends a larger one than was agreed.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Somebody else's headers are worth keeping, but not at the price of never getting rid of the message.
+fn drop_excess(table: &mut FieldTable) {
+    let weight = serde_json::to_vec(table).map_or(usize::MAX, |json| json.len());
+    if weight > MAX_HEADER_BYTES {
+        warn!(weight, "headers too large to give back: dropped");
+        *table = FieldTable::default();
+    }
+}
 
 fn insert_text(table: &mut FieldTable, header: &str, text: String) {
     let text: String = text.chars().take(MAX_ERROR_CHARS).collect();

@@ -233,6 +233,19 @@ impl BrokerClient {
 
     /// Publishes whatever bytes, confirmed.
     pub async fn publish(&self, exchange: &str, routing_key: &str, payload: &[u8]) {
+        let headers = FieldTable::default();
+        self.publish_with(exchange, routing_key, payload, headers)
+            .await;
+    }
+
+    /// The same, with headers.
+    pub async fn publish_with(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        payload: &[u8],
+        headers: FieldTable,
+    ) {
         let confirm = self
             .channel
             .basic_publish(
@@ -240,7 +253,7 @@ impl BrokerClient {
                 routing_key.into(),
                 BasicPublishOptions::default(),
                 payload,
-                BasicProperties::default(),
+                BasicProperties::default().with_headers(headers),
             )
             .await
             .expect("published");
@@ -321,6 +334,14 @@ impl BrokerClient {
             .expect("the queue exists")
             .message_count()
     }
+}
+
+/// Headers with one of this many bytes in it.
+pub fn bulky_headers(bytes: usize) -> FieldTable {
+    let mut headers = FieldTable::default();
+    let value = lapin::types::AMQPValue::LongString("x".repeat(bytes).into());
+    headers.insert("x-bulk".into(), value);
+    headers
 }
 
 /// A header's text.

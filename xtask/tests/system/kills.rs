@@ -71,12 +71,12 @@ fn kill_under_load(victim: &str) -> Ended {
         if placed >= ORDERS_BEFORE {
             return Ok(());
         }
-        assert!(load.is_running(), "{}", load_failed(&load));
+        load.expect_running();
         Err(format!("{placed} so far"))
     });
     let outage = system.kill(victim);
     wait::pause(OUTAGE);
-    assert!(load.is_running(), "the run was over before the outage was");
+    load.expect_running();
     drop(outage);
 
     let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());

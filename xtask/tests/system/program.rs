@@ -75,9 +75,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Whether it still runs.
-    pub(crate) fn is_running(&self) -> bool {
-        self.handle.try_wait().is_ok_and(|output| output.is_none())
+    /// Panics with what it wrote when it is over already.
+    #[track_caller]
+    pub(crate) fn expect_running(&self) {
+        if let Ok(Some(output)) = self.handle.try_wait() {
+            panic!(
+                "over too early: {}",
+                Ended::new(&self.what, output).account()
+            );
+        }
     }
 
     /// Waits for its end; panics when that doesn't come in time.
@@ -93,7 +99,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.is_running() {
+        if !matches!(self.handle.try_wait(), Ok(None)) {
             return;
         }
         for pid in self.handle.pids() {

@@ -152,7 +152,9 @@ impl System {
     #[track_caller]
     fn broker(&self) -> Client {
         let api = required("AGORA_TEST_RABBITMQ_API");
-        let (login, _) = api.rsplit_once('@').expect("the API's address holds a login");
+        let (login, _) = api
+            .rsplit_once('@')
+            .expect("the API's address holds a login");
         let address = docker(["port", &self.container("rabbitmq"), "15672"]);
         let address = address.lines().next().expect("RabbitMQ publishes its API");
         Client::new(format!("{login}@{address}"))
@@ -177,7 +179,9 @@ impl Drop for Outage {
     fn drop(&mut self) {
         // No panic in a drop: whoever waits for a healthy system notices.
         let start = duct::cmd!("docker", "start", &self.container).stdout_null();
-        let _ = start.start().and_then(|start| start.wait_timeout(STARTED_WITHIN).map(drop));
+        let _ = start
+            .start()
+            .and_then(|start| start.wait_timeout(STARTED_WITHIN).map(drop));
     }
 }
 

@@ -274,3 +274,22 @@ async fn a_drained_service_gives_its_messages_back() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn headers_that_leave_no_room_for_a_reason_do_not_keep_a_message_alive() {
+    let shop = Shop::open().await;
+    for bytes in [10_000, 20_000, 32_000] {
+        let bulk = testkit::bulky_headers(bytes);
+        shop.broker
+            .publish_with("order_events", "order.placed.v1", b"not json", bulk)
+            .await;
+        let (_, table) = shop.broker.wait_for_message("order_events.dead").await;
+        assert_eq!(
+            header_text(&table, headers::REASON).as_deref(),
+            Some("unreadable")
+        );
+    }
+    // Once each: the connection was not lost over them.
+    let dead = r#"agora_dead_letters_total{queue="order_events",reason="unreadable"}"#;
+    assert_eq!(shop.service.metric(dead).await, 3.0);
+}
