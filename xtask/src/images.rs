@@ -73,8 +73,8 @@ pub(crate) fn provide(
             match pull(project, &upstream, step) {
                 Ok(()) => Ok(upstream),
                 Err(error) if error.is::<Interrupted>() => Err(error),
-                Err(_) => {
-                    step.say("no registry answers: building the images here");
+                Err(error) => {
+                    step.say(&format!("building the images here, because {error:#}"));
                     build(project, compose, step)
                 }
             }

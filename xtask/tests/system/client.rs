@@ -6,8 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use ureq::Agent;
 
+use crate::wait;
+
 /// Longer than the 10 s within which a service answers or gives up.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// The story's product; load leaves it alone, so that its stock is this test's.
+pub(crate) const STORY_PRODUCT: u32 = 99;
+/// From an accepted order to the stock, a consumer that is just connecting again included.
+const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) type Headers<'a> = &'a [(&'a str, &'a str)];
 
@@ -135,38 +142,43 @@ impl Person {
         }
     }
 
-    /// Places an order for one piece; returns the order's id.
+    /// Places an order for one piece of the story's product; returns the order's id.
     #[track_caller]
-    pub(crate) fn order(&self, gateway: &Client, product_id: u32) -> String {
-        let answer = self
-            .try_to_order(gateway, product_id)
-            .expect_status(202)
-            .json();
+    pub(crate) fn order(&self, gateway: &Client) -> String {
+        let answer = self.try_to_order(gateway).expect_status(202).json();
         text(&answer, "order_id")
     }
 
-    /// Tries to place an order for one piece.
+    /// Tries to place such an order.
     #[track_caller]
-    pub(crate) fn try_to_order(&self, gateway: &Client, product_id: u32) -> Answer {
-        gateway.post(
-            &format!("/orders/?product_id={product_id}"),
-            &[("authorization", &self.authorization)],
-            None,
-        )
+    pub(crate) fn try_to_order(&self, gateway: &Client) -> Answer {
+        let path = format!("/orders/?product_id={STORY_PRODUCT}&quantity=1");
+        gateway.post(&path, &[("authorization", &self.authorization)], None)
     }
 
-    /// What is left of a product.
+    /// How much of the story's product may still be ordered.
     #[track_caller]
-    pub(crate) fn available(&self, gateway: &Client, product_id: u32) -> i64 {
+    pub(crate) fn available(&self, gateway: &Client) -> i64 {
         gateway
             .get(
-                &format!("/inventory/{product_id}"),
+                &format!("/inventory/{STORY_PRODUCT}"),
                 &[("authorization", &self.authorization)],
             )
             .expect_status(200)
             .json()["available"]
             .as_i64()
             .expect("`available` is a number")
+    }
+
+    /// Waits until no more than this many are available; returns how many are.
+    #[track_caller]
+    pub(crate) fn wait_for_stock(&self, gateway: &Client, at_most: i64) -> i64 {
+        wait::until("the stock to drop", STOCK_DROPS_WITHIN, || {
+            match self.available(gateway) {
+                now if now <= at_most => Ok(now),
+                now => Err(format!("{now} available, expected {at_most}")),
+            }
+        })
     }
 }
 

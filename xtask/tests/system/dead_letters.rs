@@ -7,8 +7,6 @@ use shared_events::topology::{MAX_EVENT_BYTES, ORDER_EVENTS};
 
 use crate::{client::Person, system::System, wait};
 
-/// The story's product; load leaves it alone.
-const PRODUCT: u32 = 99;
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
 #[test]
@@ -16,12 +14,12 @@ fn ten_malformed_messages_are_explained_and_hold_nobody_up() {
     let system = System::take_turn();
     system.xtask(&["verify-dlq"]).expect_code(0);
     let ada = Person::new(&system.gateway);
-    let before = ada.available(&system.gateway, PRODUCT);
+    let before = ada.available(&system.gateway);
     let messages = malformed();
     assert_eq!(messages.len(), 10);
     for message in &messages {
         system.publish(ORDER_EVENTS, "order.placed.v1", message);
-        ada.order(&system.gateway, PRODUCT);
+        ada.order(&system.gateway);
     }
 
     wait::until("ten dead letters", HANDLED_WITHIN, || {
@@ -32,12 +30,8 @@ fn ten_malformed_messages_are_explained_and_hold_nobody_up() {
             Err(verdict.account())
         }
     });
-    wait::until("the stock of ten good orders", HANDLED_WITHIN, || match ada
-        .available(&system.gateway, PRODUCT)
-    {
-        now if now == before - 10 => Ok(()),
-        now => Err(format!("{before} → {now}")),
-    });
+    let after = ada.wait_for_stock(&system.gateway, before - 10);
+    assert_eq!(after, before - 10);
 
     let text = system.xtask(&["verify-dlq"]).expect_code(1).stdout;
     assert!(text.contains("10 dead letters, 0 expected"), "{text}");

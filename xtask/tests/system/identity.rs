@@ -63,7 +63,7 @@ fn a_request_without_a_token_of_ours_is_refused() {
 fn an_identity_that_a_client_claims_never_reaches_a_service() {
     let system = System::take_turn();
     let (ada, eve) = (Person::new(&system.gateway), Person::new(&system.gateway));
-    let order = eve.order(&system.gateway, 99);
+    let order = eve.order(&system.gateway);
     let claims: [(&str, Headers<'_>); 7] = [
         (
             "plain",

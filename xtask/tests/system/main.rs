@@ -18,5 +18,6 @@ mod footprint;
 mod identity;
 mod kills;
 mod load;
+mod mirror;
 mod outages;
 mod story;

@@ -9,9 +9,6 @@ use crate::{client::Person, system::System, wait};
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 /// The services' own limit for a request is 10 s.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(11);
-const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
-/// The story's product; load leaves it alone.
-const PRODUCT: u32 = 99;
 
 #[test]
 fn while_the_database_is_away_orders_are_refused_in_time() {
@@ -34,12 +31,12 @@ fn while_the_broker_is_away_orders_are_refused_in_time() {
 fn refuses_orders_without(part: &str, dependent: &[&str]) {
     let system = System::take_turn();
     let ada = Person::new(&system.gateway);
-    let before = ada.available(&system.gateway, PRODUCT);
+    let before = ada.available(&system.gateway);
     let outage = system.kill(part);
 
     for moment in ["at once", "a little later"] {
         let asked = Instant::now();
-        let refused = ada.try_to_order(&system.gateway, PRODUCT);
+        let refused = ada.try_to_order(&system.gateway);
         assert_eq!(refused.status, 503, "{moment}: {}", refused.body);
         assert!(
             asked.elapsed() < ANSWERED_WITHIN,
@@ -91,11 +88,6 @@ fn refuses_orders_without(part: &str, dependent: &[&str]) {
 
     drop(outage);
     system.wait_until_healthy();
-    ada.order(&system.gateway, PRODUCT);
-    wait::until("the stock to drop", STOCK_DROPS_WITHIN, || {
-        match ada.available(&system.gateway, PRODUCT) {
-            now if now < before => Ok(()),
-            now => Err(format!("still {now}")),
-        }
-    });
+    ada.order(&system.gateway);
+    ada.wait_for_stock(&system.gateway, before - 1);
 }

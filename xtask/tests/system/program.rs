@@ -28,6 +28,16 @@ impl Call {
 
     /// The xtask binary, pointed at one system and untouched by this machine's own settings.
     pub(crate) fn xtask(project: &str, env_file: &Path, args: &[&str]) -> Self {
+        Self::xtask_with(&[], project, env_file, args)
+    }
+
+    /// The same, with settings in its environment.
+    pub(crate) fn xtask_with(
+        settings: &[(&str, &str)],
+        project: &str,
+        env_file: &Path,
+        args: &[&str],
+    ) -> Self {
         let call = Self::new(env!("CARGO_BIN_EXE_xtask"), args.iter().copied());
         let environment =
             env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("AGORA_"));
@@ -35,8 +45,13 @@ impl Call {
             (OsString::from("AGORA_PROJECT"), project.into()),
             (OsString::from("AGORA_ENV_FILE"), env_file.into()),
         ];
+        let settings = settings
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         Self {
-            expression: call.expression.full_env(environment.chain(system)),
+            expression: call
+                .expression
+                .full_env(environment.chain(system).chain(settings)),
             ..call
         }
     }

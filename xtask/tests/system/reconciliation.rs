@@ -17,7 +17,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Product and quantity, by order id.
 type Orders = BTreeMap<String, (i64, u32)>;
 
-/// Panics unless every order that was promised exists and took its stock exactly once.
+/// Panics unless every order that somebody was promised, or that the broker confirmed, exists and took its
+/// stock exactly once.
 #[track_caller]
 pub(crate) fn reconcile(system: &System, ledger: &[LedgerEntry]) {
     let promised: Orders = ledger
@@ -35,21 +36,19 @@ pub(crate) fn reconcile(system: &System, ledger: &[LedgerEntry]) {
         "promised, and not stored as promised"
     );
 
-    let reserved = wait::until(
-        "the reservations of all promised orders",
-        SETTLED_WITHIN,
-        || {
-            let reserved = orders(
-                system,
-                "inventory",
-                "SELECT order_id, product_id, quantity FROM reservations WHERE outcome = 'reserved'",
-            );
-            match missing(&promised, &reserved).as_slice() {
-                [] => Ok(reserved),
-                orders => Err(format!("{} without one: {orders:?}", orders.len())),
-            }
-        },
-    );
+    // Those of earlier runs, and those whose answer got lost.
+    let confirmed = "SELECT id, product_id, quantity FROM orders WHERE announced_at IS NOT NULL";
+    let mut owed = orders(system, "orders", confirmed);
+    owed.extend(promised);
+    let reserved = wait::until("the reservations of all orders", SETTLED_WITHIN, || {
+        let reserved =
+            "SELECT order_id, product_id, quantity FROM reservations WHERE outcome = 'reserved'";
+        let reserved = orders(system, "inventory", reserved);
+        match missing(&owed, &reserved).as_slice() {
+            [] => Ok(reserved),
+            orders => Err(format!("{} without one: {orders:?}", orders.len())),
+        }
+    });
     // Orders that were refused with a 503 may have a reservation; one that nobody placed may not.
     assert_eq!(
         missing(&reserved, &stored),

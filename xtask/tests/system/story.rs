@@ -1,16 +1,9 @@
 //! The seed story: sign up, log in, read, order, watch the stock drop.
 
-use std::time::Duration;
-
 use crate::{
     client::{Person, text},
     system::System,
-    wait,
 };
-
-/// The story's product; load leaves it alone.
-const PRODUCT: u32 = 99;
-const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
 
 #[test]
 fn an_order_by_somebody_new_takes_one_from_the_stock() {
@@ -29,8 +22,8 @@ fn an_order_by_somebody_new_takes_one_from_the_stock() {
         "{users}"
     );
 
-    let before = ada.available(gateway, PRODUCT);
-    let order = ada.order(gateway, PRODUCT);
+    let before = ada.available(gateway);
+    let order = ada.order(gateway);
     let read = gateway
         .get(
             &format!("/orders/{order}"),
@@ -39,12 +32,7 @@ fn an_order_by_somebody_new_takes_one_from_the_stock() {
         .expect_status(200)
         .json();
     assert_eq!(text(&read, "order_id"), order);
-    let after = wait::until("the stock to drop", STOCK_DROPS_WITHIN, || {
-        match ada.available(gateway, PRODUCT) {
-            now if now < before => Ok(now),
-            now => Err(format!("still {now}")),
-        }
-    });
+    let after = ada.wait_for_stock(gateway, before - 1);
     assert_eq!(after, before - 1);
 }
 

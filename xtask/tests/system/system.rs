@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -49,6 +49,11 @@ impl System {
         system.wait_until_healthy();
         system.purge_dead_letters();
         system
+    }
+
+    /// The system's settings and secrets.
+    pub(crate) fn env_file(&self) -> &Path {
+        &self.env_file
     }
 
     /// Runs an xtask command that is over within a minute.
