@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use shared_events::topology::{ALL, Argument, DeadReason};
+use shared_events::topology::{ALL, Argument, DeadReason, Topology};
 use shared_events::{DecodeError, Event, OrderPlaced};
 
 const ORDER_PLACED: &str = include_str!("golden/order_placed.v1.json");
@@ -30,12 +30,12 @@ fn an_order_placed_is_still_read_and_still_written_the_same() {
 fn exchanges_queues_and_their_arguments_are_as_they_were() {
     let exchanges: serde_json::Map<_, _> = ALL
         .iter()
-        .flat_map(|topology| topology.exchanges())
+        .flat_map(Topology::exchanges)
         .map(|exchange| (exchange.name, json!(format!("{:?}", exchange.kind))))
         .collect();
     let queues: serde_json::Map<_, _> = ALL
         .iter()
-        .flat_map(|topology| topology.queues())
+        .flat_map(Topology::queues)
         .map(|queue| {
             let mut shape =
                 serde_json::Map::from_iter(queue.arguments.into_iter().map(|(name, value)| {

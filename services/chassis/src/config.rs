@@ -12,8 +12,10 @@ use secrecy::SecretString;
 
 /// Where variables come from: the process, or a test's list.
 pub struct Env {
-    lookup: Box<dyn Fn(&str) -> Option<String>>,
+    lookup: Lookup,
 }
+
+type Lookup = Box<dyn Fn(&str) -> Option<String>>;
 
 /// A variable that is missing or can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

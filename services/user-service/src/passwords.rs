@@ -165,7 +165,7 @@ mod tests {
             InvalidPassword::TooLong
         );
         assert_eq!(
-            Password::parse("1234\05678").unwrap_err(),
+            Password::parse("1234\0xyz8").unwrap_err(),
             InvalidPassword::Nul
         );
     }

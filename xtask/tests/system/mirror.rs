@@ -28,7 +28,7 @@ struct Mirror {
 /// The program behind it.
 enum Registry {
     /// Debian's, unpacked and not installed: where images are built for want of a registry.
-    Process(duct::Handle, String),
+    Process(Box<duct::Handle>, String),
     /// The upstream image: where images can be pulled.
     Container(String),
 }
@@ -64,7 +64,7 @@ impl Registry {
             .unchecked()
             .start()
             .expect("the registry starts");
-        Self::Process(process, address)
+        Self::Process(Box::new(process), address)
     }
 
     fn address(&self) -> String {

@@ -1,5 +1,7 @@
 //! inventory-service from outside: real PostgreSQL, real RabbitMQ, one of each for every test.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 use inventory_service::{Config, start};
 use serde_json::{Value, json};
 use shared_events::topology::{DeadReason, MAX_EVENT_BYTES, headers};

@@ -1,5 +1,7 @@
 //! order-service from outside: real PostgreSQL, real RabbitMQ, one of each for every test.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 mod process;
 
 use order_service::{Config, start};

@@ -1,5 +1,7 @@
 //! product-service from outside, over gRPC, on a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 use std::collections::BTreeMap;
 use std::future::ready;
 

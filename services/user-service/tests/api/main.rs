@@ -1,5 +1,7 @@
 //! user-service from outside: real PostgreSQL, and the real product-service for prices.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 mod accounts;
 mod purchases;
 mod tokens;
