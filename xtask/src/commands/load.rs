@@ -27,8 +27,8 @@ const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
 /// What `load` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// `browse`, `checkout`, `mixed` or `login`
-    #[arg(default_value = "checkout")]
+    /// What the users do
+    #[arg(default_value = "checkout", value_parser = ["browse", "checkout", "mixed", "login"])]
     pub(crate) scenario: String,
     /// Concurrent users [default: 10]
     #[arg(long)]
