@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::{outcome, project::Project, prometheus::Moment};
 
 const WINDOW_FILE: &str = "window.json";
-/// Holds the id of the last run.
-const LATEST_FILE: &str = "latest";
 
 /// The time in which a run's requests show in Prometheus: every target was scraped just before `from`, with
 /// none of them counted yet, and just before `to`, with all of them.
@@ -46,7 +44,7 @@ impl RunFolder {
     pub(crate) fn find(project: &Project, id: Option<&str>) -> anyhow::Result<Self> {
         let id = match id {
             Some(id) => id.to_owned(),
-            None => fs::read_to_string(runs(project).join(LATEST_FILE)).map_err(|_| {
+            None => fs::read_to_string(latest_file(project)).map_err(|_| {
                 outcome::unavailable(
                     "there was no load run yet",
                     "make one with `cargo xtask load`",
@@ -83,7 +81,7 @@ impl RunFolder {
             serde_json::to_vec_pretty(window)?,
         )
         .with_context(|| format!("failed to write into {}", self.path.display()))?;
-        fs::write(runs(project).join(LATEST_FILE), format!("{}\n", self.id))?;
+        fs::write(latest_file(project), format!("{}\n", self.id))?;
         Ok(())
     }
 
@@ -94,6 +92,11 @@ impl RunFolder {
         serde_json::from_str(&text)
             .with_context(|| format!("failed to understand {}", path.display()))
     }
+}
+
+/// Holds the id of the project's last run: a test system's runs are not a user's.
+fn latest_file(project: &Project) -> PathBuf {
+    runs(project).join(format!("latest-{}", project.name))
 }
 
 fn runs(project: &Project) -> PathBuf {

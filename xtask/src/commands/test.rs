@@ -74,7 +74,8 @@ fn run_on(
     }
     let containers = up::bring_up(system, up::Options::default(), progress)?;
     let mut tests = binaries::cargo(project)
-        .args(["test", "--workspace", "--locked"])
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(whole_workspace_unless_narrowed(&options.cargo_args))
         .args(&options.cargo_args);
     for (name, value) in environment(system, &containers)? {
         tests = tests.env(name, value);
@@ -85,6 +86,14 @@ fn run_on(
     } else {
         Exit::Failed
     })
+}
+
+/// Cargo ignores `--package` beside `--workspace`.
+fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> Option<&'static str> {
+    let narrowed = cargo_args
+        .iter()
+        .any(|arg| arg.starts_with("-p") || arg.starts_with("--package"));
+    (!narrowed).then_some("--workspace")
 }
 
 /// What tests may ask for: addresses of the parts, with their passwords, and the project itself.

@@ -20,6 +20,9 @@ const NOT_SCRAPED: &str = "postgres";
 const SERVICE_COUNTER: &str = "http_server_request_duration_seconds_count";
 const GATEWAY_COUNTER: &str = "traefik_router_requests_total";
 
+/// Three scrape intervals: at both ends of a window every target was scraped within this time.
+const FRESH_SECONDS: u32 = 15;
+
 /// What `verify-metrics` can be told.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Options {
@@ -92,7 +95,8 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
         ..Observed::default()
     };
     let services = format!(
-        "sum by (job, http_request_method, http_route, http_response_status_code) ({SERVICE_COUNTER})"
+        "sum by (job, http_request_method, http_route, http_response_status_code) ({})",
+        fresh(SERVICE_COUNTER)
     );
     for (labels, gain) in gains(prometheus, &services, window)? {
         let Some(gain) = gain else {
@@ -112,7 +116,7 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
     }
     for (labels, gain) in gains(
         prometheus,
-        &format!("sum by (router, method, code) ({GATEWAY_COUNTER})"),
+        &format!("sum by (router, method, code) ({})", fresh(GATEWAY_COUNTER)),
         window,
     )? {
         let Some(gain) = gain else {
@@ -127,6 +131,12 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
         observed.gateway.insert(key, gain);
     }
     Ok(observed)
+}
+
+/// A counter's series, without the ghosts: a Prometheus that restarted shows the last values of series that
+/// are gone for five minutes more, and they would pass for the counts before a run.
+fn fresh(counter: &str) -> String {
+    format!("{counter} and time() - timestamp({counter}) < {FRESH_SECONDS}")
 }
 
 /// What each series gained in the window; `None` for one that fell. Series that gained nothing are left out.

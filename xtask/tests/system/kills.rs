@@ -50,6 +50,16 @@ fn a_kill_of_inventory_service_under_load_loses_no_promised_order() {
     );
 }
 
+#[test]
+fn a_kill_of_user_service_under_load_loses_no_promised_order() {
+    let verdict = kill_under_load("user-service");
+    let verdict = verdict.expect_code(4).stdout;
+    assert!(
+        verdict.contains("user-service restarted during the run"),
+        "{verdict}"
+    );
+}
+
 /// Returns what `verify-metrics` says of the run.
 fn kill_under_load(victim: &str) -> Ended {
     let system = System::take_turn();
