@@ -53,8 +53,8 @@ pub(crate) struct Options {
     pub(crate) max_p95_ms: Option<f64>,
 
     /// Threshold: the part of the requests that may fail, 0 to 1.
-    #[arg(long, value_name = "FRACTION", value_parser = parse_fraction)]
-    pub(crate) max_error_rate: Option<f64>,
+    #[arg(long, value_name = "FRACTION", value_parser = parse_fraction, default_value = "0")]
+    pub(crate) max_error_rate: f64,
 }
 
 /// What the users of a run do.

@@ -88,10 +88,11 @@ impl Event {
         }
     }
 
-    /// The same event under an id that was given to it earlier: publishing again must not make another one.
+    /// The same event under the id and time that it was given earlier: publishing again must not make
+    /// another one.
     #[must_use]
-    pub fn with_id(self, id: Uuid) -> Self {
-        Self { id, ..self }
+    pub fn made_before(self, id: Uuid, time: DateTime<Utc>) -> Self {
+        Self { id, time, ..self }
     }
 
     /// Reads an envelope.

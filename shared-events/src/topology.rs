@@ -5,7 +5,6 @@
 //! <https://www.rabbitmq.com/docs/quorum-queues> and <https://www.rabbitmq.com/docs/dlx>.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// Orders, from order-service to inventory-service.
@@ -124,7 +123,7 @@ impl Topology {
     }
 
     /// Where they wait.
-    pub fn retry_queue(&self, tier: RetryTier) -> String {
+    fn retry_queue(&self, tier: RetryTier) -> String {
         format!("{}.retry.{}", self.stream, tier.name)
     }
 
@@ -247,15 +246,6 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Unreadable,
-        Self::Oversized,
-        Self::UnknownType,
-        Self::Rejected,
-        Self::RetriesExhausted,
-    ];
-
     /// As it stands in the header and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -273,19 +263,3 @@ impl fmt::Display for DeadReason {
         f.write_str(self.as_str())
     }
 }
-
-impl FromStr for DeadReason {
-    type Err = UnknownReason;
-
-    fn from_str(text: &str) -> Result<Self, UnknownReason> {
-        Self::ALL
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
-            .ok_or(UnknownReason)
-    }
-}
-
-/// A reason that no consumer of ours gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a dead-letter reason of a consumer")]
-pub struct UnknownReason;

@@ -166,6 +166,9 @@ impl Broker {
                     health.send_replace(false);
                     sessions.send_replace(None);
                     warn!(reason, "broker lost");
+                    // Where only the channel was lost, consumers must not stay on the old connection.
+                    let close = session.connection.close(200, "reconnecting".into());
+                    let _ = tokio::time::timeout(CONNECT_TIMEOUT, close).await;
                 }
                 Ok(Err(error)) => warn!(error = format!("{error:#}"), "broker still away"),
                 Err(_) => warn!("broker does not answer"),
@@ -239,7 +242,7 @@ async fn until_lost(session: &Session, health: &Health) -> String {
 
 /// Declares one stream. Repeating it changes nothing; other arguments than before are an error of the
 /// broker's (406), which the supervisor logs and tries again: an operator has to decide.
-async fn declare(channel: &Channel, topology: Topology) -> Result<(), lapin::Error> {
+pub(crate) async fn declare(channel: &Channel, topology: Topology) -> Result<(), lapin::Error> {
     for exchange in topology.exchanges() {
         let kind = match exchange.kind {
             topology::ExchangeKind::Topic => ExchangeKind::Topic,
@@ -287,8 +290,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Returns once the broker has the event on a majority of its disks. Waits for a lost connection to
-    /// come back, all within `AMQP_PUBLISH_TIMEOUT_MS`.
+    /// Returns once the broker has the event on a majority of its disks. While the connection is known to be
+    /// lost it waits for the next one, all within `AMQP_PUBLISH_TIMEOUT_MS`.
     ///
     /// # Errors
     /// See [`PublishError`]; for two of its kinds the event may be in the queue all the same.

@@ -8,7 +8,10 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::Uri;
+use lapin::uri::AMQPUri;
 use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
 
 /// Where variables come from: the process, or a test's list.
 pub struct Env {
@@ -44,7 +47,10 @@ impl Env {
     /// The process's own environment.
     pub fn process() -> Self {
         Self {
-            lookup: Box::new(|name| std::env::var(name).ok()),
+            // What isn't UTF-8 is kept as something that no check accepts, not taken for unset.
+            lookup: Box::new(|name| {
+                std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+            }),
         }
     }
 
@@ -185,11 +191,11 @@ impl Env {
         Ok(self.optional(variable, expected)?.unwrap_or(default))
     }
 
-    /// A URL with credentials in it, of one of the given schemes.
+    /// A URL with credentials in it, of one of the given schemes, that its client `C` can read.
     ///
     /// # Errors
-    /// When it is missing, isn't a URL, or has another scheme.
-    pub fn secret_url(
+    /// When it is missing, has another scheme, or the client refuses it.
+    pub fn secret_url<C: FromStr>(
         &self,
         variable: &'static str,
         schemes: &[&str],
@@ -200,8 +206,7 @@ impl Env {
         );
         self.secret(variable, &expected, |value| {
             let url = url::Url::parse(value).ok()?;
-            schemes
-                .contains(&url.scheme())
+            (schemes.contains(&url.scheme()) && value.parse::<C>().is_ok())
                 .then(|| SecretString::from(value))
         })
     }
@@ -241,7 +246,12 @@ impl ServiceConfig {
         Ok(Self {
             ops_addr: env.listen_addr("OPS_ADDR", any(9100))?,
             log_level,
-            otlp_endpoint: env.optional("OTEL_EXPORTER_OTLP_ENDPOINT", "a URL")?,
+            otlp_endpoint: env
+                .optional::<Uri>(
+                    "OTEL_EXPORTER_OTLP_ENDPOINT",
+                    "a URL, like http://jaeger:4317",
+                )?
+                .map(|uri| uri.to_string()),
             startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
         })
@@ -290,7 +300,7 @@ impl DatabaseConfig {
     /// The first variable that can't be used.
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
-            url: env.secret_url("DATABASE_URL", &["postgres", "postgresql"])?,
+            url: env.secret_url::<PgConnectOptions>("DATABASE_URL", &["postgres", "postgresql"])?,
             max_connections: env.number("DATABASE_MAX_CONNECTIONS", 10, 1..=1000)?,
         })
     }
@@ -316,7 +326,7 @@ impl BrokerConfig {
     /// The first variable that can't be used.
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
-            url: env.secret_url("AMQP_URL", &["amqp"])?,
+            url: env.secret_url::<AMQPUri>("AMQP_URL", &["amqp"])?,
             prefetch: env.number("AMQP_PREFETCH", 100, 1..=2000)? as u16,
             concurrency: env.number("AMQP_CONCURRENCY", 8, 1..=1000)? as usize,
             publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=60_000)?,

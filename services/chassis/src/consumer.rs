@@ -10,6 +10,7 @@
 //! between makes a duplicate, never a loss. When publishing it fails, the channel is given up and the broker
 //! hands the message out again. Left out: what an event means, and noticing duplicates; handlers do.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -26,9 +27,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use crate::backoff::backoff;
-use crate::broker::{Broker, MessageHeaders, PublishError, Session, send};
+use crate::broker::{Broker, MessageHeaders, PublishError, Session, declare, send};
 use crate::database::{self, Database};
 use crate::lifecycle::Lifecycle;
+use crate::readiness::Health;
 use crate::telemetry;
 
 /// A handler that takes longer is stuck: its message is tried again later.
@@ -113,6 +115,7 @@ pub fn spawn<H, F>(
         topology,
         database,
         handler,
+        consuming: lifecycle.readiness().depends_on("consumer"),
         draining: lifecycle.draining(),
     };
     lifecycle.spawn_worker("consumer", async move {
@@ -126,6 +129,7 @@ struct Consumer<H> {
     topology: Topology,
     database: Database,
     handler: H,
+    consuming: Health,
     draining: CancellationToken,
 }
 
@@ -150,9 +154,9 @@ where
             };
             let Some(session) = session else { return };
             let started = Instant::now();
-            let Err(broken) = self.consume(&session).await else {
-                return;
-            };
+            let consumed = self.consume(&session).await;
+            self.consuming.send_replace(false);
+            let Err(broken) = consumed else { return };
             warn!(queue = self.topology.queue(), error = %broken, "consuming broke off");
             if started.elapsed() > Duration::from_secs(30) {
                 delays = backoff();
@@ -169,6 +173,8 @@ where
     /// prefetched goes back to the broker with the channel.
     async fn consume(&self, session: &Session) -> Result<(), Broken> {
         let channel = session.channel().await?;
+        // Again, as the queue may have been deleted since the connection was made.
+        declare(&channel, self.topology).await?;
         let config = self.broker.config();
         let tag: ShortString = self.broker.service().into();
         channel
@@ -182,6 +188,7 @@ where
                 FieldTable::default(),
             )
             .await?;
+        self.consuming.send_replace(true);
         let mut in_flight = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -294,41 +301,38 @@ where
         let attempts = attempts_so_far(&table) + 1;
         let routing_key = original_routing_key(&table, delivery);
         drop_excess(&mut table);
+        table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
+        insert_text(&mut table, headers::ROUTING_KEY, &routing_key);
         let (reason, error) = match failure {
-            Failure::Permanent { reason, error } => (reason, error),
-            Failure::Transient(error) => match RETRY_TIERS.get(attempts as usize - 1) {
-                Some(tier) => {
-                    warn!(
-                        attempts,
-                        tier = tier.name,
-                        error,
-                        "event failed: tried again later"
-                    );
-                    table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
-                    insert_text(&mut table, headers::ROUTING_KEY, routing_key);
-                    insert_text(&mut table, headers::ERROR, error);
-                    let properties = delivery.properties.clone().with_headers(table);
-                    let exchange = self.topology.retry_exchange();
-                    send(channel, &exchange, tier.name, &delivery.data, properties).await?;
-                    self.broker.metrics().retried(&queue, tier.name);
-                    return Ok(Outcome::Retried);
+            Failure::Permanent { reason, error } => (reason, shortened(&error)),
+            Failure::Transient(error) => {
+                let error = shortened(&error);
+                match RETRY_TIERS.get(attempts as usize - 1) {
+                    Some(tier) => {
+                        warn!(
+                            attempts,
+                            tier = tier.name,
+                            error,
+                            "event failed: tried again later"
+                        );
+                        insert_text(&mut table, headers::ERROR, &error);
+                        let properties = copied(&delivery.properties).with_headers(table);
+                        let exchange = self.topology.retry_exchange();
+                        send(channel, &exchange, tier.name, &delivery.data, properties).await?;
+                        self.broker.metrics().retried(&queue, tier.name);
+                        return Ok(Outcome::Retried);
+                    }
+                    None => (DeadReason::RetriesExhausted, error),
                 }
-                None => (DeadReason::RetriesExhausted, error),
-            },
+            }
         };
         error!(attempts, %reason, error, "event given up: dead letter");
-        table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        insert_text(&mut table, headers::FAILED_AT, now);
-        insert_text(
-            &mut table,
-            headers::CONSUMER,
-            self.broker.service().to_owned(),
-        );
-        insert_text(&mut table, headers::REASON, reason.to_string());
-        insert_text(&mut table, headers::ERROR, error);
-        insert_text(&mut table, headers::ROUTING_KEY, routing_key.clone());
-        let properties: BasicProperties = delivery.properties.clone().with_headers(table);
+        insert_text(&mut table, headers::FAILED_AT, &now);
+        insert_text(&mut table, headers::CONSUMER, self.broker.service());
+        insert_text(&mut table, headers::REASON, reason.as_str());
+        insert_text(&mut table, headers::ERROR, &error);
+        let properties = copied(&delivery.properties).with_headers(table);
         let exchange = self.topology.dead_letter_exchange();
         send(channel, &exchange, &routing_key, &delivery.data, properties).await?;
         self.broker.metrics().dead_letter(&queue, reason);
@@ -336,24 +340,58 @@ where
     }
 }
 
-/// The most of an error's text that a header carries; AMQP frames are bounded.
+/// The most of an error's text that a log line and a header carry: it may quote the message.
 const MAX_ERROR_CHARS: usize = 1_000;
+
+fn shortened(error: &str) -> String {
+    error.chars().take(MAX_ERROR_CHARS).collect()
+}
 
 /// The most that a message's headers may weigh when it is given back, in bytes of JSON. All of them travel
 /// in one frame, ours added, and the broker closes a connection that sends a larger one than was agreed.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// Somebody else's headers are worth keeping, but not at the price of never getting rid of the message.
+/// Headers that tell the broker where else to deliver a message to.
+const SENDER_SELECTED: [&str; 2] = ["CC", "BCC"];
+
+/// Somebody else's headers are worth keeping, but not at the price of never getting rid of the message, nor
+/// of having it delivered to where its sender says.
 fn drop_excess(table: &mut FieldTable) {
     let weight = serde_json::to_vec(table).map_or(usize::MAX, |json| json.len());
     if weight > MAX_HEADER_BYTES {
         warn!(weight, "headers too large to give back: dropped");
         *table = FieldTable::default();
     }
+    if SENDER_SELECTED.iter().any(|name| table.contains_key(name)) {
+        let kept = table.inner().iter();
+        *table = kept
+            .filter(|(name, _)| !SENDER_SELECTED.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>()
+            .into();
+    }
 }
 
-fn insert_text(table: &mut FieldTable, header: &str, text: String) {
-    let text: String = text.chars().take(MAX_ERROR_CHARS).collect();
+/// The properties that say what a message is. Not those that act on the broker: an expiration would let a
+/// dead letter vanish, a user id of somebody else would have it refused.
+fn copied(properties: &BasicProperties) -> BasicProperties {
+    let mut copy = BasicProperties::default();
+    if let Some(content_type) = properties.content_type() {
+        copy = copy.with_content_type(content_type.clone());
+    }
+    if let Some(message_id) = properties.message_id() {
+        copy = copy.with_message_id(message_id.clone());
+    }
+    if let Some(kind) = properties.kind() {
+        copy = copy.with_type(kind.clone());
+    }
+    if let Some(timestamp) = properties.timestamp() {
+        copy = copy.with_timestamp(*timestamp);
+    }
+    copy
+}
+
+fn insert_text(table: &mut FieldTable, header: &str, text: &str) {
     table.insert(header.into(), AMQPValue::LongString(text.into()));
 }
 
@@ -365,10 +403,17 @@ fn attempts_so_far(table: &FieldTable) -> i64 {
     }
 }
 
-/// A message that came back from a retry queue has the queue's name as its routing key.
+/// The longest routing key that AMQP has, in bytes.
+const MAX_ROUTING_KEY_BYTES: usize = 255;
+
+/// A message that came back from a retry queue has the queue's name as its routing key; the header tells the
+/// first one, unless somebody else wrote it and it can't be one.
 fn original_routing_key(table: &FieldTable, delivery: &Delivery) -> String {
-    match table.inner().get(headers::ROUTING_KEY) {
-        Some(AMQPValue::LongString(key)) => key.to_string(),
-        _ => delivery.routing_key.to_string(),
-    }
+    let told = match table.inner().get(headers::ROUTING_KEY) {
+        Some(AMQPValue::LongString(key)) => std::str::from_utf8(key.as_bytes()).ok(),
+        _ => None,
+    };
+    told.filter(|key| key.len() <= MAX_ROUTING_KEY_BYTES)
+        .unwrap_or(delivery.routing_key.as_str())
+        .to_owned()
 }

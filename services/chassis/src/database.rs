@@ -47,8 +47,10 @@ pub async fn connect(
     let options = PgConnectOptions::from_str(config.url.expose_secret())
         .context("failed to read DATABASE_URL")?
         .application_name(lifecycle.service())
-        .options([("statement_timeout", STATEMENT_TIMEOUT_MS)])
         .log_statements(tracing::log::LevelFilter::Debug);
+    // A migration may take longer than any statement of the service's.
+    let unlimited = options.clone();
+    let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
     let pool = PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -56,7 +58,7 @@ pub async fn connect(
 
     let health = lifecycle.readiness().depends_on("postgres");
     let reachable = health.subscribe();
-    migrate(&pool, migrations).await?;
+    migrate(&unlimited, migrations).await?;
     let closing = lifecycle.closing();
     lifecycle.spawn_watcher("database", async move {
         tokio::select! {
@@ -87,8 +89,10 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection exceptions, insufficient resources, operator intervention (shutdown, cancel by
-            // timeout), and transactions that lost against another one.
-            ["08", "53", "57"].contains(&&code[..2]) || ["40001", "40P01"].contains(&&*code)
+            // timeout), system errors; transactions that lost against another one or waited too long.
+            code.get(..2)
+                .is_some_and(|class| ["08", "53", "57", "58"].contains(&class))
+                || ["40001", "40P01", "55P03", "25P03"].contains(&&*code)
         }),
         _ => false,
     }
@@ -99,9 +103,13 @@ pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error()?.constraint()
 }
 
-async fn migrate(pool: &PgPool, migrations: &Migrator) -> anyhow::Result<()> {
+async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> anyhow::Result<()> {
     for delay in backoff() {
-        match migrations.run(pool).await {
+        let migrated = async {
+            let mut connection = PgConnection::connect_with(options).await?;
+            migrations.run(&mut connection).await
+        };
+        match migrated.await {
             Ok(()) => return Ok(()),
             Err(MigrateError::Execute(error)) if is_transient(&error) => {
                 warn!(%error, retry_in_ms = delay.as_millis() as u64, "database not in reach yet");

@@ -146,11 +146,6 @@ impl Metrics {
         }
     }
 
-    /// Lets a service add figures of its own.
-    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
-        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
     /// All figures, in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();

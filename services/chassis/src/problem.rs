@@ -66,11 +66,6 @@ impl Problem {
             "something went wrong on our side",
         )
     }
-
-    /// The status that this problem is answered with.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
 }
 
 impl IntoResponse for Problem {
@@ -139,6 +134,10 @@ impl From<JsonRejection> for Problem {
                 "unsupported-media-type",
                 "the body must be application/json",
             ),
+            // Not JSON at all, or not readable to its end.
+            StatusCode::BAD_REQUEST => {
+                Self::new(rejection.status(), "malformed", rejection.body_text())
+            }
             _ => Self::invalid(rejection.body_text()),
         }
     }

@@ -5,7 +5,7 @@
 
 use anyhow::Context as _;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -17,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::ServiceConfig;
+use crate::lifecycle::panic_message;
 
 /// What has to be flushed before the process ends.
 pub struct Telemetry {
@@ -33,12 +34,24 @@ pub fn start(service: &'static str, config: &ServiceConfig) -> anyhow::Result<Te
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(service))
         .with_filter(LevelFilter::INFO);
-    let filter = EnvFilter::try_new(&config.log_level).context("failed to read LOG_LEVEL")?;
+    let filter = EnvFilter::try_new(&config.log_level)
+        .context("failed to read LOG_LEVEL")?
+        // At its finer levels the AMQP client logs frames, and with them the password.
+        .add_directive(
+            "lapin=info"
+                .parse()
+                .context("failed to limit lapin's log")?,
+        );
     tracing_subscriber::registry()
         .with(spans)
         .with(log_layer(service).with_filter(filter))
         .try_init()
         .context("failed to start logging")?;
+    // A panic is a log line like any other, not text on standard error.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, "panic: {}", panic_message(panic.payload()));
+    }));
     Ok(Telemetry { provider })
 }
 
@@ -82,18 +95,20 @@ where
     layer.with_flattened_event();
     layer.add_dynamic_field("trace_id", |_, _| current_trace_id());
     layer.add_dynamic_field("span_id", |_, _| {
-        let context = opentelemetry::Context::current();
-        let span = context.span().span_context().clone();
-        span.is_valid().then(|| span.span_id().to_string())
+        current_span().map(|span| span.span_id().to_string())
     });
     layer
 }
 
 /// The id of the trace that the caller runs in, as 32 hex digits.
 pub fn current_trace_id() -> Option<String> {
+    current_span().map(|span| span.trace_id().to_string())
+}
+
+fn current_span() -> Option<SpanContext> {
     let context = opentelemetry::Context::current();
     let span = context.span().span_context().clone();
-    span.is_valid().then(|| span.trace_id().to_string())
+    span.is_valid().then_some(span)
 }
 
 /// Makes `span` a child of the context that a caller sent. Before the span is first entered: afterwards

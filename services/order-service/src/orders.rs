@@ -67,7 +67,7 @@ impl Order {
             product_id: self.content.product_id,
             quantity: self.content.quantity,
         };
-        Event::new("order-service", &data).with_id(self.event_id)
+        Event::new("order-service", &data).made_before(self.event_id, self.placed_at)
     }
 }
 

@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::lifecycle::Lifecycle;
+use chassis::readiness::Status;
 use chassis::{database, grpc};
 use proto::catalog::catalog_server::CatalogServer;
+use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
 
 use crate::catalog::Catalog;
 pub use crate::config::Config;
@@ -45,14 +48,13 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
                 _ = looks.tick() => {}
                 () = closing.cancelled() => return Ok(()),
             }
-            if readiness.report().status == chassis::readiness::Status::Ready {
-                health_reporter
-                    .set_serving::<CatalogServer<Catalog>>()
-                    .await;
-            } else {
-                health_reporter
-                    .set_not_serving::<CatalogServer<Catalog>>()
-                    .await;
+            let serving = match readiness.report().status {
+                Status::Ready => ServingStatus::Serving,
+                _ => ServingStatus::NotServing,
+            };
+            // The server as a whole (the empty name), and the one service in it.
+            for name in ["", CatalogServer::<Catalog>::NAME] {
+                health_reporter.set_service_status(name, serving).await;
             }
         }
     });

@@ -12,9 +12,9 @@ use chassis::config::{ConfigError, Env};
 use chassis::lifecycle::Lifecycle;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -246,18 +246,66 @@ impl BrokerClient {
         payload: &[u8],
         headers: FieldTable,
     ) {
+        let properties = BasicProperties::default().with_headers(headers);
+        let routed = self.send(exchange, routing_key, payload, properties).await;
+        assert!(routed, "no queue takes {routing_key}");
+    }
+
+    /// The same, to be forgotten by the broker after so many milliseconds.
+    pub async fn publish_expiring(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        payload: &[u8],
+        headers: FieldTable,
+        expiration_ms: &str,
+    ) {
+        let properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_expiration(expiration_ms.into());
+        let routed = self.send(exchange, routing_key, payload, properties).await;
+        assert!(routed, "no queue takes {routing_key}");
+    }
+
+    /// Answers whether a queue took it.
+    pub async fn try_publish(&self, exchange: &str, routing_key: &str, payload: &[u8]) -> bool {
+        let properties = BasicProperties::default();
+        self.send(exchange, routing_key, payload, properties).await
+    }
+
+    async fn send(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        payload: &[u8],
+        properties: BasicProperties,
+    ) -> bool {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
         let confirm = self
             .channel
             .basic_publish(
                 exchange.into(),
                 routing_key.into(),
-                BasicPublishOptions::default(),
+                options,
                 payload,
-                BasicProperties::default().with_headers(headers),
+                properties,
             )
             .await
             .expect("published");
-        assert!(confirm.await.expect("an answer").is_ack());
+        let confirmation = confirm.await.expect("an answer");
+        assert!(confirmation.is_ack());
+        confirmation.take_message().is_none()
+    }
+
+    /// Deletes a queue, as a clumsy operator would.
+    pub async fn delete_queue(&self, queue: &str) {
+        self.channel
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await
+            .expect("deleted");
     }
 
     /// Takes one message out of a queue, if there is one: payload and headers.
@@ -336,19 +384,28 @@ impl BrokerClient {
     }
 }
 
-/// Headers with one of this many bytes in it.
-pub fn bulky_headers(bytes: usize) -> FieldTable {
+/// Headers with text in them.
+pub fn text_headers(pairs: &[(&str, &str)]) -> FieldTable {
     let mut headers = FieldTable::default();
-    let value = lapin::types::AMQPValue::LongString("x".repeat(bytes).into());
-    headers.insert("x-bulk".into(), value);
+    for (name, text) in pairs {
+        headers.insert((*name).into(), AMQPValue::LongString((*text).into()));
+    }
     headers
+}
+
+/// A header that is a list of texts.
+pub fn text_list(texts: &[&str]) -> AMQPValue {
+    let texts = texts
+        .iter()
+        .map(|text| AMQPValue::LongString((*text).into()));
+    AMQPValue::FieldArray(texts.collect::<Vec<_>>().into())
 }
 
 /// A header's text.
 pub fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
     match headers.inner().get(name)? {
-        lapin::types::AMQPValue::LongString(text) => Some(text.to_string()),
-        lapin::types::AMQPValue::LongLongInt(number) => Some(number.to_string()),
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::LongLongInt(number) => Some(number.to_string()),
         _ => None,
     }
 }

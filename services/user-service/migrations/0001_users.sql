@@ -10,7 +10,7 @@ CREATE TABLE users (
 
 CREATE TABLE purchases (
     id               uuid PRIMARY KEY,
-    user_id          uuid NOT NULL REFERENCES users (id),
+    user_id          uuid NOT NULL CONSTRAINT purchases_user REFERENCES users (id),
     product_id       bigint NOT NULL,
     product_name     text NOT NULL,
     quantity         integer NOT NULL CHECK (quantity > 0),

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use chassis::database::violated_constraint;
 use chassis::identity::{USER_EMAIL_HEADER, USER_ID_HEADER};
 use chassis::problem::{Json, Problem};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use shared_events::UserId;
 use sqlx::PgPool;
@@ -102,7 +102,7 @@ impl fmt::Debug for Email {
 struct SignUp {
     name: String,
     email: String,
-    password: String,
+    password: SecretString,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +141,8 @@ async fn sign_up(
 ) -> Result<(StatusCode, axum::Json<SignedUp>), Problem> {
     let Name(name) = Name::parse(&asked.name).map_err(|e| Problem::invalid(e.to_string()))?;
     let Email(email) = Email::parse(&asked.email).map_err(|e| Problem::invalid(e.to_string()))?;
-    let password = Password::parse(&asked.password).map_err(|e| Problem::invalid(e.to_string()))?;
+    let password = Password::parse(asked.password.expose_secret())
+        .map_err(|e| Problem::invalid(e.to_string()))?;
     let password_hash = accounts.passwords.hash(password).await?;
     let id = UserId::generate();
     sqlx::query("INSERT INTO users (id, name, email, password_hash) VALUES ($1, $2, $3, $4)")

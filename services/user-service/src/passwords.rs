@@ -19,7 +19,7 @@ pub enum InvalidPassword {
     /// Too easy to guess.
     #[error("a password has at least {min} characters", min = Password::MIN_CHARS)]
     TooShort,
-    /// bcrypt reads no further; cutting it off would make different passwords equal.
+    /// bcrypt reads 72 bytes and no further; cutting a longer one off would make different passwords equal.
     #[error("a password has at most {max} bytes", max = Password::MAX_BYTES)]
     TooLong,
     /// bcrypt's C heritage ends a password here.
@@ -55,6 +55,9 @@ impl fmt::Debug for Password {
     }
 }
 
+/// The password of nobody's account.
+const DECOY: &str = "nobody's password";
+
 /// How long a hash may wait for its turn before the client is told to come back.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,10 +76,8 @@ impl Passwords {
     /// # Errors
     /// When bcrypt refuses the cost.
     pub async fn new(cost: u32, concurrency: usize) -> anyhow::Result<Self> {
-        let decoy = tokio::task::spawn_blocking(move || {
-            bcrypt::non_truncating_hash("nobody's password", cost)
-        })
-        .await??;
+        let decoy =
+            tokio::task::spawn_blocking(move || bcrypt::non_truncating_hash(DECOY, cost)).await??;
         Ok(Self {
             cost,
             turns: Arc::new(Semaphore::new(concurrency)),
@@ -90,7 +91,11 @@ impl Passwords {
     /// 503 when too many wait for a turn.
     pub async fn hash(&self, password: Password) -> Result<String, Problem> {
         let cost = self.cost;
-        self.in_turn(move || bcrypt::non_truncating_hash(password.0.expose_secret(), cost))
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a Password fits; the one that doesn't truncate refuses 72 bytes, too"
+        )]
+        self.in_turn(move || bcrypt::hash(password.0.expose_secret(), cost))
             .await
     }
 
@@ -103,16 +108,12 @@ impl Passwords {
         attempt: SecretString,
         hash: Option<String>,
     ) -> Result<bool, Problem> {
+        // bcrypt would compare the beginning of what is longer than any password that was ever accepted.
+        let hash = hash.filter(|_| attempt.expose_secret().len() <= Password::MAX_BYTES);
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.decoy.to_string());
         let matches = self
-            .in_turn(
-                move || match bcrypt::non_truncating_verify(attempt.expose_secret(), &hash) {
-                    // Longer than any password that was ever accepted.
-                    Err(bcrypt::BcryptError::Truncation(_)) => Ok(false),
-                    result => result,
-                },
-            )
+            .in_turn(move || bcrypt::verify(attempt.expose_secret(), &hash))
             .await?;
         Ok(exists && matches)
     }
@@ -182,7 +183,21 @@ mod tests {
         };
         assert!(verify("correct horse", Some(&hash)).await.unwrap());
         assert!(!verify("wrong horse", Some(&hash)).await.unwrap());
-        assert!(!verify("nobody's password", None).await.unwrap());
+        assert!(!verify(DECOY, None).await.unwrap());
         assert!(!verify(&"x".repeat(100), Some(&hash)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_longest_password_counts_to_its_last_byte() {
+        let passwords = Passwords::new(4, 1).await.unwrap();
+        let longest = "é".repeat(36);
+        let hash = passwords
+            .hash(Password::parse(&longest).unwrap())
+            .await
+            .unwrap();
+        let verify = |attempt: &str| passwords.verify(attempt.into(), Some(hash.clone()));
+        assert!(verify(&longest).await.unwrap());
+        assert!(!verify(&format!("{}e", "é".repeat(35))).await.unwrap());
+        assert!(!verify(&format!("{longest}e")).await.unwrap());
     }
 }

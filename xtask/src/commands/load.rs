@@ -45,7 +45,7 @@ pub(crate) struct Options {
     /// Threshold: the 95th percentile of the response time, in milliseconds
     #[arg(long, value_name = "MS")]
     max_p95_ms: Option<String>,
-    /// Threshold: the part of the requests that may fail, 0 to 1
+    /// Threshold: the part of the requests that may fail, 0 to 1 [default: 0]
     #[arg(long, value_name = "FRACTION")]
     max_error_rate: Option<String>,
     #[command(flatten)]

@@ -160,24 +160,23 @@ fn gains(
     Ok(gains.filter(|(_, gain)| *gain != Some(0)).collect())
 }
 
-/// Jobs whose processes or counters began anew in the window.
+/// Jobs that another process answers for at the window's end than at its beginning. Asked at both moments, not
+/// over the window: the last scrape before a window lies outside of it.
 fn restarted(prometheus: &Prometheus, window: &Window) -> anyhow::Result<BTreeSet<String>> {
-    let seconds = (window.to - window.from).ceil().max(1.0);
-    let queries = [
-        format!("sum by (job) (resets({SERVICE_COUNTER}[{seconds}s])) > 0"),
-        format!("sum by (job) (resets({GATEWAY_COUNTER}[{seconds}s])) > 0"),
-        format!("sum by (job) (changes(process_start_time_seconds[{seconds}s])) > 0"),
-    ];
-    let mut jobs = BTreeSet::new();
-    for query in queries {
-        jobs.extend(
-            prometheus
-                .query(&query, window.to)?
-                .iter()
-                .map(|sample| sample.label("job").to_owned()),
-        );
-    }
-    Ok(jobs)
+    const STARTED: &str = "max by (job) (process_start_time_seconds)";
+    let before: BTreeMap<_, _> = prometheus
+        .query(STARTED, window.from)?
+        .into_iter()
+        .map(|sample| (sample.label("job").to_owned(), sample.value))
+        .collect();
+    let after = prometheus.query(STARTED, window.to)?;
+    let restarted = after.iter().filter(|sample| {
+        let started = before.get(sample.label("job"));
+        started.is_some_and(|started| *started != sample.value)
+    });
+    Ok(restarted
+        .map(|sample| sample.label("job").to_owned())
+        .collect())
 }
 
 /// Expected jobs without a target that is up, and targets that are down.

@@ -142,8 +142,6 @@ fn calm_run(system: &System) -> &'static Run {
             "10s",
             "--users",
             "5",
-            "--max-error-rate",
-            "0",
             "--format",
             "json",
         ]);

@@ -281,7 +281,7 @@ async fn a_drained_service_gives_its_messages_back() {
 async fn headers_that_leave_no_room_for_a_reason_do_not_keep_a_message_alive() {
     let shop = Shop::open().await;
     for bytes in [10_000, 20_000, 32_000] {
-        let bulk = testkit::bulky_headers(bytes);
+        let bulk = testkit::text_headers(&[("x-bulk", &"x".repeat(bytes))]);
         shop.broker
             .publish_with("order_events", "order.placed.v1", b"not json", bulk)
             .await;
@@ -294,4 +294,50 @@ async fn headers_that_leave_no_room_for_a_reason_do_not_keep_a_message_alive() {
     // Once each: the connection was not lost over them.
     let dead = r#"agora_dead_letters_total{queue="order_events",reason="unreadable"}"#;
     assert_eq!(shop.service.metric(dead).await, 3.0);
+}
+
+#[tokio::test]
+async fn what_a_sender_sets_cannot_make_its_dead_letter_vanish_or_kill_the_consumer() {
+    let shop = Shop::open().await;
+    let mut table = testkit::text_headers(&[(headers::ROUTING_KEY, &"k".repeat(300))]);
+    table.insert("CC".into(), testkit::text_list(&["order_events"]));
+    shop.broker
+        .publish_expiring("order_events", "order.odd", b"not json", table, "500")
+        .await;
+    let dead = r#"agora_dead_letters_total{queue="order_events",reason="unreadable"}"#;
+    eventually("it is dead", async || {
+        shop.service.metric(dead).await >= 1.0
+    })
+    .await;
+    // Longer than it was to live.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let (_, kept) = shop.broker.wait_for_message("order_events.dead").await;
+    assert_eq!(
+        header_text(&kept, headers::ROUTING_KEY).as_deref(),
+        Some("order.odd")
+    );
+    assert_eq!(header_text(&kept, "CC"), None);
+    assert_eq!(shop.service.metric(dead).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_seen_and_declared_again() {
+    let shop = Shop::open().await;
+    eventually("it is ready", async || {
+        shop.service.ops("/readyz").await.0 == 200
+    })
+    .await;
+    shop.broker.delete_queue("order_events").await;
+    let order = order(4, 1);
+    eventually("it consumes again", async || {
+        shop.broker
+            .try_publish("order_events", "order.placed.v1", &event(&order).encode())
+            .await
+    })
+    .await;
+    assert_eq!(shop.settled(&order).await.0, "reserved");
+    eventually("it is ready again", async || {
+        shop.service.ops("/readyz").await.0 == 200
+    })
+    .await;
 }

@@ -1,5 +1,7 @@
 //! Orders over HTTP: placing one, and reading one's own.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -16,7 +18,7 @@ use sqlx::PgPool;
 use tracing::{error, info, warn};
 
 use super::store::{self, Inserted};
-use super::{IdempotencyKey, Order, PlaceOrder, Status};
+use super::{IdempotencyKey, InvalidKey, Order, PlaceOrder, Status};
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -26,6 +28,9 @@ pub struct Orders {
     /// Into the stream of order events.
     pub publisher: Publisher,
 }
+
+/// How long the answer to an order waits for the note that it was announced.
+const MARK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The answer to an order: a promise that it will be decided.
 #[derive(Debug, Serialize)]
@@ -45,6 +50,7 @@ struct OrderDocument {
 
 /// The order, when it is given in the query.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct OrderQuery {
     product_id: Option<ProductId>,
     quantity: Option<Quantity>,
@@ -95,14 +101,19 @@ async fn announce(orders: &Orders, order: &Order) -> Result<(), Problem> {
     if let Err(error) = orders.publisher.publish(&order.placed()).await {
         error!(order_id = %order.id, %error, "order stored, but not announced");
         return Err(Problem::unavailable(
-            "the order could not be handed on; try again with the same Idempotency-Key",
+            "the order could not be handed on; try again, with the same Idempotency-Key if you gave one",
         ));
     }
     info!(order_id = %order.id, "order placed");
-    // The promise holds from the confirm on. Without the mark a repeated key announces once more, and the
-    // consumer knows the event's id.
-    if let Err(error) = store::mark_announced(&orders.pool, order.id).await {
-        warn!(order_id = %order.id, %error, "order announced, but not marked as such");
+    // The promise holds from the confirm on; a slow database must not turn it into a refusal. Without the
+    // mark a repeated key announces once more, and the consumer knows the event's id.
+    let mark = store::mark_announced(&orders.pool, order.id);
+    match tokio::time::timeout(MARK_TIMEOUT, mark).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            warn!(order_id = %order.id, %error, "order announced, but not marked as such");
+        }
+        Err(_) => warn!(order_id = %order.id, "order announced, but not marked in time"),
     }
     Ok(())
 }
@@ -159,14 +170,16 @@ fn asked_for(query: OrderQuery, body: Option<PlaceOrder>) -> Result<PlaceOrder, 
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    headers
-        .get("idempotency-key")
-        .map(|value| {
-            let text = value.to_str().map_err(|_| super::InvalidKey)?;
-            text.parse()
-        })
-        .transpose()
-        .map_err(|invalid: super::InvalidKey| Problem::invalid(invalid.to_string()))
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Problem::invalid("there is more than one Idempotency-Key"));
+    }
+    let key = value.to_str().map_err(|_| InvalidKey).and_then(str::parse);
+    key.map(Some)
+        .map_err(|error| Problem::invalid(error.to_string()))
 }
 
 impl From<Order> for OrderDocument {

@@ -107,12 +107,11 @@ async fn impossible_orders_are_refused_and_announce_nothing() {
         "/orders/?product_id=99&quantity=0",
         "/orders/?product_id=99&quantity=1001",
         "/orders/?product_id=99999999999999999999",
+        "/orders/?product_id=99&qty=5",
     ] {
         refused(post(path), 422, "invalid").await;
     }
     for body in [
-        "",
-        "{",
         "[]",
         r#"{"product_id":99,"price":1}"#,
         r#"{"product_id":"99"}"#,
@@ -121,6 +120,12 @@ async fn impossible_orders_are_refused_and_announce_nothing() {
             .header("content-type", "application/json")
             .body(body);
         refused(request, 422, "invalid").await;
+    }
+    for body in ["", "{", "\u{0}"] {
+        let request = post("/orders/")
+            .header("content-type", "application/json")
+            .body(body);
+        refused(request, 400, "malformed").await;
     }
     let form = post("/orders/")
         .header("content-type", "text/plain")
@@ -161,6 +166,8 @@ async fn the_same_key_gives_the_same_order_and_one_event() {
         "invalid",
     )
     .await;
+    let doubled = post(ada, "/orders/?product_id=99", "k-1").header("Idempotency-Key", "k-2");
+    refused(doubled, 422, "invalid").await;
     assert_eq!(shop.broker.depth("order_events").await, 2);
 }
 

@@ -91,14 +91,18 @@ async fn the_catalogue_is_read_in_pages() {
 #[tokio::test]
 async fn health_says_serving_and_reflection_names_the_services() {
     let (_service, channel) = open().await;
-    eventually("the catalogue is serving", async || {
-        let request = HealthCheckRequest {
-            service: "agora.catalog.v1.Catalog".to_owned(),
-        };
+    let health = async |service: &str, expected: ServingStatus| {
+        let service = service.to_owned();
+        let request = HealthCheckRequest { service };
         let answer = HealthClient::new(channel.clone()).check(request).await;
-        answer.is_ok_and(|health| health.into_inner().status() == ServingStatus::Serving)
-    })
-    .await;
+        answer.is_ok_and(|health| health.into_inner().status() == expected)
+    };
+    for name in ["", "agora.catalog.v1.Catalog"] {
+        eventually("it is serving", async || {
+            health(name, ServingStatus::Serving).await
+        })
+        .await;
+    }
 
     let request = ServerReflectionRequest {
         host: String::new(),

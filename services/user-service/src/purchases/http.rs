@@ -4,6 +4,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
+use chassis::database::violated_constraint;
 use chassis::identity::Identity;
 use chassis::paging::{Page, PageQuery};
 use chassis::problem::{Json, Path, Problem, Query};
@@ -75,7 +76,12 @@ async fn buy(
     .bind(asked.quantity.get())
     .bind(product.price.get())
     .fetch_one(&purchases.pool)
-    .await?;
+    .await
+    .map_err(|error| match violated_constraint(&error) {
+        // The token outlived its account.
+        Some("purchases_user") => Problem::not_found("there is no such user"),
+        _ => error.into(),
+    })?;
     Ok((StatusCode::CREATED, axum::Json(purchase)))
 }
 

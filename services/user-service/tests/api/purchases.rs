@@ -57,6 +57,15 @@ async fn somebody_elses_purchases_are_forbidden() {
 }
 
 #[tokio::test]
+async fn a_user_who_is_gone_buys_nothing() {
+    let (service, _products) = open_shop().await;
+    let nobody = uuid::Uuid::now_v7();
+    let body = json!({ "product_id": 99, "quantity": 1 });
+    let request = service.as_user(nobody, "POST", &format!("/users/{nobody}/purchases"));
+    refused(request.json(&body), 404, "not-found").await;
+}
+
+#[tokio::test]
 async fn what_is_not_on_sale_cannot_be_bought() {
     let (service, _products) = open_shop().await;
     let ada = sign_up(&service, "ada@example.com").await;
