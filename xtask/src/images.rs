@@ -74,7 +74,9 @@ pub(crate) fn provide(
                 Ok(()) => Ok(upstream),
                 Err(error) if error.is::<Interrupted>() => Err(error),
                 Err(error) => {
-                    step.say(&format!("building the images here, because {error:#}"));
+                    let why = format!("{error:#}");
+                    let why = why.lines().next().unwrap_or_default();
+                    step.say(&format!("{why}; building the images here instead"));
                     build(project, compose, step)
                 }
             }
