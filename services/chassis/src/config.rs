@@ -8,7 +8,6 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use http::Uri;
 use lapin::uri::AMQPUri;
 use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
@@ -247,11 +246,11 @@ impl ServiceConfig {
             ops_addr: env.listen_addr("OPS_ADDR", any(9100))?,
             log_level,
             otlp_endpoint: env
-                .optional::<Uri>(
+                .optional::<url::Url>(
                     "OTEL_EXPORTER_OTLP_ENDPOINT",
                     "a URL, like http://jaeger:4317",
                 )?
-                .map(|uri| uri.to_string()),
+                .map(String::from),
             startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
         })
@@ -378,6 +377,13 @@ mod tests {
             let text = HttpConfig::read(&env).unwrap_err().to_string();
             assert!(text.contains("a number from 1 to 16777216"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_trace_backend_that_is_no_url_is_refused() {
+        let env = Env::from_pairs([("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")]);
+        let text = ServiceConfig::read(&env).unwrap_err().to_string();
+        assert!(text.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT="), "{text}");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Level, Metadata};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -36,12 +37,7 @@ pub fn start(service: &'static str, config: &ServiceConfig) -> anyhow::Result<Te
         .with_filter(LevelFilter::INFO);
     let filter = EnvFilter::try_new(&config.log_level)
         .context("failed to read LOG_LEVEL")?
-        // At its finer levels the AMQP client logs frames, and with them the password.
-        .add_directive(
-            "lapin=info"
-                .parse()
-                .context("failed to limit lapin's log")?,
-        );
+        .and(filter_fn(is_fit_to_log));
     tracing_subscriber::registry()
         .with(spans)
         .with(log_layer(service).with_filter(filter))
@@ -53,6 +49,11 @@ pub fn start(service: &'static str, config: &ServiceConfig) -> anyhow::Result<Te
         tracing::error!(place, "panic: {}", panic_message(panic.payload()));
     }));
     Ok(Telemetry { provider })
+}
+
+/// At its finer levels the AMQP client logs frames, and with them the password, whatever LOG_LEVEL asks for.
+fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
+    !metadata.target().starts_with("lapin") || *metadata.level() <= Level::INFO
 }
 
 impl Telemetry {

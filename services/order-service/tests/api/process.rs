@@ -186,6 +186,31 @@ async fn dependencies_that_never_answer_are_named_and_end_the_start() {
 }
 
 #[tokio::test]
+async fn the_broker_clients_frames_and_so_the_password_stay_out_of_the_log() {
+    let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
+    let mut process = Process::start(&[
+        ("DATABASE_URL", &database),
+        ("AMQP_URL", &broker),
+        ("LOG_LEVEL", "trace"),
+    ]);
+    let mut levels = std::collections::BTreeSet::new();
+    for line in process.log.by_ref().lines() {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if line["message"] == "serving" {
+            break;
+        }
+        let from_client = line["target"].as_str().unwrap().starts_with("lapin");
+        levels.insert((from_client, line["level"].as_str().unwrap().to_owned()));
+    }
+    let fine = |from_client| levels.contains(&(from_client, "TRACE".to_owned()));
+    assert!(fine(false), "the level asked for is in force: {levels:?}");
+    assert!(
+        !fine(true) && !levels.contains(&(true, "DEBUG".to_owned())),
+        "{levels:?}"
+    );
+}
+
+#[tokio::test]
 async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let collector = Collector::default();
