@@ -1,15 +1,18 @@
 //! The event contract between the services, in one place: the CloudEvents envelope ([`Event`]), what can
-//! be said in it ([`OrderPlaced`]), and the names and arguments of the exchanges and queues it travels
-//! through ([`topology`]).
+//! be said in it ([`OrderPlaced`] and the others), the names and arguments of the exchanges and queues it
+//! travels through ([`topology`]), and how a dead letter is chosen among others ([`dead_letters`]).
 //!
 //! Left out on purpose: I/O. Nothing here connects, publishes or declares; `chassis` does that from this
 //! data, and `xtask` reads the same names.
 
+pub mod dead_letters;
 mod envelope;
 mod ids;
+mod inventory;
 mod orders;
 pub mod topology;
 
 pub use envelope::{CONTENT_TYPE, DecodeError, Event, EventData};
 pub use ids::{InvalidValue, OrderId, ProductId, Quantity, UserId};
-pub use orders::OrderPlaced;
+pub use inventory::{RejectReason, StockRejected, StockReleased, StockReserved};
+pub use orders::{OrderCancelled, OrderPlaced};

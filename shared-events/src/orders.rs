@@ -24,3 +24,23 @@ impl EventData for OrderPlaced {
         self.order_id.to_string()
     }
 }
+
+/// Its owner wants the order no more; what was reserved for it has to be released. It repeats what was
+/// ordered, for the case that it arrives before [`OrderPlaced`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderCancelled {
+    /// The order; also the event's subject.
+    pub order_id: OrderId,
+    /// What was ordered.
+    pub product_id: ProductId,
+    /// How many.
+    pub quantity: Quantity,
+}
+
+impl EventData for OrderCancelled {
+    const TYPE: &'static str = "agora.order.cancelled.v1";
+
+    fn subject(&self) -> String {
+        self.order_id.to_string()
+    }
+}

@@ -12,8 +12,13 @@ pub const ORDER_EVENTS: Topology = Topology {
     stream: "order_events",
 };
 
+/// What became of them, from inventory-service to order-service.
+pub const INVENTORY_EVENTS: Topology = Topology {
+    stream: "inventory_events",
+};
+
 /// Every stream there is.
-pub const ALL: [Topology; 1] = [ORDER_EVENTS];
+pub const ALL: [Topology; 2] = [ORDER_EVENTS, INVENTORY_EVENTS];
 
 /// Where a failed message waits, and for how long, before it flows back to its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,10 @@ pub const RETRY_TIERS: [RetryTier; 3] = [
 /// The bound of each queue, in messages. At the bound the broker refuses to take more
 /// (`overflow=reject-publish`), so that a publisher's confirm turns into an error instead of a loss.
 pub const QUEUE_MAX_LENGTH: i64 = 100_000;
+
+/// How long a consumer remembers the ids of the events that it applied (its inbox). A message that comes back
+/// later than this can't be told from a new one: `cargo xtask dlq replay` asks before it sends one.
+pub const INBOX_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How often the broker itself hands out one message before it calls it dead: catches crash loops.
 pub const DELIVERY_LIMIT: i64 = 20;
@@ -123,7 +132,7 @@ impl Topology {
     }
 
     /// Where they wait.
-    fn retry_queue(&self, tier: RetryTier) -> String {
+    pub fn retry_queue(&self, tier: RetryTier) -> String {
         format!("{}.retry.{}", self.stream, tier.name)
     }
 
@@ -227,6 +236,8 @@ pub mod headers {
     pub const FAILED_AT: &str = "x-agora-failed-at";
     /// Which service called it dead.
     pub const CONSUMER: &str = "x-agora-consumer";
+    /// How often it was taken out of a dead-letter queue and sent again; a number.
+    pub const REPLAYS: &str = "x-agora-replays";
 }
 
 /// Why a consumer gave up on a message. The broker has reasons of its own (`delivery_limit`, …), in
