@@ -1,9 +1,9 @@
 //! The envelope: CloudEvents 1.0 in structured JSON.
 //! Source: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -38,8 +38,8 @@ pub struct Event {
     pub source: String,
     /// The order's id.
     pub subject: String,
-    /// When it happened.
-    #[serde(serialize_with = "rfc3339_micros")]
+    /// When it happened, to the microsecond.
+    #[serde(serialize_with = "rfc3339_micros", deserialize_with = "to_the_micro")]
     pub time: DateTime<Utc>,
     #[serde(default = "json_media_type")]
     datacontenttype: String,
@@ -82,7 +82,7 @@ impl Event {
             event_type: D::TYPE.to_owned(),
             source: format!("/{service}"),
             subject: data.subject(),
-            time: Utc::now(),
+            time: micros(Utc::now()),
             datacontenttype: json_media_type(),
             data: serde_json::to_value(data).expect("event data has string keys only"),
         }
@@ -92,7 +92,11 @@ impl Event {
     /// another one.
     #[must_use]
     pub fn made_before(self, id: Uuid, time: DateTime<Utc>) -> Self {
-        Self { id, time, ..self }
+        Self {
+            id,
+            time: micros(time),
+            ..self
+        }
     }
 
     /// Reads an envelope.
@@ -142,6 +146,15 @@ fn json_media_type() -> String {
 }
 
 /// Microseconds, because that is what PostgreSQL keeps: an event read back from a row is the same event.
+/// Cut where an event is made and where it is read, or it would become another one on its first journey.
+fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(6)
+}
+
+fn to_the_micro<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+    DateTime::deserialize(deserializer).map(micros)
+}
+
 fn rfc3339_micros<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
