@@ -104,6 +104,11 @@ impl Event {
     /// # Errors
     /// [`DecodeError::Envelope`] or [`DecodeError::SpecVersion`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        // serde reads a struct from an array, too, and would make the order of the fields in the code a
+        // part of the contract; the same holds for the data.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(DecodeError::Envelope(not_an_object()));
+        }
         let event: Self = serde_json::from_slice(bytes).map_err(DecodeError::Envelope)?;
         if event.specversion != SPEC_VERSION {
             return Err(DecodeError::SpecVersion(event.specversion));
@@ -127,10 +132,14 @@ impl Event {
                 expected: D::TYPE,
             });
         }
-        D::deserialize(&self.data).map_err(|source| DecodeError::Data {
-            event_type: D::TYPE,
-            source,
-        })
+        self.data
+            .as_object()
+            .ok_or_else(not_an_object)
+            .and_then(D::deserialize)
+            .map_err(|source| DecodeError::Data {
+                event_type: D::TYPE,
+                source,
+            })
     }
 
     /// The AMQP routing key: the type without its prefix, `order.placed.v1`.
@@ -139,6 +148,10 @@ impl Event {
             .strip_prefix(TYPE_PREFIX)
             .unwrap_or(&self.event_type)
     }
+}
+
+fn not_an_object() -> serde_json::Error {
+    serde::de::Error::custom("not an object")
 }
 
 fn json_media_type() -> String {
