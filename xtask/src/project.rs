@@ -19,6 +19,15 @@ pub(crate) const SERVICES: [&str; 4] = [
     "inventory-service",
 ];
 
+/// Programs of ours that a command runs beside the system for a moment: built and packed like the services, and
+/// not started by `up`.
+pub(crate) const TOOLS: [&str; 1] = ["dead-letters"];
+
+/// Everything of ours that has an image.
+pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {
+    SERVICES.into_iter().chain(TOOLS)
+}
+
 /// Everything that compose starts, by service name; also the `job` labels in Prometheus.
 pub(crate) const CONTAINERS: [&str; 9] = [
     "traefik",

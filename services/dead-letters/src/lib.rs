@@ -237,7 +237,10 @@ async fn work(
             continue;
         }
         if options.task == Task::Replay {
-            replay(letters.channel(), &target, &delivery).await?;
+            if let Err(cause) = replay(letters.channel(), &target, &delivery).await {
+                letters.hold();
+                return Err(cause);
+            }
             sent.remember(&delivery);
             // After `git merge main`: chassis::crash_point("dead_letters.before_ack");
         }

@@ -115,6 +115,7 @@ impl<'a> Letters<'a> {
     /// Gives back all that wasn't acknowledged, in order and to the front of the queue. A negative acknowledgement
     /// wouldn't: without a delivery limit the broker puts what is refused to the back.
     pub(crate) async fn give_back(&mut self) -> Result<(), Cause> {
+        self.settle().await?;
         // Else what comes back would be handed out here once more.
         if let Some(current) = &self.current {
             let cancel = current
@@ -130,6 +131,27 @@ impl<'a> Letters<'a> {
         if let Some(current) = self.current.take() {
             let close = current.channel.close(200, "done".into());
             answered("closing a channel", close).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the consumer holds all that it is handed out. A letter that is on its way to a consumer which ends
+    /// is refused by the broker itself, and so put to the back.
+    async fn settle(&mut self) -> Result<(), Cause> {
+        let started = Instant::now();
+        while let Some(current) = &mut self.current
+            && current.held < PREFETCH
+            && started.elapsed() < BACK_WITHIN
+        {
+            match tokio::time::timeout(BACK_INTERVAL, current.consumer.next()).await {
+                Ok(Some(delivery)) => {
+                    delivery?;
+                    current.held += 1;
+                }
+                Ok(None) => return Err(Cause::Cancelled(self.queue.clone())),
+                Err(_) if self.count().await? == 0 => break,
+                Err(_) => {}
+            }
         }
         Ok(())
     }
