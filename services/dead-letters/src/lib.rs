@@ -242,7 +242,7 @@ async fn work(
                 return Err(cause);
             }
             sent.remember(&delivery);
-            // After `git merge main`: chassis::crash_point("dead_letters.before_ack");
+            chassis::crash_point("dead_letters.before_ack");
         }
         let acknowledged = delivery.acker.ack(BasicAckOptions::default());
         if !answered("acknowledging", acknowledged).await? {

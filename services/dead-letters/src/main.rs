@@ -99,6 +99,7 @@ impl Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let options = Cli::parse().command.options();
+    chassis::arm_crash_points();
     let url = match Env::process().secret_url::<AMQPUri>("AMQP_URL", &["amqp"]) {
         Ok(url) => url,
         Err(refused) => {

@@ -88,6 +88,26 @@ async fn a_killed_replay_loses_no_letter_and_repeats_at_most_one() {
     );
 }
 
+#[cfg(feature = "crash-points")]
+#[tokio::test]
+async fn killed_between_confirm_and_acknowledgement_a_letter_is_in_both_queues_under_one_id() {
+    let broker = Broker::declared().await;
+    broker
+        .bury(&["1", "2", "3"].map(|id| Letter::new(id, "rejected")))
+        .await;
+    let output = tool(&broker, &["replay", "--queue", "order_events.dead"])
+        .env("AGORA_CRASH_AT", "dead_letters.before_ack:2")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), None, "{output:?}");
+    eventually("the letters are back", async || {
+        broker.depth("order_events.dead").await == 2
+    })
+    .await;
+    assert_eq!(broker.alive().await, ["1", "2"]);
+    assert_eq!(broker.dead().await, ["2", "3"]);
+}
+
 #[tokio::test]
 async fn sigterm_ends_a_replay_in_order_with_its_account() {
     let broker = Broker::declared().await;
