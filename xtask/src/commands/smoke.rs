@@ -217,7 +217,9 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         );
         Ok(((), wanted.to_owned()))
     };
-    teller.step("it is confirmed", "order-service", || becomes("confirmed"))?;
+    teller.step("the order's outcome", "order-service", || {
+        becomes("confirmed")
+    })?;
     let dropped = teller.step("the stock drops", "inventory-service", || {
         let after = wait::until(SHOWS_WITHIN, LOOK_INTERVAL, || {
             let now = stock(&get(&stock_path, &ada)?)?;
@@ -257,7 +259,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         expect(&answer, 202)?;
         Ok(((), format!("202, {}", status_of(&answer)?)))
     })?;
-    teller.step("it is cancelled", "order-service", || becomes("cancelled"))?;
+    teller.step("the order's end", "order-service", || becomes("cancelled"))?;
     teller.step("the stock is back", "inventory-service", || {
         let after = wait::until(SHOWS_WITHIN, LOOK_INTERVAL, || {
             let now = stock(&get(&stock_path, &ada)?)?;

@@ -171,7 +171,7 @@ fn letters_sent_again_die_again_as_the_same_ones_and_only_chosen_ones_are_remove
 
     let one = ["dlq", "purge", "--id", "01938f6f"];
     let removed = system.xtask(&one).expect_code(0).stdout;
-    assert!(removed.contains("1 letters removed"), "{removed}");
+    assert!(removed.contains("1 letter removed"), "{removed}");
     let purged = system.xtask(&[
         "dlq",
         "purge",

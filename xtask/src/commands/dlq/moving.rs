@@ -204,27 +204,31 @@ fn line(summary: &Summary, report: &Report) -> String {
 }
 
 fn closing(summary: &Summary) -> String {
-    let (selected, done) = (summary.selected, summary.done);
+    let (selected, done) = (letters(summary.selected), letters(summary.done));
     if summary.outcome != Exit::Holds {
         return format!(
-            "{}: {done} letters {}; what wasn't is still dead. Mend what it says above and run it again.",
+            "{}: {done} {}; what wasn't is still dead. Mend what it says above and run it again.",
             summary.outcome.word(),
             summary.task.done()
         );
     }
-    match (selected, summary.dry_run, summary.task) {
+    match (summary.selected, summary.dry_run, summary.task) {
         (0, ..) => {
             "No letter meets the conditions: `cargo xtask dlq list` shows what there is.".to_owned()
         }
-        (_, true, task) => format!(
-            "{selected} letters would be {}; nothing was changed.",
-            task.done()
-        ),
+        (_, true, task) => format!("{selected} would be {}; nothing was changed.", task.done()),
         (_, _, Task::Replay) => format!(
-            "{done} letters replayed into the queues they died from. One that fails again is dead again: `cargo \
+            "{done} replayed into the queue that each died from. One that fails again is dead again: `cargo \
              xtask verify-dlq --settled` tells."
         ),
-        (_, _, Task::Purge) => format!("{done} letters removed for good."),
+        (_, _, Task::Purge) => format!("{done} removed for good."),
+    }
+}
+
+fn letters(count: usize) -> String {
+    match count {
+        1 => "1 letter".to_owned(),
+        _ => format!("{count} letters"),
     }
 }
 
@@ -324,7 +328,7 @@ mod tests {
         let mut failed = summary(Task::Replay, false, 1);
         failed.outcome = Exit::Failed;
         assert!(
-            closing(&failed).starts_with("FAILED: 1 letters replayed"),
+            closing(&failed).starts_with("FAILED: 1 letter replayed"),
             "{}",
             closing(&failed)
         );
