@@ -34,6 +34,8 @@ use crate::queue::Letters;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The broker's answer to anything else: a confirm, a channel, a count.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a wait for a confirm is called; where it is in vain, the letter may be in both queues.
+const CONFIRMING: &str = "waiting for a confirm (the letter may be in its queue all the same)";
 /// How often a long run says where it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// AMQP: persistent.
@@ -126,8 +128,8 @@ pub enum Cause {
     /// The queue that a letter died from isn't there.
     #[error("there is no queue {0} to send the letter to: it stays where it is")]
     Unroutable(String),
-    /// The broker took the consumer away: somebody deleted the queue.
-    #[error("the broker ended the consumer: was {0} deleted?")]
+    /// The broker took the consumer away, or its channel: somebody deleted the queue, or the broker stops.
+    #[error("the broker ended the consumer of {0}: was the queue deleted, or the broker stopped?")]
     Cancelled(String),
     /// The connection broke.
     #[error("the broker connection failed: {0}")]
@@ -273,7 +275,7 @@ async fn replay(channel: &Channel, queue: &str, letter: &Delivery) -> Result<(),
             .await?
             .await
     };
-    match answered("waiting for a confirm", publish).await? {
+    match answered(CONFIRMING, publish).await? {
         // The broker confirms what it can't route, too; it says so by sending it back.
         Confirmation::Ack(Some(_)) => Err(Cause::Unroutable(queue.to_owned())),
         Confirmation::Ack(None) => Ok(()),

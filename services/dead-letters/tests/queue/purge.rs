@@ -1,3 +1,5 @@
+//! Which letters are removed.
+
 use dead_letters::{Options, Task};
 
 use crate::broker::{Broker, Letter};

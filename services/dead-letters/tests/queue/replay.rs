@@ -1,3 +1,5 @@
+//! What a letter looks like in its queue, which ones are sent there, and what becomes of the others.
+
 use std::time::Duration;
 
 use chrono::Utc;
