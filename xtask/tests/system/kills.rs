@@ -31,26 +31,6 @@ fn a_kill_of_the_broker_under_load_loses_no_promised_order() {
 }
 
 #[test]
-fn a_kill_of_order_service_under_load_loses_no_promised_order() {
-    let verdict = kill_under_load("order-service");
-    let verdict = verdict.expect_code(4).stdout;
-    assert!(
-        verdict.contains("order-service restarted during the run"),
-        "{verdict}"
-    );
-}
-
-#[test]
-fn a_kill_of_inventory_service_under_load_loses_no_promised_order() {
-    let verdict = kill_under_load("inventory-service");
-    let verdict = verdict.expect_code(4).stdout;
-    assert!(
-        verdict.contains("inventory-service restarted during the run"),
-        "{verdict}"
-    );
-}
-
-#[test]
 fn a_kill_of_user_service_under_load_loses_no_promised_order() {
     let verdict = kill_under_load("user-service");
     let verdict = verdict.expect_code(4).stdout;
@@ -132,7 +112,7 @@ fn two_thousand_orders_outlive_a_kill_of_everything_they_depend_on() {
 fn without_the_outbox_the_same_run_loses_orders() {
     let system = System::take_turn();
     let naive = system.without("OUTBOX");
-    let run = kill_everything(&system, "45s");
+    let run = kill_everything(&system, "75s");
     let lost = undecided_for_good(&system);
     println!(
         "outbox off: of {} accepted orders, {lost} are never decided",
@@ -147,7 +127,7 @@ fn without_the_outbox_the_same_run_loses_orders() {
 fn without_retries_the_same_run_fills_the_dead_letter_queue() {
     let system = System::take_turn();
     let naive = system.without("RETRY");
-    kill_everything(&system, "45s");
+    kill_everything(&system, "75s");
     undecided_for_good(&system);
     let verdict = system
         .xtask(&["verify-dlq", "--format", "json"])
