@@ -156,10 +156,9 @@ fn undecided_for_good(system: &System) -> u64 {
     })
 }
 
-/// Puts load on the system, kills each part once, and locks a table for longer than anybody waits; what the
-/// load generator saw.
+/// Puts load on the system, locks a table for longer than anybody waits, and kills each part once; what the load
+/// generator saw.
 fn kill_everything(system: &System, run_time: &str) -> Run {
-    let mut seen = placed_orders(system);
     let load = system.start_xtask(&[
         "load",
         "checkout",
@@ -173,8 +172,8 @@ fn kill_everything(system: &System, run_time: &str) -> Run {
         "--format",
         "json",
     ]);
-    for victim in VICTIMS {
-        wait::until("orders before the next kill", UNDER_WAY_WITHIN, || {
+    let wait_for_more_than = |seen| {
+        wait::until("orders before the next fault", UNDER_WAY_WITHIN, || {
             let placed = placed_orders(system);
             if placed >= seen + ORDERS_BETWEEN {
                 return Ok(());
@@ -182,20 +181,19 @@ fn kill_everything(system: &System, run_time: &str) -> Run {
             load.expect_running();
             Err(format!("{} so far", placed - seen))
         });
+    };
+    wait_for_more_than(placed_orders(system));
+    let lock = "BEGIN; LOCK TABLE stock IN ACCESS EXCLUSIVE MODE";
+    let lock = format!("{lock}; SELECT pg_sleep({TABLE_LOCKED_SECONDS}); COMMIT");
+    system.query("inventory", &lock);
+    for victim in VICTIMS {
+        wait_for_more_than(placed_orders(system));
         let outage = system.kill(victim);
         wait::pause(OUTAGE);
         load.expect_running();
         drop(outage);
         system.wait_until_healthy();
-        seen = placed_orders(system);
     }
-    system.query(
-        "inventory",
-        &format!(
-            "BEGIN; LOCK TABLE stock IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({TABLE_LOCKED_SECONDS}); COMMIT"
-        ),
-    );
-    load.expect_running();
     let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());
     system.wait_until_healthy();
     run
