@@ -54,7 +54,7 @@ impl Facts {
         Self {
             id: message_id.or(told.id),
             event_type: event_type.or(told.event_type),
-            reason: header(headers::REASON).or_else(|| header(headers::FIRST_DEATH_REASON)),
+            reason: header(headers::REASON).or_else(|| header(headers::LAST_DEATH_REASON)),
             failed_at: failed_at.or(broker_time),
         }
     }
@@ -139,7 +139,7 @@ mod tests {
         let body = br#"{"id":"of the body","type":"told"}"#;
         let ours = |name: &str| match name {
             headers::REASON => Some("rejected".to_owned()),
-            headers::FIRST_DEATH_REASON => Some("delivery_limit".to_owned()),
+            headers::LAST_DEATH_REASON => Some("delivery_limit".to_owned()),
             headers::FAILED_AT => Some("2026-11-22T10:00:00Z".to_owned()),
             _ => None,
         };
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(letter.failed_at.unwrap().timestamp(), 1_795_341_600);
 
         let theirs =
-            |name: &str| (name == headers::FIRST_DEATH_REASON).then(|| "delivery_limit".to_owned());
+            |name: &str| (name == headers::LAST_DEATH_REASON).then(|| "delivery_limit".to_owned());
         let time = DateTime::from_timestamp(1_700_000_000, 0);
         let letter = Facts::gather(None, None, b"not JSON", theirs, time);
         assert_eq!(letter.reason.as_deref(), Some("delivery_limit"));

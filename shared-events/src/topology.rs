@@ -238,12 +238,13 @@ pub mod headers {
     pub const CONSUMER: &str = "x-agora-consumer";
     /// How often it was taken out of a dead-letter queue and sent again; a number.
     pub const REPLAYS: &str = "x-agora-replays";
-    /// The broker's own reason, where it was the broker that called the message dead first.
-    pub const FIRST_DEATH_REASON: &str = "x-first-death-reason";
+    /// The broker's own reason, where it was the broker that moved the message last. Not the first one: a message
+    /// that passed a retry tier has `expired` there for good.
+    pub const LAST_DEATH_REASON: &str = "x-last-death-reason";
 }
 
 /// Why a consumer gave up on a message. The broker has reasons of its own (`delivery_limit`, …), in
-/// `x-first-death-reason`.
+/// `x-last-death-reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeadReason {
     /// Not an event, or not with the data that its type promises.

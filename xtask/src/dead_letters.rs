@@ -1,11 +1,11 @@
 //! Dead letters, read through RabbitMQ's management API without taking them.
 //!
-//! The API's queue statistics lag by seconds, so counts come from the messages themselves: the broker says
-//! with each one how many are left behind it.
+//! The API's queue statistics lag by seconds, so the count of dead letters comes from the messages themselves:
+//! the broker says with each one how many are left behind it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,13 +16,15 @@ use shared_events::{
 
 use crate::{
     engine::{self, Container},
-    http::Client,
+    http::{Answer, Client},
     outcome::{self, Exit},
     project::{PORTS, Project},
 };
 
 /// How many messages of a queue are looked at; the count is exact beyond that.
 pub(crate) const READ_LIMIT: usize = 1_000;
+/// How old the broker's statistics of a queue may be.
+pub(crate) const STATISTICS_LAG: Duration = Duration::from_secs(5);
 /// How many letters a verdict shows.
 const SAMPLES: usize = 5;
 
@@ -34,9 +36,12 @@ pub(crate) fn queues() -> Vec<String> {
         .collect()
 }
 
-/// The names of all queues in which failed messages wait to be tried again.
-pub(crate) fn retry_queues() -> Vec<String> {
-    let of_stream = |stream: topology::Topology| RETRY_TIERS.map(|tier| stream.retry_queue(tier));
+/// The names of all queues whose messages may still become dead letters.
+pub(crate) fn live_queues() -> Vec<String> {
+    let of_stream = |stream: topology::Topology| {
+        let tiers = RETRY_TIERS.map(|tier| stream.retry_queue(tier));
+        [stream.queue()].into_iter().chain(tiers)
+    };
     topology::ALL.into_iter().flat_map(of_stream).collect()
 }
 
@@ -117,15 +122,30 @@ impl Reader {
         })
     }
 
-    /// How many messages wait to be tried again, over all streams.
-    ///
-    /// Each look takes a queue's first message and puts it back, which counts as one of its deliveries: beyond
-    /// [`topology::DELIVERY_LIMIT`] of them the message flows back to its stream before its time.
+    /// How many messages are under way, over all streams: in the streams' queues and in their retry tiers, handed
+    /// out or not. As the broker's statistics have it, which may be [`STATISTICS_LAG`] old: a look at the messages
+    /// themselves would count as a delivery of theirs.
     pub(crate) fn waiting(&self) -> anyhow::Result<usize> {
-        let counts = retry_queues()
+        let counts = live_queues()
             .into_iter()
-            .map(|queue| Ok(self.read(&queue, 1, 1)?.count));
+            .map(|queue| self.statistics(&queue));
         counts.sum()
+    }
+
+    fn statistics(&self, queue: &str) -> anyhow::Result<usize> {
+        #[derive(Deserialize)]
+        struct Statistics {
+            // Absent until the first statistics of a new queue.
+            #[serde(default)]
+            messages: usize,
+        }
+        let answer = self
+            .client
+            .get(&format!("/api/queues/%2F/{queue}"), &[], &[])?;
+        match answer.status {
+            200 => Ok(answer.json::<Statistics>()?.messages),
+            _ => Err(unreadable(queue, &answer)),
+        }
     }
 
     /// Looks at the first messages of a queue and puts them back.
@@ -143,16 +163,22 @@ impl Reader {
                 .post(&format!("/api/queues/%2F/{queue}/get"), &[], Some(&request))?;
         match answer.status {
             200 => Ok(content(queue, answer.json()?)),
-            401 => Err(outcome::unavailable(
-                "RabbitMQ refuses the password in .env",
-                "put back the .env that the system was started with",
-            )),
-            404 => Err(outcome::unavailable(
-                format!("there is no queue {queue}: the services that declare it haven't started"),
-                "`cargo xtask status` shows what isn't healthy",
-            )),
-            _ => bail!("RabbitMQ can't read {queue}: {}", answer.shown()),
+            _ => Err(unreadable(queue, &answer)),
         }
+    }
+}
+
+fn unreadable(queue: &str, answer: &Answer) -> anyhow::Error {
+    match answer.status {
+        401 => outcome::unavailable(
+            "RabbitMQ refuses the password in .env",
+            "put back the .env that the system was started with",
+        ),
+        404 => outcome::unavailable(
+            format!("there is no queue {queue}: the services that declare it haven't started"),
+            "`cargo xtask status` shows what isn't healthy",
+        ),
+        _ => anyhow!("RabbitMQ can't read {queue}: {}", answer.shown()),
     }
 }
 
@@ -228,7 +254,7 @@ pub(crate) struct Verdict {
     pub(crate) examined: usize,
     /// The longest time since a letter was called dead.
     pub(crate) oldest_age_seconds: Option<u64>,
-    /// How many messages waited in the retry tiers: they may still become dead.
+    /// How many messages were under way, in queues and retry tiers: they may still become dead.
     pub(crate) waiting: usize,
     /// A few letters.
     pub(crate) samples: Vec<DeadLetter>,
@@ -320,7 +346,7 @@ mod tests {
     #[test]
     fn a_letter_of_the_broker_has_its_reason_and_time() {
         let json = r#"[{"payload_bytes":2,"routing_key":"k","message_count":0,"payload":"{\"id\":\"e\",\"type\":\"t\"}",
-            "properties":{"headers":{"x-first-death-reason":"delivery_limit","x-death":[{"time":1700000000}]}}}]"#;
+            "properties":{"headers":{"x-last-death-reason":"delivery_limit","x-death":[{"time":1700000000}]}}}]"#;
         let letter = content("q", messages(json)).letters.remove(0);
         assert_eq!(letter.reason(), "delivery_limit");
         assert_eq!(
@@ -364,9 +390,9 @@ mod tests {
     }
 
     #[test]
-    fn every_tier_of_every_stream_is_looked_at() {
-        let queues = retry_queues();
-        assert_eq!(queues.len(), 6);
+    fn every_queue_and_tier_of_every_stream_is_looked_at() {
+        let queues = live_queues();
+        assert_eq!(queues.len(), 8);
         assert!(
             queues.contains(&"inventory_events.retry.25s".to_owned()),
             "{queues:?}"

@@ -25,7 +25,7 @@ use opentelemetry::propagation::{Extractor, Injector};
 use secrecy::ExposeSecret;
 use shared_events::topology::{self, Argument, Topology};
 use shared_events::{CONTENT_TYPE, Event};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -40,6 +40,8 @@ use crate::telemetry;
 
 /// Connecting and declaring may take this long before it counts as failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A broker that reads nothing can't be told goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the supervisor looks at the connection besides listening to its events.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// AMQP: persistent.
@@ -60,7 +62,11 @@ pub(crate) struct Session {
     /// Its channel is shared by all publishers.
     publisher: Arc<Connection>,
     publishing: Channel,
+    /// For one message at a time: see [`Session::hand_over`].
+    handing_over: Arc<Mutex<Channel>>,
     consumer: Arc<Connection>,
+    /// Whether the broker reads from `publisher` at the moment.
+    blocked: watch::Receiver<bool>,
 }
 
 /// Why an event is not known to be in its queue.
@@ -162,19 +168,19 @@ impl Broker {
     ) {
         let mut delays = backoff();
         loop {
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.open(topologies)).await {
+            let (block, blocked) = watch::channel(false);
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.open(topologies, blocked)).await {
                 Ok(Ok(session)) => {
                     delays = backoff();
                     info!("broker in reach");
                     health.send_replace(true);
                     sessions.send_replace(Some(session.clone()));
-                    let reason = until_lost(&session, &health).await;
+                    let reason = until_lost(&session, &block, &health).await;
                     health.send_replace(false);
                     sessions.send_replace(None);
                     warn!(reason, "broker lost");
                     // Where only one of them was lost, nobody must stay on the other.
-                    let close = session.close("reconnecting");
-                    let _ = tokio::time::timeout(CONNECT_TIMEOUT, close).await;
+                    session.close("reconnecting").await;
                 }
                 Ok(Err(error)) => warn!(error = format!("{error:#}"), "broker still away"),
                 Err(_) => warn!("broker does not answer"),
@@ -183,21 +189,30 @@ impl Broker {
         }
     }
 
-    async fn open(&self, topologies: &[Topology]) -> anyhow::Result<Session> {
+    async fn open(
+        &self,
+        topologies: &[Topology],
+        blocked: watch::Receiver<bool>,
+    ) -> anyhow::Result<Session> {
         let publisher = self.open_connection("publisher").await?;
         let publishing = publisher.create_channel().await?;
+        let handing_over = publisher.create_channel().await?;
         for topology in topologies {
             declare(&publishing, *topology).await?;
         }
         if self.config.confirms.is_on() {
-            publishing
-                .confirm_select(ConfirmSelectOptions::default())
-                .await?;
+            for channel in [&publishing, &handing_over] {
+                channel
+                    .confirm_select(ConfirmSelectOptions::default())
+                    .await?;
+            }
         }
         Ok(Session {
             publisher: Arc::new(publisher),
             publishing,
+            handing_over: Arc::new(Mutex::new(handing_over)),
             consumer: Arc::new(self.open_connection("consumer").await?),
+            blocked,
         })
     }
 
@@ -216,21 +231,44 @@ impl Session {
         self.consumer.create_channel().await
     }
 
-    /// The channel that all share who publish.
-    pub(crate) fn publishing(&self) -> &Channel {
-        &self.publishing
+    /// Publishes a message in the place of one that is acknowledged then, as soon as the broker takes messages.
+    ///
+    /// One at a time, on a channel of their own: what the broker sends back carries no number, so where several
+    /// are under way the client can't tell which one it was.
+    pub(crate) async fn hand_over(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        payload: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), PublishError> {
+        self.unblocked().await;
+        let channel = self.handing_over.lock().await;
+        send(&channel, exchange, routing_key, payload, properties).await
+    }
+
+    /// Resolves while the broker takes messages: at once in good weather.
+    async fn unblocked(&self) {
+        let mut blocked = self.blocked.clone();
+        // An error means that the session is over; whoever publishes next is told.
+        let _ = blocked.wait_for(|blocked| !blocked).await;
     }
 
     async fn close(&self, reason: &str) {
-        // A connection that is lost already has nothing to say to that.
-        let _ = self.publisher.close(200, reason.into()).await;
-        let _ = self.consumer.close(200, reason.into()).await;
+        let close = async {
+            // A connection that is lost already has nothing to say to that.
+            let _ = self.consumer.close(200, reason.into()).await;
+            let _ = self.publisher.close(200, reason.into()).await;
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
+            warn!("a connection to the broker was left open");
+        }
     }
 }
 
 /// Returns with the reason when a connection, or the channel for publishing, is gone. While the broker
 /// blocks publishers (memory or disk alarm), the dependency counts as unreachable.
-async fn until_lost(session: &Session, health: &Health) -> String {
+async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &Health) -> String {
     let events = session.publisher.events_listener();
     let consumer_events = session.consumer.events_listener();
     tokio::pin!(events, consumer_events);
@@ -241,10 +279,12 @@ async fn until_lost(session: &Session, health: &Health) -> String {
                 Some(lapin::Event::Error(error)) => return error.to_string(),
                 Some(lapin::Event::ConnectionBlocked(reason)) => {
                     warn!(reason, "the broker blocks publishers");
+                    blocked.send_replace(true);
                     health.send_replace(false);
                 }
                 Some(lapin::Event::ConnectionUnblocked) => {
                     info!("the broker takes messages again");
+                    blocked.send_replace(false);
                     health.send_replace(true);
                 }
                 Some(_) => {}
@@ -342,6 +382,7 @@ impl Publisher {
         let sent = async {
             let session = self.broker.session().await;
             let session = session.ok_or(PublishError::TimedOut(limit))?;
+            session.unblocked().await;
             let properties = BasicProperties::default()
                 .with_content_type(CONTENT_TYPE.into())
                 .with_message_id(id.to_string().into())
@@ -364,9 +405,11 @@ impl Publisher {
         result
     }
 
-    /// Resolves as soon as there is a connection, or the service closes.
+    /// Resolves as soon as there is a connection that takes messages, or the service closes.
     pub(crate) async fn in_reach(&self) {
-        self.broker.session().await;
+        if let Some(session) = self.broker.session().await {
+            session.unblocked().await;
+        }
     }
 
     pub(crate) fn exchange(&self) -> String {

@@ -298,7 +298,7 @@ impl HttpConfig {
 pub struct DatabaseConfig {
     /// `DATABASE_URL`.
     pub url: SecretString,
-    /// `DATABASE_MAX_CONNECTIONS`: the pool's bound.
+    /// `DATABASE_MAX_CONNECTIONS`: the bound of the pool that requests share.
     pub max_connections: u32,
 }
 
@@ -334,7 +334,7 @@ impl BrokerConfig {
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             url: env.secret_url::<AMQPUri>("AMQP_URL", &["amqp"])?,
-            publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=60_000)?,
+            publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=30_000)?,
             confirms: Switch::read(env, Pattern::Confirms)?,
         })
     }
@@ -343,11 +343,12 @@ impl BrokerConfig {
 /// Consuming a stream.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
-    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged.
+    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged; at least as many as are handled
+    /// at the same time.
     pub prefetch: u16,
-    /// `AMQP_CONCURRENCY`: messages handled at the same time; each takes a pooled connection.
+    /// `AMQP_CONCURRENCY`: messages handled at the same time, each on a database connection of its own.
     pub concurrency: usize,
-    /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are remembered.
+    /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are remembered; [`INBOX_WINDOW`] or longer.
     pub inbox_window: Duration,
     /// `AGORA_PATTERN_INBOX`.
     pub inbox: Switch,
@@ -365,10 +366,14 @@ impl ConsumerConfig {
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         const HOUR_SECONDS: u64 = 60 * 60;
         let window_hours = (INBOX_WINDOW.as_secs() / HOUR_SECONDS) as u32;
-        let window_hours = env.number("INBOX_WINDOW_HOURS", window_hours, 1..=24 * 365)?;
+        // Not less: `dlq replay` relies on it.
+        let window_hours =
+            env.number("INBOX_WINDOW_HOURS", window_hours, window_hours..=24 * 365)?;
+        let concurrency = env.number("AMQP_CONCURRENCY", 8, 1..=100)?;
         Ok(Self {
-            prefetch: env.number("AMQP_PREFETCH", 100, 1..=2000)? as u16,
-            concurrency: env.number("AMQP_CONCURRENCY", 8, 1..=1000)? as usize,
+            // What isn't handed out can't be handled.
+            prefetch: env.number("AMQP_PREFETCH", 100.max(concurrency), concurrency..=2000)? as u16,
+            concurrency: concurrency as usize,
             inbox_window: Duration::from_secs(u64::from(window_hours) * HOUR_SECONDS),
             inbox: Switch::read(env, Pattern::Inbox)?,
             retry: Switch::read(env, Pattern::Retry)?,
@@ -399,7 +404,7 @@ impl OutboxConfig {
         let minutes = env.number("OUTBOX_RETENTION_MINUTES", 24 * 60, 1..=365 * 24 * 60)?;
         Ok(Self {
             batch_size: env.number("OUTBOX_BATCH_SIZE", 100, 1..=10_000)?,
-            poll_interval: env.millis("OUTBOX_POLL_INTERVAL_MS", 1_000, 1..=60_000)?,
+            poll_interval: env.millis("OUTBOX_POLL_INTERVAL_MS", 1_000, 50..=60_000)?,
             retention: Duration::from_secs(u64::from(minutes) * 60),
             outbox: Switch::read(env, Pattern::Outbox)?,
         })

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use chrono::{SecondsFormat, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
 use shared_events::Event;
 use shared_events::topology::{
     DeadReason, MAX_EVENT_BYTES, RETRY_TIERS, RetryTier, Topology, headers,
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::backoff::backoff;
-use crate::broker::{Broker, MessageHeaders, PublishError, Session, declare, send};
+use crate::broker::{Broker, MessageHeaders, PublishError, Session, declare};
 use crate::config::ConsumerConfig;
 use crate::crash_points::crash_point;
 use crate::database::Database;
@@ -102,6 +102,8 @@ pub fn spawn(
     if config.inbox.is_on() {
         spawn_pruning(lifecycle, config.inbox_window, &database);
     }
+    // Connections of its own: requests that wait for one must not use up the retries of messages.
+    let outbox = outbox.on(database.pool_of(config.concurrency as u32, &[]));
     let consumer = Consumer {
         broker,
         topology,
@@ -235,21 +237,10 @@ impl<H: Handler> Consumer<H> {
     /// One channel's life. `Ok` when the service drains: what was being handled is settled, what was only
     /// prefetched goes back to the broker with the channel.
     async fn consume(&self, session: &Session) -> Result<(), Broken> {
-        let channel = session.consuming().await?;
-        // Again, as the queue may have been deleted since the connection was made.
-        declare(&channel, self.topology).await?;
-        let tag: ShortString = self.broker.service().into();
-        channel
-            .basic_qos(self.prefetch, BasicQosOptions::default())
-            .await?;
-        let mut deliveries = channel
-            .basic_consume(
-                self.topology.queue().into(),
-                tag.clone(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
+        let (channel, mut deliveries) =
+            tokio::time::timeout(SETTLE_TIMEOUT, self.subscribe(session))
+                .await
+                .map_err(|_| Broken::Stuck)??;
         self.consuming.send_replace(true);
         let mut in_flight = FuturesUnordered::new();
         loop {
@@ -263,14 +254,45 @@ impl<H: Handler> Consumer<H> {
                 }
             }
         }
-        channel
-            .basic_cancel(tag, BasicCancelOptions::default())
-            .await?;
-        while let Some(settled) = in_flight.next().await {
-            settled?;
-        }
-        channel.close(200, "draining".into()).await?;
+        // Side by side: what is under way goes on, also where the broker is slow to answer.
+        let tag = self.broker.service().into();
+        let cancel = channel.basic_cancel(tag, BasicCancelOptions::default());
+        let finish = async {
+            while let Some(settled) = in_flight.next().await {
+                settled?;
+            }
+            Ok::<_, Broken>(())
+        };
+        let (cancelled, finished) =
+            tokio::join!(tokio::time::timeout(SETTLE_TIMEOUT, cancel), finish);
+        finished?;
+        cancelled.map_err(|_| Broken::Stuck)??;
+        let close = channel.close(200, "draining".into());
+        tokio::time::timeout(SETTLE_TIMEOUT, close)
+            .await
+            .map_err(|_| Broken::Stuck)??;
         Ok(())
+    }
+
+    async fn subscribe(
+        &self,
+        session: &Session,
+    ) -> Result<(Channel, lapin::Consumer), lapin::Error> {
+        let channel = session.consuming().await?;
+        // Again, as the queue may have been deleted since the connection was made.
+        declare(&channel, self.topology).await?;
+        channel
+            .basic_qos(self.prefetch, BasicQosOptions::default())
+            .await?;
+        let deliveries = channel
+            .basic_consume(
+                self.topology.queue().into(),
+                self.broker.service().into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok((channel, deliveries))
     }
 
     async fn settle(&self, session: &Session, delivery: Delivery) -> Result<(), Broken> {
@@ -445,27 +467,26 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Publishes a copy, again and again where the broker has no room for it: to give up the channel instead
-    /// would count as a delivery of every message that it holds. `false` when the service drains first.
+    /// Publishes a copy, again and again while the broker has no room for it or takes nothing: to give up the
+    /// channel instead would count as a delivery of every message that it holds. `false` when the service drains
+    /// first.
     async fn hand_over(&self, session: &Session, copy: &Copy<'_>) -> Result<bool, Broken> {
         for pause in backoff() {
-            let sent = send(
-                session.publishing(),
+            let sent = session.hand_over(
                 &copy.exchange,
                 &copy.routing_key,
                 copy.payload,
                 copy.properties.clone(),
             );
+            let exchange = &copy.exchange;
             match tokio::time::timeout(SETTLE_TIMEOUT, sent).await {
                 Ok(Ok(())) => return Ok(true),
                 Ok(Err(PublishError::Refused)) => {
-                    warn!(
-                        exchange = copy.exchange,
-                        "no room for the message: tried again"
-                    );
+                    warn!(exchange, "no room for the message: tried again");
                 }
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) => return Err(Broken::Stuck),
+                // Perhaps it is there, and comes twice then: the inbox knows its id.
+                Err(_) => warn!(exchange, "the broker takes no messages: tried again"),
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

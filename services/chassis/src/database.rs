@@ -113,11 +113,11 @@ impl Database {
         });
     }
 
-    /// A pool of one connection with options of its own, for a task that must not queue behind requests.
-    pub(crate) fn dedicated(&self, options: &[(&str, &str)]) -> PgPool {
+    /// Another pool, with options of its own, for those who must not queue up behind requests.
+    pub(crate) fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> PgPool {
         let connect = PgConnectOptions::clone(&self.pool.connect_options());
         PgPoolOptions::new()
-            .max_connections(1)
+            .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(connect.options(options.iter().copied()))
     }

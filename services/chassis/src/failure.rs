@@ -5,8 +5,8 @@
 //! | not an event, or not the data that its type promises | permanent, `unreadable` | dead at once |
 //! | larger than [`MAX_EVENT_BYTES`](shared_events::topology::MAX_EVENT_BYTES) | permanent, `oversized` | dead at once |
 //! | a type that the consumer doesn't know, a later version included | permanent, `unknown_type` | dead at once |
-//! | it contradicts what is stored; a violated constraint; any other database error | permanent, `rejected` | dead at once |
-//! | the database is away, out of resources, shutting down; a lost or timed out transaction ([`is_transient`]) | transient | the next retry tier, after the last one dead, `retries_exhausted` |
+//! | it contradicts what is stored; a violated constraint; any other error that the database states | permanent, `rejected` | dead at once |
+//! | the database is away, out of resources, shutting down; a lost or timed out transaction; whatever else happens to a connection ([`is_transient`]) | transient | the next retry tier, after the last one dead, `retries_exhausted` |
 //! | not handled within 30 s | transient | the same |
 //!
 //! Left out: what is done about a failure; that is the consumer's part.
@@ -70,10 +70,6 @@ impl From<sqlx::Error> for Failure {
 /// Codes: <https://www.postgresql.org/docs/17/errcodes-appendix.html>.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection exceptions, insufficient resources, operator intervention (shutdown, cancel by
             // timeout), system errors; transactions that lost against another one or waited too long.
@@ -81,6 +77,16 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
                 .is_some_and(|class| ["08", "53", "57", "58"].contains(&class))
                 || ["40001", "40P01", "55P03", "25P03"].contains(&&*code)
         }),
-        _ => false,
+        // Ours, and the same every time.
+        sqlx::Error::Configuration(_)
+        | sqlx::Error::RowNotFound
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Encode(_)
+        | sqlx::Error::Decode(_) => false,
+        // Whatever else goes wrong on the way: to try again is bounded, to give up can't be undone.
+        _ => true,
     }
 }

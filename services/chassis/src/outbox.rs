@@ -38,8 +38,10 @@ use crate::telemetry;
 
 /// The channel of `NOTIFY`; each service has a database, and so a channel, of its own.
 const CHANNEL: &str = "outbox";
-/// How often the figures are taken and old rows looked for.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the figures are taken.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often old rows are looked for.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// How many old rows go at a time: a large delete would hold the table's pages for long.
 const PRUNED_ROWS: i64 = 1_000;
 
@@ -69,8 +71,7 @@ pub struct UnitOfWork<'a> {
     stored: bool,
 }
 
-/// Composes the strategy that the configuration asks for; with the pattern on, starts the relay and its
-/// housekeeping.
+/// Composes the strategy that the configuration asks for, and starts the relay and its housekeeping.
 pub fn start(
     lifecycle: &Lifecycle,
     config: OutboxConfig,
@@ -78,12 +79,12 @@ pub fn start(
     publisher: Publisher,
 ) -> Outbox {
     lifecycle.enter_pattern(Pattern::Outbox, config.outbox);
+    // In either position: what an earlier process stored must not be taken for what the naive way loses.
+    Relay::spawn(lifecycle, &config, database, publisher.clone());
+    spawn_housekeeping(lifecycle, config.retention, database);
     let strategy = if config.outbox.is_on() {
         let bell = Arc::new(Notify::new());
-        Relay::spawn(lifecycle, &config, database, publisher);
-        let pool = database.dedicated(&[]);
-        spawn_bell_ringer(lifecycle, pool.clone(), Arc::clone(&bell));
-        spawn_housekeeping(lifecycle, config.retention, database, pool);
+        spawn_bell_ringer(lifecycle, database.pool_of(1, &[]), Arc::clone(&bell));
         Strategy::Stored { bell }
     } else {
         Strategy::Direct(Arc::new(publisher))
@@ -95,6 +96,11 @@ pub fn start(
 }
 
 impl Outbox {
+    /// The same outbox, its transactions on another pool.
+    pub(crate) fn on(self, pool: PgPool) -> Self {
+        Self { pool, ..self }
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
@@ -126,7 +132,7 @@ impl UnitOfWork<'_> {
         }
         let mut trace = StoredContext::default();
         telemetry::inject(&mut trace);
-        let payload = event.encode();
+        let payload = String::from_utf8(event.encode()).expect("JSON is UTF-8");
         sqlx::query(
             "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload, traceparent, tracestate)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -135,7 +141,7 @@ impl UnitOfWork<'_> {
         .bind(&event.subject)
         .bind(&event.event_type)
         .bind(event.routing_key())
-        .bind(std::str::from_utf8(&payload).unwrap_or_default())
+        .bind(payload)
         .bind(trace.traceparent)
         .bind(trace.tracestate)
         .execute(&mut *self.transaction)
@@ -197,19 +203,19 @@ fn spawn_bell_ringer(lifecycle: &Lifecycle, pool: PgPool, bell: Arc<Notify>) {
     });
 }
 
-fn spawn_housekeeping(
-    lifecycle: &Lifecycle,
-    retention: Duration,
-    database: &Database,
-    pool: PgPool,
-) {
+fn spawn_housekeeping(lifecycle: &Lifecycle, retention: Duration, database: &Database) {
+    let pool = database.pool_of(1, &[]);
     let gauges = lifecycle.metrics().outbox_gauges();
-    let interval = HOUSEKEEPING_INTERVAL;
-    database.every(lifecycle, "outbox housekeeping", interval, move || {
-        let (pool, gauges) = (pool.clone(), gauges.clone());
+    let measured = pool.clone();
+    database.every(lifecycle, "outbox figures", MEASURE_INTERVAL, move || {
+        let (pool, gauges) = (measured.clone(), gauges.clone());
+        async move { measure(&pool, &gauges).await }
+    });
+    database.every(lifecycle, "outbox pruning", PRUNE_INTERVAL, move || {
+        let pool = pool.clone();
         async move {
-            measure(&pool, &gauges).await?;
-            prune(&pool, retention).await
+            while prune(&pool, retention).await? > 0 {}
+            Ok(())
         }
     });
 }
@@ -226,7 +232,8 @@ async fn measure(pool: &PgPool, gauges: &OutboxGauges) -> Result<(), sqlx::Error
     Ok(())
 }
 
-async fn prune(pool: &PgPool, retention: Duration) -> Result<(), sqlx::Error> {
+/// Removes some of the rows that were published and are older than they need to be; how many.
+async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
     let gone = sqlx::query(
         "DELETE FROM outbox WHERE position IN
              (SELECT position FROM outbox
@@ -237,10 +244,8 @@ async fn prune(pool: &PgPool, retention: Duration) -> Result<(), sqlx::Error> {
     .execute(pool)
     .await?
     .rows_affected();
-    if gone > 0 {
-        debug!(gone, "published events pruned");
-    }
-    Ok(())
+    debug!(gone, "published events pruned");
+    Ok(gone)
 }
 
 struct Relay {
@@ -266,13 +271,11 @@ struct Waiting {
     tracestate: Option<String>,
 }
 
-/// Why a batch was not published, or not all of it.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
-    #[error(transparent)]
-    Publish(#[from] PublishError),
+/// What became of a batch.
+struct Batch {
+    published: usize,
+    /// Why the rest of it was not.
+    failure: Option<PublishError>,
 }
 
 impl Relay {
@@ -283,7 +286,7 @@ impl Relay {
         publisher: Publisher,
     ) {
         let relay = Self {
-            pool: database.dedicated(&[("synchronous_commit", "off")]),
+            pool: database.pool_of(1, &[("synchronous_commit", "off")]),
             database: database.clone(),
             publisher,
             batch_size: config.batch_size.into(),
@@ -310,24 +313,30 @@ impl Relay {
                 () = both => {}
                 () = self.draining.cancelled() => return,
             }
-            let pause = match self.publish_batch().await {
-                Ok(0) => {
-                    delays = backoff();
+            let failure = match self.publish_batch().await {
+                Ok(Batch {
+                    published: 0,
+                    failure: None,
+                }) => {
                     self.idle(&mut listener).await;
                     continue;
                 }
-                Ok(published) => {
+                Ok(Batch { published, failure }) => {
                     debug!(published, "events published");
-                    delays = backoff();
-                    continue;
+                    if published > 0 {
+                        delays = backoff();
+                    }
+                    failure.map(|error| error.to_string())
                 }
-                Err(error) => {
-                    warn!(%error, "events could not be published: tried again");
-                    delays.next().unwrap_or(self.poll_interval)
-                }
+                Err(error) => Some(format!("the database failed: {error}")),
             };
+            let Some(failure) = failure else { continue };
+            warn!(
+                error = failure,
+                "events could not be published: tried again"
+            );
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(delays.next().unwrap_or(self.poll_interval)) => {}
                 () = self.draining.cancelled() => return,
             }
         }
@@ -339,7 +348,7 @@ impl Relay {
             if listener.is_none() {
                 let opened = async {
                     let mut opened =
-                        PgListener::connect_with(&self.database.dedicated(&[])).await?;
+                        PgListener::connect_with(&self.database.pool_of(1, &[])).await?;
                     opened.listen(CHANNEL).await?;
                     Ok::<_, sqlx::Error>(opened)
                 };
@@ -367,8 +376,8 @@ impl Relay {
         }
     }
 
-    /// Publishes what is next of each order, and marks it; how many.
-    async fn publish_batch(&self) -> Result<usize, Broken> {
+    /// Publishes what is next of each order, and marks it.
+    async fn publish_batch(&self) -> Result<Batch, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         let batch: Vec<Waiting> = sqlx::query_as(
             "SELECT position, event_id, event_type, routing_key, payload, traceparent, tracestate
@@ -384,28 +393,38 @@ impl Relay {
         .await?;
         if batch.is_empty() {
             transaction.rollback().await?;
-            return Ok(0);
+            return Ok(Batch {
+                published: 0,
+                failure: None,
+            });
         }
         crash_point("outbox.before_publish");
         let results = join_all(batch.iter().map(|event| self.publish(event))).await;
         crash_point("outbox.before_mark");
         let mut published = Vec::with_capacity(batch.len());
-        let mut failed = None;
+        let (mut failure, mut returned) = (None, false);
         for (event, result) in batch.iter().zip(results) {
             match result {
                 Ok(()) => published.push(event.position),
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => {
+                    returned |= matches!(error, PublishError::Unroutable(_));
+                    failure = failure.or(Some(error));
+                }
             }
+        }
+        if returned {
+            // What is sent back carries no number: of many under way nobody knows which one it was.
+            published.clear();
         }
         sqlx::query("UPDATE outbox SET published_at = now() WHERE position = ANY($1)")
             .bind(&published)
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        match failed {
-            None => Ok(published.len()),
-            Some(error) => Err(error.into()),
-        }
+        Ok(Batch {
+            published: published.len(),
+            failure,
+        })
     }
 
     async fn publish(&self, event: &Waiting) -> Result<(), PublishError> {

@@ -40,6 +40,16 @@ pub enum Switch {
 }
 
 impl Pattern {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Outbox,
+        Self::Inbox,
+        Self::Retry,
+        Self::DeadLetter,
+        Self::Confirms,
+        Self::GracefulShutdown,
+    ];
+
     /// As it stands in a metric's label.
     pub fn name(self) -> &'static str {
         match self {
@@ -115,15 +125,6 @@ impl Patterns {
 mod tests {
     use super::*;
 
-    const ALL: [Pattern; 6] = [
-        Pattern::Outbox,
-        Pattern::Inbox,
-        Pattern::Retry,
-        Pattern::DeadLetter,
-        Pattern::Confirms,
-        Pattern::GracefulShutdown,
-    ];
-
     #[test]
     fn a_switch_is_on_unless_it_says_off_and_nonsense_is_refused() {
         let read = |value| {
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_pattern_has_one_name_everywhere() {
-        for pattern in ALL {
+        for pattern in Pattern::ALL {
             let variable = format!("AGORA_PATTERN_{}", pattern.name().to_uppercase());
             assert_eq!(pattern.variable(), variable);
             assert_eq!(serde_json::json!(pattern), pattern.name());

@@ -34,9 +34,9 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_waiting ON outbox (position) WHERE published_at IS NULL;
 CREATE INDEX outbox_waiting_by_subject ON outbox (subject, position) WHERE published_at IS NULL;
-CREATE INDEX outbox_by_age ON outbox USING brin (created_at);
+CREATE INDEX outbox_by_age ON outbox (created_at) WHERE published_at IS NOT NULL;
 
-CREATE INDEX inbox_by_age ON inbox USING brin (received_at);
+CREATE INDEX inbox_by_age ON inbox (received_at);
 
 -- What became of orders from before there was an outbox: nobody was told yet.
 INSERT INTO outbox (event_id, subject, event_type, routing_key, payload)

@@ -60,7 +60,8 @@ async fn reserve_stock(work: &mut UnitOfWork<'_>, order: &OrderPlaced) -> Result
 }
 
 /// Notes the reservation, before stock is moved: its row is what two events of one order queue up at. Answers
-/// whether the order still wants it.
+/// whether the order still wants it. That the order may have its stock already is no question here: an event that
+/// comes twice is the inbox's affair.
 async fn record_reservation(
     connection: &mut PgConnection,
     order: &OrderPlaced,
@@ -68,7 +69,7 @@ async fn record_reservation(
     let recorded = sqlx::query(
         "INSERT INTO reservations (order_id, product_id, quantity, outcome) VALUES ($1, $2, $3, 'reserved')
          ON CONFLICT (order_id) DO UPDATE SET outcome = 'reserved', reason = NULL, settled_at = now()
-         WHERE reservations.outcome <> 'cancelled'",
+         WHERE reservations.outcome NOT IN ('cancelled', 'released')",
     )
     .bind(order.order_id.0)
     .bind(order.product_id.get())

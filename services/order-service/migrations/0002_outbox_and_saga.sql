@@ -28,14 +28,14 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_waiting ON outbox (position) WHERE published_at IS NULL;
 CREATE INDEX outbox_waiting_by_subject ON outbox (subject, position) WHERE published_at IS NULL;
-CREATE INDEX outbox_by_age ON outbox USING brin (created_at);
+CREATE INDEX outbox_by_age ON outbox (created_at) WHERE published_at IS NOT NULL;
 
 -- Ids of the events whose effect is in the tables above: see chassis::inbox.
 CREATE TABLE inbox (
     event_id    uuid PRIMARY KEY,
     received_at timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX inbox_by_age ON inbox USING brin (received_at);
+CREATE INDEX inbox_by_age ON inbox (received_at);
 
 -- Orders from before there was an outbox: those that the broker never confirmed are announced now, under the
 -- id that they were given then.

@@ -1,13 +1,13 @@
 //! `verify-dlq`: how many dead letters there are, why, how old they are, and how many messages may still become one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
 use shared_events::topology::RETRY_TIERS;
 
 use crate::{
-    dead_letters::{self, Expectation, READ_LIMIT, Reader, Verdict},
+    dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
     engine,
     outcome::Exit,
     output::{Format, FormatOption, print_json, spell, table},
@@ -18,11 +18,8 @@ use crate::{
 /// How much of each body is read, in bytes: enough for an event's id and type.
 const PAYLOAD_LIMIT_BYTES: usize = 2_048;
 
-/// How often the retry tiers are looked at: each look counts as a delivery of what waits there, and the broker has a
-/// limit for those.
+/// How often the statistics are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
-/// A message that leaves a tier is handled, and perhaps on its way to the next one: one look may miss it.
-const CALM_LOOKS: usize = 2;
 /// Handling on the way from tier to tier, and the looks themselves.
 const SLACK: Duration = Duration::from_secs(14);
 
@@ -32,7 +29,7 @@ pub(crate) struct Options {
     /// How many dead letters there should be, over all queues
     #[arg(long, value_name = "N", default_value_t)]
     expect: usize,
-    /// Wait until no message waits in a retry tier any more, at most 45 s
+    /// Wait until no message is on its way or waits in a retry tier any more, at most 45 s
     #[arg(long)]
     settled: bool,
     #[command(flatten)]
@@ -75,15 +72,20 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     Ok(verdict.outcome)
 }
 
-/// Waits until the retry tiers stay empty; how many messages wait there in the end.
+/// Waits until the queues and their retry tiers stay empty for longer than the statistics may be old; how many
+/// messages are there in the end.
 fn settle(reader: &Reader) -> anyhow::Result<usize> {
     let tiers: Duration = RETRY_TIERS.iter().map(|tier| tier.delay).sum();
     let mut waiting = 0;
-    let mut calm = 0;
+    let mut calm_since = None;
     wait::until(tiers + SLACK, LOOK_INTERVAL, || {
         waiting = reader.waiting()?;
-        calm = if waiting == 0 { calm + 1 } else { 0 };
-        Ok((calm == CALM_LOOKS).then_some(()))
+        if waiting > 0 {
+            calm_since = None;
+            return Ok(None);
+        }
+        let since = *calm_since.get_or_insert_with(Instant::now);
+        Ok((since.elapsed() > STATISTICS_LAG).then_some(()))
     })?;
     Ok(waiting)
 }
@@ -119,7 +121,7 @@ fn print_text(verdict: &Verdict) {
             letter.error.as_deref().unwrap_or("(no error text)")
         );
     }
-    println!("waiting in retry tiers: {}", verdict.waiting);
+    println!("under way in queues and retry tiers: {}", verdict.waiting);
     if verdict.outcome == Exit::Inconclusive {
         println!("They may still become dead letters, and didn't settle in time: look again.");
     }

@@ -481,7 +481,7 @@ async fn a_message_that_kills_whoever_takes_it_is_dead_after_the_brokers_own_lim
     let (body, table) = broker.wait_for_message("order_events.dead").await;
     assert_eq!(body, b"deadly");
     assert_eq!(
-        header_text(&table, "x-first-death-reason").as_deref(),
+        header_text(&table, "x-last-death-reason").as_deref(),
         Some("delivery_limit")
     );
 }
