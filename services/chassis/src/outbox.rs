@@ -41,7 +41,7 @@ const CHANNEL: &str = "outbox";
 /// How often the figures are taken.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often old rows are looked for.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
 /// How many old rows go at a time: a large delete would hold the table's pages for long.
 const PRUNED_ROWS: i64 = 1_000;
 
