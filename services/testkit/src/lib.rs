@@ -3,7 +3,9 @@
 //!
 //! PostgreSQL and RabbitMQ are real; `cargo xtask test` starts them and says where in
 //! `AGORA_TEST_DATABASE_URL`, `AGORA_TEST_AMQP_URL` and `AGORA_TEST_RABBITMQ_API`. Both names die with the
-//! system that `cargo xtask test` takes down, so nothing is cleaned up here.
+//! system that `cargo xtask test` takes down; a test that is repeated many times removes them itself.
+
+mod process;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,6 +22,8 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use url::Url;
 use uuid::Uuid;
+
+pub use crate::process::{Process, command, free_address};
 
 /// The longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +42,33 @@ pub async fn database() -> String {
     server.close().await;
     url.set_path(&name);
     url.into()
+}
+
+/// Removes a database that [`database`] made, whoever is still connected.
+pub async fn remove_database(url: &str) {
+    let url = Url::parse(url).expect("a URL");
+    let name = url.path().trim_start_matches('/').to_owned();
+    let server = PgPool::connect(required_url("AGORA_TEST_DATABASE_URL").as_str())
+        .await
+        .expect("the test database server answers");
+    sqlx::query(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
+        .execute(&server)
+        .await
+        .expect("a database can be removed");
+    server.close().await;
+}
+
+/// Removes a virtual host that [`virtual_host`] made.
+pub async fn remove_virtual_host(url: &str) {
+    let url = Url::parse(url).expect("a URL");
+    let api = required_url("AGORA_TEST_RABBITMQ_API");
+    let path = format!("/api/vhosts{}", url.path());
+    let url = api.join(&path).expect("a path of the management API");
+    let answer = reqwest::Client::new().delete(url).send().await;
+    answer
+        .expect("the management API answers")
+        .error_for_status()
+        .expect("a virtual host can be removed");
 }
 
 /// A virtual host of the test's own; its AMQP URL.
@@ -146,17 +177,7 @@ impl Service {
     /// The value of one series of `/metrics`, given as it stands there; 0 when it isn't there.
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.ops("/metrics").await;
-        text.lines()
-            .filter_map(|line| {
-                line.strip_prefix(series)?
-                    .trim()
-                    .split(' ')
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .next()
-            .unwrap_or(0.0)
+        crate::series(&text, series)
     }
 
     /// Drains and stops; answers whether all work was finished in time.
@@ -168,6 +189,21 @@ impl Service {
     pub fn lifecycle(&self) -> &Lifecycle {
         &self.lifecycle
     }
+}
+
+/// The value of one series in what `/metrics` answers; 0 when it isn't there.
+fn series(text: &str, name: &str) -> f64 {
+    text.lines()
+        .filter_map(|line| {
+            line.strip_prefix(name)?
+                .trim()
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .next()
+        .unwrap_or(0.0)
 }
 
 /// Status and JSON body of an answer.
