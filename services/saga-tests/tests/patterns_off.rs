@@ -386,7 +386,7 @@ async fn without_graceful_shutdown_a_rolling_restart_breaks_the_requests_in_flig
             let requests = join_all(turns.map(|at| shop.place(*at, 1, 1)));
             let restart = async {
                 eventually("the requests are in flight", async || {
-                    waiting_for_orders(&shop.inventory, &shop.orders).await == IN_FLIGHT as i64
+                    waiting_orders(&shop.inventory, &shop.orders).await == IN_FLIGHT as i64
                 })
                 .await;
                 let mut old = replicas.remove(0);
@@ -423,15 +423,14 @@ async fn without_graceful_shutdown_a_rolling_restart_breaks_the_requests_in_flig
     }
 }
 
-/// How many sessions wait for a lock in the orders' database; asked from beside it, as the pool's own
-/// connections may wait, too.
-async fn waiting_for_orders(beside: &PgPool, orders: &PgPool) -> i64 {
-    let database = orders.connect_options().get_database().unwrap().to_owned();
+/// How many orders wait for a lock; asked from beside it, as the orders' own connections may wait, too.
+async fn waiting_orders(beside: &PgPool, orders: &PgPool) -> i64 {
+    let options = orders.connect_options();
     sqlx::query_scalar(
-        "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND database = \
-         (SELECT oid FROM pg_database WHERE datname = $1)",
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = $1 AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO orders%'",
     )
-    .bind(database)
+    .bind(options.get_database())
     .fetch_one(beside)
     .await
     .unwrap()

@@ -1,6 +1,7 @@
 //! How fast orders are decided, against what the same broker and the same database do bare; and where the
 //! time goes. `cargo bench -p saga-tests`, with the `AGORA_TEST_…` variables set; `AGORA_BENCH_ORDERS` and
-//! `AGORA_BENCH_ROUNDS` change the size of a run.
+//! `AGORA_BENCH_ROUNDS` change the size of a run, `AGORA_BENCH_ONLY` leaves one part of it: `whole`,
+//! `ceilings`, `stages` or `scaling`.
 //!
 //! Every figure is the median of several rounds that take turns, with the lowest and the highest beside it:
 //! a machine that does something else meanwhile disturbs all of them alike. Left out: the gateway, and
@@ -92,6 +93,7 @@ fn main() {
         size("AGORA_BENCH_ROUNDS", 3),
     );
     let only = std::env::var("AGORA_BENCH_ONLY").unwrap_or_default();
+    let wanted = |part| only.is_empty() || only == part;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -100,15 +102,17 @@ fn main() {
         let mut figures = Figures::default();
         for round in 1..=rounds {
             println!("round {round} of {rounds}: {orders} orders");
-            if only.is_empty() || only == "whole" {
+            if wanted("whole") {
                 figures.add(WHOLE, whole(orders).await);
+            }
+            if wanted("ceilings") {
                 figures.add(BROKER, ceilings::broker(orders).await);
                 figures.add(DATABASE, ceilings::database(orders).await);
             }
-            if only.is_empty() || only == "stages" {
+            if wanted("stages") {
                 stages(orders, &mut figures).await;
             }
-            if only.is_empty() || only == "scaling" {
+            if wanted("scaling") {
                 for (replicas, concurrency) in [(1, 8), (2, 8), (4, 8), (1, 16), (1, 32)] {
                     let rate = drained(orders, replicas, concurrency).await;
                     figures.add(
@@ -121,7 +125,7 @@ fn main() {
             }
         }
         figures.print();
-        if only.is_empty() || only == "whole" {
+        if only.is_empty() {
             let ceiling = figures.median(BROKER).min(figures.median(DATABASE));
             println!(
                 "\nratio to the lower ceiling: {:.2}",
