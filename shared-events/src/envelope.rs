@@ -1,9 +1,9 @@
 //! The envelope: CloudEvents 1.0 in structured JSON.
 //! Source: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -38,8 +38,8 @@ pub struct Event {
     pub source: String,
     /// The order's id.
     pub subject: String,
-    /// When it happened.
-    #[serde(serialize_with = "rfc3339_micros")]
+    /// When it happened, to the microsecond.
+    #[serde(serialize_with = "rfc3339_micros", deserialize_with = "to_the_micro")]
     pub time: DateTime<Utc>,
     #[serde(default = "json_media_type")]
     datacontenttype: String,
@@ -82,7 +82,7 @@ impl Event {
             event_type: D::TYPE.to_owned(),
             source: format!("/{service}"),
             subject: data.subject(),
-            time: Utc::now(),
+            time: micros(Utc::now()),
             datacontenttype: json_media_type(),
             data: serde_json::to_value(data).expect("event data has string keys only"),
         }
@@ -92,7 +92,11 @@ impl Event {
     /// another one.
     #[must_use]
     pub fn made_before(self, id: Uuid, time: DateTime<Utc>) -> Self {
-        Self { id, time, ..self }
+        Self {
+            id,
+            time: micros(time),
+            ..self
+        }
     }
 
     /// Reads an envelope.
@@ -100,6 +104,11 @@ impl Event {
     /// # Errors
     /// [`DecodeError::Envelope`] or [`DecodeError::SpecVersion`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        // serde reads a struct from an array, too, and would make the order of the fields in the code a
+        // part of the contract; the same holds for the data.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(DecodeError::Envelope(not_an_object()));
+        }
         let event: Self = serde_json::from_slice(bytes).map_err(DecodeError::Envelope)?;
         if event.specversion != SPEC_VERSION {
             return Err(DecodeError::SpecVersion(event.specversion));
@@ -123,10 +132,14 @@ impl Event {
                 expected: D::TYPE,
             });
         }
-        D::deserialize(&self.data).map_err(|source| DecodeError::Data {
-            event_type: D::TYPE,
-            source,
-        })
+        self.data
+            .as_object()
+            .ok_or_else(not_an_object)
+            .and_then(D::deserialize)
+            .map_err(|source| DecodeError::Data {
+                event_type: D::TYPE,
+                source,
+            })
     }
 
     /// The AMQP routing key: the type without its prefix, `order.placed.v1`.
@@ -137,11 +150,24 @@ impl Event {
     }
 }
 
+fn not_an_object() -> serde_json::Error {
+    serde::de::Error::custom("not an object")
+}
+
 fn json_media_type() -> String {
     "application/json".to_owned()
 }
 
 /// Microseconds, because that is what PostgreSQL keeps: an event read back from a row is the same event.
+/// Cut where an event is made and where it is read, or it would become another one on its first journey.
+fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(6)
+}
+
+fn to_the_micro<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+    DateTime::deserialize(deserializer).map(micros)
+}
+
 fn rfc3339_micros<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }

@@ -1,5 +1,9 @@
-//! The connection to RabbitMQ: supervised, and reconnected with a bounded backoff for as long as the
-//! service runs; and the [`Publisher`] on it.
+//! The connections to RabbitMQ, one to publish and one to consume: supervised, and reconnected with a bounded
+//! backoff for as long as the service runs; and the [`Publisher`] on them.
+//!
+//! Two, because a broker that is short of memory or disk stops reading from connections that publish: the
+//! acknowledgements that would relieve it must not wait behind. With the pattern `confirms` off nothing that
+//! is published is waited for, and what the broker returns or refuses is noticed by nobody.
 //!
 //! Left out: consuming (`consumer`), and any name of a queue (`shared_events::topology`).
 
@@ -15,6 +19,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+    PublisherConfirm,
 };
 use opentelemetry::propagation::{Extractor, Injector};
 use secrecy::ExposeSecret;
@@ -22,11 +27,14 @@ use shared_events::topology::{self, Argument, Topology};
 use shared_events::{CONTENT_TYPE, Event};
 use tokio::sync::watch;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::backoff::backoff;
 use crate::config::BrokerConfig;
+use crate::crash_points::crash_point;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::patterns::Pattern;
 use crate::readiness::Health;
 use crate::telemetry;
 
@@ -37,7 +45,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// AMQP: persistent.
 const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
-/// A handle on the supervised connection; clones share it.
+/// A handle on the supervised connections; clones share them.
 #[derive(Clone)]
 pub struct Broker {
     sessions: watch::Receiver<Option<Session>>,
@@ -46,12 +54,13 @@ pub struct Broker {
     service: &'static str,
 }
 
-/// One connection, for as long as it lasts.
+/// A pair of connections, for as long as both last.
 #[derive(Clone)]
 pub(crate) struct Session {
-    connection: Arc<Connection>,
-    /// In confirm mode, shared by all publishers.
+    /// Its channel is shared by all publishers.
+    publisher: Arc<Connection>,
     publishing: Channel,
+    consumer: Arc<Connection>,
 }
 
 /// Why an event is not known to be in its queue.
@@ -91,6 +100,7 @@ pub async fn connect(
     config: BrokerConfig,
     topologies: &'static [Topology],
 ) -> anyhow::Result<Broker> {
+    lifecycle.enter_pattern(Pattern::Confirms, config.confirms);
     let (sender, mut sessions) = watch::channel(None);
     let broker = Broker {
         sessions: sessions.clone(),
@@ -109,7 +119,7 @@ pub async fn connect(
         let last = sender.send_replace(None);
         if let Some(session) = last {
             // The process ends: the broker would notice anyway, this way its log is clean.
-            let _ = session.connection.close(200, "closing".into()).await;
+            session.close("closing").await;
         }
         Ok(())
     });
@@ -127,10 +137,6 @@ impl Broker {
             broker: self.clone(),
             topology,
         }
-    }
-
-    pub(crate) fn config(&self) -> &BrokerConfig {
-        &self.config
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -166,8 +172,8 @@ impl Broker {
                     health.send_replace(false);
                     sessions.send_replace(None);
                     warn!(reason, "broker lost");
-                    // Where only the channel was lost, consumers must not stay on the old connection.
-                    let close = session.connection.close(200, "reconnecting".into());
+                    // Where only one of them was lost, nobody must stay on the other.
+                    let close = session.close("reconnecting");
                     let _ = tokio::time::timeout(CONNECT_TIMEOUT, close).await;
                 }
                 Ok(Err(error)) => warn!(error = format!("{error:#}"), "broker still away"),
@@ -178,40 +184,56 @@ impl Broker {
     }
 
     async fn open(&self, topologies: &[Topology]) -> anyhow::Result<Session> {
-        let properties = ConnectionProperties::default().with_connection_name(self.service.into());
-        let connection = Connection::connect(self.config.url.expose_secret(), properties)
-            .await
-            .context("failed to connect")?;
-        let publishing = connection.create_channel().await?;
+        let publisher = self.open_connection("publisher").await?;
+        let publishing = publisher.create_channel().await?;
         for topology in topologies {
             declare(&publishing, *topology).await?;
         }
-        publishing
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
+        if self.config.confirms.is_on() {
+            publishing
+                .confirm_select(ConfirmSelectOptions::default())
+                .await?;
+        }
         Ok(Session {
-            connection: Arc::new(connection),
+            publisher: Arc::new(publisher),
             publishing,
+            consumer: Arc::new(self.open_connection("consumer").await?),
         })
+    }
+
+    async fn open_connection(&self, role: &str) -> anyhow::Result<Connection> {
+        let name = format!("{} {role}", self.service);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        Connection::connect(self.config.url.expose_secret(), properties)
+            .await
+            .context("failed to connect")
     }
 }
 
 impl Session {
-    /// A channel of its own, in confirm mode: for a consumer, which also publishes what it gives up on.
-    pub(crate) async fn channel(&self) -> Result<Channel, lapin::Error> {
-        let channel = self.connection.create_channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
-        Ok(channel)
+    /// A channel of its own, for a consumer.
+    pub(crate) async fn consuming(&self) -> Result<Channel, lapin::Error> {
+        self.consumer.create_channel().await
+    }
+
+    /// The channel that all share who publish.
+    pub(crate) fn publishing(&self) -> &Channel {
+        &self.publishing
+    }
+
+    async fn close(&self, reason: &str) {
+        // A connection that is lost already has nothing to say to that.
+        let _ = self.publisher.close(200, reason.into()).await;
+        let _ = self.consumer.close(200, reason.into()).await;
     }
 }
 
-/// Returns with the reason when the connection, or the channel for publishing, is gone. While the broker
+/// Returns with the reason when a connection, or the channel for publishing, is gone. While the broker
 /// blocks publishers (memory or disk alarm), the dependency counts as unreachable.
 async fn until_lost(session: &Session, health: &Health) -> String {
-    let events = session.connection.events_listener();
-    tokio::pin!(events);
+    let events = session.publisher.events_listener();
+    let consumer_events = session.consumer.events_listener();
+    tokio::pin!(events, consumer_events);
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     loop {
         tokio::select! {
@@ -228,9 +250,15 @@ async fn until_lost(session: &Session, health: &Health) -> String {
                 Some(_) => {}
                 None => return "the connection was dropped".to_owned(),
             },
+            event = consumer_events.next() => match event {
+                Some(lapin::Event::Error(error)) => return error.to_string(),
+                Some(_) => {}
+                None => return "the connection was dropped".to_owned(),
+            },
             _ = looks.tick() => {
-                if !session.connection.status().connected() {
-                    return "the connection is closed".to_owned();
+                let connections = [&session.publisher, &session.consumer];
+                if !connections.iter().all(|connection| connection.status().connected()) {
+                    return "a connection is closed".to_owned();
                 }
                 if !session.publishing.status().connected() {
                     return "the channel for publishing is closed".to_owned();
@@ -295,38 +323,58 @@ impl Publisher {
     ///
     /// # Errors
     /// See [`PublishError`]; for two of its kinds the event may be in the queue all the same.
-    pub async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+    pub(crate) async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        let payload = event.encode();
+        self.publish_encoded(event.id, &event.event_type, event.routing_key(), &payload)
+            .await
+    }
+
+    /// The same, for an event that was encoded before.
+    pub(crate) async fn publish_encoded(
+        &self,
+        id: Uuid,
+        event_type: &str,
+        routing_key: &str,
+        payload: &[u8],
+    ) -> Result<(), PublishError> {
         let limit = self.broker.config.publish_timeout;
-        let exchange = self.topology.exchange();
+        let exchange = self.exchange();
         let sent = async {
             let session = self.broker.session().await;
             let session = session.ok_or(PublishError::TimedOut(limit))?;
             let properties = BasicProperties::default()
                 .with_content_type(CONTENT_TYPE.into())
-                .with_message_id(event.id.to_string().into())
-                .with_type(event.event_type.as_str().into())
+                .with_message_id(id.to_string().into())
+                .with_type(event_type.into())
                 .with_headers(trace_headers());
-            send(
-                &session.publishing,
-                &exchange,
-                event.routing_key(),
-                &event.encode(),
-                properties,
-            )
-            .await
+            let channel = &session.publishing;
+            let written = write(channel, &exchange, routing_key, payload, properties).await?;
+            crash_point("outbox.before_confirm");
+            confirmed(written, routing_key).await
         };
         let result = tokio::time::timeout(limit, sent)
             .await
             .unwrap_or(Err(PublishError::TimedOut(limit)));
-        let outcome = result
-            .as_ref()
-            .map_or_else(PublishError::outcome, |()| "confirmed");
+        let outcome = match &result {
+            Err(error) => error.outcome(),
+            Ok(()) if self.broker.config.confirms.is_on() => "confirmed",
+            Ok(()) => "sent",
+        };
         self.broker.metrics.published(&exchange, outcome);
         result
     }
+
+    /// Resolves as soon as there is a connection, or the service closes.
+    pub(crate) async fn in_reach(&self) {
+        self.broker.session().await;
+    }
+
+    pub(crate) fn exchange(&self) -> String {
+        self.topology.exchange()
+    }
 }
 
-/// One message, persistent, mandatory and confirmed, on a channel in confirm mode.
+/// One message, persistent and mandatory; confirmed where the channel is in confirm mode.
 pub(crate) async fn send(
     channel: &Channel,
     exchange: &str,
@@ -334,11 +382,22 @@ pub(crate) async fn send(
     payload: &[u8],
     properties: BasicProperties,
 ) -> Result<(), PublishError> {
+    let written = write(channel, exchange, routing_key, payload, properties).await?;
+    confirmed(written, routing_key).await
+}
+
+async fn write(
+    channel: &Channel,
+    exchange: &str,
+    routing_key: &str,
+    payload: &[u8],
+    properties: BasicProperties,
+) -> Result<PublisherConfirm, lapin::Error> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let confirmation = channel
+    channel
         .basic_publish(
             exchange.into(),
             routing_key.into(),
@@ -346,13 +405,16 @@ pub(crate) async fn send(
             payload,
             properties.with_delivery_mode(DELIVERY_MODE_PERSISTENT),
         )
-        .await?
-        .await?;
-    match confirmation {
+        .await
+}
+
+async fn confirmed(written: PublisherConfirm, routing_key: &str) -> Result<(), PublishError> {
+    match written.await? {
         // The broker confirms what it can't route, too; it says so by sending it back.
         Confirmation::Ack(Some(_)) => Err(PublishError::Unroutable(routing_key.to_owned())),
-        Confirmation::Ack(None) => Ok(()),
-        Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
+        // The channel is not in confirm mode: nobody will ever say.
+        Confirmation::Ack(None) | Confirmation::NotRequested => Ok(()),
+        Confirmation::Nack(_) => Err(PublishError::Refused),
     }
 }
 

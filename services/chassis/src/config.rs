@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use lapin::uri::AMQPUri;
 use secrecy::SecretString;
+use shared_events::topology::INBOX_WINDOW;
 use sqlx::postgres::PgConnectOptions;
+
+use crate::patterns::{Pattern, Switch};
 
 /// Where variables come from: the process, or a test's list.
 pub struct Env {
@@ -222,8 +225,13 @@ pub struct ServiceConfig {
     pub otlp_endpoint: Option<String>,
     /// `STARTUP_TIMEOUT_SECONDS`: how long dependencies may take to answer before the process gives up.
     pub startup_timeout: Duration,
+    /// `SHUTDOWN_DELAY_MS`: how long readiness says `draining` before anything is refused, so that whoever
+    /// balances over replicas has seen it.
+    pub shutdown_delay: Duration,
     /// `SHUTDOWN_GRACE_SECONDS`: how long running work may take to finish.
     pub shutdown_grace: Duration,
+    /// `AGORA_PATTERN_GRACEFUL_SHUTDOWN`.
+    pub graceful_shutdown: Switch,
 }
 
 impl ServiceConfig {
@@ -252,7 +260,9 @@ impl ServiceConfig {
                 )?
                 .map(String::from),
             startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
+            shutdown_delay: env.millis("SHUTDOWN_DELAY_MS", 0, 0..=60_000)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
+            graceful_shutdown: Switch::read(env, Pattern::GracefulShutdown)?,
         })
     }
 }
@@ -305,17 +315,15 @@ impl DatabaseConfig {
     }
 }
 
-/// The broker, as publisher and consumer see it.
+/// The broker.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
     /// `AMQP_URL`.
     pub url: SecretString,
-    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged.
-    pub prefetch: u16,
-    /// `AMQP_CONCURRENCY`: messages handled at the same time.
-    pub concurrency: usize,
     /// `AMQP_PUBLISH_TIMEOUT_MS`: the wait for a connection and the broker's confirm together.
     pub publish_timeout: Duration,
+    /// `AGORA_PATTERN_CONFIRMS`.
+    pub confirms: Switch,
 }
 
 impl BrokerConfig {
@@ -326,9 +334,74 @@ impl BrokerConfig {
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             url: env.secret_url::<AMQPUri>("AMQP_URL", &["amqp"])?,
+            publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=60_000)?,
+            confirms: Switch::read(env, Pattern::Confirms)?,
+        })
+    }
+}
+
+/// Consuming a stream.
+#[derive(Debug, Clone)]
+pub struct ConsumerConfig {
+    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged.
+    pub prefetch: u16,
+    /// `AMQP_CONCURRENCY`: messages handled at the same time; each takes a pooled connection.
+    pub concurrency: usize,
+    /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are remembered.
+    pub inbox_window: Duration,
+    /// `AGORA_PATTERN_INBOX`.
+    pub inbox: Switch,
+    /// `AGORA_PATTERN_RETRY`.
+    pub retry: Switch,
+    /// `AGORA_PATTERN_DEAD_LETTER`.
+    pub dead_letter: Switch,
+}
+
+impl ConsumerConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that can't be used.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        const HOUR_SECONDS: u64 = 60 * 60;
+        let window_hours = (INBOX_WINDOW.as_secs() / HOUR_SECONDS) as u32;
+        let window_hours = env.number("INBOX_WINDOW_HOURS", window_hours, 1..=24 * 365)?;
+        Ok(Self {
             prefetch: env.number("AMQP_PREFETCH", 100, 1..=2000)? as u16,
             concurrency: env.number("AMQP_CONCURRENCY", 8, 1..=1000)? as usize,
-            publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=60_000)?,
+            inbox_window: Duration::from_secs(u64::from(window_hours) * HOUR_SECONDS),
+            inbox: Switch::read(env, Pattern::Inbox)?,
+            retry: Switch::read(env, Pattern::Retry)?,
+            dead_letter: Switch::read(env, Pattern::DeadLetter)?,
+        })
+    }
+}
+
+/// Publishing what a transaction decided.
+#[derive(Debug, Clone)]
+pub struct OutboxConfig {
+    /// `OUTBOX_BATCH_SIZE`: the most events that the relay publishes in one transaction.
+    pub batch_size: u32,
+    /// `OUTBOX_POLL_INTERVAL_MS`: how long an event may wait whose notification was lost.
+    pub poll_interval: Duration,
+    /// `OUTBOX_RETENTION_MINUTES`: how long a published row stays, for whoever wants to look.
+    pub retention: Duration,
+    /// `AGORA_PATTERN_OUTBOX`.
+    pub outbox: Switch,
+}
+
+impl OutboxConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that can't be used.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        let minutes = env.number("OUTBOX_RETENTION_MINUTES", 24 * 60, 1..=365 * 24 * 60)?;
+        Ok(Self {
+            batch_size: env.number("OUTBOX_BATCH_SIZE", 100, 1..=10_000)?,
+            poll_interval: env.millis("OUTBOX_POLL_INTERVAL_MS", 1_000, 1..=60_000)?,
+            retention: Duration::from_secs(u64::from(minutes) * 60),
+            outbox: Switch::read(env, Pattern::Outbox)?,
         })
     }
 }

@@ -1,14 +1,16 @@
 //! Consuming a stream: every message is acknowledged once its fate is settled, and none is dropped.
 //!
-//! | the handler says | what happens |
-//! |---|---|
-//! | `Ok` | acknowledged (after the handler's commit) |
-//! | [`Failure::Transient`] | to the next retry tier; after the last it is dead, `retries_exhausted` |
-//! | [`Failure::Permanent`] | dead at once, with the reason |
+//! An event is applied in one transaction together with its id (`inbox`) and with what follows from it
+//! (`outbox`); after the commit the message is acknowledged. What failed is looked up in [`crate::failure`]:
+//!
+//! | failure | pattern on | off |
+//! |---|---|---|
+//! | transient (`retry`) | to the next retry tier; after the last it is dead, `retries_exhausted` | dead at once |
+//! | permanent (`dead_letter`) | dead at once, with the reason | handed to the handler again, for ever |
 //!
 //! A retry or a dead letter is published with a confirm *before* the original is acknowledged: a crash in
 //! between makes a duplicate, never a loss. When publishing it fails, the channel is given up and the broker
-//! hands the message out again. Left out: what an event means, and noticing duplicates; handlers do.
+//! hands the message out again. Left out: what an event means.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,19 +19,27 @@ use std::time::{Duration, Instant};
 use chrono::{SecondsFormat, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel};
-use shared_events::topology::{DeadReason, MAX_EVENT_BYTES, RETRY_TIERS, Topology, headers};
-use shared_events::{DecodeError, Event};
+use shared_events::Event;
+use shared_events::topology::{
+    DeadReason, MAX_EVENT_BYTES, RETRY_TIERS, RetryTier, Topology, headers,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::backoff::backoff;
 use crate::broker::{Broker, MessageHeaders, PublishError, Session, declare, send};
-use crate::database::{self, Database};
+use crate::config::ConsumerConfig;
+use crate::crash_points::crash_point;
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::inbox::{self, Inbox};
 use crate::lifecycle::Lifecycle;
+use crate::outbox::{Outbox, UnitOfWork};
+use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
 use crate::telemetry;
 
@@ -38,51 +48,22 @@ const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Settling (confirm and acknowledge) may take this long before the channel counts as broken.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a handler did not apply an event.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The same event may succeed later, as it is.
-    #[error("{0}")]
-    Transient(String),
-    /// It never will.
-    #[error("{reason}: {error}")]
-    Permanent {
-        /// What the dead letter says.
-        reason: DeadReason,
-        /// The error's text.
-        error: String,
-    },
-}
+/// With `dead_letter` off, the pause before a message is handed to its handler again: what a trip through the
+/// broker would take.
+const REQUEUE_PAUSE: Duration = Duration::from_millis(50);
+/// How often ids are looked for that the inbox may forget, and how many go at a time.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+const PRUNED_ROWS: i64 = 1_000;
 
-impl Failure {
-    /// An event whose type this consumer doesn't know.
-    pub fn unknown_type(event: &Event) -> Self {
-        Self::Permanent {
-            reason: DeadReason::UnknownType,
-            error: format!("no handler for event type {:?}", event.event_type),
-        }
-    }
-}
-
-impl From<DecodeError> for Failure {
-    fn from(error: DecodeError) -> Self {
-        Self::Permanent {
-            reason: DeadReason::Unreadable,
-            error: error.to_string(),
-        }
-    }
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
-        if database::is_transient(&error) {
-            return Self::Transient(error.to_string());
-        }
-        Self::Permanent {
-            reason: DeadReason::Rejected,
-            error: error.to_string(),
-        }
-    }
+/// What a service does with the events of a stream.
+pub trait Handler: Send + Sync + 'static {
+    /// Applies an event within the transaction `work`; the consumer commits. It may be dropped at any await,
+    /// and called again.
+    fn apply(
+        &self,
+        event: &Event,
+        work: &mut UnitOfWork<'_>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// Why consuming has to begin anew on another channel.
@@ -98,23 +79,38 @@ enum Broken {
     Publish(#[from] PublishError),
 }
 
-/// Consumes `topology`'s queue until the service drains. `database` is what the handler writes to: while it
-/// is out of reach nothing is handled, so that an outage doesn't use up the retries of every message.
-pub fn spawn<H, F>(
+/// Consumes `topology`'s queue until the service drains. While `database` is out of reach nothing is handled,
+/// so that an outage doesn't use up the retries of every message.
+pub fn spawn(
     lifecycle: &Lifecycle,
+    config: ConsumerConfig,
     broker: Broker,
     topology: Topology,
     database: Database,
-    handler: H,
-) where
-    H: Fn(Event) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<(), Failure>> + Send + 'static,
-{
+    outbox: Outbox,
+    handler: impl Handler,
+) {
+    for (pattern, switch) in [
+        (Pattern::Inbox, config.inbox),
+        (Pattern::Retry, config.retry),
+        (Pattern::DeadLetter, config.dead_letter),
+    ] {
+        lifecycle.enter_pattern(pattern, switch);
+    }
+    if config.inbox.is_on() {
+        spawn_pruning(lifecycle, config.inbox_window, database.clone());
+    }
     let consumer = Consumer {
         broker,
         topology,
         database,
+        outbox,
         handler,
+        inbox: Inbox::chosen(config.inbox),
+        tiers: tiers(config.retry),
+        hopeless: Hopeless::chosen(config.dead_letter),
+        prefetch: config.prefetch,
+        concurrency: config.concurrency,
         consuming: lifecycle.readiness().depends_on("consumer"),
         draining: lifecycle.draining(),
     };
@@ -124,27 +120,103 @@ pub fn spawn<H, F>(
     });
 }
 
+fn spawn_pruning(lifecycle: &Lifecycle, window: Duration, database: Database) {
+    let closing = lifecycle.closing();
+    lifecycle.spawn_watcher("inbox pruning", async move {
+        let mut ticks = tokio::time::interval(PRUNE_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let pruned = async {
+                ticks.tick().await;
+                database.in_reach().await;
+                let mut connection = database.pool.acquire().await?;
+                while inbox::prune(&mut connection, window, PRUNED_ROWS).await? > 0 {}
+                Ok::<_, sqlx::Error>(())
+            };
+            tokio::select! {
+                pruned = pruned => if let Err(error) = pruned {
+                    debug!(%error, "inbox not pruned");
+                },
+                () = closing.cancelled() => return Ok(()),
+            }
+        }
+    });
+}
+
 struct Consumer<H> {
     broker: Broker,
     topology: Topology,
     database: Database,
+    outbox: Outbox,
     handler: H,
+    inbox: Inbox,
+    /// Where a transient failure waits, in this order.
+    tiers: &'static [RetryTier],
+    hopeless: Hopeless,
+    prefetch: u16,
+    concurrency: usize,
     consuming: Health,
     draining: CancellationToken,
 }
 
-/// What became of a message; the label in metrics.
-enum Outcome {
-    Applied,
-    Retried,
-    Dead,
+/// The tiers that a failed message passes before it is dead.
+fn tiers(retry: Switch) -> &'static [RetryTier] {
+    if retry.is_on() { &RETRY_TIERS } else { &[] }
 }
 
-impl<H, F> Consumer<H>
-where
-    H: Fn(Event) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<(), Failure>> + Send + 'static,
-{
+/// What becomes of a message that can't be handled.
+#[derive(Debug, Clone, Copy)]
+enum Hopeless {
+    /// It leaves the queue, and is kept with the reason.
+    DeadLetter,
+    /// It is handed out again, for ever.
+    ///
+    /// It stays in the consumer's hand meanwhile, as it would at the head of a queue. A `nack` would come to an
+    /// end: the broker counts deliveries, and has a limit of its own.
+    Requeue,
+}
+
+impl Hopeless {
+    fn chosen(dead_letter: Switch) -> Self {
+        if dead_letter.is_on() {
+            Self::DeadLetter
+        } else {
+            Self::Requeue
+        }
+    }
+}
+
+/// What became of a message.
+enum Outcome {
+    Applied,
+    /// Applied before, and recognised.
+    Duplicate,
+    Retried,
+    Dead,
+    /// Not settled: handed out again.
+    Stuck,
+}
+
+impl Outcome {
+    /// The label in metrics.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Retried => "retried",
+            Self::Dead => "dead",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
+/// Where a failed message goes.
+enum Way {
+    Retry(RetryTier, String),
+    Death(DeadReason, String),
+}
+
+impl<H: Handler> Consumer<H> {
     async fn run(&self) {
         let mut delays = backoff();
         while !self.draining.is_cancelled() {
@@ -172,13 +244,12 @@ where
     /// One channel's life. `Ok` when the service drains: what was being handled is settled, what was only
     /// prefetched goes back to the broker with the channel.
     async fn consume(&self, session: &Session) -> Result<(), Broken> {
-        let channel = session.channel().await?;
+        let channel = session.consuming().await?;
         // Again, as the queue may have been deleted since the connection was made.
         declare(&channel, self.topology).await?;
-        let config = self.broker.config();
         let tag: ShortString = self.broker.service().into();
         channel
-            .basic_qos(config.prefetch, BasicQosOptions::default())
+            .basic_qos(self.prefetch, BasicQosOptions::default())
             .await?;
         let mut deliveries = channel
             .basic_consume(
@@ -195,9 +266,9 @@ where
                 biased;
                 () = self.draining.cancelled() => break,
                 Some(settled) = in_flight.next() => settled?,
-                delivery = deliveries.next(), if in_flight.len() < config.concurrency => {
+                delivery = deliveries.next(), if in_flight.len() < self.concurrency => {
                     let delivery = delivery.ok_or(Broken::Cancelled)??;
-                    in_flight.push(self.settle(&channel, delivery));
+                    in_flight.push(self.settle(session, delivery));
                 }
             }
         }
@@ -211,7 +282,7 @@ where
         Ok(())
     }
 
-    async fn settle(&self, channel: &Channel, delivery: Delivery) -> Result<(), Broken> {
+    async fn settle(&self, session: &Session, delivery: Delivery) -> Result<(), Broken> {
         let queue = self.topology.queue();
         let message_headers =
             MessageHeaders(delivery.properties.headers().clone().unwrap_or_default());
@@ -232,42 +303,68 @@ where
         );
         telemetry::adopt_parent(&span, &message_headers);
         async {
-            tokio::select! {
-                () = self.database.in_reach() => {}
-                // Unsettled: the broker hands it out again, here or elsewhere.
-                () = self.draining.cancelled() => return Ok(()),
+            loop {
+                tokio::select! {
+                    () = self.database.in_reach() => {}
+                    // Unsettled: the broker hands it out again, here or elsewhere.
+                    () = self.draining.cancelled() => return Ok(()),
+                }
+                let started = Instant::now();
+                let outcome = self.attempt(session, &delivery, &message_headers.0).await?;
+                self.broker
+                    .metrics()
+                    .processed(&queue, outcome.name(), started.elapsed());
+                if !matches!(outcome, Outcome::Stuck) {
+                    return Ok(());
+                }
+                tokio::time::sleep(REQUEUE_PAUSE).await;
             }
-            let started = Instant::now();
-            let failure = self.handle(&delivery).await.err();
-            let settled = async {
-                let outcome = match failure {
-                    None => Outcome::Applied,
-                    Some(failure) => {
-                        self.give_back(channel, &delivery, message_headers.0, failure)
-                            .await?
-                    }
-                };
-                delivery.acker.ack(BasicAckOptions::default()).await?;
-                Ok::<_, Broken>(outcome)
-            };
-            let outcome = tokio::time::timeout(SETTLE_TIMEOUT, settled)
-                .await
-                .map_err(|_| Broken::Stuck)??;
-            let outcome = match outcome {
-                Outcome::Applied => "applied",
-                Outcome::Retried => "retried",
-                Outcome::Dead => "dead",
-            };
-            self.broker
-                .metrics()
-                .processed(&queue, outcome, started.elapsed());
-            Ok(())
         }
         .instrument(span)
         .await
     }
 
-    async fn handle(&self, delivery: &Delivery) -> Result<(), Failure> {
+    /// Handles a message once, and settles it unless it is stuck.
+    async fn attempt(
+        &self,
+        session: &Session,
+        delivery: &Delivery,
+        message_headers: &FieldTable,
+    ) -> Result<Outcome, Broken> {
+        let handled = self.handle(delivery).await;
+        let settled = async {
+            let outcome = match handled {
+                Ok(outcome) => {
+                    crash_point("consumer.before_ack");
+                    outcome
+                }
+                Err(failure) => {
+                    let attempts = attempts_so_far(message_headers) + 1;
+                    match (self.way(failure, attempts), self.hopeless) {
+                        (Way::Death(reason, error), Hopeless::Requeue) => {
+                            debug!(%reason, error, "event handed out again");
+                            return Ok(Outcome::Stuck);
+                        }
+                        (way, _) => {
+                            let headers = message_headers.clone();
+                            let outcome = self
+                                .give_back(session, delivery, headers, attempts, way)
+                                .await?;
+                            crash_point("consumer.before_retry_ack");
+                            outcome
+                        }
+                    }
+                }
+            };
+            delivery.acker.ack(BasicAckOptions::default()).await?;
+            Ok::<_, Broken>(outcome)
+        };
+        tokio::time::timeout(SETTLE_TIMEOUT, settled)
+            .await
+            .map_err(|_| Broken::Stuck)?
+    }
+
+    async fn handle(&self, delivery: &Delivery) -> Result<Outcome, Failure> {
         if delivery.data.len() > MAX_EVENT_BYTES {
             return Err(Failure::Permanent {
                 reason: DeadReason::Oversized,
@@ -279,7 +376,7 @@ where
         }
         let event = Event::decode(&delivery.data)?;
         debug!(event_id = %event.id, event_type = event.event_type, "handling");
-        tokio::time::timeout(HANDLER_TIMEOUT, (self.handler)(event))
+        tokio::time::timeout(HANDLER_TIMEOUT, self.apply(&event))
             .await
             .unwrap_or_else(|_| {
                 let seconds = HANDLER_TIMEOUT.as_secs();
@@ -289,54 +386,85 @@ where
             })
     }
 
+    /// The event's id, its effect and what follows from it, in one transaction.
+    async fn apply(&self, event: &Event) -> Result<Outcome, Failure> {
+        let mut work = self.outbox.begin().await?;
+        if !self.inbox.is_new(work.connection(), event.id).await? {
+            work.rollback().await?;
+            info!(event_id = %event.id, subject = event.subject, "delivered again: nothing to do");
+            self.broker
+                .metrics()
+                .inbox_duplicate(&self.topology.queue());
+            return Ok(Outcome::Duplicate);
+        }
+        self.handler.apply(event, &mut work).await?;
+        work.commit().await?;
+        Ok(Outcome::Applied)
+    }
+
+    fn way(&self, failure: Failure, attempts: i64) -> Way {
+        match failure {
+            Failure::Permanent { reason, error } => Way::Death(reason, shortened(&error)),
+            Failure::Transient(error) => match self.tiers.get(attempts as usize - 1) {
+                Some(tier) => Way::Retry(*tier, shortened(&error)),
+                None => Way::Death(DeadReason::RetriesExhausted, shortened(&error)),
+            },
+        }
+    }
+
     /// Publishes a copy of the message to where its failure sends it.
     async fn give_back(
         &self,
-        channel: &Channel,
+        session: &Session,
         delivery: &Delivery,
         mut table: FieldTable,
-        failure: Failure,
+        attempts: i64,
+        way: Way,
     ) -> Result<Outcome, Broken> {
         let queue = self.topology.queue();
-        let attempts = attempts_so_far(&table) + 1;
         let routing_key = original_routing_key(&table, delivery);
         drop_excess(&mut table);
         table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
         insert_text(&mut table, headers::ROUTING_KEY, &routing_key);
-        let (reason, error) = match failure {
-            Failure::Permanent { reason, error } => (reason, shortened(&error)),
-            Failure::Transient(error) => {
-                let error = shortened(&error);
-                match RETRY_TIERS.get(attempts as usize - 1) {
-                    Some(tier) => {
-                        warn!(
-                            attempts,
-                            tier = tier.name,
-                            error,
-                            "event failed: tried again later"
-                        );
-                        insert_text(&mut table, headers::ERROR, &error);
-                        let properties = copied(&delivery.properties).with_headers(table);
-                        let exchange = self.topology.retry_exchange();
-                        send(channel, &exchange, tier.name, &delivery.data, properties).await?;
-                        self.broker.metrics().retried(&queue, tier.name);
-                        return Ok(Outcome::Retried);
-                    }
-                    None => (DeadReason::RetriesExhausted, error),
-                }
+        let (exchange, key, error) = match &way {
+            Way::Retry(tier, error) => {
+                warn!(
+                    attempts,
+                    tier = tier.name,
+                    error,
+                    "event failed: tried again later"
+                );
+                (self.topology.retry_exchange(), tier.name, error)
+            }
+            Way::Death(reason, error) => {
+                error!(attempts, %reason, error, "event given up: dead letter");
+                let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+                insert_text(&mut table, headers::FAILED_AT, &now);
+                insert_text(&mut table, headers::CONSUMER, self.broker.service());
+                insert_text(&mut table, headers::REASON, reason.as_str());
+                (self.topology.dead_letter_exchange(), &*routing_key, error)
             }
         };
-        error!(attempts, %reason, error, "event given up: dead letter");
-        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        insert_text(&mut table, headers::FAILED_AT, &now);
-        insert_text(&mut table, headers::CONSUMER, self.broker.service());
-        insert_text(&mut table, headers::REASON, reason.as_str());
-        insert_text(&mut table, headers::ERROR, &error);
+        insert_text(&mut table, headers::ERROR, error);
         let properties = copied(&delivery.properties).with_headers(table);
-        let exchange = self.topology.dead_letter_exchange();
-        send(channel, &exchange, &routing_key, &delivery.data, properties).await?;
-        self.broker.metrics().dead_letter(&queue, reason);
-        Ok(Outcome::Dead)
+        send(
+            session.publishing(),
+            &exchange,
+            key,
+            &delivery.data,
+            properties,
+        )
+        .await?;
+        Ok(match way {
+            Way::Retry(tier, _) => {
+                self.broker.metrics().retried(&queue, tier.name);
+                Outcome::Retried
+            }
+            Way::Death(reason, _) => {
+                self.broker.metrics().dead_letter(&queue, reason);
+                Outcome::Dead
+            }
+        })
     }
 }
 

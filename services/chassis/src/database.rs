@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::backoff::backoff;
 use crate::config::DatabaseConfig;
+use crate::failure::is_transient;
 use crate::lifecycle::Lifecycle;
 use crate::readiness::Health;
 
@@ -77,24 +78,14 @@ impl Database {
         // An error means that the watcher is gone: the service is closing, and nobody needs to wait.
         let _ = reachable.wait_for(|reachable| *reachable).await;
     }
-}
 
-/// Whether the same statement may succeed later, as it is: the one table of transient database errors.
-/// Codes: <https://www.postgresql.org/docs/17/errcodes-appendix.html>.
-pub fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // Connection exceptions, insufficient resources, operator intervention (shutdown, cancel by
-            // timeout), system errors; transactions that lost against another one or waited too long.
-            code.get(..2)
-                .is_some_and(|class| ["08", "53", "57", "58"].contains(&class))
-                || ["40001", "40P01", "55P03", "25P03"].contains(&&*code)
-        }),
-        _ => false,
+    /// A pool of one connection with options of its own, for a task that must not queue behind requests.
+    pub(crate) fn dedicated(&self, options: &[(&str, &str)]) -> PgPool {
+        let connect = PgConnectOptions::clone(&self.pool.connect_options());
+        PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(connect.options(options.iter().copied()))
     }
 }
 

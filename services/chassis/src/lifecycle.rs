@@ -1,4 +1,5 @@
-//! One lifecycle for all services: configuration → telemetry → dependencies → serve → drain → flush.
+//! One lifecycle for all services: configuration → telemetry → dependencies → serve → drain → flush. With the
+//! pattern `graceful_shutdown` off a signal ends the process where it stands, after `serve`.
 //!
 //! [`run`] is a service's whole `main`. Tasks come in two kinds. *Workers* ([`Lifecycle::spawn_worker`]) do
 //! the service's work and stop taking more of it at shutdown; *watchers* ([`Lifecycle::spawn_watcher`])
@@ -6,6 +7,7 @@
 //! either kind that ends before its time takes the process down, for the container engine to restart it.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,12 +26,16 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::config::{ConfigError, Env, ServiceConfig};
+use crate::crash_points;
 use crate::metrics::Metrics;
+use crate::patterns::{Pattern, Patterns, Switch};
 use crate::readiness::Readiness;
 use crate::{ops, telemetry};
 
 /// The process's exit code for a configuration that was refused.
 const EXIT_CONFIGURATION: u8 = 2;
+/// The exit code of a process that a signal ends at once: as for one that doesn't handle SIGTERM.
+const EXIT_TERMINATED: i32 = 143;
 
 /// A running service's tasks, readiness and figures; clones share them.
 #[derive(Clone)]
@@ -41,6 +47,7 @@ struct Inner {
     service: &'static str,
     readiness: Readiness,
     metrics: Metrics,
+    patterns: Patterns,
     /// Take no new work.
     draining: CancellationToken,
     /// The work is done, or the grace period over.
@@ -72,6 +79,7 @@ pub fn run<C>(
     if std::env::args().nth(1).as_deref() == Some("healthcheck") {
         return healthcheck(common.ops_addr.port());
     }
+    crash_points::arm();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -126,6 +134,7 @@ impl Lifecycle {
                 service,
                 readiness: Readiness::default(),
                 metrics: Metrics::new(service),
+                patterns: Patterns::default(),
                 draining: CancellationToken::new(),
                 closing: CancellationToken::new(),
                 workers: TaskTracker::new(),
@@ -148,6 +157,17 @@ impl Lifecycle {
     /// Where the service counts.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// Enters which way a pattern's switch was found, for those who ask.
+    pub fn enter_pattern(&self, pattern: Pattern, switch: Switch) {
+        self.inner.patterns.enter(pattern, switch);
+        self.inner.metrics.pattern(pattern, switch);
+    }
+
+    /// The patterns that were entered.
+    pub fn patterns(&self) -> BTreeMap<Pattern, Switch> {
+        self.inner.patterns.report()
     }
 
     /// Resolves when no new work may be taken.
@@ -235,12 +255,21 @@ impl Lifecycle {
     ) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
+        self.enter_pattern(Pattern::GracefulShutdown, common.graceful_shutdown);
         let stopped = async {
-            tokio::select! {
-                _ = terminate.recv() => info!("SIGTERM: draining"),
-                _ = interrupt.recv() => info!("SIGINT: draining"),
-                () = self.inner.draining.cancelled() => {}
+            let signal = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                () = self.inner.draining.cancelled() => return,
+            };
+            if !common.graceful_shutdown.is_on() {
+                info!(signal, "ending at once");
+                std::process::exit(EXIT_TERMINATED);
             }
+            info!(signal, "draining");
+            // Readiness first: who balances over replicas stops coming before anybody is refused.
+            self.inner.readiness.draining();
+            tokio::time::sleep(common.shutdown_delay).await;
         };
         tokio::pin!(stopped);
 

@@ -4,7 +4,8 @@
 //! Labels are bounded: routes as templates, methods and outcomes from fixed lists, never an id.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use shared_events::topology::DeadReason;
+
+use crate::patterns::{Pattern, Switch};
 
 /// Seconds; from a cached read to the request timeout.
 const DURATION_BUCKETS: [f64; 13] = [
@@ -33,6 +36,17 @@ pub struct Metrics {
     processed: Durations<MessageLabels>,
     dead_letters: Family<DeadLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
+    inbox_duplicates: Family<QueueLabels, Counter>,
+    patterns: Family<PatternLabels, Gauge>,
+}
+
+/// What waits in the outbox.
+#[derive(Clone, Default)]
+pub(crate) struct OutboxGauges {
+    /// Events that no broker has confirmed yet.
+    pub(crate) backlog: Gauge,
+    /// The age of the oldest of them; 0 where there is none.
+    pub(crate) oldest_age_seconds: Gauge<f64, AtomicU64>,
 }
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -67,6 +81,16 @@ struct DeadLabels {
 struct RetryLabels {
     queue: String,
     tier: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueLabels {
+    queue: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PatternLabels {
+    pattern: &'static str,
 }
 
 impl Metrics {
@@ -132,6 +156,18 @@ impl Metrics {
             "Messages that this consumer put back for a later attempt",
             retries.clone(),
         );
+        let inbox_duplicates = Family::default();
+        registry.register(
+            "agora_inbox_duplicates",
+            "Events that this consumer had applied before",
+            inbox_duplicates.clone(),
+        );
+        let patterns = Family::default();
+        registry.register(
+            "agora_pattern_enabled",
+            "Whether a pattern is on (1) or off (0)",
+            patterns.clone(),
+        );
 
         Self {
             registry: Arc::new(Mutex::new(registry)),
@@ -143,18 +179,62 @@ impl Metrics {
             processed,
             dead_letters,
             retries,
+            inbox_duplicates,
+            patterns,
         }
     }
 
     /// All figures, in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = encode(&mut text, &registry) {
+        if let Err(error) = encode(&mut text, &self.lock()) {
             // Writing to a string can't fail; should an encoder ever, the scrape shows it.
             let _ = writeln!(text, "# {error}");
         }
         text
+    }
+
+    /// A figure of the service's own: something that it counts in its database now and then.
+    pub fn gauge(&self, name: &str, help: &str) -> Gauge {
+        let gauge = Gauge::default();
+        self.lock().register(name, help, gauge.clone());
+        gauge
+    }
+
+    pub(crate) fn outbox_gauges(&self) -> OutboxGauges {
+        let gauges = OutboxGauges::default();
+        let mut registry = self.lock();
+        registry.register(
+            "agora_outbox_backlog",
+            "Events that wait to be published",
+            gauges.backlog.clone(),
+        );
+        registry.register(
+            "agora_outbox_oldest_age_seconds",
+            "For how long the oldest of them has waited",
+            gauges.oldest_age_seconds.clone(),
+        );
+        gauges
+    }
+
+    pub(crate) fn pattern(&self, pattern: Pattern, switch: Switch) {
+        let labels = PatternLabels {
+            pattern: pattern.name(),
+        };
+        self.patterns
+            .get_or_create(&labels)
+            .set(switch.is_on().into());
+    }
+
+    pub(crate) fn inbox_duplicate(&self, queue: &str) {
+        let labels = QueueLabels {
+            queue: queue.to_owned(),
+        };
+        self.inbox_duplicates.get_or_create(&labels).inc();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn http_active(&self) -> ActiveRequest {

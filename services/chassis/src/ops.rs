@@ -1,4 +1,4 @@
-//! The port that the gateway doesn't route: alive, ready, figures.
+//! The port that the gateway doesn't route: alive, ready, figures, and which patterns are on.
 //!
 //! It opens first and closes last, so that a service that waits for its database, or drains, says so.
 
@@ -20,6 +20,7 @@ pub(crate) fn router(lifecycle: Lifecycle) -> Router {
         )
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/patterns", get(patterns))
         .with_state(lifecycle)
 }
 
@@ -35,4 +36,11 @@ async fn readyz(State(lifecycle): State<Lifecycle>) -> impl IntoResponse {
 async fn metrics(State(lifecycle): State<Lifecycle>) -> impl IntoResponse {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, OPENMETRICS)], lifecycle.metrics().encode())
+}
+
+async fn patterns(State(lifecycle): State<Lifecycle>) -> impl IntoResponse {
+    axum::Json(serde_json::json!({
+        "service": lifecycle.service(),
+        "patterns": lifecycle.patterns(),
+    }))
 }

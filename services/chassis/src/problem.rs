@@ -99,7 +99,7 @@ impl IntoResponse for Problem {
 /// The database said no. A lost connection is a 503; all else is a fault of ours and goes to the log.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if crate::database::is_transient(&error) {
+        if crate::failure::is_transient(&error) {
             tracing::warn!(%error, "database out of reach");
             return Self::unavailable("the database is out of reach");
         }

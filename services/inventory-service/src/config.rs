@@ -1,14 +1,20 @@
 //! What inventory-service reads from its environment.
 
-use chassis::config::{BrokerConfig, ConfigError, DatabaseConfig, Env, HttpConfig};
+use chassis::config::{
+    BrokerConfig, ConfigError, ConsumerConfig, DatabaseConfig, Env, HttpConfig, OutboxConfig,
+};
 
 /// Configuration of inventory-service.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The stock.
     pub database: DatabaseConfig,
-    /// Where orders come from.
+    /// Where orders come from, and where their outcome goes.
     pub broker: BrokerConfig,
+    /// How orders are taken.
+    pub consumer: ConsumerConfig,
+    /// How their outcome is told.
+    pub outbox: OutboxConfig,
     /// Where stock is asked for.
     pub http: HttpConfig,
 }
@@ -22,6 +28,8 @@ impl Config {
         Ok(Self {
             database: DatabaseConfig::read(env)?,
             broker: BrokerConfig::read(env)?,
+            consumer: ConsumerConfig::read(env)?,
+            outbox: OutboxConfig::read(env)?,
             http: HttpConfig::read(env)?,
         })
     }

@@ -1,6 +1,7 @@
-//! inventory-service: stock. Takes what was ordered, exactly once an order, and says what is there.
+//! inventory-service: stock. Takes what was ordered, gives back what was cancelled, and tells what became of
+//! each order.
 //!
-//! Left out: telling anybody what became of an order, and giving stock back; that is the saga's part.
+//! Left out: orders themselves; an order is an id here.
 
 mod config;
 pub mod reservations;
@@ -9,7 +10,7 @@ pub mod stock;
 use std::net::SocketAddr;
 
 use chassis::lifecycle::Lifecycle;
-use chassis::{broker, consumer, database, http};
+use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
 
 pub use crate::config::Config;
@@ -21,16 +22,16 @@ pub use crate::config::Config;
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
     let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
     let broker = broker::connect(lifecycle, config.broker, &topology::ALL).await?;
-    let pool = database.pool.clone();
+    let publisher = broker.publisher(topology::INVENTORY_EVENTS);
+    let outbox = outbox::start(lifecycle, config.outbox, &database, publisher);
     consumer::spawn(
         lifecycle,
+        config.consumer,
         broker,
         topology::ORDER_EVENTS,
         database.clone(),
-        move |event| {
-            let pool = pool.clone();
-            async move { reservations::apply(&pool, &event).await }
-        },
+        outbox,
+        reservations::Reservations,
     );
     http::serve(lifecycle, &config.http, stock::router(database.pool)).await
 }

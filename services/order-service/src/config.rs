@@ -1,14 +1,24 @@
 //! What order-service reads from its environment.
 
-use chassis::config::{BrokerConfig, ConfigError, DatabaseConfig, Env, HttpConfig};
+use std::time::Duration;
+
+use chassis::config::{
+    BrokerConfig, ConfigError, ConsumerConfig, DatabaseConfig, Env, HttpConfig, OutboxConfig,
+};
 
 /// Configuration of order-service.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The orders.
     pub database: DatabaseConfig,
-    /// Where orders are announced.
+    /// Where orders are announced, and what became of them.
     pub broker: BrokerConfig,
+    /// How the outcome is taken.
+    pub consumer: ConsumerConfig,
+    /// How orders are announced.
+    pub outbox: OutboxConfig,
+    /// `ORDER_STUCK_AFTER_SECONDS`: an order that isn't decided for longer is counted as stuck.
+    pub stuck_after: Duration,
     /// Where orders are taken.
     pub http: HttpConfig,
 }
@@ -22,6 +32,9 @@ impl Config {
         Ok(Self {
             database: DatabaseConfig::read(env)?,
             broker: BrokerConfig::read(env)?,
+            consumer: ConsumerConfig::read(env)?,
+            outbox: OutboxConfig::read(env)?,
+            stuck_after: env.seconds("ORDER_STUCK_AFTER_SECONDS", 60, 1..=86_400)?,
             http: HttpConfig::read(env)?,
         })
     }

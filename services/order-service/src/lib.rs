@@ -1,7 +1,8 @@
-//! order-service: takes orders, keeps them for their owners, and announces each as `OrderPlaced`.
+//! order-service: takes orders, keeps them for their owners, announces each as `OrderPlaced`, and follows what
+//! becomes of it.
 //!
-//! An order is accepted (202) once the broker has confirmed its event. Left out: the outcome of an order,
-//! which is the saga's part, and an outbox: see ARCHITECTURE for the window that this leaves.
+//! An order is accepted (202) once it is committed, its event with it. Left out: stock; inventory-service
+//! decides, and says so.
 
 mod config;
 pub mod orders;
@@ -9,7 +10,7 @@ pub mod orders;
 use std::net::SocketAddr;
 
 use chassis::lifecycle::Lifecycle;
-use chassis::{broker, database, http};
+use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
 
 pub use crate::config::Config;
@@ -21,9 +22,21 @@ pub use crate::config::Config;
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
     let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
     let broker = broker::connect(lifecycle, config.broker, &topology::ALL).await?;
+    let publisher = broker.publisher(topology::ORDER_EVENTS);
+    let outbox = outbox::start(lifecycle, config.outbox, &database, publisher);
+    consumer::spawn(
+        lifecycle,
+        config.consumer,
+        broker,
+        topology::INVENTORY_EVENTS,
+        database.clone(),
+        outbox.clone(),
+        orders::outcome::Outcomes,
+    );
+    orders::stuck::watch(lifecycle, database.clone(), config.stuck_after);
     let orders = orders::http::router(orders::http::Orders {
         pool: database.pool,
-        publisher: broker.publisher(topology::ORDER_EVENTS),
+        outbox,
     });
     http::serve(lifecycle, &config.http, orders).await
 }

@@ -1,14 +1,24 @@
 //! Orders: types and rules.
+//!
+//! | from | on | to |
+//! |---|---|---|
+//! | `pending` | `StockReserved` | `confirmed` |
+//! | `pending` | `StockRejected` | `rejected` |
+//! | `pending`, `confirmed` | its owner cancels it | `cancelling` |
+//! | `cancelling` | `StockReleased` | `cancelled` |
+//!
+//! `confirmed`, `rejected` and `cancelled` are where an order ends; whatever else arrives changes nothing.
 
 pub mod http;
+pub mod outcome;
 pub mod store;
+pub mod stuck;
 
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use shared_events::{Event, OrderId, OrderPlaced, ProductId, Quantity, UserId};
-use uuid::Uuid;
+use shared_events::{Event, OrderCancelled, OrderId, OrderPlaced, ProductId, Quantity, UserId};
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -32,12 +42,10 @@ pub struct Order {
     pub content: PlaceOrder,
     /// Where it stands.
     pub status: Status,
+    /// Why it was rejected.
+    pub reason: Option<String>,
     /// When it was taken.
     pub placed_at: DateTime<Utc>,
-    /// The id of its `OrderPlaced`.
-    pub event_id: Uuid,
-    /// Whether the broker has confirmed that event.
-    pub announced: bool,
 }
 
 /// Where an order stands.
@@ -46,7 +54,50 @@ pub struct Order {
 pub enum Status {
     /// Taken; its stock is not decided yet.
     Pending,
+    /// Its stock is reserved.
+    Confirmed,
+    /// There is no stock for it.
+    Rejected,
+    /// Its owner wants it no more; its stock is not released yet.
+    Cancelling,
+    /// It holds nothing any more.
+    Cancelled,
 }
+
+impl Status {
+    const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Confirmed,
+        Self::Rejected,
+        Self::Cancelling,
+        Self::Cancelled,
+    ];
+
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Confirmed => "confirmed",
+            Self::Rejected => "rejected",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl FromStr for Status {
+    type Err = UnknownStatus;
+
+    fn from_str(text: &str) -> Result<Self, UnknownStatus> {
+        let found = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        found.ok_or_else(|| UnknownStatus(text.to_owned()))
+    }
+}
+
+/// A status that no order has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown status {0:?}")]
+pub struct UnknownStatus(String);
 
 /// A client's own name for one attempt to order: repeating it repeats the answer, not the order.
 /// Source: <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>.
@@ -58,8 +109,10 @@ pub struct IdempotencyKey(String);
 #[error("an Idempotency-Key is 1 to {max} printable ASCII characters", max = IdempotencyKey::MAX_CHARS)]
 pub struct InvalidKey;
 
+const SERVICE: &str = "order-service";
+
 impl Order {
-    /// The event that announces it; the same one however often it is said.
+    /// Tells that it was taken.
     pub fn placed(&self) -> Event {
         let data = OrderPlaced {
             order_id: self.id,
@@ -67,7 +120,17 @@ impl Order {
             product_id: self.content.product_id,
             quantity: self.content.quantity,
         };
-        Event::new("order-service", &data).made_before(self.event_id, self.placed_at)
+        Event::new(SERVICE, &data)
+    }
+
+    /// Tells that its owner wants it no more.
+    pub fn cancelled(&self) -> Event {
+        let data = OrderCancelled {
+            order_id: self.id,
+            product_id: self.content.product_id,
+            quantity: self.content.quantity,
+        };
+        Event::new(SERVICE, &data)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The catalogue's two calls.
 
-use chassis::database;
+use chassis::failure;
 use proto::catalog::catalog_server;
 use proto::catalog::{GetProductRequest, ListProductsRequest, ListProductsResponse, Product};
 use sqlx::PgPool;
@@ -99,7 +99,7 @@ impl From<ProductRow> for Product {
 
 /// The one place where a database error becomes a status.
 fn database_status(error: sqlx::Error) -> Status {
-    if database::is_transient(&error) {
+    if failure::is_transient(&error) {
         tracing::warn!(%error, "database out of reach");
         return Status::unavailable("the database is out of reach");
     }

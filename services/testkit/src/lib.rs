@@ -445,3 +445,14 @@ pub fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
         _ => None,
     }
 }
+
+/// The names of an object's members, sorted, all the way down.
+pub fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| (name.clone(), shape(value)))
+            .collect(),
+        _ => Value::Null,
+    }
+}

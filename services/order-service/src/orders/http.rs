@@ -1,23 +1,21 @@
-//! Orders over HTTP: placing one, and reading one's own.
-
-use std::time::Duration;
+//! Orders over HTTP: placing one, reading and cancelling one's own.
 
 use axum::Router;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
-use chassis::broker::Publisher;
 use chassis::identity::Identity;
+use chassis::outbox::Outbox;
 use chassis::paging::{Page, PageQuery};
 use chassis::problem::{Path, Problem, Query};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use shared_events::{OrderId, ProductId, Quantity};
 use sqlx::PgPool;
-use tracing::{error, info, warn};
+use tracing::info;
 
-use super::store::{self, Inserted};
+use super::store;
 use super::{IdempotencyKey, InvalidKey, Order, PlaceOrder, Status};
 
 /// What the handlers need.
@@ -25,12 +23,9 @@ use super::{IdempotencyKey, InvalidKey, Order, PlaceOrder, Status};
 pub struct Orders {
     /// The orders' database.
     pub pool: PgPool,
-    /// Into the stream of order events.
-    pub publisher: Publisher,
+    /// Where orders and their events are committed.
+    pub outbox: Outbox,
 }
-
-/// How long the answer to an order waits for the note that it was announced.
-const MARK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The answer to an order: a promise that it will be decided.
 #[derive(Debug, Serialize)]
@@ -45,6 +40,8 @@ struct OrderDocument {
     product_id: ProductId,
     quantity: Quantity,
     status: Status,
+    /// Why it was rejected.
+    reason: Option<String>,
     placed_at: DateTime<Utc>,
 }
 
@@ -56,12 +53,13 @@ struct OrderQuery {
     quantity: Option<Quantity>,
 }
 
-/// `POST` and `GET /orders/`, `GET /orders/{id}`.
+/// `POST` and `GET /orders/`, `GET /orders/{id}`, `POST /orders/{id}/cancel`.
 pub fn router(orders: Orders) -> Router {
     Router::new()
         .route("/orders/", post(place_order).get(list_orders))
         .route("/orders", post(place_order).get(list_orders))
         .route("/orders/{id}", get(read_order))
+        .route("/orders/{id}/cancel", post(cancel_order))
         .with_state(orders)
 }
 
@@ -74,48 +72,81 @@ async fn place_order(
 ) -> Result<(StatusCode, axum::Json<Accepted>), Problem> {
     let content = asked_for(query, body?.map(|axum::Json(order)| order))?;
     let key = idempotency_key(&headers)?;
-    let order = match store::insert(&orders.pool, identity.user_id, content, key.as_ref()).await? {
-        Inserted::New(order) => order,
-        Inserted::Before(order) if order.content == content => order,
-        Inserted::Before(_) => {
+    let mut work = orders.outbox.begin().await?;
+    let inserted =
+        store::insert(work.connection(), identity.user_id, content, key.as_ref()).await?;
+    let order = match (inserted, &key) {
+        (Some(order), _) => {
+            work.say(order.placed()).await?;
+            work.commit().await?;
+            info!(order_id = %order.id, "order placed");
+            order
+        }
+        (None, Some(key)) => {
+            work.rollback().await?;
+            placed_before(&orders.pool, &identity, content, key).await?
+        }
+        (None, None) => return Err(Problem::internal()),
+    };
+    Ok(accepted(&order))
+}
+
+/// The order that was placed with this key, if it asked for the same.
+async fn placed_before(
+    pool: &PgPool,
+    identity: &Identity,
+    content: PlaceOrder,
+    key: &IdempotencyKey,
+) -> Result<Order, Problem> {
+    match store::find_by_key(pool, identity.user_id, key).await? {
+        Some(order) if order.content == content => Ok(order),
+        Some(_) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "this Idempotency-Key belongs to another order of yours",
+        )),
+        // It was there a moment ago, and no order is ever deleted.
+        None => Err(Problem::internal()),
+    }
+}
+
+/// Repeating it repeats the answer: only the first cancellation of an order tells anybody.
+async fn cancel_order(
+    State(orders): State<Orders>,
+    identity: Identity,
+    Path(id): Path<OrderId>,
+) -> Result<(StatusCode, axum::Json<Accepted>), Problem> {
+    let mut work = orders.outbox.begin().await?;
+    let mut order = store::find_for_update(work.connection(), identity.user_id, id)
+        .await?
+        .ok_or_else(no_such_order)?;
+    match order.status {
+        Status::Pending | Status::Confirmed => {
+            let (from, to) = (order.status, Status::Cancelling);
+            store::change_status(work.connection(), id, from, to, None).await?;
+            work.say(order.cancelled()).await?;
+            work.commit().await?;
+            info!(order_id = %id, "order cancelled by its owner");
+            order.status = to;
+        }
+        Status::Cancelling | Status::Cancelled => work.rollback().await?,
+        Status::Rejected => {
             return Err(Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency-key-reused",
-                "this Idempotency-Key belongs to another order of yours",
+                StatusCode::CONFLICT,
+                "order-rejected",
+                "the order was rejected: there is nothing to cancel",
             ));
         }
-    };
-    if !order.announced {
-        announce(&orders, &order).await?;
     }
+    Ok(accepted(&order))
+}
+
+fn accepted(order: &Order) -> (StatusCode, axum::Json<Accepted>) {
     let accepted = Accepted {
         order_id: order.id,
         status: order.status,
     };
-    Ok((StatusCode::ACCEPTED, axum::Json(accepted)))
-}
-
-/// Tells the world. What fails here leaves an order that is stored and was not promised to anybody; the
-/// same Idempotency-Key announces it again, under the same event id.
-async fn announce(orders: &Orders, order: &Order) -> Result<(), Problem> {
-    if let Err(error) = orders.publisher.publish(&order.placed()).await {
-        error!(order_id = %order.id, %error, "order stored, but not announced");
-        return Err(Problem::unavailable(
-            "the order could not be handed on; try again, with the same Idempotency-Key if you gave one",
-        ));
-    }
-    info!(order_id = %order.id, "order placed");
-    // The promise holds from the confirm on; a slow database must not turn it into a refusal. Without the
-    // mark a repeated key announces once more, and the consumer knows the event's id.
-    let mark = store::mark_announced(&orders.pool, order.id);
-    match tokio::time::timeout(MARK_TIMEOUT, mark).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            warn!(order_id = %order.id, %error, "order announced, but not marked as such");
-        }
-        Err(_) => warn!(order_id = %order.id, "order announced, but not marked in time"),
-    }
-    Ok(())
+    (StatusCode::ACCEPTED, axum::Json(accepted))
 }
 
 async fn list_orders(
@@ -140,7 +171,11 @@ async fn read_order(
     store::find(&orders.pool, identity.user_id, id)
         .await?
         .map(|order| axum::Json(order.into()))
-        .ok_or_else(|| Problem::not_found("you have no such order"))
+        .ok_or_else(no_such_order)
+}
+
+fn no_such_order() -> Problem {
+    Problem::not_found("you have no such order")
 }
 
 fn asked_for(query: OrderQuery, body: Option<PlaceOrder>) -> Result<PlaceOrder, Problem> {
@@ -189,6 +224,7 @@ impl From<Order> for OrderDocument {
             product_id: order.content.product_id,
             quantity: order.content.quantity,
             status: order.status,
+            reason: order.reason,
             placed_at: order.placed_at,
         }
     }

@@ -3,13 +3,12 @@
 use chassis::database::violated_constraint;
 use chrono::{DateTime, Utc};
 use shared_events::{OrderId, ProductId, Quantity, UserId};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{IdempotencyKey, Order, PlaceOrder, Status};
 
-const COLUMNS: &str = "id, user_id, product_id, quantity, status, placed_at, event_id, \
-                       announced_at IS NOT NULL AS announced";
+const COLUMNS: &str = "id, user_id, product_id, quantity, status, reason, placed_at";
 
 #[derive(sqlx::FromRow)]
 struct OrderRow {
@@ -18,68 +17,111 @@ struct OrderRow {
     product_id: i64,
     quantity: i32,
     status: String,
+    reason: Option<String>,
     placed_at: DateTime<Utc>,
-    event_id: Uuid,
-    announced: bool,
 }
 
-/// What became of an insert.
-#[derive(Debug)]
-pub enum Inserted {
-    /// A new order.
-    New(Order),
-    /// The user used this key before; this is the order from then.
-    Before(Order),
-}
-
-/// Stores a new order, unless the user used the key before.
+/// Stores a new order; `None` when the user used the key before, and the transaction is of no more use then.
 ///
 /// # Errors
 /// The database's.
 pub async fn insert(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     user_id: UserId,
     content: PlaceOrder,
     key: Option<&IdempotencyKey>,
-) -> Result<Inserted, sqlx::Error> {
+) -> Result<Option<Order>, sqlx::Error> {
     let inserted = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO orders (id, user_id, product_id, quantity, idempotency_key, event_id)
-         VALUES ($1, $2, $3, $4, $5, $6) RETURNING {COLUMNS}"
+        "INSERT INTO orders (id, user_id, product_id, quantity, idempotency_key)
+         VALUES ($1, $2, $3, $4, $5) RETURNING {COLUMNS}"
     )))
     .bind(OrderId::generate().0)
     .bind(user_id.0)
     .bind(content.product_id.get())
     .bind(content.quantity.get())
     .bind(key.map(IdempotencyKey::as_str))
-    .bind(Uuid::now_v7())
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await;
     match inserted {
-        Ok(row) => Ok(Inserted::New(order(row)?)),
-        Err(error) if violated_constraint(&error) == Some("orders_idempotency_key") => {
-            let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-                "SELECT {COLUMNS} FROM orders WHERE user_id = $1 AND idempotency_key = $2"
-            )))
-            .bind(user_id.0)
-            .bind(key.map(IdempotencyKey::as_str))
-            .fetch_one(pool)
-            .await?;
-            Ok(Inserted::Before(order(row)?))
-        }
+        Ok(row) => order(row).map(Some),
+        Err(error) if violated_constraint(&error) == Some("orders_idempotency_key") => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Notes that the broker has the order's event.
+/// The order that the user placed with this key.
 ///
 /// # Errors
 /// The database's.
-pub async fn mark_announced(pool: &PgPool, id: OrderId) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE orders SET announced_at = now() WHERE id = $1 AND announced_at IS NULL")
+pub async fn find_by_key(
+    pool: &PgPool,
+    user_id: UserId,
+    key: &IdempotencyKey,
+) -> Result<Option<Order>, sqlx::Error> {
+    let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM orders WHERE user_id = $1 AND idempotency_key = $2"
+    )))
+    .bind(user_id.0)
+    .bind(key.as_str())
+    .fetch_optional(pool)
+    .await?;
+    row.map(order).transpose()
+}
+
+/// The user's own order with this id, which nobody else changes until the transaction ends.
+///
+/// # Errors
+/// The database's.
+pub async fn find_for_update(
+    connection: &mut PgConnection,
+    user_id: UserId,
+    id: OrderId,
+) -> Result<Option<Order>, sqlx::Error> {
+    let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM orders WHERE user_id = $1 AND id = $2 FOR UPDATE"
+    )))
+    .bind(user_id.0)
+    .bind(id.0)
+    .fetch_optional(connection)
+    .await?;
+    row.map(order).transpose()
+}
+
+/// Moves an order from one status to the next; whether it stood there.
+///
+/// # Errors
+/// The database's.
+pub async fn change_status(
+    connection: &mut PgConnection,
+    id: OrderId,
+    from: Status,
+    to: Status,
+    reason: Option<&str>,
+) -> Result<bool, sqlx::Error> {
+    let changed = sqlx::query(
+        "UPDATE orders SET status = $3, reason = $4, changed_at = now() WHERE id = $1 AND status = $2",
+    )
+    .bind(id.0)
+    .bind(from.as_str())
+    .bind(to.as_str())
+    .bind(reason)
+    .execute(connection)
+    .await?;
+    Ok(changed.rows_affected() == 1)
+}
+
+/// Where an order stands, whoever owns it.
+///
+/// # Errors
+/// The database's.
+pub async fn status(
+    connection: &mut PgConnection,
+    id: OrderId,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT status FROM orders WHERE id = $1")
         .bind(id.0)
-        .execute(pool)
-        .await?;
-    Ok(())
+        .fetch_optional(connection)
+        .await
 }
 
 /// The user's own order with this id.
@@ -136,12 +178,8 @@ fn order(row: OrderRow) -> Result<Order, sqlx::Error> {
             quantity: Quantity::try_from(i64::from(row.quantity))
                 .map_err(|error| damaged(&error))?,
         },
-        status: match row.status.as_str() {
-            "pending" => Status::Pending,
-            other => return Err(damaged(&format!("unknown status {other:?}"))),
-        },
+        status: row.status.parse().map_err(|error| damaged(&error))?,
+        reason: row.reason,
         placed_at: row.placed_at,
-        event_id: row.event_id,
-        announced: row.announced,
     })
 }

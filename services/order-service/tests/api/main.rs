@@ -6,8 +6,12 @@ mod process;
 
 use order_service::{Config, start};
 use serde_json::{Value, json};
-use shared_events::{Event, OrderPlaced};
-use testkit::{BrokerClient, Service, answer, refused};
+use shared_events::topology::headers;
+use shared_events::{
+    Event, OrderId, OrderPlaced, ProductId, Quantity, RejectReason, StockRejected, StockReleased,
+    StockReserved,
+};
+use testkit::{BrokerClient, Service, answer, eventually, header_text, refused, shape};
 use uuid::Uuid;
 
 const GOLDEN: &str = include_str!("../../../../shared-events/tests/golden/order_placed.v1.json");
@@ -41,6 +45,23 @@ impl Shop {
         body["order_id"].as_str().unwrap().to_owned()
     }
 
+    /// What inventory-service would say.
+    async fn hear(&self, event: &Event) {
+        self.broker
+            .publish("inventory_events", event.routing_key(), &event.encode())
+            .await;
+    }
+
+    async fn wait_for_status(&self, user: Uuid, id: &str, status: &str) -> Value {
+        let path = format!("/orders/{id}");
+        let read = || answer(self.service.as_user(user, "GET", &path));
+        eventually(&format!("order {id} is {status}"), async || {
+            read().await.1["status"] == status
+        })
+        .await;
+        read().await.1
+    }
+
     async fn announced(&self) -> (Event, Value) {
         let (payload, _) = self.broker.wait_for_message("order_events").await;
         let raw = serde_json::from_slice(&payload).unwrap();
@@ -48,15 +69,46 @@ impl Shop {
     }
 }
 
-/// The names of an object's members, sorted, all the way down.
-fn shape(value: &Value) -> Value {
-    match value {
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| (name.clone(), shape(value)))
-            .collect(),
-        _ => Value::Null,
-    }
+const APPLIED: &str = r#"messaging_process_duration_seconds_count{messaging_destination_name="inventory_events",outcome="applied"}"#;
+
+fn order_id(id: &str) -> OrderId {
+    OrderId(id.parse().unwrap())
+}
+
+fn product() -> ProductId {
+    ProductId::try_from(99).unwrap()
+}
+
+fn one() -> Quantity {
+    Quantity::try_from(1).unwrap()
+}
+
+fn reserved(id: &str) -> Event {
+    let data = StockReserved {
+        order_id: order_id(id),
+        product_id: product(),
+        quantity: one(),
+    };
+    Event::new("inventory-service", &data)
+}
+
+fn refusal(id: &str) -> Event {
+    let data = StockRejected {
+        order_id: order_id(id),
+        product_id: product(),
+        quantity: one(),
+        reason: RejectReason::OutOfStock,
+    };
+    Event::new("inventory-service", &data)
+}
+
+fn released(id: &str) -> Event {
+    let data = StockReleased {
+        order_id: order_id(id),
+        product_id: product(),
+        released: 1,
+    };
+    Event::new("inventory-service", &data)
 }
 
 #[tokio::test]
@@ -168,7 +220,15 @@ async fn the_same_key_gives_the_same_order_and_one_event() {
     .await;
     let doubled = post(ada, "/orders/?product_id=99", "k-1").header("Idempotency-Key", "k-2");
     refused(doubled, 422, "invalid").await;
-    assert_eq!(shop.broker.depth("order_events").await, 2);
+    let announced = [
+        shop.announced().await.0.subject,
+        shop.announced().await.0.subject,
+    ];
+    assert_eq!(
+        announced.map(Value::from),
+        [first.1, other.1].map(|order| order["order_id"].clone())
+    );
+    assert_eq!(shop.broker.depth("order_events").await, 0);
 }
 
 #[tokio::test]
@@ -189,12 +249,9 @@ async fn a_key_that_many_use_at_once_makes_one_order() {
         ids.insert(body["order_id"].as_str().unwrap().to_owned());
     }
     assert_eq!(ids.len(), 1);
-    // Racing attempts may announce it more than once: always as the same event.
-    let mut events = std::collections::HashSet::new();
-    while let Some((payload, _)) = shop.broker.take("order_events").await {
-        events.insert(Event::decode(&payload).unwrap().id);
-    }
-    assert_eq!(events.len(), 1);
+    let (event, _) = shop.announced().await;
+    assert!(ids.contains(&event.subject));
+    assert_eq!(shop.broker.depth("order_events").await, 0);
 }
 
 #[tokio::test]
@@ -297,27 +354,172 @@ async fn requests_are_counted_by_route_and_never_by_id() {
     assert_eq!(count("GET", "/orders/{id}", 200).await, 1.0);
     assert_eq!(count("GET", "unmatched", 404).await, 1.0);
     let published = r#"messaging_client_published_messages_total{messaging_destination_name="order_events",outcome="confirmed"}"#;
-    assert_eq!(shop.service.metric(published).await, 1.0);
+    eventually("its event is counted", async || {
+        shop.service.metric(published).await == 1.0
+    })
+    .await;
     let (_, text) = shop.service.ops("/metrics").await;
     assert!(!text.contains(&id));
 }
 
 #[tokio::test]
-async fn an_order_that_no_queue_takes_is_not_accepted_and_its_key_can_be_used_again() {
-    let shop = Shop::open_with(&[("AMQP_PUBLISH_TIMEOUT_MS", "2000")]).await;
+async fn an_order_that_no_queue_takes_is_kept_and_announced_once_one_does() {
+    let shop = Shop::open_with(&[("OUTBOX_POLL_INTERVAL_MS", "100")]).await;
     let user = Uuid::now_v7();
-    let order = || {
-        shop.service
-            .as_user(user, "POST", "/orders/?product_id=99")
-            .header("Idempotency-Key", "again")
-    };
     shop.broker
         .unbind("order_events", "order_events", "#")
         .await;
-    refused(order(), 503, "unavailable").await;
+    let id = shop.place(user, "/orders/?product_id=99").await;
     let unroutable = r#"messaging_client_published_messages_total{messaging_destination_name="order_events",outcome="unroutable"}"#;
-    assert_eq!(shop.service.metric(unroutable).await, 1.0);
+    eventually("it is noticed that nobody takes it", async || {
+        shop.service.metric(unroutable).await >= 1.0
+    })
+    .await;
+    eventually("it is seen to wait", async || {
+        shop.service.metric("agora_outbox_backlog").await == 1.0
+            && shop.service.metric("agora_outbox_oldest_age_seconds").await > 0.0
+    })
+    .await;
     shop.broker.bind("order_events", "order_events", "#").await;
-    assert_eq!(answer(order()).await.0, 202);
-    shop.announced().await;
+    assert_eq!(shop.announced().await.0.subject, id);
+    eventually("nothing waits", async || {
+        shop.service.metric("agora_outbox_backlog").await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_ends_as_inventory_says() {
+    let shop = Shop::open().await;
+    let user = Uuid::now_v7();
+    let (confirmed, rejected) = (
+        shop.place(user, "/orders/?product_id=1").await,
+        shop.place(user, "/orders/?product_id=2").await,
+    );
+    shop.hear(&reserved(&confirmed)).await;
+    shop.hear(&refusal(&rejected)).await;
+    shop.wait_for_status(user, &confirmed, "confirmed").await;
+    let order = shop.wait_for_status(user, &rejected, "rejected").await;
+    assert_eq!(order["reason"], "out_of_stock");
+
+    // Late, doubled and contradicting outcomes change nothing.
+    for event in [
+        reserved(&rejected),
+        refusal(&confirmed),
+        reserved(&confirmed),
+        released(&confirmed),
+    ] {
+        shop.hear(&event).await;
+    }
+    eventually("all are handled", async || {
+        shop.service.metric(APPLIED).await == 6.0
+    })
+    .await;
+    shop.wait_for_status(user, &confirmed, "confirmed").await;
+    shop.wait_for_status(user, &rejected, "rejected").await;
+    assert_eq!(shop.broker.depth("inventory_events.dead").await, 0);
+}
+
+#[tokio::test]
+async fn an_outcome_of_no_order_is_dead_and_one_that_was_heard_before_does_nothing() {
+    let shop = Shop::open().await;
+    shop.hear(&reserved(&Uuid::now_v7().to_string())).await;
+    let (_, table) = shop.broker.wait_for_message("inventory_events.dead").await;
+    assert_eq!(
+        header_text(&table, headers::REASON).as_deref(),
+        Some("rejected")
+    );
+
+    let user = Uuid::now_v7();
+    let id = shop.place(user, "/orders/?product_id=1").await;
+    let event = reserved(&id);
+    shop.hear(&event).await;
+    shop.hear(&event).await;
+    eventually("the second is recognised", async || {
+        let duplicates = r#"agora_inbox_duplicates_total{queue="inventory_events"}"#;
+        shop.service.metric(duplicates).await == 1.0
+    })
+    .await;
+    shop.wait_for_status(user, &id, "confirmed").await;
+}
+
+#[tokio::test]
+async fn a_cancelled_order_is_told_of_once_and_ends_when_its_stock_is_released() {
+    let shop = Shop::open().await;
+    let (ada, bob) = (Uuid::now_v7(), Uuid::now_v7());
+    let id = shop.place(ada, "/orders/?product_id=99&quantity=2").await;
+    let cancel = |user| {
+        let path = format!("/orders/{id}/cancel");
+        shop.service.as_user(user, "POST", &path)
+    };
+    refused(cancel(bob), 404, "not-found").await;
+    for _ in 0..3 {
+        let expected = json!({ "order_id": id, "status": "cancelling" });
+        assert_eq!(answer(cancel(ada)).await, (202, expected));
+    }
+    assert_eq!(shop.announced().await.0.event_type, "agora.order.placed.v1");
+    let (cancelled, raw) = shop.announced().await;
+    let golden: Value = serde_json::from_str(include_str!(
+        "../../../../shared-events/tests/golden/order_cancelled.v1.json"
+    ))
+    .unwrap();
+    assert_eq!(shape(&raw), shape(&golden));
+    assert_eq!(cancelled.subject, id);
+
+    // What was on its way when the order was cancelled.
+    shop.hear(&reserved(&id)).await;
+    shop.hear(&released(&id)).await;
+    shop.wait_for_status(ada, &id, "cancelled").await;
+    assert_eq!(answer(cancel(ada)).await.1["status"], "cancelled");
+    assert_eq!(shop.broker.depth("order_events").await, 0);
+
+    let rejected = shop.place(ada, "/orders/?product_id=99").await;
+    shop.hear(&refusal(&rejected)).await;
+    shop.wait_for_status(ada, &rejected, "rejected").await;
+    let path = format!("/orders/{rejected}/cancel");
+    refused(
+        shop.service.as_user(ada, "POST", &path),
+        409,
+        "order-rejected",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_that_waits_too_long_is_seen() {
+    let shop = Shop::open_with(&[("ORDER_STUCK_AFTER_SECONDS", "1")]).await;
+    let user = Uuid::now_v7();
+    let id = shop.place(user, "/orders/?product_id=99").await;
+    eventually("it is counted", async || {
+        shop.service.metric("agora_orders_stuck").await == 1.0
+    })
+    .await;
+    shop.hear(&reserved(&id)).await;
+    eventually("it is not any more", async || {
+        shop.service.metric("agora_orders_stuck").await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_ops_port_tells_which_patterns_are_on() {
+    let shop = Shop::open_with(&[
+        ("AGORA_PATTERN_OUTBOX", "off"),
+        ("AGORA_PATTERN_RETRY", "off"),
+    ])
+    .await;
+    let (status, body) = shop.service.ops("/patterns").await;
+    let found: Value = serde_json::from_str(&body).unwrap();
+    let patterns = json!({
+        "outbox": "off", "inbox": "on", "retry": "off", "dead_letter": "on", "confirms": "on",
+    });
+    let expected = json!({ "service": "order-service", "patterns": patterns });
+    assert_eq!((status, found), (200, expected));
+    let enabled = |name| format!(r#"agora_pattern_enabled{{pattern="{name}"}}"#);
+    assert_eq!(shop.service.metric(&enabled("inbox")).await, 1.0);
+    assert_eq!(shop.service.metric(&enabled("outbox")).await, 0.0);
+
+    // The naive way announces as well, as long as nothing happens.
+    let id = shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
+    assert_eq!(shop.announced().await.0.subject, id);
 }

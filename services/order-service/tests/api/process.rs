@@ -138,6 +138,13 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
         ],
     );
     let addr = process.serving().await;
+    eventually("it is ready", async || {
+        process
+            .ready()
+            .await
+            .is_some_and(|(status, _)| status == 200)
+    })
+    .await;
     let healthcheck = command(
         BINARY,
         process.ops(),
@@ -187,6 +194,12 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     assert_eq!(request.await.unwrap().unwrap().status(), 202);
     assert_eq!(process.logged("order placed").await["trace_id"], TRACE_ID);
     assert_eq!(process.ended().await.code(), Some(0));
+    // The order was committed while the service drained: its event waits for the next start at the latest.
+    let mut next = Process::start(
+        BINARY,
+        &[("DATABASE_URL", &database), ("AMQP_URL", &broker)],
+    );
+    next.serving().await;
     let (_, headers) = BrokerClient::connect(&broker)
         .await
         .wait_for_message("order_events")
