@@ -55,7 +55,7 @@ enum Strategy {
     /// As rows of the same transaction; the bell tells of a commit.
     Stored { bell: Arc<Notify> },
     /// After the commit, by whoever committed.
-    Direct(Publisher),
+    Direct(Arc<Publisher>),
 }
 
 /// A transaction, and the events that tell of it.
@@ -87,7 +87,7 @@ pub fn start(
         spawn_housekeeping(lifecycle, config.retention, database.clone(), pool, gauges);
         Strategy::Stored { bell }
     } else {
-        Strategy::Direct(publisher)
+        Strategy::Direct(Arc::new(publisher))
     };
     Outbox {
         pool: database.pool.clone(),

@@ -1,12 +1,12 @@
-//! A part is killed under load and started again: everything comes back by itself, and every order that was
-//! promised is accounted for.
+//! Parts are killed under load and started again: everything comes back by itself, and every order that was
+//! promised is accounted for. With a pattern off the same run shows what the pattern is for.
 
 use std::time::Duration;
 
 use crate::{
     load::{RUN_ENDS_WITHIN, Run},
     program::Ended,
-    reconciliation::reconcile,
+    reconciliation::{promised, reconcile, settle_by_hand, undecided},
     system::System,
     wait,
 };
@@ -105,4 +105,118 @@ fn kill_under_load(victim: &str) -> Ended {
 fn placed_orders(system: &System) -> u64 {
     let rows = system.query("orders", "SELECT count(*) FROM orders");
     rows[0][0].parse().expect("a count")
+}
+
+/// All that an order depends on, in the order in which they are killed.
+const VICTIMS: [&str; 4] = ["rabbitmq", "postgres", "order-service", "inventory-service"];
+/// So many orders are placed between one kill and the next.
+const ORDERS_BETWEEN: u64 = 150;
+/// Longer than a statement may take: whoever wants the table meanwhile fails, and may try again.
+const TABLE_LOCKED_SECONDS: u32 = 8;
+/// An order under way moves on within a second; what waits in a retry tier is waited for before.
+const UNCHANGED_FOR: Duration = Duration::from_secs(8);
+const UNCHANGED_WITHIN: Duration = Duration::from_secs(120);
+
+#[test]
+fn two_thousand_orders_outlive_a_kill_of_everything_they_depend_on() {
+    let system = System::take_turn();
+    let run = kill_everything(&system, "90s");
+    let accepted = promised(&run.ledger()).len();
+    assert!(accepted >= 2_000, "only {accepted} orders were accepted");
+    reconcile(&system, &run.ledger());
+    system.xtask(&["verify-dlq"]).expect_code(0);
+    println!("{accepted} orders accepted, all decided, none doubled, 0 dead letters");
+}
+
+#[test]
+fn without_the_outbox_the_same_run_loses_orders() {
+    let system = System::take_turn();
+    let naive = system.without("OUTBOX");
+    let run = kill_everything(&system, "45s");
+    let lost = undecided_for_good(&system);
+    println!(
+        "outbox off: of {} accepted orders, {lost} are never decided",
+        promised(&run.ledger()).len()
+    );
+    drop(naive);
+    settle_by_hand(&system);
+    assert!(lost > 0);
+}
+
+#[test]
+fn without_retries_the_same_run_fills_the_dead_letter_queue() {
+    let system = System::take_turn();
+    let naive = system.without("RETRY");
+    kill_everything(&system, "45s");
+    undecided_for_good(&system);
+    let verdict = system
+        .xtask(&["verify-dlq", "--format", "json"])
+        .expect_code(1)
+        .json();
+    println!(
+        "retry off: {} dead letters: {}",
+        verdict["total"], verdict["reasons"]
+    );
+    drop(naive);
+    // They are orders like any other: sent again, they are decided.
+    system.xtask(&["dlq", "replay", "--all"]).expect_code(0);
+    reconcile(&system, &[]);
+}
+
+/// How many orders are left when nothing moves any more.
+fn undecided_for_good(system: &System) -> u64 {
+    system.xtask(&["verify-dlq", "--settled"]);
+    wait::until("orders to stand still", UNCHANGED_WITHIN, || {
+        let before = undecided(system);
+        wait::pause(UNCHANGED_FOR);
+        match undecided(system) {
+            after if after == before => Ok(after),
+            after => Err(format!("{before} undecided orders became {after}")),
+        }
+    })
+}
+
+/// Puts load on the system, kills each part once, and locks a table for longer than anybody waits; what the
+/// load generator saw.
+fn kill_everything(system: &System, run_time: &str) -> Run {
+    let mut seen = placed_orders(system);
+    let load = system.start_xtask(&[
+        "load",
+        "checkout",
+        "--run-time",
+        run_time,
+        "--users",
+        "10",
+        // Requests fail, of course; what was promised is what counts.
+        "--max-error-rate",
+        "1",
+        "--format",
+        "json",
+    ]);
+    for victim in VICTIMS {
+        wait::until("orders before the next kill", UNDER_WAY_WITHIN, || {
+            let placed = placed_orders(system);
+            if placed >= seen + ORDERS_BETWEEN {
+                return Ok(());
+            }
+            load.expect_running();
+            Err(format!("{} so far", placed - seen))
+        });
+        let outage = system.kill(victim);
+        wait::pause(OUTAGE);
+        load.expect_running();
+        drop(outage);
+        system.wait_until_healthy();
+        seen = placed_orders(system);
+    }
+    system.query(
+        "inventory",
+        &format!(
+            "BEGIN; LOCK TABLE stock IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({TABLE_LOCKED_SECONDS}); COMMIT"
+        ),
+    );
+    load.expect_running();
+    let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());
+    system.wait_until_healthy();
+    run
 }

@@ -101,6 +101,11 @@ impl Running {
         }
     }
 
+    /// Waits for its end, whatever that is: for clearing up, where nothing may panic.
+    pub(crate) fn let_end(self, limit: Duration) {
+        let _ = self.handle.wait_timeout(limit);
+    }
+
     /// Waits for its end; panics when that doesn't come in time.
     #[track_caller]
     pub(crate) fn end_within(self, limit: Duration) -> Ended {

@@ -21,6 +21,9 @@ const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
 /// The engine starts a container at once; whether it is healthy then is another matter.
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
 
+/// Nothing is built; containers are started anew.
+const UP_WITHIN: Duration = Duration::from_secs(120);
+
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The running system, for one test at a time.
@@ -113,6 +116,19 @@ impl System {
         Outage { container }
     }
 
+    /// Starts the services anew without a pattern; dropping the answer starts them with all of them.
+    #[track_caller]
+    #[must_use]
+    pub(crate) fn without(&self, pattern: &str) -> Without<'_> {
+        let variable = format!("AGORA_PATTERN_{pattern}");
+        let settings = [(variable.as_str(), "off")];
+        Call::xtask_with(&settings, &self.project, &self.env_file, &["up"])
+            .start()
+            .end_within(UP_WITHIN)
+            .expect_code(0);
+        Without { system: self }
+    }
+
     /// Asks one of the databases as superuser; rows of columns.
     #[track_caller]
     pub(crate) fn query(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
@@ -172,6 +188,18 @@ impl System {
             let path = format!("/api/queues/%2F/{}/contents", stream.dead_letter_queue());
             self.broker().delete(&path).expect_status(204);
         }
+    }
+}
+
+/// A system that runs without a pattern; dropping this brings it back.
+pub(crate) struct Without<'a> {
+    system: &'a System,
+}
+
+impl Drop for Without<'_> {
+    fn drop(&mut self) {
+        // No panic in a drop: whoever runs into the missing pattern notices.
+        self.system.xtask_call(&["up"]).start().let_end(UP_WITHIN);
     }
 }
 
