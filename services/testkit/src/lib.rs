@@ -75,7 +75,8 @@ pub async fn remove_virtual_host(url: &str) {
 pub async fn virtual_host() -> String {
     let mut url = required_url("AGORA_TEST_AMQP_URL");
     let api = required_url("AGORA_TEST_RABBITMQ_API");
-    let name = format!("test-{}", Uuid::now_v7().simple());
+    remove_abandoned(&api).await;
+    let name = format!("test-{}-{}", std::process::id(), Uuid::now_v7().simple());
     let put = |path: String, body: Value| {
         let url = api.join(&path).expect("a path of the management API");
         // reqwest takes the credentials out of the URL.
@@ -96,6 +97,36 @@ pub async fn virtual_host() -> String {
     }
     url.set_path(&name);
     url.into()
+}
+
+/// Removes the virtual hosts of test processes that have ended, once a process. Ten queues each, they would
+/// fill the broker's memory in a few runs, and a broker that is short of memory blocks publishers.
+async fn remove_abandoned(api: &Url) {
+    static ONCE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    ONCE.get_or_init(async || {
+        // Where processes can't be asked for, everything may still be in use.
+        if !std::path::Path::new("/proc/self").exists() {
+            return;
+        }
+        let client = reqwest::Client::new();
+        let list = api.join("/api/vhosts").expect("a path");
+        let hosts: Vec<Value> = match client.get(list).send().await {
+            Ok(answer) => answer.json().await.expect("a list of virtual hosts"),
+            Err(error) => panic!("the management API answers: {error}"),
+        };
+        for name in hosts.iter().filter_map(|host| host["name"].as_str()) {
+            let owner = name
+                .strip_prefix("test-")
+                .and_then(|rest| rest.split_once('-'));
+            let Some((pid, _)) = owner else { continue };
+            if !std::path::Path::new("/proc").join(pid).exists() {
+                let path = api.join(&format!("/api/vhosts/{name}")).expect("a path");
+                // Another test process may be removing it at the same time.
+                let _ = client.delete(path).send().await;
+            }
+        }
+    })
+    .await;
 }
 
 fn required_url(variable: &str) -> Url {
