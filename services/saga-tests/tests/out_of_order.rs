@@ -50,7 +50,9 @@ impl Noise {
             // Random bytes that are JSON are a number or so, and no event.
             Self::Garbage(bytes) => (bytes.clone(), DeadReason::Unreadable),
             Self::FutureVersion => {
+                // An event of its own: under a known id it would be taken for a redelivery.
                 let mut event = event.clone();
+                event.id = Uuid::now_v7();
                 event.event_type = event.event_type.replace(".v1", ".v2");
                 (event.encode(), DeadReason::UnknownType)
             }
