@@ -5,6 +5,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::topology::headers;
 
 /// What a letter is chosen by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +20,44 @@ pub struct Facts {
     pub reason: Option<String>,
     /// When it was called dead.
     pub failed_at: Option<DateTime<Utc>>,
+}
+
+/// The parts of an envelope that tell about a letter whose properties don't.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    id: Option<String>,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+}
+
+impl Facts {
+    /// From what a message carries: the properties before the body, our headers before the broker's.
+    ///
+    /// `header` gives the text of a header, `broker_time` is when the broker itself called the message dead
+    /// (`x-death`), as one of its own reasons comes without our headers.
+    pub fn gather(
+        message_id: Option<String>,
+        event_type: Option<String>,
+        body: &[u8],
+        header: impl Fn(&str) -> Option<String>,
+        broker_time: Option<DateTime<Utc>>,
+    ) -> Self {
+        let told = if message_id.is_none() || event_type.is_none() {
+            serde_json::from_slice(body).unwrap_or_default()
+        } else {
+            Told::default()
+        };
+        let failed_at = header(headers::FAILED_AT)
+            .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
+            .map(|time| time.with_timezone(&Utc));
+        Self {
+            id: message_id.or(told.id),
+            event_type: event_type.or(told.event_type),
+            reason: header(headers::REASON).or_else(|| header(headers::FIRST_DEATH_REASON)),
+            failed_at: failed_at.or(broker_time),
+        }
+    }
 }
 
 /// Which letters are meant: those that meet every condition that is set. An empty selection means all.
@@ -91,6 +132,30 @@ mod tests {
             all.reason = Some("unreadable".to_owned());
             all.younger_than = Some(Duration::from_secs(60));
         }));
+    }
+
+    #[test]
+    fn properties_are_believed_before_the_body_and_our_headers_before_the_brokers() {
+        let body = br#"{"id":"of the body","type":"told"}"#;
+        let ours = |name: &str| match name {
+            headers::REASON => Some("rejected".to_owned()),
+            headers::FIRST_DEATH_REASON => Some("delivery_limit".to_owned()),
+            headers::FAILED_AT => Some("2026-11-22T10:00:00Z".to_owned()),
+            _ => None,
+        };
+        let letter = Facts::gather(Some("m-1".to_owned()), None, body, ours, Some(Utc::now()));
+        assert_eq!(letter.id.as_deref(), Some("m-1"));
+        assert_eq!(letter.event_type.as_deref(), Some("told"));
+        assert_eq!(letter.reason.as_deref(), Some("rejected"));
+        assert_eq!(letter.failed_at.unwrap().timestamp(), 1_795_341_600);
+
+        let theirs = |name: &str| {
+            (name == headers::FIRST_DEATH_REASON).then(|| "delivery_limit".to_owned())
+        };
+        let time = DateTime::from_timestamp(1_700_000_000, 0);
+        let letter = Facts::gather(None, None, b"not JSON", theirs, time);
+        assert_eq!(letter.reason.as_deref(), Some("delivery_limit"));
+        assert_eq!((letter.id, letter.failed_at), (None, time));
     }
 
     #[test]

@@ -238,6 +238,8 @@ pub mod headers {
     pub const CONSUMER: &str = "x-agora-consumer";
     /// How often it was taken out of a dead-letter queue and sent again; a number.
     pub const REPLAYS: &str = "x-agora-replays";
+    /// The broker's own reason, where it was the broker that called the message dead first.
+    pub const FIRST_DEATH_REASON: &str = "x-first-death-reason";
 }
 
 /// Why a consumer gave up on a message. The broker has reasons of its own (`delivery_limit`, …), in

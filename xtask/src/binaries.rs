@@ -1,4 +1,4 @@
-//! The release binaries of the four services and the load generator, made by one cargo call.
+//! The release binaries of the services, the tools beside them and the load generator, made by one cargo call.
 //!
 //! One call for all: a second one, for `loadtest` alone, would unify features differently and compile
 //! most of the dependencies again.
@@ -16,7 +16,7 @@ use crate::{
     outcome,
     output::Step,
     process::Call,
-    project::{Project, SERVICES},
+    project::{Project, own_images},
 };
 
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
@@ -30,7 +30,7 @@ const RUST_IMAGE: &str = "docker.io/library/rust:1.95-bookworm";
 /// What one build made.
 #[derive(Debug)]
 pub(crate) struct Binaries {
-    /// Holds a file for each service.
+    /// Holds a file for each service and tool.
     services: PathBuf,
     /// The load generator, for this machine.
     pub(crate) loadtest: PathBuf,
@@ -47,7 +47,7 @@ pub(crate) fn build(project: &Project, step: &Step) -> anyhow::Result<Binaries> 
 
 fn build_natively(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
     let target = linux_target()?;
-    let packages = SERVICES.into_iter().chain([LOADTEST]);
+    let packages = own_images().chain([LOADTEST]);
     // The flags stand in this child's environment alone: in a configuration file they would reach
     // every other build and compile it all again.
     cargo(project)
@@ -69,12 +69,10 @@ fn build_in_container(project: &Project, step: &Step) -> anyhow::Result<Binaries
     let target = linux_target()?;
     let folder = project.outputs().join("linux");
     fs::create_dir_all(&folder)?;
-    let packages: String = SERVICES
-        .iter()
+    let packages: String = own_images()
         .map(|package| format!(" --package {package}"))
         .collect();
-    let binaries: String = SERVICES
-        .iter()
+    let binaries: String = own_images()
         .map(|package| format!(" /target/{target}/release/{package}"))
         .collect();
     let script =
@@ -137,9 +135,9 @@ fn linux_target() -> anyhow::Result<&'static str> {
     }
 }
 
-/// Copies each service's binary into its build context, where it differs from what is there.
+/// Copies each service's and tool's binary into its build context, where it differs from what is there.
 pub(crate) fn stage(project: &Project, binaries: &Binaries) -> anyhow::Result<()> {
-    for service in SERVICES {
+    for service in own_images() {
         let context = project.binaries().join(service);
         fs::create_dir_all(&context)
             .with_context(|| format!("failed to create {}", context.display()))?;

@@ -103,6 +103,11 @@ impl Compose {
             .args([Path::new("--project-directory"), &project.root])
             .args([Path::new("--env-file"), &project.env_file])
             .env("AGORA_BIN_DIR", project.binaries());
+        // What this process has and the settings don't isn't meant for this project: compose would take it.
+        let foreign = std::env::vars_os()
+            .map(|(name, _)| name)
+            .filter(|name| name.to_string_lossy().starts_with("AGORA_"));
+        call = foreign.fold(call, Call::env_remove);
         for file in &project.compose_files {
             call = call.args([Path::new("--file"), &project.root.join(file)]);
         }

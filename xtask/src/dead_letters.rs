@@ -9,7 +9,10 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use shared_events::topology::{self, headers};
+use shared_events::{
+    dead_letters::Facts,
+    topology::{self, RETRY_TIERS, headers},
+};
 
 use crate::{
     engine::{self, Container},
@@ -31,6 +34,12 @@ pub(crate) fn queues() -> Vec<String> {
         .collect()
 }
 
+/// The names of all queues in which failed messages wait to be tried again.
+pub(crate) fn retry_queues() -> Vec<String> {
+    let of_stream = |stream: topology::Topology| RETRY_TIERS.map(|tier| stream.retry_queue(tier));
+    topology::ALL.into_iter().flat_map(of_stream).collect()
+}
+
 /// One dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct DeadLetter {
@@ -41,8 +50,8 @@ pub(crate) struct DeadLetter {
     /// The event's type, where it can be read.
     #[serde(rename = "type")]
     pub(crate) event_type: Option<String>,
-    /// Why it is dead.
-    pub(crate) reason: String,
+    /// Why it is dead; `None` when nobody said.
+    pub(crate) reason: Option<String>,
     /// The last error's text.
     pub(crate) error: Option<String>,
     /// How often handling it has failed.
@@ -57,6 +66,23 @@ pub(crate) struct DeadLetter {
     pub(crate) payload_bytes: usize,
     /// The body, perhaps cut; base64 where it isn't text.
     pub(crate) payload: String,
+}
+
+impl DeadLetter {
+    /// Why it is dead, in a word.
+    pub(crate) fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or("none given")
+    }
+
+    /// What it is chosen by.
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            id: self.id.clone(),
+            event_type: self.event_type.clone(),
+            reason: self.reason.clone(),
+            failed_at: self.failed_at,
+        }
+    }
 }
 
 /// What one queue holds.
@@ -89,6 +115,17 @@ impl Reader {
         Ok(Self {
             client: Client::new(&format!("agora:{password}@{address}")),
         })
+    }
+
+    /// How many messages wait to be tried again, over all streams.
+    ///
+    /// Each look takes a queue's first message and puts it back, which counts as one of its deliveries: beyond
+    /// [`topology::DELIVERY_LIMIT`] of them the message flows back to its stream before its time.
+    pub(crate) fn waiting(&self) -> anyhow::Result<usize> {
+        let counts = retry_queues()
+            .into_iter()
+            .map(|queue| Ok(self.read(&queue, 1, 1)?.count));
+        counts.sum()
     }
 
     /// Looks at the first messages of a queue and puts them back.
@@ -149,26 +186,25 @@ fn letter(queue: &str, message: Message) -> DeadLetter {
         .cloned()
         .unwrap_or_default();
     let text = |name: &str| all.get(name).and_then(Value::as_str).map(str::to_owned);
-    let event: Value = serde_json::from_str(&message.payload).unwrap_or_default();
-    let of_event = |name: &str| event.get(name).and_then(Value::as_str).map(str::to_owned);
     let of_property = |name: &str| property(name).and_then(Value::as_str).map(str::to_owned);
     let broker_time =
         || DateTime::from_timestamp(all.get("x-death")?.get(0)?.get("time")?.as_i64()?, 0);
+    let facts = Facts::gather(
+        of_property("message_id"),
+        of_property("type"),
+        message.payload.as_bytes(),
+        text,
+        broker_time(),
+    );
     DeadLetter {
         queue: queue.to_owned(),
-        id: of_property("message_id").or_else(|| of_event("id")),
-        event_type: of_property("type").or_else(|| of_event("type")),
-        // The broker's own dead letters (delivery limit, length, expiry) carry its reason instead of ours.
-        reason: text(headers::REASON)
-            .or_else(|| text("x-first-death-reason"))
-            .unwrap_or_else(|| "none given".to_owned()),
+        id: facts.id,
+        event_type: facts.event_type,
+        reason: facts.reason,
+        failed_at: facts.failed_at,
         error: text(headers::ERROR),
         attempts: all.get(headers::ATTEMPTS).and_then(Value::as_i64),
         routing_key: text(headers::ROUTING_KEY).unwrap_or(message.routing_key),
-        failed_at: text(headers::FAILED_AT)
-            .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
-            .map(|time| time.with_timezone(&Utc))
-            .or_else(broker_time),
         payload: message.payload,
         payload_bytes: message.payload_bytes,
         headers: all,
@@ -192,12 +228,28 @@ pub(crate) struct Verdict {
     pub(crate) examined: usize,
     /// The longest time since a letter was called dead.
     pub(crate) oldest_age_seconds: Option<u64>,
+    /// How many messages waited in the retry tiers: they may still become dead.
+    pub(crate) waiting: usize,
     /// A few letters.
     pub(crate) samples: Vec<DeadLetter>,
 }
 
-/// Holds what the queues contain against what was expected.
-pub(crate) fn judge(contents: &[QueueContent], expected: usize, now: DateTime<Utc>) -> Verdict {
+/// What `verify-dlq` was asked to find.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expectation {
+    /// Dead letters, over all queues.
+    pub(crate) dead: usize,
+    /// Nothing may be on its way to become one.
+    pub(crate) settled: bool,
+}
+
+/// Holds what the queues contain against what was expected; `waiting` is from before they were read.
+pub(crate) fn judge(
+    contents: &[QueueContent],
+    waiting: usize,
+    expected: Expectation,
+    now: DateTime<Utc>,
+) -> Verdict {
     let letters = || contents.iter().flat_map(|content| &content.letters);
     let total = contents.iter().map(|content| content.count).sum();
     let mut reasons: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
@@ -205,17 +257,18 @@ pub(crate) fn judge(contents: &[QueueContent], expected: usize, now: DateTime<Ut
         *reasons
             .entry(letter.queue.clone())
             .or_default()
-            .entry(letter.reason.clone())
+            .entry(letter.reason().to_owned())
             .or_default() += 1;
     }
     let oldest = letters().filter_map(|letter| letter.failed_at).min();
     Verdict {
-        outcome: if total == expected {
-            Exit::Holds
-        } else {
-            Exit::Failed
+        outcome: match total {
+            // More may come, and none goes by itself.
+            _ if expected.settled && waiting > 0 && total <= expected.dead => Exit::Inconclusive,
+            _ if total == expected.dead => Exit::Holds,
+            _ => Exit::Failed,
         },
-        expected,
+        expected: expected.dead,
         total,
         queues: contents
             .iter()
@@ -223,6 +276,7 @@ pub(crate) fn judge(contents: &[QueueContent], expected: usize, now: DateTime<Ut
             .collect(),
         reasons,
         examined: letters().count(),
+        waiting,
         oldest_age_seconds: oldest
             .map(|oldest| (now - oldest).num_seconds().try_into().unwrap_or_default()),
         samples: letters().take(SAMPLES).cloned().collect(),
@@ -235,6 +289,13 @@ mod tests {
 
     fn messages(json: &str) -> Vec<Message> {
         serde_json::from_str(json).unwrap()
+    }
+
+    fn dead(dead: usize) -> Expectation {
+        Expectation {
+            dead,
+            settled: false,
+        }
     }
 
     const OURS: &str = r#"[{"payload_bytes":4,"redelivered":false,"exchange":"order_events.dlx","routing_key":"k",
@@ -252,10 +313,7 @@ mod tests {
     fn a_letter_of_ours_tells_its_story() {
         let letter = content("q", messages(OURS)).letters.remove(0);
         assert_eq!(letter.id.as_deref(), Some("m-1"));
-        assert_eq!(
-            (letter.reason.as_str(), letter.attempts),
-            ("unreadable", Some(1))
-        );
+        assert_eq!((letter.reason(), letter.attempts), ("unreadable", Some(1)));
         assert_eq!(letter.routing_key, "agora.order.placed.v1");
     }
 
@@ -264,7 +322,7 @@ mod tests {
         let json = r#"[{"payload_bytes":2,"routing_key":"k","message_count":0,"payload":"{\"id\":\"e\",\"type\":\"t\"}",
             "properties":{"headers":{"x-first-death-reason":"delivery_limit","x-death":[{"time":1700000000}]}}}]"#;
         let letter = content("q", messages(json)).letters.remove(0);
-        assert_eq!(letter.reason, "delivery_limit");
+        assert_eq!(letter.reason(), "delivery_limit");
         assert_eq!(
             (letter.id.as_deref(), letter.event_type.as_deref()),
             (Some("e"), Some("t"))
@@ -275,14 +333,44 @@ mod tests {
     #[test]
     fn a_message_without_properties_is_read_as_well() {
         let json = r#"[{"payload_bytes":1,"routing_key":"k","message_count":0,"payload":"x","properties":[]}]"#;
-        assert_eq!(content("q", messages(json)).letters[0].reason, "none given");
+        assert_eq!(
+            content("q", messages(json)).letters[0].reason(),
+            "none given"
+        );
     }
 
     #[test]
     fn an_empty_queue_holds_only_when_nothing_is_expected() {
         let empty = [content("q", Vec::new())];
-        assert_eq!(judge(&empty, 0, Utc::now()).outcome, Exit::Holds);
-        assert_eq!(judge(&empty, 1, Utc::now()).outcome, Exit::Failed);
+        assert_eq!(judge(&empty, 0, dead(0), Utc::now()).outcome, Exit::Holds);
+        assert_eq!(judge(&empty, 0, dead(1), Utc::now()).outcome, Exit::Failed);
+    }
+
+    #[test]
+    fn what_waits_is_a_note_unless_all_has_to_be_settled() {
+        let contents = [content("q", messages(OURS))];
+        let judged = |expected| judge(&contents, 3, expected, Utc::now());
+        assert_eq!(
+            (judged(dead(12)).outcome, judged(dead(12)).waiting),
+            (Exit::Holds, 3)
+        );
+        let settled = |dead| Expectation {
+            dead,
+            settled: true,
+        };
+        assert_eq!(judged(settled(12)).outcome, Exit::Inconclusive);
+        assert_eq!(judged(settled(13)).outcome, Exit::Inconclusive);
+        assert_eq!(judged(settled(11)).outcome, Exit::Failed);
+    }
+
+    #[test]
+    fn every_tier_of_every_stream_is_looked_at() {
+        let queues = retry_queues();
+        assert_eq!(queues.len(), 6);
+        assert!(
+            queues.contains(&"inventory_events.retry.25s".to_owned()),
+            "{queues:?}"
+        );
     }
 
     #[test]
@@ -291,10 +379,10 @@ mod tests {
             .unwrap()
             .with_timezone(&Utc);
         let contents = [content("q", messages(OURS))];
-        let verdict = judge(&contents, 0, now);
+        let verdict = judge(&contents, 0, dead(0), now);
         assert_eq!((verdict.outcome, verdict.total), (Exit::Failed, 12));
         assert_eq!(verdict.reasons["q"]["unreadable"], 1);
         assert_eq!(verdict.oldest_age_seconds, Some(60));
-        assert_eq!(judge(&contents, 12, now).outcome, Exit::Holds);
+        assert_eq!(judge(&contents, 0, dead(12), now).outcome, Exit::Holds);
     }
 }

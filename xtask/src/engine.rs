@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use crate::{
-    outcome,
+    outcome, patterns,
     process::Call,
     project::{Project, PublishedPort},
 };
@@ -17,6 +17,8 @@ use crate::{
 /// The label that compose puts on everything of a project.
 const PROJECT_LABEL: &str = "com.docker.compose.project";
 const SERVICE_LABEL: &str = "com.docker.compose.service";
+/// `True` on what `compose run` made.
+const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
 
 /// A call of `docker`.
 pub(crate) fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Call {
@@ -62,6 +64,10 @@ pub(crate) struct Container {
     pub(crate) image: String,
     /// How often the engine restarted it.
     pub(crate) restarts: u64,
+    /// The patterns that its own environment turns off.
+    pub(crate) patterns_off: Vec<String>,
+    /// Made by `compose run` for one command.
+    one_off: bool,
     /// Container port to the port on 127.0.0.1.
     ports: BTreeMap<u16, u16>,
 }
@@ -113,6 +119,8 @@ struct InspectedHealth {
 #[serde(rename_all = "PascalCase")]
 struct InspectedConfig {
     labels: BTreeMap<String, String>,
+    /// Secrets among it: only what is asked for is kept.
+    env: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -137,14 +145,12 @@ impl From<Inspected> for Container {
                 outside.host_port.parse().ok()?,
             ))
         });
+        let labels = &inspected.config.labels;
         Self {
             ports: ports.collect(),
-            service: inspected
-                .config
-                .labels
-                .get(SERVICE_LABEL)
-                .cloned()
-                .unwrap_or_default(),
+            service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
+            one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
+            patterns_off: patterns::off_in(&inspected.config.env.unwrap_or_default()),
             id: inspected.id,
             state: inspected.state.status,
             health: inspected.state.health.map(|health| health.status),
@@ -154,8 +160,16 @@ impl From<Inspected> for Container {
     }
 }
 
-/// The project's containers, stopped ones included, ordered by service.
+/// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or
+/// left behind when it was killed.
 pub(crate) fn containers(project: &Project) -> anyhow::Result<Vec<Container>> {
+    let mut containers = every_container(project)?;
+    containers.retain(|container| !container.one_off);
+    Ok(containers)
+}
+
+/// All of the project's containers.
+pub(crate) fn every_container(project: &Project) -> anyhow::Result<Vec<Container>> {
     let filter = of_project(project);
     let output = docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
         .limit(Duration::from_secs(20))
@@ -341,6 +355,25 @@ mod tests {
         container.state = "exited".to_owned();
         assert!(!container.is_healthy());
         assert_eq!(container.condition(), "exited");
+    }
+
+    #[test]
+    fn a_tools_container_is_told_from_a_services() {
+        assert!(!traefik().one_off);
+        let label = r#""Labels":{"com.docker.compose.oneoff":"True","#;
+        let tool = INSPECTED.replace(r#""Labels":{"#, label);
+        let tool: Container = serde_json::from_str::<Inspected>(&tool).unwrap().into();
+        assert!(tool.one_off);
+    }
+
+    #[test]
+    fn a_container_tells_which_patterns_it_runs_without() {
+        assert!(traefik().patterns_off.is_empty());
+        let env =
+            r#""Env":["PATH=/","AGORA_PATTERN_INBOX=off","AGORA_PATTERN_OUTBOX=on"],"Labels""#;
+        let service = INSPECTED.replace(r#""Labels""#, env);
+        let service: Container = serde_json::from_str::<Inspected>(&service).unwrap().into();
+        assert_eq!(service.patterns_off, ["inbox"]);
     }
 
     #[test]

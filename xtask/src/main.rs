@@ -8,6 +8,7 @@ mod commands;
 mod compose;
 mod configuration;
 mod dead_letters;
+mod durations;
 mod engine;
 mod env_file;
 mod http;
@@ -17,6 +18,7 @@ mod load_runs;
 mod metrics_check;
 mod outcome;
 mod output;
+mod patterns;
 mod ports;
 mod process;
 mod project;
@@ -75,7 +77,7 @@ enum Command {
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
     VerifyMetrics(verify_metrics::Options),
-    /// Look at dead letters
+    /// Look at dead letters, send them again, or remove them
     #[command(subcommand)]
     Dlq(dlq::Options),
     /// Run every test on a system of its own

@@ -58,13 +58,15 @@ pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// A duration as people say it: `340 ms`, `3.2 s`, `4 min 10 s`.
+/// A duration as people say it: `340 ms`, `3.2 s`, `4 min 10 s`, `3 h 05 min`, `9 d 04 h`.
 pub(crate) fn spell(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match duration.as_millis() {
         0..1_000 => format!("{} ms", duration.as_millis()),
         1_000..60_000 => format!("{:.1} s", duration.as_secs_f64()),
-        _ => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        60_000..3_600_000 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        3_600_000..86_400_000 => format!("{} h {:02} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {:02} h", seconds / 86_400, seconds / 3_600 % 24),
     }
 }
 
@@ -185,5 +187,10 @@ mod tests {
         assert_eq!(spell(Duration::from_millis(340)), "340 ms");
         assert_eq!(spell(Duration::from_millis(3_240)), "3.2 s");
         assert_eq!(spell(Duration::from_secs(250)), "4 min 10 s");
+        assert_eq!(spell(Duration::from_secs(3 * 3_600 + 5 * 60)), "3 h 05 min");
+        assert_eq!(
+            spell(Duration::from_secs(9 * 86_400 + 4 * 3_600)),
+            "9 d 04 h"
+        );
     }
 }

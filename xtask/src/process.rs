@@ -128,6 +128,15 @@ impl Call {
             .with_context(|| format!("`{self}` wrote something that isn't UTF-8"))
     }
 
+    /// Runs it with its standard error on this process's own; returns its standard output and its exit code, `None`
+    /// after a signal.
+    pub(crate) fn read_beside_stderr(&self) -> anyhow::Result<(String, Option<i32>)> {
+        let output = self.supervise(&self.expression().stdout_capture(), |_| Ok(()))?;
+        let text = String::from_utf8(output.stdout)
+            .with_context(|| format!("`{self}` wrote something that isn't UTF-8"))?;
+        Ok((text, output.status.code()))
+    }
+
     /// Runs it with its output on this process's own and returns its exit code; `None` after a signal.
     pub(crate) fn run_visibly(&self) -> anyhow::Result<Option<i32>> {
         let mut expression = self.expression();

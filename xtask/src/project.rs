@@ -11,6 +11,9 @@ use std::{
 
 use crate::{env_file::EnvFile, outcome};
 
+/// The project that `cargo xtask test` starts.
+const TEST_PROJECT: &str = "agora-test";
+
 /// Our own services, in the order in which people read about them.
 pub(crate) const SERVICES: [&str; 4] = [
     "user-service",
@@ -18,6 +21,15 @@ pub(crate) const SERVICES: [&str; 4] = [
     "order-service",
     "inventory-service",
 ];
+
+/// Programs of ours that a command runs beside the system for a moment: built and packed like the services, and
+/// not started by `up`.
+pub(crate) const TOOLS: [&str; 1] = ["dead-letters"];
+
+/// Everything of ours that has an image.
+pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {
+    SERVICES.into_iter().chain(TOOLS)
+}
 
 /// Everything that compose starts, by service name; also the `job` labels in Prometheus.
 pub(crate) const CONTAINERS: [&str; 9] = [
@@ -103,9 +115,9 @@ impl Project {
         let name = set("AGORA_PROJECT").unwrap_or_else(|| "agora".to_owned());
         Ok(Self {
             root,
-            name,
             env_file,
-            compose_files: vec!["compose.yaml"],
+            compose_files: compose_files(&name),
+            name,
             environment_wins: true,
         })
     }
@@ -114,9 +126,9 @@ impl Project {
     pub(crate) fn for_tests(&self) -> Self {
         Self {
             root: self.root.clone(),
-            name: "agora-test".to_owned(),
+            name: TEST_PROJECT.to_owned(),
             env_file: self.outputs().join("test/.env"),
-            compose_files: vec!["compose.yaml", "compose.test.yaml"],
+            compose_files: compose_files(TEST_PROJECT),
             environment_wins: false,
         }
     }
@@ -246,6 +258,14 @@ impl Settings {
         self.values
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// Whoever works on the test system means the one with its ports: an `up` without them would take them away.
+fn compose_files(project: &str) -> Vec<&'static str> {
+    match project {
+        TEST_PROJECT => vec!["compose.yaml", "compose.test.yaml"],
+        _ => vec!["compose.yaml"],
     }
 }
 

@@ -1,4 +1,4 @@
-//! The service images: built where the content changed, held to their size limit.
+//! The images of the services and the tools: built where the content changed, held to their size limit.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     compose::Compose,
     engine, env_file, outcome,
     output::Step,
-    project::{Project, SERVICES, Settings},
+    project::{Project, Settings, own_images},
 };
 
 /// The most that a service image may weigh, in bytes.
@@ -37,7 +37,7 @@ pub(crate) fn build(
     step: &Step,
 ) -> anyhow::Result<()> {
     let mut stale = Vec::new();
-    for service in SERVICES {
+    for service in own_images() {
         if !is_fresh(project, service)? {
             stale.push(service);
         }

@@ -5,11 +5,13 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const SERVICES: [&str; 4] = [
+/// The services, and the tool beside them.
+const SERVICES: [&str; 5] = [
     "user-service",
     "product-service",
     "order-service",
     "inventory-service",
+    "dead-letters",
 ];
 
 /// What a crate of the workspace links, directly or not, tests left aside: crate → crates.
@@ -99,6 +101,7 @@ fn xtask_stays_small_and_blocking_and_the_contract_does_no_io() {
     assert_eq!(linking(&linked, "goose"), ["loadtest"]);
     // The check itself sees what it looks for.
     assert!(linked["order-service"].contains("lapin"));
+    assert!(linked["dead-letters"].contains("lapin"));
 }
 
 #[test]
@@ -110,8 +113,13 @@ fn the_chassis_knows_events_and_never_what_one_says() {
         let source = std::fs::read_to_string(&path).expect("a source file");
         for word in [
             "OrderPlaced",
+            "OrderCancelled",
+            "StockReserved",
+            "StockRejected",
+            "StockReleased",
             "OrderId",
             "ORDER_EVENTS",
+            "INVENTORY_EVENTS",
             "ProductId",
             "Quantity",
         ] {

@@ -4,12 +4,18 @@ use std::process::{Command, Output};
 
 /// Runs xtask against a container engine that can't be there.
 fn xtask(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_xtask"))
+    command()
         .args(args)
-        .env("DOCKER_HOST", "tcp://127.0.0.1:1")
-        .env("AGORA_PROJECT", "agora-nobody")
         .output()
         .expect("failed to start xtask")
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command
+        .env("DOCKER_HOST", "tcp://127.0.0.1:1")
+        .env("AGORA_PROJECT", "agora-nobody");
+    command
 }
 
 fn stderr(output: &Output) -> String {
@@ -26,6 +32,46 @@ fn a_wrong_command_line_exits_with_2() {
     let logs = xtask(&["logs", "no-such-service"]);
     assert_eq!(logs.status.code(), Some(2));
     assert!(stderr(&logs).contains("order-service"), "{}", stderr(&logs));
+}
+
+#[test]
+fn letters_are_only_moved_when_it_is_said_which() {
+    for task in ["replay", "purge"] {
+        let output = xtask(&["dlq", task, "--limit", "5"]);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("or --all"), "{}", stderr(&output));
+        let output = xtask(&["dlq", task, "--queue", "order_events"]);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("inventory_events.dead"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_switch_that_cannot_be_read_keeps_up_from_starting_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let env_file = folder.path().join(".env");
+    for (variable, value) in [
+        ("AGORA_PATTERN_OUTBOXX", "off"),
+        ("AGORA_PATTERN_OUTBOX", "false"),
+    ] {
+        let up = |command: &mut Command| command.arg("up").output().unwrap();
+        let in_environment = up(command()
+            .env("AGORA_ENV_FILE", &env_file)
+            .env(variable, value));
+        std::fs::write(&env_file, format!("{variable}={value}\n")).unwrap();
+        let in_file = up(command().env("AGORA_ENV_FILE", &env_file));
+        std::fs::remove_file(&env_file).unwrap();
+        for output in [in_environment, in_file] {
+            assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+            let text = stderr(&output);
+            assert!(text.contains(variable), "{text}");
+            assert!(text.contains("AGORA_PATTERN_OUTBOX"), "{text}");
+        }
+    }
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub trait Handler: Send + Sync + 'static {
 enum Broken {
     #[error("the broker cancelled the consumer")]
     Cancelled,
-    #[error("the broker did not take an acknowledgement in time")]
+    #[error("the broker did not take a message or an acknowledgement in time")]
     Stuck,
     #[error(transparent)]
     Broker(#[from] lapin::Error),
@@ -331,37 +331,36 @@ impl<H: Handler> Consumer<H> {
         delivery: &Delivery,
         message_headers: &FieldTable,
     ) -> Result<Outcome, Broken> {
-        let handled = self.handle(delivery).await;
-        let settled = async {
-            let outcome = match handled {
-                Ok(outcome) => {
-                    crash_point("consumer.before_ack");
-                    outcome
-                }
-                Err(failure) => {
-                    let attempts = attempts_so_far(message_headers) + 1;
-                    match (self.way(failure, attempts), self.hopeless) {
-                        (Way::Death(reason, error), Hopeless::Requeue) => {
-                            debug!(%reason, error, "event handed out again");
+        let outcome = match self.handle(delivery).await {
+            Ok(outcome) => {
+                crash_point("consumer.before_ack");
+                outcome
+            }
+            Err(failure) => {
+                let attempts = attempts_so_far(message_headers) + 1;
+                match (self.way(failure, attempts), self.hopeless) {
+                    (Way::Death(reason, error), Hopeless::Requeue) => {
+                        debug!(%reason, error, "event handed out again");
+                        return Ok(Outcome::Stuck);
+                    }
+                    (way, _) => {
+                        let copy = self.copy(delivery, message_headers.clone(), attempts, &way);
+                        if !self.hand_over(session, &copy).await? {
                             return Ok(Outcome::Stuck);
                         }
-                        (way, _) => {
-                            let headers = message_headers.clone();
-                            let outcome = self
-                                .give_back(session, delivery, headers, attempts, way)
-                                .await?;
-                            crash_point("consumer.before_retry_ack");
-                            outcome
-                        }
+                        crash_point("consumer.before_retry_ack");
+                        self.count(way)
                     }
                 }
-            };
-            delivery.acker.ack(BasicAckOptions::default()).await?;
-            Ok::<_, Broken>(outcome)
+            }
         };
-        tokio::time::timeout(SETTLE_TIMEOUT, settled)
-            .await
-            .map_err(|_| Broken::Stuck)?
+        tokio::time::timeout(
+            SETTLE_TIMEOUT,
+            delivery.acker.ack(BasicAckOptions::default()),
+        )
+        .await
+        .map_err(|_| Broken::Stuck)??;
+        Ok(outcome)
     }
 
     async fn handle(&self, delivery: &Delivery) -> Result<Outcome, Failure> {
@@ -412,21 +411,19 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Publishes a copy of the message to where its failure sends it.
-    async fn give_back(
+    /// The message as it goes on, and where to.
+    fn copy<'a>(
         &self,
-        session: &Session,
-        delivery: &Delivery,
+        delivery: &'a Delivery,
         mut table: FieldTable,
         attempts: i64,
-        way: Way,
-    ) -> Result<Outcome, Broken> {
-        let queue = self.topology.queue();
+        way: &Way,
+    ) -> Copy<'a> {
         let routing_key = original_routing_key(&table, delivery);
         drop_excess(&mut table);
         table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
         insert_text(&mut table, headers::ROUTING_KEY, &routing_key);
-        let (exchange, key, error) = match &way {
+        let (exchange, routing_key, error) = match way {
             Way::Retry(tier, error) => {
                 warn!(
                     attempts,
@@ -434,7 +431,7 @@ impl<H: Handler> Consumer<H> {
                     error,
                     "event failed: tried again later"
                 );
-                (self.topology.retry_exchange(), tier.name, error)
+                (self.topology.retry_exchange(), tier.name.to_owned(), error)
             }
             Way::Death(reason, error) => {
                 error!(attempts, %reason, error, "event given up: dead letter");
@@ -442,20 +439,51 @@ impl<H: Handler> Consumer<H> {
                 insert_text(&mut table, headers::FAILED_AT, &now);
                 insert_text(&mut table, headers::CONSUMER, self.broker.service());
                 insert_text(&mut table, headers::REASON, reason.as_str());
-                (self.topology.dead_letter_exchange(), &*routing_key, error)
+                (self.topology.dead_letter_exchange(), routing_key, error)
             }
         };
         insert_text(&mut table, headers::ERROR, error);
-        let properties = copied(&delivery.properties).with_headers(table);
-        send(
-            session.publishing(),
-            &exchange,
-            key,
-            &delivery.data,
-            properties,
-        )
-        .await?;
-        Ok(match way {
+        Copy {
+            exchange,
+            routing_key,
+            payload: &delivery.data,
+            properties: copied(&delivery.properties).with_headers(table),
+        }
+    }
+
+    /// Publishes a copy, again and again where the broker has no room for it: to give up the channel instead
+    /// would count as a delivery of every message that it holds. `false` when the service drains first.
+    async fn hand_over(&self, session: &Session, copy: &Copy<'_>) -> Result<bool, Broken> {
+        for pause in backoff() {
+            let sent = send(
+                session.publishing(),
+                &copy.exchange,
+                &copy.routing_key,
+                copy.payload,
+                copy.properties.clone(),
+            );
+            match tokio::time::timeout(SETTLE_TIMEOUT, sent).await {
+                Ok(Ok(())) => return Ok(true),
+                Ok(Err(PublishError::Refused)) => {
+                    warn!(
+                        exchange = copy.exchange,
+                        "no room for the message: tried again"
+                    );
+                }
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Err(Broken::Stuck),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.draining.cancelled() => break,
+            }
+        }
+        Ok(false)
+    }
+
+    fn count(&self, way: Way) -> Outcome {
+        let queue = self.topology.queue();
+        match way {
             Way::Retry(tier, _) => {
                 self.broker.metrics().retried(&queue, tier.name);
                 Outcome::Retried
@@ -464,8 +492,16 @@ impl<H: Handler> Consumer<H> {
                 self.broker.metrics().dead_letter(&queue, reason);
                 Outcome::Dead
             }
-        })
+        }
     }
+}
+
+/// A message that is given back, ready to be published.
+struct Copy<'a> {
+    exchange: String,
+    routing_key: String,
+    payload: &'a [u8],
+    properties: BasicProperties,
 }
 
 /// The most of an error's text that a log line and a header carry: it may quote the message.

@@ -21,6 +21,8 @@ pub struct Binaries {
     pub order_service: &'static str,
     /// inventory-service with crash points.
     pub inventory_service: &'static str,
+    /// The tool that replays dead letters, with its crash point.
+    pub dead_letters: &'static str,
 }
 
 /// This package's [`Binaries`]; cargo tells only its tests and benchmarks where they are.
@@ -30,6 +32,7 @@ macro_rules! binaries {
         $crate::Binaries {
             order_service: env!("CARGO_BIN_EXE_crashing-order-service"),
             inventory_service: env!("CARGO_BIN_EXE_crashing-inventory-service"),
+            dead_letters: env!("CARGO_BIN_EXE_crashing-dead-letters"),
         }
     };
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, PgPool};
@@ -65,6 +66,15 @@ impl Shop {
     /// Starts inventory-service and waits until it is ready.
     pub async fn inventory_service(&self, more: &[(&str, &str)]) -> Replica {
         self.start(self.binaries.inventory_service, &self.inventory_url, more)
+            .await
+    }
+
+    /// Runs the tool that sends the letters of `order_events.dead` back; how it ended.
+    pub async fn replay_dead_letters(&self, more: &[(&str, &str)]) -> ExitStatus {
+        let mut variables = vec![("AMQP_URL", &*self.amqp_url)];
+        variables.extend(more);
+        Process::start(self.binaries.dead_letters, &variables)
+            .ended()
             .await
     }
 

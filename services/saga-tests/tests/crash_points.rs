@@ -225,3 +225,38 @@ async fn inventory_service_killed_between_a_retry_and_its_acknowledgement() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_replay_killed_between_a_letter_and_its_acknowledgement() {
+    let shop = Shop::open(saga_tests::binaries!()).await;
+    let orders = shop.order_service(&[]).await;
+    // Without retries a disturbance makes dead letters of good orders.
+    let careless = [("AGORA_PATTERN_RETRY", "off")];
+    let inventory = shop.inventory_service(&careless).await;
+    Shop::fail_next_deliveries(&shop.inventory, 5).await;
+    let at_start = books::stock_at_start(&shop).await;
+    let mut promises = Promises::default();
+    for _ in 0..ORDERS {
+        promises.order(&shop, orders.addr, 1, 1).await;
+    }
+    eventually("five orders are dead letters", async || {
+        shop.broker.depth("order_events.dead").await == 5
+    })
+    .await;
+    let killed = shop
+        .replay_dead_letters(&[("AGORA_CRASH_AT", "dead_letters.before_ack:3")])
+        .await;
+    assert_eq!(killed.signal(), Some(9), "the point was reached: {killed}");
+    let finished = shop.replay_dead_letters(&[]).await;
+    assert!(finished.success(), "{finished}");
+    let duplicates = "agora_inbox_duplicates_total{queue=\"order_events\"}";
+    eventually("the inbox has caught what came twice", async || {
+        inventory.metric(duplicates).await >= 1.0
+    })
+    .await;
+    books::balance(&shop, &at_start, &promises).await;
+    orders.stop().await;
+    inventory.stop().await;
+    books::balance(&shop, &at_start, &promises).await;
+    shop.close().await;
+}

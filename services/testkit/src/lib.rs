@@ -129,6 +129,24 @@ async fn remove_abandoned(api: &Url) {
     .await;
 }
 
+/// Lowers the bound of a queue to so many messages, as an operator would by a policy; of two bounds the lower one
+/// holds.
+pub async fn bound_queue(broker_url: &str, queue: &str, messages: u32) {
+    let api = required_url("AGORA_TEST_RABBITMQ_API");
+    let vhost = Url::parse(broker_url).expect("a URL");
+    let path = format!("/api/policies{}/{queue}", vhost.path());
+    let policy = serde_json::json!({
+        "pattern": format!("^{}$", queue.replace('.', "\\.")),
+        "definition": { "max-length": messages },
+        "apply-to": "queues",
+    });
+    let url = api.join(&path).expect("a path of the management API");
+    let answer = reqwest::Client::new().put(url).json(&policy).send().await;
+    answer
+        .and_then(reqwest::Response::error_for_status)
+        .expect("a policy can be set");
+}
+
 fn required_url(variable: &str) -> Url {
     let value = std::env::var(variable)
         .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"));

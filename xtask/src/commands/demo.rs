@@ -46,7 +46,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
             verify_metrics::run(project, &verify_metrics::Options::default())
         })?);
         parts.push(part("verify-dlq", || {
-            verify_dlq::run(project, verify_dlq::Options::default())
+            verify_dlq::run(project, verify_dlq::Options::settled())
         })?);
     }
     println!("\n── summary ──");

@@ -1,7 +1,17 @@
-//! `dlq`: looking at dead letters. They stay where they are.
+//! `dlq`: dead letters one by one. `list` and `peek` look at them over the management API and leave them where they
+//! are; `replay` and `purge` move them.
 
+mod filters;
+mod moving;
+mod tool;
+
+use chrono::Utc;
 use clap::Subcommand;
 
+use self::{
+    filters::Filters,
+    moving::{PurgeOptions, ReplayOptions},
+};
 use crate::{
     dead_letters::{self, DeadLetter, READ_LIMIT, Reader},
     engine,
@@ -22,20 +32,17 @@ pub(crate) enum Options {
     List(ListOptions),
     /// Show one dead letter with its headers and its body
     Peek(PeekOptions),
+    /// Send dead letters again, to the queue that each died from
+    Replay(ReplayOptions),
+    /// Remove dead letters for good
+    Purge(PurgeOptions),
 }
 
 /// What `dlq list` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ListOptions {
-    /// Only this queue
-    #[arg(long)]
-    queue: Option<String>,
-    /// Only letters with this reason, e.g. `unreadable`
-    #[arg(long)]
-    reason: Option<String>,
-    /// Only events of this type
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
+    #[command(flatten)]
+    filters: Filters,
     /// At most this many
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -46,8 +53,11 @@ pub(crate) struct ListOptions {
 /// What `dlq peek` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PeekOptions {
-    /// The letter's number in `dlq list`, or at least the first 8 characters of its id
-    letter: String,
+    /// The letter's number in `dlq list`, or at least the first 8 characters of its id [default: the first that meets
+    /// the conditions]
+    letter: Option<String>,
+    #[command(flatten)]
+    filters: Filters,
     #[command(flatten)]
     format: FormatOption,
 }
@@ -58,51 +68,65 @@ impl Options {
         match self {
             Self::List(options) => options.format.format,
             Self::Peek(options) => options.format.format,
+            Self::Replay(options) => options.choice.format.format,
+            Self::Purge(options) => options.choice.format.format,
         }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let reader = Reader::new(project, &containers)?;
     match options {
-        Options::List(options) => list(&reader, options),
-        Options::Peek(options) => peek(&reader, options),
+        Options::List(options) => list(&reader(project)?, options),
+        Options::Peek(options) => peek(&reader(project)?, options),
+        Options::Replay(options) => moving::replay(project, options),
+        Options::Purge(options) => moving::purge(project, options),
     }
 }
 
-/// All letters that are read, in a stable order: their numbers are what `peek` takes.
-fn letters(reader: &Reader, payload_limit_bytes: usize) -> anyhow::Result<Vec<DeadLetter>> {
-    let mut letters = Vec::new();
-    for queue in dead_letters::queues() {
-        letters.extend(
-            reader
-                .read(&queue, READ_LIMIT, payload_limit_bytes)?
-                .letters,
-        );
+fn reader(project: &Project) -> anyhow::Result<Reader> {
+    Reader::new(project, &engine::running_system(project)?)
+}
+
+/// What is read of all queues, in a stable order.
+struct Letters {
+    /// Their numbers are what `peek` takes, whatever the conditions.
+    letters: Vec<DeadLetter>,
+    /// How many there are, read or not.
+    total: usize,
+}
+
+impl Letters {
+    fn read(reader: &Reader, payload_limit_bytes: usize) -> anyhow::Result<Self> {
+        let mut all = Self {
+            letters: Vec::new(),
+            total: 0,
+        };
+        for queue in dead_letters::queues() {
+            let content = reader.read(&queue, READ_LIMIT, payload_limit_bytes)?;
+            all.total += content.count;
+            all.letters.extend(content.letters);
+        }
+        Ok(all)
     }
-    Ok(letters)
+
+    /// Those that meet the conditions, with their numbers.
+    fn selected(&self, filters: &Filters) -> Vec<(usize, &DeadLetter)> {
+        let (queues, selection, now) = (filters.queues(), filters.selection(), Utc::now());
+        let meets = |letter: &DeadLetter| {
+            queues.contains(&letter.queue) && selection.selects(&letter.facts(), now)
+        };
+        (1..)
+            .zip(&self.letters)
+            .filter(|(_, letter)| meets(letter))
+            .collect()
+    }
 }
 
 fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
-    if let Some(queue) = &options.queue
-        && !dead_letters::queues().contains(queue)
-    {
-        return Err(outcome::usage(
-            format!("there is no dead-letter queue `{queue}`"),
-            format!(
-                "the dead-letter queues are {}",
-                dead_letters::queues().join(", ")
-            ),
-        ));
-    }
-    let letters = letters(reader, LIST_PAYLOAD_LIMIT_BYTES)?;
-    let selected: Vec<(usize, &DeadLetter)> = (1..)
-        .zip(&letters)
-        .filter(|(_, letter)| options.selects(letter))
-        .take(options.limit)
-        .collect();
+    let letters = Letters::read(reader, LIST_PAYLOAD_LIMIT_BYTES)?;
+    let mut selected = letters.selected(&options.filters);
+    selected.truncate(options.limit);
     if options.format.format == Format::Json {
         print_json(
             &selected
@@ -129,7 +153,7 @@ fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
             letter.queue.clone(),
             or_dash(letter.id.clone()),
             or_dash(letter.event_type.clone()),
-            letter.reason.clone(),
+            letter.reason().to_owned(),
             or_dash(letter.attempts.map(|attempts| attempts.to_string())),
             or_dash(
                 letter
@@ -140,31 +164,31 @@ fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
         ]);
     }
     println!("{rows}");
-    println!("{} shown of {} read", selected.len(), letters.len());
+    let (shown, read) = (selected.len(), letters.letters.len());
+    println!("{shown} shown of {read} read");
+    if read < letters.total {
+        println!(
+            "There are {} letters: the first {READ_LIMIT} of each queue are read.",
+            letters.total
+        );
+    }
     Ok(Exit::Holds)
 }
 
-impl ListOptions {
-    fn selects(&self, letter: &DeadLetter) -> bool {
-        self.queue
-            .as_ref()
-            .is_none_or(|queue| *queue == letter.queue)
-            && self
-                .reason
-                .as_ref()
-                .is_none_or(|reason| *reason == letter.reason)
-            && self
-                .event_type
-                .as_deref()
-                .is_none_or(|event_type| Some(event_type) == letter.event_type.as_deref())
-    }
-}
-
 fn peek(reader: &Reader, options: &PeekOptions) -> anyhow::Result<Exit> {
-    let letters = letters(reader, PEEK_PAYLOAD_LIMIT_BYTES)?;
-    let letter = find(&letters, &options.letter).ok_or_else(|| {
+    let letters = Letters::read(reader, PEEK_PAYLOAD_LIMIT_BYTES)?;
+    let selected = letters.selected(&options.filters);
+    let letter = match &options.letter {
+        Some(wanted) => find(&selected, wanted),
+        None => selected.first().map(|(_, letter)| *letter),
+    };
+    let letter = letter.ok_or_else(|| {
+        let wanted = options.letter.as_ref();
         outcome::failed(
-            format!("there is no dead letter `{}`", options.letter),
+            wanted.map_or_else(
+                || "there is no such dead letter".to_owned(),
+                |wanted| format!("there is no dead letter `{wanted}`"),
+            ),
             "`cargo xtask dlq list` shows their numbers and ids",
         )
     })?;
@@ -174,7 +198,7 @@ fn peek(reader: &Reader, options: &PeekOptions) -> anyhow::Result<Exit> {
     }
     println!("queue        {}", letter.queue);
     println!("routing key  {}", letter.routing_key);
-    println!("reason       {}", letter.reason);
+    println!("reason       {}", letter.reason());
     if let Some(error) = &letter.error {
         println!("error        {error}");
     }
@@ -196,13 +220,16 @@ fn peek(reader: &Reader, options: &PeekOptions) -> anyhow::Result<Exit> {
 /// Fewer characters than this are a letter's number, not the beginning of its id.
 const SHORTEST_ID: usize = 8;
 
-fn find<'a>(letters: &'a [DeadLetter], wanted: &str) -> Option<&'a DeadLetter> {
-    if wanted.len() >= SHORTEST_ID {
-        return letters
-            .iter()
-            .find(|letter| letter.id.as_ref().is_some_and(|id| id.starts_with(wanted)));
-    }
-    letters.get(wanted.parse::<usize>().ok()?.checked_sub(1)?)
+fn find<'a>(letters: &[(usize, &'a DeadLetter)], wanted: &str) -> Option<&'a DeadLetter> {
+    let begins = |letter: &DeadLetter| letter.id.as_ref().is_some_and(|id| id.starts_with(wanted));
+    let number = wanted.parse::<usize>().ok();
+    letters
+        .iter()
+        .find(|(position, letter)| match wanted.len() {
+            SHORTEST_ID.. => begins(letter),
+            _ => number == Some(*position),
+        })
+        .map(|(_, letter)| *letter)
 }
 
 #[cfg(test)]
@@ -214,7 +241,7 @@ mod tests {
             queue: "order_events.dead".to_owned(),
             id: Some(id.to_owned()),
             event_type: None,
-            reason: reason.to_owned(),
+            reason: Some(reason.to_owned()),
             error: None,
             attempts: None,
             routing_key: String::new(),
@@ -231,15 +258,27 @@ mod tests {
             letter("01950000-a", "unreadable"),
             letter("01960000-b", "rejected"),
         ];
-        assert_eq!(
-            find(&letters, "2").unwrap().id.as_deref(),
-            Some("01960000-b")
-        );
-        assert_eq!(
-            find(&letters, "01950000").unwrap().id.as_deref(),
-            Some("01950000-a")
-        );
-        assert!(find(&letters, "0").is_none());
-        assert!(find(&letters, "3").is_none());
+        let all: Vec<_> = (1..).zip(&letters).collect();
+        let id = |wanted: &str| find(&all, wanted).and_then(|letter| letter.id.as_deref());
+        assert_eq!(id("2"), Some("01960000-b"));
+        assert_eq!(id("01950000"), Some("01950000-a"));
+        assert_eq!(id("0"), None);
+        assert_eq!(id("3"), None);
+    }
+
+    #[test]
+    fn conditions_leave_the_numbers_as_they_are() {
+        let letters = Letters {
+            letters: vec![
+                letter("01950000-a", "unreadable"),
+                letter("01960000-b", "rejected"),
+            ],
+            total: 2,
+        };
+        assert_eq!(letters.selected(&Filters::default()).len(), 2);
+        let rejected = Filters::with_reason("rejected");
+        let selected = letters.selected(&rejected);
+        assert_eq!(selected, [(2, &letters.letters[1])]);
+        assert!(find(&selected, "1").is_none());
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
 /// compose files are in.
 pub(crate) fn take_down(project: &Project, volumes: bool) -> anyhow::Result<()> {
     interrupt::acknowledge();
-    let containers = engine::containers(project)?;
+    let containers = engine::every_container(project)?;
     let ids = || containers.iter().map(|container| container.id.as_str());
     if !containers.is_empty() {
         // Each container has its own grace period, after which the engine kills it.

@@ -20,8 +20,9 @@ use crate::{
 
 /// The story's product.
 const PRODUCT: u32 = 99;
-/// How long an order may take until the stock has dropped.
-const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
+/// How long an event may take until its effect shows: the outbox, the broker, and a consumer that is connecting again.
+const SHOWS_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_LINES: usize = 12;
 
 /// What `smoke` can be told.
@@ -108,6 +109,11 @@ struct Order {
 }
 
 #[derive(Deserialize)]
+struct OrderStatus {
+    status: String,
+}
+
+#[derive(Deserialize)]
 struct Stock {
     available: i64,
 }
@@ -116,7 +122,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
     let get = |path: &str, person: &Person| {
         client.get(path, &[("authorization", &person.authorization)], &[])
     };
-    let order_path = format!("/orders/?product_id={PRODUCT}&quantity=1");
+    let place_path = format!("/orders/?product_id={PRODUCT}&quantity=1");
     let stock_path = format!("/inventory/{PRODUCT}");
     let name = format!(
         "smoke-{}",
@@ -176,7 +182,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
             ("authorization", ada.authorization.as_str()),
             ("idempotency-key", name.as_str()),
         ];
-        let answer = client.post(&order_path, &headers, None)?;
+        let answer = client.post(&place_path, &headers, None)?;
         expect(&answer, 202)?;
         answer.json::<Order>()
     };
@@ -196,38 +202,76 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
     })?;
     let order_path = format!("/orders/{}", order.order_id);
     teller.step("read the order", "order-service", || {
-        let answer = get(&order_path, &ada)?;
-        expect(&answer, 200)?;
-        let status = answer.json::<Value>()?["status"]
-            .as_str()
-            .unwrap_or("?")
-            .to_owned();
-        Ok(((), status))
+        Ok(((), status(&get(&order_path, &ada)?)?))
     })?;
-    teller.step("the stock drops", "inventory-service", || {
-        let after = wait::until(STOCK_DROPS_WITHIN, Duration::from_millis(100), || {
+    let becomes = |wanted: &str| -> anyhow::Result<((), String)> {
+        let mut last = String::new();
+        let reached = wait::until(SHOWS_WITHIN, LOOK_INTERVAL, || {
+            last = status(&get(&order_path, &ada)?)?;
+            Ok((last == wanted).then_some(()))
+        })?;
+        anyhow::ensure!(
+            reached.is_some(),
+            "still {last} after {}: do the events arrive? (`cargo xtask verify-dlq`)",
+            spell(SHOWS_WITHIN)
+        );
+        Ok(((), wanted.to_owned()))
+    };
+    teller.step("the order's outcome", "order-service", || {
+        becomes("confirmed")
+    })?;
+    let dropped = teller.step("the stock drops", "inventory-service", || {
+        let after = wait::until(SHOWS_WITHIN, LOOK_INTERVAL, || {
             let now = stock(&get(&stock_path, &ada)?)?;
             Ok((now < before).then_some(now))
         })?;
         match after {
-            Some(after) if after == before - 1 => Ok(((), format!("{before} → {after}"))),
-            Some(after) => Ok(((), format!("{before} → {after}: others are ordering as well"))),
+            Some(after) if after == before - 1 => Ok((after, format!("{before} → {after}"))),
+            Some(after) => Ok((after, format!("{before} → {after}: others are ordering as well"))),
             None => anyhow::bail!(
                 "still {before} of product {PRODUCT} after {}: is the event consumed? (`cargo xtask verify-dlq`)",
-                spell(STOCK_DROPS_WITHIN)
+                spell(SHOWS_WITHIN)
             ),
         }
     })?;
-    teller.step("another user's order", "order-service", || {
+    let cancel = |person: &Person| {
+        let path = format!("{order_path}/cancel");
+        client.post(&path, &[("authorization", &person.authorization)], None)
+    };
+    let eve = teller.step("another user's order", "order-service", || {
         let other = format!("{name}-other");
-        expect(&sign_up(client, &other)?, 201)?;
-        let answer = client.get(
-            &order_path,
-            &[("authorization", &log_in(client, &other)?)],
-            &[],
-        )?;
-        expect(&answer, 404)?;
+        let answer = sign_up(client, &other)?;
+        expect(&answer, 201)?;
+        let account: Account = answer.json()?;
+        let eve = Person {
+            id: account.id,
+            authorization: log_in(client, &other)?,
+        };
+        expect(&get(&order_path, &eve)?, 404)?;
+        Ok((eve, "404".to_owned()))
+    })?;
+    teller.step("another user cancels it", "order-service", || {
+        expect(&cancel(&eve)?, 404)?;
         Ok(((), "404".to_owned()))
+    })?;
+    teller.step("cancel it", "order-service", || {
+        let answer = cancel(&ada)?;
+        expect(&answer, 202)?;
+        Ok(((), format!("202, {}", status_of(&answer)?)))
+    })?;
+    teller.step("the order's end", "order-service", || becomes("cancelled"))?;
+    teller.step("the stock is back", "inventory-service", || {
+        let after = wait::until(SHOWS_WITHIN, LOOK_INTERVAL, || {
+            let now = stock(&get(&stock_path, &ada)?)?;
+            Ok((now > dropped).then_some(now))
+        })?;
+        match after {
+            Some(after) => Ok(((), format!("{dropped} → {after}"))),
+            None => anyhow::bail!(
+                "still {dropped} of product {PRODUCT} after {}",
+                spell(SHOWS_WITHIN)
+            ),
+        }
     })
 }
 
@@ -253,6 +297,16 @@ fn email(name: &str) -> String {
 /// The account is as random as its name and of use to nobody.
 fn password(name: &str) -> String {
     format!("password of {name}")
+}
+
+/// What an order's page says.
+fn status(answer: &Answer) -> anyhow::Result<String> {
+    expect(answer, 200)?;
+    status_of(answer)
+}
+
+fn status_of(answer: &Answer) -> anyhow::Result<String> {
+    Ok(answer.json::<OrderStatus>()?.status)
 }
 
 fn stock(answer: &Answer) -> anyhow::Result<i64> {

@@ -37,6 +37,8 @@ struct Service {
     healthy: bool,
     restarts: u64,
     image_bytes: Option<u64>,
+    /// The patterns that it runs without.
+    patterns_off: Vec<String>,
     /// Resident set of all processes, as `ps` on the engine's host gives it.
     resident_kib: Option<u64>,
 }
@@ -84,6 +86,7 @@ fn look_at(service: &'static str, containers: &[Container]) -> anyhow::Result<Se
             healthy: false,
             restarts: 0,
             image_bytes: None,
+            patterns_off: Vec::new(),
             resident_kib: None,
         });
     };
@@ -93,6 +96,7 @@ fn look_at(service: &'static str, containers: &[Container]) -> anyhow::Result<Se
         healthy: container.is_healthy(),
         restarts: container.restarts,
         image_bytes: engine::image(&container.image)?.map(|image| image.size),
+        patterns_off: container.patterns_off.clone(),
         // Of ours only: each is one process. A sum over several counts what they share more than once.
         resident_kib: SERVICES
             .contains(&service)
@@ -141,6 +145,15 @@ fn print_text(report: &Report) {
         service_images::SIZE_LIMIT_BYTES / 1_000_000,
         RESIDENT_LIMIT_KIB / 1024
     );
+    for service in &report.services {
+        if !service.patterns_off.is_empty() {
+            println!(
+                "{} runs without {}.",
+                service.service,
+                service.patterns_off.join(", ")
+            );
+        }
+    }
     match report
         .services
         .iter()

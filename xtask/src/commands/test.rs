@@ -67,7 +67,7 @@ fn run_on(
     progress: &Progress,
 ) -> anyhow::Result<Exit> {
     // What an earlier run left behind, if it was killed.
-    if !engine::containers(system)?.is_empty() || !engine::volumes(system)?.is_empty() {
+    if !engine::every_container(system)?.is_empty() || !engine::volumes(system)?.is_empty() {
         progress.step("removing an earlier test system", |_| {
             down::take_down(system, true)
         })?;

@@ -16,7 +16,7 @@ use crate::{
     interrupt::Interrupted,
     outcome::{self, Exit},
     output::{Progress, Step, table},
-    ports,
+    patterns, ports,
     process::tail,
     project::{PORTS, Project, Settings},
     service_images,
@@ -48,6 +48,8 @@ pub(crate) fn bring_up(
     options: Options,
     progress: &Progress,
 ) -> anyhow::Result<Vec<Container>> {
+    // Before anything else: a switch with a typing error would leave its pattern on and nobody the wiser.
+    let off = patterns::off(&project.settings_from(&EnvFile::read(&project.env_file)?))?;
     let compose = progress.step("engine", |step| {
         let version = engine::version()?;
         let compose = Compose::find_or_fetch(project, step)?;
@@ -55,7 +57,12 @@ pub(crate) fn bring_up(
         Ok(compose)
     })?;
     let before = engine::containers(project)?;
-    let settings = progress.step("settings", |step| prepare_settings(project, &before, step))?;
+    let settings = progress.step("settings", |step| {
+        if !off.is_empty() {
+            step.say(&format!("patterns off: {}", off.join(", ")));
+        }
+        prepare_settings(project, &before, step)
+    })?;
     let (references, binaries) = provide_parts(project, &compose, options.images, progress)?;
     let settings = record(project, &settings, &references)?;
     progress.step("service images", |step| {

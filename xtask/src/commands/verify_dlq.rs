@@ -1,19 +1,30 @@
-//! `verify-dlq`: how many dead letters there are, why, and how old they are.
+//! `verify-dlq`: how many dead letters there are, why, how old they are, and how many messages may still become one.
 
 use std::time::Duration;
 
 use chrono::Utc;
 
+use shared_events::topology::RETRY_TIERS;
+
 use crate::{
-    dead_letters::{self, READ_LIMIT, Reader, Verdict},
+    dead_letters::{self, Expectation, READ_LIMIT, Reader, Verdict},
     engine,
     outcome::Exit,
     output::{Format, FormatOption, print_json, spell, table},
     project::Project,
+    wait,
 };
 
 /// How much of each body is read, in bytes: enough for an event's id and type.
 const PAYLOAD_LIMIT_BYTES: usize = 2_048;
+
+/// How often the retry tiers are looked at: each look counts as a delivery of what waits there, and the broker has a
+/// limit for those.
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
+/// A message that leaves a tier is handled, and perhaps on its way to the next one: one look may miss it.
+const CALM_LOOKS: usize = 2;
+/// Handling on the way from tier to tier, and the looks themselves.
+const SLACK: Duration = Duration::from_secs(14);
 
 /// What `verify-dlq` can be told.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -21,24 +32,60 @@ pub(crate) struct Options {
     /// How many dead letters there should be, over all queues
     #[arg(long, value_name = "N", default_value_t)]
     expect: usize,
+    /// Wait until no message waits in a retry tier any more, at most 45 s
+    #[arg(long)]
+    settled: bool,
     #[command(flatten)]
     pub(crate) format: FormatOption,
+}
+
+impl Options {
+    /// No dead letters, and none to come.
+    pub(crate) fn settled() -> Self {
+        Self {
+            settled: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let reader = Reader::new(project, &containers)?;
+    // Before the dead letters: what dies in between is counted twice, and not overlooked.
+    let waiting = if options.settled {
+        settle(&reader)?
+    } else {
+        reader.waiting()?
+    };
     let contents = dead_letters::queues()
         .iter()
         .map(|queue| reader.read(queue, READ_LIMIT, PAYLOAD_LIMIT_BYTES))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let verdict = dead_letters::judge(&contents, options.expect, Utc::now());
+    let expectation = Expectation {
+        dead: options.expect,
+        settled: options.settled,
+    };
+    let verdict = dead_letters::judge(&contents, waiting, expectation, Utc::now());
     match options.format.format {
         Format::Json => print_json(&verdict)?,
         Format::Text => print_text(&verdict),
     }
     Ok(verdict.outcome)
+}
+
+/// Waits until the retry tiers stay empty; how many messages wait there in the end.
+fn settle(reader: &Reader) -> anyhow::Result<usize> {
+    let tiers: Duration = RETRY_TIERS.iter().map(|tier| tier.delay).sum();
+    let mut waiting = 0;
+    let mut calm = 0;
+    wait::until(tiers + SLACK, LOOK_INTERVAL, || {
+        waiting = reader.waiting()?;
+        calm = if waiting == 0 { calm + 1 } else { 0 };
+        Ok((calm == CALM_LOOKS).then_some(()))
+    })?;
+    Ok(waiting)
 }
 
 fn print_text(verdict: &Verdict) {
@@ -68,9 +115,13 @@ fn print_text(verdict: &Verdict) {
             "  {} {} {}: {}",
             letter.id.as_deref().unwrap_or("(no id)"),
             letter.event_type.as_deref().unwrap_or("(no type)"),
-            letter.reason,
+            letter.reason(),
             letter.error.as_deref().unwrap_or("(no error text)")
         );
+    }
+    println!("waiting in retry tiers: {}", verdict.waiting);
+    if verdict.outcome == Exit::Inconclusive {
+        println!("They may still become dead letters, and didn't settle in time: look again.");
     }
     println!(
         "{}: {} dead letters, {} expected",

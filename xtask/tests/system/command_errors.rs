@@ -11,7 +11,7 @@ const NOBODY: &str = "agora-test-nobody";
 #[test]
 fn a_command_without_a_running_system_says_how_to_start_one() {
     let folder = tempfile::tempdir().expect("a folder for the test");
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 10] = [
         &["status"],
         &["smoke"],
         &["load", "checkout"],
@@ -19,6 +19,8 @@ fn a_command_without_a_running_system_says_how_to_start_one() {
         &["verify-metrics"],
         &["dlq", "list"],
         &["dlq", "peek", "1"],
+        &["dlq", "replay", "--all"],
+        &["dlq", "purge", "--reason", "unreadable"],
         &["logs"],
     ];
     for command in commands {

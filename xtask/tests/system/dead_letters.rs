@@ -1,11 +1,15 @@
-//! Messages that nobody can read: counted, explained, shown, and in nobody's way.
+//! Messages that nobody can read: counted, explained, shown, sent again, removed, and in nobody's way.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use serde_json::json;
-use shared_events::topology::{MAX_EVENT_BYTES, ORDER_EVENTS};
+use serde_json::{Value, json};
+use shared_events::topology::{INVENTORY_EVENTS, MAX_EVENT_BYTES, ORDER_EVENTS, headers};
 
-use crate::{client::Person, system::System, wait};
+use crate::{
+    client::{Person, text},
+    system::System,
+    wait,
+};
 
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -22,14 +26,7 @@ fn ten_malformed_messages_are_explained_and_hold_nobody_up() {
         ada.order(&system.gateway);
     }
 
-    wait::until("ten dead letters", HANDLED_WITHIN, || {
-        let verdict = system.xtask(&["verify-dlq", "--expect", "10"]);
-        if verdict.code == Some(0) {
-            Ok(())
-        } else {
-            Err(verdict.account())
-        }
-    });
+    wait_for_letters(&system, "10");
     let after = ada.wait_for_stock(&system.gateway, before - 10);
     assert_eq!(after, before - 10);
 
@@ -62,12 +59,8 @@ fn ten_malformed_messages_are_explained_and_hold_nobody_up() {
 
 /// Six that can't be read, three of an unknown type, one that is too large.
 fn malformed() -> Vec<String> {
-    let envelope = |event_type: &str, data: serde_json::Value| {
-        json!({
-            "specversion": "1.0", "id": "01938f6e-7d3c-7000-8000-000000000001", "type": event_type,
-            "source": "/by-hand", "subject": "nothing", "time": "2026-01-01T00:00:00Z", "data": data,
-        })
-        .to_string()
+    let envelope = |event_type: &str, data: Value| {
+        envelope("01938f6e-7d3c-7000-8000-000000000001", event_type, data)
     };
     vec![
         String::new(),
@@ -81,6 +74,160 @@ fn malformed() -> Vec<String> {
         envelope("", json!(null)),
         "x".repeat(MAX_EVENT_BYTES + 1),
     ]
+}
+
+fn envelope(id: &str, event_type: &str, data: Value) -> String {
+    json!({
+        "specversion": "1.0", "id": id, "type": event_type,
+        "source": "/by-hand", "subject": "nothing", "time": "2026-01-01T00:00:00Z", "data": data,
+    })
+    .to_string()
+}
+
+#[track_caller]
+fn wait_for_letters(system: &System, count: &str) {
+    wait::until("dead letters", HANDLED_WITHIN, || {
+        let verdict = system.xtask(&["verify-dlq", "--expect", count]);
+        if verdict.code == Some(0) {
+            Ok(())
+        } else {
+            Err(verdict.account())
+        }
+    });
+}
+
+#[track_caller]
+fn letters(system: &System, conditions: &[&str]) -> Vec<Value> {
+    let list = ["dlq", "list", "--format", "json"];
+    let args: Vec<&str> = list.iter().chain(conditions).copied().collect();
+    let list = system.xtask(&args).expect_code(0).json();
+    list.as_array().expect("a list of letters").clone()
+}
+
+#[test]
+fn letters_sent_again_die_again_as_the_same_ones_and_only_chosen_ones_are_removed() {
+    let system = System::take_turn();
+    let ids = [
+        "01938f6e-7d3c-7000-8000-00000000000a",
+        "01938f6e-7d3c-7000-8000-00000000000b",
+        "01938f6f-7d3c-7000-8000-00000000000c",
+    ];
+    for id in ids {
+        let unknown = envelope(id, "agora.order.paid.v1", json!({}));
+        system.publish(ORDER_EVENTS, "order.paid.v1", &unknown);
+    }
+    for _ in 0..2 {
+        system.publish(ORDER_EVENTS, "order.placed.v1", "not JSON");
+    }
+    wait_for_letters(&system, "5");
+
+    let unknown = ["--reason", "unknown_type"];
+    let replay = |more: &[&str]| {
+        let args: Vec<&str> = ["dlq", "replay"]
+            .iter()
+            .chain(&unknown)
+            .chain(more)
+            .copied()
+            .collect();
+        system.xtask(&args).expect_code(0)
+    };
+    let look = replay(&["--dry-run", "--format", "json"]).json();
+    assert_eq!(
+        (&look["selected"], &look["done"]),
+        (&json!(3), &json!(0)),
+        "{look}"
+    );
+    let text_of_it = replay(&[]).stdout;
+    assert!(text_of_it.contains("3 letters replayed"), "{text_of_it}");
+    assert!(text_of_it.contains("verify-dlq"), "{text_of_it}");
+
+    // Nobody knows their type now either: dead again, as the same events, and as often tried as at first.
+    let again = wait::until("the letters to be dead again", HANDLED_WITHIN, || {
+        let again = letters(&system, &unknown);
+        let all_again = again
+            .iter()
+            .all(|letter| letter["headers"][headers::REPLAYS] == 1);
+        if again.len() == 3 && all_again {
+            Ok(again)
+        } else {
+            Err(format!("{again:?}"))
+        }
+    });
+    let found: BTreeSet<String> = again.iter().map(|letter| text(letter, "id")).collect();
+    assert_eq!(found, BTreeSet::from(ids.map(str::to_owned)));
+    for letter in &again {
+        assert_eq!(letter["routing_key"], "order.paid.v1", "{letter}");
+        assert_eq!(letter["attempts"], 1, "{letter}");
+    }
+    let settled = system.xtask(&[
+        "verify-dlq",
+        "--expect",
+        "5",
+        "--settled",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(settled.expect_code(0).json()["waiting"], 0);
+
+    let one = ["dlq", "purge", "--id", "01938f6f"];
+    let removed = system.xtask(&one).expect_code(0).stdout;
+    assert!(removed.contains("1 letter removed"), "{removed}");
+    let purged = system.xtask(&[
+        "dlq",
+        "purge",
+        "--reason",
+        "unknown_type",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(purged.expect_code(0).json()["done"], 2);
+    let left = letters(&system, &[]);
+    assert_eq!(left.len(), 2);
+    assert!(
+        left.iter().all(|letter| letter["reason"] == "unreadable"),
+        "{left:?}"
+    );
+    let first = system
+        .xtask(&["dlq", "peek", "--reason", "unreadable"])
+        .expect_code(0);
+    assert!(first.stdout.contains("not JSON"), "{}", first.stdout);
+    system.xtask(&["dlq", "purge", "--all"]).expect_code(0);
+    system.xtask(&["verify-dlq"]).expect_code(0);
+}
+
+#[test]
+fn a_letter_that_consumers_forgot_is_only_sent_again_by_somebody_who_insists() {
+    let system = System::take_turn();
+    let old = json!({
+        headers::REASON: "unknown_type",
+        headers::FAILED_AT: "2020-01-01T00:00:00Z",
+        headers::ROUTING_KEY: "stock.counted.v1",
+    });
+    let id = "01938f6e-7d3c-7000-8000-00000000000d";
+    let letter = envelope(id, "agora.stock.counted.v1", json!({}));
+    system.bury(INVENTORY_EVENTS, &letter, &old);
+    let replay = ["dlq", "replay", "--queue", "inventory_events.dead"];
+    let refused = system.xtask(&replay).expect_code(1).stderr;
+    assert!(
+        refused.contains("2020-01-01") && refused.contains("--beyond-inbox-window"),
+        "{refused}"
+    );
+    assert_eq!(letters(&system, &["--older-than", "7d"]).len(), 1);
+
+    let insist: Vec<&str> = replay
+        .into_iter()
+        .chain(["--beyond-inbox-window"])
+        .collect();
+    system.xtask(&insist).expect_code(0);
+    wait::until(
+        "the letter to be dead again",
+        HANDLED_WITHIN,
+        || match letters(&system, &["--younger-than", "10m"]).as_slice() {
+            [letter] if letter["headers"][headers::REPLAYS] == 1 => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    );
+    system.purge_dead_letters();
 }
 
 fn look_at_them(system: &System) {

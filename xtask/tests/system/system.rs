@@ -168,6 +168,26 @@ impl System {
         assert_eq!(answer.json()["routed"], true);
     }
 
+    /// Puts a letter straight into a stream's dead-letter queue, with headers by hand.
+    #[track_caller]
+    pub(crate) fn bury(&self, stream: Topology, payload: &str, headers: &serde_json::Value) {
+        let message = serde_json::json!({
+            "routing_key": "by.hand",
+            "payload": payload,
+            "payload_encoding": "string",
+            "properties": { "delivery_mode": 2, "headers": headers },
+        });
+        let path = format!(
+            "/api/exchanges/%2F/{}/publish",
+            stream.dead_letter_exchange()
+        );
+        let answer = self
+            .broker()
+            .post(&path, &[], Some(&message))
+            .expect_status(200);
+        assert_eq!(answer.json()["routed"], true);
+    }
+
     /// A client of RabbitMQ's management API. A port that the engine chose is another one after each start of
     /// the container, so only the login comes from the environment.
     #[track_caller]

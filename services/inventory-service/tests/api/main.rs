@@ -19,6 +19,7 @@ const GOLDEN: &str = include_str!("../../../../shared-events/tests/golden/order_
 struct Shop {
     service: Service,
     broker: BrokerClient,
+    broker_url: String,
     pool: PgPool,
 }
 
@@ -30,6 +31,7 @@ impl Shop {
         Self {
             service,
             broker: BrokerClient::connect(&broker).await,
+            broker_url: broker,
             pool: PgPool::connect(&database).await.unwrap(),
         }
     }
@@ -455,4 +457,23 @@ async fn a_deleted_queue_is_seen_and_declared_again() {
         shop.service.ops("/readyz").await.0 == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_full_dead_letter_queue_holds_its_consumer_up_and_loses_nothing() {
+    let shop = Shop::open().await;
+    testkit::bound_queue(&shop.broker_url, "order_events.dead", 1).await;
+    let letters: std::collections::BTreeSet<_> = (0..3)
+        .map(|number| format!("not an event: {number}").into_bytes())
+        .collect();
+    for letter in &letters {
+        shop.publish(letter).await;
+    }
+    let mut dead = std::collections::BTreeSet::new();
+    while dead != letters {
+        dead.insert(shop.broker.wait_for_message("order_events.dead").await.0);
+    }
+    let good = order(1, 1);
+    shop.publish(&event(&good).encode()).await;
+    assert_eq!(shop.settled(&good).await.0, "reserved");
 }

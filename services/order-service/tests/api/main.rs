@@ -11,6 +11,7 @@ use shared_events::{
     Event, OrderId, OrderPlaced, ProductId, Quantity, RejectReason, StockRejected, StockReleased,
     StockReserved,
 };
+use sqlx::PgPool;
 use testkit::{BrokerClient, Service, answer, eventually, header_text, refused, shape};
 use uuid::Uuid;
 
@@ -19,6 +20,8 @@ const GOLDEN: &str = include_str!("../../../../shared-events/tests/golden/order_
 struct Shop {
     service: Service,
     broker: BrokerClient,
+    broker_url: String,
+    pool: PgPool,
 }
 
 impl Shop {
@@ -28,11 +31,23 @@ impl Shop {
 
     async fn open_with(more: &[(&str, &str)]) -> Self {
         let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
-        let mut variables = vec![("DATABASE_URL", &*database), ("AMQP_URL", &*broker)];
+        Self::open_on(&database, broker, more).await
+    }
+
+    async fn open_on(database: &str, broker_url: String, more: &[(&str, &str)]) -> Self {
+        let mut variables = vec![("DATABASE_URL", database), ("AMQP_URL", &*broker_url)];
         variables.extend(more);
         let service = Service::start("order-service", &variables, Config::read, start).await;
-        let broker = BrokerClient::connect(&broker).await;
-        Self { service, broker }
+        Self {
+            service,
+            broker: BrokerClient::connect(&broker_url).await,
+            broker_url,
+            pool: PgPool::connect(database).await.unwrap(),
+        }
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
     }
 
     async fn place(&self, user: Uuid, path: &str) -> String {
@@ -522,4 +537,70 @@ async fn the_ops_port_tells_which_patterns_are_on() {
     // The naive way announces as well, as long as nothing happens.
     let id = shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
     assert_eq!(shop.announced().await.0.subject, id);
+}
+
+#[tokio::test]
+async fn at_the_bound_of_the_queue_orders_are_taken_and_wait_in_the_outbox() {
+    let shop = Shop::open_with(&[("OUTBOX_POLL_INTERVAL_MS", "100")]).await;
+    testkit::bound_queue(&shop.broker_url, "order_events", 3).await;
+    let user = Uuid::now_v7();
+    let refused = r#"messaging_client_published_messages_total{messaging_destination_name="order_events",outcome="refused"}"#;
+    let placed = tokio::sync::Mutex::new(std::collections::BTreeSet::new());
+    // The broker notices its bound a moment after it is passed.
+    eventually("the broker refuses some", async || {
+        let id = shop.place(user, "/orders/?product_id=99").await;
+        placed.lock().await.insert(id);
+        shop.service.metric(refused).await > 0.0
+            && shop.service.metric("agora_outbox_backlog").await > 0.0
+    })
+    .await;
+    let placed = placed.into_inner();
+    // Whoever consumes makes room; what was refused comes by itself, and perhaps twice.
+    let announced = tokio::sync::Mutex::new(std::collections::BTreeSet::new());
+    eventually("all is announced and nothing waits", async || {
+        let mut announced = announced.lock().await;
+        while let Some((payload, _)) = shop.broker.take("order_events").await {
+            announced.insert(Event::decode(&payload).unwrap().subject);
+        }
+        let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
+        *announced == placed && shop.count(waiting).await == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_old_is_pruned_and_what_waits_never_is() {
+    let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
+    let shop = Shop::open_on(&database, broker.clone(), &[]).await;
+    shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
+    shop.announced().await;
+    assert!(shop.service.stop().await);
+    for sql in [
+        "INSERT INTO inbox (event_id, received_at)
+         SELECT gen_random_uuid(), now() - make_interval(hours => hours) FROM generate_series(0, 9) AS hours",
+        "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload, created_at, published_at)
+         SELECT gen_random_uuid(), 'old', 'agora.old.v1', 'old.v1', '{}', now() - interval '2 hours',
+                CASE WHEN number > 2 THEN now() END
+         FROM generate_series(1, 10) AS number",
+    ] {
+        let pool = PgPool::connect(&database).await.unwrap();
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    let more = [
+        ("INBOX_WINDOW_HOURS", "5"),
+        ("OUTBOX_RETENTION_MINUTES", "60"),
+    ];
+    let shop = Shop::open_on(&database, broker, &more).await;
+    eventually("ids beyond the window are forgotten", async || {
+        shop.count("SELECT count(*) FROM inbox").await == 5
+    })
+    .await;
+    // The two that waited were published before they went; today's order stays.
+    for _ in 0..2 {
+        shop.broker.wait_for_message("order_events").await;
+    }
+    eventually("published rows beyond the retention go", async || {
+        shop.count("SELECT count(*) FROM outbox").await == 1
+    })
+    .await;
 }

@@ -1,0 +1,191 @@
+//! The process itself: its exit codes, its one line of JSON, and what is left of a queue when it is killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use testkit::eventually;
+
+use crate::broker::{Broker, Letter};
+
+const LETTERS: usize = 3_000;
+
+fn tool(broker: &Broker, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dead-letters"));
+    command.env_clear().env("AMQP_URL", &broker.url).args(args);
+    command
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("not one JSON object ({error}): {output:?}"))
+}
+
+async fn bury_many(broker: &Broker) -> BTreeSet<String> {
+    let letters: Vec<Letter> = (0..LETTERS)
+        .map(|n| {
+            Letter::new(
+                &format!("m-{n:04}"),
+                if n % 2 == 0 { "rejected" } else { "unreadable" },
+            )
+        })
+        .collect();
+    broker.bury(&letters).await;
+    letters.into_iter().map(|letter| letter.id).collect()
+}
+
+/// Starts a replay of every second letter and waits until it is well under way.
+async fn replay_under_way(broker: &Broker) -> Child {
+    let args = [
+        "replay",
+        "--queue",
+        "order_events.dead",
+        "--reason",
+        "rejected",
+    ];
+    let child = tool(broker, &args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("a hundred letters are replayed", async || {
+        broker.depth("order_events").await >= 100
+    })
+    .await;
+    child
+}
+
+#[tokio::test]
+async fn a_killed_replay_loses_no_letter_and_repeats_at_most_one() {
+    let broker = Broker::declared().await;
+    let all = bury_many(&broker).await;
+    let mut child = replay_under_way(&broker).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    // The broker takes back what the process held, once it notices.
+    let enough = LETTERS as u32;
+    eventually("all letters are back", async || {
+        broker.depth("order_events").await + broker.depth("order_events.dead").await >= enough
+    })
+    .await;
+    let (alive, dead) = (broker.alive().await, broker.dead().await);
+    assert!(
+        alive.len() < LETTERS / 2,
+        "killed too late: {}",
+        alive.len()
+    );
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    for id in alive.iter().chain(&dead) {
+        *counts.entry(id).or_default() += 1;
+    }
+    let found: BTreeSet<String> = counts.keys().map(|id| (*id).clone()).collect();
+    assert_eq!(found, all);
+    let twice = counts.values().filter(|count| **count > 1).count();
+    assert!(
+        twice <= 1 && counts.values().all(|count| *count <= 2),
+        "{twice} twice"
+    );
+}
+
+#[cfg(feature = "crash-points")]
+#[tokio::test]
+async fn killed_between_confirm_and_acknowledgement_a_letter_is_in_both_queues_under_one_id() {
+    let broker = Broker::declared().await;
+    broker
+        .bury(&["1", "2", "3"].map(|id| Letter::new(id, "rejected")))
+        .await;
+    let output = tool(&broker, &["replay", "--queue", "order_events.dead"])
+        .env("AGORA_CRASH_AT", "dead_letters.before_ack:2")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), None, "{output:?}");
+    eventually("the letters are back", async || {
+        broker.depth("order_events.dead").await == 2
+    })
+    .await;
+    assert_eq!(broker.alive().await, ["1", "2"]);
+    assert_eq!(broker.dead().await, ["2", "3"]);
+}
+
+#[tokio::test]
+async fn sigterm_ends_a_replay_in_order_with_its_account() {
+    let broker = Broker::declared().await;
+    bury_many(&broker).await;
+    let child = replay_under_way(&broker).await;
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let report = report(&output);
+    assert_eq!(report["interrupted"], true);
+    let (alive, dead) = (broker.alive().await, broker.dead().await);
+    assert_eq!(report["done"].as_u64(), Some(alive.len() as u64));
+    assert_eq!(alive.len() + dead.len(), LETTERS);
+    assert!(dead.is_sorted(), "what stays is in its order");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted after"));
+}
+
+#[tokio::test]
+async fn it_tells_what_it_did_in_one_json_object() {
+    let broker = Broker::declared().await;
+    broker
+        .bury(&["1", "2", "3"].map(|id| Letter::new(id, "rejected")))
+        .await;
+    let args = [
+        "purge",
+        "--queue",
+        "order_events.dead",
+        "--limit",
+        "2",
+        "--younger-than-seconds",
+        "600",
+    ];
+    let output = tool(&broker, &args).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report = report(&output);
+    for (field, value) in [("examined", 2), ("selected", 2), ("done", 2), ("kept", 0)] {
+        assert_eq!(report[field], value, "{field}: {report}");
+    }
+    assert_eq!(report["queue"], "order_events.dead");
+    assert_eq!(report["dry_run"], false);
+    assert_eq!(report["interrupted"], false);
+    assert_eq!(broker.dead().await, ["3"]);
+}
+
+#[tokio::test]
+async fn wrong_usage_is_refused_before_anything_is_touched() {
+    let broker = Broker::empty().await;
+    for args in [
+        &["replay"][..],
+        &["replay", "--queue", "order_events"],
+        &["purge", "--queue", "order_events.dead", "--id", ""],
+        &["peek", "--queue", "order_events.dead"],
+    ] {
+        let output = tool(&broker, args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
+    let unset = tool(&broker, &["purge", "--queue", "order_events.dead"])
+        .env_remove("AMQP_URL")
+        .output()
+        .unwrap();
+    assert_eq!(unset.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unset.stderr).contains("AMQP_URL"));
+}
+
+#[tokio::test]
+async fn a_missing_queue_ends_with_3() {
+    let broker = Broker::empty().await;
+    let output = tool(&broker, &["purge", "--queue", "order_events.dead"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert_eq!(report(&output)["done"], 0);
+}

@@ -1,0 +1,38 @@
+//! The tool on a real broker: what it moves, what it leaves, and what is left when it is cut short.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that fails here has nothing more to say"
+)]
+
+mod broker;
+mod killed;
+mod purge;
+mod refused;
+mod replay;
+
+use dead_letters::{Options, Task};
+use shared_events::dead_letters::Selection;
+use shared_events::topology::ORDER_EVENTS;
+
+/// All letters of `order_events.dead`.
+fn all(task: Task) -> Options {
+    Options {
+        task,
+        topology: ORDER_EVENTS,
+        selection: Selection::default(),
+        limit: None,
+        dry_run: false,
+    }
+}
+
+/// Those with this reason.
+fn with_reason(task: Task, reason: &str) -> Options {
+    Options {
+        selection: Selection {
+            reason: Some(reason.to_owned()),
+            ..Selection::default()
+        },
+        ..all(task)
+    }
+}
