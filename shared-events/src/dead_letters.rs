@@ -149,9 +149,8 @@ mod tests {
         assert_eq!(letter.reason.as_deref(), Some("rejected"));
         assert_eq!(letter.failed_at.unwrap().timestamp(), 1_795_341_600);
 
-        let theirs = |name: &str| {
-            (name == headers::FIRST_DEATH_REASON).then(|| "delivery_limit".to_owned())
-        };
+        let theirs =
+            |name: &str| (name == headers::FIRST_DEATH_REASON).then(|| "delivery_limit".to_owned());
         let time = DateTime::from_timestamp(1_700_000_000, 0);
         let letter = Facts::gather(None, None, b"not JSON", theirs, time);
         assert_eq!(letter.reason.as_deref(), Some("delivery_limit"));

@@ -33,7 +33,7 @@ use serde_json::json;
 
 use crate::{
     commands::{
-        check, demo, dlq, doctor, down, load, logs, smoke, status, test, up, verify_dlq,
+        bench, check, demo, dlq, doctor, down, load, logs, smoke, status, test, up, verify_dlq,
         verify_metrics,
     },
     interrupt::Interrupted,
@@ -82,6 +82,8 @@ enum Command {
     Dlq(dlq::Options),
     /// Run every test on a system of its own
     Test(test::Options),
+    /// Measure how many orders a second come to their end, beside what broker and database do alone
+    Bench(bench::Options),
     /// Check formatting, lints, docs, dependencies and configuration files
     Check(check::Options),
 }
@@ -101,15 +103,19 @@ impl Command {
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
             Self::Test(options) => test::run(project, options),
+            Self::Bench(options) => bench::run(project, options),
             Self::Check(options) => check::run(project, *options),
         }
     }
 
     fn format(&self) -> Format {
         match self {
-            Self::Demo(_) | Self::Up(_) | Self::Down(_) | Self::Logs(_) | Self::Test(_) => {
-                Format::Text
-            }
+            Self::Demo(_)
+            | Self::Up(_)
+            | Self::Down(_)
+            | Self::Logs(_)
+            | Self::Test(_)
+            | Self::Bench(_) => Format::Text,
             Self::Status(options) => options.format.format,
             Self::Doctor(options) => options.format.format,
             Self::Smoke(options) => options.format.format,

@@ -296,7 +296,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn
 /// A second client of the broker, as an operator or another service would be.
 pub struct BrokerClient {
     channel: Channel,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl BrokerClient {
@@ -312,7 +312,7 @@ impl BrokerClient {
             .expect("confirm mode");
         Self {
             channel,
-            _connection: connection,
+            connection,
         }
     }
 
@@ -413,6 +413,21 @@ impl BrokerClient {
             .clone()
             .unwrap_or_default();
         Some((message.delivery.data, headers))
+    }
+
+    /// Takes a message and dies with it: the broker gets no answer, and hands it out again. Whether there was one.
+    pub async fn take_and_die(self, queue: &str) -> bool {
+        let taken = self
+            .channel
+            .basic_get(queue.into(), BasicGetOptions::default())
+            .await
+            .expect("the queue exists");
+        // Dropping the connection alone would leave the socket to a background task, for a while.
+        self.connection
+            .close(200, "dying".into())
+            .await
+            .expect("closed");
+        taken.is_some()
     }
 
     /// Waits for a message.

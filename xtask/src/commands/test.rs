@@ -30,11 +30,28 @@ pub(crate) struct Options {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let args = [
+        &["test", "--locked", "--no-fail-fast"],
+        whole_workspace_unless_narrowed(&options.cargo_args),
+    ];
+    let args = args
+        .concat()
+        .into_iter()
+        .chain(options.cargo_args.iter().map(String::as_str));
+    cargo_on_a_test_system(project, options.keep, args)
+}
+
+/// Runs cargo with the test system's addresses in its environment; the system is there for that long.
+pub(crate) fn cargo_on_a_test_system<'a>(
+    project: &Project,
+    keep: bool,
+    cargo_args: impl IntoIterator<Item = &'a str>,
+) -> anyhow::Result<Exit> {
     let system = project.for_tests();
     let progress = Progress::new();
     prepare_env_file(&system)?;
-    let result = run_on(project, &system, options, &progress);
-    if options.keep {
+    let result = run_on(project, &system, cargo_args, &progress);
+    if keep {
         eprintln!(
             "the test system `{}` keeps running; its settings are in {}",
             system.name,
@@ -60,10 +77,10 @@ fn prepare_env_file(system: &Project) -> anyhow::Result<()> {
     file.save()
 }
 
-fn run_on(
+fn run_on<'a>(
     project: &Project,
     system: &Project,
-    options: &Options,
+    cargo_args: impl IntoIterator<Item = &'a str>,
     progress: &Progress,
 ) -> anyhow::Result<Exit> {
     // What an earlier run left behind, if it was killed.
@@ -73,14 +90,11 @@ fn run_on(
         })?;
     }
     let containers = up::bring_up(system, up::Options::default(), progress)?;
-    let mut tests = binaries::cargo(project)
-        .args(["test", "--locked", "--no-fail-fast"])
-        .args(whole_workspace_unless_narrowed(&options.cargo_args))
-        .args(&options.cargo_args);
+    let mut cargo = binaries::cargo(project).args(cargo_args);
     for (name, value) in environment(system, &containers)? {
-        tests = tests.env(name, value);
+        cargo = cargo.env(name, value);
     }
-    let code = tests.limit(LIMIT).run_visibly()?;
+    let code = cargo.limit(LIMIT).run_visibly()?;
     Ok(if code == Some(0) {
         Exit::Holds
     } else {
@@ -89,14 +103,14 @@ fn run_on(
 }
 
 /// Cargo ignores `--package` beside `--workspace`.
-fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> Option<&'static str> {
+fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> &'static [&'static str] {
     let narrowed = cargo_args
         .iter()
         .any(|arg| arg.starts_with("-p") || arg.starts_with("--package"));
-    (!narrowed).then_some("--workspace")
+    if narrowed { &[] } else { &["--workspace"] }
 }
 
-/// What tests may ask for: addresses of the parts, with their passwords, and the project itself.
+/// What tests and the benchmark may ask for: addresses of the parts, with their passwords, and the project itself.
 fn environment(
     system: &Project,
     containers: &[Container],

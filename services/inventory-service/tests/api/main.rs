@@ -4,7 +4,7 @@
 
 use inventory_service::{Config, start};
 use serde_json::{Value, json};
-use shared_events::topology::{DeadReason, MAX_EVENT_BYTES, headers};
+use shared_events::topology::{DELIVERY_LIMIT, DeadReason, MAX_EVENT_BYTES, headers};
 use shared_events::{
     Event, OrderCancelled, OrderId, OrderPlaced, ProductId, Quantity, RejectReason, StockRejected,
     StockReleased, StockReserved, UserId,
@@ -457,6 +457,33 @@ async fn a_deleted_queue_is_seen_and_declared_again() {
         shop.service.ops("/readyz").await.0 == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_message_that_kills_whoever_takes_it_is_dead_after_the_brokers_own_limit() {
+    let Shop {
+        service,
+        broker,
+        broker_url,
+        ..
+    } = Shop::open().await;
+    assert!(service.stop().await);
+    broker
+        .publish("order_events", "order.deadly", b"deadly")
+        .await;
+    let mut deaths = 0;
+    while broker.depth("order_events.dead").await == 0 {
+        let victim = BrokerClient::connect(&broker_url).await;
+        deaths += i64::from(victim.take_and_die("order_events").await);
+        assert!(deaths <= DELIVERY_LIMIT + 1, "it kills for ever");
+    }
+    assert!(deaths >= DELIVERY_LIMIT, "dead after {deaths} deliveries");
+    let (body, table) = broker.wait_for_message("order_events.dead").await;
+    assert_eq!(body, b"deadly");
+    assert_eq!(
+        header_text(&table, "x-first-death-reason").as_deref(),
+        Some("delivery_limit")
+    );
 }
 
 #[tokio::test]
