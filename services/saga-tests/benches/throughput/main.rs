@@ -1,7 +1,8 @@
 //! How fast orders are decided, against what the same broker and the same database do bare; and where the
 //! time goes. `cargo bench -p saga-tests`, with the `AGORA_TEST_…` variables set; `AGORA_BENCH_ORDERS` and
 //! `AGORA_BENCH_ROUNDS` change the size of a run, `AGORA_BENCH_ONLY` leaves one part of it: `whole`,
-//! `ceilings`, `stages` or `scaling`.
+//! `ceilings`, `stages` or `scaling`; `AGORA_BENCH_SERVICES` sets variables of the services, to see what they
+//! change: `AMQP_CONCURRENCY=16 OUTBOX_BATCH_SIZE=50`.
 //!
 //! Every figure is the median of several rounds that take turns, with the lowest and the highest beside it:
 //! a machine that does something else meanwhile disturbs all of them alike. Left out: the gateway, and
@@ -135,16 +136,35 @@ fn main() {
     });
 }
 
-fn pool_variables(pool: &str) -> [(&str, &str); 1] {
-    [("DATABASE_MAX_CONNECTIONS", pool)]
+/// What every service is started with: the pool, and what the environment asks for.
+struct Variables(Vec<(String, String)>);
+
+impl Variables {
+    fn read() -> Self {
+        let mut variables = vec![("DATABASE_MAX_CONNECTIONS".to_owned(), POOL.to_string())];
+        let asked = std::env::var("AGORA_BENCH_SERVICES").unwrap_or_default();
+        variables.extend(asked.split_whitespace().map(|pair| {
+            let (name, value) = pair
+                .split_once('=')
+                .expect("AGORA_BENCH_SERVICES=NAME=VALUE …");
+            (name.to_owned(), value.to_owned())
+        }));
+        Self(variables)
+    }
+
+    /// With more of them, which win.
+    fn and<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let ours = self.0.iter().map(|(name, value)| (&**name, &**value));
+        ours.chain(more.iter().copied()).collect()
+    }
 }
 
 /// The whole way, from the first request to the last confirmed order.
 async fn whole(orders: usize) -> f64 {
     let shop = Shop::open(saga_tests::binaries!()).await;
-    let pool = POOL.to_string();
-    let order_service = shop.order_service(&pool_variables(&pool)).await;
-    let inventory_service = shop.inventory_service(&pool_variables(&pool)).await;
+    let variables = Variables::read();
+    let order_service = shop.order_service(&variables.and(&[])).await;
+    let inventory_service = shop.inventory_service(&variables.and(&[])).await;
     let confirmed = "SELECT count(*) FROM orders WHERE status = 'confirmed'";
     client::place(order_service.addr, shop.user, CONNECTIONS, WARM_UP).await;
     reached(&shop.orders, confirmed, WARM_UP).await;
@@ -175,16 +195,14 @@ async fn whole(orders: usize) -> f64 {
 /// Each stage of the way by itself, the others standing still.
 async fn stages(orders: usize, figures: &mut Figures) {
     let shop = Shop::open(saga_tests::binaries!()).await;
-    let pool = POOL.to_string();
+    let variables = Variables::read();
     // Once each, for tables and queues.
     shop.inventory_service(&[]).await.stop().await;
     let cable = Cable::to(shop.amqp_url()).await;
     let through = cable.url(shop.amqp_url());
-    let variables = [
-        ("DATABASE_MAX_CONNECTIONS", &*pool),
-        ("AMQP_URL", &*through),
-    ];
-    let order_service = shop.order_service(&variables).await;
+    let order_service = shop
+        .order_service(&variables.and(&[("AMQP_URL", &through)]))
+        .await;
     client::place(order_service.addr, shop.user, CONNECTIONS, WARM_UP).await;
     cable.cut();
     let usage = Usage::now();
@@ -197,7 +215,7 @@ async fn stages(orders: usize, figures: &mut Figures) {
     drop(order_service);
 
     let all = orders + WARM_UP;
-    let variables = pool_variables(&pool);
+    let variables = variables.and(&[]);
     let published = "SELECT count(*) FROM outbox WHERE published_at IS NOT NULL";
     let usage = Usage::now();
     let (order_service, rate) = tokio::join!(
@@ -238,11 +256,8 @@ async fn drained(orders: usize, replicas: usize, concurrency: usize) -> f64 {
     let shop = Shop::open(saga_tests::binaries!()).await;
     shop.inventory_service(&[]).await.stop().await;
     ceilings::fill(shop.amqp_url(), orders).await;
-    let (pool, concurrency) = (POOL.to_string(), concurrency.to_string());
-    let variables = [
-        ("DATABASE_MAX_CONNECTIONS", &*pool),
-        ("AMQP_CONCURRENCY", &*concurrency),
-    ];
+    let (variables, concurrency) = (Variables::read(), concurrency.to_string());
+    let variables = variables.and(&[("AMQP_CONCURRENCY", &concurrency)]);
     let starting = (0..replicas).map(|_| shop.inventory_service(&variables));
     let (running, rate): (Vec<Replica>, f64) = tokio::join!(
         join_all(starting),
