@@ -374,8 +374,11 @@ impl Publisher {
     }
 }
 
-/// One message, persistent and mandatory; confirmed where the channel is in confirm mode.
-pub(crate) async fn send(
+/// Publishes one message, persistent and mandatory; confirmed where the channel is in confirm mode.
+///
+/// # Errors
+/// See [`PublishError`]; how long it may take is the caller's to bound.
+pub async fn send(
     channel: &Channel,
     exchange: &str,
     routing_key: &str,

@@ -12,7 +12,6 @@
 //! between makes a duplicate, never a loss. When publishing it fails, the channel is given up and the broker
 //! hands the message out again. Left out: what an event means.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -38,6 +37,9 @@ use crate::database::Database;
 use crate::failure::Failure;
 use crate::inbox::{self, Inbox};
 use crate::lifecycle::Lifecycle;
+use crate::message::{
+    attempts_so_far, copied, drop_excess, insert_text, original_routing_key, shortened,
+};
 use crate::outbox::{Outbox, UnitOfWork};
 use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
@@ -98,7 +100,7 @@ pub fn spawn(
         lifecycle.enter_pattern(pattern, switch);
     }
     if config.inbox.is_on() {
-        spawn_pruning(lifecycle, config.inbox_window, database.clone());
+        spawn_pruning(lifecycle, config.inbox_window, &database);
     }
     let consumer = Consumer {
         broker,
@@ -120,25 +122,14 @@ pub fn spawn(
     });
 }
 
-fn spawn_pruning(lifecycle: &Lifecycle, window: Duration, database: Database) {
-    let closing = lifecycle.closing();
-    lifecycle.spawn_watcher("inbox pruning", async move {
-        let mut ticks = tokio::time::interval(PRUNE_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let pruned = async {
-                ticks.tick().await;
-                database.in_reach().await;
-                let mut connection = database.pool.acquire().await?;
-                while inbox::prune(&mut connection, window, PRUNED_ROWS).await? > 0 {}
-                Ok::<_, sqlx::Error>(())
-            };
-            tokio::select! {
-                pruned = pruned => if let Err(error) = pruned {
-                    debug!(%error, "inbox not pruned");
-                },
-                () = closing.cancelled() => return Ok(()),
-            }
+fn spawn_pruning(lifecycle: &Lifecycle, window: Duration, database: &Database) {
+    let pool = database.pool.clone();
+    database.every(lifecycle, "inbox pruning", PRUNE_INTERVAL, move || {
+        let pool = pool.clone();
+        async move {
+            let mut connection = pool.acquire().await?;
+            while inbox::prune(&mut connection, window, PRUNED_ROWS).await? > 0 {}
+            Ok(())
         }
     });
 }
@@ -317,7 +308,10 @@ impl<H: Handler> Consumer<H> {
                 if !matches!(outcome, Outcome::Stuck) {
                     return Ok(());
                 }
-                tokio::time::sleep(REQUEUE_PAUSE).await;
+                tokio::select! {
+                    () = tokio::time::sleep(REQUEUE_PAUSE) => {}
+                    () = self.draining.cancelled() => return Ok(()),
+                }
             }
         }
         .instrument(span)
@@ -419,7 +413,7 @@ impl<H: Handler> Consumer<H> {
         attempts: i64,
         way: &Way,
     ) -> Copy<'a> {
-        let routing_key = original_routing_key(&table, delivery);
+        let routing_key = original_routing_key(delivery).to_owned();
         drop_excess(&mut table);
         table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
         insert_text(&mut table, headers::ROUTING_KEY, &routing_key);
@@ -502,82 +496,4 @@ struct Copy<'a> {
     routing_key: String,
     payload: &'a [u8],
     properties: BasicProperties,
-}
-
-/// The most of an error's text that a log line and a header carry: it may quote the message.
-const MAX_ERROR_CHARS: usize = 1_000;
-
-fn shortened(error: &str) -> String {
-    error.chars().take(MAX_ERROR_CHARS).collect()
-}
-
-/// The most that a message's headers may weigh when it is given back, in bytes of JSON. All of them travel
-/// in one frame, ours added, and the broker closes a connection that sends a larger one than was agreed.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
-
-/// Headers that tell the broker where else to deliver a message to.
-const SENDER_SELECTED: [&str; 2] = ["CC", "BCC"];
-
-/// Somebody else's headers are worth keeping, but not at the price of never getting rid of the message, nor
-/// of having it delivered to where its sender says.
-fn drop_excess(table: &mut FieldTable) {
-    let weight = serde_json::to_vec(table).map_or(usize::MAX, |json| json.len());
-    if weight > MAX_HEADER_BYTES {
-        warn!(weight, "headers too large to give back: dropped");
-        *table = FieldTable::default();
-    }
-    if SENDER_SELECTED.iter().any(|name| table.contains_key(name)) {
-        let kept = table.inner().iter();
-        *table = kept
-            .filter(|(name, _)| !SENDER_SELECTED.contains(&name.as_str()))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect::<BTreeMap<_, _>>()
-            .into();
-    }
-}
-
-/// The properties that say what a message is. Not those that act on the broker: an expiration would let a
-/// dead letter vanish, a user id of somebody else would have it refused.
-fn copied(properties: &BasicProperties) -> BasicProperties {
-    let mut copy = BasicProperties::default();
-    if let Some(content_type) = properties.content_type() {
-        copy = copy.with_content_type(content_type.clone());
-    }
-    if let Some(message_id) = properties.message_id() {
-        copy = copy.with_message_id(message_id.clone());
-    }
-    if let Some(kind) = properties.kind() {
-        copy = copy.with_type(kind.clone());
-    }
-    if let Some(timestamp) = properties.timestamp() {
-        copy = copy.with_timestamp(*timestamp);
-    }
-    copy
-}
-
-fn insert_text(table: &mut FieldTable, header: &str, text: &str) {
-    table.insert(header.into(), AMQPValue::LongString(text.into()));
-}
-
-/// From our header; anything but a sensible number counts as a first attempt.
-fn attempts_so_far(table: &FieldTable) -> i64 {
-    match table.inner().get(headers::ATTEMPTS) {
-        Some(AMQPValue::LongLongInt(attempts)) => (*attempts).clamp(0, RETRY_TIERS.len() as i64),
-        _ => 0,
-    }
-}
-
-/// The longest routing key that AMQP has, in bytes.
-const MAX_ROUTING_KEY_BYTES: usize = 255;
-
-/// A message that came back from a retry queue has the queue's name as its routing key; the header tells the
-/// first one, unless somebody else wrote it and it can't be one.
-fn original_routing_key(table: &FieldTable, delivery: &Delivery) -> String {
-    let told = match table.inner().get(headers::ROUTING_KEY) {
-        Some(AMQPValue::LongString(key)) => std::str::from_utf8(key.as_bytes()).ok(),
-        _ => None,
-    };
-    told.filter(|key| key.len() <= MAX_ROUTING_KEY_BYTES)
-        .unwrap_or(delivery.routing_key.as_str())
-        .to_owned()
 }

@@ -3,6 +3,7 @@
 //!
 //! Left out: queries; they stand in the handlers that need them.
 
+use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::backoff::backoff;
@@ -77,6 +79,38 @@ impl Database {
         let mut reachable = self.reachable.clone();
         // An error means that the watcher is gone: the service is closing, and nobody needs to wait.
         let _ = reachable.wait_for(|reachable| *reachable).await;
+    }
+
+    /// Does something every so often, for as long as the service lives and whenever the database is in reach.
+    /// What fails is logged, and tried again the next time.
+    pub fn every<F>(
+        &self,
+        lifecycle: &Lifecycle,
+        name: &'static str,
+        interval: Duration,
+        job: impl Fn() -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<(), sqlx::Error>> + Send,
+    {
+        let database = self.clone();
+        let closing = lifecycle.closing();
+        lifecycle.spawn_watcher(name, async move {
+            let mut ticks = tokio::time::interval(interval);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let done = async {
+                    ticks.tick().await;
+                    database.in_reach().await;
+                    job().await
+                };
+                tokio::select! {
+                    done = done => if let Err(error) = done {
+                        warn!(task = name, %error, "failed: tried again later");
+                    },
+                    () = closing.cancelled() => return Ok(()),
+                }
+            }
+        });
     }
 
     /// A pool of one connection with options of its own, for a task that must not queue behind requests.

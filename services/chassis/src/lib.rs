@@ -17,6 +17,7 @@ pub mod http;
 pub mod identity;
 mod inbox;
 pub mod lifecycle;
+pub mod message;
 pub mod metrics;
 mod ops;
 pub mod outbox;

@@ -80,11 +80,10 @@ pub fn start(
     lifecycle.enter_pattern(Pattern::Outbox, config.outbox);
     let strategy = if config.outbox.is_on() {
         let bell = Arc::new(Notify::new());
-        let gauges = lifecycle.metrics().outbox_gauges();
         Relay::spawn(lifecycle, &config, database, publisher);
         let pool = database.dedicated(&[]);
         spawn_bell_ringer(lifecycle, pool.clone(), Arc::clone(&bell));
-        spawn_housekeeping(lifecycle, config.retention, database.clone(), pool, gauges);
+        spawn_housekeeping(lifecycle, config.retention, database, pool);
         Strategy::Stored { bell }
     } else {
         Strategy::Direct(Arc::new(publisher))
@@ -201,27 +200,16 @@ fn spawn_bell_ringer(lifecycle: &Lifecycle, pool: PgPool, bell: Arc<Notify>) {
 fn spawn_housekeeping(
     lifecycle: &Lifecycle,
     retention: Duration,
-    database: Database,
+    database: &Database,
     pool: PgPool,
-    gauges: OutboxGauges,
 ) {
-    let closing = lifecycle.closing();
-    lifecycle.spawn_watcher("outbox housekeeping", async move {
-        let mut ticks = tokio::time::interval(HOUSEKEEPING_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let tidied = async {
-                ticks.tick().await;
-                database.in_reach().await;
-                measure(&pool, &gauges).await?;
-                prune(&pool, retention).await
-            };
-            tokio::select! {
-                tidied = tidied => if let Err(error) = tidied {
-                    debug!(%error, "outbox not measured");
-                },
-                () = closing.cancelled() => return Ok(()),
-            }
+    let gauges = lifecycle.metrics().outbox_gauges();
+    let interval = HOUSEKEEPING_INTERVAL;
+    database.every(lifecycle, "outbox housekeeping", interval, move || {
+        let (pool, gauges) = (pool.clone(), gauges.clone());
+        async move {
+            measure(&pool, &gauges).await?;
+            prune(&pool, retention).await
         }
     });
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chassis::message::{MAX_HEADER_BYTES, copied, original_routing_key};
 use chrono::{DateTime, Utc};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -29,12 +30,6 @@ const OF_THE_LAST_LIFE: [&str; 11] = [
 ];
 /// What is kept when all together is too much.
 const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
-/// The most that the headers may weigh, in bytes of JSON: they travel in one frame, and the broker closes a
-/// connection that sends a larger one than was agreed (32 KiB).
-const MAX_HEADER_BYTES: usize = 16 * 1024;
-/// The longest routing key that AMQP has, in bytes.
-const MAX_ROUTING_KEY_BYTES: usize = 255;
-
 /// What the letter is chosen by.
 pub(crate) fn facts(letter: &Delivery) -> Facts {
     let owned = |text: &ShortString| text.to_string();
@@ -62,21 +57,7 @@ pub(crate) fn replays(letter: &Delivery) -> i64 {
 /// Its properties for another life: what the message is, and no trace of how it died. Left behind as well is what
 /// acts on the broker (an expiration, a user id, a priority).
 pub(crate) fn properties(letter: &Delivery) -> BasicProperties {
-    let old = &letter.properties;
-    let mut new = BasicProperties::default().with_headers(next_headers(letter));
-    if let Some(content_type) = old.content_type() {
-        new = new.with_content_type(content_type.clone());
-    }
-    if let Some(message_id) = old.message_id() {
-        new = new.with_message_id(message_id.clone());
-    }
-    if let Some(kind) = old.kind() {
-        new = new.with_type(kind.clone());
-    }
-    if let Some(timestamp) = old.timestamp() {
-        new = new.with_timestamp(*timestamp);
-    }
-    new
+    copied(&letter.properties).with_headers(next_headers(letter))
 }
 
 fn next_headers(letter: &Delivery) -> FieldTable {
@@ -116,13 +97,6 @@ fn matches(pattern: &str, name: &str) -> bool {
         Some(start) => name.starts_with(start),
         None => name == pattern,
     }
-}
-
-/// As the header tells, unless somebody else wrote it and it can't be one; else as the letter came to its queue.
-fn original_routing_key(letter: &Delivery) -> &str {
-    text(letter, headers::ROUTING_KEY)
-        .filter(|key| key.len() <= MAX_ROUTING_KEY_BYTES)
-        .unwrap_or(letter.routing_key.as_str())
 }
 
 /// When the broker itself called it dead.

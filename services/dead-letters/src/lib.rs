@@ -19,10 +19,11 @@ use std::fmt;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use chassis::broker::{self, PublishError};
 use chrono::{DateTime, Utc};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicPublishOptions};
-use lapin::{Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::options::BasicAckOptions;
+use lapin::{Channel, Connection, ConnectionProperties};
 use serde::Serialize;
 use shared_events::dead_letters::Selection;
 use shared_events::topology::{self, Topology};
@@ -38,8 +39,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONFIRMING: &str = "waiting for a confirm (the letter may be in its queue all the same)";
 /// How often a long run says where it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// AMQP: persistent.
-const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
 /// What to do with the letters that are selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,27 +258,16 @@ async fn work(
 /// Sends a letter to the queue that it died from, and to no other: through the default exchange and not the
 /// stream's own, as whoever else is bound to that one has had the event already.
 async fn replay(channel: &Channel, queue: &str, letter: &Delivery) -> Result<(), Cause> {
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
-    let publish = async {
-        channel
-            .basic_publish(
-                "".into(),
-                queue.into(),
-                options,
-                &letter.data,
-                letter::properties(letter).with_delivery_mode(DELIVERY_MODE_PERSISTENT),
-            )
-            .await?
-            .await
-    };
-    match answered(CONFIRMING, publish).await? {
-        // The broker confirms what it can't route, too; it says so by sending it back.
-        Confirmation::Ack(Some(_)) => Err(Cause::Unroutable(queue.to_owned())),
-        Confirmation::Ack(None) => Ok(()),
-        Confirmation::Nack(_) | Confirmation::NotRequested => Err(Cause::Refused(queue.to_owned())),
+    let sent = broker::send(channel, "", queue, &letter.data, letter::properties(letter));
+    match tokio::time::timeout(ANSWER_TIMEOUT, sent).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(PublishError::Unroutable(_))) => Err(Cause::Unroutable(queue.to_owned())),
+        Ok(Err(PublishError::Refused)) => Err(Cause::Refused(queue.to_owned())),
+        Ok(Err(PublishError::Connection(error))) => Err(error.into()),
+        Ok(Err(PublishError::TimedOut(_))) | Err(_) => Err(Cause::TimedOut {
+            what: CONFIRMING,
+            limit: ANSWER_TIMEOUT,
+        }),
     }
 }
 

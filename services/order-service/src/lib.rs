@@ -33,7 +33,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         outbox.clone(),
         orders::outcome::Outcomes,
     );
-    orders::stuck::watch(lifecycle, database.clone(), config.stuck_after);
+    orders::stuck::watch(lifecycle, &database, config.stuck_after);
     let orders = orders::http::router(orders::http::Orders {
         pool: database.pool,
         outbox,

@@ -163,14 +163,20 @@ impl Run {
         }
     }
 
+    /// The run that was begun last: runs are named by the time.
+    #[track_caller]
+    pub(crate) fn latest() -> Self {
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let names = fs::read_dir(runs()).expect("there are runs");
+        let names = names.map(|entry| name(entry.expect("a readable folder")));
+        let started = names.filter(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        Self {
+            id: started.max().expect("a run was begun"),
+        }
+    }
+
     fn folder(&self) -> PathBuf {
-        // Asked at run time: the folder of the clone that runs the tests, which may share its target
-        // folder with others.
-        let xtask = env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
-        let root = Path::new(&xtask)
-            .parent()
-            .expect("xtask is in the repository");
-        root.join("target/agora/load").join(&self.id)
+        runs().join(&self.id)
     }
 
     /// What the load generator counted.
@@ -207,4 +213,15 @@ impl Run {
         }
         copy
     }
+}
+
+/// Where runs are kept.
+fn runs() -> PathBuf {
+    // Asked at run time: the folder of the clone that runs the tests, which may share its target
+    // folder with others.
+    let xtask = env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    let root = Path::new(&xtask)
+        .parent()
+        .expect("xtask is in the repository");
+    root.join("target/agora/load")
 }

@@ -101,6 +101,17 @@ impl Running {
         }
     }
 
+    /// Presses Ctrl-C, and waits for its end.
+    #[track_caller]
+    pub(crate) fn interrupt(self, limit: Duration) -> Ended {
+        for pid in self.handle.pids() {
+            Call::new("kill", ["-INT", &pid.to_string()])
+                .run()
+                .expect_code(0);
+        }
+        self.end_within(limit)
+    }
+
     /// Waits for its end, whatever that is: for clearing up, where nothing may panic.
     pub(crate) fn let_end(self, limit: Duration) {
         let _ = self.handle.wait_timeout(limit);

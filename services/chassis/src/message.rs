@@ -1,0 +1,90 @@
+//! What a failed message takes with it when it goes on: to a retry tier, to the dead letters, or out of them.
+//!
+//! Left out: where it goes (`consumer`, and the tool `dead-letters`).
+
+use std::collections::BTreeMap;
+
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable};
+use shared_events::topology::{RETRY_TIERS, headers};
+use tracing::warn;
+
+/// The most of an error's text that a log line and a header carry: it may quote the message.
+const MAX_ERROR_CHARS: usize = 1_000;
+
+pub(crate) fn shortened(error: &str) -> String {
+    error.chars().take(MAX_ERROR_CHARS).collect()
+}
+
+/// The most that a message's headers may weigh when it is given back, in bytes of JSON. All of them travel
+/// in one frame, ours added, and the broker closes a connection that sends a larger one than was agreed.
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Headers that tell the broker where else to deliver a message to.
+const SENDER_SELECTED: [&str; 2] = ["CC", "BCC"];
+
+/// Somebody else's headers are worth keeping, but not at the price of never getting rid of the message, nor
+/// of having it delivered to where its sender says.
+pub(crate) fn drop_excess(table: &mut FieldTable) {
+    let weight = serde_json::to_vec(table).map_or(usize::MAX, |json| json.len());
+    if weight > MAX_HEADER_BYTES {
+        warn!(weight, "headers too large to give back: dropped");
+        *table = FieldTable::default();
+    }
+    if SENDER_SELECTED.iter().any(|name| table.contains_key(name)) {
+        let kept = table.inner().iter();
+        *table = kept
+            .filter(|(name, _)| !SENDER_SELECTED.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>()
+            .into();
+    }
+}
+
+/// The properties that say what a message is. Not those that act on the broker: an expiration would let a
+/// dead letter vanish, a user id of somebody else would have it refused.
+pub fn copied(properties: &BasicProperties) -> BasicProperties {
+    let mut copy = BasicProperties::default();
+    if let Some(content_type) = properties.content_type() {
+        copy = copy.with_content_type(content_type.clone());
+    }
+    if let Some(message_id) = properties.message_id() {
+        copy = copy.with_message_id(message_id.clone());
+    }
+    if let Some(kind) = properties.kind() {
+        copy = copy.with_type(kind.clone());
+    }
+    if let Some(timestamp) = properties.timestamp() {
+        copy = copy.with_timestamp(*timestamp);
+    }
+    copy
+}
+
+pub(crate) fn insert_text(table: &mut FieldTable, header: &str, text: &str) {
+    table.insert(header.into(), AMQPValue::LongString(text.into()));
+}
+
+/// From our header; anything but a sensible number counts as a first attempt.
+pub(crate) fn attempts_so_far(table: &FieldTable) -> i64 {
+    match table.inner().get(headers::ATTEMPTS) {
+        Some(AMQPValue::LongLongInt(attempts)) => (*attempts).clamp(0, RETRY_TIERS.len() as i64),
+        _ => 0,
+    }
+}
+
+/// The longest routing key that AMQP has, in bytes.
+const MAX_ROUTING_KEY_BYTES: usize = 255;
+
+/// The routing key that a message was first published with. One that came back from a retry queue, or out of the
+/// dead letters, has a queue's name there; the header tells the first one, unless somebody else wrote it and it
+/// can't be one.
+pub fn original_routing_key(delivery: &Delivery) -> &str {
+    let table = delivery.properties.headers().as_ref();
+    let told = match table.and_then(|table| table.inner().get(headers::ROUTING_KEY)) {
+        Some(AMQPValue::LongString(key)) => std::str::from_utf8(key.as_bytes()).ok(),
+        _ => None,
+    };
+    told.filter(|key| key.len() <= MAX_ROUTING_KEY_BYTES)
+        .unwrap_or(delivery.routing_key.as_str())
+}
