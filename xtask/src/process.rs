@@ -192,11 +192,13 @@ impl Call {
 
     fn expression(&self) -> Expression {
         let mut expression = duct::cmd(&self.program, &self.args).stdin_null();
-        for name in &self.env_removed {
-            expression = expression.env_remove(name);
-        }
+        // What is nearer to the command wins: a variable that is set here stays, even if this process's own is
+        // to be removed.
         for (name, value) in &self.env {
             expression = expression.env(name, value);
+        }
+        for name in &self.env_removed {
+            expression = expression.env_remove(name);
         }
         if let Some(dir) = &self.dir {
             expression = expression.dir(dir);
@@ -334,6 +336,15 @@ mod tests {
         let error = call.output().unwrap_err().to_string();
         assert!(error.contains("did not end within"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_variable_that_is_set_stays_where_this_process_own_is_removed() {
+        let call = Call::new("sh")
+            .args(["-c", "echo $AGORA_SET"])
+            .env("AGORA_SET", "here")
+            .env_remove("AGORA_SET");
+        assert_eq!(call.read().unwrap().trim(), "here");
     }
 
     #[test]

@@ -117,12 +117,15 @@ pub(crate) fn doubled(system: &System) -> u64 {
 /// stock is reserved, and forgets those that inventory never heard of.
 #[track_caller]
 pub(crate) fn settle_by_hand(system: &System) {
-    let reserved = system.query(
-        "inventory",
-        "SELECT order_id FROM reservations WHERE outcome = 'reserved'",
+    let ids = |rows: Vec<Vec<String>>| {
+        let ids: Vec<String> = rows.iter().map(|row| format!("'{}'", row[0])).collect();
+        format!("ARRAY[{}]::uuid[]", ids.join(","))
+    };
+    let pending = ids(system.query("orders", "SELECT id FROM orders WHERE status = 'pending'"));
+    let reserved = format!(
+        "SELECT order_id FROM reservations WHERE outcome = 'reserved' AND order_id = ANY({pending})"
     );
-    let reserved: Vec<String> = reserved.iter().map(|row| format!("'{}'", row[0])).collect();
-    let reserved = format!("ARRAY[{}]::uuid[]", reserved.join(","));
+    let reserved = ids(system.query("inventory", &reserved));
     for sql in [
         format!(
             "UPDATE orders SET status = 'confirmed' WHERE status = 'pending' AND id = ANY({reserved})"
