@@ -3,7 +3,8 @@
 //!
 //! PostgreSQL and RabbitMQ are real; `cargo xtask test` starts them and says where in
 //! `AGORA_TEST_DATABASE_URL`, `AGORA_TEST_AMQP_URL` and `AGORA_TEST_RABBITMQ_API`. Both names die with the
-//! system that `cargo xtask test` takes down; a test that is repeated many times removes them itself.
+//! system that `cargo xtask test` takes down. Virtual hosts are costly: those of earlier test processes are
+//! removed by the next one, and what is repeated many times removes its own.
 
 mod process;
 
@@ -117,9 +118,9 @@ async fn remove_abandoned(api: &Url) {
         for name in hosts.iter().filter_map(|host| host["name"].as_str()) {
             let owner = name
                 .strip_prefix("test-")
-                .and_then(|rest| rest.split_once('-'));
-            let Some((pid, _)) = owner else { continue };
-            if !std::path::Path::new("/proc").join(pid).exists() {
+                .and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+            let Some(pid) = owner else { continue };
+            if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
                 let path = api.join(&format!("/api/vhosts/{name}")).expect("a path");
                 // Another test process may be removing it at the same time.
                 let _ = client.delete(path).send().await;

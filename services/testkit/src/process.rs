@@ -1,4 +1,5 @@
-//! A service as a process of its own: what it says, how it ends, and how to end it.
+//! A service as a process of its own: what it says, how it ends, and how to end it. With `AGORA_TEST_LOG` set
+//! (and `--nocapture`) its log stands between the test's own output.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
