@@ -3,7 +3,10 @@
 //!
 //! PostgreSQL and RabbitMQ are real; `cargo xtask test` starts them and says where in
 //! `AGORA_TEST_DATABASE_URL`, `AGORA_TEST_AMQP_URL` and `AGORA_TEST_RABBITMQ_API`. Both names die with the
-//! system that `cargo xtask test` takes down, so nothing is cleaned up here.
+//! system that `cargo xtask test` takes down. Virtual hosts are costly: those of earlier test processes are
+//! removed by the next one, and what is repeated many times removes its own.
+
+mod process;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,6 +23,8 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use url::Url;
 use uuid::Uuid;
+
+pub use crate::process::{Process, command, free_address};
 
 /// The longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,11 +45,39 @@ pub async fn database() -> String {
     url.into()
 }
 
+/// Removes a database that [`database`] made, whoever is still connected.
+pub async fn remove_database(url: &str) {
+    let url = Url::parse(url).expect("a URL");
+    let name = url.path().trim_start_matches('/').to_owned();
+    let server = PgPool::connect(required_url("AGORA_TEST_DATABASE_URL").as_str())
+        .await
+        .expect("the test database server answers");
+    sqlx::query(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
+        .execute(&server)
+        .await
+        .expect("a database can be removed");
+    server.close().await;
+}
+
+/// Removes a virtual host that [`virtual_host`] made.
+pub async fn remove_virtual_host(url: &str) {
+    let url = Url::parse(url).expect("a URL");
+    let api = required_url("AGORA_TEST_RABBITMQ_API");
+    let path = format!("/api/vhosts{}", url.path());
+    let url = api.join(&path).expect("a path of the management API");
+    let answer = reqwest::Client::new().delete(url).send().await;
+    answer
+        .expect("the management API answers")
+        .error_for_status()
+        .expect("a virtual host can be removed");
+}
+
 /// A virtual host of the test's own; its AMQP URL.
 pub async fn virtual_host() -> String {
     let mut url = required_url("AGORA_TEST_AMQP_URL");
     let api = required_url("AGORA_TEST_RABBITMQ_API");
-    let name = format!("test-{}", Uuid::now_v7().simple());
+    remove_abandoned(&api).await;
+    let name = format!("test-{}-{}", std::process::id(), Uuid::now_v7().simple());
     let put = |path: String, body: Value| {
         let url = api.join(&path).expect("a path of the management API");
         // reqwest takes the credentials out of the URL.
@@ -65,6 +98,36 @@ pub async fn virtual_host() -> String {
     }
     url.set_path(&name);
     url.into()
+}
+
+/// Removes the virtual hosts of test processes that have ended, once a process. Ten queues each, they would
+/// fill the broker's memory in a few runs, and a broker that is short of memory blocks publishers.
+async fn remove_abandoned(api: &Url) {
+    static ONCE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    ONCE.get_or_init(async || {
+        // Where processes can't be asked for, everything may still be in use.
+        if !std::path::Path::new("/proc/self").exists() {
+            return;
+        }
+        let client = reqwest::Client::new();
+        let list = api.join("/api/vhosts").expect("a path");
+        let hosts: Vec<Value> = match client.get(list).send().await {
+            Ok(answer) => answer.json().await.expect("a list of virtual hosts"),
+            Err(error) => panic!("the management API answers: {error}"),
+        };
+        for name in hosts.iter().filter_map(|host| host["name"].as_str()) {
+            let owner = name
+                .strip_prefix("test-")
+                .and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+            let Some(pid) = owner else { continue };
+            if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                let path = api.join(&format!("/api/vhosts/{name}")).expect("a path");
+                // Another test process may be removing it at the same time.
+                let _ = client.delete(path).send().await;
+            }
+        }
+    })
+    .await;
 }
 
 /// Lowers the bound of a queue to so many messages, as an operator would by a policy; of two bounds the lower one
@@ -164,17 +227,7 @@ impl Service {
     /// The value of one series of `/metrics`, given as it stands there; 0 when it isn't there.
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.ops("/metrics").await;
-        text.lines()
-            .filter_map(|line| {
-                line.strip_prefix(series)?
-                    .trim()
-                    .split(' ')
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .next()
-            .unwrap_or(0.0)
+        crate::series(&text, series)
     }
 
     /// Drains and stops; answers whether all work was finished in time.
@@ -186,6 +239,21 @@ impl Service {
     pub fn lifecycle(&self) -> &Lifecycle {
         &self.lifecycle
     }
+}
+
+/// The value of one series in what `/metrics` answers; 0 when it isn't there.
+fn series(text: &str, name: &str) -> f64 {
+    text.lines()
+        .filter_map(|line| {
+            line.strip_prefix(name)?
+                .trim()
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .next()
+        .unwrap_or(0.0)
 }
 
 /// Status and JSON body of an answer.

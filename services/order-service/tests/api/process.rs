@@ -1,11 +1,7 @@
 //! The service as a process: what it refuses, what it says, how it ends. One service stands for all four
 //! here, as the lifecycle is the chassis's.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -13,9 +9,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
-use serde_json::Value;
 use sqlx::PgPool;
-use testkit::{BrokerClient, PATIENCE, eventually, header_text};
+use testkit::{BrokerClient, Process, command, eventually, free_address, header_text};
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -23,97 +18,7 @@ use uuid::Uuid;
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A running order-service; killed when dropped.
-struct Process {
-    child: Child,
-    log: BufReader<ChildStdout>,
-    ops: SocketAddr,
-}
-
-impl Process {
-    fn start(variables: &[(&str, &str)]) -> Self {
-        let ops = free_address();
-        let mut child = command(ops, variables)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stdout.take().unwrap());
-        Self { child, log, ops }
-    }
-
-    /// The next log line with this message; every line must be JSON.
-    fn logged(&mut self, message: &str) -> Value {
-        for line in self.log.by_ref().lines() {
-            let line = line.unwrap();
-            let json: Value =
-                serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
-            if json["message"] == message {
-                return json;
-            }
-        }
-        panic!("the log ended without {message:?}");
-    }
-
-    /// Waits until it serves; where.
-    fn serving(&mut self) -> String {
-        self.logged("serving")["addr"].as_str().unwrap().to_owned()
-    }
-
-    fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        tokio::time::timeout(PATIENCE, async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await
-        .expect("the process ends")
-    }
-
-    async fn ready(&self) -> Option<(u16, Value)> {
-        let answer = reqwest::get(format!("http://{}/readyz", self.ops))
-            .await
-            .ok()?;
-        Some((answer.status().as_u16(), answer.json().await.ok()?))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(ops: SocketAddr, variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_order-service"));
-    command
-        .env_clear()
-        .env("HTTP_ADDR", "127.0.0.1:0")
-        .env("OPS_ADDR", ops.to_string())
-        .envs(variables.iter().copied());
-    command
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
+const BINARY: &str = env!("CARGO_BIN_EXE_order-service");
 
 /// Takes what is exported over OTLP/gRPC.
 #[derive(Clone, Default)]
@@ -145,6 +50,7 @@ impl TraceService for Collector {
 #[test]
 fn a_refused_configuration_names_the_variable_and_ends_with_2() {
     let output = command(
+        BINARY,
         free_address(),
         &[("DATABASE_URL", "mysql://root:hunter2@db/orders")],
     )
@@ -166,7 +72,7 @@ async fn dependencies_that_never_answer_are_named_and_end_the_start() {
         ("AMQP_URL", "amqp://nobody:x@127.0.0.1:9/%2f"),
         ("STARTUP_TIMEOUT_SECONDS", "2"),
     ];
-    let mut process = Process::start(&variables);
+    let mut process = Process::start(BINARY, &variables);
     eventually("it says what it waits for", async || {
         process.ready().await.is_some_and(|(status, report)| {
             (
@@ -177,7 +83,7 @@ async fn dependencies_that_never_answer_are_named_and_end_the_start() {
         })
     })
     .await;
-    let error = process.logged("stopping: the service failed");
+    let error = process.logged("stopping: the service failed").await;
     assert!(
         error["error"].as_str().unwrap().contains("postgres"),
         "{error}"
@@ -188,14 +94,16 @@ async fn dependencies_that_never_answer_are_named_and_end_the_start() {
 #[tokio::test]
 async fn the_broker_clients_frames_and_so_the_password_stay_out_of_the_log() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
-    let mut process = Process::start(&[
-        ("DATABASE_URL", &database),
-        ("AMQP_URL", &broker),
-        ("LOG_LEVEL", "trace"),
-    ]);
+    let mut process = Process::start(
+        BINARY,
+        &[
+            ("DATABASE_URL", &database),
+            ("AMQP_URL", &broker),
+            ("LOG_LEVEL", "trace"),
+        ],
+    );
     let mut levels = std::collections::BTreeSet::new();
-    for line in process.log.by_ref().lines() {
-        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+    while let Some(line) = process.log_line().await {
         if line["message"] == "serving" {
             break;
         }
@@ -221,12 +129,15 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
         .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener));
     tokio::spawn(server);
 
-    let mut process = Process::start(&[
-        ("DATABASE_URL", &database),
-        ("AMQP_URL", &broker),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp),
-    ]);
-    let addr = process.serving();
+    let mut process = Process::start(
+        BINARY,
+        &[
+            ("DATABASE_URL", &database),
+            ("AMQP_URL", &broker),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp),
+        ],
+    );
+    let addr = process.serving().await;
     eventually("it is ready", async || {
         process
             .ready()
@@ -235,7 +146,8 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     })
     .await;
     let healthcheck = command(
-        process.ops,
+        BINARY,
+        process.ops(),
         &[("DATABASE_URL", &database), ("AMQP_URL", &broker)],
     )
     .arg("healthcheck")
@@ -280,11 +192,14 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     lock.rollback().await.unwrap();
 
     assert_eq!(request.await.unwrap().unwrap().status(), 202);
-    assert_eq!(process.logged("order placed")["trace_id"], TRACE_ID);
+    assert_eq!(process.logged("order placed").await["trace_id"], TRACE_ID);
     assert_eq!(process.ended().await.code(), Some(0));
     // The order was committed while the service drained: its event waits for the next start at the latest.
-    let mut next = Process::start(&[("DATABASE_URL", &database), ("AMQP_URL", &broker)]);
-    next.serving();
+    let mut next = Process::start(
+        BINARY,
+        &[("DATABASE_URL", &database), ("AMQP_URL", &broker)],
+    );
+    next.serving().await;
     let (_, headers) = BrokerClient::connect(&broker)
         .await
         .wait_for_message("order_events")

@@ -1,0 +1,286 @@
+//! What broker and database do bare: the same messages and the same rows, and nothing of ours around them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use shared_events::topology::{Argument, INVENTORY_EVENTS, ORDER_EVENTS, Topology};
+use shared_events::{
+    CONTENT_TYPE, Event, OrderId, OrderPlaced, ProductId, Quantity, StockReserved, UserId,
+};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use uuid::Uuid;
+
+use crate::{CONNECTIONS, POOL};
+
+/// Events in one breath, as the relay's batch; messages ahead, as the consumer's prefetch.
+const BATCH: usize = 100;
+
+fn placed(number: usize) -> Event {
+    let placed = OrderPlaced {
+        order_id: OrderId::generate(),
+        user_id: UserId::generate(),
+        product_id: ProductId::try_from(1 + number as i64 % 100).unwrap(),
+        quantity: Quantity::try_from(1).unwrap(),
+    };
+    Event::new("order-service", &placed)
+}
+
+fn reserved(number: usize) -> Event {
+    let reserved = StockReserved {
+        order_id: OrderId::generate(),
+        product_id: ProductId::try_from(1 + number as i64 % 100).unwrap(),
+        quantity: Quantity::try_from(1).unwrap(),
+    };
+    Event::new("inventory-service", &reserved)
+}
+
+/// Fills inventory-service's queue.
+pub(crate) async fn fill(amqp_url: &str, orders: usize) {
+    let link = Link::open(amqp_url).await;
+    publish(&link.channel, ORDER_EVENTS, orders, placed).await;
+}
+
+/// Orders a second if there were nothing but the two messages of each: published, persistent and confirmed,
+/// and consumed and acknowledged, on queues with the same arguments, both streams at once.
+pub(crate) async fn broker(orders: usize) -> f64 {
+    let url = testkit::virtual_host().await;
+    let setup = Link::open(&url).await;
+    for topology in [ORDER_EVENTS, INVENTORY_EVENTS] {
+        declare(&setup.channel, topology).await;
+    }
+    let started = Instant::now();
+    tokio::join!(
+        pump(&url, ORDER_EVENTS, orders, placed),
+        pump(&url, INVENTORY_EVENTS, orders, reserved),
+    );
+    let took = started.elapsed();
+    testkit::remove_virtual_host(&url).await;
+    orders as f64 / took.as_secs_f64()
+}
+
+/// One stream: a connection that publishes and one that consumes.
+async fn pump(url: &str, topology: Topology, messages: usize, event: fn(usize) -> Event) {
+    let (publishing, consuming) = (Link::open(url).await, Link::open(url).await);
+    let consume = async {
+        let prefetch = BATCH as u16;
+        consuming
+            .channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await
+            .unwrap();
+        let mut deliveries = consuming
+            .channel
+            .basic_consume(
+                topology.queue().into(),
+                "bare".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        for _ in 0..messages {
+            let delivery = deliveries.next().await.unwrap().unwrap();
+            let acknowledged = delivery.acker.ack(BasicAckOptions::default()).await;
+            acknowledged.unwrap();
+        }
+    };
+    tokio::join!(
+        publish(&publishing.channel, topology, messages, event),
+        consume
+    );
+}
+
+async fn publish(
+    channel: &Channel,
+    topology: Topology,
+    messages: usize,
+    event: fn(usize) -> Event,
+) {
+    let exchange = topology.exchange();
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let mut left = messages;
+    while left > 0 {
+        let batch = left.min(BATCH);
+        left -= batch;
+        join_all((0..batch).map(async |number| {
+            let event = event(number);
+            let properties = BasicProperties::default()
+                .with_content_type(CONTENT_TYPE.into())
+                .with_message_id(event.id.to_string().into())
+                .with_type(event.event_type.as_str().into())
+                .with_delivery_mode(2);
+            let confirmation = channel
+                .basic_publish(
+                    exchange.as_str().into(),
+                    event.routing_key().into(),
+                    options,
+                    &event.encode(),
+                    properties,
+                )
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+            assert!(confirmation.is_ack());
+        }))
+        .await;
+    }
+}
+
+/// A connection with one channel, in confirm mode.
+struct Link {
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl Link {
+    async fn open(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default())
+            .await
+            .unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        Self {
+            channel,
+            _connection: connection,
+        }
+    }
+}
+
+/// The stream's own queue, with its arguments.
+async fn declare(channel: &Channel, topology: Topology) {
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(
+            topology.exchange().into(),
+            ExchangeKind::Topic,
+            durable,
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let queue = topology.queues().into_iter().next().unwrap();
+    let mut arguments = FieldTable::default();
+    for (name, value) in queue.arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(number),
+        };
+        arguments.insert(name.into(), value);
+    }
+    let name = queue.name.as_str();
+    channel
+        .queue_declare(name.into(), QueueDeclareOptions::durable(), arguments)
+        .await
+        .unwrap();
+    channel
+        .queue_bind(
+            name.into(),
+            queue.exchange.as_str().into(),
+            queue.binding.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+}
+
+/// Orders a second if there were nothing but two transactions for each, in the services' own tables: the row
+/// of the order; the stock and the reservation. Both kinds at once, each over a pool as the services have.
+pub(crate) async fn database(orders: usize) -> f64 {
+    let (orders_url, inventory_url) = (testkit::database().await, testkit::database().await);
+    let (order_pool, inventory_pool) = (pool(&orders_url).await, pool(&inventory_url).await);
+    sqlx::migrate!("../order-service/migrations")
+        .run(&order_pool)
+        .await
+        .unwrap();
+    sqlx::migrate!("../inventory-service/migrations")
+        .run(&inventory_pool)
+        .await
+        .unwrap();
+    let started = Instant::now();
+    tokio::join!(
+        repeated(orders, |_| insert_order(&order_pool)),
+        repeated(orders, |number| reserve(&inventory_pool, number)),
+    );
+    let took = started.elapsed();
+    order_pool.close().await;
+    inventory_pool.close().await;
+    testkit::remove_database(&orders_url).await;
+    testkit::remove_database(&inventory_url).await;
+    orders as f64 / took.as_secs_f64()
+}
+
+async fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(POOL)
+        .acquire_timeout(crate::PATIENCE)
+        .connect(url)
+        .await
+        .unwrap()
+}
+
+async fn repeated<F: Future<Output = ()>>(times: usize, once: impl Fn(usize) -> F) {
+    let next = AtomicUsize::new(0);
+    let (next, once) = (&next, &once);
+    join_all((0..CONNECTIONS).map(|_| async move {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= times {
+                return;
+            }
+            once(number).await;
+        }
+    }))
+    .await;
+}
+
+async fn insert_order(pool: &PgPool) {
+    sqlx::query("INSERT INTO orders (id, user_id, product_id, quantity) VALUES ($1, $2, 1, 1)")
+        .bind(Uuid::now_v7())
+        .bind(Uuid::now_v7())
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+async fn reserve(pool: &PgPool, number: usize) {
+    let product_id = 1 + number as i64 % 100;
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::query(
+        "UPDATE stock SET available = available - 1, reserved = reserved + 1
+         WHERE product_id = $1 AND available >= 1",
+    )
+    .bind(product_id)
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO reservations (order_id, product_id, quantity, outcome)
+         VALUES ($1, $2, 1, 'reserved')",
+    )
+    .bind(Uuid::now_v7())
+    .bind(product_id)
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
+    transaction.commit().await.unwrap();
+}

@@ -1,0 +1,54 @@
+//! An HTTP client that costs next to nothing: it shares the processor with what it measures.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+/// Places that many orders, one piece of each product in turn, over so many connections; each is answered
+/// with 202.
+pub(crate) async fn place(at: SocketAddr, user: Uuid, connections: usize, orders: usize) {
+    let next = AtomicUsize::new(0);
+    let next = &next;
+    join_all((0..connections).map(|_| async move {
+        let stream = TcpStream::connect(at).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut stream = BufReader::new(stream);
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= orders {
+                return;
+            }
+            let request = format!(
+                "POST /orders/?product_id={} HTTP/1.1\r\nHost: agora\r\nX-User-Id: {user}\r\n\
+                 X-User-Email: ada@agora.example\r\nContent-Length: 0\r\n\r\n",
+                1 + number % 100
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            skip_answer(&mut stream).await;
+        }
+    }))
+    .await;
+}
+
+async fn skip_answer(stream: &mut BufReader<TcpStream>) {
+    let (mut line, mut length) = (String::new(), 0);
+    stream.read_line(&mut line).await.unwrap();
+    assert!(line.starts_with("HTTP/1.1 202"), "{line}");
+    loop {
+        line.clear();
+        stream.read_line(&mut line).await.unwrap();
+        let header = line.trim_end().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+}

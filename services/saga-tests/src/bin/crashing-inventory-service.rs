@@ -1,0 +1,11 @@
+//! inventory-service as it is composed in production, with the chassis's crash points compiled in.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chassis::lifecycle::run(
+        "inventory-service",
+        inventory_service::Config::read,
+        inventory_service::start,
+    )
+}

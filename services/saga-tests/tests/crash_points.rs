@@ -1,0 +1,262 @@
+//! Wherever a process is killed, the books balance after it was started again.
+//!
+//! Each test arms one point of one service (`AGORA_CRASH_AT`), orders until the process dies there by
+//! SIGKILL, starts it anew and goes on ordering; then every order has to end, and every event to be applied
+//! once. A point that is never reached fails its test. To repeat the whole, with PostgreSQL and RabbitMQ up
+//! (`cargo xtask test --keep`) and the three `AGORA_TEST_…` variables set:
+//!
+//! ```text
+//! for i in $(seq 10); do cargo test -p saga-tests --test crash_points || break; done
+//! ```
+
+use std::os::unix::process::ExitStatusExt;
+
+use saga_tests::{Promises, Replica, Shop, books};
+use testkit::eventually;
+
+/// Orders of a run, at least; a few more are placed until the process dies.
+const ORDERS: usize = 32;
+/// A process that is still alive after so many won't die.
+const ORDERS_AT_MOST: usize = 600;
+/// A product with too little stock for everybody.
+const SCARCE: i64 = 5;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Victim {
+    Orders,
+    Inventory,
+}
+
+/// Whether the crash made a second delivery for certain, which then only the inbox caught.
+#[derive(Clone, Copy, PartialEq)]
+enum Duplicate {
+    Certain,
+    Possible,
+}
+
+struct System {
+    orders: Replica,
+    inventory: Replica,
+}
+
+impl System {
+    async fn start(shop: &Shop, victim: Victim, armed: &str) -> Self {
+        let armed = [("AGORA_CRASH_AT", armed)];
+        let unless = |other| if victim == other { &armed[..] } else { &[] };
+        Self {
+            orders: shop.order_service(unless(Victim::Orders)).await,
+            inventory: shop.inventory_service(unless(Victim::Inventory)).await,
+        }
+    }
+
+    fn victim(&mut self, victim: Victim) -> &mut Replica {
+        match victim {
+            Victim::Orders => &mut self.orders,
+            Victim::Inventory => &mut self.inventory,
+        }
+    }
+
+    async fn restart(&mut self, shop: &Shop, victim: Victim) {
+        match victim {
+            Victim::Orders => self.orders = shop.order_service(&[]).await,
+            Victim::Inventory => self.inventory = shop.inventory_service(&[]).await,
+        }
+    }
+}
+
+/// Orders of all kinds: served, rejected for lack of stock or of the product, cancelled at once.
+async fn order_once(shop: &Shop, system: &System, promises: &mut Promises, number: usize) {
+    let product = match number % 8 {
+        3 => 12_345,
+        5 => SCARCE,
+        other => 1 + other as i64,
+    };
+    let quantity = 1 + number as u32 % 3;
+    promises
+        .order(shop, system.orders.addr, product, quantity)
+        .await;
+    if number % 3 == 1 {
+        promises.cancel_last(shop, system.orders.addr).await;
+    }
+}
+
+async fn books_balance_after_a_crash(victim: Victim, armed: &str, duplicate: Duplicate) {
+    let shop = Shop::open(saga_tests::binaries!()).await;
+    let mut system = System::start(&shop, victim, armed).await;
+    if armed.starts_with("consumer.before_retry_ack") {
+        let pool = match victim {
+            Victim::Orders => &shop.orders,
+            Victim::Inventory => &shop.inventory,
+        };
+        // More than the armed process can take, so that the started one has to retry, too.
+        Shop::fail_next_deliveries(pool, 2).await;
+    }
+    shop.stock_up(SCARCE, 3).await;
+    let at_start = books::stock_at_start(&shop).await;
+    let mut promises = Promises::default();
+
+    let mut number = 0;
+    while system.victim(victim).exited().is_none() && number < ORDERS_AT_MOST {
+        order_once(&shop, &system, &mut promises, number).await;
+        number += 1;
+    }
+    let status = system.victim(victim).ended().await;
+    assert_eq!(status.signal(), Some(9), "{armed} was reached: {status}");
+    system.restart(&shop, victim).await;
+    // What had no answer is not asked again: a client may give up.
+    let unanswered = promises.unanswered;
+    for number in number..ORDERS.max(number + 8) {
+        order_once(&shop, &system, &mut promises, number).await;
+    }
+    assert_eq!(promises.unanswered, unanswered, "the started one answers");
+
+    if duplicate == Duplicate::Certain {
+        let (replica, queue) = heard_twice(&system, victim, armed);
+        let series = format!("agora_inbox_duplicates_total{{queue=\"{queue}\"}}");
+        eventually("the inbox has caught what came twice", async || {
+            replica.metric(&series).await >= 1.0
+        })
+        .await;
+    }
+    books::balance(&shop, &at_start, &promises).await;
+    system.orders.stop().await;
+    system.inventory.stop().await;
+    // Once more: nothing was still under way when it balanced.
+    books::balance(&shop, &at_start, &promises).await;
+    shop.close().await;
+}
+
+/// Who gets the second delivery: the other one of what the victim published, itself of what it consumed.
+fn heard_twice<'a>(system: &'a System, victim: Victim, armed: &str) -> (&'a Replica, &'static str) {
+    let published = armed.starts_with("outbox.");
+    if (victim == Victim::Orders) == published {
+        (&system.inventory, "order_events")
+    } else {
+        (&system.orders, "inventory_events")
+    }
+}
+
+#[tokio::test]
+async fn order_service_killed_before_it_publishes() {
+    books_balance_after_a_crash(
+        Victim::Orders,
+        "outbox.before_publish:3",
+        Duplicate::Possible,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn order_service_killed_before_the_broker_confirms() {
+    books_balance_after_a_crash(
+        Victim::Orders,
+        "outbox.before_confirm:3",
+        Duplicate::Possible,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn order_service_killed_before_it_marks_what_was_confirmed() {
+    books_balance_after_a_crash(Victim::Orders, "outbox.before_mark:3", Duplicate::Certain).await;
+}
+
+#[tokio::test]
+async fn inventory_service_killed_before_it_publishes() {
+    books_balance_after_a_crash(
+        Victim::Inventory,
+        "outbox.before_publish:3",
+        Duplicate::Possible,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn inventory_service_killed_before_the_broker_confirms() {
+    books_balance_after_a_crash(
+        Victim::Inventory,
+        "outbox.before_confirm:3",
+        Duplicate::Possible,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn inventory_service_killed_before_it_marks_what_was_confirmed() {
+    books_balance_after_a_crash(
+        Victim::Inventory,
+        "outbox.before_mark:3",
+        Duplicate::Certain,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn order_service_killed_between_commit_and_acknowledgement() {
+    books_balance_after_a_crash(Victim::Orders, "consumer.before_ack:3", Duplicate::Certain).await;
+}
+
+#[tokio::test]
+async fn inventory_service_killed_between_commit_and_acknowledgement() {
+    books_balance_after_a_crash(
+        Victim::Inventory,
+        "consumer.before_ack:3",
+        Duplicate::Certain,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn order_service_killed_between_a_retry_and_its_acknowledgement() {
+    books_balance_after_a_crash(
+        Victim::Orders,
+        "consumer.before_retry_ack",
+        Duplicate::Certain,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn inventory_service_killed_between_a_retry_and_its_acknowledgement() {
+    books_balance_after_a_crash(
+        Victim::Inventory,
+        "consumer.before_retry_ack",
+        Duplicate::Certain,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_replay_killed_between_a_letter_and_its_acknowledgement() {
+    let shop = Shop::open(saga_tests::binaries!()).await;
+    let orders = shop.order_service(&[]).await;
+    // Without retries a disturbance makes dead letters of good orders.
+    let careless = [("AGORA_PATTERN_RETRY", "off")];
+    let inventory = shop.inventory_service(&careless).await;
+    Shop::fail_next_deliveries(&shop.inventory, 5).await;
+    let at_start = books::stock_at_start(&shop).await;
+    let mut promises = Promises::default();
+    for _ in 0..ORDERS {
+        promises.order(&shop, orders.addr, 1, 1).await;
+    }
+    eventually("five orders are dead letters", async || {
+        shop.broker.depth("order_events.dead").await == 5
+    })
+    .await;
+    let killed = shop
+        .replay_dead_letters(&[("AGORA_CRASH_AT", "dead_letters.before_ack:3")])
+        .await;
+    assert_eq!(killed.signal(), Some(9), "the point was reached: {killed}");
+    let finished = shop.replay_dead_letters(&[]).await;
+    assert!(finished.success(), "{finished}");
+    let duplicates = "agora_inbox_duplicates_total{queue=\"order_events\"}";
+    eventually("the inbox has caught what came twice", async || {
+        inventory.metric(duplicates).await >= 1.0
+    })
+    .await;
+    books::balance(&shop, &at_start, &promises).await;
+    orders.stop().await;
+    inventory.stop().await;
+    books::balance(&shop, &at_start, &promises).await;
+    shop.close().await;
+}
