@@ -390,7 +390,7 @@ impl Publisher {
                 .with_headers(trace_headers());
             let channel = &session.publishing;
             let written = write(channel, &exchange, routing_key, payload, properties).await?;
-            crash_point("outbox.before_confirm");
+            crash_point("publish.before_confirm");
             confirmed(written, routing_key).await
         };
         let result = tokio::time::timeout(limit, sent)

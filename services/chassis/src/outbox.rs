@@ -4,7 +4,8 @@
 //! [`Outbox::begin`] opens a [`UnitOfWork`]: a transaction that events can be said in. With the pattern on
 //! they become rows, and the relay takes it from there:
 //!
-//! - it is woken by `NOTIFY`, and polls behind that;
+//! - it is woken by the commits of its own process at once, by `NOTIFY` for those of other replicas, and polls
+//!   behind that;
 //! - it takes batches with `FOR UPDATE SKIP LOCKED`, so that replicas share the work, and of each order only
 //!   the oldest unpublished event, so that no replica and no batch can overtake an earlier one;
 //! - it publishes persistent, mandatory and confirmed, and marks what was confirmed. A crash in between
@@ -38,6 +39,8 @@ use crate::telemetry;
 
 /// The channel of `NOTIFY`; each service has a database, and so a channel, of its own.
 const CHANNEL: &str = "outbox";
+/// How often other replicas are told, at most: all that was committed meanwhile is one notification.
+const NOTIFY_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the figures are taken.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often old rows are looked for.
@@ -54,10 +57,19 @@ pub struct Outbox {
 
 #[derive(Clone)]
 enum Strategy {
-    /// As rows of the same transaction; the bell tells of a commit.
-    Stored { bell: Arc<Notify> },
+    /// As rows of the same transaction; the bells tell of a commit.
+    Stored { bells: Bells },
     /// After the commit, by whoever committed.
     Direct(Arc<Publisher>),
+}
+
+/// Who is told of a commit with events in it.
+#[derive(Clone, Default)]
+struct Bells {
+    /// The relay of this process.
+    relay: Arc<Notify>,
+    /// Those of other replicas, for the case that this one's has no broker, or ends.
+    replicas: Arc<Notify>,
 }
 
 /// A transaction, and the events that tell of it.
@@ -80,12 +92,13 @@ pub fn start(
 ) -> Outbox {
     lifecycle.enter_pattern(Pattern::Outbox, config.outbox);
     // In either position: what an earlier process stored must not be taken for what the naive way loses.
-    Relay::spawn(lifecycle, &config, database, publisher.clone());
+    let bells = Bells::default();
+    let bell = Arc::clone(&bells.relay);
+    Relay::spawn(lifecycle, &config, database, publisher.clone(), bell);
     spawn_housekeeping(lifecycle, config.retention, database);
     let strategy = if config.outbox.is_on() {
-        let bell = Arc::new(Notify::new());
-        spawn_bell_ringer(lifecycle, database.pool_of(1, &[]), Arc::clone(&bell));
-        Strategy::Stored { bell }
+        spawn_bell_ringer(lifecycle, database, Arc::clone(&bells.replicas));
+        Strategy::Stored { bells }
     } else {
         Strategy::Direct(Arc::new(publisher))
     };
@@ -158,9 +171,10 @@ impl UnitOfWork<'_> {
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.transaction.commit().await?;
         match &self.outbox.strategy {
-            Strategy::Stored { bell } => {
+            Strategy::Stored { bells } => {
                 if self.stored {
-                    bell.notify_one();
+                    bells.relay.notify_one();
+                    bells.replicas.notify_one();
                 }
             }
             Strategy::Direct(publisher) => {
@@ -184,22 +198,29 @@ impl UnitOfWork<'_> {
     }
 }
 
-/// Sends one `NOTIFY` for all commits since the last one, outside of their transactions: PostgreSQL lets
-/// notifying transactions commit one at a time, each until it is on disk, which would undo group commit. A
-/// bell that is lost in a crash is made up for by the relay's polling.
-fn spawn_bell_ringer(lifecycle: &Lifecycle, pool: PgPool, bell: Arc<Notify>) {
+/// Tells other replicas, now and then, that there were commits: outside of their transactions, because PostgreSQL
+/// lets notifying transactions commit one at a time, each until it is on disk, which would undo group commit. What
+/// is lost in a crash is made up for by polling.
+fn spawn_bell_ringer(lifecycle: &Lifecycle, database: &Database, bell: Arc<Notify>) {
+    // There is nothing to be kept of a notification, so its commit doesn't wait for the disk.
+    let pool = database.pool_of(1, &[("synchronous_commit", "off")]);
     let closing = lifecycle.closing();
     lifecycle.spawn_watcher("outbox bell", async move {
-        loop {
-            tokio::select! {
-                () = bell.notified() => {}
-                () = closing.cancelled() => return Ok(()),
+        let ring = async {
+            loop {
+                bell.notified().await;
+                let rung = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
+                if let Err(error) = rung.execute(&pool).await {
+                    debug!(%error, "other relays were not woken: they poll");
+                }
+                tokio::time::sleep(NOTIFY_INTERVAL).await;
             }
-            let rung = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
-            if let Err(error) = rung.execute(&pool).await {
-                debug!(%error, "the relay was not woken: it polls");
-            }
+        };
+        tokio::select! {
+            () = ring => {}
+            () = closing.cancelled() => {}
         }
+        Ok(())
     });
 }
 
@@ -256,6 +277,8 @@ struct Relay {
     publisher: Publisher,
     batch_size: i64,
     poll_interval: Duration,
+    /// Rung by every commit of this process with an event in it.
+    bell: Arc<Notify>,
     draining: CancellationToken,
 }
 
@@ -284,8 +307,10 @@ impl Relay {
         config: &OutboxConfig,
         database: &Database,
         publisher: Publisher,
+        bell: Arc<Notify>,
     ) {
         let relay = Self {
+            bell,
             pool: database.pool_of(1, &[("synchronous_commit", "off")]),
             database: database.clone(),
             publisher,
@@ -342,7 +367,7 @@ impl Relay {
         }
     }
 
-    /// Waits for a notification, or for the time to look without one.
+    /// Waits for a commit here, a notification from elsewhere, or the time to look without either.
     async fn idle(&self, listener: &mut Option<PgListener>) {
         let notified = async {
             if listener.is_none() {
@@ -370,6 +395,7 @@ impl Relay {
             }
         };
         tokio::select! {
+            () = self.bell.notified() => {}
             () = notified => {}
             () = tokio::time::sleep(self.poll_interval) => {}
             () = self.draining.cancelled() => {}

@@ -150,7 +150,7 @@ async fn order_service_killed_before_it_publishes() {
 async fn order_service_killed_before_the_broker_confirms() {
     books_balance_after_a_crash(
         Victim::Orders,
-        "outbox.before_confirm:3",
+        "publish.before_confirm:3",
         Duplicate::Possible,
     )
     .await;
@@ -175,7 +175,7 @@ async fn inventory_service_killed_before_it_publishes() {
 async fn inventory_service_killed_before_the_broker_confirms() {
     books_balance_after_a_crash(
         Victim::Inventory,
-        "outbox.before_confirm:3",
+        "publish.before_confirm:3",
         Duplicate::Possible,
     )
     .await;
