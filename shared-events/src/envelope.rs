@@ -88,17 +88,6 @@ impl Event {
         }
     }
 
-    /// The same event under the id and time that it was given earlier: publishing again must not make
-    /// another one.
-    #[must_use]
-    pub fn made_before(self, id: Uuid, time: DateTime<Utc>) -> Self {
-        Self {
-            id,
-            time: micros(time),
-            ..self
-        }
-    }
-
     /// Reads an envelope.
     ///
     /// # Errors

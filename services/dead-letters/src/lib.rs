@@ -67,7 +67,8 @@ pub struct Options {
     pub topology: Topology,
     /// Which letters.
     pub selection: Selection,
-    /// At most so many of them; the oldest first.
+    /// At most so many of them, from the front of the queue: the oldest, unless somebody looked at more letters than it
+    /// reads at a time, which moves those to the back.
     pub limit: Option<usize>,
     /// Only look.
     pub dry_run: bool,

@@ -59,7 +59,7 @@ struct Choice {
     /// Only letters that have been dead for less than so long
     #[arg(long, value_name = "SECONDS")]
     younger_than_seconds: Option<u64>,
-    /// At most so many, the oldest first
+    /// At most so many, from the front of the queue
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Only count

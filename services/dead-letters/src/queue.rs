@@ -1,4 +1,4 @@
-//! The letters of one queue, one after the other, oldest first, all held until they are acknowledged.
+//! The letters of one queue, one after the other, from its front, all held until they are acknowledged.
 //!
 //! A consumer is handed a bounded number of unacknowledged letters, and one that holds on to all of them gets no
 //! more. So another one is opened then, on a channel of its own, and the full ones wait. Not `basic.get`: each one

@@ -24,7 +24,7 @@ pub(crate) struct Choice {
     /// Every dead letter; without any condition this has to be said
     #[arg(long, conflicts_with_all = ["reason", "event_type", "id", "older_than", "younger_than"])]
     all: bool,
-    /// At most this many, the oldest first
+    /// At most this many, from the front of each queue
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
     /// Only say how many it would be
