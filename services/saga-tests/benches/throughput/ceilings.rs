@@ -19,6 +19,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
+use crate::client::product;
 use crate::{CONNECTIONS, POOL};
 
 /// Events in one breath, as the relay's batch; messages ahead, as the consumer's prefetch.
@@ -28,7 +29,7 @@ fn placed(number: usize) -> Event {
     let placed = OrderPlaced {
         order_id: OrderId::generate(),
         user_id: UserId::generate(),
-        product_id: ProductId::try_from(1 + number as i64 % 100).unwrap(),
+        product_id: ProductId::try_from(product(number)).unwrap(),
         quantity: Quantity::try_from(1).unwrap(),
     };
     Event::new("order-service", &placed)
@@ -37,7 +38,7 @@ fn placed(number: usize) -> Event {
 fn reserved(number: usize) -> Event {
     let reserved = StockReserved {
         order_id: OrderId::generate(),
-        product_id: ProductId::try_from(1 + number as i64 % 100).unwrap(),
+        product_id: ProductId::try_from(product(number)).unwrap(),
         quantity: Quantity::try_from(1).unwrap(),
     };
     Event::new("inventory-service", &reserved)
@@ -263,7 +264,7 @@ async fn insert_order(pool: &PgPool) {
 }
 
 async fn reserve(pool: &PgPool, number: usize) {
-    let product_id = 1 + number as i64 % 100;
+    let product_id = product(number);
     let mut transaction = pool.begin().await.unwrap();
     sqlx::query(
         "UPDATE stock SET available = available - 1, reserved = reserved + 1

@@ -8,7 +8,16 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-/// Places that many orders, one piece of each product in turn, over so many connections; each is answered
+/// What the order with this number is for: any of the hundred products. Not one after the other: consumers that
+/// have been handed a hundred messages each would then go through the same products side by side, and wait for
+/// each other's rows.
+pub(crate) fn product(number: usize) -> i64 {
+    // Knuth's multiplicative hash.
+    let hash = (number as u32).wrapping_mul(2_654_435_761);
+    1 + i64::from(hash >> 16) % 100
+}
+
+/// Places that many orders, one piece each, over so many connections; each is answered
 /// with 202.
 pub(crate) async fn place(at: SocketAddr, user: Uuid, connections: usize, orders: usize) {
     let next = AtomicUsize::new(0);
@@ -25,7 +34,7 @@ pub(crate) async fn place(at: SocketAddr, user: Uuid, connections: usize, orders
             let request = format!(
                 "POST /orders/?product_id={} HTTP/1.1\r\nHost: agora\r\nX-User-Id: {user}\r\n\
                  X-User-Email: ada@agora.example\r\nContent-Length: 0\r\n\r\n",
-                1 + number % 100
+                product(number)
             );
             stream.write_all(request.as_bytes()).await.unwrap();
             skip_answer(&mut stream).await;

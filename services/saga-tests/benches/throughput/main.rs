@@ -114,14 +114,21 @@ fn main() {
                 stages(orders, &mut figures).await;
             }
             if wanted("scaling") {
-                for (replicas, concurrency) in [(1, 8), (2, 8), (4, 8), (1, 16), (1, 32)] {
-                    let rate = drained(orders, replicas, concurrency).await;
-                    figures.add(
-                        &format!(
-                            "inventory draining: {replicas} replicas, concurrency {concurrency}"
-                        ),
-                        rate,
+                for (replicas, concurrency, flush) in [
+                    (1, 1, Flush::Each),
+                    (2, 1, Flush::Each),
+                    (1, 8, Flush::Each),
+                    (2, 8, Flush::Each),
+                    (1, 16, Flush::Each),
+                    (1, 1, Flush::Later),
+                    (2, 1, Flush::Later),
+                ] {
+                    let rate = drained(orders, replicas, concurrency, flush).await;
+                    let what = format!(
+                        "inventory: {replicas} replicas, {concurrency} at once, flushed {}",
+                        flush.name()
                     );
+                    figures.add(&what, rate);
                 }
             }
         }
@@ -252,9 +259,14 @@ async fn stages(orders: usize, figures: &mut Figures) {
 }
 
 /// How fast replicas of inventory-service drain a queue that is full when they start.
-async fn drained(orders: usize, replicas: usize, concurrency: usize) -> f64 {
+async fn drained(orders: usize, replicas: usize, concurrency: usize, flush: Flush) -> f64 {
     let shop = Shop::open(saga_tests::binaries!()).await;
     shop.inventory_service(&[]).await.stop().await;
+    if let Flush::Later = flush {
+        let later = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', \
+                     current_database()); END $$";
+        sqlx::query(later).execute(&shop.inventory).await.unwrap();
+    }
     ceilings::fill(shop.amqp_url(), orders).await;
     let (variables, concurrency) = (Variables::read(), concurrency.to_string());
     let variables = variables.and(&[("AMQP_CONCURRENCY", &concurrency)]);
@@ -268,6 +280,24 @@ async fn drained(orders: usize, replicas: usize, concurrency: usize) -> f64 {
     }
     shop.close().await;
     rate
+}
+
+/// When the database has a commit on its disk: what two replicas have to share.
+#[derive(Debug, Clone, Copy)]
+enum Flush {
+    /// Before it answers, as it should.
+    Each,
+    /// Some time later, to see what is left of the limit without it.
+    Later,
+}
+
+impl Flush {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Each => "each",
+            Self::Later => "later",
+        }
+    }
 }
 
 /// Waits until a count is reached.
