@@ -1,5 +1,5 @@
 //! One lifecycle for all services: configuration → telemetry → dependencies → serve → drain → flush. With the
-//! pattern `graceful_shutdown` off a signal ends the process where it stands, after `serve`.
+//! pattern `graceful_shutdown` off a signal ends the process where it stands: nothing is drained or flushed.
 //!
 //! [`run`] is a service's whole `main`. Tasks come in two kinds. *Workers* ([`Lifecycle::spawn_worker`]) do
 //! the service's work and stop taking more of it at shutdown; *watchers* ([`Lifecycle::spawn_watcher`])

@@ -91,9 +91,9 @@ pub fn start(
     publisher: Publisher,
 ) -> Outbox {
     lifecycle.enter_pattern(Pattern::Outbox, config.outbox);
-    // In either position: what an earlier process stored must not be taken for what the naive way loses.
     let bells = Bells::default();
     let bell = Arc::clone(&bells.relay);
+    // In either position: what an earlier process stored must not be taken for what the naive way loses.
     Relay::spawn(lifecycle, &config, database, publisher.clone(), bell);
     spawn_housekeeping(lifecycle, config.retention, database);
     let strategy = if config.outbox.is_on() {

@@ -30,6 +30,7 @@ const OF_THE_LAST_LIFE: [&str; 11] = [
 ];
 /// What is kept when all together is too much.
 const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
+
 /// What the letter is chosen by.
 pub(crate) fn facts(letter: &Delivery) -> Facts {
     let owned = |text: &ShortString| text.to_string();
