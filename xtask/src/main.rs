@@ -11,6 +11,7 @@ mod dead_letters;
 mod durations;
 mod engine;
 mod env_file;
+mod evaluation;
 mod http;
 mod images;
 mod interrupt;

@@ -253,6 +253,13 @@ impl Settings {
         Self { values }
     }
 
+    /// These settings without the ones whose names begin so.
+    pub(crate) fn without_prefix(&self, prefix: &str) -> Self {
+        let mut values = self.values.clone();
+        values.retain(|name, _| !name.starts_with(prefix));
+        Self { values }
+    }
+
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values

@@ -1,0 +1,76 @@
+//! What an experiment is: all of it said before anything runs. The order of the steps is the runner's.
+
+use std::time::Duration;
+
+use super::{
+    evidence::Arm,
+    faults::Fault,
+    verdict::{Figure, Outcome},
+};
+
+/// An experiment: a claim about a pattern, and how it is tried.
+#[derive(Debug)]
+pub(crate) struct Experiment {
+    /// As it is typed.
+    pub(crate) name: &'static str,
+    /// What is said to be true, in one sentence.
+    pub(crate) claim: &'static str,
+    /// What would show that it isn't.
+    pub(crate) refuted_by: &'static str,
+    /// What the harm without the pattern is, and why it comes.
+    pub(crate) harm: &'static str,
+    /// The configurations that are compared: without the pattern first.
+    pub(crate) arms: &'static [ArmPlan],
+    pub(crate) load: LoadPlan,
+    pub(crate) fault: FaultPlan,
+    /// What is measured, the harm first. Pure.
+    pub(crate) figures: fn(&[Arm]) -> Vec<Figure>,
+    /// The verdict and its reason, from arms that can be trusted. Pure.
+    pub(crate) judge: fn(&[Arm]) -> (Outcome, String),
+}
+
+/// One configuration of the system.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ArmPlan {
+    /// `off`, `on`, or what else tells it from the others.
+    pub(crate) name: &'static str,
+    /// Switches that are off, as in `AGORA_PATTERN_<NAME>`.
+    pub(crate) patterns_off: &'static [&'static str],
+    /// Containers of a service, where it isn't one.
+    pub(crate) replicas: &'static [(&'static str, u32)],
+}
+
+/// The load, the same in every arm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoadPlan {
+    /// A scenario of `loadtest`.
+    pub(crate) scenario: &'static str,
+    pub(crate) model: Model,
+    pub(crate) run_time: Duration,
+    /// Whether orders carry an `Idempotency-Key`.
+    pub(crate) idempotency_keys: bool,
+}
+
+/// Who decides when the next request is sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Model {
+    /// Users who wait for their answers.
+    Closed { users: u32 },
+    /// Arrivals at a constant rate, whatever the answers do.
+    Open { arrivals_per_second: u32 },
+}
+
+/// The fault, the same in every arm, and when it comes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FaultPlan {
+    pub(crate) fault: Fault,
+    /// From the first request to the injection, at least; the seed adds up to [`FaultPlan::JITTER`].
+    pub(crate) after: Duration,
+    /// From the injection to the healing.
+    pub(crate) lasts: Duration,
+}
+
+impl FaultPlan {
+    /// How much later than planned a fault may come, by the seed.
+    pub(crate) const JITTER: Duration = Duration::from_secs(1);
+}

@@ -1,0 +1,122 @@
+//! Do more consumers of one queue get through it faster?
+
+use std::time::Duration;
+
+use super::{WRONG_BOOKS, context};
+use crate::evaluation::{
+    evidence::Arm,
+    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
+    faults::Fault,
+    verdict::{Better, Figure, Outcome},
+};
+
+/// How much faster each doubling must be, at least.
+const GAIN: f64 = 1.3;
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "competing_consumers",
+    claim: "Consumers that share a queue share its work: with each of them held to the same part of a core, two \
+            decide more orders a second than one, and four more than two, and no order is decided twice.",
+    refuted_by: "two or four consumers that are less than 1.3 times as fast as half as many, or a book that doesn't \
+                 balance",
+    harm: "One consumer alone is as fast as its own processor: orders come faster than it decides them, and the rest \
+           wait.",
+    arms: &[
+        consumers("1", &[]),
+        consumers("2", &[("inventory-service", 2)]),
+        consumers("4", &[("inventory-service", 4)]),
+    ],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 120,
+        },
+        run_time: Duration::from_secs(10),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::StarveCpu {
+            service: "inventory-service",
+            millicores: 30,
+        },
+        after: Duration::from_secs(1),
+        lasts: Duration::from_secs(7),
+    },
+    figures: |arms| [vec![speed(arms)], context(arms)].concat(),
+    judge,
+};
+
+const fn consumers(name: &'static str, replicas: &'static [(&'static str, u32)]) -> ArmPlan {
+    ArmPlan {
+        name,
+        patterns_off: &[],
+        replicas,
+    }
+}
+
+fn speed(arms: &[Arm]) -> Figure {
+    Figure::of(
+        "orders decided while starved",
+        "/s",
+        Better::More,
+        arms,
+        decided_per_second,
+    )
+}
+
+/// Orders that came to their end between the injection and the healing, a second.
+fn decided_per_second(arm: &Arm) -> Option<f64> {
+    let fault = arm.fault.as_ref()?;
+    let (from, to) = (fault.injected_at?, fault.healed_at?);
+    let mut starved = arm
+        .samples
+        .iter()
+        .filter(|sample| (from..=to).contains(&sample.at));
+    let (first, last) = (starved.next()?, starved.next_back()?);
+    let seconds = (last.at - first.at).as_seconds_f64();
+    Some((last.decided - first.decided) as f64 / seconds)
+}
+
+fn judge(arms: &[Arm]) -> (Outcome, String) {
+    for arm in arms {
+        for (kind, count) in WRONG_BOOKS {
+            if count(arm) > 0 {
+                return (
+                    Outcome::Refuted,
+                    format!(
+                        "with {} consumers there are {} {kind}",
+                        arm.name,
+                        count(arm)
+                    ),
+                );
+            }
+        }
+    }
+    let speeds: Option<Vec<f64>> = arms.iter().map(decided_per_second).collect();
+    let Some(speeds) = speeds.filter(|speeds| speeds.iter().all(|speed| *speed > 0.0)) else {
+        return (
+            Outcome::Inconclusive,
+            "in one arm no order was decided while the consumers were starved".to_owned(),
+        );
+    };
+    let gains: Vec<f64> = speeds.windows(2).map(|pair| pair[1] / pair[0]).collect();
+    let said: Vec<String> = arms
+        .iter()
+        .zip(&speeds)
+        .map(|(arm, speed)| format!("{}: {speed:.0}/s", arm.name))
+        .collect();
+    if gains.iter().all(|gain| *gain >= GAIN) {
+        (
+            Outcome::Upheld,
+            format!("consumers and orders decided a second: {}", said.join(", ")),
+        )
+    } else {
+        (
+            Outcome::Refuted,
+            format!(
+                "each doubling should bring {GAIN} times the speed; consumers and orders decided a second: {}",
+                said.join(", ")
+            ),
+        )
+    }
+}

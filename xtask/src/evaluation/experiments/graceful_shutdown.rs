@@ -1,0 +1,51 @@
+//! Does a rolling restart cost requests?
+
+use std::time::Duration;
+
+use super::{WRONG_BOOKS, failed_requests, figures};
+use crate::evaluation::{
+    evidence::Arm,
+    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
+    faults::Fault,
+    verdict::harm_without_none_with,
+};
+
+const HARMS: [(&str, fn(&Arm) -> u64); 1] = [("requests failed", failed_requests)];
+const REPLICAS: &[(&str, u32)] = &[("order-service", 2)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "graceful_shutdown",
+    claim: "With graceful shutdown, a rolling restart of two replicas of order-service under load fails no request.",
+    refuted_by: "a failed request, with graceful shutdown on",
+    harm: "Without it the process exits at once: the requests it was working on end without an answer.",
+    arms: &[
+        ArmPlan {
+            name: "off",
+            patterns_off: &["graceful_shutdown"],
+            replicas: REPLICAS,
+        },
+        ArmPlan {
+            name: "on",
+            patterns_off: &[],
+            replicas: REPLICAS,
+        },
+    ],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Closed { users: 16 },
+        run_time: Duration::from_secs(20),
+        // Who repeats a key may be repeated by the gateway, which would hide what is to be seen.
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::RollingRestart {
+            service: "order-service",
+            rounds: 1,
+        },
+        after: Duration::from_secs(3),
+        // It is over when the last replica is healthy again.
+        lasts: Duration::ZERO,
+    },
+    figures: |arms| figures(arms, &HARMS)[1..].to_vec(),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

@@ -1,0 +1,166 @@
+//! The experiments, a file each, and the quantities that several of them measure.
+
+mod competing_consumers;
+mod confirms;
+mod dead_letter;
+mod graceful_shutdown;
+mod inbox;
+mod outbox;
+mod retry;
+mod saga;
+
+use super::{
+    evidence::{Arm, Books},
+    experiment::{ArmPlan, Experiment},
+    verdict::{Better, Figure},
+};
+
+/// All of them, in the order in which they are run.
+pub(crate) static ALL: [&Experiment; 8] = [
+    &outbox::EXPERIMENT,
+    &inbox::EXPERIMENT,
+    &retry::EXPERIMENT,
+    &dead_letter::EXPERIMENT,
+    &confirms::EXPERIMENT,
+    &graceful_shutdown::EXPERIMENT,
+    &saga::EXPERIMENT,
+    &competing_consumers::EXPERIMENT,
+];
+
+/// The experiment with this name.
+pub(crate) fn find(name: &str) -> Option<&'static Experiment> {
+    ALL.into_iter().find(|experiment| experiment.name == name)
+}
+
+/// Everything as it is shipped.
+const ON: ArmPlan = ArmPlan {
+    name: "on",
+    patterns_off: &[],
+    replicas: &[],
+};
+
+/// The arm without the one pattern.
+const fn without(pattern: &'static [&'static str]) -> ArmPlan {
+    ArmPlan {
+        name: "off",
+        patterns_off: pattern,
+        replicas: &[],
+    }
+}
+
+fn books(arm: &Arm) -> Books {
+    arm.books.clone().unwrap_or_default()
+}
+
+fn count<T>(items: &[T]) -> u64 {
+    items.len() as u64
+}
+
+fn lost(arm: &Arm) -> u64 {
+    count(&books(arm).lost)
+}
+
+fn doubled(arm: &Arm) -> u64 {
+    count(&books(arm).doubled)
+}
+
+fn oversold(arm: &Arm) -> u64 {
+    count(&books(arm).oversold)
+}
+
+fn held(arm: &Arm) -> u64 {
+    count(&books(arm).held)
+}
+
+fn uncancelled(arm: &Arm) -> u64 {
+    count(&books(arm).uncancelled)
+}
+
+fn unbalanced(arm: &Arm) -> u64 {
+    count(&books(arm).unbalanced)
+}
+
+fn dead_letters(arm: &Arm) -> u64 {
+    books(arm).dead_letters.values().sum()
+}
+
+fn failed_requests(arm: &Arm) -> u64 {
+    arm.load
+        .as_ref()
+        .map_or(0, |load| load.summary.failed as u64)
+}
+
+/// What no arm with the pattern may show, whichever pattern it is.
+const WRONG_BOOKS: [(&str, fn(&Arm) -> u64); 6] = [
+    ("orders lost", lost),
+    ("orders that took stock twice", doubled),
+    ("orders confirmed without their stock", oversold),
+    ("ended orders that still hold stock", held),
+    ("cancellations that were not kept", uncancelled),
+    ("products whose stock doesn't add up", unbalanced),
+];
+
+/// The time from a client's 202 to the end of its order is not on record; what waits is. The most orders that waited
+/// at once.
+fn most_undecided(arm: &Arm) -> Option<f64> {
+    let most = arm.samples.iter().map(|sample| sample.undecided).max()?;
+    Some(most as f64)
+}
+
+fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Figure {
+    Figure::of(name, "", Better::Less, arms, |arm| {
+        arm.books.is_some().then(|| count(arm) as f64)
+    })
+}
+
+/// What every experiment reports besides its own harm: how much there was to lose, and what clients felt.
+fn context(arms: &[Arm]) -> Vec<Figure> {
+    let summary = |arm: &Arm| arm.load.as_ref().map(|load| load.summary.clone());
+    vec![
+        Figure::of("orders accepted", "", Better::Neither, arms, |arm| {
+            arm.books.as_ref().map(|books| books.promised as f64)
+        }),
+        Figure::of("requests failed", "", Better::Less, arms, |arm| {
+            summary(arm).map(|summary| summary.failed as f64)
+        }),
+        Figure::of("latency p50", "ms", Better::Less, arms, |arm| {
+            summary(arm).map(|summary| summary.latency.p50_ms)
+        }),
+        Figure::of("latency p99", "ms", Better::Less, arms, |arm| {
+            summary(arm).map(|summary| summary.latency.p99_ms)
+        }),
+        Figure::of(
+            "most orders waiting at once",
+            "",
+            Better::Less,
+            arms,
+            most_undecided,
+        ),
+        Figure::of("settled after the load", "ms", Better::Less, arms, |arm| {
+            arm.settled_after_ms.map(|ms| ms as f64)
+        }),
+    ]
+}
+
+/// The figures of an experiment: its harms first.
+fn figures(arms: &[Arm], harms: &[(&str, fn(&Arm) -> u64)]) -> Vec<Figure> {
+    let harms = harms.iter().map(|(name, count)| harm(name, arms, *count));
+    harms.chain(context(arms)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_experiment_has_a_name_of_its_own_and_says_what_it_is_about() {
+        for experiment in ALL {
+            let same = ALL.iter().filter(|other| other.name == experiment.name);
+            assert_eq!(same.count(), 1, "{}", experiment.name);
+            assert!(experiment.arms.len() >= 2, "{}", experiment.name);
+            assert!(!experiment.claim.is_empty() && !experiment.refuted_by.is_empty());
+            let ends = experiment.fault.after + experiment.fault.lasts;
+            assert!(ends < experiment.load.run_time, "{}", experiment.name);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Does an order survive a broker that is away while it is placed?
+
+use std::time::Duration;
+
+use super::{ON, WRONG_BOOKS, figures, lost, without};
+use crate::evaluation::{
+    experiment::{Experiment, FaultPlan, LoadPlan, Model},
+    faults::Fault,
+    verdict::harm_without_none_with,
+};
+
+const HARMS: [(&str, fn(&crate::evaluation::evidence::Arm) -> u64); 1] = [("orders lost", lost)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "outbox",
+    claim: "With the outbox, every order that a client was promised comes to its end, although the broker is killed \
+            while orders are placed.",
+    refuted_by: "a promised order that never ends, or one that takes its stock twice, with the outbox on",
+    harm: "Without it the order is committed first and published then: what can't be published is lost, and the \
+           client has its 202.",
+    arms: &[without(&["outbox"]), ON],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 40,
+        },
+        run_time: Duration::from_secs(14),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::Kill {
+            service: "rabbitmq",
+        },
+        after: Duration::from_secs(3),
+        lasts: Duration::from_secs(3),
+    },
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS[1..]),
+};

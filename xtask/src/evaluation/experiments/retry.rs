@@ -1,0 +1,40 @@
+//! Does a failure that passes cost an order its life?
+
+use std::time::Duration;
+
+use super::{ON, WRONG_BOOKS, dead_letters, figures, without};
+use crate::evaluation::{
+    evidence::Arm,
+    experiment::{Experiment, FaultPlan, LoadPlan, Model},
+    faults::Fault,
+    verdict::harm_without_none_with,
+};
+
+const HARMS: [(&str, fn(&Arm) -> u64); 1] = [("orders in the dead-letter queue", dead_letters)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "retry",
+    claim: "With retries, orders that meet a table somebody has locked are decided once it is free.",
+    refuted_by: "a dead letter, or an order that is not decided, with retries on",
+    harm: "Without them the first failure is final: the order's event is dead, and the order waits for a person.",
+    arms: &[without(&["retry"]), ON],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 30,
+        },
+        run_time: Duration::from_secs(13),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        // Longer than a statement may take (5 s): who waits for the table fails.
+        fault: Fault::LockTable {
+            database: "inventory",
+            table: "stock",
+        },
+        after: Duration::from_secs(3),
+        lasts: Duration::from_secs(7),
+    },
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

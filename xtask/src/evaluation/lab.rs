@@ -1,0 +1,196 @@
+//! The running system in the hands of whoever experiments with it: its containers, databases and broker, asked from
+//! outside, and its configuration.
+//!
+//! The databases are asked as superuser through `psql` in their container, as they publish no port. What the services
+//! say about themselves is not asked for here.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::{
+    compose::Compose,
+    engine::{self, Container, docker},
+    http::Client,
+    outcome,
+    process::Call,
+    project::{PORTS, Project, Settings},
+};
+
+/// As which program the databases see us: a session that was left behind is found by it.
+pub(crate) const APPLICATION: &str = "agora-evaluation";
+/// The services whose configuration experiments change.
+pub(crate) const CONFIGURED: [&str; 2] = ["order-service", "inventory-service"];
+/// How long a question to a database may take.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
+/// How long containers may take to be healthy in a new configuration.
+const CONFIGURED_WITHIN_SECONDS: u64 = 90;
+const SWITCH: &str = "AGORA_PATTERN_";
+
+/// A running system.
+#[derive(Debug)]
+pub(crate) struct Lab<'a> {
+    pub(crate) project: &'a Project,
+    compose: Compose,
+    settings: Settings,
+}
+
+impl<'a> Lab<'a> {
+    /// The project's system, which somebody has started.
+    pub(crate) fn new(project: &'a Project) -> anyhow::Result<Self> {
+        engine::running_system(project)?;
+        let compose = Compose::find()?.ok_or_else(|| {
+            outcome::unavailable(
+                "Docker Compose V2 is missing",
+                "`cargo xtask up` fetches it",
+            )
+        })?;
+        Ok(Self {
+            project,
+            compose,
+            settings: project.settings()?,
+        })
+    }
+
+    /// All containers, stopped ones included.
+    pub(crate) fn containers(&self) -> anyhow::Result<Vec<Container>> {
+        engine::containers(self.project)
+    }
+
+    /// A service's containers, stopped ones included; an error when there is none.
+    pub(crate) fn containers_of(&self, service: &str) -> anyhow::Result<Vec<Container>> {
+        let mut containers = self.containers()?;
+        containers.retain(|container| container.service == service);
+        if containers.is_empty() {
+            return Err(outcome::unavailable(
+                format!("{service} has no container"),
+                "`cargo xtask up` starts what is missing",
+            ));
+        }
+        Ok(containers)
+    }
+
+    /// A call of compose for this system.
+    pub(crate) fn compose<'b>(&self, args: impl IntoIterator<Item = &'b str>) -> Call {
+        self.compose.call(self.project, &self.settings, args)
+    }
+
+    /// A call of `psql` that runs `sql` in one of the databases, `orders`, `inventory`, …, as superuser.
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> anyhow::Result<Call> {
+        let postgres = self.containers_of("postgres")?.remove(0);
+        let application = format!("PGAPPNAME={APPLICATION}");
+        let args = [
+            "exec",
+            "--env",
+            &application,
+            &postgres.id,
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
+            "--tuples-only",
+            "--no-align",
+            "--field-separator=|",
+            "--set=ON_ERROR_STOP=1",
+            "--username=postgres",
+            "--dbname",
+            database,
+            "--command",
+            sql,
+        ];
+        Ok(docker(args).limit(STATEMENT_LIMIT))
+    }
+
+    /// Asks a database; rows of columns. No value may hold a `|` or a line break.
+    pub(crate) fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
+        let text = self.psql(database, sql)?.read()?;
+        let row = |line: &str| line.split('|').map(str::to_owned).collect();
+        Ok(text.lines().map(row).collect())
+    }
+
+    /// Asks a database for one number.
+    pub(crate) fn number(&self, database: &str, sql: &str) -> anyhow::Result<u64> {
+        let rows = self.query(database, sql)?;
+        let value = rows.first().and_then(|row| row.first());
+        value
+            .and_then(|text| text.parse().ok())
+            .with_context(|| format!("{database} answered {rows:?} to {sql}"))
+    }
+
+    /// The broker's management API. Its port may be another one after each start of the container.
+    pub(crate) fn broker(&self) -> anyhow::Result<Client> {
+        let management = PORTS
+            .iter()
+            .find(|port| port.service == "rabbitmq")
+            .context("no port for RabbitMQ")?;
+        let address = engine::published(&self.containers()?, management)?;
+        let password = self.settings.require("AGORA_RABBITMQ_PASSWORD")?;
+        Ok(Client::new(&format!("agora:{password}@{address}")))
+    }
+
+    /// Publishes a message as somebody else would; whether the broker had a queue for it.
+    pub(crate) fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        payload: &str,
+        properties: &Value,
+    ) -> anyhow::Result<bool> {
+        let message = json!({
+            "routing_key": routing_key,
+            "payload": payload,
+            "payload_encoding": "string",
+            "properties": properties,
+        });
+        let path = format!("/api/exchanges/%2F/{exchange}/publish");
+        let answer = self.broker()?.post(&path, &[], Some(&message))?;
+        anyhow::ensure!(
+            answer.status == 200,
+            "RabbitMQ took no message for {exchange}: {}",
+            answer.shown()
+        );
+        let answer: Value = answer.json()?;
+        Ok(answer["routed"] == true)
+    }
+
+    /// Starts the configured services anew where they differ from this: the patterns that are off (`inbox`, …), and
+    /// how many containers a service has where it isn't one. Returns when all are healthy.
+    pub(crate) fn configure(
+        &self,
+        patterns_off: &[&str],
+        replicas: &BTreeMap<&str, u32>,
+    ) -> anyhow::Result<()> {
+        let wait = CONFIGURED_WITHIN_SECONDS.to_string();
+        let up = [
+            "up",
+            "--detach",
+            "--no-build",
+            "--no-deps",
+            "--wait",
+            "--wait-timeout",
+            &wait,
+        ];
+        let scales = CONFIGURED.map(|service| {
+            let count = replicas.get(service).copied().unwrap_or(1);
+            format!("--scale={service}={count}")
+        });
+        // What the settings say of switches is replaced as a whole.
+        let settings = self.settings.without_prefix(SWITCH);
+        let mut call = self
+            .compose
+            .call(self.project, &settings, up)
+            .args(scales)
+            .args(CONFIGURED)
+            .limit(Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 30));
+        for pattern in patterns_off {
+            call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
+        }
+        let output = call.output()?;
+        anyhow::ensure!(
+            output.status.success(),
+            "the services did not start in the configuration asked for: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+}

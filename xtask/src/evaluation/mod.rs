@@ -1,0 +1,12 @@
+//! Experiments: the same load and the same fault with a pattern off and on, and a verdict with its evidence.
+//!
+//! [`experiment`] says what one is, `experiments/` holds a file for each, [`runner`] alone knows the order of steps.
+//! What a run saw is [`evidence`], kept as JSON; [`verdict`] is judged from that alone, so that a stored run can be
+//! judged again without the system. Left out: the load itself (`loadtest`) and the patterns (the services).
+
+pub(crate) mod evidence;
+pub(crate) mod experiment;
+pub(crate) mod experiments;
+pub(crate) mod faults;
+pub(crate) mod lab;
+pub(crate) mod verdict;

@@ -1,0 +1,241 @@
+//! Verdicts: what the evidence of an experiment's arms comes to, by rules that need nothing else.
+//!
+//! | verdict | when |
+//! |---|---|
+//! | inconclusive | an arm broke off, was not steady, or its fault did not bite |
+//! | refuted | with the pattern, the harm is there that it should prevent |
+//! | inconclusive | without the pattern, there is no harm: the run shows no need for it |
+//! | upheld | harm without the pattern, none with it |
+//!
+//! In this order: what can't be trusted decides nothing, and a pattern that failed has failed, whatever the other arm
+//! did.
+
+use serde::{Deserialize, Serialize};
+
+use super::evidence::{Arm, Trial};
+use super::experiment::Experiment;
+
+/// How a trial, or an experiment over its repetitions, came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// The claim held, and the harm that it speaks of was seen without the pattern.
+    Upheld,
+    /// The claim did not hold.
+    Refuted,
+    /// Nothing can be said.
+    Inconclusive,
+}
+
+impl Outcome {
+    /// One word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Upheld => "upheld",
+            Self::Refuted => "refuted",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+
+    /// Over several trials: one refutation refutes, and only unanimity upholds.
+    pub(crate) fn over(outcomes: impl IntoIterator<Item = Self>) -> Self {
+        let outcomes: Vec<Self> = outcomes.into_iter().collect();
+        if outcomes.contains(&Self::Refuted) {
+            Self::Refuted
+        } else if outcomes.is_empty() || outcomes.contains(&Self::Inconclusive) {
+            Self::Inconclusive
+        } else {
+            Self::Upheld
+        }
+    }
+}
+
+/// The verdict on one trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Verdict {
+    pub(crate) outcome: Outcome,
+    /// One sentence.
+    pub(crate) reason: String,
+    /// What was measured, the harm first.
+    pub(crate) figures: Vec<Figure>,
+}
+
+/// One quantity over all arms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Figure {
+    /// E.g. `orders lost`.
+    pub(crate) name: String,
+    /// `ms`, `/s`, `%`; empty for counts.
+    pub(crate) unit: String,
+    /// Whether a smaller value is better, a larger one, or neither.
+    pub(crate) better: Better,
+    /// In the order of the arms.
+    pub(crate) values: Vec<Value>,
+}
+
+/// Which direction of a figure is the good one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Better {
+    Less,
+    More,
+    Neither,
+}
+
+/// A figure's value in one arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Value {
+    pub(crate) arm: String,
+    /// `None` where it could not be measured.
+    pub(crate) value: Option<f64>,
+}
+
+impl Figure {
+    /// Measures a quantity in every arm.
+    pub(crate) fn of(
+        name: &str,
+        unit: &str,
+        better: Better,
+        arms: &[Arm],
+        measure: impl Fn(&Arm) -> Option<f64>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            better,
+            values: arms
+                .iter()
+                .map(|arm| Value {
+                    arm: arm.name.clone(),
+                    value: measure(arm),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Judges a trial. Pure: the same evidence gives the same verdict.
+pub(crate) fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
+    let figures = (experiment.figures)(&trial.arms);
+    let (outcome, reason) = match unusable(experiment, trial) {
+        Some(reason) => (Outcome::Inconclusive, reason),
+        None => (experiment.judge)(&trial.arms),
+    };
+    Verdict {
+        outcome,
+        reason,
+        figures,
+    }
+}
+
+/// Why nothing can be concluded from a trial, whatever its figures are.
+fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
+    if trial.arms.len() != experiment.arms.len() {
+        return Some(format!(
+            "only {} of {} arms were run",
+            trial.arms.len(),
+            experiment.arms.len()
+        ));
+    }
+    trial.arms.iter().find_map(unusable_arm)
+}
+
+fn unusable_arm(arm: &Arm) -> Option<String> {
+    let name = &arm.name;
+    if let Some(failure) = &arm.failure {
+        return Some(format!("the arm `{name}` broke off: {failure}"));
+    }
+    match &arm.steady_before {
+        Some(steady) if steady.reached => {}
+        Some(steady) => {
+            let why = steady.measures.iter().find(|measure| !measure.holds);
+            let why = why.map_or_else(String::new, |measure| {
+                format!(
+                    ": {} is {}, {} is allowed",
+                    measure.what, measure.found, measure.tolerance
+                )
+            });
+            return Some(format!(
+                "the arm `{name}` did not begin in a steady state{why}"
+            ));
+        }
+        None => return Some(format!("the arm `{name}` was never seen in a steady state")),
+    }
+    match &arm.fault {
+        Some(fault) if fault.bite.bit => {}
+        Some(fault) => {
+            return Some(format!(
+                "in the arm `{name}` the fault did not bite: {}",
+                fault.bite.proof
+            ));
+        }
+        None => return Some(format!("the arm `{name}` has no fault on record")),
+    }
+    if arm.books.is_none() {
+        return Some(format!("the books of the arm `{name}` could not be read"));
+    }
+    if arm
+        .load
+        .as_ref()
+        .is_none_or(|load| load.summary.measured == 0)
+    {
+        return Some(format!("in the arm `{name}` there was no load"));
+    }
+    None
+}
+
+/// The rule of most experiments: harm without the pattern (`arms[0]`), none with it (all others).
+///
+/// `harms` counts each kind of harm that the pattern is to prevent; `damage` counts what no arm with the pattern may
+/// show besides.
+pub(crate) fn harm_without_none_with(
+    arms: &[Arm],
+    harms: &[(&str, fn(&Arm) -> u64)],
+    damage: &[(&str, fn(&Arm) -> u64)],
+) -> (Outcome, String) {
+    let Some((without, with)) = arms.split_first() else {
+        return (Outcome::Inconclusive, "there is no arm".to_owned());
+    };
+    let counts = |arm: &Arm, kinds: &[(&str, fn(&Arm) -> u64)]| -> Vec<String> {
+        let counts = kinds.iter().map(|(kind, count)| (kind, count(arm)));
+        counts
+            .filter(|(_, count)| *count > 0)
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect()
+    };
+    for arm in with {
+        let seen = [counts(arm, harms), counts(arm, damage)].concat();
+        if !seen.is_empty() {
+            return (
+                Outcome::Refuted,
+                format!(
+                    "with the pattern `{}` there are still {}",
+                    arm.name,
+                    seen.join(", ")
+                ),
+            );
+        }
+    }
+    let suffered = counts(without, harms);
+    let kinds: Vec<&str> = harms.iter().map(|(kind, _)| *kind).collect();
+    if suffered.is_empty() {
+        return (
+            Outcome::Inconclusive,
+            format!(
+                "without the pattern there was no harm either (0 {}): this run shows no need for it",
+                kinds.join(", 0 ")
+            ),
+        );
+    }
+    (
+        Outcome::Upheld,
+        format!(
+            "{} without it, 0 {} with it",
+            suffered.join(", "),
+            kinds.join(", 0 ")
+        ),
+    )
+}
