@@ -3,6 +3,8 @@
 //! The API's queue statistics lag by seconds, so the count of dead letters comes from the messages themselves:
 //! the broker says with each one how many are left behind it.
 
+pub(crate) mod tool;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, anyhow};
@@ -130,6 +132,14 @@ impl Reader {
             .into_iter()
             .map(|queue| self.statistics(&queue));
         counts.sum()
+    }
+
+    /// How many messages wait in retry tiers, over all streams; as old as [`Reader::waiting`].
+    pub(crate) fn waiting_for_retry(&self) -> anyhow::Result<usize> {
+        let tiers = topology::ALL
+            .into_iter()
+            .flat_map(|stream| RETRY_TIERS.map(|tier| stream.retry_queue(tier)));
+        tiers.map(|queue| self.statistics(&queue)).sum()
     }
 
     fn statistics(&self, queue: &str) -> anyhow::Result<usize> {

@@ -5,13 +5,14 @@ use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
     "DEAD_LETTER",
     "CONFIRMS",
     "GRACEFUL_SHUTDOWN",
+    "SAGA",
 ];
 
 /// The patterns that the settings turn off; an unknown switch or position is wrong usage.

@@ -27,6 +27,9 @@ pub enum Pattern {
     Confirms,
     /// SIGTERM lets what is under way finish. Off: the process ends at once.
     GracefulShutdown,
+    /// Work over several services ends when all of them have done their part, or undone it. Off: the first one
+    /// calls it done at once.
+    Saga,
 }
 
 /// The position of a pattern's switch.
@@ -41,13 +44,14 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
         Self::DeadLetter,
         Self::Confirms,
         Self::GracefulShutdown,
+        Self::Saga,
     ];
 
     /// As it stands in a metric's label.
@@ -59,6 +63,7 @@ impl Pattern {
             Self::DeadLetter => "dead_letter",
             Self::Confirms => "confirms",
             Self::GracefulShutdown => "graceful_shutdown",
+            Self::Saga => "saga",
         }
     }
 
@@ -70,6 +75,7 @@ impl Pattern {
             Self::DeadLetter => "AGORA_PATTERN_DEAD_LETTER",
             Self::Confirms => "AGORA_PATTERN_CONFIRMS",
             Self::GracefulShutdown => "AGORA_PATTERN_GRACEFUL_SHUTDOWN",
+            Self::Saga => "AGORA_PATTERN_SAGA",
         }
     }
 }

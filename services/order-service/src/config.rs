@@ -5,6 +5,7 @@ use std::time::Duration;
 use chassis::config::{
     BrokerConfig, ConfigError, ConsumerConfig, DatabaseConfig, Env, HttpConfig, OutboxConfig,
 };
+use chassis::patterns::{Pattern, Switch};
 
 /// Configuration of order-service.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct Config {
     pub outbox: OutboxConfig,
     /// `ORDER_STUCK_AFTER_SECONDS`: an order that isn't decided for longer is counted as stuck.
     pub stuck_after: Duration,
+    /// Whether an order waits for its stock.
+    pub saga: Switch,
     /// Where orders are taken.
     pub http: HttpConfig,
 }
@@ -35,6 +38,7 @@ impl Config {
             consumer: ConsumerConfig::read(env)?,
             outbox: OutboxConfig::read(env)?,
             stuck_after: env.seconds("ORDER_STUCK_AFTER_SECONDS", 60, 1..=86_400)?,
+            saga: Switch::read(env, Pattern::Saga)?,
             http: HttpConfig::read(env)?,
         })
     }

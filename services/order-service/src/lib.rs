@@ -10,6 +10,7 @@ pub mod orders;
 use std::net::SocketAddr;
 
 use chassis::lifecycle::Lifecycle;
+use chassis::patterns::{Pattern, Switch};
 use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
 
@@ -34,9 +35,14 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         orders::outcome::Outcomes,
     );
     orders::stuck::watch(lifecycle, &database, config.stuck_after);
+    lifecycle.enter_pattern(Pattern::Saga, config.saga);
     let orders = orders::http::router(orders::http::Orders {
         pool: database.pool,
         outbox,
+        course: match config.saga {
+            Switch::On => orders::Course::SAGA,
+            Switch::Off => orders::Course::OPTIMISTIC,
+        },
     });
     http::serve(lifecycle, &config.http, orders).await
 }

@@ -8,6 +8,7 @@
 //! | `cancelling` | `StockReleased` | `cancelled` |
 //!
 //! `confirmed`, `rejected` and `cancelled` are where an order ends; whatever else arrives changes nothing.
+//! With the pattern `saga` off ([`Course::OPTIMISTIC`]) an order begins as `confirmed` and goes straight to `cancelled`.
 
 pub mod http;
 pub mod outcome;
@@ -91,6 +92,34 @@ impl FromStr for Status {
     fn from_str(text: &str) -> Result<Self, UnknownStatus> {
         let found = Self::ALL.into_iter().find(|status| status.as_str() == text);
         found.ok_or_else(|| UnknownStatus(text.to_owned()))
+    }
+}
+
+/// What an order is called before anybody else has had a say in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Course {
+    /// As it is taken.
+    placed: Status,
+    /// As its owner cancels it.
+    cancelled: Status,
+}
+
+impl Course {
+    /// It waits for inventory-service, both times.
+    pub const SAGA: Self = Self {
+        placed: Status::Pending,
+        cancelled: Status::Cancelling,
+    };
+
+    /// The naive way: it counts as done at once, and nobody asks for its stock back.
+    pub const OPTIMISTIC: Self = Self {
+        placed: Status::Confirmed,
+        cancelled: Status::Cancelled,
+    };
+
+    /// What is told when its owner cancels an order, if anybody has to act on it.
+    fn cancellation(self, order: &Order) -> Option<Event> {
+        (self.cancelled == Status::Cancelling).then(|| order.cancelled())
     }
 }
 

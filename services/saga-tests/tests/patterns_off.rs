@@ -541,3 +541,37 @@ async fn with_all_patterns_on_two_replicas_of_each_service_keep_the_books() {
     }
     shop.close().await;
 }
+
+#[tokio::test]
+async fn without_the_saga_orders_are_confirmed_that_have_no_stock_and_cancelled_ones_keep_theirs() {
+    for arm in ["on", "off"] {
+        let shop = open().await;
+        shop.stock_up(7, 3).await;
+        let orders = shop.order_service(&[("AGORA_PATTERN_SAGA", arm)]).await;
+        let inventory = shop.inventory_service(&[]).await;
+        let mut placed = Vec::new();
+        for _ in 0..5 {
+            placed.push(shop.place(orders.addr, 7, 1).await.expect("an answer"));
+        }
+        let seen = async || {
+            processed(&inventory, "order_events", "applied").await >= 5.0
+                && with_status(&shop, &placed, "pending").await == 0
+        };
+        eventually("all orders are decided", seen).await;
+        let confirmed = with_status(&shop, &placed, "confirmed").await;
+        assert_eq!(confirmed, if arm == "on" { 3 } else { 5 });
+        for order in &placed {
+            shop.cancel(orders.addr, *order).await;
+        }
+        let cancelled = async || with_status(&shop, &placed, "cancelling").await == 0;
+        eventually("all cancellations are kept", cancelled).await;
+        let held = reserved(&shop, 7).await;
+        assert_eq!(held, if arm == "on" { 0 } else { 3 });
+        println!(
+            "saga {arm}: {confirmed} of 5 orders confirmed, 3 pieces in stock; all cancelled, {held} pieces still held"
+        );
+        orders.stop().await;
+        inventory.stop().await;
+        shop.close().await;
+    }
+}

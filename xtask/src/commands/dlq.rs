@@ -3,7 +3,6 @@
 
 mod filters;
 mod moving;
-mod tool;
 
 use chrono::Utc;
 use clap::Subcommand;

@@ -1,7 +1,7 @@
 //! What an evaluation saw, kept as JSON under `target/agora/evaluations/<run>/evidence.json`. Facts only: what they
 //! mean is [`super::verdict`]'s to say, from these alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use load_record::{RunSummary, TimelineSecond};
@@ -102,6 +102,13 @@ pub(crate) struct Configuration {
     pub(crate) patterns_off: BTreeMap<String, Vec<String>>,
     /// Running containers, by service, where there is more than one.
     pub(crate) replicas: BTreeMap<String, u32>,
+}
+
+impl Configuration {
+    /// Every pattern that some service runs without.
+    pub(crate) fn all_patterns_off(&self) -> BTreeSet<String> {
+        self.patterns_off.values().flatten().cloned().collect()
+    }
 }
 
 /// Whether the system was as it is when nothing is wrong.

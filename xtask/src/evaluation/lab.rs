@@ -4,11 +4,15 @@
 //! The databases are asked as superuser through `psql` in their container, as they publish no port. What the services
 //! say about themselves is not asked for here.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::evidence::Configuration;
 use crate::{
     compose::Compose,
     engine::{self, Container, docker},
@@ -78,13 +82,19 @@ impl<'a> Lab<'a> {
 
     /// A call of `psql` that runs `sql` in one of the databases, `orders`, `inventory`, …, as superuser.
     pub(crate) fn psql(&self, database: &str, sql: &str) -> anyhow::Result<Call> {
+        self.psql_all(&[(database, sql)])
+    }
+
+    fn psql_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Call> {
         let postgres = self.containers_of("postgres")?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION}");
-        let args = [
-            "exec",
-            "--env",
-            &application,
-            &postgres.id,
+        let mut args = vec![
+            "exec".to_owned(),
+            "--env".to_owned(),
+            application,
+            postgres.id,
+        ];
+        let psql = [
             "psql",
             "--no-psqlrc",
             "--quiet",
@@ -93,19 +103,26 @@ impl<'a> Lab<'a> {
             "--field-separator=|",
             "--set=ON_ERROR_STOP=1",
             "--username=postgres",
-            "--dbname",
-            database,
-            "--command",
-            sql,
         ];
-        Ok(docker(args).limit(STATEMENT_LIMIT))
+        args.extend(psql.map(str::to_owned));
+        for (database, sql) in questions {
+            args.push(format!("--command=\\connect {database}"));
+            args.push(format!("--command={sql}"));
+        }
+        Ok(docker(args.iter().map(String::as_str)).limit(STATEMENT_LIMIT))
     }
 
-    /// Asks a database; rows of columns. No value may hold a `|` or a line break.
-    pub(crate) fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
-        let text = self.psql(database, sql)?.read()?;
+    /// Asks databases one question after the other, as superuser; the rows of all of them. No value may hold a `|` or
+    /// a line break.
+    pub(crate) fn query_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Vec<Vec<String>>> {
+        let text = self.psql_all(questions)?.read()?;
         let row = |line: &str| line.split('|').map(str::to_owned).collect();
         Ok(text.lines().map(row).collect())
+    }
+
+    /// Asks a database; rows of columns.
+    pub(crate) fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
+        self.query_all(&[(database, sql)])
     }
 
     /// Asks a database for one number.
@@ -115,6 +132,11 @@ impl<'a> Lab<'a> {
         value
             .and_then(|text| text.parse().ok())
             .with_context(|| format!("{database} answered {rows:?} to {sql}"))
+    }
+
+    /// The gateway's address, `host:port`.
+    pub(crate) fn gateway(&self) -> anyhow::Result<String> {
+        engine::published(&self.containers()?, &PORTS[0])
     }
 
     /// The broker's management API. Its port may be another one after each start of the container.
@@ -153,12 +175,37 @@ impl<'a> Lab<'a> {
         Ok(answer["routed"] == true)
     }
 
+    /// How the configured services are set up now, as their containers say.
+    pub(crate) fn configuration(&self) -> anyhow::Result<Configuration> {
+        let mut configuration = Configuration::default();
+        let containers = self.containers()?;
+        for service in CONFIGURED {
+            let of_service = || {
+                let running = containers.iter();
+                running.filter(|container| container.service == service)
+            };
+            let mut off: Vec<String> = of_service()
+                .flat_map(|container| container.patterns_off.clone())
+                .collect();
+            off.sort_unstable();
+            off.dedup();
+            if !off.is_empty() {
+                configuration.patterns_off.insert(service.to_owned(), off);
+            }
+            let count = of_service().count().try_into()?;
+            if count > 1 {
+                configuration.replicas.insert(service.to_owned(), count);
+            }
+        }
+        Ok(configuration)
+    }
+
     /// Starts the configured services anew where they differ from this: the patterns that are off (`inbox`, …), and
     /// how many containers a service has where it isn't one. Returns when all are healthy.
     pub(crate) fn configure(
         &self,
-        patterns_off: &[&str],
-        replicas: &BTreeMap<&str, u32>,
+        patterns_off: &BTreeSet<String>,
+        replicas: &BTreeMap<String, u32>,
     ) -> anyhow::Result<()> {
         let wait = CONFIGURED_WITHIN_SECONDS.to_string();
         let up = [

@@ -4,9 +4,16 @@
 //! What a run saw is [`evidence`], kept as JSON; [`verdict`] is judged from that alone, so that a stored run can be
 //! judged again without the system. Left out: the load itself (`loadtest`) and the patterns (the services).
 
+pub(crate) mod books;
 pub(crate) mod evidence;
 pub(crate) mod experiment;
 pub(crate) mod experiments;
 pub(crate) mod faults;
 pub(crate) mod lab;
+pub(crate) mod load;
+pub(crate) mod mend;
+pub(crate) mod runner;
+pub(crate) mod samples;
+pub(crate) mod steady;
+pub(crate) mod under_way;
 pub(crate) mod verdict;

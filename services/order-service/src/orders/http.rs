@@ -16,7 +16,7 @@ use sqlx::PgPool;
 use tracing::info;
 
 use super::store;
-use super::{IdempotencyKey, InvalidKey, Order, PlaceOrder, Status};
+use super::{Course, IdempotencyKey, InvalidKey, Order, PlaceOrder, Status};
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -25,6 +25,8 @@ pub struct Orders {
     pub pool: PgPool,
     /// Where orders and their events are committed.
     pub outbox: Outbox,
+    /// Where an order begins, and where a cancellation leads.
+    pub course: Course,
 }
 
 /// The answer to an order: a promise that it will be decided.
@@ -73,8 +75,14 @@ async fn place_order(
     let content = asked_for(query, body?.map(|axum::Json(order)| order))?;
     let key = idempotency_key(&headers)?;
     let mut work = orders.outbox.begin().await?;
-    let inserted =
-        store::insert(work.connection(), identity.user_id, content, key.as_ref()).await?;
+    let inserted = store::insert(
+        work.connection(),
+        identity.user_id,
+        content,
+        orders.course.placed,
+        key.as_ref(),
+    )
+    .await?;
     let order = match (inserted, &key) {
         (Some(order), _) => {
             work.say(order.placed()).await?;
@@ -122,9 +130,11 @@ async fn cancel_order(
         .ok_or_else(no_such_order)?;
     match order.status {
         Status::Pending | Status::Confirmed => {
-            let (from, to) = (order.status, Status::Cancelling);
+            let (from, to) = (order.status, orders.course.cancelled);
             store::change_status(work.connection(), id, from, to, None).await?;
-            work.say(order.cancelled()).await?;
+            if let Some(event) = orders.course.cancellation(&order) {
+                work.say(event).await?;
+            }
             work.commit().await?;
             info!(order_id = %id, "order cancelled by its owner");
             order.status = to;

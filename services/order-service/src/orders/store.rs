@@ -29,16 +29,18 @@ pub async fn insert(
     connection: &mut PgConnection,
     user_id: UserId,
     content: PlaceOrder,
+    status: Status,
     key: Option<&IdempotencyKey>,
 ) -> Result<Option<Order>, sqlx::Error> {
     let inserted = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO orders (id, user_id, product_id, quantity, idempotency_key)
-         VALUES ($1, $2, $3, $4, $5) RETURNING {COLUMNS}"
+        "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key)
+         VALUES ($1, $2, $3, $4, $5, $6) RETURNING {COLUMNS}"
     )))
     .bind(OrderId::generate().0)
     .bind(user_id.0)
     .bind(content.product_id.get())
     .bind(content.quantity.get())
+    .bind(status.as_str())
     .bind(key.map(IdempotencyKey::as_str))
     .fetch_one(connection)
     .await;

@@ -5,11 +5,9 @@ use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use shared_events::topology::INBOX_WINDOW;
 
-use super::{
-    filters::Filters,
-    tool::{Order, Report, Task, Tool},
-};
+use super::filters::Filters;
 use crate::{
+    dead_letters::tool::{Order, Report, Task, Tool},
     engine,
     outcome::{self, Exit},
     output::{Format, FormatOption, print_json},

@@ -1,0 +1,513 @@
+//! The runner: alone knows the order of the steps, the same for every experiment.
+//!
+//! heal → note what is there → for each arm: configure → steady? → load → fault → did it bite? → heal → load ends →
+//! settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use chrono::Utc;
+use sha2::{Digest, Sha256};
+
+use super::{
+    books,
+    evidence::{
+        Arm, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, Sabotage, Sample, Trial,
+        Versions,
+    },
+    experiment::{ArmPlan, Experiment, FaultPlan},
+    faults,
+    lab::Lab,
+    load::{Ledger, Load},
+    mend,
+    samples::Sampler,
+    steady::{self, Probe},
+    under_way::{self, UnderWay},
+};
+use crate::{
+    binaries,
+    dead_letters::{Reader, STATISTICS_LAG},
+    engine, env_file,
+    interrupt::{self, Interrupted},
+    output::{Progress, Step},
+    process::Call,
+    project::Project,
+    wait,
+};
+
+const STEADY_WITHIN: Duration = Duration::from_secs(30);
+/// Longer than the retry tiers together.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_millis(100);
+
+/// What is to be evaluated.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// In this order.
+    pub(crate) experiments: Vec<&'static Experiment>,
+    /// How often all of them.
+    pub(crate) repeat: u32,
+    /// Reproduces the request mix and the moment of each fault.
+    pub(crate) seed: u64,
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+impl Plan {
+    /// The command that does the same again.
+    fn command(&self) -> String {
+        let mut words = vec!["cargo xtask evaluate".to_owned()];
+        if self.experiments.len() < super::experiments::ALL.len() {
+            let names = self.experiments.iter().map(|experiment| experiment.name);
+            words.extend(names.map(str::to_owned));
+        }
+        words.push(format!("--seed {}", self.seed));
+        if self.repeat > 1 {
+            words.push(format!("--repeat {}", self.repeat));
+        }
+        match self.sabotage {
+            Some(Sabotage::BreakPattern) => words.push("--sabotage break-pattern".to_owned()),
+            Some(Sabotage::WithholdFault) => words.push("--sabotage withhold-fault".to_owned()),
+            None => {}
+        }
+        words.join(" ")
+    }
+}
+
+/// Runs the experiments; `save` is given the evidence after each arm. Whatever happens, the system is left as it was
+/// found.
+pub(crate) fn run(
+    project: &Project,
+    plan: &Plan,
+    progress: &Progress,
+    folder: impl Fn(&str) -> PathBuf,
+    mut save: impl FnMut(&Evaluation) -> anyhow::Result<()>,
+) -> anyhow::Result<Evaluation> {
+    let lab = Lab::new(project)?;
+    progress.step("heal", |step| {
+        let mended = heal(&lab, step)?;
+        step.result(if mended.is_empty() {
+            "nothing to mend".to_owned()
+        } else {
+            mended.join("; ")
+        });
+        Ok(())
+    })?;
+    let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
+    let id = format!(
+        "{}-{}",
+        Utc::now().format("%Y%m%d-%H%M%S"),
+        env_file::random_hex(2)?
+    );
+    let mut evaluation = Evaluation {
+        format: FORMAT,
+        run: id.clone(),
+        command: plan.command(),
+        seed: plan.seed,
+        sabotage: plan.sabotage,
+        started_at: Utc::now(),
+        finished_at: Utc::now(),
+        versions: versions(&lab)?,
+        trials: Vec::new(),
+    };
+    let under_way = UnderWay {
+        run: id.clone(),
+        since: evaluation.started_at,
+        found: lab.configuration()?,
+    };
+    under_way.begin(project)?;
+    let folder = folder(&id);
+    let mut runner = Runner {
+        lab: &lab,
+        loadtest: &binaries.loadtest,
+        folder: &folder,
+        found: &under_way.found,
+        sabotage: plan.sabotage,
+        run: &id,
+        loads: 0,
+    };
+    let result = runner.trials(plan, progress, &mut evaluation, &mut save);
+    // Ctrl-C ends the experiments, not the restoring.
+    interrupt::acknowledge();
+    let restored = progress.step("restore", |step| {
+        let mut done = faults::heal_everything(&lab, step)?;
+        done.extend(under_way.restore(&lab)?);
+        step.result(if done.is_empty() {
+            "everything is as it was found".to_owned()
+        } else {
+            done.join("; ")
+        });
+        Ok(())
+    });
+    result?;
+    restored.context("the system is not as it was found: `cargo xtask heal` tries again")?;
+    Ok(evaluation)
+}
+
+/// Undoes what faults and an evaluation that was cut short have left; what was done, in words.
+pub(crate) fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
+    let mut done = faults::heal_everything(lab, step)?;
+    if let Some(left_over) = under_way::left_over(lab.project)? {
+        done.extend(left_over.restore(lab)?);
+        done.push(format!("evaluation {} was cut short", left_over.run));
+    }
+    Ok(done)
+}
+
+struct Runner<'a> {
+    lab: &'a Lab<'a>,
+    loadtest: &'a Path,
+    /// The evaluation's.
+    folder: &'a Path,
+    found: &'a Configuration,
+    sabotage: Option<Sabotage>,
+    /// The evaluation's id.
+    run: &'a str,
+    /// How many loads were started.
+    loads: usize,
+}
+
+impl Runner<'_> {
+    fn trials(
+        &mut self,
+        plan: &Plan,
+        progress: &Progress,
+        evaluation: &mut Evaluation,
+        save: &mut impl FnMut(&Evaluation) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let probe = Probe::new(self.lab)?;
+        for repetition in 1..=plan.repeat {
+            for experiment in &plan.experiments {
+                evaluation.trials.push(Trial {
+                    experiment: experiment.name.to_owned(),
+                    repetition,
+                    seed: trial_seed(plan.seed, experiment.name, repetition),
+                    arms: Vec::new(),
+                });
+                for arm in experiment.arms {
+                    let name = match plan.repeat {
+                        1 => format!("{} {}", experiment.name, arm.name),
+                        _ => format!(
+                            "{} {}, {repetition} of {}",
+                            experiment.name, arm.name, plan.repeat
+                        ),
+                    };
+                    let trial = evaluation.trials.last_mut().context("a trial")?;
+                    let seed = trial.seed;
+                    let arm = progress.step(&name, |step| {
+                        let arm = self.arm(experiment, arm, seed, &probe, step)?;
+                        step.result(account(&arm));
+                        Ok(arm)
+                    })?;
+                    trial.arms.push(arm);
+                    evaluation.finished_at = Utc::now();
+                    save(evaluation)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one arm. What goes wrong in it is part of its evidence; only Ctrl-C ends the evaluation.
+    fn arm(
+        &mut self,
+        experiment: &Experiment,
+        plan: &ArmPlan,
+        seed: u64,
+        probe: &Probe,
+        step: &Step,
+    ) -> anyhow::Result<Arm> {
+        let since = Utc::now();
+        let mut arm = Arm {
+            name: plan.name.to_owned(),
+            configuration: Configuration::default(),
+            started_at: since,
+            finished_at: since,
+            steady_before: None,
+            load: None,
+            fault: None,
+            samples: Vec::new(),
+            settled_after_ms: None,
+            books: None,
+            steady_after: None,
+            failure: None,
+        };
+        let steps = self.steps(experiment, plan, seed, probe, &mut arm, step);
+        if let Err(error) = steps {
+            if error.is::<Interrupted>() {
+                return Err(error);
+            }
+            arm.failure = Some(format!("{error:#}"));
+            step.update("healing");
+            faults::heal_everything(self.lab, step)?;
+        }
+        step.update("restoring");
+        self.lab
+            .configure(&self.found.all_patterns_off(), &self.found.replicas)?;
+        mend::books(self.lab, since)?;
+        arm.steady_after = Some(steady::wait_for(self.lab, probe, STEADY_WITHIN)?);
+        arm.finished_at = Utc::now();
+        Ok(arm)
+    }
+
+    fn steps(
+        &mut self,
+        experiment: &Experiment,
+        plan: &ArmPlan,
+        seed: u64,
+        probe: &Probe,
+        arm: &mut Arm,
+        step: &Step,
+    ) -> anyhow::Result<()> {
+        step.update("configuring");
+        // Broken on purpose, every arm is configured as the one without the pattern.
+        let configured = match (self.sabotage, experiment.arms) {
+            (Some(Sabotage::BreakPattern), [without, ..]) => without,
+            _ => plan,
+        };
+        let patterns_off: BTreeSet<String> = configured
+            .patterns_off
+            .iter()
+            .map(|pattern| (*pattern).to_owned())
+            .collect();
+        let replicas: BTreeMap<String, u32> = configured
+            .replicas
+            .iter()
+            .map(|(service, count)| ((*service).to_owned(), *count))
+            .collect();
+        self.lab.configure(&patterns_off, &replicas)?;
+        arm.configuration = self.lab.configuration()?;
+        anyhow::ensure!(
+            arm.configuration.all_patterns_off() == patterns_off
+                && arm.configuration.replicas == replicas,
+            "the services run as {:?}, which isn't what was asked for",
+            arm.configuration
+        );
+        step.update("waiting for the steady state");
+        let steady = steady::wait_for(self.lab, probe, STEADY_WITHIN)?;
+        let reached = steady.reached;
+        arm.steady_before = Some(steady);
+        if !reached {
+            return Ok(());
+        }
+        let stock = books::stock(self.lab)?;
+        let since = arm.started_at;
+        let sampler = Sampler::default();
+        let ledger = thread::scope(|scope| {
+            scope.spawn(|| sampler.run(self.lab, since));
+            let ledger = self.load_and_fault(experiment, seed, arm, &sampler, step);
+            sampler.stop();
+            ledger
+        });
+        arm.samples = sampler.samples();
+        let ledger = ledger?;
+        step.update("reconciling");
+        let users = ledger.orders.iter().map(|entry| entry.user_id.clone());
+        let holdings = books::read(self.lab, &users.collect(), since)?;
+        arm.books = Some(holdings.reconcile(
+            &ledger.orders,
+            &ledger.cancellations,
+            &stock,
+            &arm.configuration,
+        ));
+        arm.load = Some(ledger.evidence);
+        Ok(())
+    }
+
+    fn load_and_fault(
+        &mut self,
+        experiment: &Experiment,
+        seed: u64,
+        arm: &mut Arm,
+        sampler: &Sampler,
+        step: &Step,
+    ) -> anyhow::Result<Ledger> {
+        step.update("starting the load");
+        self.loads += 1;
+        let folder = format!("{:02}-{}-{}", self.loads, experiment.name, arm.name);
+        let mut load = Load::start(
+            self.loadtest,
+            &experiment.load,
+            &self.lab.gateway()?,
+            &mend::load_run_id(self.run, self.loads),
+            seed,
+            self.folder.join("load").join(folder),
+        )?;
+        load.wait_for_first_answer()?;
+        let fault = self.fault(&experiment.fault, seed, arm, step)?;
+        arm.fault = Some(fault);
+        step.update("waiting for the end of the load");
+        let ledger = load.finish()?;
+        step.update("waiting until all is settled");
+        arm.settled_after_ms = self.settled(sampler)?;
+        Ok(ledger)
+    }
+
+    /// Injects the fault when its time has come, holds it, asks whether it bit, and heals it.
+    fn fault(
+        &self,
+        plan: &FaultPlan,
+        seed: u64,
+        arm: &Arm,
+        step: &Step,
+    ) -> anyhow::Result<FaultEvidence> {
+        let description = plan.fault.describe();
+        if self.sabotage == Some(Sabotage::WithholdFault) {
+            return Ok(FaultEvidence {
+                description,
+                injected_at: None,
+                healed_at: None,
+                bite: Bite {
+                    bit: false,
+                    proof: "it was withheld".to_owned(),
+                },
+            });
+        }
+        step.update("waiting for the moment of the fault");
+        pass(plan.after + jitter(seed))?;
+        step.update(&description);
+        let injected_at = Utc::now();
+        let mut injected = plan.fault.inject(self.lab, arm.started_at)?;
+        pass(plan.lasts)?;
+        let bite = injected.bite()?;
+        let healed_at = Utc::now();
+        step.update("healing");
+        injected.heal()?;
+        Ok(FaultEvidence {
+            description,
+            injected_at: Some(injected_at),
+            healed_at: Some(healed_at),
+            bite,
+        })
+    }
+
+    /// Waits until every order has ended and every event is published, or until nothing moves any more. How long that
+    /// took; `None` when it never came.
+    fn settled(&self, sampler: &Sampler) -> anyhow::Result<Option<u64>> {
+        let began = Utc::now();
+        let reader = Reader::new(self.lab.project, &self.lab.containers()?)?;
+        let mut checked: Option<Instant> = None;
+        wait::until(SETTLED_WITHIN, TICK, || {
+            let samples = sampler.samples();
+            let Some(last) = samples.last().filter(|last| last.at > began) else {
+                return Ok(None);
+            };
+            let took = |sample: &Sample| {
+                let after = (sample.at - began).num_milliseconds();
+                u64::try_from(after).unwrap_or_default()
+            };
+            let counts = |sample: &Sample| (sample.decided, sample.undecided, sample.unpublished);
+            if last.undecided == 0 && last.unpublished == 0 {
+                return Ok(Some(took(last)));
+            }
+            // What doesn't move for longer than the broker's statistics lag, and waits for no retry, is still.
+            let still = samples
+                .iter()
+                .rev()
+                .take_while(|sample| counts(sample) == counts(last));
+            let Some(first_still) = still.last() else {
+                return Ok(None);
+            };
+            let asked_lately = checked.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+            if asked_lately || (last.at - first_still.at).to_std()? <= STATISTICS_LAG {
+                return Ok(None);
+            }
+            checked = Some(Instant::now());
+            Ok((reader.waiting_for_retry()? == 0).then(|| took(first_still)))
+        })
+    }
+}
+
+/// One line about an arm, for whoever watches.
+fn account(arm: &Arm) -> String {
+    if let Some(failure) = &arm.failure {
+        return format!("broke off: {failure}");
+    }
+    let Some(books) = &arm.books else {
+        return "not steady".to_owned();
+    };
+    let bit = arm.fault.as_ref().is_some_and(|fault| fault.bite.bit);
+    let failed = arm.load.as_ref().map_or(0, |load| load.summary.failed);
+    let dead: u64 = books.dead_letters.values().sum();
+    format!(
+        "{} orders accepted, {} lost, {} doubled, {dead} dead letters, {failed} requests failed{}",
+        books.promised,
+        books.lost.len(),
+        books.doubled.len(),
+        if bit { "" } else { "; the fault did not bite" }
+    )
+}
+
+/// Lets time pass; Ctrl-C ends it.
+fn pass(time: Duration) -> anyhow::Result<()> {
+    wait::until(time, TICK.min(time), || Ok(None::<()>))?;
+    Ok(())
+}
+
+/// The same evaluation, experiment and repetition give the same seed.
+fn trial_seed(evaluation: u64, experiment: &str, repetition: u32) -> u64 {
+    let text = format!("{evaluation} {experiment} {repetition}");
+    let hash = Sha256::digest(text.as_bytes());
+    // Short enough to be typed.
+    u64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]))
+}
+
+/// How much later than planned the fault comes.
+fn jitter(seed: u64) -> Duration {
+    let most = FaultPlan::JITTER.as_millis() as u64;
+    Duration::from_millis(seed % most)
+}
+
+fn versions(lab: &Lab<'_>) -> anyhow::Result<Versions> {
+    let commit = Call::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .dir(&lab.project.root)
+        .read();
+    let info = engine::docker(["info", "--format", "{{.NCPU}} {{.MemTotal}}"]).read()?;
+    let (cores, memory) = info
+        .trim()
+        .split_once(' ')
+        .with_context(|| format!("`docker info` said {info:?}"))?;
+    let images = lab.containers()?.into_iter();
+    Ok(Versions {
+        agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),
+        engine: engine::version()?,
+        cores: cores.parse()?,
+        memory_bytes: memory.parse()?,
+        images: images
+            .map(|container| (container.service, container.image))
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_each_trial_its_own_and_the_same_each_time() {
+        assert_eq!(trial_seed(7, "outbox", 1), trial_seed(7, "outbox", 1));
+        assert_ne!(trial_seed(7, "outbox", 1), trial_seed(7, "outbox", 2));
+        assert_ne!(trial_seed(7, "outbox", 1), trial_seed(7, "inbox", 1));
+        assert_ne!(trial_seed(7, "outbox", 1), trial_seed(8, "outbox", 1));
+        assert!(jitter(trial_seed(7, "outbox", 1)) < FaultPlan::JITTER);
+    }
+
+    #[test]
+    fn the_command_repeats_the_plan() {
+        let plan = Plan {
+            experiments: vec![crate::evaluation::experiments::ALL[0]],
+            repeat: 3,
+            seed: 11,
+            sabotage: Some(Sabotage::WithholdFault),
+        };
+        assert_eq!(
+            plan.command(),
+            "cargo xtask evaluate outbox --seed 11 --repeat 3 --sabotage withhold-fault"
+        );
+    }
+}

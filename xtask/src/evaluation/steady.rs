@@ -1,0 +1,131 @@
+//! The steady state: what the system is like when nothing is wrong, each measure with its tolerance.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    evidence::{Measure, Steadiness},
+    lab::Lab,
+};
+use crate::{engine::Container, env_file, http::Client, wait};
+
+/// How long an order may take from its 202 to its end while nothing else happens.
+const DECIDED_WITHIN: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(50);
+/// Between two looks at all measures.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Outside of the products that a load orders.
+const PRODUCT: u32 = 100;
+
+/// A customer who orders one piece now and then, to see whether orders are decided.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    client: Client,
+    authorization: String,
+}
+
+impl Probe {
+    /// Signs a customer up and logs in.
+    pub(crate) fn new(lab: &Lab<'_>) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        struct LoggedIn {
+            access_token: String,
+        }
+        let client = Client::new(&lab.gateway()?);
+        let email = format!("probe-{}@agora.example", env_file::random_hex(8)?);
+        let password = env_file::random_hex(16)?;
+        let account = json!({ "name": "Probe", "email": email, "password": password });
+        let signed_up = client.post("/auth/signup", &[], Some(&account))?;
+        anyhow::ensure!(signed_up.status == 201, "sign-up: {}", signed_up.shown());
+        let account = json!({ "email": email, "password": password });
+        let logged_in = client.post("/auth/login", &[], Some(&account))?;
+        anyhow::ensure!(logged_in.status == 200, "log-in: {}", logged_in.shown());
+        let LoggedIn { access_token } = logged_in.json()?;
+        Ok(Self {
+            client,
+            authorization: format!("Bearer {access_token}"),
+        })
+    }
+
+    /// Orders one piece; how long it took until the order was decided.
+    fn order(&self) -> anyhow::Result<Duration> {
+        let headers = [("Authorization", self.authorization.as_str())];
+        let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
+        let answer = self.client.post(&path, &headers, None)?;
+        anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());
+        let accepted = Instant::now();
+        let order: Value = answer.json()?;
+        let id = order["order_id"].as_str().context("no order_id")?;
+        let path = format!("/orders/{id}");
+        let decided = wait::until(DECIDED_WITHIN, TICK, || {
+            let order: Value = self.client.get(&path, &headers, &[])?.json()?;
+            Ok((order["status"] == "confirmed").then(|| accepted.elapsed()))
+        })?;
+        decided.ok_or_else(|| anyhow!("not within {} ms", DECIDED_WITHIN.as_millis()))
+    }
+}
+
+/// Waits until the system is steady, or the limit has passed; how it was found then.
+pub(crate) fn wait_for(
+    lab: &Lab<'_>,
+    probe: &Probe,
+    limit: Duration,
+) -> anyhow::Result<Steadiness> {
+    let started = Instant::now();
+    let mut measures = Vec::new();
+    let reached = wait::until(limit, INTERVAL, || {
+        measures = look(lab, probe)?;
+        Ok(measures.iter().all(|measure| measure.holds).then_some(()))
+    })?;
+    Ok(Steadiness {
+        reached: reached.is_some(),
+        waited_ms: started.elapsed().as_millis().try_into()?,
+        measures,
+    })
+}
+
+/// All measures; the order comes last, and only when there is hope.
+fn look(lab: &Lab<'_>, probe: &Probe) -> anyhow::Result<Vec<Measure>> {
+    let containers = lab.containers()?;
+    let sick: Vec<String> = containers
+        .iter()
+        .filter(|container| !container.is_healthy())
+        .map(|container: &Container| format!("{} {}", container.service, container.condition()))
+        .collect();
+    let healthy = Measure {
+        what: "containers".to_owned(),
+        tolerance: "all healthy".to_owned(),
+        found: match sick.as_slice() {
+            [] => format!("{} healthy", containers.len()),
+            sick => sick.join(", "),
+        },
+        holds: sick.is_empty(),
+    };
+    if !healthy.holds {
+        return Ok(vec![healthy]);
+    }
+    let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
+    let unpublished = lab.number("orders", waiting)? + lab.number("inventory", waiting)?;
+    let ordered = probe.order();
+    Ok(vec![
+        healthy,
+        Measure {
+            what: "events that wait in the outboxes".to_owned(),
+            tolerance: "0".to_owned(),
+            found: unpublished.to_string(),
+            holds: unpublished == 0,
+        },
+        Measure {
+            what: "an order is confirmed".to_owned(),
+            tolerance: format!("within {} ms", DECIDED_WITHIN.as_millis()),
+            holds: ordered.is_ok(),
+            found: match &ordered {
+                Ok(took) => format!("{} ms", took.as_millis()),
+                Err(error) => format!("{error:#}"),
+            },
+        },
+    ])
+}

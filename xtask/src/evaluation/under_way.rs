@@ -1,0 +1,86 @@
+//! The note that an evaluation leaves while it runs: what it found and has to restore. If it is killed, the note stays,
+//! and the next `heal` or `evaluate` restores in its place.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{evidence::Configuration, lab::Lab, mend};
+use crate::project::Project;
+
+/// What has to be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UnderWay {
+    /// The evaluation.
+    pub(crate) run: String,
+    /// When it began.
+    pub(crate) since: DateTime<Utc>,
+    /// The configuration that it found.
+    pub(crate) found: Configuration,
+}
+
+impl UnderWay {
+    /// Leaves the note; from here on the evaluation may change things.
+    pub(crate) fn begin(&self, project: &Project) -> anyhow::Result<()> {
+        let path = path(project);
+        let folder = path.parent().context("the note's folder")?;
+        fs::create_dir_all(folder)?;
+        // Whole or not at all, also when the process is killed meanwhile.
+        let draft = path.with_extension("new");
+        fs::write(&draft, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("failed to write {}", draft.display()))?;
+        fs::rename(&draft, &path)?;
+        Ok(())
+    }
+
+    /// Sets up what was found before, mends the books, and removes the note. What was done, in words.
+    pub(crate) fn restore(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
+        let mut done = Vec::new();
+        if lab.configuration()? != self.found {
+            lab.configure(&self.found.all_patterns_off(), &self.found.replicas)?;
+            done.push("the services run again as they did before the evaluation".to_owned());
+        }
+        let mended = mend::books(lab, self.since)?;
+        done.extend(mended.said());
+        remove(&path(lab.project))?;
+        Ok(done)
+    }
+}
+
+/// What an evaluation that was cut short left to be restored.
+pub(crate) fn left_over(project: &Project) -> anyhow::Result<Option<UnderWay>> {
+    let path = path(project);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| {
+            format!(
+                "failed to understand {}: remove it, and `cargo xtask up` sets the services up anew",
+                path.display()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(error).with_context(|| format!("failed to read {}", path.display()))
+        }
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A note for each project: a test system's evaluation is not a user's.
+fn path(project: &Project) -> PathBuf {
+    let file = format!("under-way-{}.json", project.name);
+    project.outputs().join("evaluations").join(file)
+}
