@@ -1,8 +1,12 @@
 //! What a load run says about itself: the contract between `loadtest`, which writes it, and `xtask`,
 //! which reads it.
 //!
-//! A run leaves a folder: [`SUMMARY_FILE`] holds one [`RunSummary`], [`LEDGER_FILE`] one [`LedgerEntry`] a
-//! line, [`REPORT_FILE`] goose's own HTML report. This crate is serde only; it reads and writes no file.
+//! A run leaves a folder: [`SUMMARY_FILE`] holds one [`RunSummary`], [`TIMELINE_FILE`] one [`TimelineSecond`]
+//! a line, [`LEDGER_FILE`] one [`LedgerEntry`] and [`CANCELLATIONS_FILE`] one [`CancellationEntry`] a line; a
+//! run of the closed model has goose's own HTML report in [`REPORT_FILE`] as well. This crate is serde only; it
+//! reads and writes no file.
+
+use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -11,7 +15,11 @@ use serde::{Deserialize, Serialize};
 pub const SUMMARY_FILE: &str = "summary.json";
 /// One [`LedgerEntry`] as JSON a line, in the order in which the answers came.
 pub const LEDGER_FILE: &str = "ledger.jsonl";
-/// goose's HTML report.
+/// One [`TimelineSecond`] as JSON a line, in order, every second there.
+pub const TIMELINE_FILE: &str = "timeline.jsonl";
+/// One [`CancellationEntry`] as JSON a line, in the order in which the answers came. Always there, perhaps empty.
+pub const CANCELLATIONS_FILE: &str = "cancellations.jsonl";
+/// goose's HTML report; closed model only.
 pub const REPORT_FILE: &str = "report.html";
 
 /// One load run, as its generator saw it.
@@ -20,16 +28,16 @@ pub const REPORT_FILE: &str = "report.html";
 pub struct RunSummary {
     /// Names the run and its folder.
     pub run_id: String,
-    /// `browse`, `checkout`, `mixed` or `login`.
+    /// `browse`, `checkout`, `mixed`, `login`, `order` or `change-of-mind`.
     pub scenario: String,
     /// Reproduces the request mix.
     pub seed: u64,
-    /// Concurrent users.
-    pub users: usize,
-    /// Requests a second over all users; `None` is unlimited.
-    pub rate_limit: Option<usize>,
+    /// How requests came to be sent.
+    pub model: LoadModel,
     /// Before the first request of the preparation (sign-up of the users).
     pub started_at: DateTime<Utc>,
+    /// When the measured part began: second 0 of the timeline starts here.
+    pub measured_from: DateTime<Utc>,
     /// After the last answer.
     pub finished_at: DateTime<Utc>,
     /// Every request that left the generator, preparation included, counted by route and answer.
@@ -38,6 +46,9 @@ pub struct RunSummary {
     pub measured: usize,
     /// Of these, the ones that got no answer or another one than the scenario expects.
     pub failed: usize,
+    /// Arrivals of the open model that found its bound reached and were not sent. Not part of `measured`; against
+    /// the error rate they count as failed.
+    pub not_sent: u64,
     /// Requests of the measured part per second.
     pub requests_per_second: f64,
     /// Latency of the measured part.
@@ -46,6 +57,81 @@ pub struct RunSummary {
     pub orders: OrderCount,
     /// What the run was held against; empty when nothing was asked.
     pub thresholds: Vec<ThresholdOutcome>,
+}
+
+/// How requests come to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LoadModel {
+    /// Each user waits for its answer before it goes on: a slow system is asked less, and its stalls are hidden.
+    Closed {
+        /// Concurrent users.
+        users: usize,
+        /// Requests a second over all users; `None` is unlimited.
+        rate_limit: Option<usize>,
+    },
+    /// Actions arrive at a constant rate, whether the system keeps up or not.
+    Open {
+        /// Arrivals a second; an arrival is one action of the scenario, of one request or more.
+        arrivals_per_second: usize,
+        /// The most actions under way at once; an arrival beyond them is not sent.
+        max_in_flight: usize,
+        /// Accounts in whose names they arrive, one after the other.
+        users: usize,
+    },
+}
+
+impl fmt::Display for LoadModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed {
+                users,
+                rate_limit: None,
+            } => write!(f, "closed model, {users} users"),
+            Self::Closed {
+                users,
+                rate_limit: Some(most),
+            } => {
+                write!(
+                    f,
+                    "closed model, {users} users, at most {most} requests a second"
+                )
+            }
+            Self::Open {
+                arrivals_per_second,
+                max_in_flight,
+                users,
+            } => write!(
+                f,
+                "open model, {arrivals_per_second} arrivals a second, at most {max_in_flight} in flight, \
+                 {users} users"
+            ),
+        }
+    }
+}
+
+/// One second of the measured part. A request belongs to the second in which it was intended (open model; an
+/// action's later requests: sent) or sent (closed model), whenever its answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimelineSecond {
+    /// Whole seconds from [`RunSummary::measured_from`] to this one's beginning. Counts from 0 without a gap, until
+    /// the second of the last answer.
+    pub second: u32,
+    /// Requests of this second.
+    pub sent: u64,
+    /// Of these, the ones that got an answer that the scenario expects.
+    pub succeeded: u64,
+    /// Of these, the others.
+    pub failed: u64,
+    /// Arrivals of this second that were not sent; not part of `sent`. 0 in the closed model.
+    pub not_sent: u64,
+    /// Median latency of this second's requests, in milliseconds, failed ones included; `None` where there are none.
+    pub p50_ms: Option<f64>,
+    /// 99th percentile, likewise.
+    pub p99_ms: Option<f64>,
+    /// Longest, likewise.
+    pub max_ms: Option<f64>,
 }
 
 /// How often one answer was seen on one route.
@@ -62,7 +148,8 @@ pub struct RequestCount {
     pub count: u64,
 }
 
-/// Response times in milliseconds, measured part, failed requests included.
+/// Response times in milliseconds, measured part, failed requests included. From sending to the end of the
+/// answer; for the first request of an action of the open model from the time at which it was meant to be sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencySummary {
@@ -104,10 +191,12 @@ pub struct ThresholdOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LedgerEntry {
+    /// When it was meant to be sent (open model), or was sent (closed model).
+    pub intended_at: DateTime<Utc>,
     /// When the answer, or its absence, was noticed.
     pub at: DateTime<Utc>,
-    /// The `Idempotency-Key` sent.
-    pub idempotency_key: String,
+    /// The `Idempotency-Key` sent; `None` in a run that sends none.
+    pub idempotency_key: Option<String>,
     /// The user's id.
     pub user_id: String,
     /// What was ordered.
@@ -118,7 +207,24 @@ pub struct LedgerEntry {
     pub status: Option<u16>,
     /// The promise: the order's id in a 2xx answer.
     pub order_id: Option<String>,
-    /// Time to the answer, in milliseconds.
+    /// Time from `intended_at` to the answer, in milliseconds.
+    pub latency_ms: u64,
+    /// Why there was no usable answer.
+    pub error: Option<String>,
+}
+
+/// One cancellation that was tried, by the order's owner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancellationEntry {
+    /// When the answer, or its absence, was noticed.
+    pub at: DateTime<Utc>,
+    /// The order.
+    pub order_id: String,
+    /// The HTTP status; `None` where no answer came. 202 is the promise that the order will end cancelled, 409 says
+    /// that it was rejected before.
+    pub status: Option<u16>,
+    /// Time from sending to the answer, in milliseconds.
     pub latency_ms: u64,
     /// Why there was no usable answer.
     pub error: Option<String>,

@@ -217,9 +217,11 @@ impl Visitor {
         let answer = self
             .send(user, Route::PLACE_ORDER, request, has_an_id)
             .await?;
+        let at = Utc::now();
         self.recorder.record_order(&LedgerEntry {
-            at: Utc::now(),
-            idempotency_key,
+            intended_at: at - answer.latency,
+            at,
+            idempotency_key: Some(idempotency_key),
             user_id: self.account.id.clone(),
             product_id,
             quantity: QUANTITY,

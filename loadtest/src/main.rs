@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use chrono::Utc;
 use clap::Parser;
-use load_record::{RunSummary, SUMMARY_FILE};
+use load_record::{LoadModel, RunSummary, SUMMARY_FILE};
 
 mod attack;
 mod gateway;
@@ -89,13 +89,17 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
         run_id,
         scenario: options.scenario.to_string(),
         seed,
-        users: options.users,
-        rate_limit: options.rate_limit,
+        model: LoadModel::Closed {
+            users: options.users,
+            rate_limit: options.rate_limit,
+        },
         started_at,
+        measured_from: started_at,
         finished_at: Utc::now(),
         requests: tally.requests(),
         measured: tally.measured(),
         failed: tally.failed(),
+        not_sent: 0,
         requests_per_second: tally.requests_per_second(),
         latency: tally.latency(),
         orders: tally.orders(),

@@ -36,8 +36,8 @@ impl fmt::Display for Report<'_> {
         } = self;
         writeln!(
             f,
-            "\n{} with {} users, run {}, seed {}\n",
-            summary.scenario, summary.users, summary.run_id, summary.seed
+            "\n{}, {}, run {}, seed {}\n",
+            summary.scenario, summary.model, summary.run_id, summary.seed
         )?;
 
         writeln!(
