@@ -1,0 +1,138 @@
+//! The open model: actions arrive at a constant rate, whether the system keeps up or not.
+//!
+//! An arrival's latency counts from the time at which it was meant to begin, so that neither a stall of the
+//! system nor one of the generator is hidden ("coordinated omission"). The timer has a resolution of a
+//! millisecond, which the latencies contain. Nothing is sent later in place of an arrival that found the bound reached.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::actions::{Pace, Visitor};
+use crate::gateway::{Answer, Route};
+use crate::mix::Mix;
+use crate::options::ScenarioKind;
+use crate::recorder::Recorder;
+
+/// What arrives, when, and how much of it at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrivals {
+    pub(crate) scenario: ScenarioKind,
+    pub(crate) seed: u64,
+    pub(crate) per_second: usize,
+    pub(crate) run_time: Duration,
+    pub(crate) max_in_flight: usize,
+}
+
+impl Arrivals {
+    /// The time of each from the beginning on. No sum of rounded intervals: an hour ends when it should.
+    fn offsets(&self) -> impl Iterator<Item = Duration> + use<> {
+        let per_second = self.per_second as u64;
+        let count = per_second * self.run_time.as_secs();
+        (0..count).map(move |index| {
+            let (seconds, rest) = (index / per_second, index % per_second);
+            Duration::from_secs(seconds) + Duration::from_secs(rest) / per_second as u32
+        })
+    }
+}
+
+/// Lets actions arrive for the run time, in the name of one visitor after the other. Returns when the last
+/// has its answer.
+pub(crate) async fn run(
+    arrivals: &Arrivals,
+    visitors: Vec<Visitor>,
+    recorder: &Recorder,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let visitors: Vec<_> = visitors.into_iter().map(Arc::new).collect();
+    let mut in_flight = JoinSet::new();
+    let beginning = recorder.beginning().instant;
+    for (index, offset) in arrivals.offsets().enumerate() {
+        let intended = beginning + offset;
+        if intended > Instant::now() {
+            tokio::select! {
+                () = tokio::time::sleep_until(intended.into()) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+        while let Some(ended) = in_flight.try_join_next() {
+            ended.context("an action failed")?;
+        }
+        if in_flight.len() >= arrivals.max_in_flight {
+            recorder.count_not_sent(intended);
+            continue;
+        }
+        // A mix of its own: what an arrival does hangs on no other, nor on which of them were sent.
+        let action = Mix::new(arrivals.scenario, arrivals.seed, index).next_action();
+        let visitor = Arc::clone(&visitors[index % visitors.len()]);
+        in_flight.spawn(async move {
+            let Ok(_status) = visitor
+                .act(
+                    action,
+                    &mut Arrival {
+                        due: Some(intended),
+                    },
+                )
+                .await;
+        });
+    }
+    // Each request has its timeout, and no action more than three of them.
+    while let Some(ended) = in_flight.join_next().await {
+        ended.context("an action failed")?;
+    }
+    Ok(())
+}
+
+/// The pace of one action: its first request was due when it arrived, the others are as they come.
+struct Arrival {
+    due: Option<Instant>,
+}
+
+impl Pace for Arrival {
+    type Over = Infallible;
+
+    async fn turn(&mut self) -> Result<Instant, Infallible> {
+        Ok(self.due.take().unwrap_or_else(Instant::now))
+    }
+
+    async fn answered<T: Sync>(&mut self, _: Route, _: &Answer<T>) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(per_second: usize, seconds: u64) -> Arrivals {
+        Arrivals {
+            scenario: ScenarioKind::Order,
+            seed: 1,
+            per_second,
+            run_time: Duration::from_secs(seconds),
+            max_in_flight: 1,
+        }
+    }
+
+    #[test]
+    fn arrivals_are_evenly_spread_over_the_run_time() {
+        let four: Vec<_> = arrivals(2, 2).offsets().map(|o| o.as_millis()).collect();
+        assert_eq!(four, [0, 500, 1000, 1500]);
+    }
+
+    #[test]
+    fn a_rate_that_divides_no_second_drifts_nowhere() {
+        let offsets: Vec<_> = arrivals(7, 3600).offsets().collect();
+        assert_eq!(offsets.len(), 7 * 3600);
+        for (second, first) in offsets.iter().step_by(7).enumerate() {
+            assert_eq!(*first, Duration::from_secs(second as u64));
+        }
+    }
+}
