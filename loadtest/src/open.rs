@@ -4,7 +4,6 @@
 //! system nor one of the generator is hidden ("coordinated omission"). The timer has a resolution of a
 //! millisecond, which the latencies contain. Nothing is sent later in place of an arrival that found the bound reached.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::actions::{Pace, Visitor};
 use crate::gateway::{Answer, Route};
-use crate::mix::Mix;
+use crate::mix::{Action, Mix};
 use crate::options::ScenarioKind;
 use crate::recorder::Recorder;
 
@@ -29,6 +28,11 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
+    /// What an arrival does: a mix of its own, so that it hangs on no other, nor on which of them were sent.
+    fn action(&self, index: usize) -> Action {
+        Mix::new(self.scenario, self.seed, index).next_action()
+    }
+
     /// The time of each from the beginning on. No sum of rounded intervals: an hour ends when it should.
     fn offsets(&self) -> impl Iterator<Item = Duration> + use<> {
         let per_second = self.per_second as u64;
@@ -69,21 +73,18 @@ pub(crate) async fn run(
             recorder.count_not_sent(intended);
             continue;
         }
-        // A mix of its own: what an arrival does hangs on no other, nor on which of them were sent.
-        let action = Mix::new(arrivals.scenario, arrivals.seed, index).next_action();
+        let action = arrivals.action(index);
         let visitor = Arc::clone(&visitors[index % visitors.len()]);
+        let mut pace = Arrival {
+            due: Some(intended),
+            stop: stop.clone(),
+        };
         in_flight.spawn(async move {
-            let Ok(_status) = visitor
-                .act(
-                    action,
-                    &mut Arrival {
-                        due: Some(intended),
-                    },
-                )
-                .await;
+            // Its requests are counted, so that nothing is left to say about the action.
+            let _ = visitor.act(action, &mut pace).await;
         });
     }
-    // Each request has its timeout, and no action more than three of them.
+    // Each request has its timeout, and no action more than three requests; once stopped, just the one under way.
     while let Some(ended) = in_flight.join_next().await {
         ended.context("an action failed")?;
     }
@@ -93,16 +94,24 @@ pub(crate) async fn run(
 /// The pace of one action: its first request was due when it arrived, the others are as they come.
 struct Arrival {
     due: Option<Instant>,
+    stop: CancellationToken,
 }
 
-impl Pace for Arrival {
-    type Over = Infallible;
+/// The run is to end: an action sends none of its later requests.
+struct Stopped;
 
-    async fn turn(&mut self) -> Result<Instant, Infallible> {
-        Ok(self.due.take().unwrap_or_else(Instant::now))
+impl Pace for Arrival {
+    type Over = Stopped;
+
+    async fn turn(&mut self) -> Result<Instant, Stopped> {
+        match self.due.take() {
+            Some(due) => Ok(due),
+            None if self.stop.is_cancelled() => Err(Stopped),
+            None => Ok(Instant::now()),
+        }
     }
 
-    async fn answered<T: Sync>(&mut self, _: Route, _: &Answer<T>) -> Result<(), Infallible> {
+    async fn answered<T: Sync>(&mut self, _: Route, _: &Answer<T>) -> Result<(), Stopped> {
         Ok(())
     }
 }
@@ -125,6 +134,19 @@ mod tests {
     fn arrivals_are_evenly_spread_over_the_run_time() {
         let four: Vec<_> = arrivals(2, 2).offsets().map(|o| o.as_millis()).collect();
         assert_eq!(four, [0, 500, 1000, 1500]);
+    }
+
+    #[test]
+    fn a_seed_reproduces_what_each_arrival_does() {
+        let actions = |seed, per_second| {
+            let arrivals = Arrivals {
+                seed,
+                ..arrivals(per_second, 1)
+            };
+            (0..200).map(|i| arrivals.action(i)).collect::<Vec<_>>()
+        };
+        assert_eq!(actions(7, 10), actions(7, 50), "at any rate");
+        assert_ne!(actions(7, 10), actions(8, 10));
     }
 
     #[test]
