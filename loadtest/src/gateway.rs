@@ -22,7 +22,7 @@ pub(crate) struct Route {
     pub(crate) template: &'static str,
     pub(crate) method: Method,
     /// Any other status is a failed request.
-    pub(crate) expected_status: u16,
+    pub(crate) expected_statuses: &'static [u16],
 }
 
 /// The methods that the scenarios use.
@@ -42,12 +42,14 @@ impl Method {
 }
 
 impl Route {
-    pub(crate) const SIGN_UP: Self = Self::post("/auth/signup", 201);
-    pub(crate) const LOG_IN: Self = Self::post("/auth/login", 200);
+    pub(crate) const SIGN_UP: Self = Self::post("/auth/signup", &[201]);
+    pub(crate) const LOG_IN: Self = Self::post("/auth/login", &[200]);
     pub(crate) const LIST_USERS: Self = Self::get("/users/");
     pub(crate) const READ_ME: Self = Self::get("/users/me");
-    pub(crate) const PURCHASE: Self = Self::post("/users/{id}/purchases", 201);
-    pub(crate) const PLACE_ORDER: Self = Self::post("/orders/", 202);
+    pub(crate) const PURCHASE: Self = Self::post("/users/{id}/purchases", &[201]);
+    pub(crate) const PLACE_ORDER: Self = Self::post("/orders/", &[202]);
+    /// 409: it was rejected before.
+    pub(crate) const CANCEL_ORDER: Self = Self::post("/orders/{id}/cancel", &[202, 409]);
     pub(crate) const READ_ORDER: Self = Self::get("/orders/{id}");
     pub(crate) const READ_STOCK: Self = Self::get("/inventory/{product_id}");
 
@@ -55,15 +57,15 @@ impl Route {
         Self {
             template,
             method: Method::Get,
-            expected_status: 200,
+            expected_statuses: &[200],
         }
     }
 
-    const fn post(template: &'static str, expected_status: u16) -> Self {
+    const fn post(template: &'static str, expected_statuses: &'static [u16]) -> Self {
         Self {
             template,
             method: Method::Post,
-            expected_status,
+            expected_statuses,
         }
     }
 }
@@ -106,20 +108,22 @@ impl Gateway {
 pub(crate) struct Answer<T> {
     /// `None` where no answer came.
     pub(crate) status: Option<u16>,
-    /// From sending to the end of the body.
+    /// From when its latency counts.
+    pub(crate) since: Instant,
+    /// Until the end of the body.
     pub(crate) latency: Duration,
     /// The body of the expected answer, or why there is none.
     pub(crate) outcome: Result<T, String>,
 }
 
-/// Sends one request and reads its answer to the end. The answer is usable when its status is the
+/// Sends one request and reads its answer to the end. The answer is usable when its status is one of the
 /// route's, its body is a `T`, and `answers_the_question` says so of that.
 pub(crate) async fn exchange<T: DeserializeOwned>(
     route: Route,
     request: RequestBuilder,
+    since: Instant,
     answers_the_question: impl FnOnce(&T) -> bool,
 ) -> Answer<T> {
-    let started = Instant::now();
     let (status, outcome) = match request.send().await {
         Ok(response) => (
             Some(response.status().as_u16()),
@@ -128,8 +132,9 @@ pub(crate) async fn exchange<T: DeserializeOwned>(
         Err(error) => (None, Err(format!("no answer: {}", cause(&error)))),
     };
     Answer {
+        since,
         status,
-        latency: started.elapsed(),
+        latency: since.elapsed(),
         outcome,
     }
 }
@@ -145,13 +150,14 @@ async fn read<T: DeserializeOwned>(
         .bytes()
         .await
         .map_err(|error| format!("{status} with a broken body: {}", cause(&error)))?;
-    if status != route.expected_status {
+    if !route.expected_statuses.contains(&status) {
         let problem = serde_json::from_slice(&body)
             .map(|Problem { kind }| format!(" ({kind})"))
             .unwrap_or_default();
+        let expected: Vec<_> = route.expected_statuses.iter().map(u16::to_string).collect();
         return Err(format!(
             "{status}{problem}, expected {}",
-            route.expected_status
+            expected.join(" or ")
         ));
     }
     let value = serde_json::from_slice(&body)

@@ -1,16 +1,18 @@
-//! The ledger file: a line for each order, on disk as soon as its answer is known.
+//! The ledger: a line for each order and each cancellation, on disk as soon as its answer is known.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use load_record::{LEDGER_FILE, LedgerEntry, OrderCount};
+use load_record::{CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, OrderCount};
+use serde::Serialize;
 
 /// Appends entries and counts them.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    file: File,
+    orders_file: File,
+    cancellations_file: File,
     orders: OrderCount,
     failure: Option<std::io::Error>,
 }
@@ -20,21 +22,9 @@ impl Ledger {
     pub(crate) fn create(out_dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(out_dir)
             .with_context(|| format!("failed to make the folder {}", out_dir.display()))?;
-        let path = out_dir.join(LEDGER_FILE);
-        let file = match File::create_new(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                bail!(
-                    "{} is another run's: choose a new --out-dir",
-                    path.display()
-                )
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("failed to make {}", path.display()));
-            }
-        };
         Ok(Self {
-            file,
+            orders_file: create_new(&out_dir.join(LEDGER_FILE))?,
+            cancellations_file: create_new(&out_dir.join(CANCELLATIONS_FILE))?,
             orders: OrderCount::default(),
             failure: None,
         })
@@ -42,16 +32,17 @@ impl Ledger {
 
     /// Writes one entry. The file isn't buffered: a killed run has lost no answer that it saw.
     /// Says whether it is on record; the first error is kept for [`Ledger::finish`].
-    pub(crate) fn append(&mut self, entry: &LedgerEntry) -> bool {
+    pub(crate) fn append_order(&mut self, entry: &LedgerEntry) -> bool {
         self.orders.tried += 1;
         self.orders.accepted += u64::from(entry.order_id.is_some());
-        match write_line(&mut self.file, entry) {
-            Ok(()) => true,
-            Err(error) => {
-                self.failure.get_or_insert(error);
-                false
-            }
-        }
+        let written = write_line(&mut self.orders_file, entry);
+        self.is_on_record(written)
+    }
+
+    /// Likewise.
+    pub(crate) fn append_cancellation(&mut self, entry: &CancellationEntry) -> bool {
+        let written = write_line(&mut self.cancellations_file, entry);
+        self.is_on_record(written)
     }
 
     /// The orders on record, or why the record has a gap.
@@ -59,13 +50,36 @@ impl Ledger {
         match self.failure.take() {
             None => Ok(self.orders),
             Some(error) => {
-                Err(error).context("failed to write the ledger: orders are missing in it")
+                Err(error).context("failed to write the ledger: entries are missing in it")
+            }
+        }
+    }
+
+    fn is_on_record(&mut self, written: std::io::Result<()>) -> bool {
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                self.failure.get_or_insert(error);
+                false
             }
         }
     }
 }
 
-fn write_line(file: &mut File, entry: &LedgerEntry) -> std::io::Result<()> {
+fn create_new(path: &Path) -> anyhow::Result<File> {
+    match File::create_new(path) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!(
+                "{} is another run's: choose a new --out-dir",
+                path.display()
+            )
+        }
+        Err(error) => Err(error).with_context(|| format!("failed to make {}", path.display())),
+    }
+}
+
+fn write_line(file: &mut File, entry: &impl Serialize) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(entry)?;
     line.push(b'\n');
     file.write_all(&line)

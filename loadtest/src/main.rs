@@ -1,11 +1,14 @@
 //! Puts load on agora through its gateway and writes down what it saw.
 //!
-//! A run signs its users up, lets goose drive them for the run time, and leaves a folder as
-//! `load-record` describes it: a summary with an exact count of every request, a ledger of every
-//! order, goose's own report. Left out: starting the system and comparing the counts with
-//! Prometheus, which is `xtask`'s work; and an open model, since goose's users wait for their answers.
+//! A run signs its users up, puts load on for the run time, and leaves a folder as `load-record` describes it:
+//! a summary with an exact count of every request, a timeline, a ledger of every order and cancellation. There are
+//! two models: in the closed one goose drives users, who wait for their answers; in the open one actions arrive at a
+//! constant rate. Left out: starting the system and comparing the counts with Prometheus, which is `xtask`'s work.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,22 +16,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use chrono::Utc;
 use clap::Parser;
-use load_record::{RunSummary, SUMMARY_FILE};
+use load_record::{LoadModel, RunSummary, SUMMARY_FILE, TIMELINE_FILE};
+use tokio_util::sync::CancellationToken;
 
-mod attack;
+mod actions;
+mod closed;
 mod gateway;
 mod ledger;
 mod mix;
+mod open;
 mod options;
 mod preparation;
 mod recorder;
+mod stop;
 mod summary;
 mod thresholds;
+mod timeline;
 
+use crate::actions::Visitor;
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
+use crate::open::Arrivals;
 use crate::options::Options;
-use crate::recorder::Recorder;
+use crate::recorder::{Progress, Recorder, Tally};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -36,7 +46,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 enum Outcome {
     Holds,
     ThresholdFailed,
-    /// Ctrl-C: what was measured is written, but it isn't the run that was asked for.
+    /// Ctrl-C, or the end of standard input: what was measured is written, but it isn't the run that was asked for.
     Interrupted,
 }
 
@@ -67,49 +77,58 @@ async fn main() -> ExitCode {
 async fn run(options: Options) -> anyhow::Result<Outcome> {
     let run_id = options.run_id.clone().unwrap_or_else(options::new_run_id);
     let seed = options.seed.unwrap_or_else(options::new_seed);
-    let recorder = Arc::new(Recorder::new(Ledger::create(&options.out_dir)?));
-    let gateway = Gateway::new(&options.base_url)?;
+    let stop = stop::on_ctrl_c();
+    if options.while_stdin_open {
+        stop::when_stdin_ends(stop.clone());
+    }
+    let ledger = Ledger::create(&options.out_dir)?;
+    let recorder = Arc::new(Recorder::new(ledger, stop.clone()));
 
     eprintln!(
-        "run {run_id}: {}, {} users, seed {seed}, {}",
-        options.scenario, options.users, options.base_url
+        "run {run_id}: {}, {}, seed {seed}, {}",
+        options.scenario,
+        options.model(),
+        options.base_url
     );
     let started_at = Utc::now();
     tokio::select! {
-        result = prepare_and_attack(&options, &run_id, seed, &gateway, &recorder) => result?,
+        result = prepare_and_measure(&options, &run_id, seed, &recorder, &stop) => result?,
         never = show_progress(&recorder) => match never {},
     }
 
     let tally = recorder.finish()?;
     if tally.measured() == 0 {
+        if stop.is_cancelled() {
+            eprintln!("interrupted before anything was measured");
+            return Ok(Outcome::Interrupted);
+        }
         bail!("nothing was measured: the run ended before its first answer");
     }
-    let thresholds = thresholds::judge(&options, &tally);
     let summary = RunSummary {
         run_id,
         scenario: options.scenario.to_string(),
         seed,
-        users: options.users,
-        rate_limit: options.rate_limit,
+        model: options.model(),
         started_at,
+        measured_from: recorder.beginning().utc,
         finished_at: Utc::now(),
         requests: tally.requests(),
         measured: tally.measured(),
         failed: tally.failed(),
+        not_sent: tally.not_sent(),
         requests_per_second: tally.requests_per_second(),
         latency: tally.latency(),
         orders: tally.orders(),
-        thresholds,
+        thresholds: thresholds::judge(&options, &tally),
     };
-    let path = options.out_dir.join(SUMMARY_FILE);
-    std::fs::write(&path, serde_json::to_vec_pretty(&summary)?)
-        .with_context(|| format!("failed to write {}", path.display()))?;
+    write(&summary, &tally, &options.out_dir)
+        .with_context(|| format!("failed to write into {}", options.out_dir.display()))?;
     print!(
         "{}",
         summary::Report::new(&summary, &tally, &options.out_dir)
     );
 
-    Ok(if goose::is_killswitch_triggered() {
+    Ok(if stop.is_cancelled() {
         eprintln!("interrupted: the figures cover a shorter run than the one asked for");
         Outcome::Interrupted
     } else if summary.thresholds.iter().all(|threshold| threshold.holds) {
@@ -120,19 +139,63 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
 }
 
 /// Both parts of a run.
-async fn prepare_and_attack(
+async fn prepare_and_measure(
     options: &Options,
     run_id: &str,
     seed: u64,
-    gateway: &Gateway,
     recorder: &Arc<Recorder>,
+    stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let accounts = preparation::prepare(options, run_id, gateway, recorder).await?;
+    let gateway = Gateway::new(&options.base_url)?;
+    let accounts = tokio::select! {
+        accounts = preparation::prepare(options, run_id, &gateway, recorder) => accounts?,
+        () = stop.cancelled() => return Ok(()),
+    };
     eprintln!(
         "{} users are signed up, the measured part begins",
         accounts.len()
     );
-    attack::run(options, seed, gateway, accounts, recorder).await
+    let visitors = accounts
+        .into_iter()
+        .map(|account| Visitor {
+            account,
+            gateway: gateway.clone(),
+            recorder: Arc::clone(recorder),
+            idempotency_keys: !options.no_idempotency_keys,
+        })
+        .collect();
+    match options.model() {
+        LoadModel::Closed { .. } => closed::run(options, seed, visitors, stop).await,
+        LoadModel::Open {
+            arrivals_per_second,
+            max_in_flight,
+            ..
+        } => {
+            let arrivals = Arrivals {
+                scenario: options.scenario,
+                seed,
+                per_second: arrivals_per_second,
+                run_time: options.run_time,
+                max_in_flight,
+            };
+            open::run(&arrivals, visitors, recorder, stop).await
+        }
+    }
+}
+
+/// Writes the timeline, then the summary: where there is a summary, the run is complete.
+fn write(summary: &RunSummary, tally: &Tally, out_dir: &Path) -> anyhow::Result<()> {
+    let mut timeline = BufWriter::new(File::create(out_dir.join(TIMELINE_FILE))?);
+    for second in tally.timeline().seconds() {
+        serde_json::to_writer(&mut timeline, &second)?;
+        timeline.write_all(b"\n")?;
+    }
+    timeline.flush()?;
+    std::fs::write(
+        out_dir.join(SUMMARY_FILE),
+        serde_json::to_vec_pretty(summary)?,
+    )?;
+    Ok(())
 }
 
 /// A line on stderr now and then, so that a long run is seen to be alive.
@@ -142,9 +205,17 @@ async fn show_progress(recorder: &Recorder) -> Infallible {
     ticks.tick().await; // the first comes at once
     loop {
         ticks.tick().await;
-        let (requests, failed) = recorder.so_far();
+        let Progress {
+            requests,
+            failed,
+            not_sent,
+        } = recorder.so_far();
+        let not_sent = match not_sent {
+            0 => String::new(),
+            count => format!(", {count} not sent"),
+        };
         eprintln!(
-            "{:>5} s: {requests} requests, {failed} failed",
+            "{:>5} s: {requests} requests, {failed} failed{not_sent}",
             started.elapsed().as_secs()
         );
     }

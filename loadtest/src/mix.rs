@@ -1,7 +1,8 @@
 //! Which request comes next: every random choice of a run, and no I/O.
 //!
-//! A user's choices follow from the run's seed and the user's index alone. How many of them a run
-//! gets through depends on the system's speed, their order doesn't.
+//! Closed model: a user's choices follow from the run's seed and the user's index alone. How many of them a run
+//! gets through depends on the system's speed, their order doesn't. Open model: the same with each arrival,
+//! which has an index of its own and makes one choice.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -12,6 +13,11 @@ use crate::options::ScenarioKind;
 /// looks at its stock; 100 stays untouched beside it.
 const PRODUCTS: std::ops::RangeInclusive<i64> = 1..=98;
 
+/// Products from 1,000,001 on are nobody's: an order for one is accepted, and rejected later on.
+const UNSTOCKED: i64 = 1_000_000;
+
+const QUANTITIES: std::ops::RangeInclusive<u32> = 1..=3;
+
 /// What a user does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -21,26 +27,28 @@ pub(crate) enum Action {
     ReadStock { product_id: i64 },
     CheckOut { product_id: i64 },
     Purchase { product_id: i64 },
+    Order { product_id: i64, quantity: u32 },
+    OrderAndCancel { product_id: i64, quantity: u32 },
 }
 
-/// One user's endless row of actions.
+/// An endless row of actions.
 pub(crate) struct Mix {
     kind: ScenarioKind,
     rng: StdRng,
 }
 
 impl Mix {
-    pub(crate) fn new(kind: ScenarioKind, seed: u64, user_index: usize) -> Self {
+    pub(crate) fn new(kind: ScenarioKind, seed: u64, index: usize) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        bytes[8..16].copy_from_slice(&(user_index as u64).to_le_bytes());
+        bytes[8..16].copy_from_slice(&(index as u64).to_le_bytes());
         Self {
             kind,
             rng: StdRng::from_seed(bytes),
         }
     }
 
-    /// What the user does next.
+    /// What comes next.
     pub(crate) fn next_action(&mut self) -> Action {
         match self.kind {
             ScenarioKind::Login => Action::LogIn,
@@ -53,6 +61,11 @@ impl Mix {
                 },
                 _ => self.browse(),
             },
+            ScenarioKind::Order => Action::Order {
+                product_id: self.product(),
+                quantity: self.quantity(),
+            },
+            ScenarioKind::ChangeOfMind => self.change_mind(),
         }
     }
 
@@ -70,6 +83,29 @@ impl Mix {
         Action::CheckOut {
             product_id: self.product(),
         }
+    }
+
+    fn change_mind(&mut self) -> Action {
+        let kind = self.rng.random_range(0..5);
+        let (product_id, quantity) = (self.product(), self.quantity());
+        match kind {
+            0 => Action::Order {
+                product_id: UNSTOCKED + product_id,
+                quantity,
+            },
+            1 | 2 => Action::OrderAndCancel {
+                product_id,
+                quantity,
+            },
+            _ => Action::Order {
+                product_id,
+                quantity,
+            },
+        }
+    }
+
+    fn quantity(&mut self) -> u32 {
+        self.rng.random_range(QUANTITIES)
     }
 
     fn product(&mut self) -> i64 {
@@ -122,5 +158,38 @@ mod tests {
                 .iter()
                 .any(|a| matches!(a, Action::CheckOut { .. } | Action::Purchase { .. }))
         );
+    }
+
+    #[test]
+    fn order_only_orders_one_to_three_of_what_is_stocked() {
+        for action in actions(ScenarioKind::Order, 1, 0) {
+            let Action::Order {
+                product_id,
+                quantity,
+            } = action
+            else {
+                panic!("{action:?}");
+            };
+            assert!(PRODUCTS.contains(&product_id) && QUANTITIES.contains(&quantity));
+        }
+    }
+
+    #[test]
+    fn of_five_changes_of_mind_two_are_cancelled_and_one_is_for_what_nobody_stocks() {
+        let (mut ordinary, mut unstocked, mut cancelled) = (0, 0, 0);
+        for action in actions(ScenarioKind::ChangeOfMind, 1, 0) {
+            match action {
+                Action::Order { product_id, .. } if PRODUCTS.contains(&product_id) => ordinary += 1,
+                Action::Order { product_id, .. } if product_id > UNSTOCKED => unstocked += 1,
+                Action::OrderAndCancel { product_id, .. } if PRODUCTS.contains(&product_id) => {
+                    cancelled += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // 500 draws at two fifths: five standard deviations are 55.
+        assert!((145..=255).contains(&ordinary), "{ordinary}");
+        assert!((145..=255).contains(&cancelled), "{cancelled}");
+        assert!((55..=145).contains(&unstocked), "{unstocked}");
     }
 }

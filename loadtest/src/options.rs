@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use clap::{Parser, ValueEnum};
+use load_record::LoadModel;
 use reqwest::Url;
 
 /// Puts load on agora through its gateway.
@@ -32,17 +33,29 @@ pub(crate) struct Options {
     #[arg(long, value_parser = parse_run_id)]
     pub(crate) run_id: Option<String>,
 
-    /// Concurrent users, 1 to 10000.
+    /// Concurrent users, 1 to 10000; in the open model the accounts in whose names actions arrive in turn.
     #[arg(long, default_value_t = 10, value_parser = |s: &str| parse_between(s, 1, 10_000))]
     pub(crate) users: usize,
 
-    /// How long all users are kept busy, e.g. 30s, 5m or 1h; the requests under way then still end.
+    /// How long all users are kept busy, or actions arrive, e.g. 30s, 5m or 1h; the requests under way then still end.
     #[arg(long, default_value = "30s", value_parser = parse_run_time)]
     pub(crate) run_time: Duration,
 
     /// The most requests a second over all users. [default: no limit]
     #[arg(long, value_name = "REQ_PER_S", value_parser = |s: &str| parse_between(s, 1, 1_000_000))]
     pub(crate) rate_limit: Option<usize>,
+
+    /// The open model: this many actions of the scenario arrive each second, 1 to 10000, whether the system keeps up
+    /// or not, and latency counts from the time at which they were meant to. [default: the closed model]
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "rate_limit")]
+    #[arg(value_parser = |s: &str| parse_between(s, 1, 10_000))]
+    pub(crate) arrivals: Option<usize>,
+
+    /// The most actions under way at once in the open model, 1 to 100000; arrivals beyond them are not sent, and
+    /// count as failed.
+    #[arg(long, value_name = "N", default_value_t = 500, requires = "arrivals")]
+    #[arg(value_parser = |s: &str| parse_between(s, 1, 100_000))]
+    pub(crate) max_in_flight: usize,
 
     /// Repeats an earlier run's choices. [default: random, printed]
     #[arg(long)]
@@ -55,6 +68,31 @@ pub(crate) struct Options {
     /// Threshold: the part of the requests that may fail, 0 to 1.
     #[arg(long, value_name = "FRACTION", value_parser = parse_fraction, default_value = "0")]
     pub(crate) max_error_rate: f64,
+
+    /// Sends orders without an `Idempotency-Key`: nobody on the way may send them twice.
+    #[arg(long)]
+    pub(crate) no_idempotency_keys: bool,
+
+    /// Ends the run, as Ctrl-C does, when standard input reaches its end: then its starter is gone.
+    #[arg(long)]
+    pub(crate) while_stdin_open: bool,
+}
+
+impl Options {
+    /// The model that was asked for.
+    pub(crate) fn model(&self) -> LoadModel {
+        match self.arrivals {
+            None => LoadModel::Closed {
+                users: self.users,
+                rate_limit: self.rate_limit,
+            },
+            Some(arrivals_per_second) => LoadModel::Open {
+                arrivals_per_second,
+                max_in_flight: self.max_in_flight,
+                users: self.users,
+            },
+        }
+    }
 }
 
 /// What the users of a run do.
@@ -68,6 +106,10 @@ pub(crate) enum ScenarioKind {
     Mixed,
     /// Log in over and over: bcrypt is what is measured.
     Login,
+    /// Order one to three pieces, and nothing else.
+    Order,
+    /// Of five orders one is for a product that nobody stocks, and two are cancelled at once.
+    ChangeOfMind,
 }
 
 impl fmt::Display for ScenarioKind {
@@ -77,6 +119,8 @@ impl fmt::Display for ScenarioKind {
             Self::Checkout => "checkout",
             Self::Mixed => "mixed",
             Self::Login => "login",
+            Self::Order => "order",
+            Self::ChangeOfMind => "change-of-mind",
         })
     }
 }
@@ -202,5 +246,60 @@ mod tests {
         assert!(parse_fraction("1.01").is_err() && parse_fraction("NaN").is_err());
         assert!(parse_positive("0").is_err() && parse_positive("inf").is_err());
         assert!(parse_between("0", 1, 10).is_err() && parse_between("11", 1, 10).is_err());
+    }
+
+    fn parse(given: &[&str]) -> Result<Options, clap::error::ErrorKind> {
+        let always = [
+            "loadtest",
+            "order",
+            "--base-url=http://localhost",
+            "--out-dir=x",
+        ];
+        Options::try_parse_from(always.iter().chain(given)).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn arrivals_choose_the_open_model() {
+        let closed = parse(&["--rate-limit=20"]).map(|options| options.model());
+        assert_eq!(
+            closed,
+            Ok(LoadModel::Closed {
+                users: 10,
+                rate_limit: Some(20)
+            })
+        );
+        let open = parse(&["--arrivals=50", "--users=3"]).map(|options| options.model());
+        assert_eq!(
+            open,
+            Ok(LoadModel::Open {
+                arrivals_per_second: 50,
+                max_in_flight: 500,
+                users: 3
+            })
+        );
+    }
+
+    #[test]
+    fn the_open_models_options_are_bounded_and_its_own() {
+        use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument, ValueValidation};
+        assert!(parse(&["--arrivals=1", "--max-in-flight=1"]).is_ok());
+        assert!(parse(&["--arrivals=10000"]).is_ok());
+        for (refused, kind) in [
+            (&["--arrivals=0"][..], ValueValidation),
+            (&["--arrivals=10001"], ValueValidation),
+            (&["--arrivals=1", "--max-in-flight=0"], ValueValidation),
+            (&["--arrivals=1", "--rate-limit=1"], ArgumentConflict),
+            (&["--max-in-flight=5"], MissingRequiredArgument),
+        ] {
+            assert_eq!(parse(refused).err(), Some(kind), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_scenario_is_shown_by_the_name_that_chooses_it() {
+        for kind in ScenarioKind::value_variants() {
+            let name = kind.to_possible_value().expect("none is hidden");
+            assert_eq!(kind.to_string(), name.get_name());
+        }
     }
 }

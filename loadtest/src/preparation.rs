@@ -1,6 +1,8 @@
 //! Signs the users of a run up and logs them in before anything is measured, so that bcrypt is
 //! measured only where it is the question. Its requests are counted like all others.
 
+use std::time::Instant;
+
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
@@ -69,9 +71,12 @@ async fn prepare_one(
     let request = gateway
         .request(Route::SIGN_UP, Route::SIGN_UP.template)
         .json(&body);
-    let answer = exchange(Route::SIGN_UP, request, |user: &SignedUp| {
-        user.email == email
-    })
+    let answer = exchange(
+        Route::SIGN_UP,
+        request,
+        Instant::now(),
+        |user: &SignedUp| user.email == email,
+    )
     .await;
     let signed_up = expect(Route::SIGN_UP, answer, recorder)?;
     let mut account = Account {
@@ -84,7 +89,13 @@ async fn prepare_one(
         return Ok(account);
     }
 
-    let answer = exchange(Route::LOG_IN, log_in(gateway, &account), |_| true).await;
+    let answer = exchange(
+        Route::LOG_IN,
+        log_in(gateway, &account),
+        Instant::now(),
+        |_| true,
+    )
+    .await;
     let LoggedIn {
         access_token,
         expires_in,

@@ -1,27 +1,66 @@
 //! Counts every request of a run once, preparation included, and keeps what the summary is made of.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
-use load_record::{LatencySummary, LedgerEntry, OrderCount, RequestCount};
+use chrono::{DateTime, Utc};
+use load_record::{CancellationEntry, LatencySummary, LedgerEntry, OrderCount, RequestCount};
+use tokio_util::sync::CancellationToken;
 
-use crate::gateway::Route;
+use crate::gateway::{Answer, Route};
 use crate::ledger::Ledger;
+use crate::timeline::Timeline;
 
 /// Shared by all users of a run.
 #[derive(Debug)]
 pub(crate) struct Recorder {
+    beginning: OnceLock<Beginning>,
     tally: Mutex<Tally>,
     ledger: Mutex<Ledger>,
+    stop: CancellationToken,
+}
+
+/// When the measured part began, on both clocks: one to measure with, one to write down.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beginning {
+    pub(crate) instant: Instant,
+    pub(crate) utc: DateTime<Utc>,
+}
+
+impl Beginning {
+    /// The date of a moment of the measured part.
+    pub(crate) fn date(&self, moment: Instant) -> DateTime<Utc> {
+        self.utc + moment.duration_since(self.instant)
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Preparation included.
+    pub(crate) requests: u64,
+    pub(crate) failed: usize,
+    pub(crate) not_sent: u64,
 }
 
 impl Recorder {
-    pub(crate) fn new(ledger: Ledger) -> Self {
+    /// A record that can't be kept ends the run by `stop`: its counts would be wrong.
+    pub(crate) fn new(ledger: Ledger, stop: CancellationToken) -> Self {
         Self {
+            beginning: OnceLock::new(),
             tally: Mutex::default(),
             ledger: Mutex::new(ledger),
+            stop,
         }
+    }
+
+    /// When the measured part began; the first to ask begins it.
+    pub(crate) fn beginning(&self) -> Beginning {
+        *self.beginning.get_or_init(|| Beginning {
+            instant: Instant::now(),
+            utc: Utc::now(),
+        })
     }
 
     /// A request of the preparation was answered, or not.
@@ -29,41 +68,46 @@ impl Recorder {
         lock(&self.tally).count(route, status);
     }
 
-    /// A request of the measured part was answered, or not; `failure` says why it failed.
-    pub(crate) fn count_measured(
-        &self,
-        route: Route,
-        status: Option<u16>,
-        latency: Duration,
-        failure: Option<&str>,
-    ) {
+    /// A request of the measured part was answered, or not.
+    pub(crate) fn count_measured<T>(&self, route: Route, answer: &Answer<T>) {
+        let offset = answer.since.duration_since(self.beginning().instant);
         let mut tally = lock(&self.tally);
-        tally.count(route, status);
+        tally.count(route, answer.status);
         tally
-            .latencies_us
-            .push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
-        let answered = Instant::now();
-        tally.first_sent.get_or_insert(answered - latency);
-        tally.last_answered = Some(answered);
-        if let Some(reason) = failure {
-            *tally
-                .failures
-                .entry((route, reason.to_owned()))
-                .or_default() += 1;
+            .timeline
+            .count(offset, answer.latency, answer.outcome.is_err());
+        if let Err(reason) = &answer.outcome {
+            *tally.failures.entry((route, reason.clone())).or_default() += 1;
         }
     }
 
-    /// An order was tried. An order that can't be recorded ends the run: its counts would be wrong.
+    /// An action that was meant to begin at `intended` found the bound reached.
+    pub(crate) fn count_not_sent(&self, intended: Instant) {
+        let offset = intended.duration_since(self.beginning().instant);
+        lock(&self.tally).timeline.count_not_sent(offset);
+    }
+
+    /// An order was tried.
     pub(crate) fn record_order(&self, entry: &LedgerEntry) {
-        if !lock(&self.ledger).append(entry) {
-            goose::trigger_killswitch("the ledger can't be written");
+        if !lock(&self.ledger).append_order(entry) {
+            self.stop.cancel();
         }
     }
 
-    /// Requests until now, preparation included, and those that failed.
-    pub(crate) fn so_far(&self) -> (u64, usize) {
+    /// A cancellation was tried.
+    pub(crate) fn record_cancellation(&self, entry: &CancellationEntry) {
+        if !lock(&self.ledger).append_cancellation(entry) {
+            self.stop.cancel();
+        }
+    }
+
+    pub(crate) fn so_far(&self) -> Progress {
         let tally = lock(&self.tally);
-        (tally.requests.values().sum(), tally.failed())
+        Progress {
+            requests: tally.requests.values().sum(),
+            failed: tally.failed(),
+            not_sent: tally.not_sent(),
+        }
     }
 
     /// Everything, once the last user has ended.
@@ -71,7 +115,6 @@ impl Recorder {
         let orders = lock(&self.ledger).finish()?;
         let mut tally = std::mem::take(&mut *lock(&self.tally));
         tally.orders = orders;
-        tally.latencies_us.sort_unstable();
         Ok(tally)
     }
 }
@@ -86,10 +129,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Tally {
     requests: BTreeMap<(Route, Option<u16>), u64>,
     failures: BTreeMap<(Route, String), usize>,
-    /// Four bytes a request: an hour at a thousand a second is 14 MB. Sorted once finished.
-    latencies_us: Vec<u32>,
-    first_sent: Option<Instant>,
-    last_answered: Option<Instant>,
+    timeline: Timeline,
     orders: OrderCount,
 }
 
@@ -122,74 +162,72 @@ impl Tally {
     }
 
     pub(crate) fn measured(&self) -> usize {
-        self.latencies_us.len()
+        self.timeline.sent()
     }
 
     pub(crate) fn failed(&self) -> usize {
         self.failures.values().sum()
     }
 
+    pub(crate) fn not_sent(&self) -> u64 {
+        self.timeline.not_sent()
+    }
+
+    /// The part of what should have been done that wasn't done well. Something must have been measured.
+    pub(crate) fn error_rate(&self) -> f64 {
+        let not_sent = self.not_sent() as f64;
+        (self.failed() as f64 + not_sent) / (self.measured() as f64 + not_sent)
+    }
+
     pub(crate) fn orders(&self) -> OrderCount {
         self.orders
     }
 
-    /// From the first request to the last answer: goose takes a while to start and to wind down.
     pub(crate) fn requests_per_second(&self) -> f64 {
-        match (self.first_sent, self.last_answered) {
-            (Some(first), Some(last)) => {
-                self.measured() as f64 / last.duration_since(first).as_secs_f64()
-            }
-            _ => 0.0,
-        }
+        self.timeline.requests_per_second()
     }
 
     pub(crate) fn latency(&self) -> LatencySummary {
-        LatencySummary {
-            p50_ms: percentile_ms(&self.latencies_us, 0.50),
-            p95_ms: percentile_ms(&self.latencies_us, 0.95),
-            p99_ms: percentile_ms(&self.latencies_us, 0.99),
-            max_ms: percentile_ms(&self.latencies_us, 1.0),
-        }
+        self.timeline.latency()
     }
-}
 
-/// The nearest-rank percentile: the least value that at least `fraction` of all values don't exceed.
-fn percentile_ms(sorted_us: &[u32], fraction: f64) -> f64 {
-    let rank = (fraction * sorted_us.len() as f64).ceil() as usize;
-    sorted_us
-        .get(rank.saturating_sub(1))
-        .map_or(0.0, |&us| f64::from(us) / 1000.0)
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn recorder() -> (tempfile::TempDir, Recorder) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let ledger = Ledger::create(dir.path()).expect("a new ledger");
-        (dir, Recorder::new(ledger))
+        (dir, Recorder::new(ledger, CancellationToken::new()))
     }
 
-    #[test]
-    fn percentiles_are_values_that_were_measured() {
-        let hundred: Vec<u32> = (1..=100).map(|ms| ms * 1000).collect();
-        assert_eq!(percentile_ms(&hundred, 0.50), 50.0);
-        assert_eq!(percentile_ms(&hundred, 0.95), 95.0);
-        assert_eq!(percentile_ms(&hundred, 0.99), 99.0);
-        assert_eq!(percentile_ms(&hundred, 1.0), 100.0);
-        assert_eq!(percentile_ms(&[1500], 0.50), 1.5);
-        assert_eq!(percentile_ms(&[], 0.95), 0.0);
+    fn answer(recorder: &Recorder, status: Option<u16>, failure: Option<&str>) -> Answer<()> {
+        Answer {
+            since: recorder.beginning().instant,
+            status,
+            latency: Duration::from_millis(1),
+            outcome: failure.map_or(Ok(()), |reason| Err(reason.to_owned())),
+        }
     }
 
     #[test]
     fn every_request_is_counted_once_by_route_and_status() {
         let (_dir, recorder) = recorder();
-        let quick = Duration::from_millis(1);
         recorder.count_preparation(Route::LOG_IN, Some(200));
-        recorder.count_measured(Route::LOG_IN, Some(200), quick, None);
-        recorder.count_measured(Route::LOG_IN, Some(503), quick, Some("503"));
-        recorder.count_measured(Route::LOG_IN, None, quick, Some("no answer"));
+        for (status, failure) in [
+            (Some(200), None),
+            (Some(503), Some("503")),
+            (None, Some("no answer")),
+        ] {
+            recorder.count_measured(Route::LOG_IN, &answer(&recorder, status, failure));
+        }
 
         let tally = recorder.finish().expect("a whole ledger");
         let counts: Vec<_> = tally
@@ -205,7 +243,8 @@ mod tests {
     fn the_most_frequent_failure_comes_first() {
         let (_dir, recorder) = recorder();
         for reason in ["rare", "often", "often"] {
-            recorder.count_measured(Route::READ_ME, Some(500), Duration::ZERO, Some(reason));
+            let answer = answer(&recorder, Some(500), Some(reason));
+            recorder.count_measured(Route::READ_ME, &answer);
         }
         let tally = recorder.finish().expect("a whole ledger");
         let reasons: Vec<_> = tally.failures().iter().map(|f| (f.1, f.2)).collect();
@@ -213,7 +252,20 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_answers_has_no_rate() {
-        assert_eq!(Tally::default().requests_per_second(), 0.0);
+    fn what_was_not_sent_counts_as_failed_in_the_error_rate_alone() {
+        let (_dir, recorder) = recorder();
+        for failure in [None, Some("503")] {
+            let answer = answer(&recorder, Some(200), failure);
+            recorder.count_measured(Route::READ_ME, &answer);
+        }
+        for _ in 0..2 {
+            recorder.count_not_sent(recorder.beginning().instant);
+        }
+        let tally = recorder.finish().expect("a whole ledger");
+        assert_eq!(
+            (tally.measured(), tally.failed(), tally.not_sent()),
+            (2, 1, 2)
+        );
+        assert_eq!(tally.error_rate(), 0.75);
     }
 }

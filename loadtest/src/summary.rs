@@ -3,11 +3,14 @@
 use std::fmt;
 use std::path::Path;
 
-use load_record::{LEDGER_FILE, REPORT_FILE, RunSummary, SUMMARY_FILE};
+use load_record::{
+    CANCELLATIONS_FILE, LEDGER_FILE, LoadModel, REPORT_FILE, RunSummary, SUMMARY_FILE,
+    TIMELINE_FILE,
+};
 
 use crate::recorder::Tally;
 
-/// Kinds of failures that are shown; the report has them all.
+/// Kinds of failures that are shown.
 const SHOWN_FAILURES: usize = 5;
 
 /// Shows a summary, and the reasons for failures, which the summary's file doesn't hold.
@@ -36,8 +39,8 @@ impl fmt::Display for Report<'_> {
         } = self;
         writeln!(
             f,
-            "\n{} with {} users, run {}, seed {}\n",
-            summary.scenario, summary.users, summary.run_id, summary.seed
+            "\n{}, {}, run {}, seed {}\n",
+            summary.scenario, summary.model, summary.run_id, summary.seed
         )?;
 
         writeln!(
@@ -59,6 +62,13 @@ impl fmt::Display for Report<'_> {
             "\n  measured    {} requests, {} failed, {:.1} a second",
             summary.measured, summary.failed, summary.requests_per_second
         )?;
+        if summary.not_sent > 0 {
+            writeln!(
+                f,
+                "  not sent    {} arrivals, which found the bound on those in flight reached",
+                summary.not_sent
+            )?;
+        }
         writeln!(
             f,
             "  latency     p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
@@ -83,10 +93,14 @@ impl fmt::Display for Report<'_> {
                 (threshold.actual * 10_000.0).round() / 10_000.0
             )?;
         }
-        writeln!(
+        write!(
             f,
-            "  files       in {}: {SUMMARY_FILE}, {LEDGER_FILE}, {REPORT_FILE}",
+            "  files       in {}: {SUMMARY_FILE}, {TIMELINE_FILE}, {LEDGER_FILE}, {CANCELLATIONS_FILE}",
             out_dir.display()
-        )
+        )?;
+        match summary.model {
+            LoadModel::Closed { .. } => writeln!(f, ", {REPORT_FILE}"),
+            LoadModel::Open { .. } => writeln!(f),
+        }
     }
 }

@@ -7,10 +7,13 @@ use crate::recorder::Tally;
 
 /// One outcome for each threshold; that of the error rate is always there. Something must have been measured.
 pub(crate) fn judge(options: &Options, tally: &Tally) -> Vec<ThresholdOutcome> {
-    let error_rate = tally.failed() as f64 / tally.measured() as f64;
     [
         ("max-p95-ms", options.max_p95_ms, tally.latency().p95_ms),
-        ("max-error-rate", Some(options.max_error_rate), error_rate),
+        (
+            "max-error-rate",
+            Some(options.max_error_rate),
+            tally.error_rate(),
+        ),
     ]
     .into_iter()
     .filter_map(|(name, limit, actual)| Some(outcome(name, limit?, actual)))

@@ -7,22 +7,52 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use load_record::{LEDGER_FILE, LedgerEntry, REPORT_FILE, RunSummary, SUMMARY_FILE};
+use load_record::{
+    CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, LoadModel, REPORT_FILE,
+    RunSummary, SUMMARY_FILE, TIMELINE_FILE, TimelineSecond,
+};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Longer than any run here by far.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+const SCENARIOS: [&str; 6] = [
+    "browse",
+    "checkout",
+    "mixed",
+    "login",
+    "order",
+    "change-of-mind",
+];
+
+/// The arguments that choose each model.
+const CLOSED: &[&str] = &[];
+const OPEN: &[&str] = &["--arrivals", "50"];
+
 #[test]
-fn every_request_is_counted_exactly_once() {
-    for scenario in ["browse", "checkout", "mixed", "login"] {
+fn every_request_of_a_closed_run_is_counted_exactly_once() {
+    every_request_is_counted_exactly_once(CLOSED, true);
+}
+
+#[test]
+fn every_request_of_an_open_run_is_counted_exactly_once() {
+    every_request_is_counted_exactly_once(OPEN, false);
+}
+
+fn every_request_is_counted_exactly_once(model: &[&str], has_a_report: bool) {
+    for scenario in SCENARIOS {
         let shop = Shop::open(Weather::Good);
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let output = finish(loadtest(scenario, &shop.url(), dir.path()).args(["--run-time", "1s"]));
+        let output = finish(
+            loadtest(scenario, &shop.url(), dir.path())
+                .args(["--run-time", "1s"])
+                .args(model),
+        );
 
         assert_eq!(
             output.status.code(),
@@ -43,7 +73,7 @@ fn every_request_is_counted_exactly_once() {
             "{scenario}: only {} requests",
             summary.measured
         );
-        assert!(dir.path().join(REPORT_FILE).is_file());
+        assert_eq!(dir.path().join(REPORT_FILE).is_file(), has_a_report);
     }
 }
 
@@ -66,10 +96,194 @@ fn the_ledger_holds_each_accepted_order() {
     assert_eq!(summary.orders.accepted, accepted.len() as u64);
     assert_eq!(summary.orders.tried, ledger.len() as u64);
 
-    let mut keys: Vec<_> = ledger.iter().map(|entry| &entry.idempotency_key).collect();
+    let sent = ledger
+        .iter()
+        .map(|entry| entry.idempotency_key.clone().expect("a key"));
+    let mut keys: Vec<_> = sent.collect();
     keys.sort();
     keys.dedup();
     assert_eq!(keys.len(), ledger.len(), "each order has a key of its own");
+    assert_eq!(keys, shop.keys());
+}
+
+#[test]
+fn without_idempotency_keys_none_is_sent() {
+    let shop = Shop::open(Weather::Good);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    finish(loadtest("order", &shop.url(), dir.path()).args([
+        "--run-time",
+        "1s",
+        "--no-idempotency-keys",
+    ]));
+
+    assert!(!shop.accepted().is_empty());
+    assert!(shop.keys().is_empty());
+    let ledger = ledger(dir.path());
+    assert_eq!(ledger.len(), shop.accepted().len());
+    assert!(ledger.iter().all(|entry| entry.idempotency_key.is_none()));
+}
+
+#[test]
+fn each_cancellation_is_on_record() {
+    let shop = Shop::open(Weather::Good);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let output = finish(
+        loadtest("change-of-mind", &shop.url(), dir.path())
+            .args(["--run-time", "2s"])
+            .args(OPEN),
+    );
+
+    // The shop refuses some with 409, which is no failure.
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let mut on_record: Vec<_> = cancellations(dir.path())
+        .into_iter()
+        .map(|entry| (entry.order_id, entry.status.expect("an answer")))
+        .collect();
+    on_record.sort();
+    assert_eq!(on_record, shop.cancellations());
+    for status in [202, 409] {
+        assert!(on_record.iter().any(|(_, s)| *s == status), "no {status}");
+    }
+    let product: BTreeMap<_, _> = ledger(dir.path())
+        .into_iter()
+        .filter_map(|entry| Some((entry.order_id?, entry.product_id)))
+        .collect();
+    assert!(product.values().any(|id| *id > 1_000_000));
+    for (order_id, _) in &on_record {
+        assert!((1..=98).contains(&product[order_id]), "{order_id}");
+    }
+}
+
+#[test]
+fn an_open_run_keeps_its_rate_through_a_stall_and_shows_it() {
+    let shop = Shop::open(Weather::Stalls);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let output = finish(
+        loadtest("order", &shop.url(), dir.path())
+            .args(["--run-time", "3s"])
+            .args(OPEN),
+    );
+
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let summary = summary(dir.path());
+    assert!(matches!(summary.model, LoadModel::Open { .. }));
+    assert_eq!((summary.measured, summary.not_sent), (150, 0));
+    let ledger = ledger(dir.path());
+    // 50 a second arrive, evenly; 35 of those in the stall wait for at least 300 ms.
+    let stalled = slow(&ledger);
+    assert!((25..=75).contains(&stalled), "{stalled} of 150 stalled");
+    let arrived = shop.books.orders_while_stalled.load(Ordering::Relaxed);
+    assert!(arrived >= 25, "{arrived} arrived during the stall");
+    assert!(summary.latency.p95_ms > 500.0, "{:?}", summary.latency);
+    let worst = timeline(dir.path())
+        .into_iter()
+        .filter_map(|s| s.max_ms)
+        .fold(0.0, f64::max);
+    assert!(worst > 700.0, "{worst} ms in the worst second");
+    for entry in &ledger {
+        let answered_after = (entry.at - entry.intended_at).num_milliseconds();
+        assert_eq!(u64::try_from(answered_after), Ok(entry.latency_ms));
+    }
+}
+
+#[test]
+fn a_closed_run_hides_the_same_stall() {
+    let shop = Shop::open(Weather::Stalls);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    finish(loadtest("order", &shop.url(), dir.path()).args(["--run-time", "3s"]));
+
+    // One for each of five users, among hundreds.
+    let summary = summary(dir.path());
+    let stalled = slow(&ledger(dir.path()));
+    assert!((1..=15).contains(&stalled), "{stalled} stalled");
+    assert!(summary.latency.p95_ms < 300.0, "{:?}", summary.latency);
+}
+
+#[test]
+fn an_open_run_holds_its_bound_and_counts_what_it_did_not_send() {
+    let shop = Shop::open(Weather::Stalls);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let output = finish(loadtest("order", &shop.url(), dir.path()).args([
+        "--run-time",
+        "2s",
+        "--arrivals",
+        "100",
+        "--max-in-flight",
+        "3",
+    ]));
+
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let at_once = shop.books.most_at_once.load(Ordering::Relaxed);
+    assert!(at_once <= 3, "{at_once} at once");
+    let summary = summary(dir.path());
+    assert_eq!(counted(&summary), shop.counted());
+    assert_eq!(summary.measured as u64 + summary.not_sent, 200);
+    // A second's arrivals but for those that wait.
+    assert!(summary.not_sent > 50, "{} not sent", summary.not_sent);
+    assert_eq!(summary.failed, 0);
+    assert_eq!(summary.thresholds[0].name, "max-error-rate");
+    assert_eq!(
+        summary.thresholds[0].actual,
+        summary.not_sent as f64 / 200.0
+    );
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("not sent"), "{stdout}");
+}
+
+#[test]
+fn a_seed_reproduces_an_open_run() {
+    let shop = Shop::open(Weather::Good);
+    let orders = || {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        finish(
+            loadtest("order", &shop.url(), dir.path())
+                .args(["--run-time", "1s"])
+                .args(OPEN),
+        );
+        let mut ledger = ledger(dir.path());
+        ledger.sort_by_key(|entry| entry.intended_at);
+        let orders = ledger.into_iter().map(|e| (e.product_id, e.quantity));
+        orders.collect::<Vec<_>>()
+    };
+    let first = orders();
+    assert_eq!(first.len(), 50);
+    assert_eq!(first, orders());
+}
+
+#[test]
+fn the_timeline_has_every_second_and_sums_up_to_the_summary() {
+    for model in [CLOSED, OPEN, &["--arrivals", "200", "--max-in-flight", "1"]] {
+        let shop = Shop::open(Weather::EveryFifthOrderFails);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        finish(
+            loadtest("checkout", &shop.url(), dir.path())
+                .args(["--run-time", "2s", "--max-error-rate", "1"])
+                .args(model),
+        );
+
+        let summary = summary(dir.path());
+        let timeline = timeline(dir.path());
+        let numbers: Vec<_> = timeline.iter().map(|s| s.second as usize).collect();
+        assert_eq!(
+            numbers,
+            (0..timeline.len()).collect::<Vec<_>>(),
+            "{model:?}"
+        );
+        assert!((2..=10).contains(&timeline.len()), "{model:?}");
+        let sum = |of: fn(&TimelineSecond) -> u64| timeline.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|s| s.sent), summary.measured as u64, "{model:?}");
+        assert_eq!(sum(|s| s.failed), summary.failed as u64, "{model:?}");
+        assert_eq!(sum(|s| s.not_sent), summary.not_sent, "{model:?}");
+        assert!(summary.failed > 0, "{model:?}");
+        for second in &timeline {
+            assert_eq!(second.succeeded + second.failed, second.sent, "{model:?}");
+            assert_eq!(second.p99_ms.is_some(), second.sent > 0, "{model:?}");
+        }
+        let longest = timeline.iter().filter_map(|s| s.max_ms).fold(0.0, f64::max);
+        assert_eq!(longest, summary.latency.max_ms, "{model:?}");
+        let last = summary.measured_from + Duration::from_secs(timeline.len() as u64);
+        assert!(ledger(dir.path()).iter().all(|entry| entry.at < last));
+    }
 }
 
 #[test]
@@ -128,20 +342,59 @@ fn a_gateway_that_stops_answering_is_seen_as_requests_without_answer() {
 
 #[test]
 fn an_interrupted_run_is_inconclusive_and_its_counts_are_exact() {
+    for model in [CLOSED, OPEN] {
+        ends_early(model, |child| {
+            let interrupted = Command::new("kill")
+                .args(["-INT", &child.id().to_string()])
+                .status();
+            assert!(interrupted.expect("kill runs").success());
+        });
+    }
+}
+
+#[test]
+fn a_run_ends_with_its_standard_input_like_an_interrupted_one() {
+    for model in [CLOSED, OPEN] {
+        ends_early(&[model, &["--while-stdin-open"]].concat(), |child| {
+            drop(child.stdin.take());
+        });
+    }
+}
+
+#[test]
+fn a_run_whose_starter_is_gone_before_it_begins_is_interrupted() {
+    for model in [CLOSED, OPEN] {
+        let shop = Shop::open(Weather::Good);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let output = finish(
+            loadtest("order", &shop.url(), dir.path())
+                .args(["--run-time", "10m", "--while-stdin-open"])
+                .args(model)
+                .stdin(Stdio::null()),
+        );
+        assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    }
+}
+
+/// Begins a long run, ends it by `end`, and looks at what it left.
+fn ends_early(args: &[&str], end: impl FnOnce(&mut Child)) {
     let shop = Shop::open(Weather::Good);
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let child = start(loadtest("checkout", &shop.url(), dir.path()).args(["--run-time", "10m"]));
+    let mut child = start(
+        loadtest("checkout", &shop.url(), dir.path())
+            .args(["--run-time", "10m"])
+            .args(args)
+            .stdin(Stdio::piped()),
+    );
     wait_until("orders arrive", || shop.accepted().len() > 20);
-    let interrupted = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(interrupted.expect("kill runs").success());
+    end(&mut child);
     let output = output_of(child);
 
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     let summary = summary(dir.path());
     assert_eq!(counted(&summary), shop.counted());
     assert_eq!(summary.orders.accepted, shop.accepted().len() as u64);
+    assert!(!timeline(dir.path()).is_empty());
 }
 
 #[test]
@@ -258,11 +511,28 @@ fn summary(dir: &Path) -> RunSummary {
 }
 
 fn ledger(dir: &Path) -> Vec<LedgerEntry> {
-    let lines = fs::read_to_string(dir.join(LEDGER_FILE)).expect("a ledger");
+    json_lines(&dir.join(LEDGER_FILE))
+}
+
+fn cancellations(dir: &Path) -> Vec<CancellationEntry> {
+    json_lines(&dir.join(CANCELLATIONS_FILE))
+}
+
+fn timeline(dir: &Path) -> Vec<TimelineSecond> {
+    json_lines(&dir.join(TIMELINE_FILE))
+}
+
+fn json_lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
+    let lines = fs::read_to_string(path).expect("a file of the run");
     lines
         .lines()
         .map(|line| serde_json::from_str(line).expect("an entry"))
         .collect()
+}
+
+/// Orders that a stall kept, and no busy machine.
+fn slow(ledger: &[LedgerEntry]) -> usize {
+    ledger.iter().filter(|entry| entry.latency_ms > 300).count()
 }
 
 /// How often each route gave each answer.
@@ -282,7 +552,12 @@ enum Weather {
     Good,
     EveryFifthOrderFails,
     HangsUpOnStock,
+    /// Orders of the second that begins half a second after the first one are answered at its end.
+    Stalls,
 }
+
+/// When orders stall, from the first one on.
+const STALL: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(1500);
 
 /// A gateway and all services behind it, as far as loadtest can tell.
 struct Shop {
@@ -294,9 +569,17 @@ struct Shop {
 #[derive(Default)]
 struct Books {
     counts: Mutex<Counts>,
-    /// The product of each accepted order.
-    orders: Mutex<BTreeMap<String, i64>>,
+    /// The product and the quantity of each accepted order.
+    orders: Mutex<BTreeMap<String, (i64, u32)>>,
     orders_tried: AtomicU64,
+    /// The keys that came with orders.
+    keys: Mutex<Vec<String>>,
+    /// The order and the answer of each cancellation.
+    cancellations: Mutex<Vec<(String, u16)>>,
+    first_order: OnceLock<Instant>,
+    orders_while_stalled: AtomicU64,
+    orders_at_once: AtomicU64,
+    most_at_once: AtomicU64,
 }
 
 struct Request {
@@ -304,6 +587,7 @@ struct Request {
     path: String,
     query: String,
     token: String,
+    idempotency_key: Option<String>,
     body: Value,
 }
 
@@ -338,6 +622,29 @@ impl Shop {
             .keys()
             .cloned()
             .collect()
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let mut keys = self.books.keys.lock().expect("no panic").clone();
+        keys.sort();
+        keys
+    }
+
+    fn cancellations(&self) -> Vec<(String, u16)> {
+        let mut cancellations = self.books.cancellations.lock().expect("no panic").clone();
+        cancellations.sort();
+        cancellations
+    }
+}
+
+impl Books {
+    /// Returns when the shop is able to take the order.
+    fn wait_for_the_stall_to_end(&self) {
+        let open_for = self.first_order.get_or_init(Instant::now).elapsed();
+        if STALL.contains(&open_for) {
+            self.orders_while_stalled.fetch_add(1, Ordering::Relaxed);
+            pause(STALL.end - open_for);
+        }
     }
 }
 
@@ -399,32 +706,56 @@ fn answer(
         }
         ("POST", ["orders", ""]) => {
             let number = books.orders_tried.fetch_add(1, Ordering::Relaxed);
+            let at_once = books.orders_at_once.fetch_add(1, Ordering::Relaxed) + 1;
+            books.most_at_once.fetch_max(at_once, Ordering::Relaxed);
+            if weather == Weather::Stalls {
+                books.wait_for_the_stall_to_end();
+            }
+            books.orders_at_once.fetch_sub(1, Ordering::Relaxed);
+            let key = request.idempotency_key.clone();
+            books.keys.lock().expect("no panic").extend(key);
             if weather == Weather::EveryFifthOrderFails && number % 5 == 4 {
                 let problem = json!({ "type": "urn:agora:problem:unavailable", "status": 503 });
                 return ("/orders/", Some(503), problem);
             }
-            let product = request
+            let asked_for = request
                 .query
                 .strip_prefix("product_id=")
-                .and_then(|rest| rest.strip_suffix("&quantity=1"));
-            let product = product
-                .and_then(|id| id.parse().ok())
-                .expect("a product and one piece");
+                .and_then(|rest| rest.split_once("&quantity="));
+            let (product, quantity) = asked_for.expect("a product and a quantity");
+            let order = (
+                product.parse().expect("a product"),
+                quantity.parse().expect("a quantity"),
+            );
             let order_id = format!("order-{number}");
             books
                 .orders
                 .lock()
                 .expect("no panic")
-                .insert(order_id.clone(), product);
+                .insert(order_id.clone(), order);
             (
                 "/orders/",
                 Some(202),
                 json!({ "order_id": order_id, "status": "placed" }),
             )
         }
+        ("POST", ["orders", id, "cancel"]) => {
+            let (product_id, _) = books.orders.lock().expect("no panic")[*id];
+            let sold_out = product_id % 3 == 0;
+            let (status, body) = if sold_out {
+                let problem = "urn:agora:problem:order-rejected";
+                (409, json!({ "type": problem, "status": 409 }))
+            } else {
+                (202, json!({ "order_id": id, "status": "cancelling" }))
+            };
+            let cancellation = ((*id).to_owned(), status);
+            let mut cancellations = books.cancellations.lock().expect("no panic");
+            cancellations.push(cancellation);
+            ("/orders/{id}/cancel", Some(status), body)
+        }
         ("GET", ["orders", id]) => {
-            let product_id = books.orders.lock().expect("no panic")[*id];
-            let body = json!({ "order_id": id, "product_id": product_id, "quantity": 1 });
+            let (product_id, quantity) = books.orders.lock().expect("no panic")[*id];
+            let body = json!({ "order_id": id, "product_id": product_id, "quantity": quantity });
             ("/orders/{id}", Some(200), body)
         }
         ("GET", ["inventory", id]) => {
@@ -444,6 +775,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
 
     let (mut token, mut content_length) = (String::new(), 0);
+    let mut idempotency_key = None;
     loop {
         let line = read_line(reader)?;
         match line.split_once(": ") {
@@ -451,6 +783,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
             Some(("authorization", value)) => {
                 token = value.trim_start_matches("Bearer ").to_owned()
             }
+            Some(("idempotency-key", value)) => idempotency_key = Some(value.to_owned()),
             Some(("content-length", value)) => content_length = value.parse().expect("a length"),
             Some(_) => {}
         }
@@ -467,6 +800,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
         path: path.to_owned(),
         query: query.to_owned(),
         token,
+        idempotency_key,
         body,
     })
 }

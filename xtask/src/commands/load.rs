@@ -24,13 +24,22 @@ use crate::{
 /// The longest run that `loadtest` takes is a day; preparation and the last requests come on top.
 const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
 
+const SCENARIOS: [&str; 6] = [
+    "browse",
+    "checkout",
+    "mixed",
+    "login",
+    "order",
+    "change-of-mind",
+];
+
 /// What `load` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// What the users do
-    #[arg(default_value = "checkout", value_parser = ["browse", "checkout", "mixed", "login"])]
+    #[arg(default_value = "checkout", value_parser = SCENARIOS)]
     pub(crate) scenario: String,
-    /// Concurrent users [default: 10]
+    /// Concurrent users; in the open model the accounts in whose names actions arrive [default: 10]
     #[arg(long)]
     users: Option<String>,
     /// How long, e.g. 30s, 5m, 1h [default: 30s]
@@ -39,6 +48,14 @@ pub(crate) struct Options {
     /// The most requests a second over all users [default: no limit]
     #[arg(long, value_name = "REQ_PER_S")]
     rate_limit: Option<String>,
+    /// The open model: actions a second that arrive whether the system keeps up or not; latency counts from when they
+    /// were due [default: the closed model]
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "rate_limit")]
+    arrivals: Option<String>,
+    /// The most actions under way at once in the open model; arrivals beyond them are not sent, and count as failed
+    /// [default: 500]
+    #[arg(long, value_name = "N", requires = "arrivals")]
+    max_in_flight: Option<String>,
     /// Repeats an earlier run's choices [default: random, printed]
     #[arg(long)]
     seed: Option<String>,
@@ -60,6 +77,8 @@ impl Options {
             users: None,
             run_time: Some(run_time.to_owned()),
             rate_limit: None,
+            arrivals: None,
+            max_in_flight: None,
             seed: None,
             max_p95_ms: None,
             max_error_rate: None,
@@ -73,6 +92,8 @@ impl Options {
             ("--users", &self.users),
             ("--run-time", &self.run_time),
             ("--rate-limit", &self.rate_limit),
+            ("--arrivals", &self.arrivals),
+            ("--max-in-flight", &self.max_in_flight),
             ("--seed", &self.seed),
             ("--max-p95-ms", &self.max_p95_ms),
             ("--max-error-rate", &self.max_error_rate),
@@ -140,7 +161,13 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     )?;
     match options.format.format {
         Format::Json => print!("{}", fs::read_to_string(run.path.join(SUMMARY_FILE))?),
-        Format::Text => println!("report: {}", run.path.join(REPORT_FILE).display()),
+        Format::Text => {
+            let report = run.path.join(REPORT_FILE);
+            // goose's; the open model has none.
+            if report.is_file() {
+                println!("report: {}", report.display());
+            }
+        }
     }
     Ok(exit)
 }
@@ -167,5 +194,23 @@ mod tests {
     fn only_given_options_are_passed_on() {
         let options = Options::checkout("30s");
         assert_eq!(options.passed_on(), ["checkout", "--run-time=30s"]);
+    }
+
+    #[test]
+    fn the_open_model_is_passed_on() {
+        let options = Options {
+            arrivals: Some("50".to_owned()),
+            max_in_flight: Some("100".to_owned()),
+            ..Options::checkout("30s")
+        };
+        assert_eq!(
+            options.passed_on(),
+            [
+                "checkout",
+                "--run-time=30s",
+                "--arrivals=50",
+                "--max-in-flight=100"
+            ]
+        );
     }
 }

@@ -1,0 +1,160 @@
+//! The open model: actions arrive at a constant rate, whether the system keeps up or not.
+//!
+//! An arrival's latency counts from the time at which it was meant to begin, so that neither a stall of the
+//! system nor one of the generator is hidden ("coordinated omission"). The timer has a resolution of a
+//! millisecond, which the latencies contain. Nothing is sent later in place of an arrival that found the bound reached.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::actions::{Pace, Visitor};
+use crate::gateway::{Answer, Route};
+use crate::mix::{Action, Mix};
+use crate::options::ScenarioKind;
+use crate::recorder::Recorder;
+
+/// What arrives, when, and how much of it at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrivals {
+    pub(crate) scenario: ScenarioKind,
+    pub(crate) seed: u64,
+    pub(crate) per_second: usize,
+    pub(crate) run_time: Duration,
+    pub(crate) max_in_flight: usize,
+}
+
+impl Arrivals {
+    /// What an arrival does: a mix of its own, so that it hangs on no other, nor on which of them were sent.
+    fn action(&self, index: usize) -> Action {
+        Mix::new(self.scenario, self.seed, index).next_action()
+    }
+
+    /// The time of each from the beginning on. No sum of rounded intervals: an hour ends when it should.
+    fn offsets(&self) -> impl Iterator<Item = Duration> + use<> {
+        let per_second = self.per_second as u64;
+        let count = per_second * self.run_time.as_secs();
+        (0..count).map(move |index| {
+            let (seconds, rest) = (index / per_second, index % per_second);
+            Duration::from_secs(seconds) + Duration::from_secs(rest) / per_second as u32
+        })
+    }
+}
+
+/// Lets actions arrive for the run time, in the name of one visitor after the other. Returns when the last
+/// has its answer.
+pub(crate) async fn run(
+    arrivals: &Arrivals,
+    visitors: Vec<Visitor>,
+    recorder: &Recorder,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let visitors: Vec<_> = visitors.into_iter().map(Arc::new).collect();
+    let mut in_flight = JoinSet::new();
+    let beginning = recorder.beginning().instant;
+    for (index, offset) in arrivals.offsets().enumerate() {
+        let intended = beginning + offset;
+        if intended > Instant::now() {
+            tokio::select! {
+                () = tokio::time::sleep_until(intended.into()) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+        while let Some(ended) = in_flight.try_join_next() {
+            ended.context("an action failed")?;
+        }
+        if in_flight.len() >= arrivals.max_in_flight {
+            recorder.count_not_sent(intended);
+            continue;
+        }
+        let action = arrivals.action(index);
+        let visitor = Arc::clone(&visitors[index % visitors.len()]);
+        let mut pace = Arrival {
+            due: Some(intended),
+            stop: stop.clone(),
+        };
+        in_flight.spawn(async move {
+            // Its requests are counted, so that nothing is left to say about the action.
+            let _ = visitor.act(action, &mut pace).await;
+        });
+    }
+    // Each request has its timeout, and no action more than three requests; once stopped, just the one under way.
+    while let Some(ended) = in_flight.join_next().await {
+        ended.context("an action failed")?;
+    }
+    Ok(())
+}
+
+/// The pace of one action: its first request was due when it arrived, the others are as they come.
+struct Arrival {
+    due: Option<Instant>,
+    stop: CancellationToken,
+}
+
+/// The run is to end: an action sends none of its later requests.
+struct Stopped;
+
+impl Pace for Arrival {
+    type Over = Stopped;
+
+    async fn turn(&mut self) -> Result<Instant, Stopped> {
+        match self.due.take() {
+            Some(due) => Ok(due),
+            None if self.stop.is_cancelled() => Err(Stopped),
+            None => Ok(Instant::now()),
+        }
+    }
+
+    async fn answered<T: Sync>(&mut self, _: Route, _: &Answer<T>) -> Result<(), Stopped> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(per_second: usize, seconds: u64) -> Arrivals {
+        Arrivals {
+            scenario: ScenarioKind::Order,
+            seed: 1,
+            per_second,
+            run_time: Duration::from_secs(seconds),
+            max_in_flight: 1,
+        }
+    }
+
+    #[test]
+    fn arrivals_are_evenly_spread_over_the_run_time() {
+        let four: Vec<_> = arrivals(2, 2).offsets().map(|o| o.as_millis()).collect();
+        assert_eq!(four, [0, 500, 1000, 1500]);
+    }
+
+    #[test]
+    fn a_seed_reproduces_what_each_arrival_does() {
+        let actions = |seed, per_second| {
+            let arrivals = Arrivals {
+                seed,
+                ..arrivals(per_second, 1)
+            };
+            (0..200).map(|i| arrivals.action(i)).collect::<Vec<_>>()
+        };
+        assert_eq!(actions(7, 10), actions(7, 50), "at any rate");
+        assert_ne!(actions(7, 10), actions(8, 10));
+    }
+
+    #[test]
+    fn a_rate_that_divides_no_second_drifts_nowhere() {
+        let offsets: Vec<_> = arrivals(7, 3600).offsets().collect();
+        assert_eq!(offsets.len(), 7 * 3600);
+        for (second, first) in offsets.iter().step_by(7).enumerate() {
+            assert_eq!(*first, Duration::from_secs(second as u64));
+        }
+    }
+}
