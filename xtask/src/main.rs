@@ -34,8 +34,8 @@ use serde_json::json;
 
 use crate::{
     commands::{
-        bench, check, demo, dlq, doctor, down, load, logs, smoke, status, test, up, verify_dlq,
-        verify_metrics,
+        bench, check, demo, dlq, doctor, down, evaluate, load, logs, smoke, status, test, up,
+        verify_dlq, verify_metrics,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -78,6 +78,8 @@ enum Command {
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
     VerifyMetrics(verify_metrics::Options),
+    /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
+    Evaluate(evaluate::Options),
     /// Look at dead letters, send them again, or remove them
     #[command(subcommand)]
     Dlq(dlq::Options),
@@ -102,6 +104,7 @@ impl Command {
             Self::Load(options) => load::run(project, options),
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
+            Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
             Self::Test(options) => test::run(project, options),
             Self::Bench(options) => bench::run(project, options),
@@ -123,6 +126,7 @@ impl Command {
             Self::Load(options) => options.format.format,
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
+            Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),
             Self::Check(options) => options.format.format,
         }

@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod dlq;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod evaluate;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod smoke;

@@ -41,6 +41,24 @@ pub(crate) enum Sabotage {
     WithholdFault,
 }
 
+impl Sabotage {
+    /// What was done, in words.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::BreakPattern => "the arms that should have the pattern ran without it",
+            Self::WithholdFault => "no fault was injected",
+        }
+    }
+
+    /// As it is typed.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::BreakPattern => "break-pattern",
+            Self::WithholdFault => "withhold-fault",
+        }
+    }
+}
+
 /// What was evaluated, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,9 +2,11 @@
 //!
 //! [`experiment`] says what one is, `experiments/` holds a file for each, [`runner`] alone knows the order of steps.
 //! What a run saw is [`evidence`], kept as JSON; [`verdict`] is judged from that alone, so that a stored run can be
-//! judged again without the system. Left out: the load itself (`loadtest`) and the patterns (the services).
+//! judged again without the system: that is a [`conclusion`], which `report/` shows in every form and [`store`] keeps.
+//! Left out: the load itself (`loadtest`) and the patterns (the services).
 
 pub(crate) mod books;
+pub(crate) mod conclusion;
 pub(crate) mod evidence;
 pub(crate) mod experiment;
 pub(crate) mod experiments;
@@ -12,8 +14,11 @@ pub(crate) mod faults;
 pub(crate) mod lab;
 pub(crate) mod load;
 pub(crate) mod mend;
+pub(crate) mod report;
 pub(crate) mod runner;
 pub(crate) mod samples;
+pub(crate) mod statistics;
 pub(crate) mod steady;
+pub(crate) mod store;
 pub(crate) mod under_way;
 pub(crate) mod verdict;

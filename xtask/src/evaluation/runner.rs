@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ use super::{
     mend,
     samples::Sampler,
     steady::{self, Probe},
+    store::EvaluationFolder,
     under_way::{self, UnderWay},
 };
 use crate::{
@@ -78,14 +79,11 @@ impl Plan {
     }
 }
 
-/// Runs the experiments; `save` is given the evidence after each arm. Whatever happens, the system is left as it was
-/// found.
+/// Runs the experiments, and keeps the evidence after each arm. Whatever happens, the system is left as it was found.
 pub(crate) fn run(
     project: &Project,
     plan: &Plan,
     progress: &Progress,
-    folder: impl Fn(&str) -> PathBuf,
-    mut save: impl FnMut(&Evaluation) -> anyhow::Result<()>,
 ) -> anyhow::Result<Evaluation> {
     let lab = Lab::new(project)?;
     progress.step("heal", |step| {
@@ -120,17 +118,16 @@ pub(crate) fn run(
         found: lab.configuration()?,
     };
     under_way.begin(project)?;
-    let folder = folder(&id);
     let mut runner = Runner {
         lab: &lab,
         loadtest: &binaries.loadtest,
-        folder: &folder,
+        folder: EvaluationFolder::new(project, &id),
         found: &under_way.found,
         sabotage: plan.sabotage,
         run: &id,
         loads: 0,
     };
-    let result = runner.trials(plan, progress, &mut evaluation, &mut save);
+    let result = runner.trials(plan, progress, &mut evaluation);
     // Ctrl-C ends the experiments, not the restoring.
     interrupt::acknowledge();
     let restored = progress.step("restore", |step| {
@@ -161,8 +158,7 @@ pub(crate) fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
 struct Runner<'a> {
     lab: &'a Lab<'a>,
     loadtest: &'a Path,
-    /// The evaluation's.
-    folder: &'a Path,
+    folder: EvaluationFolder,
     found: &'a Configuration,
     sabotage: Option<Sabotage>,
     /// The evaluation's id.
@@ -177,7 +173,6 @@ impl Runner<'_> {
         plan: &Plan,
         progress: &Progress,
         evaluation: &mut Evaluation,
-        save: &mut impl FnMut(&Evaluation) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let probe = Probe::new(self.lab)?;
         for repetition in 1..=plan.repeat {
@@ -205,7 +200,7 @@ impl Runner<'_> {
                     })?;
                     trial.arms.push(arm);
                     evaluation.finished_at = Utc::now();
-                    save(evaluation)?;
+                    self.folder.write_evidence(self.lab.project, evaluation)?;
                 }
             }
         }
@@ -335,7 +330,7 @@ impl Runner<'_> {
             &self.lab.gateway()?,
             &mend::load_run_id(self.run, self.loads),
             seed,
-            self.folder.join("load").join(folder),
+            self.folder.path.join("load").join(folder),
         )?;
         load.wait_for_first_answer()?;
         let fault = self.fault(&experiment.fault, seed, arm, step)?;

@@ -71,6 +71,8 @@ pub(crate) struct Figure {
     pub(crate) unit: String,
     /// Whether a smaller value is better, a larger one, or neither.
     pub(crate) better: Better,
+    /// Whether the verdict rests on it; the others say under which circumstances it was reached.
+    pub(crate) decisive: bool,
     /// In the order of the arms.
     pub(crate) values: Vec<Value>,
 }
@@ -106,6 +108,7 @@ impl Figure {
             name: name.to_owned(),
             unit: unit.to_owned(),
             better,
+            decisive: false,
             values: arms
                 .iter()
                 .map(|arm| Value {
@@ -113,6 +116,14 @@ impl Figure {
                     value: measure(arm),
                 })
                 .collect(),
+        }
+    }
+
+    /// The same quantity as one that the verdict rests on.
+    pub(crate) fn decisive(self) -> Self {
+        Self {
+            decisive: true,
+            ..self
         }
     }
 }
@@ -206,8 +217,14 @@ pub(crate) fn harm_without_none_with(
             .map(|(kind, count)| format!("{count} {kind}"))
             .collect()
     };
+    // What is a harm already is not named a second time.
+    let damage: Vec<(&str, fn(&Arm) -> u64)> = damage
+        .iter()
+        .filter(|(kind, _)| harms.iter().all(|(harm, _)| harm != kind))
+        .copied()
+        .collect();
     for arm in with {
-        let seen = [counts(arm, harms), counts(arm, damage)].concat();
+        let seen = [counts(arm, harms), counts(arm, &damage)].concat();
         if !seen.is_empty() {
             return (
                 Outcome::Refuted,

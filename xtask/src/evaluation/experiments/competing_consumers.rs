@@ -62,6 +62,7 @@ fn speed(arms: &[Arm]) -> Figure {
         arms,
         decided_per_second,
     )
+    .decisive()
 }
 
 /// Orders that came to their end between the injection and the healing, a second.

@@ -46,6 +46,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         // It is over when the last replica is healthy again.
         lasts: Duration::ZERO,
     },
-    figures: |arms| figures(arms, &HARMS)[1..].to_vec(),
+    figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -111,6 +111,7 @@ fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Figure {
     Figure::of(name, "", Better::Less, arms, |arm| {
         arm.books.is_some().then(|| count(arm) as f64)
     })
+    .decisive()
 }
 
 /// What every experiment reports besides its own harm: how much there was to lose, and what clients felt.
@@ -142,14 +143,18 @@ fn context(arms: &[Arm]) -> Vec<Figure> {
     ]
 }
 
-/// The figures of an experiment: its harms first.
+/// The figures of an experiment: its harms first, and no figure twice.
 fn figures(arms: &[Arm], harms: &[(&str, fn(&Arm) -> u64)]) -> Vec<Figure> {
+    let mut context = context(arms);
+    context.retain(|figure| harms.iter().all(|(name, _)| *name != figure.name));
     let harms = harms.iter().map(|(name, count)| harm(name, arms, *count));
-    harms.chain(context(arms)).collect()
+    harms.chain(context).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -161,6 +166,11 @@ mod tests {
             assert!(!experiment.claim.is_empty() && !experiment.refuted_by.is_empty());
             let ends = experiment.fault.after + experiment.fault.lasts;
             assert!(ends < experiment.load.run_time, "{}", experiment.name);
+
+            let figures = (experiment.figures)(&[]);
+            let names: BTreeSet<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
+            assert_eq!(names.len(), figures.len(), "{}", experiment.name);
+            assert!(figures[0].decisive, "{}: the harm first", experiment.name);
         }
     }
 }
