@@ -116,7 +116,7 @@ impl fmt::Display for LoadModel {
 #[serde(deny_unknown_fields)]
 pub struct TimelineSecond {
     /// Whole seconds from [`RunSummary::measured_from`] to this one's beginning. Counts from 0 without a gap, until
-    /// the second of the last answer.
+    /// the second of the last answer or of the last arrival that was not sent, whichever is later.
     pub second: u32,
     /// Requests of this second.
     pub sent: u64,
