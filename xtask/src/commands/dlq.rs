@@ -3,7 +3,7 @@
 
 mod filters;
 mod moving;
-mod tool;
+pub(crate) mod tool;
 
 use chrono::Utc;
 use clap::Subcommand;
