@@ -6,6 +6,8 @@ pub(crate) mod demo;
 pub(crate) mod dlq;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod fault;
+pub(crate) mod heal;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod smoke;
