@@ -6,7 +6,8 @@ use std::{
 };
 
 use anyhow::Context;
-use serde::Deserialize;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     outcome, patterns,
@@ -64,12 +65,41 @@ pub(crate) struct Container {
     pub(crate) image: String,
     /// How often the engine restarted it.
     pub(crate) restarts: u64,
+    /// When it was started last.
+    pub(crate) started_at: Option<DateTime<Utc>>,
+    /// When it ended last; long ago if it never did.
+    pub(crate) finished_at: Option<DateTime<Utc>>,
+    /// Of its last end; 0 while it never ended.
+    pub(crate) exit_code: i64,
+    /// The kernel ended it for want of memory.
+    pub(crate) out_of_memory: bool,
+    /// Its first process, as the engine's host numbers it; 0 while it doesn't run.
+    pub(crate) pid: u32,
+    /// The networks that it is in, by the engine's names.
+    pub(crate) networks: BTreeSet<String>,
+    /// What it may take.
+    pub(crate) limits: Limits,
     /// The patterns that its own environment turns off.
     pub(crate) patterns_off: Vec<String>,
     /// Made by `compose run` for one command.
     one_off: bool,
     /// Container port to the port on 127.0.0.1.
     ports: BTreeMap<u16, u16>,
+}
+
+/// What a container may take; 0 is as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Limits {
+    /// Memory.
+    #[serde(rename = "Memory")]
+    pub(crate) memory_bytes: i64,
+    /// Memory and swap together; -1 is as much as there is.
+    #[serde(rename = "MemorySwap")]
+    pub(crate) memory_and_swap_bytes: i64,
+    /// Of a processor, in each period; -1 is as much as there is.
+    #[serde(rename = "CpuQuota")]
+    pub(crate) cpu_quota_us: i64,
 }
 
 impl Container {
@@ -100,6 +130,8 @@ struct Inspected {
     state: InspectedState,
     config: InspectedConfig,
     network_settings: InspectedNetworks,
+    #[serde(default)]
+    host_config: Limits,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +139,14 @@ struct Inspected {
 struct InspectedState {
     status: String,
     health: Option<InspectedHealth>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    exit_code: i64,
+    #[serde(default, rename = "OOMKilled")]
+    out_of_memory: bool,
+    #[serde(default)]
+    pid: u32,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +167,7 @@ struct InspectedConfig {
 #[serde(rename_all = "PascalCase")]
 struct InspectedNetworks {
     ports: Option<BTreeMap<String, Option<Vec<InspectedPort>>>>,
+    networks: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +197,18 @@ impl From<Inspected> for Container {
             health: inspected.state.health.map(|health| health.status),
             image: inspected.image,
             restarts: inspected.restart_count,
+            started_at: inspected.state.started_at,
+            finished_at: inspected.state.finished_at,
+            exit_code: inspected.state.exit_code,
+            out_of_memory: inspected.state.out_of_memory,
+            pid: inspected.state.pid,
+            networks: inspected
+                .network_settings
+                .networks
+                .unwrap_or_default()
+                .into_keys()
+                .collect(),
+            limits: inspected.host_config,
         }
     }
 }

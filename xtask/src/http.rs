@@ -82,6 +82,15 @@ impl Client {
         })
     }
 
+    /// A DELETE.
+    pub(crate) fn delete(&self, path: &str, headers: Headers<'_>) -> anyhow::Result<Answer> {
+        let mut request = self.agent.delete(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.read(request.call())
+    }
+
     fn read(
         &self,
         response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
@@ -124,6 +133,17 @@ impl Client {
     }
 }
 
+/// A name as one segment of a path: everything that means something there, `/` and `%` included, is escaped.
+pub(crate) fn segment(name: &str) -> String {
+    let escaped = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    name.bytes().map(escaped).collect()
+}
+
 impl Answer {
     /// The body as JSON.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
@@ -160,6 +180,14 @@ mod tests {
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert_eq!(failure.exit, Exit::Unavailable);
         assert_eq!(failure.cause, format!("nothing listens on {address}"));
+    }
+
+    #[test]
+    fn a_name_stays_one_segment_of_a_path() {
+        assert_eq!(
+            segment("172.19.0.5:1 -> a/b%23"),
+            "172.19.0.5%3A1%20-%3E%20a%2Fb%2523"
+        );
     }
 
     #[test]

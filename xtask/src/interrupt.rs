@@ -36,6 +36,17 @@ pub(crate) fn acknowledge() {
     REQUESTED.store(false, Ordering::Relaxed);
 }
 
+/// Sets the request aside for something that has to be done before the end, where no error can tell of it: that can
+/// run programs and wait, and afterwards the request stands again. One more signal meanwhile ends it as well.
+pub(crate) fn set_aside<T>(last_duty: impl FnOnce() -> T) -> T {
+    let requested = REQUESTED.swap(false, Ordering::Relaxed);
+    let result = last_duty();
+    if requested {
+        REQUESTED.store(true, Ordering::Relaxed);
+    }
+    result
+}
+
 /// The error that work ends with once the end was asked for.
 #[derive(Debug)]
 pub(crate) struct Interrupted;

@@ -34,8 +34,8 @@ use serde_json::json;
 
 use crate::{
     commands::{
-        bench, check, demo, dlq, doctor, down, evaluate, load, logs, smoke, status, test, up,
-        verify_dlq, verify_metrics,
+        bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke, status,
+        test, up, verify_dlq, verify_metrics,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -83,6 +83,10 @@ enum Command {
     /// Look at dead letters, send them again, or remove them
     #[command(subcommand)]
     Dlq(dlq::Options),
+    /// Inject one fault, say whether it bit, and heal it
+    Fault(fault::Options),
+    /// Undo whatever a fault or a cut-short evaluation left behind
+    Heal(heal::Options),
     /// Run every test on a system of its own
     Test(test::Options),
     /// Measure how many orders a second come to their end, beside what broker and database do alone
@@ -106,6 +110,8 @@ impl Command {
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
+            Self::Fault(options) => fault::run(project, options),
+            Self::Heal(options) => heal::run(project, *options),
             Self::Test(options) => test::run(project, options),
             Self::Bench(options) => bench::run(project, options),
             Self::Check(options) => check::run(project, *options),
@@ -128,6 +134,8 @@ impl Command {
             Self::VerifyMetrics(options) => options.format.format,
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),
+            Self::Fault(options) => options.format,
+            Self::Heal(options) => options.format.format,
             Self::Check(options) => options.format.format,
         }
     }

@@ -7,6 +7,8 @@ pub(crate) mod dlq;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod evaluate;
+pub(crate) mod fault;
+pub(crate) mod heal;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod smoke;

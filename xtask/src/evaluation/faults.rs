@@ -2,20 +2,26 @@
 //! own means, or a message. No service knows of it.
 //!
 //! A fault is data ([`Fault`]); injected, it is a guard ([`Injected`]) that can prove that the system felt it and heals
-//! when it is dropped.
+//! when it is dropped. What a guard couldn't heal, because its process was killed, [`heal_everything`] finds by looking
+//! at the system alone.
 
+mod broker;
+mod composed;
+mod containers;
+mod database;
+mod healing;
+mod limits;
+mod messages;
+mod network;
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use shared_events::topology::Topology;
+
+pub(crate) use self::healing::{heal_everything, remove_poison};
 use super::{evidence::Bite, lab::Lab};
-
-/// The type of the messages that [`Fault::Poison`] publishes.
-pub(crate) const POISON_TYPE: &str = "agora.evaluation.poison.v1";
-
-/// Undoes what any fault may have left; what was mended, in words.
-pub(crate) fn heal_everything(
-    _lab: &Lab<'_>,
-    _step: &crate::output::Step,
-) -> anyhow::Result<Vec<String>> {
-    todo!()
-}
+use crate::interrupt::{self, Interrupted};
 
 /// A fault that an experiment may ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,19 +54,11 @@ pub(crate) enum Fault {
         mebibytes: u32,
     },
     /// So many messages that nobody can read come into a stream's queue.
-    Poison {
-        stream: shared_events::topology::Topology,
-        count: u32,
-    },
+    Poison { stream: Topology, count: u32 },
     /// Up to so many events of this run that were published are published a second time, each under its own id.
-    Redeliver {
-        stream: shared_events::topology::Topology,
-        count: u32,
-    },
+    Redeliver { stream: Topology, count: u32 },
     /// A stream's queue loses its binding: the broker has nowhere to put what is published.
-    Unbind {
-        stream: shared_events::topology::Topology,
-    },
+    Unbind { stream: Topology },
     /// The broker believes to be out of memory and takes no messages.
     MemoryAlarm,
     /// Somebody holds a table exclusively.
@@ -73,33 +71,160 @@ pub(crate) enum Fault {
 /// A fault that is there now. Dropping it heals it.
 #[derive(Debug)]
 pub(crate) struct Injected<'a> {
-    _lab: &'a Lab<'a>,
+    lab: &'a Lab<'a>,
+    fault: Fault,
+    effect: Box<dyn Effect>,
+    healed: bool,
+}
+
+/// What a kind of fault does, how it shows, and how it is undone: these three stand together, a type for each kind.
+///
+/// Its fields say how things were before; they are read when it is made, before anything is done.
+trait Effect: fmt::Debug + Send {
+    /// Does it. Whatever of it was done when this fails is healed.
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
+
+    /// Looks at what it did to the system, never at whether the injection succeeded.
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite>;
+
+    /// Undoes what of it is still there, and waits for that within a bound. May be called again.
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
 }
 
 impl Fault {
     /// In words, for reports.
     pub(crate) fn describe(self) -> String {
-        todo!()
+        match self {
+            Self::Pause { service } => format!("{service} is paused"),
+            Self::Kill { service } => format!("{service} is killed"),
+            Self::KillOne { service } => format!("one container of {service} is killed"),
+            Self::Stop { service } => format!("{service} is stopped with its grace period"),
+            Self::RollingRestart { service, rounds: 1 } => {
+                format!("the containers of {service} are restarted one after the other")
+            }
+            Self::RollingRestart { service, rounds } => {
+                format!(
+                    "the containers of {service} are restarted one after the other, {rounds} times"
+                )
+            }
+            Self::Cut { service, network } => {
+                format!("{service} is cut off from the network `{network}`")
+            }
+            Self::ResetConnections { service } => {
+                format!("the broker closes the connections of {service}")
+            }
+            Self::StarveCpu {
+                service,
+                millicores,
+            } => format!("each container of {service} gets {millicores}/1000 of a core"),
+            Self::StarveMemory { service, mebibytes } => {
+                format!("each container of {service} gets {mebibytes} MiB of memory")
+            }
+            Self::Poison { stream, count } => format!(
+                "{count} messages that nobody can read are published to {}",
+                stream.exchange()
+            ),
+            Self::Redeliver { stream, count } => format!(
+                "up to {count} published events are published to {} a second time",
+                stream.exchange()
+            ),
+            Self::Unbind { stream } => format!("the queue {} loses its binding", stream.queue()),
+            Self::MemoryAlarm => {
+                "the broker believes to be out of memory and takes no messages".to_owned()
+            }
+            Self::LockTable { database, table } => {
+                format!(
+                    "somebody holds the table `{table}` of the database `{database}` exclusively"
+                )
+            }
+        }
     }
 
     /// Injects it. `since` is when the run began.
     pub(crate) fn inject<'a>(
         self,
-        _lab: &'a Lab<'a>,
-        _since: chrono::DateTime<chrono::Utc>,
+        lab: &'a Lab<'a>,
+        since: DateTime<Utc>,
     ) -> anyhow::Result<Injected<'a>> {
-        todo!()
+        let mut injected = Injected {
+            lab,
+            fault: self,
+            effect: self.effect(lab, since)?,
+            healed: false,
+        };
+        // The guard is there before the deed: half a fault is healed as well.
+        injected.effect.inject(lab)?;
+        Ok(injected)
+    }
+
+    fn effect(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Effect>> {
+        use containers::{Halt, Halted, RollingRestart};
+        let all = |service| lab.containers_of(service);
+        Ok(match self {
+            Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),
+            Self::Kill { service } => Box::new(Halted::new(Halt::Kill, all(service)?)),
+            Self::KillOne { service } => Box::new(Halted::new(
+                Halt::Kill,
+                containers::first_by_id(all(service)?),
+            )),
+            Self::Stop { service } => Box::new(Halted::new(Halt::Stop, all(service)?)),
+            Self::RollingRestart { service, rounds } => {
+                Box::new(RollingRestart::new(all(service)?, rounds))
+            }
+            Self::Cut { service, network } => Box::new(network::Cut::new(lab, service, network)?),
+            Self::ResetConnections { service } => Box::new(broker::ResetConnections::new(service)),
+            Self::StarveCpu {
+                service,
+                millicores,
+            } => Box::new(limits::StarveCpu::new(all(service)?, millicores)),
+            Self::StarveMemory { service, mebibytes } => {
+                Box::new(limits::StarveMemory::new(all(service)?, mebibytes))
+            }
+            Self::Poison { stream, count } => Box::new(messages::Poison::new(stream, count)),
+            Self::Redeliver { stream, count } => {
+                Box::new(messages::Redeliver::new(stream, count, since))
+            }
+            Self::Unbind { stream } => Box::new(broker::Unbind::new(stream)),
+            Self::MemoryAlarm => Box::new(broker::MemoryAlarm),
+            Self::LockTable { database, table } => {
+                Box::new(database::LockTable::new(database, table))
+            }
+        })
     }
 }
 
 impl Injected<'_> {
     /// Whether the system felt it. To be asked at the end of the fault, before it is healed.
     pub(crate) fn bite(&mut self) -> anyhow::Result<Bite> {
-        todo!()
+        self.effect.bite(self.lab)
     }
 
     /// Undoes it and waits until that is done, within a bound.
-    pub(crate) fn heal(self) -> anyhow::Result<()> {
-        todo!()
+    pub(crate) fn heal(mut self) -> anyhow::Result<()> {
+        let result = self.effect.heal(self.lab);
+        // An interrupted healing is taken up again when this is dropped; a failed one would fail again.
+        self.healed = !matches!(&result, Err(error) if error.is::<Interrupted>());
+        result
     }
+}
+
+impl Drop for Injected<'_> {
+    fn drop(&mut self) {
+        if self.healed {
+            return;
+        }
+        eprintln!("healing: {}", self.fault.describe());
+        if let Err(error) = interrupt::set_aside(|| self.effect.heal(self.lab)) {
+            // No panic in a drop, and nobody to return it to.
+            eprintln!("the fault is not healed: {error:#}\n  next: `cargo xtask heal`");
+        }
+    }
+}
+
+fn bit(proof: String) -> Bite {
+    Bite { bit: true, proof }
+}
+
+fn did_not_bite(proof: String) -> Bite {
+    Bite { bit: false, proof }
 }

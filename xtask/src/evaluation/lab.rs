@@ -158,21 +158,7 @@ impl<'a> Lab<'a> {
         payload: &str,
         properties: &Value,
     ) -> anyhow::Result<bool> {
-        let message = json!({
-            "routing_key": routing_key,
-            "payload": payload,
-            "payload_encoding": "string",
-            "properties": properties,
-        });
-        let path = format!("/api/exchanges/%2F/{exchange}/publish");
-        let answer = self.broker()?.post(&path, &[], Some(&message))?;
-        anyhow::ensure!(
-            answer.status == 200,
-            "RabbitMQ took no message for {exchange}: {}",
-            answer.shown()
-        );
-        let answer: Value = answer.json()?;
-        Ok(answer["routed"] == true)
+        publish(&self.broker()?, exchange, routing_key, payload, properties)
     }
 
     /// How the configured services are set up now, as their containers say.
@@ -240,4 +226,29 @@ impl<'a> Lab<'a> {
         );
         Ok(())
     }
+}
+
+/// Publishes a message through the management API, for who has many; whether the broker had a queue for it.
+pub(crate) fn publish(
+    broker: &Client,
+    exchange: &str,
+    routing_key: &str,
+    payload: &str,
+    properties: &Value,
+) -> anyhow::Result<bool> {
+    let message = json!({
+        "routing_key": routing_key,
+        "payload": payload,
+        "payload_encoding": "string",
+        "properties": properties,
+    });
+    let path = format!("/api/exchanges/%2F/{exchange}/publish");
+    let answer = broker.post(&path, &[], Some(&message))?;
+    anyhow::ensure!(
+        answer.status == 200,
+        "RabbitMQ took no message for {exchange}: {}",
+        answer.shown()
+    );
+    let answer: Value = answer.json()?;
+    Ok(answer["routed"] == true)
 }

@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use chrono::{DateTime, Utc};
 use shared_events::dead_letters::Selection;
 
-use super::{books, faults::POISON_TYPE, lab::Lab};
+use super::{books, faults, lab::Lab};
 use crate::{
     dead_letters::{
         self, Reader, STATISTICS_LAG,
@@ -38,7 +38,8 @@ pub(crate) fn load_run_id(evaluation: &str, number: usize) -> String {
 /// What was put right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Mended {
-    purged: usize,
+    /// Queues with unreadable messages of a fault in them.
+    poison: usize,
     replayed: usize,
     erased: usize,
 }
@@ -47,7 +48,10 @@ impl Mended {
     /// In words.
     pub(crate) fn said(self) -> Vec<String> {
         let sentences = [
-            (self.purged, "unreadable messages of an experiment removed"),
+            (
+                self.poison,
+                "queues freed of an experiment's unreadable messages",
+            ),
             (self.replayed, "dead letters of an experiment sent again"),
             (
                 self.erased,
@@ -67,16 +71,12 @@ pub(crate) fn books(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Mende
     let mut wrong = wrong_for_good(lab, since)?;
     let letters = dead_letters_since(lab, since)?;
     if letters {
-        let poison = Selection {
-            event_type: Some(POISON_TYPE.to_owned()),
-            ..Selection::default()
-        };
-        mended.purged = move_letters(lab, Task::Purge, &poison)?;
+        mended.poison = faults::remove_poison(lab)?.len();
         let ours = Selection {
             younger_than: Some((Utc::now() - since).to_std().unwrap_or_default()),
             ..Selection::default()
         };
-        mended.replayed = move_letters(lab, Task::Replay, &ours)?;
+        mended.replayed = replay(lab, &ours)?;
         if mended.replayed > 0 {
             wrong = wrong_for_good(lab, since)?;
         }
@@ -143,12 +143,12 @@ fn dead_letters_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<boo
     Ok(false)
 }
 
-fn move_letters(lab: &Lab<'_>, task: Task, selection: &Selection) -> anyhow::Result<usize> {
+fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {
     let tool = Tool::new(lab.project, &lab.containers()?)?;
     let mut done = 0;
     for queue in dead_letters::queues() {
         let order = Order {
-            task,
+            task: Task::Replay,
             queue: &queue,
             selection,
             limit: None,
@@ -157,10 +157,9 @@ fn move_letters(lab: &Lab<'_>, task: Task, selection: &Selection) -> anyhow::Res
         let (report, exit) = tool.run(&order)?;
         anyhow::ensure!(
             exit == Exit::Holds,
-            "only {} of {} dead letters of {queue} were {}",
+            "only {} of {} dead letters of {queue} were sent again",
             report.done,
-            report.selected,
-            task.done()
+            report.selected
         );
         done += report.done;
     }

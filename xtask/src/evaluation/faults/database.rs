@@ -1,0 +1,141 @@
+//! A table that somebody holds, and the sessions that an evaluation leaves behind.
+
+use std::time::Duration;
+
+use super::{Effect, bit, did_not_bite};
+use crate::{
+    engine::docker,
+    evaluation::{
+        evidence::Bite,
+        lab::{APPLICATION, Lab},
+    },
+    outcome, wait,
+};
+
+/// What a session that holds a table adds to the name of its program: questions asked beside it must outlive it.
+const HOLDER: &str = "holds a table";
+/// If nobody ends it, it ends by itself.
+const HELD_AT_MOST_SECONDS: u32 = 120;
+/// A statement of a service takes at most 5 s.
+const HELD_WITHIN: Duration = Duration::from_secs(15);
+/// Who waits gives up after some seconds and comes again: one look may fall in between.
+const WANTED_WITHIN: Duration = Duration::from_secs(3);
+const ENDED_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A table in an exclusive hold.
+#[derive(Debug)]
+pub(super) struct LockTable {
+    database: &'static str,
+    table: &'static str,
+}
+
+impl LockTable {
+    pub(super) fn new(database: &'static str, table: &'static str) -> Self {
+        Self { database, table }
+    }
+
+    fn quoted_table(&self) -> String {
+        self.table.replace('\'', "''")
+    }
+}
+
+impl Effect for LockTable {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let (database, name) = (self.database, self.quoted_table());
+        let known = format!(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename = '{name}'"
+        );
+        if lab.number(database, &known)? == 0 {
+            return Err(outcome::usage(
+                format!("the database `{database}` has no table `{}`", self.table),
+                "e.g. `orders` in the database `orders`, `stock` in `inventory`",
+            ));
+        }
+        let identifier = self.table.replace('"', "\"\"");
+        let hold = format!(
+            "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({HELD_AT_MOST_SECONDS}); ROLLBACK"
+        );
+        let postgres = lab.containers_of("postgres")?.remove(0);
+        let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
+        // The engine keeps the session, so that it needs no thread here; whoever heals ends it by its name.
+        let exec = ["exec", "--detach", "--env", &application, &postgres.id];
+        let psql = [
+            "psql",
+            "--no-psqlrc",
+            "--username=postgres",
+            "--dbname",
+            database,
+            "--command",
+            &hold,
+        ];
+        docker(exec.into_iter().chain(psql)).read()?;
+        let held = format!(
+            "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'
+               AND relation = '\"{identifier}\"'::regclass AND pid IN ({})",
+            holders("pid")
+        );
+        let held = wait::until(HELD_WITHIN, LOOK_INTERVAL, || {
+            Ok((lab.number(database, &held)? > 0).then_some(()))
+        })?;
+        anyhow::ensure!(
+            held.is_some(),
+            "nobody got hold of the table `{}` within {} s",
+            self.table,
+            HELD_WITHIN.as_secs()
+        );
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pg_blocking_pids(pid) && ARRAY({})",
+            holders("pid")
+        );
+        let waiting = wait::until(WANTED_WITHIN, LOOK_INTERVAL, || {
+            let waiting = lab.number(self.database, &waiting)?;
+            Ok((waiting > 0).then_some(waiting))
+        })?;
+        let table = self.table;
+        Ok(match waiting {
+            Some(waiting) => bit(format!("{waiting} sessions wait for the table `{table}`")),
+            None => did_not_bite(format!("no session waits for the table `{table}`")),
+        })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        end(lab, &holders("pg_terminate_backend(pid)"), &holders("pid"))?;
+        Ok(())
+    }
+}
+
+/// Of the sessions that hold a table for an evaluation, in whatever database.
+fn holders(what: &str) -> String {
+    format!("SELECT {what} FROM pg_stat_activity WHERE application_name = '{APPLICATION} {HOLDER}'")
+}
+
+/// Ends every session of an evaluation but the one that asks; how many there were.
+pub(super) fn end_sessions(lab: &Lab<'_>) -> anyhow::Result<usize> {
+    let ours = |what| {
+        format!(
+            "SELECT {what} FROM pg_stat_activity
+             WHERE application_name LIKE '{APPLICATION}%' AND pid <> pg_backend_pid()"
+        )
+    };
+    end(lab, &ours("pg_terminate_backend(pid)"), &ours("pid"))
+}
+
+fn end(lab: &Lab<'_>, terminate: &str, look: &str) -> anyhow::Result<usize> {
+    let ended = lab.query("postgres", terminate)?.len();
+    if ended > 0 {
+        let gone = wait::until(ENDED_WITHIN, LOOK_INTERVAL, || {
+            Ok(lab.query("postgres", look)?.is_empty().then_some(()))
+        })?;
+        anyhow::ensure!(
+            gone.is_some(),
+            "a session of an evaluation is still there {} s after it was ended",
+            ENDED_WITHIN.as_secs()
+        );
+    }
+    Ok(ended)
+}
