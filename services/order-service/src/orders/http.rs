@@ -77,7 +77,7 @@ async fn place_order(
         store::insert(work.connection(), identity.user_id, content, key.as_ref()).await?;
     let order = match (inserted, &key) {
         (Some(order), _) => {
-            work.say(order.placed()).await?;
+            work.say(order.placed());
             work.commit().await?;
             info!(order_id = %order.id, "order placed");
             order
@@ -124,7 +124,7 @@ async fn cancel_order(
         Status::Pending | Status::Confirmed => {
             let (from, to) = (order.status, Status::Cancelling);
             store::change_status(work.connection(), id, from, to, None).await?;
-            work.say(order.cancelled()).await?;
+            work.say(order.cancelled());
             work.commit().await?;
             info!(order_id = %id, "order cancelled by its owner");
             order.status = to;
