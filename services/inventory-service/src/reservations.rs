@@ -79,13 +79,15 @@ enum Decision {
 /// have its stock already is no question here: an event that comes twice is the inbox's affair.
 ///
 /// One statement, as each is a round trip. The product's row is locked first, here and in [`give_back`]: where several
-/// events share a transaction all of them lock in the same order, and two events of one order queue up at it.
+/// events share a transaction all of them lock in the same order, and two events of one order queue up at it. New
+/// figures are made from that row as it was locked: the one that the rest of the statement sees may be older, and would
+/// be held against the constraints first.
 async fn decide(
     connection: &mut PgConnection,
     order: &OrderPlaced,
 ) -> Result<Decision, sqlx::Error> {
     let reason: Option<Option<String>> = sqlx::query_scalar(
-        "WITH held AS (SELECT available FROM stock WHERE product_id = $2 FOR UPDATE),
+        "WITH held AS (SELECT * FROM stock WHERE product_id = $2 FOR UPDATE),
          decided AS (
              SELECT CASE WHEN available IS NULL THEN $4 WHEN available < $3 THEN $5 END AS reason
              FROM (SELECT) AS order_placed LEFT JOIN held ON true),
@@ -97,8 +99,8 @@ async fn decide(
                  WHERE reservations.outcome NOT IN ('cancelled', 'released')
              RETURNING reason),
          taken AS (
-             UPDATE stock SET available = available - $3, reserved = reserved + $3
-             FROM recorded WHERE stock.product_id = $2 AND recorded.reason IS NULL
+             UPDATE stock SET available = held.available - $3, reserved = held.reserved + $3
+             FROM held, recorded WHERE stock.product_id = held.product_id AND recorded.reason IS NULL
              RETURNING stock.product_id),
          moved AS (
              INSERT INTO stock_movements (order_id, product_id, quantity) SELECT $1, product_id, $3 FROM taken)
@@ -142,7 +144,7 @@ async fn give_back(
     order: &OrderCancelled,
 ) -> Result<u32, sqlx::Error> {
     let released: Option<i32> = sqlx::query_scalar(
-        "WITH held AS (SELECT product_id FROM stock WHERE product_id = $2 FOR UPDATE),
+        "WITH held AS (SELECT * FROM stock WHERE product_id = $2 FOR UPDATE),
          settled AS (
              INSERT INTO reservations (order_id, product_id, quantity, outcome)
              SELECT $1, coalesce(held.product_id, $2), $3, 'cancelled'
@@ -151,8 +153,8 @@ async fn give_back(
                  WHERE reservations.outcome = 'reserved'
              RETURNING product_id, quantity, outcome),
          returned AS (
-             UPDATE stock SET available = available + quantity, reserved = reserved - quantity
-             FROM settled WHERE stock.product_id = settled.product_id AND outcome = 'released'
+             UPDATE stock SET available = held.available + quantity, reserved = held.reserved - quantity
+             FROM held, settled WHERE stock.product_id = held.product_id AND outcome = 'released'
              RETURNING stock.product_id, quantity),
          moved AS (
              INSERT INTO stock_movements (order_id, product_id, quantity)
