@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
 use crate::{
     outcome, patterns,
@@ -20,6 +21,9 @@ const PROJECT_LABEL: &str = "com.docker.compose.project";
 const SERVICE_LABEL: &str = "com.docker.compose.service";
 /// `True` on what `compose run` made.
 const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
+
+/// How long a container may take to accept a connection on its own address.
+const DIRECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A call of `docker`.
 pub(crate) fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Call {
@@ -85,6 +89,8 @@ pub(crate) struct Container {
     one_off: bool,
     /// Container port to the port on 127.0.0.1.
     ports: BTreeMap<u16, u16>,
+    /// In the networks it is part of, while it runs.
+    addresses: Vec<IpAddr>,
 }
 
 /// What a container may take; 0 is as much as there is.
@@ -167,7 +173,14 @@ struct InspectedConfig {
 #[serde(rename_all = "PascalCase")]
 struct InspectedNetworks {
     ports: Option<BTreeMap<String, Option<Vec<InspectedPort>>>>,
-    networks: Option<BTreeMap<String, IgnoredAny>>,
+    networks: Option<BTreeMap<String, InspectedNetwork>>,
+}
+
+#[derive(Deserialize)]
+struct InspectedNetwork {
+    /// Empty while the container doesn't run.
+    #[serde(rename = "IPAddress", default)]
+    ip_address: String,
 }
 
 #[derive(Deserialize)]
@@ -186,9 +199,15 @@ impl From<Inspected> for Container {
                 outside.host_port.parse().ok()?,
             ))
         });
+        let networks = inspected.network_settings.networks.unwrap_or_default();
+        let addresses = networks
+            .values()
+            .filter_map(|network| network.ip_address.parse().ok())
+            .collect();
         let labels = &inspected.config.labels;
         Self {
             ports: ports.collect(),
+            addresses,
             service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
             one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
             patterns_off: patterns::off_in(&inspected.config.env.unwrap_or_default()),
@@ -202,12 +221,7 @@ impl From<Inspected> for Container {
             exit_code: inspected.state.exit_code,
             out_of_memory: inspected.state.out_of_memory,
             pid: inspected.state.pid,
-            networks: inspected
-                .network_settings
-                .networks
-                .unwrap_or_default()
-                .into_keys()
-                .collect(),
+            networks: networks.into_keys().collect(),
             limits: inspected.host_config,
         }
     }
@@ -283,6 +297,26 @@ pub(crate) fn address(
             "`cargo xtask up` starts what is missing",
         )),
     }
+}
+
+/// The address of the container itself, past the engine's proxy, which would cost a measurement more than some of
+/// what it measures. Where this machine has no way to containers (the engine runs in a virtual machine), the published
+/// one. A container that is started again has another one.
+pub(crate) fn direct_address(
+    containers: &[Container],
+    service: &str,
+    container_port: u16,
+) -> anyhow::Result<String> {
+    containers
+        .iter()
+        .filter(|container| container.service == service)
+        .flat_map(|container| &container.addresses)
+        .map(|ip| SocketAddr::new(*ip, container_port))
+        .find(|addr| TcpStream::connect_timeout(addr, DIRECT_LIMIT).is_ok())
+        .map_or_else(
+            || address(containers, service, container_port),
+            |addr| Ok(addr.to_string()),
+        )
 }
 
 /// The address of a [`PublishedPort`].
@@ -387,12 +421,15 @@ pub(crate) fn publishers(port: u16) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     const INSPECTED: &str = r#"{"Id":"abc","Image":"sha256:1","RestartCount":2,
         "State":{"Status":"running","Health":{"Status":"starting"}},
         "Config":{"Labels":{"com.docker.compose.service":"traefik"}},
-        "NetworkSettings":{"Ports":{"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"80"}],"8082/tcp":null}}}"#;
+        "NetworkSettings":{"Ports":{"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"80"}],"8082/tcp":null},
+            "Networks":{"agora_edge":{"IPAddress":"127.0.0.1"},"agora_public":{"IPAddress":""}}}}"#;
 
     fn traefik() -> Container {
         serde_json::from_str::<Inspected>(INSPECTED).unwrap().into()
@@ -444,5 +481,20 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(absent.contains("half started"), "{absent}");
+    }
+
+    #[test]
+    fn a_container_is_reached_directly_where_it_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap().port();
+        let mut traefik = traefik();
+        traefik.ports.insert(open, 80);
+        let direct = |containers: &[Container]| direct_address(containers, "traefik", open);
+        assert_eq!(
+            direct(std::slice::from_ref(&traefik)).unwrap(),
+            format!("127.0.0.1:{open}")
+        );
+        traefik.addresses.clear();
+        assert_eq!(direct(&[traefik]).unwrap(), "127.0.0.1:80");
     }
 }

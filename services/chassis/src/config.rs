@@ -346,8 +346,10 @@ pub struct ConsumerConfig {
     /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged; at least as many as are handled
     /// at the same time.
     pub prefetch: u16,
-    /// `AMQP_CONCURRENCY`: messages handled at the same time, each on a database connection of its own.
+    /// `AMQP_CONCURRENCY`: transactions of messages at the same time, each on a database connection of its own.
     pub concurrency: usize,
+    /// `AMQP_BATCH_SIZE`: the most messages that are handled in one transaction.
+    pub batch_size: usize,
     /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are remembered; [`INBOX_WINDOW`] or longer.
     pub inbox_window: Duration,
     /// `AGORA_PATTERN_INBOX`.
@@ -374,6 +376,7 @@ impl ConsumerConfig {
             // What isn't handed out can't be handled.
             prefetch: env.number("AMQP_PREFETCH", 100.max(concurrency), concurrency..=2000)? as u16,
             concurrency: concurrency as usize,
+            batch_size: env.number("AMQP_BATCH_SIZE", 25, 1..=1000)? as usize,
             inbox_window: Duration::from_secs(u64::from(window_hours) * HOUR_SECONDS),
             inbox: Switch::read(env, Pattern::Inbox)?,
             retry: Switch::read(env, Pattern::Retry)?,

@@ -1,7 +1,9 @@
 //! Consuming a stream: every message is acknowledged once its fate is settled, and none is dropped.
 //!
 //! An event is applied in one transaction together with its id (`inbox`) and with what follows from it
-//! (`outbox`); after the commit the message is acknowledged. What failed is looked up in [`crate::failure`]:
+//! (`outbox`); after the commit the message is acknowledged. Messages that wait already share a transaction, which
+//! saves most of the round trips and flushes. When one of them fails, all of it is rolled back, and each is handled
+//! alone, so that its failure is its own. What failed alone is looked up in [`crate::failure`]:
 //!
 //! | failure | pattern on | off |
 //! |---|---|---|
@@ -12,6 +14,7 @@
 //! between makes a duplicate, never a loss. When publishing it fails, the channel is given up and the broker
 //! hands the message out again. Left out: what an event means.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -27,7 +30,7 @@ use shared_events::topology::{
     DeadReason, MAX_EVENT_BYTES, RETRY_TIERS, RetryTier, Topology, headers,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use crate::backoff::backoff;
 use crate::broker::{Broker, MessageHeaders, PublishError, Session, declare};
@@ -66,6 +69,12 @@ pub trait Handler: Send + Sync + 'static {
         event: &Event,
         work: &mut UnitOfWork<'_>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// A number for what the event contends for with those of other orders, if anything. The events of a transaction
+    /// are applied in the order of it, then of their subjects: who locks in the same order never waits crosswise.
+    fn contends_for(&self, _event: &Event) -> i64 {
+        0
+    }
 }
 
 /// Why consuming has to begin anew on another channel.
@@ -115,6 +124,7 @@ pub fn spawn(
         hopeless: Hopeless::chosen(config.dead_letter),
         prefetch: config.prefetch,
         concurrency: config.concurrency,
+        batch_size: config.batch_size,
         consuming: lifecycle.readiness().depends_on("consumer"),
         draining: lifecycle.draining(),
     };
@@ -148,6 +158,7 @@ struct Consumer<H> {
     hopeless: Hopeless,
     prefetch: u16,
     concurrency: usize,
+    batch_size: usize,
     consuming: Health,
     draining: CancellationToken,
 }
@@ -237,20 +248,27 @@ impl<H: Handler> Consumer<H> {
     /// One channel's life. `Ok` when the service drains: what was being handled is settled, what was only
     /// prefetched goes back to the broker with the channel.
     async fn consume(&self, session: &Session) -> Result<(), Broken> {
-        let (channel, mut deliveries) =
-            tokio::time::timeout(SETTLE_TIMEOUT, self.subscribe(session))
-                .await
-                .map_err(|_| Broken::Stuck)??;
+        let (channel, deliveries) = tokio::time::timeout(SETTLE_TIMEOUT, self.subscribe(session))
+            .await
+            .map_err(|_| Broken::Stuck)??;
         self.consuming.send_replace(true);
+        // Whatever is there, and no waiting for more.
+        let mut deliveries = deliveries.ready_chunks(self.batch_size);
         let mut in_flight = FuturesUnordered::new();
+        let mut alone = VecDeque::new();
         loop {
+            while in_flight.len() < self.concurrency
+                && let Some(delivery) = alone.pop_front()
+            {
+                in_flight.push(self.settle(session, vec![delivery]));
+            }
             tokio::select! {
                 biased;
                 () = self.draining.cancelled() => break,
-                Some(settled) = in_flight.next() => settled?,
-                delivery = deliveries.next(), if in_flight.len() < self.concurrency => {
-                    let delivery = delivery.ok_or(Broken::Cancelled)??;
-                    in_flight.push(self.settle(session, delivery));
+                Some(settled) = in_flight.next() => alone.extend(settled?),
+                batch = deliveries.next(), if in_flight.len() < self.concurrency => {
+                    let batch: Result<_, lapin::Error> = batch.ok_or(Broken::Cancelled)?.into_iter().collect();
+                    in_flight.push(self.settle(session, batch?));
                 }
             }
         }
@@ -259,6 +277,7 @@ impl<H: Handler> Consumer<H> {
         let cancel = channel.basic_cancel(tag, BasicCancelOptions::default());
         let finish = async {
             while let Some(settled) = in_flight.next().await {
+                // What would have to be handled alone now goes back to the broker with the channel.
                 settled?;
             }
             Ok::<_, Broken>(())
@@ -295,10 +314,84 @@ impl<H: Handler> Consumer<H> {
         Ok((channel, deliveries))
     }
 
-    async fn settle(&self, session: &Session, delivery: Delivery) -> Result<(), Broken> {
+    /// Settles the messages of a slot; answers those that have to be handled alone, if their transaction failed.
+    async fn settle(
+        &self,
+        session: &Session,
+        mut deliveries: Vec<Delivery>,
+    ) -> Result<Vec<Delivery>, Broken> {
+        if deliveries.len() > 1 {
+            return self.settle_together(deliveries).await;
+        }
+        if let Some(delivery) = deliveries.pop() {
+            self.settle_alone(session, delivery).await?;
+        }
+        Ok(Vec::new())
+    }
+
+    async fn settle_together(&self, deliveries: Vec<Delivery>) -> Result<Vec<Delivery>, Broken> {
+        let messages = deliveries
+            .iter()
+            .map(|delivery| Ok((self.read(delivery)?, self.span(delivery))))
+            .collect::<Result<Vec<_>, Failure>>();
+        let Ok(messages) = messages else {
+            return Ok(deliveries);
+        };
+        tokio::select! {
+            () = self.database.in_reach() => {}
+            // Unsettled: the broker hands them out again, here or elsewhere.
+            () = self.draining.cancelled() => return Ok(Vec::new()),
+        }
+        let started = Instant::now();
+        let outcomes = match self.apply(&messages).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                debug!(%error, messages = messages.len(), "a batch failed: each is handled alone");
+                return Ok(deliveries);
+            }
+        };
         let queue = self.topology.queue();
-        let message_headers =
-            MessageHeaders(delivery.properties.headers().clone().unwrap_or_default());
+        for (delivery, outcome) in deliveries.iter().zip(outcomes) {
+            crash_point("consumer.before_ack");
+            acknowledge(delivery).await?;
+            self.broker
+                .metrics()
+                .processed(&queue, outcome.name(), started.elapsed());
+        }
+        Ok(Vec::new())
+    }
+
+    async fn settle_alone(&self, session: &Session, delivery: Delivery) -> Result<(), Broken> {
+        let queue = self.topology.queue();
+        let span = self.span(&delivery);
+        async {
+            loop {
+                tokio::select! {
+                    () = self.database.in_reach() => {}
+                    // Unsettled: the broker hands it out again, here or elsewhere.
+                    () = self.draining.cancelled() => return Ok(()),
+                }
+                let started = Instant::now();
+                let outcome = self.attempt(session, &delivery).await?;
+                self.broker
+                    .metrics()
+                    .processed(&queue, outcome.name(), started.elapsed());
+                if !matches!(outcome, Outcome::Stuck) {
+                    return Ok(());
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(REQUEUE_PAUSE) => {}
+                    () = self.draining.cancelled() => return Ok(()),
+                }
+            }
+        }
+        .instrument(span.clone())
+        .await
+    }
+
+    /// The span that a message is handled in: a child of the one that it was published in.
+    fn span(&self, delivery: &Delivery) -> Span {
+        let queue = self.topology.queue();
         let span = info_span!(
             "process",
             otel.name = format!("process {queue}"),
@@ -314,53 +407,27 @@ impl<H: Handler> Consumer<H> {
                 .as_ref()
                 .map(ShortString::as_str),
         );
-        telemetry::adopt_parent(&span, &message_headers);
-        async {
-            loop {
-                tokio::select! {
-                    () = self.database.in_reach() => {}
-                    // Unsettled: the broker hands it out again, here or elsewhere.
-                    () = self.draining.cancelled() => return Ok(()),
-                }
-                let started = Instant::now();
-                let outcome = self.attempt(session, &delivery, &message_headers.0).await?;
-                self.broker
-                    .metrics()
-                    .processed(&queue, outcome.name(), started.elapsed());
-                if !matches!(outcome, Outcome::Stuck) {
-                    return Ok(());
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(REQUEUE_PAUSE) => {}
-                    () = self.draining.cancelled() => return Ok(()),
-                }
-            }
-        }
-        .instrument(span)
-        .await
+        telemetry::adopt_parent(&span, &MessageHeaders(headers_of(delivery)));
+        span
     }
 
     /// Handles a message once, and settles it unless it is stuck.
-    async fn attempt(
-        &self,
-        session: &Session,
-        delivery: &Delivery,
-        message_headers: &FieldTable,
-    ) -> Result<Outcome, Broken> {
+    async fn attempt(&self, session: &Session, delivery: &Delivery) -> Result<Outcome, Broken> {
         let outcome = match self.handle(delivery).await {
             Ok(outcome) => {
                 crash_point("consumer.before_ack");
                 outcome
             }
             Err(failure) => {
-                let attempts = attempts_so_far(message_headers) + 1;
+                let message_headers = headers_of(delivery);
+                let attempts = attempts_so_far(&message_headers) + 1;
                 match (self.way(failure, attempts), self.hopeless) {
                     (Way::Death(reason, error), Hopeless::Requeue) => {
                         debug!(%reason, error, "event handed out again");
                         return Ok(Outcome::Stuck);
                     }
                     (way, _) => {
-                        let copy = self.copy(delivery, message_headers.clone(), attempts, &way);
+                        let copy = self.copy(delivery, message_headers, attempts, &way);
                         if !self.hand_over(session, &copy).await? {
                             return Ok(Outcome::Stuck);
                         }
@@ -370,16 +437,17 @@ impl<H: Handler> Consumer<H> {
                 }
             }
         };
-        tokio::time::timeout(
-            SETTLE_TIMEOUT,
-            delivery.acker.ack(BasicAckOptions::default()),
-        )
-        .await
-        .map_err(|_| Broken::Stuck)??;
+        acknowledge(delivery).await?;
         Ok(outcome)
     }
 
     async fn handle(&self, delivery: &Delivery) -> Result<Outcome, Failure> {
+        let message = (self.read(delivery)?, Span::current());
+        let mut outcomes = self.apply(std::slice::from_ref(&message)).await?;
+        Ok(outcomes.pop().expect("an outcome for each message"))
+    }
+
+    fn read(&self, delivery: &Delivery) -> Result<Event, Failure> {
         if delivery.data.len() > MAX_EVENT_BYTES {
             return Err(Failure::Permanent {
                 reason: DeadReason::Oversized,
@@ -389,9 +457,12 @@ impl<H: Handler> Consumer<H> {
                 ),
             });
         }
-        let event = Event::decode(&delivery.data)?;
-        debug!(event_id = %event.id, event_type = event.event_type, "handling");
-        tokio::time::timeout(HANDLER_TIMEOUT, self.apply(&event))
+        Ok(Event::decode(&delivery.data)?)
+    }
+
+    /// What became of each, unless their transaction failed or took too long.
+    async fn apply(&self, messages: &[(Event, Span)]) -> Result<Vec<Outcome>, Failure> {
+        tokio::time::timeout(HANDLER_TIMEOUT, self.apply_in_time(messages))
             .await
             .unwrap_or_else(|_| {
                 let seconds = HANDLER_TIMEOUT.as_secs();
@@ -401,20 +472,35 @@ impl<H: Handler> Consumer<H> {
             })
     }
 
-    /// The event's id, its effect and what follows from it, in one transaction.
-    async fn apply(&self, event: &Event) -> Result<Outcome, Failure> {
+    /// The events' ids, their effects and what follows from them, in one transaction.
+    async fn apply_in_time(&self, messages: &[(Event, Span)]) -> Result<Vec<Outcome>, Failure> {
         let mut work = self.outbox.begin().await?;
-        if !self.inbox.is_new(work.connection(), event.id).await? {
-            work.rollback().await?;
+        let ids: Vec<_> = messages.iter().map(|(event, _)| event.id).collect();
+        let new = self.inbox.are_new(work.connection(), &ids).await?;
+        let mut fresh: Vec<_> = messages.iter().zip(&new).filter(|(_, new)| **new).collect();
+        fresh.sort_by_cached_key(|((event, _), _)| {
+            (self.handler.contends_for(event), event.subject.clone())
+        });
+        for ((event, span), _) in fresh {
+            let applied = async {
+                debug!(event_id = %event.id, event_type = event.event_type, "handling");
+                self.handler.apply(event, &mut work).await
+            };
+            applied.instrument(span.clone()).await?;
+        }
+        work.commit().await?;
+        let outcomes = messages.iter().zip(new).map(|((event, span), new)| {
+            if new {
+                return Outcome::Applied;
+            }
+            let _entered = span.enter();
             info!(event_id = %event.id, subject = event.subject, "delivered again: nothing to do");
             self.broker
                 .metrics()
                 .inbox_duplicate(&self.topology.queue());
-            return Ok(Outcome::Duplicate);
-        }
-        self.handler.apply(event, &mut work).await?;
-        work.commit().await?;
-        Ok(Outcome::Applied)
+            Outcome::Duplicate
+        });
+        Ok(outcomes.collect())
     }
 
     fn way(&self, failure: Failure, attempts: i64) -> Way {
@@ -509,6 +595,18 @@ impl<H: Handler> Consumer<H> {
             }
         }
     }
+}
+
+async fn acknowledge(delivery: &Delivery) -> Result<(), Broken> {
+    let acknowledged = delivery.acker.ack(BasicAckOptions::default());
+    tokio::time::timeout(SETTLE_TIMEOUT, acknowledged)
+        .await
+        .map_err(|_| Broken::Stuck)??;
+    Ok(())
+}
+
+fn headers_of(delivery: &Delivery) -> FieldTable {
+    delivery.properties.headers().clone().unwrap_or_default()
 }
 
 /// A message that is given back, ready to be published.

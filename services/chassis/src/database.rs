@@ -26,6 +26,9 @@ use crate::readiness::Health;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The server cuts a statement off after this, so that no connection is lost to one query.
 const STATEMENT_TIMEOUT_MS: &str = "5000";
+/// A pooled connection that lay idle for longer is asked whether it is alive before it is used again. Under load none
+/// does, and each transaction is spared a round trip; whatever restarts a database takes longer.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How often the watcher asks, and how long an answer may take.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,10 +57,7 @@ pub async fn connect(
     // A migration may take longer than any statement of the service's.
     let unlimited = options.clone();
     let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
-    let pool = PgPoolOptions::new()
-        .max_connections(config.max_connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options.clone());
+    let pool = pool_options(config.max_connections).connect_lazy_with(options.clone());
 
     let health = lifecycle.readiness().depends_on("postgres");
     let reachable = health.subscribe();
@@ -116,11 +116,24 @@ impl Database {
     /// Another pool, with options of its own, for those who must not queue up behind requests.
     pub(crate) fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> PgPool {
         let connect = PgConnectOptions::clone(&self.pool.connect_options());
-        PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(connect.options(options.iter().copied()))
+        pool_options(connections).connect_lazy_with(connect.options(options.iter().copied()))
     }
+}
+
+/// What all pools have in common; public for the benchmark, whose bare database is to be reached in the same way.
+pub fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, use_so_far| {
+            Box::pin(async move {
+                if use_so_far.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
 }
 
 /// The name of the constraint that a statement violated.

@@ -5,6 +5,7 @@
 //! the same and have different ids; a producer makes an event once. The service's migrations make the table.
 //! Source: <https://microservices.io/patterns/communication-style/idempotent-consumer.html>.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -30,22 +31,26 @@ impl Inbox {
         }
     }
 
-    /// Records the id; whether it is new. Of two transactions that bring the same id at the same time the
-    /// second waits here until the first has decided.
-    pub(crate) async fn is_new(
+    /// Records the ids; which of them are new, in the same order. An id that stands there twice is new once. Of two
+    /// transactions that bring the same id at the same time the second waits here until the first has decided; they
+    /// record in the order of ids, so that they never wait for each other.
+    pub(crate) async fn are_new(
         self,
         connection: &mut PgConnection,
-        event_id: Uuid,
-    ) -> Result<bool, sqlx::Error> {
+        event_ids: &[Uuid],
+    ) -> Result<Vec<bool>, sqlx::Error> {
         match self {
-            Self::Unguarded => Ok(true),
+            Self::Unguarded => Ok(vec![true; event_ids.len()]),
             Self::Recorded => {
-                let recorded =
-                    sqlx::query("INSERT INTO inbox (event_id) VALUES ($1) ON CONFLICT DO NOTHING")
-                        .bind(event_id)
-                        .execute(connection)
-                        .await?;
-                Ok(recorded.rows_affected() == 1)
+                let recorded: Vec<Uuid> = sqlx::query_scalar(
+                    "INSERT INTO inbox (event_id) SELECT id FROM unnest($1::uuid[]) AS id ORDER BY id
+                     ON CONFLICT DO NOTHING RETURNING event_id",
+                )
+                .bind(event_ids)
+                .fetch_all(connection)
+                .await?;
+                let mut recorded: HashSet<Uuid> = recorded.into_iter().collect();
+                Ok(event_ids.iter().map(|id| recorded.remove(id)).collect())
             }
         }
     }

@@ -24,6 +24,7 @@ use shared_events::Event;
 use sqlx::postgres::{PgListener, PgPool};
 use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
@@ -45,6 +46,9 @@ const NOTIFY_INTERVAL: Duration = Duration::from_millis(100);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often old rows are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
+/// The relay begins a batch this long after the one before, or later: under load, events gather for that long. An event
+/// that comes alone is not kept waiting.
+const PACE: Duration = Duration::from_millis(5);
 /// How many old rows go at a time: a large delete would hold the table's pages for long.
 const PRUNED_ROWS: i64 = 1_000;
 
@@ -77,10 +81,8 @@ struct Bells {
 pub struct UnitOfWork<'a> {
     transaction: Transaction<'static, Postgres>,
     outbox: &'a Outbox,
-    /// What a direct publisher still has to say after the commit.
-    unsaid: Vec<Event>,
-    /// Whether the relay has something to find.
-    stored: bool,
+    /// What is stored with the commit, or published after it; each with the trace that it was said in.
+    said: Vec<(Event, StoredContext)>,
 }
 
 /// Composes the strategy that the configuration asks for, and starts the relay and its housekeeping.
@@ -122,8 +124,7 @@ impl Outbox {
         Ok(UnitOfWork {
             transaction: self.pool.begin().await?,
             outbox: self,
-            unsaid: Vec::new(),
-            stored: false,
+            said: Vec::new(),
         })
     }
 }
@@ -135,32 +136,10 @@ impl UnitOfWork<'_> {
     }
 
     /// Says an event, if and when the transaction commits.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn say(&mut self, event: Event) -> Result<(), sqlx::Error> {
-        if let Strategy::Direct(_) = self.outbox.strategy {
-            self.unsaid.push(event);
-            return Ok(());
-        }
+    pub fn say(&mut self, event: Event) {
         let mut trace = StoredContext::default();
         telemetry::inject(&mut trace);
-        let payload = String::from_utf8(event.encode()).expect("JSON is UTF-8");
-        sqlx::query(
-            "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload, traceparent, tracestate)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(event.id)
-        .bind(&event.subject)
-        .bind(&event.event_type)
-        .bind(event.routing_key())
-        .bind(payload)
-        .bind(trace.traceparent)
-        .bind(trace.tracestate)
-        .execute(&mut *self.transaction)
-        .await?;
-        self.stored = true;
-        Ok(())
+        self.said.push((event, trace));
     }
 
     /// Commits. Events of a direct publisher are published then; what fails there is logged and counted,
@@ -168,18 +147,21 @@ impl UnitOfWork<'_> {
     ///
     /// # Errors
     /// The database's. Where the connection broke, the transaction may stand all the same.
-    pub async fn commit(self) -> Result<(), sqlx::Error> {
-        self.transaction.commit().await?;
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         match &self.outbox.strategy {
             Strategy::Stored { bells } => {
-                if self.stored {
-                    bells.relay.notify_one();
-                    bells.replicas.notify_one();
+                if self.said.is_empty() {
+                    return self.transaction.commit().await;
                 }
+                store(&mut self.transaction, &self.said).await?;
+                self.transaction.commit().await?;
+                bells.relay.notify_one();
+                bells.replicas.notify_one();
             }
             Strategy::Direct(publisher) => {
+                self.transaction.commit().await?;
                 crash_point("direct.before_publish");
-                for event in &self.unsaid {
+                for (event, _) in &self.said {
                     if let Err(error) = publisher.publish(event).await {
                         error!(event_id = %event.id, subject = event.subject, %error, "event lost");
                     }
@@ -196,6 +178,41 @@ impl UnitOfWork<'_> {
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         self.transaction.rollback().await
     }
+}
+
+/// All in one statement, and in the order in which they were said: positions are given out in it.
+async fn store(
+    connection: &mut PgConnection,
+    said: &[(Event, StoredContext)],
+) -> Result<(), sqlx::Error> {
+    fn column<'a, T>(
+        said: &'a [(Event, StoredContext)],
+        value: impl Fn(&'a Event, &'a StoredContext) -> T,
+    ) -> Vec<T> {
+        said.iter()
+            .map(|(event, trace)| value(event, trace))
+            .collect()
+    }
+    sqlx::query(
+        "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload, traceparent, tracestate)
+         SELECT event_id, subject, event_type, routing_key, payload, traceparent, tracestate
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+             WITH ORDINALITY AS said (event_id, subject, event_type, routing_key, payload, traceparent, tracestate,
+                                      number)
+         ORDER BY number",
+    )
+    .bind(column(said, |event, _| event.id))
+    .bind(column(said, |event, _| &*event.subject))
+    .bind(column(said, |event, _| &*event.event_type))
+    .bind(column(said, |event, _| event.routing_key()))
+    .bind(column(said, |event, _| {
+        String::from_utf8(event.encode()).expect("JSON is UTF-8")
+    }))
+    .bind(column(said, |_, trace| trace.traceparent.as_deref()))
+    .bind(column(said, |_, trace| trace.tracestate.as_deref()))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Tells other replicas, now and then, that there were commits: outside of their transactions, because PostgreSQL
@@ -297,7 +314,9 @@ struct Waiting {
 /// What became of a batch.
 struct Batch {
     published: usize,
-    /// Why the rest of it was not.
+    /// Whether more is known to wait: the batch was full, or one of its orders has a next event.
+    more: bool,
+    /// Why the rest of it was not published.
     failure: Option<PublishError>,
 }
 
@@ -338,18 +357,21 @@ impl Relay {
                 () = both => {}
                 () = self.draining.cancelled() => return,
             }
+            let begun = Instant::now();
             let failure = match self.publish_batch().await {
                 Ok(Batch {
-                    published: 0,
-                    failure: None,
+                    published,
+                    more,
+                    failure,
                 }) => {
-                    self.idle(&mut listener).await;
-                    continue;
-                }
-                Ok(Batch { published, failure }) => {
-                    debug!(published, "events published");
                     if published > 0 {
+                        debug!(published, "events published");
                         delays = backoff();
+                    }
+                    if failure.is_none() && !more {
+                        // What was committed meanwhile has rung already.
+                        self.idle(&mut listener).await;
+                        tokio::time::sleep_until(begun + PACE).await;
                     }
                     failure.map(|error| error.to_string())
                 }
@@ -421,6 +443,7 @@ impl Relay {
             transaction.rollback().await?;
             return Ok(Batch {
                 published: 0,
+                more: false,
                 failure: None,
             });
         }
@@ -442,13 +465,20 @@ impl Relay {
             // What is sent back carries no number: of many under way nobody knows which one it was.
             published.clear();
         }
-        sqlx::query("UPDATE outbox SET published_at = now() WHERE position = ANY($1)")
-            .bind(&published)
-            .execute(&mut *transaction)
-            .await?;
+        // Asked here and not in a look of its own, which would mostly be in vain. The statement sees the rows as they
+        // were before it: what it marks itself is left aside.
+        let follow_ups: bool = sqlx::query_scalar(
+            "WITH marked AS (UPDATE outbox SET published_at = now() WHERE position = ANY($1) RETURNING subject)
+             SELECT EXISTS (SELECT FROM outbox JOIN marked USING (subject)
+                            WHERE published_at IS NULL AND position <> ALL($1))",
+        )
+        .bind(&published)
+        .fetch_one(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(Batch {
             published: published.len(),
+            more: follow_ups || batch.len() as i64 == self.batch_size,
             failure,
         })
     }

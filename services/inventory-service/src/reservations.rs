@@ -7,8 +7,8 @@ use chassis::consumer::Handler;
 use chassis::failure::Failure;
 use chassis::outbox::UnitOfWork;
 use shared_events::{
-    Event, EventData, OrderCancelled, OrderPlaced, RejectReason, StockRejected, StockReleased,
-    StockReserved,
+    Event, EventData, OrderCancelled, OrderPlaced, ProductId, RejectReason, StockRejected,
+    StockReleased, StockReserved,
 };
 use sqlx::PgConnection;
 use tracing::info;
@@ -26,26 +26,30 @@ impl Handler for Reservations {
             _ => Err(Failure::unknown_type(event)),
         }
     }
+
+    /// The product, whose row in `stock` all its orders change.
+    fn contends_for(&self, event: &Event) -> i64 {
+        match event.event_type.as_str() {
+            OrderPlaced::TYPE => event.data().map(|order: OrderPlaced| order.product_id),
+            _ => event.data().map(|order: OrderCancelled| order.product_id),
+        }
+        // What can't be read fails when it is applied.
+        .map_or(0, ProductId::get)
+    }
 }
 
 /// Too little stock is no failure: it is an outcome, and told as one.
 async fn reserve_stock(work: &mut UnitOfWork<'_>, order: &OrderPlaced) -> Result<(), Failure> {
-    if !record_reservation(work.connection(), order).await? {
-        info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
-        return Ok(());
-    }
-    let outcome = if take(work.connection(), order).await? {
-        Event::new(
+    let event = match decide(work.connection(), order).await? {
+        Decision::Reserved => Event::new(
             SERVICE,
             &StockReserved {
                 order_id: order.order_id,
                 product_id: order.product_id,
                 quantity: order.quantity,
             },
-        )
-    } else {
-        let reason = reject(work.connection(), order).await?;
-        Event::new(
+        ),
+        Decision::Rejected(reason) => Event::new(
             SERVICE,
             &StockRejected {
                 order_id: order.order_id,
@@ -53,121 +57,114 @@ async fn reserve_stock(work: &mut UnitOfWork<'_>, order: &OrderPlaced) -> Result
                 quantity: order.quantity,
                 reason,
             },
-        )
+        ),
+        Decision::CancelledBefore => {
+            info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
+            return Ok(());
+        }
     };
-    info!(order_id = %order.order_id, outcome = outcome.event_type, "order settled");
-    Ok(work.say(outcome).await?)
+    info!(order_id = %order.order_id, outcome = event.event_type, "order settled");
+    work.say(event);
+    Ok(())
 }
 
-/// Notes the reservation, before stock is moved: its row is what two events of one order queue up at. Answers
-/// whether the order still wants it. That the order may have its stock already is no question here: an event that
-/// comes twice is the inbox's affair.
-async fn record_reservation(
+/// What becomes of an order.
+enum Decision {
+    Reserved,
+    Rejected(RejectReason),
+    CancelledBefore,
+}
+
+/// Notes what becomes of the order, and moves the quantity from available to reserved if there is so much. That it may
+/// have its stock already is no question here: an event that comes twice is the inbox's affair.
+///
+/// One statement, as each is a round trip. The product's row is locked first, here and in [`give_back`]: where several
+/// events share a transaction all of them lock in the same order, and two events of one order queue up at it. New
+/// figures are made from that row as it was locked: the one that the rest of the statement sees may be older, and would
+/// be held against the constraints first.
+async fn decide(
     connection: &mut PgConnection,
     order: &OrderPlaced,
-) -> Result<bool, sqlx::Error> {
-    let recorded = sqlx::query(
-        "INSERT INTO reservations (order_id, product_id, quantity, outcome) VALUES ($1, $2, $3, 'reserved')
-         ON CONFLICT (order_id) DO UPDATE SET outcome = 'reserved', reason = NULL, settled_at = now()
-         WHERE reservations.outcome NOT IN ('cancelled', 'released')",
+) -> Result<Decision, sqlx::Error> {
+    let reason: Option<Option<String>> = sqlx::query_scalar(
+        "WITH held AS (SELECT * FROM stock WHERE product_id = $2 FOR UPDATE),
+         decided AS (
+             SELECT CASE WHEN available IS NULL THEN $4 WHEN available < $3 THEN $5 END AS reason
+             FROM (SELECT) AS order_placed LEFT JOIN held ON true),
+         recorded AS (
+             INSERT INTO reservations (order_id, product_id, quantity, outcome, reason)
+             SELECT $1, $2, $3, CASE WHEN reason IS NULL THEN 'reserved' ELSE 'rejected' END, reason FROM decided
+             ON CONFLICT (order_id) DO UPDATE
+                 SET outcome = excluded.outcome, reason = excluded.reason, settled_at = now()
+                 WHERE reservations.outcome NOT IN ('cancelled', 'released')
+             RETURNING reason),
+         taken AS (
+             UPDATE stock SET available = held.available - $3, reserved = held.reserved + $3
+             FROM held, recorded WHERE stock.product_id = held.product_id AND recorded.reason IS NULL
+             RETURNING stock.product_id),
+         moved AS (
+             INSERT INTO stock_movements (order_id, product_id, quantity) SELECT $1, product_id, $3 FROM taken)
+         SELECT reason FROM recorded",
     )
     .bind(order.order_id.0)
     .bind(order.product_id.get())
     .bind(order.quantity.get())
-    .execute(connection)
+    .bind(RejectReason::UnknownProduct.as_str())
+    .bind(RejectReason::OutOfStock.as_str())
+    .fetch_optional(connection)
     .await?;
-    Ok(recorded.rows_affected() == 1)
-}
-
-/// Moves the quantity from available to reserved, if there is so much.
-async fn take(connection: &mut PgConnection, order: &OrderPlaced) -> Result<bool, sqlx::Error> {
-    let taken = sqlx::query(
-        "WITH taken AS (UPDATE stock SET available = available - $2, reserved = reserved + $2
-                        WHERE product_id = $1 AND available >= $2 RETURNING product_id)
-         INSERT INTO stock_movements (order_id, product_id, quantity) SELECT $3, product_id, $2 FROM taken",
-    )
-    .bind(order.product_id.get())
-    .bind(order.quantity.get())
-    .bind(order.order_id.0)
-    .execute(connection)
-    .await?;
-    Ok(taken.rows_affected() == 1)
-}
-
-/// Notes that there was too little, or nothing of the kind.
-async fn reject(
-    connection: &mut PgConnection,
-    order: &OrderPlaced,
-) -> Result<RejectReason, sqlx::Error> {
-    let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM stock WHERE product_id = $1)")
-        .bind(order.product_id.get())
-        .fetch_one(&mut *connection)
-        .await?;
-    let reason = if known {
-        RejectReason::OutOfStock
-    } else {
-        RejectReason::UnknownProduct
-    };
-    sqlx::query("UPDATE reservations SET outcome = 'rejected', reason = $2 WHERE order_id = $1")
-        .bind(order.order_id.0)
-        .bind(reason.as_str())
-        .execute(connection)
-        .await?;
-    Ok(reason)
+    Ok(match reason {
+        None => Decision::CancelledBefore,
+        Some(None) => Decision::Reserved,
+        Some(Some(reason)) if reason == RejectReason::UnknownProduct.as_str() => {
+            Decision::Rejected(RejectReason::UnknownProduct)
+        }
+        Some(Some(_)) => Decision::Rejected(RejectReason::OutOfStock),
+    })
 }
 
 /// Gives back what the order holds, if anything; that it holds nothing is told in any case.
 async fn release_stock(work: &mut UnitOfWork<'_>, order: &OrderCancelled) -> Result<(), Failure> {
-    let first = sqlx::query(
-        "INSERT INTO reservations (order_id, product_id, quantity, outcome) VALUES ($1, $2, $3, 'cancelled')
-         ON CONFLICT (order_id) DO NOTHING",
-    )
-    .bind(order.order_id.0)
-    .bind(order.product_id.get())
-    .bind(order.quantity.get())
-    .execute(work.connection())
-    .await?;
-    let released = if first.rows_affected() == 1 {
-        0
-    } else {
-        give_back(work.connection(), order).await?
-    };
+    let released = give_back(work.connection(), order).await?;
     info!(order_id = %order.order_id, released, "order cancelled");
-    let event = Event::new(
+    work.say(Event::new(
         SERVICE,
         &StockReleased {
             order_id: order.order_id,
             product_id: order.product_id,
             released,
         },
-    );
-    Ok(work.say(event).await?)
+    ));
+    Ok(())
 }
 
-/// Moves what was reserved back to available; how much.
+/// Moves what was reserved back to available; how much. An order that isn't known yet is marked as cancelled.
 async fn give_back(
     connection: &mut PgConnection,
     order: &OrderCancelled,
 ) -> Result<u32, sqlx::Error> {
-    let held: Option<(i64, i32)> = sqlx::query_as(
-        "UPDATE reservations SET outcome = 'released', settled_at = now()
-         WHERE order_id = $1 AND outcome = 'reserved' RETURNING product_id, quantity",
+    let released: Option<i32> = sqlx::query_scalar(
+        "WITH held AS (SELECT * FROM stock WHERE product_id = $2 FOR UPDATE),
+         settled AS (
+             INSERT INTO reservations (order_id, product_id, quantity, outcome)
+             SELECT $1, coalesce(held.product_id, $2), $3, 'cancelled'
+             FROM (SELECT) AS order_cancelled LEFT JOIN held ON true
+             ON CONFLICT (order_id) DO UPDATE SET outcome = 'released', settled_at = now()
+                 WHERE reservations.outcome = 'reserved'
+             RETURNING product_id, quantity, outcome),
+         returned AS (
+             UPDATE stock SET available = held.available + quantity, reserved = held.reserved - quantity
+             FROM held, settled WHERE stock.product_id = held.product_id AND outcome = 'released'
+             RETURNING stock.product_id, quantity),
+         moved AS (
+             INSERT INTO stock_movements (order_id, product_id, quantity)
+             SELECT $1, product_id, -quantity FROM returned)
+         SELECT quantity FROM settled WHERE outcome = 'released'",
     )
     .bind(order.order_id.0)
-    .fetch_optional(&mut *connection)
+    .bind(order.product_id.get())
+    .bind(order.quantity.get())
+    .fetch_optional(connection)
     .await?;
-    let Some((product_id, quantity)) = held else {
-        return Ok(0);
-    };
-    sqlx::query(
-        "WITH released AS (UPDATE stock SET available = available + $2, reserved = reserved - $2
-                           WHERE product_id = $1 RETURNING product_id)
-         INSERT INTO stock_movements (order_id, product_id, quantity) SELECT $3, product_id, -$2 FROM released",
-    )
-    .bind(product_id)
-    .bind(quantity)
-    .bind(order.order_id.0)
-    .execute(connection)
-    .await?;
-    Ok(quantity.unsigned_abs())
+    Ok(released.unwrap_or(0).unsigned_abs())
 }

@@ -229,9 +229,9 @@ async fn without_retries_a_short_disturbance_makes_dead_letters() {
     const DISTURBED: u32 = 4;
     for arm in ARMS {
         let shop = open().await;
-        let inventory = shop
-            .inventory_service(&[("AGORA_PATTERN_RETRY", arm)])
-            .await;
+        // One at a time: a failure that strikes a batch is nobody's in particular.
+        let variables = [("AGORA_PATTERN_RETRY", arm), ("AMQP_BATCH_SIZE", "1")];
+        let inventory = shop.inventory_service(&variables).await;
         Shop::fail_next_deliveries(&shop.inventory, DISTURBED).await;
         for event in placed(ORDERS, 8) {
             publish(&shop, &event).await;
@@ -254,6 +254,41 @@ async fn without_retries_a_short_disturbance_makes_dead_letters() {
         inventory.stop().await;
         shop.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_is_handled_one_by_one_and_only_the_culprits_are_dead() {
+    const GOOD: usize = 40;
+    let shop = open().await;
+    // For the queue.
+    shop.inventory_service(&[]).await.stop().await;
+    let mut orders = placed(GOOD, 8);
+    let again = orders[3].clone();
+    orders.push(again);
+    for (number, event) in orders.iter().enumerate() {
+        if number % 10 == 4 {
+            let key = "order.placed.v1";
+            shop.broker.publish("order_events", key, b"poison").await;
+        }
+        publish(&shop, event).await;
+    }
+    // It finds all of them there: they come as batches. The first of those fail once more, for a moment.
+    Shop::fail_next_deliveries(&shop.inventory, 2).await;
+    let inventory = shop
+        .inventory_service(&[("AMQP_BATCH_SIZE", "15"), ("AMQP_CONCURRENCY", "2")])
+        .await;
+    eventually("every delivery has come to its end", async || {
+        let applied = processed(&inventory, "order_events", "applied").await;
+        let duplicate = processed(&inventory, "order_events", "duplicate").await;
+        let dead = shop.broker.depth("order_events.dead").await;
+        (applied, duplicate, dead) == (GOOD as f64, 1.0, 4)
+    })
+    .await;
+    assert_eq!(reserved(&shop, 8).await, GOOD as i64);
+    let told = "SELECT count(*) FROM outbox";
+    assert_eq!(Shop::count(&shop.inventory, told).await, GOOD as i64);
+    inventory.stop().await;
+    shop.close().await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! The benchmark is `services/saga-tests/benches/throughput`; this gives it the test system.
 
-use crate::{commands::test, outcome::Exit, project::Project};
+use crate::{commands::test, engine, outcome::Exit, project::Project};
 
 /// What `bench` can be told.
 #[derive(Debug, Clone, clap::Args)]
@@ -16,5 +16,6 @@ pub(crate) struct Options {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let cargo = ["bench", "--locked", "--package", "saga-tests", "--"];
     let args = options.benchmark_args.iter().map(String::as_str);
-    test::cargo_on_a_test_system(project, false, cargo.into_iter().chain(args))
+    let cargo = cargo.into_iter().chain(args);
+    test::cargo_on_a_test_system(project, false, engine::direct_address, cargo)
 }

@@ -38,19 +38,24 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         .concat()
         .into_iter()
         .chain(options.cargo_args.iter().map(String::as_str));
-    cargo_on_a_test_system(project, options.keep, args)
+    // The published ports: tests stop containers and start them again.
+    cargo_on_a_test_system(project, options.keep, engine::address, args)
 }
+
+/// How the address of a container's port is found.
+pub(crate) type Address = fn(&[Container], &str, u16) -> anyhow::Result<String>;
 
 /// Runs cargo with the test system's addresses in its environment; the system is there for that long.
 pub(crate) fn cargo_on_a_test_system<'a>(
     project: &Project,
     keep: bool,
+    address: Address,
     cargo_args: impl IntoIterator<Item = &'a str>,
 ) -> anyhow::Result<Exit> {
     let system = project.for_tests();
     let progress = Progress::new();
     prepare_env_file(&system)?;
-    let result = run_on(project, &system, cargo_args, &progress);
+    let result = run_on(project, &system, address, cargo_args, &progress);
     if keep {
         eprintln!(
             "the test system `{}` keeps running; its settings are in {}",
@@ -80,6 +85,7 @@ fn prepare_env_file(system: &Project) -> anyhow::Result<()> {
 fn run_on<'a>(
     project: &Project,
     system: &Project,
+    address: Address,
     cargo_args: impl IntoIterator<Item = &'a str>,
     progress: &Progress,
 ) -> anyhow::Result<Exit> {
@@ -91,7 +97,7 @@ fn run_on<'a>(
     }
     let containers = up::bring_up(system, up::Options::default(), progress)?;
     let mut cargo = binaries::cargo(project).args(cargo_args);
-    for (name, value) in environment(system, &containers)? {
+    for (name, value) in environment(system, &containers, address)? {
         cargo = cargo.env(name, value);
     }
     let code = cargo.limit(LIMIT).run_visibly()?;
@@ -114,11 +120,12 @@ fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> &'static [&'static 
 fn environment(
     system: &Project,
     containers: &[Container],
+    address: Address,
 ) -> anyhow::Result<Vec<(&'static str, String)>> {
     let settings = system.settings()?;
     let postgres = settings.require("AGORA_POSTGRES_PASSWORD")?;
     let rabbitmq = settings.require("AGORA_RABBITMQ_PASSWORD")?;
-    let at = |service, port| engine::address(containers, service, port);
+    let at = |service, port| address(containers, service, port);
     Ok(vec![
         (
             "AGORA_TEST_DATABASE_URL",

@@ -85,7 +85,7 @@ async fn place_order(
     .await?;
     let order = match (inserted, &key) {
         (Some(order), _) => {
-            work.say(order.placed()).await?;
+            work.say(order.placed());
             work.commit().await?;
             info!(order_id = %order.id, "order placed");
             order
@@ -133,7 +133,7 @@ async fn cancel_order(
             let (from, to) = (order.status, orders.course.cancelled);
             store::change_status(work.connection(), id, from, to, None).await?;
             if let Some(event) = orders.course.cancellation(&order) {
-                work.say(event).await?;
+                work.say(event);
             }
             work.commit().await?;
             info!(order_id = %id, "order cancelled by its owner");

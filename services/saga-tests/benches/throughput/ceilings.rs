@@ -16,7 +16,6 @@ use shared_events::{
     CONTENT_TYPE, Event, OrderId, OrderPlaced, ProductId, Quantity, StockReserved, UserId,
 };
 use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
 use crate::client::product;
@@ -231,8 +230,8 @@ pub(crate) async fn database(orders: usize) -> f64 {
 }
 
 async fn pool(url: &str) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(POOL)
+    // As the services' own, so that what is bare isn't slower for its pool.
+    chassis::database::pool_options(POOL)
         .acquire_timeout(crate::PATIENCE)
         .connect(url)
         .await

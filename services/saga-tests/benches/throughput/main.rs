@@ -114,18 +114,19 @@ fn main() {
                 stages(orders, &mut figures).await;
             }
             if wanted("scaling") {
-                for (replicas, concurrency, flush) in [
-                    (1, 1, Flush::Each),
-                    (2, 1, Flush::Each),
-                    (1, 8, Flush::Each),
-                    (2, 8, Flush::Each),
-                    (1, 16, Flush::Each),
-                    (1, 1, Flush::Later),
-                    (2, 1, Flush::Later),
+                for (replicas, transactions, batch, flush) in [
+                    (1, 1, 1, Flush::Each),
+                    (2, 1, 1, Flush::Each),
+                    (1, 1, 1, Flush::Later),
+                    (2, 1, 1, Flush::Later),
+                    (1, 8, 1, Flush::Each),
+                    (2, 8, 1, Flush::Each),
+                    (1, 2, 25, Flush::Each),
+                    (2, 2, 25, Flush::Each),
                 ] {
-                    let rate = drained(orders, replicas, concurrency, flush).await;
+                    let rate = drained(orders, replicas, transactions, batch, flush).await;
                     let what = format!(
-                        "inventory: {replicas} replicas, {concurrency} at once, flushed {}",
+                        "inventory: {replicas} replicas, {transactions} x {batch} messages, flushed {}",
                         flush.name()
                     );
                     figures.add(&what, rate);
@@ -258,8 +259,15 @@ async fn stages(orders: usize, figures: &mut Figures) {
     shop.close().await;
 }
 
-/// How fast replicas of inventory-service drain a queue that is full when they start.
-async fn drained(orders: usize, replicas: usize, concurrency: usize, flush: Flush) -> f64 {
+/// How fast replicas of inventory-service drain a queue that is full when they start, each with so many transactions
+/// at the same time, and at most so many messages in each.
+async fn drained(
+    orders: usize,
+    replicas: usize,
+    transactions: usize,
+    batch: usize,
+    flush: Flush,
+) -> f64 {
     let shop = Shop::open(saga_tests::binaries!()).await;
     shop.inventory_service(&[]).await.stop().await;
     if let Flush::Later = flush {
@@ -268,13 +276,22 @@ async fn drained(orders: usize, replicas: usize, concurrency: usize, flush: Flus
         sqlx::query(later).execute(&shop.inventory).await.unwrap();
     }
     ceilings::fill(shop.amqp_url(), orders).await;
-    let (variables, concurrency) = (Variables::read(), concurrency.to_string());
-    let variables = variables.and(&[("AMQP_CONCURRENCY", &concurrency)]);
+    let (variables, transactions, batch) = (
+        Variables::read(),
+        transactions.to_string(),
+        batch.to_string(),
+    );
+    let variables = variables.and(&[
+        ("AMQP_CONCURRENCY", &transactions),
+        ("AMQP_BATCH_SIZE", &batch),
+    ]);
+    let usage = Usage::now();
     let starting = (0..replicas).map(|_| shop.inventory_service(&variables));
     let (running, rate): (Vec<Replica>, f64) = tokio::join!(
         join_all(starting),
         drain_rate(&shop.inventory, "SELECT count(*) FROM inbox", orders)
     );
+    println!("  {}", usage.until_now());
     for replica in running {
         replica.stop().await;
     }
