@@ -396,7 +396,10 @@ impl Runner<'_> {
                 u64::try_from(after).unwrap_or_default()
             };
             let counts = |sample: &Sample| (sample.decided, sample.undecided, sample.unpublished);
-            if last.undecided == 0 && last.unpublished == 0 {
+            if last.unpublished > 0 {
+                return Ok(None);
+            }
+            if last.undecided == 0 {
                 return Ok(Some(took(last)));
             }
             // What doesn't move for longer than the broker's statistics lag, and waits for no retry, is still.

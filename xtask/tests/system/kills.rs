@@ -101,8 +101,9 @@ const VICTIMS: [&str; 4] = ["rabbitmq", "postgres", "order-service", "inventory-
 const ORDERS_BETWEEN: u64 = 150;
 /// As a shell has it: 128 and SIGINT's number.
 const EXIT_INTERRUPTED: i32 = 130;
-/// Longer than a statement may take: whoever wants the table meanwhile fails, and may try again.
-const TABLE_LOCKED_SECONDS: u32 = 8;
+/// Longer than two statements may take: whoever wants the table meanwhile fails, together with others and then alone,
+/// and may try again.
+const TABLE_LOCKED_SECONDS: u32 = 12;
 /// An order under way moves on within a second; what waits in a retry tier is waited for before.
 const UNCHANGED_FOR: Duration = Duration::from_secs(8);
 const UNCHANGED_WITHIN: Duration = Duration::from_secs(120);

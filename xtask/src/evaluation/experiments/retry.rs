@@ -23,17 +23,18 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 30,
         },
-        run_time: Duration::from_secs(13),
+        run_time: Duration::from_secs(18),
         idempotency_keys: true,
     },
     fault: FaultPlan {
-        // Longer than a statement may take (5 s): who waits for the table fails.
+        // Longer than two statements may take (5 s each): who waits for the table fails, first together with others
+        // and then alone.
         fault: Fault::LockTable {
             database: "inventory",
             table: "stock",
         },
         after: Duration::from_secs(3),
-        lasts: Duration::from_secs(7),
+        lasts: Duration::from_secs(12),
     },
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
