@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
 use crate::{
     outcome, patterns,
@@ -75,8 +75,8 @@ pub(crate) struct Container {
     pub(crate) out_of_memory: bool,
     /// Its first process, as the engine's host numbers it; 0 while it doesn't run.
     pub(crate) pid: u32,
-    /// The networks that it is in, by the engine's names.
-    pub(crate) networks: BTreeSet<String>,
+    /// The networks that it is in, by the engine's names, and its address in each; empty while it doesn't run.
+    pub(crate) networks: BTreeMap<String, String>,
     /// What it may take.
     pub(crate) limits: Limits,
     /// The patterns that its own environment turns off.
@@ -167,7 +167,13 @@ struct InspectedConfig {
 #[serde(rename_all = "PascalCase")]
 struct InspectedNetworks {
     ports: Option<BTreeMap<String, Option<Vec<InspectedPort>>>>,
-    networks: Option<BTreeMap<String, IgnoredAny>>,
+    networks: Option<BTreeMap<String, InspectedNetwork>>,
+}
+
+#[derive(Deserialize)]
+struct InspectedNetwork {
+    #[serde(rename = "IPAddress", default)]
+    address: String,
 }
 
 #[derive(Deserialize)]
@@ -206,7 +212,8 @@ impl From<Inspected> for Container {
                 .network_settings
                 .networks
                 .unwrap_or_default()
-                .into_keys()
+                .into_iter()
+                .map(|(name, network)| (name, network.address))
                 .collect(),
             limits: inspected.host_config,
         }

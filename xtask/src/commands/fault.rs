@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::Serialize;
-use shared_events::topology::{self, ORDER_EVENTS, Topology};
+use shared_events::topology::{self, Topology};
 
 use crate::{
     durations,
@@ -350,6 +350,7 @@ fn list(format: Format) -> anyhow::Result<Exit> {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
+    use shared_events::topology::ORDER_EVENTS;
 
     use super::*;
 

@@ -29,8 +29,8 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let mended = Progress::new().step("heal", |step| {
         let mended = faults::heal_everything(&lab, step)?;
-        // Here the configuration from before a cut-short evaluation comes back (`evaluation::under_way::restore`),
-        // and after that `faults::remove_poison` once more: without dead letters the poison was still in its queue.
+        // Here the configuration from before a cut-short evaluation comes back (`evaluation::under_way::restore`), and
+        // then everything is healed once more: without dead letters the poison was still in its queue.
         Ok(mended)
     })?;
     match options.format.format {

@@ -5,14 +5,14 @@ use std::time::Duration;
 use shared_events::{dead_letters::Selection, topology};
 
 use super::{
-    broker,
+    POISON_TYPE, broker,
     composed::Composed,
     containers::{self, name},
     database, limits,
-    messages::POISON_TYPE,
 };
 use crate::{
     commands::dlq::tool::{Order, Task, Tool},
+    dead_letters,
     engine::Container,
     evaluation::lab::Lab,
     outcome::{self, Exit},
@@ -120,13 +120,13 @@ fn wait_until_healthy(lab: &Lab<'_>, concerned: impl Fn(&Container) -> bool) -> 
 }
 
 /// Removes the dead letters that [`POISON_TYPE`] became; how many from where, in words.
-pub(crate) fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
+fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
     let selection = Selection {
         event_type: Some(POISON_TYPE.to_owned()),
         ..Selection::default()
     };
     let containers = lab.containers()?;
-    let reader = crate::dead_letters::Reader::new(lab.project, &containers)?;
+    let reader = dead_letters::Reader::new(lab.project, &containers)?;
     let mut removed = Vec::new();
     for stream in topology::ALL {
         let queue = stream.dead_letter_queue();
