@@ -92,7 +92,7 @@ enum Kind {
         #[arg(value_parser = clap::value_parser!(u32).range(LEAST_MILLICORES..=64_000))]
         millicores: u32,
     },
-    /// Each of a service's containers gets so little memory
+    /// Each of a service's containers gets so little memory; `rabbitmq 40` can't live on that
     StarveMemory {
         #[arg(value_parser = service)]
         service: &'static str,
