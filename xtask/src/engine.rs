@@ -79,8 +79,8 @@ pub(crate) struct Container {
     pub(crate) out_of_memory: bool,
     /// Its first process, as the engine's host numbers it; 0 while it doesn't run.
     pub(crate) pid: u32,
-    /// The networks that it is in, by the engine's names.
-    pub(crate) networks: BTreeSet<String>,
+    /// The networks that it is in, by the engine's names, and its address in each; empty while it doesn't run.
+    pub(crate) networks: BTreeMap<String, String>,
     /// What it may take.
     pub(crate) limits: Limits,
     /// The patterns that its own environment turns off.
@@ -89,8 +89,6 @@ pub(crate) struct Container {
     one_off: bool,
     /// Container port to the port on 127.0.0.1.
     ports: BTreeMap<u16, u16>,
-    /// In the networks it is part of, while it runs.
-    addresses: Vec<IpAddr>,
 }
 
 /// What a container may take; 0 is as much as there is.
@@ -178,9 +176,8 @@ struct InspectedNetworks {
 
 #[derive(Deserialize)]
 struct InspectedNetwork {
-    /// Empty while the container doesn't run.
     #[serde(rename = "IPAddress", default)]
-    ip_address: String,
+    address: String,
 }
 
 #[derive(Deserialize)]
@@ -200,14 +197,9 @@ impl From<Inspected> for Container {
             ))
         });
         let networks = inspected.network_settings.networks.unwrap_or_default();
-        let addresses = networks
-            .values()
-            .filter_map(|network| network.ip_address.parse().ok())
-            .collect();
         let labels = &inspected.config.labels;
         Self {
             ports: ports.collect(),
-            addresses,
             service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
             one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
             patterns_off: patterns::off_in(&inspected.config.env.unwrap_or_default()),
@@ -221,7 +213,10 @@ impl From<Inspected> for Container {
             exit_code: inspected.state.exit_code,
             out_of_memory: inspected.state.out_of_memory,
             pid: inspected.state.pid,
-            networks: networks.into_keys().collect(),
+            networks: networks
+                .into_iter()
+                .map(|(name, network)| (name, network.address))
+                .collect(),
             limits: inspected.host_config,
         }
     }
@@ -310,8 +305,9 @@ pub(crate) fn direct_address(
     containers
         .iter()
         .filter(|container| container.service == service)
-        .flat_map(|container| &container.addresses)
-        .map(|ip| SocketAddr::new(*ip, container_port))
+        .flat_map(|container| container.networks.values())
+        .filter_map(|address| address.parse::<IpAddr>().ok())
+        .map(|ip| SocketAddr::new(ip, container_port))
         .find(|addr| TcpStream::connect_timeout(addr, DIRECT_LIMIT).is_ok())
         .map_or_else(
             || address(containers, service, container_port),
@@ -494,7 +490,7 @@ mod tests {
             direct(std::slice::from_ref(&traefik)).unwrap(),
             format!("127.0.0.1:{open}")
         );
-        traefik.addresses.clear();
+        traefik.networks.clear();
         assert_eq!(direct(&[traefik]).unwrap(), "127.0.0.1:80");
     }
 }

@@ -51,6 +51,20 @@ fn letters_are_only_moved_when_it_is_said_which() {
 }
 
 #[test]
+fn a_fault_needs_a_service_that_there_is() {
+    let output = xtask(&["fault", "pause", "orders"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("order-service"),
+        "{}",
+        stderr(&output)
+    );
+    let output = xtask(&["fault", "pause", "order-service"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert_eq!(xtask(&["fault", "list"]).status.code(), Some(0));
+}
+
+#[test]
 fn a_switch_that_cannot_be_read_keeps_up_from_starting_anything() {
     let folder = tempfile::tempdir().unwrap();
     let env_file = folder.path().join(".env");
@@ -84,6 +98,7 @@ fn a_missing_engine_exits_with_3_and_a_next_step() {
         "load",
         "verify-dlq",
         "verify-metrics",
+        "heal",
     ] {
         let output = xtask(&[command]);
         assert_eq!(
@@ -102,7 +117,14 @@ fn a_missing_engine_exits_with_3_and_a_next_step() {
 
 #[test]
 fn json_stands_alone_on_standard_output_even_for_errors() {
-    for command in ["status", "smoke", "load", "verify-dlq", "verify-metrics"] {
+    for command in [
+        "status",
+        "smoke",
+        "load",
+        "verify-dlq",
+        "verify-metrics",
+        "heal",
+    ] {
         let output = xtask(&[command, "--format", "json"]);
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(json["outcome"], "unavailable", "{command}");

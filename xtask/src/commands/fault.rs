@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::Serialize;
-use shared_events::topology::{self, ORDER_EVENTS, Topology};
+use shared_events::topology::{self, Topology};
 
 use crate::{
     durations,
@@ -92,7 +92,7 @@ enum Kind {
         #[arg(value_parser = clap::value_parser!(u32).range(LEAST_MILLICORES..=64_000))]
         millicores: u32,
     },
-    /// Each of a service's containers gets so little memory
+    /// Each of a service's containers gets so little memory; `rabbitmq 40` can't live on that
     StarveMemory {
         #[arg(value_parser = service)]
         service: &'static str,
@@ -350,6 +350,7 @@ fn list(format: Format) -> anyhow::Result<Exit> {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
+    use shared_events::topology::ORDER_EVENTS;
 
     use super::*;
 

@@ -23,6 +23,9 @@ pub(crate) use self::healing::{heal_everything, remove_poison};
 use super::{evidence::Bite, lab::Lab};
 use crate::interrupt::{self, Interrupted};
 
+/// The type of messages that nobody can read, by which they are found among the dead letters.
+pub(crate) const POISON_TYPE: &str = "agora.evaluation.poison.v1";
+
 /// A fault that an experiment may ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
@@ -187,7 +190,7 @@ impl Fault {
             Self::Unbind { stream } => Box::new(broker::Unbind::new(stream)),
             Self::MemoryAlarm => Box::new(broker::MemoryAlarm),
             Self::LockTable { database, table } => {
-                Box::new(database::LockTable::new(database, table))
+                Box::new(database::LockTable::new(lab, database, table)?)
             }
         })
     }

@@ -101,6 +101,17 @@ impl Running {
         }
     }
 
+    /// Kills it: it has no say in how it ends.
+    #[track_caller]
+    pub(crate) fn kill(self, limit: Duration) -> Ended {
+        for pid in self.handle.pids() {
+            Call::new("kill", ["-KILL", &pid.to_string()])
+                .run()
+                .expect_code(0);
+        }
+        self.end_within(limit)
+    }
+
     /// Presses Ctrl-C, and waits for its end.
     #[track_caller]
     pub(crate) fn interrupt(self, limit: Duration) -> Ended {

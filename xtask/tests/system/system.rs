@@ -191,7 +191,7 @@ impl System {
     /// A client of RabbitMQ's management API. A port that the engine chose is another one after each start of
     /// the container, so only the login comes from the environment.
     #[track_caller]
-    fn broker(&self) -> Client {
+    pub(crate) fn broker(&self) -> Client {
         let api = required("AGORA_TEST_RABBITMQ_API");
         let (login, _) = api
             .rsplit_once('@')

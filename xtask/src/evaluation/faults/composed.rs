@@ -71,7 +71,7 @@ impl Composed {
             let Some(ComposedNetwork { name }) = self.networks.get(network) else {
                 continue;
             };
-            if container.networks.contains(name) {
+            if container.networks.contains_key(name) {
                 continue;
             }
             let others = attachment.iter().flat_map(|attachment| &attachment.aliases);

@@ -31,27 +31,28 @@ pub(super) struct LockTable {
 }
 
 impl LockTable {
-    pub(super) fn new(database: &'static str, table: &'static str) -> Self {
-        Self { database, table }
-    }
-
-    fn quoted_table(&self) -> String {
-        self.table.replace('\'', "''")
-    }
-}
-
-impl Effect for LockTable {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        let (database, name) = (self.database, self.quoted_table());
+    pub(super) fn new(
+        lab: &Lab<'_>,
+        database: &'static str,
+        table: &'static str,
+    ) -> anyhow::Result<Self> {
+        let name = table.replace('\'', "''");
         let known = format!(
             "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename = '{name}'"
         );
         if lab.number(database, &known)? == 0 {
             return Err(outcome::usage(
-                format!("the database `{database}` has no table `{}`", self.table),
+                format!("the database `{database}` has no table `{table}`"),
                 "e.g. `orders` in the database `orders`, `stock` in `inventory`",
             ));
         }
+        Ok(Self { database, table })
+    }
+}
+
+impl Effect for LockTable {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let database = self.database;
         let identifier = self.table.replace('"', "\"\"");
         let hold = format!(
             "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({HELD_AT_MOST_SECONDS}); ROLLBACK"

@@ -5,14 +5,16 @@ use std::time::Duration;
 use shared_events::{dead_letters::Selection, topology};
 
 use super::{
-    broker,
+    POISON_TYPE, broker,
     composed::Composed,
     containers::{self, name},
     database, limits,
-    messages::POISON_TYPE,
 };
 use crate::{
-    dead_letters::tool::{Order, Task, Tool},
+    dead_letters::{
+        self,
+        tool::{Order, Task, Tool},
+    },
     engine::Container,
     evaluation::lab::Lab,
     outcome::{self, Exit},
@@ -126,7 +128,7 @@ pub(crate) fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
         ..Selection::default()
     };
     let containers = lab.containers()?;
-    let reader = crate::dead_letters::Reader::new(lab.project, &containers)?;
+    let reader = dead_letters::Reader::new(lab.project, &containers)?;
     let mut removed = Vec::new();
     for stream in topology::ALL {
         let queue = stream.dead_letter_queue();

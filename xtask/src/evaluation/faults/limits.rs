@@ -148,7 +148,8 @@ fn cpu_statistics(groups: &str, container: &str) -> Option<PathBuf> {
     Some(PathBuf::from(format!("{folder}{path}/cpu.stat")))
 }
 
-/// Containers with less memory than they need.
+/// Containers with less memory than they need: it has to be less than what their processes write. What they only read
+/// from disk the kernel reads again and again instead, which is slow and ends nobody.
 #[derive(Debug)]
 pub(super) struct StarveMemory {
     before: Vec<Container>,

@@ -8,14 +8,12 @@ use shared_events::{
     topology::{ORDER_EVENTS, Topology},
 };
 
-use super::{Effect, bit, did_not_bite};
+use super::{Effect, POISON_TYPE, bit, did_not_bite};
 use crate::evaluation::{
     evidence::Bite,
     lab::{self, Lab},
 };
 
-/// The type of messages that nobody can read, by which they are found among the dead letters.
-pub(crate) const POISON_TYPE: &str = "agora.evaluation.poison.v1";
 /// Where they go; the streams take every key.
 pub(super) const POISON_ROUTING_KEY: &str = "evaluation.poison.v1";
 const POISON: &str = "not an event";
@@ -36,7 +34,7 @@ pub(super) fn poison(batch: &str, number: u32) -> (&'static str, Value) {
 
 /// Messages that nobody can read.
 ///
-/// Healing leaves alone what became of them, as that is what is to be seen; [`super::remove_poison`] clears it away.
+/// Healing leaves alone what became of them, as that is what is to be seen; [`super::heal_everything`] clears it away.
 #[derive(Debug)]
 pub(super) struct Poison {
     stream: Topology,

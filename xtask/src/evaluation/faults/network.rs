@@ -19,7 +19,9 @@ use crate::{
 /// A service looks at its database every second, and waits for two.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-const ASK_LIMIT: Duration = Duration::from_secs(5);
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// Third-party containers with a shell.
+const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
 
 /// Containers without one of their networks.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Cut {
     /// As the engine calls it.
     network: String,
     composed: Composed,
+    /// Who could reach the first of them over this network.
+    neighbour: Option<Container>,
 }
 
 impl Cut {
@@ -38,61 +42,67 @@ impl Cut {
         network: &'static str,
     ) -> anyhow::Result<Self> {
         let composed = Composed::read(lab)?;
-        Ok(Self {
+        let mut cut = Self {
             before: lab.containers_of(service)?,
             service,
             network: composed.network(service, network)?.to_owned(),
             composed,
-        })
+            neighbour: None,
+        };
+        for container in lab.containers()? {
+            let near = NEIGHBOURS.contains(&container.service.as_str())
+                && container.service != service
+                && container.state == "running"
+                && container.networks.contains_key(&cut.network);
+            if near && cut.reachable_from(&container)? {
+                cut.neighbour = Some(container);
+                break;
+            }
+        }
+        Ok(cut)
+    }
+
+    /// Whether a neighbour can connect to the address that the first container had in this network.
+    fn reachable_from(&self, neighbour: &Container) -> anyhow::Result<bool> {
+        let port = match self.service {
+            "postgres" => 5432,
+            "rabbitmq" => 5672,
+            "prometheus" => 9090,
+            "alertmanager" => 9093,
+            "traefik" => 8082,
+            // The ops port of ours.
+            _ => 9100,
+        };
+        let first = self.before.first();
+        let address = first.and_then(|container| container.networks.get(&self.network));
+        let Some(address) = address.filter(|address| !address.is_empty()) else {
+            return Ok(false);
+        };
+        // Debian's images have bash; Prometheus's own has busybox.
+        let connect = format!(
+            "if command -v bash; then timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/{port}'; \
+             else timeout 2 wget -q -O /dev/null http://{address}:{port}/metrics; fi"
+        );
+        let call = docker(["exec", &neighbour.id, "sh", "-c", &connect]).limit(ASK_LIMIT);
+        Ok(call.output()?.status.success())
     }
 
     /// Who misses it, in words.
     fn noticed(&self, lab: &Lab<'_>) -> anyhow::Result<Option<String>> {
-        let containers = lab.containers()?;
-        if let Some(neighbour) = self.unreachable_for(&containers)? {
-            return Ok(Some(format!("{neighbour} can't reach it any more")));
+        if let Some(neighbour) = &self.neighbour
+            && !self.reachable_from(neighbour)?
+        {
+            let neighbour = &neighbour.service;
+            return Ok(Some(format!("{neighbour} can't reach it there any more")));
         }
+        let containers = lab.containers()?;
         if let Some(unready) = unready(&containers)? {
             return Ok(Some(format!("{unready} says that it isn't ready")));
         }
-        if ["user-service", "traefik"].contains(&self.service) && gateway_fails(&containers) {
-            return Ok(Some("a login through the gateway fails".to_owned()));
+        if self.service == "traefik" && !gateway_answers(&containers) {
+            return Ok(Some("the gateway doesn't answer".to_owned()));
         }
         Ok(None)
-    }
-
-    /// A neighbour with a shell, of whom nothing but this network leads to the service.
-    fn unreachable_for(&self, containers: &[Container]) -> anyhow::Result<Option<String>> {
-        let port = match self.service {
-            "postgres" => 5432,
-            "rabbitmq" => 5672,
-            service if SERVICES.contains(&service) => 9100,
-            _ => return Ok(None),
-        };
-        let only_here = |container: &&Container| {
-            let others = self.before.iter().flat_map(|cut| &cut.networks);
-            let mut others = others.filter(|network| **network != self.network);
-            ["postgres", "rabbitmq"].contains(&container.service.as_str())
-                && container.service != self.service
-                && container.state == "running"
-                && container.networks.contains(&self.network)
-                && !others.any(|network| container.networks.contains(network))
-        };
-        let Some(neighbour) = containers.iter().find(only_here) else {
-            return Ok(None);
-        };
-        let connect = format!("exec 3<>/dev/tcp/{}/{port}", self.service);
-        let call = docker([
-            "exec",
-            &neighbour.id,
-            "timeout",
-            "2",
-            "bash",
-            "-c",
-            &connect,
-        ]);
-        let reached = call.limit(ASK_LIMIT).output()?.status.success();
-        Ok((!reached).then(|| neighbour.service.clone()))
     }
 }
 
@@ -111,15 +121,10 @@ fn unready(containers: &[Container]) -> anyhow::Result<Option<&str>> {
     Ok(None)
 }
 
-/// An empty login is refused by user-service, and by nobody else.
-fn gateway_fails(containers: &[Container]) -> bool {
+fn gateway_answers(containers: &[Container]) -> bool {
     let gateway = PORTS.iter().find(|port| port.service == "traefik");
     let address = gateway.and_then(|port| engine::published(containers, port).ok());
-    let answer = address.map(|address| {
-        let body = serde_json::json!({});
-        Client::new(&address).post("/auth/login", &[], Some(&body))
-    });
-    !matches!(answer, Some(Ok(answer)) if answer.status < 500)
+    address.is_some_and(|address| Client::new(&address).get("/", &[], &[]).is_ok())
 }
 
 impl Effect for Cut {
@@ -134,7 +139,7 @@ impl Effect for Cut {
         let now = again(lab, &self.before)?;
         if let Some(connected) = now
             .iter()
-            .find(|container| container.networks.contains(&self.network))
+            .find(|container| container.networks.contains_key(&self.network))
         {
             return Ok(did_not_bite(format!(
                 "{} is in the network {}",

@@ -1,0 +1,255 @@
+//! Faults by hand: each bites, says how that is known, and leaves a system in which orders are confirmed; one whose
+//! process was killed is mended by `heal`, which has nothing but the system to go by.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use shared_events::topology::{ORDER_EVENTS, Topology};
+
+use crate::{
+    client::Person,
+    program::{Running, docker},
+    system::System,
+    wait,
+};
+
+/// A killed broker takes its time to boot.
+const OVER_WITHIN: Duration = Duration::from_secs(150);
+const INJECTED_WITHIN: Duration = Duration::from_secs(45);
+/// Reconnecting takes at most five seconds.
+const DECIDED_WITHIN: Duration = Duration::from_secs(30);
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// Injects a fault for a moment; what is said of it.
+#[track_caller]
+fn fault(system: &System, line: &str, code: i32) -> Value {
+    let call = format!("fault {line} --format json");
+    let args: Vec<&str> = call.split(' ').collect();
+    let ended = system.start_xtask(&args).end_within(OVER_WITHIN);
+    println!("{}", ended.account());
+    let report = ended.expect_code(code).json();
+    assert_eq!(report["bit"], code == 0, "{line}: {report}");
+    report
+}
+
+/// Injects a fault that lasts for longer than the test, and waits for its effect.
+#[track_caller]
+fn start(system: &System, line: &str, effect: impl Fn() -> bool) -> Running {
+    let call = format!("fault {line} --for 10m");
+    let args: Vec<&str> = call.split(' ').collect();
+    let running = system.start_xtask(&args);
+    wait::until(line, INJECTED_WITHIN, || {
+        if effect() {
+            return Ok(());
+        }
+        running.expect_running();
+        Err("no effect yet".to_owned())
+    });
+    running
+}
+
+#[track_caller]
+fn an_order_is_confirmed(system: &System) {
+    system.wait_until_healthy();
+    let order = Person::new(&system.gateway).order(&system.gateway);
+    let sql = format!("SELECT status FROM orders WHERE id = '{order}'");
+    wait::until(
+        "the order to be confirmed",
+        DECIDED_WITHIN,
+        || match system.query("orders", &sql) {
+            rows if rows == [["confirmed"]] => Ok(()),
+            rows => Err(format!("{rows:?}")),
+        },
+    );
+}
+
+fn inspect(system: &System, service: &str, what: &str) -> String {
+    docker(["inspect", "--format", what, &system.container(service)])
+}
+
+fn is_paused(system: &System, service: &str) -> bool {
+    inspect(system, service, "{{.State.Status}}").trim() == "paused"
+}
+
+fn is_bound(system: &System, stream: Topology) -> bool {
+    let path = format!(
+        "/api/bindings/%2F/e/{}/q/{}",
+        stream.exchange(),
+        stream.queue()
+    );
+    let bindings = system.broker().get(&path, &[]).expect_status(200).json();
+    bindings
+        .as_array()
+        .is_some_and(|bindings| !bindings.is_empty())
+}
+
+#[test]
+fn a_fault_of_the_engine_bites_and_is_gone_afterwards() {
+    let system = System::take_turn();
+    for line in [
+        "pause inventory-service --for 1s",
+        "stop order-service --for 1s",
+        "restart inventory-service --for 0s",
+        "cut order-service data --for 1s",
+        "cut inventory-service edge --for 1s",
+        "starve-cpu order-service 10 --for 3s",
+    ] {
+        fault(&system, line, 0);
+    }
+    an_order_is_confirmed(&system);
+    system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
+}
+
+#[test]
+fn a_fault_of_the_broker_bites_and_is_gone_afterwards() {
+    let system = System::take_turn();
+    for line in [
+        "reset order-service --for 1s",
+        "unbind --for 1s",
+        "memory-alarm --for 1s",
+        "kill rabbitmq --for 1s",
+    ] {
+        fault(&system, line, 0);
+    }
+    assert!(is_bound(&system, ORDER_EVENTS));
+    an_order_is_confirmed(&system);
+    system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
+}
+
+#[test]
+fn a_held_table_is_waited_for_and_free_afterwards() {
+    let system = System::take_turn();
+    fault(&system, "lock-table orders outbox --for 2s", 0);
+    an_order_is_confirmed(&system);
+}
+
+#[test]
+fn poison_dies_and_heal_removes_it_and_nothing_else() {
+    let system = System::take_turn();
+    fault(&system, "poison --count 3 --for 1s", 0);
+    system.publish(ORDER_EVENTS, "order.placed.v1", "somebody else's");
+    wait::until("four dead letters", DECIDED_WITHIN, || {
+        let verdict = system.xtask(&["verify-dlq", "--expect", "4"]);
+        (verdict.code == Some(0))
+            .then_some(())
+            .ok_or(verdict.stdout)
+    });
+    let mended = heal(&system);
+    assert!(
+        mended == ["3 messages of poison removed from order_events.dead"],
+        "{mended:?}"
+    );
+    system
+        .xtask(&["verify-dlq", "--expect", "1"])
+        .expect_code(0);
+    system.purge_dead_letters();
+}
+
+#[test]
+fn an_event_that_comes_again_takes_no_stock() {
+    let system = System::take_turn();
+    an_order_is_confirmed(&system);
+    let taken = "SELECT sum(quantity) FROM stock_movements";
+    let before = system.query("inventory", taken);
+    let report = fault(
+        &system,
+        "redeliver --count 5 --published-within 10m --for 1s",
+        0,
+    );
+    assert!(
+        report["proof"].as_str().unwrap().contains("a second time"),
+        "{report}"
+    );
+    an_order_is_confirmed(&system);
+    let after = system.query("inventory", taken);
+    let sum = |rows: &[Vec<String>]| rows[0][0].parse::<i64>().unwrap();
+    assert_eq!(sum(&after), sum(&before) + 1);
+}
+
+#[test]
+fn a_fault_without_an_effect_is_said_not_to_have_bitten() {
+    let system = System::take_turn();
+    let report = fault(&system, "redeliver --published-within 0s --for 0s", 1);
+    assert!(
+        report["proof"].as_str().unwrap().contains("no event"),
+        "{report}"
+    );
+    // No service of ours has a connection under this name.
+    fault(&system, "reset prometheus --for 0s", 1);
+}
+
+#[test]
+fn ctrl_c_heals() {
+    let system = System::take_turn();
+    let pause = start(&system, "pause inventory-service", || {
+        is_paused(&system, "inventory-service")
+    });
+    let ended = pause.interrupt(OVER_WITHIN).expect_code(EXIT_INTERRUPTED);
+    assert!(ended.stderr.contains("healing"), "{}", ended.account());
+    assert!(!is_paused(&system, "inventory-service"));
+    an_order_is_confirmed(&system);
+}
+
+/// All of them at once: each has to be found beside the others.
+#[test]
+fn heal_mends_what_killed_processes_left_behind() {
+    let system = System::take_turn();
+    let starve = start(&system, "starve-cpu order-service 200", || {
+        inspect(&system, "order-service", "{{.HostConfig.CpuQuota}}").trim() == "20000"
+    });
+    starve.kill(OVER_WITHIN);
+    let unbind = start(&system, "unbind", || !is_bound(&system, ORDER_EVENTS));
+    unbind.kill(OVER_WITHIN);
+    let lock = start(&system, "lock-table users users", || {
+        let held = "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'
+                    AND relation = 'users'::regclass";
+        system.query("users", held) == [["1"]]
+    });
+    lock.kill(OVER_WITHIN);
+    let cut = start(&system, "cut inventory-service data", || {
+        !inspect(
+            &system,
+            "inventory-service",
+            "{{json .NetworkSettings.Networks}}",
+        )
+        .contains("_data")
+    });
+    cut.kill(OVER_WITHIN);
+    let alarm = start(&system, "memory-alarm", || {
+        let alarms = system.broker().get("/api/health/checks/alarms", &[]);
+        alarms.status == 503
+    });
+    alarm.kill(OVER_WITHIN);
+    let pause = start(&system, "pause product-service", || {
+        is_paused(&system, "product-service")
+    });
+    pause.kill(OVER_WITHIN);
+    docker(["kill", &system.container("alertmanager")]);
+
+    let mended = heal(&system).join("; ");
+    for expected in [
+        "order-service (",
+        "share of the processor",
+        "binding restored: order_events → order_events",
+        "1 database sessions",
+        "back in the network data",
+        "watermark",
+        "unpaused",
+        "alertmanager (",
+    ] {
+        assert!(mended.contains(expected), "{expected}: {mended}");
+    }
+    assert!(is_bound(&system, ORDER_EVENTS));
+    an_order_is_confirmed(&system);
+    assert_eq!(heal(&system), Vec::<String>::new());
+}
+
+/// Runs `heal`; what it mended.
+#[track_caller]
+fn heal(system: &System) -> Vec<String> {
+    let ended = system
+        .start_xtask(&["heal", "--format", "json"])
+        .end_within(OVER_WITHIN)
+        .expect_code(0);
+    serde_json::from_value(ended.json()["mended"].clone()).expect("a list of what was mended")
+}
