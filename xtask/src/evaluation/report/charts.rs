@@ -21,6 +21,8 @@ const SECONDS_TICKS: f64 = 7.0;
 const COUNT_TICKS: f64 = 4.0;
 /// How long a chart goes on after the load, at most, as a multiple of the load.
 const AFTERMATH: f64 = 3.0;
+/// How far an axis goes beyond what is drawn: the shading is seen above it.
+const HEADROOM: f64 = 1.05;
 /// The lowest latency that is drawn as itself.
 const LEAST_MS: f64 = 1.0;
 
@@ -94,9 +96,9 @@ impl Scales {
         let longest: f64 = largest(&mut { latencies });
         Self {
             seconds: until.ceil(),
-            requests: nice(largest(&mut { requests }).max(4.0)),
+            requests: nice(largest(&mut { requests }).max(4.0) * HEADROOM),
             latency_ms: 10_f64.powf(longest.max(10.0).log10().ceil()),
-            waiting: nice(largest(&mut { waiting }).max(4.0)),
+            waiting: nice(largest(&mut { waiting }).max(4.0) * HEADROOM),
         }
     }
 

@@ -1,24 +1,28 @@
 //! The page for people: one file, readable without an explanation, without anything from elsewhere and without a
 //! script. What it says is put together here, how it looks is `page.html`'s, where everything that comes from the
-//! evidence is escaped; only the charts, which escape for themselves, are put in as they are.
+//! evidence is escaped; only the charts, which escape for themselves, are put in as they are, and `prose` is markup.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use minijinja::{Environment, UndefinedBehavior, value::Serde};
+use minijinja::{
+    Environment, UndefinedBehavior,
+    value::{Serde, Value},
+};
 use serde::Serialize;
 
 use super::{
     charts::{self, Clock, Scales},
-    list,
     numbers::{self, NONE},
     terminal::mark,
 };
 use crate::{
     evaluation::{
         conclusion::{Conclusion, ExperimentConclusion, FigureSummary, TrialVerdict},
-        evidence::{Arm, Configuration, Evaluation, Hop, Measure, Steadiness, Trial, Versions},
+        evidence::{
+            Arm, Books, Configuration, Evaluation, Hop, Measure, Steadiness, Trial, Versions,
+        },
         experiments,
         statistics::Spread,
         verdict::{Better, Outcome},
@@ -36,6 +40,7 @@ const NAMED: usize = Hop::NAMED;
 pub(crate) fn page(evaluation: &Evaluation, conclusion: &Conclusion) -> anyhow::Result<String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_filter("prose", prose);
     environment
         .add_template("page.html", TEMPLATE)
         .context("the page's template")?;
@@ -58,11 +63,35 @@ pub(crate) fn page(evaluation: &Evaluation, conclusion: &Conclusion) -> anyhow::
     }
 }
 
+/// Text in which `backticks` stand for code, and nothing else for anything.
+fn prose(text: &str) -> Value {
+    let escaped = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;");
+    let parts: Vec<&str> = escaped.split('`').collect();
+    // As many closing ones as opening ones, or they are just characters.
+    if parts.len() % 2 == 0 {
+        return Value::from_safe_string(escaped);
+    }
+    let mut html = String::with_capacity(escaped.len());
+    for (number, part) in parts.into_iter().enumerate() {
+        if number % 2 == 1 {
+            html.push_str("<code>");
+            html.push_str(part);
+            html.push_str("</code>");
+        } else {
+            html.push_str(part);
+        }
+    }
+    Value::from_safe_string(html)
+}
+
 #[derive(Serialize)]
 struct Page<'a> {
     run: &'a str,
     tally: String,
-    outcome: Badge,
     started: String,
     duration: String,
     seed: u64,
@@ -149,6 +178,8 @@ struct TrialView {
     done: Vec<FactRow>,
     promises: Vec<FactRow>,
     missing: Vec<Missing>,
+    /// In a line.
+    steadiness: &'static str,
     steady: Vec<SteadyView>,
 }
 
@@ -175,10 +206,11 @@ struct NumbersTable {
 #[derive(Serialize)]
 struct FactRow {
     what: String,
+    /// One for each arm, or a single one that is the same in all of them.
     values: Vec<Fact>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, PartialEq)]
 struct Fact {
     text: String,
     /// `bad`, `good`, or nothing.
@@ -205,9 +237,6 @@ impl<'a> Page<'a> {
         Self {
             run: &conclusion.run,
             tally: conclusion.tally(),
-            outcome: badge(Outcome::over(
-                conclusion.experiments.iter().map(|e| e.outcome),
-            )),
             started: minute(conclusion.started_at),
             duration: spell(duration.to_std().unwrap_or_default()),
             seed: conclusion.seed,
@@ -399,9 +428,14 @@ impl TrialView {
             arms: arms.iter().map(|arm| arm.name.clone()).collect(),
             charts: chart_rows(trial),
             numbers: arms.iter().map(numbers_table).collect(),
-            done: done(&trial.experiment, arms),
+            done: done(arms),
             promises: promises(arms),
             missing: arms.iter().flat_map(missing).collect(),
+            steadiness: if arms.iter().all(stayed_steady) {
+                "reached before and after, in each arm"
+            } else {
+                "not reached everywhere"
+            },
             steady: arms.iter().flat_map(steady).collect(),
         }
     }
@@ -533,28 +567,33 @@ fn judged(text: impl Into<String>, good: bool) -> Fact {
 /// A row, when any arm has something to say in it.
 fn row(what: &str, arms: &[Arm], say: impl Fn(&Arm) -> Option<Fact>) -> Option<FactRow> {
     let values: Vec<Option<Fact>> = arms.iter().map(say).collect();
-    values.iter().any(Option::is_some).then(|| FactRow {
+    if values.iter().all(Option::is_none) {
+        return None;
+    }
+    let values = values
+        .into_iter()
+        .map(|value| value.unwrap_or_else(|| fact(NONE)));
+    let mut values: Vec<Fact> = values.collect();
+    if values.windows(2).all(|pair| pair[0] == pair[1]) {
+        values.truncate(1);
+    }
+    Some(FactRow {
         what: what.to_owned(),
-        values: values
-            .into_iter()
-            .map(|value| value.unwrap_or_else(|| fact(NONE)))
-            .collect(),
+        values,
     })
 }
 
 /// What was done to each arm, and whether it can be trusted.
-fn done(experiment: &str, arms: &[Arm]) -> Vec<FactRow> {
-    let plan = experiments::find(experiment);
+fn done(arms: &[Arm]) -> Vec<FactRow> {
     let rows = [
         row("configuration", arms, |arm| {
             Some(fact(configuration(&arm.configuration)))
         }),
         row("load", arms, |arm| {
-            let summary = &arm.load.as_ref()?.summary;
-            let planned =
-                plan.map_or_else(String::new, |plan| format!(" ({})", list::load(&plan.load)));
+            let load = arm.load.as_ref()?;
+            let (summary, seconds) = (&load.summary, load.timeline.len());
             Some(fact(format!(
-                "{}, {}{planned}",
+                "scenario `{}` for {seconds} s: {}",
                 summary.scenario, summary.model
             )))
         }),
@@ -666,10 +705,14 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
             Some(fact(arm.books.as_ref()?.cancellations.to_string()))
         }));
     }
-    let lists: [(&str, fn(&crate::evaluation::evidence::Books) -> usize); 6] = WRONGS;
-    for (what, count) in lists {
+    let mut nowhere = Vec::new();
+    for (what, wrongs) in WRONGS {
+        if books().all(|books| wrongs(books).is_empty()) {
+            nowhere.push(what);
+            continue;
+        }
         rows.push(row(what, arms, |arm| {
-            let count = count(arm.books.as_ref()?);
+            let count = wrongs(arm.books.as_ref()?).len();
             Some(judged(count.to_string(), count == 0))
         }));
     }
@@ -685,22 +728,21 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
             said.join(", ")
         }))
     }));
+    if books().next().is_some() && !nowhere.is_empty() {
+        rows.push(row("in no arm", arms, |_| Some(fact(nowhere.join("; ")))));
+    }
     rows.into_iter().flatten().collect()
 }
 
 /// What no balanced book has.
-const WRONGS: [(&str, fn(&crate::evaluation::evidence::Books) -> usize); 6] = [
-    ("lost: promised, and without an end", |books| {
-        books.lost.len()
-    }),
-    ("took stock more than once", |books| books.doubled.len()),
-    ("confirmed without their stock", |books| {
-        books.oversold.len()
-    }),
-    ("ended, and still hold stock", |books| books.held.len()),
-    ("cancellations not kept", |books| books.uncancelled.len()),
+const WRONGS: [(&str, fn(&Books) -> &[String]); 6] = [
+    ("lost: promised, and without an end", |books| &books.lost),
+    ("took stock more than once", |books| &books.doubled),
+    ("confirmed without their stock", |books| &books.oversold),
+    ("ended, and still hold stock", |books| &books.held),
+    ("cancellations not kept", |books| &books.uncancelled),
     ("products whose stock doesn't add up", |books| {
-        books.unbalanced.len()
+        &books.unbalanced
     }),
 ];
 
@@ -710,16 +752,8 @@ fn missing(arm: &Arm) -> Vec<Missing> {
         return Vec::new();
     };
     let hops = books.hops.iter();
-    let hops = hops.map(|hop| (format!("did not come to: {}", hop.name), &hop.missing));
-    let lists = [
-        ("lost", &books.lost),
-        ("took stock more than once", &books.doubled),
-        ("confirmed without their stock", &books.oversold),
-        ("ended, and still hold stock", &books.held),
-        ("cancellations not kept", &books.uncancelled),
-        ("products whose stock doesn't add up", &books.unbalanced),
-    ];
-    let lists = lists.map(|(what, ids)| (what.to_owned(), ids));
+    let hops = hops.map(|hop| (format!("did not come to: {}", hop.name), &hop.missing[..]));
+    let lists = WRONGS.map(|(what, wrongs)| (what.to_owned(), wrongs(books)));
     hops.chain(lists)
         .filter(|(_, ids)| !ids.is_empty())
         .map(|(what, ids)| Missing {
@@ -728,6 +762,11 @@ fn missing(arm: &Arm) -> Vec<Missing> {
             more: ids.len().saturating_sub(NAMED),
         })
         .collect()
+}
+
+fn stayed_steady(arm: &Arm) -> bool {
+    let reached = |steadiness: &Option<Steadiness>| steadiness.as_ref().is_some_and(|s| s.reached);
+    reached(&arm.steady_before) && reached(&arm.steady_after)
 }
 
 /// The steady state before and after, as far as it was looked at.

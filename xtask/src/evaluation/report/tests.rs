@@ -484,7 +484,7 @@ fn harm_without_and_none_with_is_upheld_and_one_refutation_refutes() {
     let refuted = conclude(vec![outbox(1, 41, 0), outbox(2, 38, 1)]);
     assert_eq!(refuted.outcome, Exit::Failed);
     let reason = &refuted.experiments[0].reason;
-    assert!(reason.contains("refuted in 1 of 2"), "{reason}");
+    assert!(reason.contains("in 1 of 2 repetitions"), "{reason}");
     assert!(reason.contains("repetition 2"), "{reason}");
 
     let unsure = conclude(vec![outbox(1, 41, 0), outbox(2, 0, 0)]);
