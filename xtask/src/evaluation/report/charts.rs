@@ -12,7 +12,7 @@ use crate::evaluation::evidence::{Arm, Sample};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 190.0;
-const LEFT: f64 = 52.0;
+const LEFT: f64 = 62.0;
 const RIGHT: f64 = WIDTH - 8.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = HEIGHT - 26.0;
@@ -432,11 +432,18 @@ impl<'a> Chart<'a> {
         let mut second = 0.0;
         while second <= scales.seconds {
             let x = scales.x(second);
-            let unit = if second == 0.0 { " s" } else { "" };
+            // Neither runs into the other axis nor out of the picture.
+            let (unit, anchor) = if second == 0.0 {
+                (" s", "start")
+            } else if x > RIGHT - 8.0 {
+                ("", "end")
+            } else {
+                ("", "middle")
+            };
             let _ = write!(
                 svg,
-                "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{second}{unit}</text>",
-                BOTTOM + 17.0
+                "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{second}{unit}</text>",
+                BOTTOM + 18.0
             );
             second += step;
         }
@@ -448,6 +455,15 @@ impl<'a> Chart<'a> {
             );
         }
         svg.push_str(&self.data);
+        if let Some((from, to)) = self.fault {
+            // Over the data: bars may hide the shading.
+            let (left, right) = (scales.x(from), scales.x(to));
+            let _ = write!(
+                svg,
+                "<path class=\"fault-edge\" d=\"M{left:.1} {BOTTOM}V{top}H{right:.1}V{BOTTOM}\"/>",
+                top = TOP - 3.0
+            );
+        }
         let _ = write!(
             svg,
             "<path class=\"axis\" d=\"M{LEFT} {BOTTOM}H{RIGHT}\"/></svg>"
