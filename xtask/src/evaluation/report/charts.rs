@@ -110,8 +110,8 @@ impl Scales {
 /// When the last change of what waits was seen. What never ends waits for ever: that is no change.
 fn last_move(arm: &Arm) -> Option<f64> {
     let pairs = arm.samples.windows(2);
-    let moved = pairs.filter(|pair| waits(&pair[0]) != waits(&pair[1]));
-    let last = moved.last()?;
+    let mut moves = pairs.filter(|pair| waits(&pair[0]) != waits(&pair[1]));
+    let last = moves.next_back()?;
     Some(Clock::of(arm).seconds(last[1].at) + 1.0)
 }
 

@@ -21,7 +21,8 @@ use crate::{
     evaluation::{
         conclusion::{Conclusion, ExperimentConclusion, FigureSummary, TrialVerdict},
         evidence::{
-            Arm, Books, Configuration, Evaluation, Hop, Measure, Steadiness, Trial, Versions,
+            Arm, Books, Configuration, Evaluation, Hop, Measure, Sabotage, Steadiness, Trial,
+            Versions,
         },
         experiments,
         statistics::Spread,
@@ -72,7 +73,7 @@ fn prose(text: &str) -> Value {
         .replace('"', "&quot;");
     let parts: Vec<&str> = escaped.split('`').collect();
     // As many closing ones as opening ones, or they are just characters.
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return Value::from_safe_string(escaped);
     }
     let mut html = String::with_capacity(escaped.len());
@@ -240,7 +241,7 @@ impl<'a> Page<'a> {
             started: minute(conclusion.started_at),
             duration: spell(duration.to_std().unwrap_or_default()),
             seed: conclusion.seed,
-            sabotage: conclusion.sabotage.map(|sabotage| sabotage.describe()),
+            sabotage: conclusion.sabotage.map(Sabotage::describe),
             command: &conclusion.command,
             judge: format!("cargo xtask evaluate judge {}", conclusion.run),
             versions: versions(&conclusion.versions),
@@ -441,11 +442,17 @@ impl TrialView {
     }
 }
 
-type Draw = fn(&str, &Arm, &Scales) -> String;
+/// A class, a name, a legend of classes and names, and how it is drawn.
+type Kind = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    fn(&str, &Arm, &Scales) -> String,
+);
 
 fn chart_rows(trial: &Trial) -> Vec<ChartRow> {
     let scales = Scales::of(&trial.arms);
-    let rows: [(&str, &str, &[(&str, &str)], Draw); 3] = [
+    let rows: [Kind; 3] = [
         (
             "throughput",
             "Requests a second",
@@ -564,6 +571,9 @@ fn judged(text: impl Into<String>, good: bool) -> Fact {
     }
 }
 
+/// Bytes of a text that isn't said again for each arm.
+const LONG: usize = 24;
+
 /// A row, when any arm has something to say in it.
 fn row(what: &str, arms: &[Arm], say: impl Fn(&Arm) -> Option<Fact>) -> Option<FactRow> {
     let values: Vec<Option<Fact>> = arms.iter().map(say).collect();
@@ -574,7 +584,9 @@ fn row(what: &str, arms: &[Arm], say: impl Fn(&Arm) -> Option<Fact>) -> Option<F
         .into_iter()
         .map(|value| value.unwrap_or_else(|| fact(NONE)));
     let mut values: Vec<Fact> = values.collect();
-    if values.windows(2).all(|pair| pair[0] == pair[1]) {
+    let alike = values.windows(2).all(|pair| pair[0] == pair[1]);
+    // A number in the first column alone would look as if the others had none.
+    if alike && values[0].text.len() > LONG {
         values.truncate(1);
     }
     Some(FactRow {
@@ -675,12 +687,12 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
                 (None, _) => fact("no such station"),
                 (Some(count), 0) => fact(count.to_string()),
                 (Some(count), missing) => {
-                    let more = if missing >= Hop::NAMED {
-                        "or more "
+                    let least = if missing >= Hop::NAMED {
+                        "at least "
                     } else {
                         ""
                     };
-                    judged(format!("{count} ({missing} {more}missing)"), false)
+                    judged(format!("{count} ({least}{missing} missing)"), false)
                 }
             })
         }));
@@ -734,8 +746,11 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
     rows.into_iter().flatten().collect()
 }
 
+/// A name, and the ids that it stands for.
+type Wrong = (&'static str, fn(&Books) -> &[String]);
+
 /// What no balanced book has.
-const WRONGS: [(&str, fn(&Books) -> &[String]); 6] = [
+const WRONGS: [Wrong; 6] = [
     ("lost: promised, and without an end", |books| &books.lost),
     ("took stock more than once", |books| &books.doubled),
     ("confirmed without their stock", |books| &books.oversold),
