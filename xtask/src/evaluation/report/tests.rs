@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use load_record::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond};
 
-use super::{compare::Comparison, html, junit, markdown};
+use super::{compare::Comparison, html, junit, markdown, schema_check};
 use crate::{
     evaluation::{
         conclusion::Conclusion,
@@ -663,24 +663,11 @@ fn markdown_has_a_row_for_each_experiment() {
     }
 }
 
-fn schema() -> jsonschema::Validator {
-    let schema = include_str!("../../../schemas/evaluation.schema.json");
-    let schema = serde_json::from_str(schema).expect("JSON");
-    jsonschema::options()
-        .should_validate_formats(true)
-        .build(&schema)
-        .expect("a schema")
-}
-
 #[test]
 fn the_json_is_as_its_schema_says_and_the_schema_can_refuse() {
-    let schema = schema();
-    let refused = |document: &serde_json::Value| -> Vec<String> {
-        let errors = schema.iter_errors(document);
-        errors
-            .map(|error| format!("{error} at {}", error.instance_path()))
-            .collect()
-    };
+    let schema = include_str!("../../../schemas/evaluation.schema.json");
+    let schema = serde_json::from_str(schema).expect("JSON");
+    let refused = |document: &serde_json::Value| schema_check::violations(&schema, document);
     let mut sabotaged = realistic();
     sabotaged.sabotage = Some(Sabotage::WithholdFault);
     let mut short = outbox(1, 41, 0);
@@ -808,7 +795,7 @@ fn a_run_is_found_again_and_bad_evidence_is_refused() {
     let path = format!("{}/", run.path.display());
     for name in ["latest", &evaluation.run, &path] {
         let found = EvaluationFolder::find(&project, name).unwrap();
-        assert_eq!(found.evidence().unwrap(), evaluation, "{name}");
+        assert!(found.evidence().unwrap() == evaluation, "{name}");
     }
 
     let evidence = run.path.join("evidence.json");
