@@ -133,6 +133,54 @@ fn json_stands_alone_on_standard_output_even_for_errors() {
 }
 
 #[test]
+fn what_an_evaluation_is_asked_is_checked_before_anything_runs() {
+    for wrong in [
+        &["evaluate", "telepathy"][..],
+        &["evaluate", "--repeat", "0"],
+        &["evaluate", "--repeat", "21"],
+        &["evaluate", "--sabotage", "everything"],
+        &["evaluate", "--compare", "one"],
+        &["evaluate", "--compare", "one", "two", "--seed", "1"],
+        &["evaluate", "--tolerance", "0.1"],
+        &["evaluate", "--compare", "one", "two", "--tolerance", "-1"],
+    ] {
+        let output = xtask(wrong);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{wrong:?}: {}",
+            stderr(&output)
+        );
+    }
+    let unknown = stderr(&xtask(&["evaluate", "telepathy"]));
+    assert!(unknown.contains("competing_consumers"), "{unknown}");
+}
+
+#[test]
+fn an_evaluation_that_is_not_there_exits_with_3() {
+    for missing in [
+        &["evaluate", "judge"][..],
+        &["evaluate", "judge", "no-such-run"],
+        &["evaluate", "--compare", "no-such-run", "latest"],
+    ] {
+        let output = command()
+            .args(missing)
+            .args(["--format", "json"])
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(3),
+            "{missing:?}: {}",
+            stderr(&output)
+        );
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["outcome"], "unavailable", "{missing:?}");
+        assert!(json["next_step"].is_string(), "{missing:?}");
+    }
+}
+
+#[test]
 fn outside_the_repository_it_says_where_to_go() {
     let elsewhere = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_xtask"))

@@ -191,7 +191,7 @@ impl ExperimentConclusion {
     }
 }
 
-/// Of several trials, the first that decided speaks for those like it.
+/// Of several trials, the first that decided speaks for those like it. Follows on the outcome's word.
 fn reason(outcome: Outcome, trials: &[TrialVerdict]) -> String {
     let alike: Vec<&TrialVerdict> = trials
         .iter()
@@ -201,8 +201,7 @@ fn reason(outcome: Outcome, trials: &[TrialVerdict]) -> String {
         [] => "it was not run".to_owned(),
         [only] if trials.len() == 1 => only.reason.clone(),
         [first, ..] => format!(
-            "{} in {} of {} repetitions; in repetition {}: {}",
-            outcome.word(),
+            "in {} of {} repetitions; in repetition {}: {}",
             alike.len(),
             trials.len(),
             first.repetition,

@@ -198,19 +198,22 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
     None
 }
 
+/// A kind of harm or damage, and how much of it an arm shows.
+pub(crate) type Count = (&'static str, fn(&Arm) -> u64);
+
 /// The rule of most experiments: harm without the pattern (`arms[0]`), none with it (all others).
 ///
 /// `harms` counts each kind of harm that the pattern is to prevent; `damage` counts what no arm with the pattern may
 /// show besides.
 pub(crate) fn harm_without_none_with(
     arms: &[Arm],
-    harms: &[(&str, fn(&Arm) -> u64)],
-    damage: &[(&str, fn(&Arm) -> u64)],
+    harms: &[Count],
+    damage: &[Count],
 ) -> (Outcome, String) {
     let Some((without, with)) = arms.split_first() else {
         return (Outcome::Inconclusive, "there is no arm".to_owned());
     };
-    let counts = |arm: &Arm, kinds: &[(&str, fn(&Arm) -> u64)]| -> Vec<String> {
+    let counts = |arm: &Arm, kinds: &[Count]| -> Vec<String> {
         let counts = kinds.iter().map(|(kind, count)| (kind, count(arm)));
         counts
             .filter(|(_, count)| *count > 0)
@@ -218,7 +221,7 @@ pub(crate) fn harm_without_none_with(
             .collect()
     };
     // What is a harm already is not named a second time.
-    let damage: Vec<(&str, fn(&Arm) -> u64)> = damage
+    let damage: Vec<Count> = damage
         .iter()
         .filter(|(kind, _)| harms.iter().all(|(harm, _)| harm != kind))
         .copied()

@@ -6,13 +6,12 @@ use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, WRONG_BOOKS, figures, lost, without};
 use crate::evaluation::{
-    evidence::Arm,
     experiment::{Experiment, FaultPlan, LoadPlan, Model},
     faults::Fault,
-    verdict::harm_without_none_with,
+    verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [(&str, fn(&Arm) -> u64); 1] = [("orders lost", lost)];
+const HARMS: [Count; 1] = [("orders lost", lost)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "confirms",

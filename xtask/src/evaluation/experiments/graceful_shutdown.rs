@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use super::{WRONG_BOOKS, failed_requests, figures};
 use crate::evaluation::{
-    evidence::Arm,
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
     faults::Fault,
-    verdict::harm_without_none_with,
+    verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [(&str, fn(&Arm) -> u64); 1] = [("requests failed", failed_requests)];
+const HARMS: [Count; 1] = [("requests failed", failed_requests)];
 const REPLICAS: &[(&str, u32)] = &[("order-service", 2)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {

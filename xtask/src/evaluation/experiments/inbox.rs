@@ -6,14 +6,13 @@ use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, WRONG_BOOKS, doubled, figures, without};
 use crate::evaluation::{
-    evidence::Arm,
     experiment::{Experiment, FaultPlan, LoadPlan, Model},
     faults::Fault,
-    verdict::harm_without_none_with,
+    verdict::{Count, harm_without_none_with},
 };
 
 const DOUBLED: &str = "orders that took stock twice";
-const HARMS: [(&str, fn(&Arm) -> u64); 1] = [(DOUBLED, doubled)];
+const HARMS: [Count; 1] = [(DOUBLED, doubled)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "inbox",

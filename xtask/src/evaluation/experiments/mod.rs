@@ -12,7 +12,7 @@ mod saga;
 use super::{
     evidence::{Arm, Books},
     experiment::{ArmPlan, Experiment},
-    verdict::{Better, Figure},
+    verdict::{Better, Count, Figure},
 };
 
 /// All of them, in the order in which they are run.
@@ -91,7 +91,7 @@ fn failed_requests(arm: &Arm) -> u64 {
 }
 
 /// What no arm with the pattern may show, whichever pattern it is.
-const WRONG_BOOKS: [(&str, fn(&Arm) -> u64); 6] = [
+const WRONG_BOOKS: [Count; 6] = [
     ("orders lost", lost),
     ("orders that took stock twice", doubled),
     ("orders confirmed without their stock", oversold),
@@ -144,7 +144,7 @@ fn context(arms: &[Arm]) -> Vec<Figure> {
 }
 
 /// The figures of an experiment: its harms first, and no figure twice.
-fn figures(arms: &[Arm], harms: &[(&str, fn(&Arm) -> u64)]) -> Vec<Figure> {
+fn figures(arms: &[Arm], harms: &[Count]) -> Vec<Figure> {
     let mut context = context(arms);
     context.retain(|figure| harms.iter().all(|(name, _)| *name != figure.name));
     let harms = harms.iter().map(|(name, count)| harm(name, arms, *count));

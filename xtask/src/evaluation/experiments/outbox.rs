@@ -6,10 +6,10 @@ use super::{ON, WRONG_BOOKS, figures, lost, without};
 use crate::evaluation::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model},
     faults::Fault,
-    verdict::harm_without_none_with,
+    verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [(&str, fn(&crate::evaluation::evidence::Arm) -> u64); 1] = [("orders lost", lost)];
+const HARMS: [Count; 1] = [("orders lost", lost)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "outbox",

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use super::{ON, WRONG_BOOKS, dead_letters, figures, without};
 use crate::evaluation::{
-    evidence::Arm,
     experiment::{Experiment, FaultPlan, LoadPlan, Model},
     faults::Fault,
-    verdict::harm_without_none_with,
+    verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [(&str, fn(&Arm) -> u64); 1] = [("orders in the dead-letter queue", dead_letters)];
+const HARMS: [Count; 1] = [("orders in the dead-letter queue", dead_letters)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "retry",

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use super::{ON, WRONG_BOOKS, figures, held, oversold, uncancelled, without};
 use crate::evaluation::{
-    evidence::Arm,
     experiment::{Experiment, FaultPlan, LoadPlan, Model},
     faults::Fault,
-    verdict::harm_without_none_with,
+    verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [(&str, fn(&Arm) -> u64); 3] = [
+const HARMS: [Count; 3] = [
     ("orders confirmed without their stock", oversold),
     ("ended orders that still hold stock", held),
     ("cancellations that were not kept", uncancelled),

@@ -64,6 +64,9 @@ pub(crate) fn effect(effect: Option<&Effect>, repetitions: usize, unit: &str) ->
     let Some(effect) = effect else {
         return NONE.to_owned();
     };
+    if effect.difference.min == 0.0 && effect.difference.max == 0.0 {
+        return "no difference".to_owned();
+    }
     let difference = with_range(&effect.difference, repetitions, |number| {
         signed(number, unit)
     });
@@ -142,5 +145,16 @@ mod tests {
         assert_eq!(spread(Some(&none), 3, ""), "0 (all 0)");
         assert_eq!(spread(Some(&none), 1, ""), "0");
         assert_eq!(spread(None, 1, ""), NONE);
+
+        let effect_of = |pairs: &[(Option<f64>, Option<f64>)]| {
+            effect(Effect::of("off", "on", pairs).as_ref(), pairs.len(), "")
+        };
+        let pair = |from, to| (Some(from), Some(to));
+        assert_eq!(
+            effect_of(&[pair(40.0, 10.0), pair(44.0, 22.0)]),
+            "−26 (−30 to −22), ×0.38 (×0.25 to ×0.50)"
+        );
+        assert_eq!(effect_of(&[pair(7.0, 7.0)]), "no difference");
+        assert_eq!(effect_of(&[(None, Some(7.0))]), NONE);
     }
 }
