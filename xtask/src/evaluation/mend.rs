@@ -36,10 +36,10 @@ pub(crate) fn load_run_id(evaluation: &str, number: usize) -> String {
 }
 
 /// What was put right.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Mended {
-    /// Queues with unreadable messages of a fault in them.
-    poison: usize,
+    /// Unreadable messages of a fault that were removed, in words.
+    poison: Vec<String>,
     replayed: usize,
     erased: usize,
 }
@@ -48,10 +48,6 @@ impl Mended {
     /// In words.
     pub(crate) fn said(self) -> Vec<String> {
         let sentences = [
-            (
-                self.poison,
-                "queues freed of an experiment's unreadable messages",
-            ),
             (self.replayed, "dead letters of an experiment sent again"),
             (
                 self.erased,
@@ -59,9 +55,8 @@ impl Mended {
             ),
         ];
         let sentences = sentences.into_iter().filter(|(count, _)| *count > 0);
-        sentences
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect()
+        let sentences = sentences.map(|(count, what)| format!("{count} {what}"));
+        self.poison.into_iter().chain(sentences).collect()
     }
 }
 
@@ -71,7 +66,7 @@ pub(crate) fn books(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Mende
     let mut wrong = wrong_for_good(lab, since)?;
     let letters = dead_letters_since(lab, since)?;
     if letters {
-        mended.poison = faults::remove_poison(lab)?.len();
+        mended.poison = faults::remove_poison(lab)?;
         let ours = Selection {
             younger_than: Some((Utc::now() - since).to_std().unwrap_or_default()),
             ..Selection::default()
