@@ -58,7 +58,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-dlq
+    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-dlq, one experiment
     Demo(demo::Options),
     /// Build what changed, start everything, wait until all is healthy
     Up(up::Options),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    commands::{load, smoke, up, verify_dlq, verify_metrics},
+    commands::{evaluate, load, smoke, up, verify_dlq, verify_metrics},
     interrupt::Interrupted,
     outcome::Exit,
     output::{Progress, spell, table},
@@ -12,6 +12,9 @@ use crate::{
 
 /// Long enough for every pattern to be seen at work, short enough to wait for.
 const LOAD_RUN_TIME: &str = "20s";
+
+/// Of the experiments the one that takes least time: a minute.
+const QUICK_EXPERIMENT: &str = "inbox";
 
 /// What `demo` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -47,6 +50,9 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         })?);
         parts.push(part("verify-dlq", || {
             verify_dlq::run(project, verify_dlq::Options::settled())
+        })?);
+        parts.push(part("evaluate", || {
+            evaluate::run(project, &evaluate::Options::only(QUICK_EXPERIMENT))
         })?);
     }
     println!("\n── summary ──");

@@ -18,6 +18,9 @@ use crate::{
 /// Above it a seed is hard to type and says no more.
 const MAX_SEED: u64 = 1_000_000;
 
+/// For `--compare`.
+const DEFAULT_TOLERANCE: f64 = 0.2;
+
 /// What `evaluate` can be told.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
@@ -50,7 +53,7 @@ pub(crate) struct Options {
     )]
     compare: Option<Vec<String>>,
     /// How much worse a median may get, as a part of what it was
-    #[arg(long, default_value_t = 0.2, value_name = "PART", value_parser = tolerance, requires = "compare")]
+    #[arg(long, default_value_t = DEFAULT_TOLERANCE, value_name = "PART", value_parser = tolerance, requires = "compare")]
     tolerance: f64,
     #[command(flatten)]
     format: FormatOption,
@@ -74,6 +77,20 @@ enum Task {
 }
 
 impl Options {
+    /// One run of one experiment, all else as usual.
+    pub(crate) fn only(experiment: &str) -> Self {
+        Self {
+            task: None,
+            experiments: vec![experiment.to_owned()],
+            repeat: 1,
+            seed: None,
+            sabotage: None,
+            compare: None,
+            tolerance: DEFAULT_TOLERANCE,
+            format: FormatOption::default(),
+        }
+    }
+
     /// The form of the result.
     pub(crate) fn format(&self) -> Format {
         match &self.task {

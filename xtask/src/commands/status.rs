@@ -60,12 +60,25 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     Ok(report.outcome)
 }
 
-/// Looks at every expected container; at once, because each one costs the engine a tenth of a second.
+/// Looks at every container, and at those that are expected and missing; at once, because each one costs the engine a
+/// tenth of a second.
 fn look_at_all(containers: &[Container]) -> anyhow::Result<Vec<Service>> {
+    let replicas = |service| {
+        let of_service = containers
+            .iter()
+            .filter(move |container| container.service == service);
+        let found: Vec<_> = of_service.map(Some).collect();
+        let missing = found.is_empty().then_some(None);
+        found
+            .into_iter()
+            .chain(missing)
+            .map(move |container| (service, container))
+    };
     thread::scope(|scope| {
         let looks: Vec<_> = CONTAINERS
             .into_iter()
-            .map(|service| scope.spawn(move || look_at(service, containers)))
+            .flat_map(replicas)
+            .map(|(service, container)| scope.spawn(move || look_at(service, container)))
             .collect();
         let results = looks.into_iter().map(|look| {
             look.join()
@@ -75,11 +88,8 @@ fn look_at_all(containers: &[Container]) -> anyhow::Result<Vec<Service>> {
     })
 }
 
-fn look_at(service: &'static str, containers: &[Container]) -> anyhow::Result<Service> {
-    let Some(container) = containers
-        .iter()
-        .find(|container| container.service == service)
-    else {
+fn look_at(service: &'static str, container: Option<&Container>) -> anyhow::Result<Service> {
+    let Some(container) = container else {
         return Ok(Service {
             service,
             condition: "not started".to_owned(),

@@ -20,6 +20,7 @@ use crate::{
     outcome,
     process::Call,
     project::{PORTS, Project, Settings},
+    wait,
 };
 
 /// As which program the databases see us: a session that was left behind is found by it.
@@ -31,6 +32,8 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.
 const CONFIGURED_WITHIN_SECONDS: u64 = 90;
 const SWITCH: &str = "AGORA_PATTERN_";
+/// Nothing else that calls compose says this.
+const SCALE: &str = "--scale=";
 
 /// A running system.
 #[derive(Debug)]
@@ -150,15 +153,24 @@ impl<'a> Lab<'a> {
         Ok(Client::new(&format!("agora:{password}@{address}")))
     }
 
-    /// Publishes a message as somebody else would; whether the broker had a queue for it.
-    pub(crate) fn publish(
-        &self,
-        exchange: &str,
-        routing_key: &str,
-        payload: &str,
-        properties: &Value,
-    ) -> anyhow::Result<bool> {
-        publish(&self.broker()?, exchange, routing_key, payload, properties)
+    /// Waits for a [`Lab::configure`] whose process was killed: its compose lives on, and would undo what is set up
+    /// meanwhile. It ends by itself within its own limit.
+    pub(crate) fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
+        let of_project = format!("--project-name {} ", self.project.name);
+        let limit = Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 30);
+        let gone = wait::until(limit, Duration::from_millis(200), || {
+            let processes = Call::new("ps").args(["-eo", "args"]).read()?;
+            let lives = processes
+                .lines()
+                .any(|line| line.contains(&of_project) && line.contains(SCALE));
+            Ok((!lives).then_some(()))
+        })?;
+        gone.ok_or_else(|| {
+            outcome::failed(
+                "a docker compose of a killed evaluation still runs",
+                "`ps -eo pid,args | grep -- --scale` names it; end it, then `cargo xtask heal`",
+            )
+        })
     }
 
     /// How the configured services are set up now, as their containers say.
@@ -205,7 +217,7 @@ impl<'a> Lab<'a> {
         ];
         let scales = CONFIGURED.map(|service| {
             let count = replicas.get(service).copied().unwrap_or(1);
-            format!("--scale={service}={count}")
+            format!("{SCALE}{service}={count}")
         });
         // What the settings say of switches is replaced as a whole.
         let settings = self.settings.without_prefix(SWITCH);

@@ -147,8 +147,14 @@ pub(crate) fn run(
 
 /// Undoes what faults and an evaluation that was cut short have left; what was done, in words.
 pub(crate) fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
+    let left_over = under_way::left_over(lab.project)?;
+    if left_over.is_some() {
+        step.update("waiting for what a killed evaluation has set off");
+        lab.wait_for_abandoned_configuring()?;
+    }
     let mut done = faults::heal_everything(lab, step)?;
-    if let Some(left_over) = under_way::left_over(lab.project)? {
+    if let Some(left_over) = left_over {
+        step.update("restoring what a killed evaluation found");
         done.extend(left_over.restore(lab)?);
         done.push(format!("evaluation {} was cut short", left_over.run));
     }

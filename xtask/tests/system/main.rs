@@ -14,6 +14,7 @@ mod wait;
 mod command_errors;
 mod databases;
 mod dead_letters;
+mod evaluation;
 mod faults;
 mod footprint;
 mod identity;

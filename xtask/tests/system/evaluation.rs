@@ -1,0 +1,119 @@
+//! `evaluate` on the running system: a claim is upheld, refuted once its pattern is broken, and neither without its
+//! fault; an evaluation that is killed is made good by `heal`.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{client::Person, program::Running, system::System, wait};
+
+/// An experiment takes a minute and a half; this is for busy machines.
+const OVER_WITHIN: Duration = Duration::from_secs(8 * 60);
+const STEP_WITHIN: Duration = Duration::from_secs(120);
+/// A configuration that was under way is waited for.
+const HEALED_WITHIN: Duration = Duration::from_secs(5 * 60);
+const DECIDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Chooses which experiments are broken on purpose; all of them take half an hour.
+const EXPERIMENTS: &str = "AGORA_TEST_EXPERIMENTS";
+/// How often an evaluation is killed.
+const KILLS: &str = "AGORA_TEST_KILLS";
+
+fn chosen(variable: &str, default: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| default.to_owned())
+}
+
+/// Evaluates the experiments; the conclusion.
+#[track_caller]
+fn evaluate(system: &System, experiments: &[&str], options: &[&str], code: i32) -> Value {
+    let args = [&["evaluate"], experiments, options, &["--format", "json"]].concat();
+    let ended = system.start_xtask(&args).end_within(OVER_WITHIN);
+    eprintln!("{}", ended.stderr);
+    ended.expect_code(code).json()
+}
+
+#[track_caller]
+fn expect_outcomes(conclusion: &Value, outcome: &str) {
+    let experiments = conclusion["experiments"].as_array().expect("experiments");
+    assert!(!experiments.is_empty());
+    for experiment in experiments {
+        println!("{}: {}", experiment["name"], experiment["reason"]);
+        assert_eq!(experiment["outcome"], outcome, "{experiment:#}");
+    }
+}
+
+#[test]
+fn a_claim_is_upheld_refuted_when_its_pattern_is_broken_and_open_without_its_fault() {
+    let system = System::take_turn();
+    let experiments = chosen(EXPERIMENTS, "confirms");
+    for experiment in experiments.split(' ') {
+        let experiment = [experiment];
+        expect_outcomes(&evaluate(&system, &experiment, &[], 0), "upheld");
+        let broken = ["--sabotage", "break-pattern"];
+        expect_outcomes(&evaluate(&system, &experiment, &broken, 1), "refuted");
+        let withheld = ["--sabotage", "withhold-fault"];
+        expect_outcomes(
+            &evaluate(&system, &experiment, &withheld, 4),
+            "inconclusive",
+        );
+    }
+    // It leaves nothing behind, for those who come after it.
+    system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
+    as_it_was(&system);
+}
+
+#[test]
+fn an_evaluation_that_is_killed_at_any_moment_is_made_good_by_heal() {
+    let system = System::take_turn();
+    let kills: u64 = chosen(KILLS, "2").parse().expect("a number");
+    for kill in 0..kills {
+        let evaluation = system.start_xtask(&["evaluate", "dead_letter"]);
+        wait_until_changed(&system, &evaluation);
+        // Another moment each time, all over the arm without the pattern.
+        wait::pause(Duration::from_millis(500 + 12_000 * kill / kills.max(2)));
+        evaluation.expect_running();
+        evaluation.kill(STEP_WITHIN);
+        let healed = system.start_xtask(&["heal"]).end_within(HEALED_WITHIN);
+        println!("kill {}: {}", kill + 1, healed.expect_code(0).stdout);
+        as_it_was(&system);
+    }
+    system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
+}
+
+/// The evaluation has begun to change the system once a service runs without the pattern.
+#[track_caller]
+fn wait_until_changed(system: &System, evaluation: &Running) {
+    wait::until("an arm without the pattern", STEP_WITHIN, || {
+        evaluation.expect_running();
+        match patterns_off(system) {
+            off if off.is_empty() => Err("every pattern is on".to_owned()),
+            _ => Ok(()),
+        }
+    });
+}
+
+fn patterns_off(system: &System) -> Vec<Value> {
+    let status = system.xtask(&["status", "--format", "json"]).json();
+    let services = status["services"].as_array().expect("services");
+    let off = services
+        .iter()
+        .filter_map(|service| service["patterns_off"].as_array());
+    off.flatten().cloned().collect()
+}
+
+/// Healthy at once, all patterns on, and orders are confirmed.
+#[track_caller]
+fn as_it_was(system: &System) {
+    system.xtask(&["status"]).expect_code(0);
+    assert_eq!(patterns_off(system), [""; 0]);
+    let order = Person::new(&system.gateway).order(&system.gateway);
+    let sql = format!("SELECT status FROM orders WHERE id = '{order}'");
+    wait::until(
+        "the order to be confirmed",
+        DECIDED_WITHIN,
+        || match system.query("orders", &sql) {
+            rows if rows == [["confirmed"]] => Ok(()),
+            rows => Err(format!("{rows:?}")),
+        },
+    );
+}
