@@ -245,9 +245,16 @@ pub(crate) fn every_container(project: &Project) -> anyhow::Result<Vec<Container
     if ids.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let text = docker(["inspect"].into_iter().chain(ids.lines())).read()?;
-    let inspected: Vec<Inspected> =
-        serde_json::from_str(&text).context("failed to read what `docker inspect` says")?;
+    let output = docker(["inspect"].into_iter().chain(ids.lines())).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // One that was removed meanwhile is no container any more; the others are on standard output all the same.
+    anyhow::ensure!(
+        output.status.success() || said.contains("No such object"),
+        "`docker inspect` failed: {}",
+        said.trim()
+    );
+    let inspected: Vec<Inspected> = serde_json::from_slice(&output.stdout)
+        .context("failed to read what `docker inspect` says")?;
     let mut containers: Vec<Container> = inspected.into_iter().map(Container::from).collect();
     containers.sort_by(|a, b| a.service.cmp(&b.service));
     Ok(containers)

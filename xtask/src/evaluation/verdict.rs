@@ -2,7 +2,7 @@
 //!
 //! | verdict | when |
 //! |---|---|
-//! | inconclusive | an arm broke off, was not steady, or its fault did not bite |
+//! | inconclusive | an arm broke off, was not steady, its fault did not bite, or it never came to rest |
 //! | refuted | with the pattern, the harm is there that it should prevent |
 //! | inconclusive | without the pattern, there is no harm: the run shows no need for it |
 //! | upheld | harm without the pattern, none with it |
@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Arm, Trial};
+use super::evidence::{Arm, Steadiness, Trial};
 use super::experiment::Experiment;
 
 /// How a trial, or an experiment over its repetitions, came out.
@@ -159,21 +159,10 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
     if let Some(failure) = &arm.failure {
         return Some(format!("the arm `{name}` broke off: {failure}"));
     }
-    match &arm.steady_before {
-        Some(steady) if steady.reached => {}
-        Some(steady) => {
-            let why = steady.measures.iter().find(|measure| !measure.holds);
-            let why = why.map_or_else(String::new, |measure| {
-                format!(
-                    ": {} is {}, {} is allowed",
-                    measure.what, measure.found, measure.tolerance
-                )
-            });
-            return Some(format!(
-                "the arm `{name}` did not begin in a steady state{why}"
-            ));
-        }
-        None => return Some(format!("the arm `{name}` was never seen in a steady state")),
+    if let Some(why) = unsteady(arm.steady_before.as_ref()) {
+        return Some(format!(
+            "the arm `{name}` did not begin in a steady state: {why}"
+        ));
     }
     match &arm.fault {
         Some(fault) if fault.bite.bit => {}
@@ -195,7 +184,27 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
     {
         return Some(format!("in the arm `{name}` there was no load"));
     }
-    None
+    if arm.settled_after_ms.is_none() {
+        return Some(format!(
+            "in the arm `{name}` orders were still under way when the books were read"
+        ));
+    }
+    unsteady(arm.steady_after.as_ref())
+        .map(|why| format!("the arm `{name}` did not end in a steady state: {why}"))
+}
+
+fn unsteady(state: Option<&Steadiness>) -> Option<String> {
+    match state {
+        Some(steady) if steady.reached => None,
+        Some(steady) => {
+            let broken = steady.measures.iter().find(|measure| !measure.holds)?;
+            Some(format!(
+                "{}: {} (allowed: {})",
+                broken.what, broken.found, broken.tolerance
+            ))
+        }
+        None => Some("it was never looked at".to_owned()),
+    }
 }
 
 /// A kind of harm or damage, and how much of it an arm shows.
@@ -252,10 +261,6 @@ pub(crate) fn harm_without_none_with(
     }
     (
         Outcome::Upheld,
-        format!(
-            "{} without it, 0 {} with it",
-            suffered.join(", "),
-            kinds.join(", 0 ")
-        ),
+        format!("without it {}; with it none", suffered.join(", ")),
     )
 }

@@ -1,0 +1,128 @@
+//! Evidence of a real run, judged again without any system, as it is and tampered with.
+//!
+//! To record `tests/fixtures/evaluations/` anew: `cargo xtask evaluate --seed 7` on a running system; the evidence of a run
+//! is in `target/agora/evaluations/<run>/`. (What is there now was put together from two runs of one day.)
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// Every experiment there is; a new one has to be recorded.
+fn experiments() -> Vec<String> {
+    let list = xtask(&["evaluate", "list", "--format", "json"]).1;
+    let names = list.as_array().expect("a list").iter();
+    names
+        .map(|entry| entry["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+fn xtask(args: &[&str]) -> (Option<i32>, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(args)
+        .env("DOCKER_HOST", "tcp://127.0.0.1:1")
+        .output()
+        .expect("failed to start xtask");
+    let json = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), json)
+}
+
+fn recorded(run: &str) -> PathBuf {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/evaluations");
+    fixtures.join(format!("{run}.json"))
+}
+
+/// Judges evidence in a folder of its own, since judging writes the reports beside it.
+fn judge(evidence: &str) -> (Option<i32>, Value) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("evidence.json"), evidence).expect("a copy of the evidence");
+    let path = format!("{}/", folder.path().display());
+    let judged = xtask(&["evaluate", "judge", &path, "--format", "json"]);
+    for report in ["report.html", "verdicts.json", "junit.xml", "summary.md"] {
+        assert!(folder.path().join(report).is_file(), "{report}");
+    }
+    judged
+}
+
+#[track_caller]
+fn expect_all(run: &str, outcome: &str, code: i32) {
+    let evidence = fs::read_to_string(recorded(run)).expect("recorded evidence");
+    let (exit, conclusion) = judge(&evidence);
+    let mut judged = Vec::new();
+    for experiment in conclusion["experiments"].as_array().expect("experiments") {
+        judged.push(experiment["name"].as_str().expect("a name").to_owned());
+        assert_eq!(experiment["outcome"], outcome, "{}", experiment["reason"]);
+    }
+    assert_eq!(judged, experiments());
+    assert_eq!(exit, Some(code));
+}
+
+#[test]
+fn every_claim_is_upheld_by_a_real_run() {
+    expect_all("as-shipped", "upheld", 0);
+}
+
+/// Changes the recorded run in one place, which has to change the verdict on that experiment and no other.
+#[track_caller]
+fn tamper(experiment: &str, arm: usize, change: impl Fn(&mut Value), outcome: &str) {
+    let evidence = fs::read_to_string(recorded("as-shipped")).expect("recorded evidence");
+    let mut evidence: Value = serde_json::from_str(&evidence).expect("JSON");
+    let trials = evidence["trials"].as_array_mut().expect("trials");
+    let trial = trials
+        .iter_mut()
+        .find(|trial| trial["experiment"] == experiment)
+        .expect("the experiment");
+    change(&mut trial["arms"][arm]);
+    let (_, conclusion) = judge(&evidence.to_string());
+    for judged in conclusion["experiments"].as_array().expect("experiments") {
+        let expected = if judged["name"] == experiment {
+            outcome
+        } else {
+            "upheld"
+        };
+        assert_eq!(judged["outcome"], expected, "{}", judged["reason"]);
+    }
+}
+
+#[test]
+fn one_lost_order_with_the_outbox_refutes_it() {
+    let lose = |arm: &mut Value| arm["books"]["lost"] = serde_json::json!(["one"]);
+    tamper("outbox", 1, lose, "refuted");
+}
+
+#[test]
+fn an_arm_without_the_pattern_that_did_not_suffer_decides_nothing() {
+    let spare = |arm: &mut Value| arm["books"]["doubled"] = serde_json::json!([]);
+    tamper("inbox", 0, spare, "inconclusive");
+}
+
+#[test]
+fn an_arm_that_broke_off_or_was_not_steady_decides_nothing() {
+    let break_off = |arm: &mut Value| arm["failure"] = "a check crashed".into();
+    tamper("confirms", 1, break_off, "inconclusive");
+    for moment in ["steady_before", "steady_after"] {
+        let unsettle = |arm: &mut Value| arm[moment] = Value::Null;
+        tamper("saga", 0, unsettle, "inconclusive");
+    }
+    let still_moving = |arm: &mut Value| arm["settled_after_ms"] = Value::Null;
+    tamper("retry", 1, still_moving, "inconclusive");
+}
+
+#[test]
+fn consumers_that_gain_nothing_refute_competing_consumers() {
+    let stall = |arm: &mut Value| {
+        for sample in arm["samples"].as_array_mut().expect("samples") {
+            sample["decided"] = 5.into();
+        }
+        // Something was decided, though.
+        let last = arm["samples"].as_array().map_or(0, Vec::len) / 2;
+        for sample in &mut arm["samples"].as_array_mut().expect("samples")[last..] {
+            sample["decided"] = 10.into();
+        }
+    };
+    tamper("competing_consumers", 2, stall, "refuted");
+}
