@@ -1,7 +1,9 @@
-//! Evidence of a real run, judged again without any system, as it is and tampered with.
+//! Evidence of real runs, judged again without any system: one as shipped, also tampered with, and one in which every
+//! pattern was broken on purpose.
 //!
-//! To record `tests/fixtures/evaluations/` anew: `cargo xtask evaluate --seed 7` on a running system; the evidence of a run
-//! is in `target/agora/evaluations/<run>/`. (What is there now was put together from two runs of one day.)
+//! To record `tests/fixtures/evaluations/` anew, on a running system: `cargo xtask evaluate --seed 7`, and the same with
+//! `--sabotage break-pattern`; the evidence of a run is in `target/agora/evaluations/<run>/`. (`as-shipped.json` was put
+//! together from two runs of one day.)
 
 use std::{
     fs,
@@ -64,6 +66,11 @@ fn expect_all(run: &str, outcome: &str, code: i32) {
 #[test]
 fn every_claim_is_upheld_by_a_real_run() {
     expect_all("as-shipped", "upheld", 0);
+}
+
+#[test]
+fn every_claim_is_refuted_when_its_pattern_is_broken() {
+    expect_all("broken-patterns", "refuted", 1);
 }
 
 /// Changes the recorded run in one place, which has to change the verdict on that experiment and no other.
