@@ -7,7 +7,7 @@ pub(crate) mod tool;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,10 +17,11 @@ use shared_events::{
 };
 
 use crate::{
-    engine::{self, Container},
+    broker,
+    engine::Container,
     http::{Answer, Client},
     outcome::{self, Exit},
-    project::{PORTS, Project},
+    project::Project,
 };
 
 /// How many messages of a queue are looked at; the count is exact beyond that.
@@ -112,15 +113,8 @@ pub(crate) struct Reader {
 impl Reader {
     /// A reader of the project's broker.
     pub(crate) fn new(project: &Project, containers: &[Container]) -> anyhow::Result<Self> {
-        let settings = project.settings()?;
-        let management = PORTS
-            .iter()
-            .find(|port| port.service == "rabbitmq")
-            .context("no port for RabbitMQ")?;
-        let address = engine::published(containers, management)?;
-        let password = settings.require("AGORA_RABBITMQ_PASSWORD")?;
         Ok(Self {
-            client: Client::new(&format!("agora:{password}@{address}")),
+            client: broker::management(&project.settings()?, containers)?,
         })
     }
 

@@ -4,6 +4,7 @@
 //! its own.
 
 mod binaries;
+mod broker;
 mod commands;
 mod compose;
 mod configuration;

@@ -1,4 +1,5 @@
-//! `heal`: undoes whatever a fault or a cut-short evaluation left behind, by looking at the system alone.
+//! `heal`: undoes whatever a fault left behind, by looking at the system alone, and restores what an evaluation that
+//! was cut short had found, by the note that it left.
 
 use serde::Serialize;
 

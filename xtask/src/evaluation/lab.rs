@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::evidence::Configuration;
 use crate::{
+    broker,
     compose::Compose,
     engine::{self, Container, docker},
     http::Client,
@@ -144,13 +145,7 @@ impl<'a> Lab<'a> {
 
     /// The broker's management API. Its port may be another one after each start of the container.
     pub(crate) fn broker(&self) -> anyhow::Result<Client> {
-        let management = PORTS
-            .iter()
-            .find(|port| port.service == "rabbitmq")
-            .context("no port for RabbitMQ")?;
-        let address = engine::published(&self.containers()?, management)?;
-        let password = self.settings.require("AGORA_RABBITMQ_PASSWORD")?;
-        Ok(Client::new(&format!("agora:{password}@{address}")))
+        broker::management(&self.settings, &self.containers()?)
     }
 
     /// Waits for a [`Lab::configure`] whose process was killed: its compose lives on, and would undo what is set up

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{client::Person, program::Running, system::System, wait};
+use crate::{program::Running, reconciliation, system::System, wait};
 
 /// An experiment takes a minute and a half; this is for busy machines.
 const OVER_WITHIN: Duration = Duration::from_secs(8 * 60);
 const STEP_WITHIN: Duration = Duration::from_secs(120);
 /// A configuration that was under way is waited for.
 const HEALED_WITHIN: Duration = Duration::from_secs(5 * 60);
-const DECIDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Chooses which experiments are broken on purpose; all of them take half an hour.
 const EXPERIMENTS: &str = "AGORA_TEST_EXPERIMENTS";
@@ -106,14 +105,5 @@ fn patterns_off(system: &System) -> Vec<Value> {
 fn as_it_was(system: &System) {
     system.xtask(&["status"]).expect_code(0);
     assert_eq!(patterns_off(system), [""; 0]);
-    let order = Person::new(&system.gateway).order(&system.gateway);
-    let sql = format!("SELECT status FROM orders WHERE id = '{order}'");
-    wait::until(
-        "the order to be confirmed",
-        DECIDED_WITHIN,
-        || match system.query("orders", &sql) {
-            rows if rows == [["confirmed"]] => Ok(()),
-            rows => Err(format!("{rows:?}")),
-        },
-    );
+    reconciliation::an_order_is_confirmed(system);
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use shared_events::topology::{ORDER_EVENTS, Topology};
 
 use crate::{
-    client::Person,
     program::{Running, docker},
+    reconciliation,
     system::System,
     wait,
 };
@@ -51,16 +51,7 @@ fn start(system: &System, line: &str, effect: impl Fn() -> bool) -> Running {
 #[track_caller]
 fn an_order_is_confirmed(system: &System) {
     system.wait_until_healthy();
-    let order = Person::new(&system.gateway).order(&system.gateway);
-    let sql = format!("SELECT status FROM orders WHERE id = '{order}'");
-    wait::until(
-        "the order to be confirmed",
-        DECIDED_WITHIN,
-        || match system.query("orders", &sql) {
-            rows if rows == [["confirmed"]] => Ok(()),
-            rows => Err(format!("{rows:?}")),
-        },
-    );
+    reconciliation::an_order_is_confirmed(system);
 }
 
 fn inspect(system: &System, service: &str, what: &str) -> String {

@@ -8,12 +8,15 @@ use std::{
 
 use load_record::LedgerEntry;
 
-use crate::{system::System, wait};
+use crate::{client::Person, system::System, wait};
 
 /// What each product starts with.
 const INITIAL_STOCK: u32 = 1_000_000;
 /// The retry tiers take 31 s, one after the other; a backlog and reconnecting come on top.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+
+/// Reconnecting takes at most five seconds.
+const DECIDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Product and quantity, by order id.
 type Orders = BTreeMap<String, (i64, u32)>;
@@ -86,6 +89,21 @@ pub(crate) fn reconcile(system: &System, ledger: &[LedgerEntry]) {
     assert!(
         wrong_stock.is_empty(),
         "product, available, reserved, sum of its movements: {wrong_stock:?}"
+    );
+}
+
+/// Places an order of a new customer's, and waits until it is confirmed.
+#[track_caller]
+pub(crate) fn an_order_is_confirmed(system: &System) {
+    let order = Person::new(&system.gateway).order(&system.gateway);
+    let sql = format!("SELECT status FROM orders WHERE id = '{order}'");
+    wait::until(
+        "the order to be confirmed",
+        DECIDED_WITHIN,
+        || match system.query("orders", &sql) {
+            rows if rows == [["confirmed"]] => Ok(()),
+            rows => Err(format!("{rows:?}")),
+        },
     );
 }
 
