@@ -114,7 +114,7 @@ impl Shop {
             .expect("a trigger can be installed");
     }
 
-    /// Sets a product's stock, before anybody orders it.
+    /// Sets a product's stock, once inventory-service has made its table and before anybody orders it.
     pub async fn stock_up(&self, product_id: i64, available: i64) {
         sqlx::query("UPDATE stock SET available = $2 WHERE product_id = $1")
             .bind(product_id)

@@ -581,9 +581,10 @@ async fn with_all_patterns_on_two_replicas_of_each_service_keep_the_books() {
 async fn without_the_saga_orders_are_confirmed_that_have_no_stock_and_cancelled_ones_keep_theirs() {
     for arm in ["on", "off"] {
         let shop = open().await;
-        shop.stock_up(7, 3).await;
         let orders = shop.order_service(&[("AGORA_PATTERN_SAGA", arm)]).await;
+        // Its table is there once the service has started.
         let inventory = shop.inventory_service(&[]).await;
+        shop.stock_up(7, 3).await;
         let mut placed = Vec::new();
         for _ in 0..5 {
             placed.push(shop.place(orders.addr, 7, 1).await.expect("an answer"));

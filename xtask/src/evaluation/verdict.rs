@@ -2,6 +2,7 @@
 //!
 //! | verdict | when |
 //! |---|---|
+//! | refuted | no fault was injected on purpose (a control run), and with the pattern there is harm all the same: a false alarm |
 //! | inconclusive | an arm broke off, was not steady, its fault did not bite, or it never came to rest |
 //! | refuted | with the pattern, the harm is there that it should prevent |
 //! | inconclusive | without the pattern, there is no harm: the run shows no need for it |
@@ -131,15 +132,31 @@ impl Figure {
 /// Judges a trial. Pure: the same evidence gives the same verdict.
 pub(crate) fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     let figures = (experiment.figures)(&trial.arms);
+    let judged = || (experiment.judge)(&trial.arms);
     let (outcome, reason) = match unusable(experiment, trial) {
+        Some(reason) if is_control(trial) => match judged() {
+            (Outcome::Refuted, harm) => (
+                Outcome::Refuted,
+                format!("a false alarm, as no fault was injected: {harm}"),
+            ),
+            _ => (Outcome::Inconclusive, reason),
+        },
         Some(reason) => (Outcome::Inconclusive, reason),
-        None => (experiment.judge)(&trial.arms),
+        None => judged(),
     };
     Verdict {
         outcome,
         reason,
         figures,
     }
+}
+
+/// Whether the fault was withheld from every arm: then nothing may be seen, by a check that can be trusted.
+fn is_control(trial: &Trial) -> bool {
+    trial.arms.iter().all(|arm| {
+        let fault = arm.fault.as_ref();
+        fault.is_some_and(|fault| fault.injected_at.is_none())
+    })
 }
 
 /// Why nothing can be concluded from a trial, whatever its figures are.
