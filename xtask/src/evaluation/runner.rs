@@ -247,8 +247,10 @@ impl Runner<'_> {
             faults::heal_everything(self.lab, step)?;
         }
         step.update("restoring");
-        self.lab
-            .configure(&self.found.all_patterns_off(), &self.found.replicas)?;
+        if self.lab.configuration()? != *self.found {
+            self.lab
+                .configure(&self.found.all_patterns_off(), &self.found.replicas)?;
+        }
         mend::books(self.lab, since)?;
         arm.steady_after = Some(steady::wait_for(self.lab, probe, STEADY_WITHIN)?);
         arm.finished_at = Utc::now();
