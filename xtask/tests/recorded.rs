@@ -121,11 +121,27 @@ fn an_arm_that_broke_off_or_was_not_steady_decides_nothing() {
 
 #[test]
 fn consumers_that_gain_nothing_refute_competing_consumers() {
-    let slow = |arm: &mut Value| {
-        for sample in arm["samples"].as_array_mut().expect("samples") {
-            let decided = sample["decided"].as_u64().expect("a count");
-            sample["decided"] = (decided / 3).into();
-        }
-    };
+    let slow = |arm: &mut Value| divide(&mut arm["fault"]["in_force"]["decided"], 3);
     tamper("competing_consumers", 2, slow, "refuted");
+}
+
+#[test]
+fn consumers_that_keep_up_with_the_load_decide_nothing() {
+    let little = |arm: &mut Value| {
+        divide(&mut arm["load"]["summary"]["orders"]["accepted"], 5);
+        divide(&mut arm["fault"]["in_force"]["decided"], 3);
+    };
+    tamper("competing_consumers", 2, little, "inconclusive");
+}
+
+fn divide(count: &mut Value, by: u64) {
+    *count = (count.as_u64().expect("a count") / by).into();
+}
+
+#[test]
+fn an_arm_with_nothing_to_lose_decides_nothing() {
+    for promised in [0, 10] {
+        let idle = |arm: &mut Value| arm["books"]["promised"] = promised.into();
+        tamper("outbox", 1, idle, "inconclusive");
+    }
 }

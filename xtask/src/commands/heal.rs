@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::{
-    evaluation::{lab::Lab, runner},
+    evaluation::{lab::Lab, runner, under_way::Turn},
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json},
     project::Project,
@@ -28,6 +28,7 @@ struct Report {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
+    let _turn = Turn::take(project)?;
     let mended = Progress::new().step("heal", |step| runner::heal(&lab, step))?;
     match options.format.format {
         Format::Json => print_json(&Report {

@@ -77,6 +77,23 @@ pub(crate) fn stock(lab: &Lab<'_>) -> anyhow::Result<Stock> {
         .collect()
 }
 
+/// How many orders that were placed since then came to their end in a span of time.
+pub(crate) fn decided_between(
+    lab: &Lab<'_>,
+    since: DateTime<Utc>,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> anyhow::Result<u64> {
+    let sql = format!(
+        "SELECT count(*) FROM orders WHERE placed_at >= '{}' AND changed_at >= '{}' AND changed_at < '{}'
+         AND status NOT IN ('pending', 'cancelling')",
+        since.to_rfc3339(),
+        from.to_rfc3339(),
+        until.to_rfc3339()
+    );
+    lab.number("orders", &sql)
+}
+
 /// Reads everything that there is of an arm: the orders of these users since it began.
 pub(crate) fn read(
     lab: &Lab<'_>,
@@ -164,11 +181,20 @@ pub(crate) fn read(
     })
 }
 
-fn dead_letters_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<DeadLetter>> {
+/// The letters that died since then, and those that don't say when.
+pub(super) fn dead_letters_since(
+    lab: &Lab<'_>,
+    since: DateTime<Utc>,
+) -> anyhow::Result<Vec<DeadLetter>> {
     let reader = Reader::new(lab.project, &lab.containers()?)?;
     let mut dead = Vec::new();
     for queue in dead_letters::queues() {
         let content = reader.read(&queue, READ_LIMIT, 0)?;
+        anyhow::ensure!(
+            content.count == content.letters.len(),
+            "{queue} holds {} letters and only {READ_LIMIT} can be looked at: `cargo xtask dlq` makes room",
+            content.count
+        );
         let of_this_arm = |letter: &DeadLetter| letter.failed_at.is_none_or(|at| at >= since);
         dead.extend(content.letters.into_iter().filter(of_this_arm));
     }
@@ -200,7 +226,8 @@ impl Holdings {
             if order.status == "confirmed" && moved.holds < order.quantity {
                 wrong.oversold.push(id);
             }
-            if matches!(order.status.as_str(), "rejected" | "cancelled") && moved.holds > 0 {
+            // Below 0 it gave back more than it took.
+            if matches!(order.status.as_str(), "rejected" | "cancelled") && moved.holds != 0 {
                 wrong.held.push(id);
             }
         }

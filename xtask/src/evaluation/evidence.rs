@@ -102,7 +102,7 @@ pub(crate) struct Arm {
     pub(crate) steady_before: Option<Steadiness>,
     pub(crate) load: Option<LoadEvidence>,
     pub(crate) fault: Option<FaultEvidence>,
-    /// Twice a second or so, from before the load until all is settled.
+    /// Every second or so, as fast as the databases answer, from before the load until all is settled.
     pub(crate) samples: Vec<Sample>,
     /// How long it took from the end of the load until nothing moved any more; `None` if that never came.
     pub(crate) settled_after_ms: Option<u64>,
@@ -171,9 +171,22 @@ pub(crate) struct FaultEvidence {
     pub(crate) description: String,
     /// `None` when it was withheld.
     pub(crate) injected_at: Option<DateTime<Utc>>,
-    /// `None` when it was withheld.
+    /// When the healing was done. `None` when it was withheld.
     pub(crate) healed_at: Option<DateTime<Utc>>,
+    /// `None` when it was withheld.
+    #[serde(default)]
+    pub(crate) in_force: Option<InForce>,
     pub(crate) bite: Bite,
+}
+
+/// The time in which a fault was there as planned: neither being injected any more nor being healed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InForce {
+    pub(crate) from: DateTime<Utc>,
+    pub(crate) until: DateTime<Utc>,
+    /// Orders of this arm that came to their end in it, as their rows say.
+    pub(crate) decided: u64,
 }
 
 /// Whether a fault had the effect that it is made for.
@@ -216,9 +229,9 @@ pub(crate) struct Books {
     pub(crate) lost: Vec<String>,
     /// Took stock more than once.
     pub(crate) doubled: Vec<String>,
-    /// Confirmed, and inventory-service holds no stock for it, or another quantity.
+    /// Confirmed, and inventory-service holds no stock for it, or less than was ordered.
     pub(crate) oversold: Vec<String>,
-    /// Rejected or cancelled, and inventory-service holds stock for it.
+    /// Rejected or cancelled, and inventory-service holds stock for it, or gave back more than it took.
     pub(crate) held: Vec<String>,
     /// A promised cancellation, and the order ended otherwise or not at all.
     pub(crate) uncancelled: Vec<String>,

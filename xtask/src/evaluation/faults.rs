@@ -58,7 +58,7 @@ pub(crate) enum Fault {
     },
     /// So many messages that nobody can read come into a stream's queue.
     Poison { stream: Topology, count: u32 },
-    /// Up to so many events of this run that were published are published a second time, each under its own id.
+    /// So many events of this run that were published are published a second time, each under its own id.
     Redeliver { stream: Topology, count: u32 },
     /// A stream's queue loses its binding: the broker has nowhere to put what is published.
     Unbind { stream: Topology },
@@ -87,7 +87,8 @@ trait Effect: fmt::Debug + Send {
     /// Does it. Whatever of it was done when this fails is healed.
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
 
-    /// Looks at what it did to the system, never at whether the injection succeeded.
+    /// Looks at what it did: at the system's own state, or at what the system answered (where the broker put a message).
+    /// That our calls succeeded proves nothing.
     fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite>;
 
     /// Undoes what of it is still there, and waits for that within a bound. May be called again.
@@ -128,7 +129,7 @@ impl Fault {
                 stream.exchange()
             ),
             Self::Redeliver { stream, count } => format!(
-                "up to {count} published events are published to {} a second time",
+                "{count} published events are published to {} a second time",
                 stream.exchange()
             ),
             Self::Unbind { stream } => format!("the queue {} loses its binding", stream.queue()),

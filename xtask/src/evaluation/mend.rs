@@ -1,7 +1,8 @@
 //! What an arm left in the books is put right, so that the next one, and whoever uses the system afterwards, finds
 //! them balanced: dead letters are sent again or removed, and orders that can't come to an end are taken out.
 //!
-//! Only orders of evaluations' own customers are touched. The evidence is on disk before.
+//! Only orders of evaluations' own customers are touched; of dead letters, all that died since the beginning are sent
+//! again, as nobody else is supposed to use the system meanwhile. The evidence is on disk before.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// How the e-mail addresses of evaluations' customers begin: see `loadtest`'s preparation and [`load_run_id`].
-const CUSTOMERS: &str = "load-ev-";
+pub(super) const CUSTOMERS: &str = "load-ev-";
 /// Longer than the retry tiers together.
 const STILL_WITHIN: Duration = Duration::from_secs(90);
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -51,7 +52,7 @@ impl Mended {
             (self.replayed, "dead letters of an experiment sent again"),
             (
                 self.erased,
-                "orders of an experiment that could not come to an end taken out of the books",
+                "orders of an experiment that were not as they should be taken out of the books",
             ),
         ];
         let sentences = sentences.into_iter().filter(|(count, _)| *count > 0);
@@ -64,8 +65,7 @@ impl Mended {
 pub(crate) fn books(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Mended> {
     let mut mended = Mended::default();
     let mut wrong = wrong_for_good(lab, since)?;
-    let letters = dead_letters_since(lab, since)?;
-    if letters {
+    if !books::dead_letters_since(lab, since)?.is_empty() {
         mended.poison = faults::remove_poison(lab)?;
         let ours = Selection {
             younger_than: Some((Utc::now() - since).to_std().unwrap_or_default()),
@@ -123,19 +123,6 @@ fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<Str
             STILL_WITHIN.as_secs()
         )
     })
-}
-
-fn dead_letters_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<bool> {
-    let reader = Reader::new(lab.project, &lab.containers()?)?;
-    for queue in dead_letters::queues() {
-        let content = reader.read(&queue, dead_letters::READ_LIMIT, 0)?;
-        let ours =
-            |letter: &dead_letters::DeadLetter| letter.failed_at.is_some_and(|at| at >= since);
-        if content.letters.iter().any(ours) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {

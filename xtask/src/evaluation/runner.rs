@@ -11,14 +11,14 @@ use std::{
 };
 
 use anyhow::Context;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{
     books,
     evidence::{
-        Arm, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, Sabotage, Sample, Trial,
-        Versions,
+        Arm, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage, Sample,
+        Trial, Versions,
     },
     experiment::{ArmPlan, Experiment, FaultPlan},
     faults,
@@ -28,13 +28,14 @@ use super::{
     samples::Sampler,
     steady::{self, Probe},
     store::EvaluationFolder,
-    under_way::{self, UnderWay},
+    under_way::{self, Turn, UnderWay},
 };
 use crate::{
     binaries,
     dead_letters::{Reader, STATISTICS_LAG},
     engine, env_file,
     interrupt::{self, Interrupted},
+    outcome,
     output::{Progress, Step},
     process::Call,
     project::Project,
@@ -44,6 +45,8 @@ use crate::{
 const STEADY_WITHIN: Duration = Duration::from_secs(30);
 /// Longer than the retry tiers together.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// Services look for a lost broker or database every ten seconds at the latest.
+const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(100);
 
 /// What is to be evaluated.
@@ -70,10 +73,8 @@ impl Plan {
         if self.repeat > 1 {
             words.push(format!("--repeat {}", self.repeat));
         }
-        match self.sabotage {
-            Some(Sabotage::BreakPattern) => words.push("--sabotage break-pattern".to_owned()),
-            Some(Sabotage::WithholdFault) => words.push("--sabotage withhold-fault".to_owned()),
-            None => {}
+        if let Some(sabotage) = self.sabotage {
+            words.push(format!("--sabotage {}", sabotage.option()));
         }
         words.join(" ")
     }
@@ -86,6 +87,7 @@ pub(crate) fn run(
     progress: &Progress,
 ) -> anyhow::Result<Evaluation> {
     let lab = Lab::new(project)?;
+    let _turn = Turn::take(project)?;
     progress.step("heal", |step| {
         let mended = heal(&lab, step)?;
         step.result(if mended.is_empty() {
@@ -140,12 +142,19 @@ pub(crate) fn run(
         });
         Ok(())
     });
+    // Said first, whatever else went wrong.
+    if let Err(error) = restored {
+        return Err(outcome::unavailable(
+            format!("the system is not as it was found: {error:#}"),
+            "`cargo xtask heal` tries again; `cargo xtask evaluate judge latest` shows what was seen",
+        ));
+    }
     result?;
-    restored.context("the system is not as it was found: `cargo xtask heal` tries again")?;
     Ok(evaluation)
 }
 
-/// Undoes what faults and an evaluation that was cut short have left; what was done, in words.
+/// Undoes what faults and an evaluation that was cut short have left; what was done, in words. Whoever calls it has
+/// taken a [`Turn`].
 pub(crate) fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
     let left_over = under_way::left_over(lab.project)?;
     if left_over.is_some() {
@@ -180,7 +189,6 @@ impl Runner<'_> {
         progress: &Progress,
         evaluation: &mut Evaluation,
     ) -> anyhow::Result<()> {
-        let probe = Probe::new(self.lab)?;
         for repetition in 1..=plan.repeat {
             for experiment in &plan.experiments {
                 evaluation.trials.push(Trial {
@@ -200,7 +208,7 @@ impl Runner<'_> {
                     let trial = evaluation.trials.last_mut().context("a trial")?;
                     let seed = trial.seed;
                     let arm = progress.step(&name, |step| {
-                        let arm = self.arm(experiment, arm, seed, &probe, step)?;
+                        let arm = self.arm(experiment, arm, seed, step)?;
                         step.result(account(&arm));
                         Ok(arm)
                     })?;
@@ -219,9 +227,9 @@ impl Runner<'_> {
         experiment: &Experiment,
         plan: &ArmPlan,
         seed: u64,
-        probe: &Probe,
         step: &Step,
     ) -> anyhow::Result<Arm> {
+        let mut probe = Probe::default();
         let since = Utc::now();
         let mut arm = Arm {
             name: plan.name.to_owned(),
@@ -237,12 +245,25 @@ impl Runner<'_> {
             steady_after: None,
             failure: None,
         };
-        let steps = self.steps(experiment, plan, seed, probe, &mut arm, step);
-        if let Err(error) = steps {
-            if error.is::<Interrupted>() {
-                return Err(error);
-            }
-            arm.failure = Some(format!("{error:#}"));
+        let steps = self.steps(experiment, plan, seed, &mut probe, &mut arm, step);
+        let broke_off = steps.is_err();
+        note(&mut arm, steps)?;
+        let restored = self.restore(broke_off, since, &mut probe, &mut arm, step);
+        note(&mut arm, restored)?;
+        arm.finished_at = Utc::now();
+        Ok(arm)
+    }
+
+    /// Back to what was found, and to the steady state.
+    fn restore(
+        &self,
+        broke_off: bool,
+        since: DateTime<Utc>,
+        probe: &mut Probe,
+        arm: &mut Arm,
+        step: &Step,
+    ) -> anyhow::Result<()> {
+        if broke_off {
             step.update("healing");
             faults::heal_everything(self.lab, step)?;
         }
@@ -253,8 +274,7 @@ impl Runner<'_> {
         }
         mend::books(self.lab, since)?;
         arm.steady_after = Some(steady::wait_for(self.lab, probe, STEADY_WITHIN)?);
-        arm.finished_at = Utc::now();
-        Ok(arm)
+        Ok(())
     }
 
     fn steps(
@@ -262,7 +282,7 @@ impl Runner<'_> {
         experiment: &Experiment,
         plan: &ArmPlan,
         seed: u64,
-        probe: &Probe,
+        probe: &mut Probe,
         arm: &mut Arm,
         step: &Step,
     ) -> anyhow::Result<()> {
@@ -318,6 +338,11 @@ impl Runner<'_> {
             &arm.configuration,
         ));
         arm.load = Some(ledger.evidence);
+        let fault = arm.fault.as_mut();
+        if let Some(in_force) = fault.and_then(|fault| fault.in_force.as_mut()) {
+            let (from, until) = (in_force.from, in_force.until);
+            in_force.decided = books::decided_between(self.lab, since, from, until)?;
+        }
         Ok(())
     }
 
@@ -332,6 +357,7 @@ impl Runner<'_> {
         step.update("starting the load");
         self.loads += 1;
         let folder = format!("{:02}-{}-{}", self.loads, experiment.name, arm.name);
+        let since = Utc::now();
         let mut load = Load::start(
             self.loadtest,
             &experiment.load,
@@ -341,21 +367,22 @@ impl Runner<'_> {
             self.folder.path.join("load").join(folder),
         )?;
         load.wait_for_first_answer()?;
-        let fault = self.fault(&experiment.fault, seed, arm, step)?;
+        let fault = self.fault(&experiment.fault, seed, since, step)?;
         arm.fault = Some(fault);
         step.update("waiting for the end of the load");
         let ledger = load.finish()?;
         step.update("waiting until all is settled");
-        arm.settled_after_ms = self.settled(sampler)?;
+        arm.settled_after_ms = self.settled(sampler, ledger.evidence.summary.finished_at)?;
         Ok(ledger)
     }
 
-    /// Injects the fault when its time has come, holds it, asks whether it bit, and heals it.
+    /// Injects the fault when its time has come, holds it, asks whether it bit, and heals it. `since` is when the load
+    /// began.
     fn fault(
         &self,
         plan: &FaultPlan,
         seed: u64,
-        arm: &Arm,
+        since: DateTime<Utc>,
         step: &Step,
     ) -> anyhow::Result<FaultEvidence> {
         let description = plan.fault.describe();
@@ -364,6 +391,7 @@ impl Runner<'_> {
                 description,
                 injected_at: None,
                 healed_at: None,
+                in_force: None,
                 bite: Bite {
                     bit: false,
                     proof: "it was withheld".to_owned(),
@@ -374,57 +402,79 @@ impl Runner<'_> {
         pass(plan.after + jitter(seed))?;
         step.update(&description);
         let injected_at = Utc::now();
-        let mut injected = plan.fault.inject(self.lab, arm.started_at)?;
+        let mut injected = plan.fault.inject(self.lab, since)?;
+        let from = Utc::now();
         pass(plan.lasts)?;
         let bite = injected.bite()?;
-        let healed_at = Utc::now();
+        let until = Utc::now();
         step.update("healing");
         injected.heal()?;
         Ok(FaultEvidence {
             description,
             injected_at: Some(injected_at),
-            healed_at: Some(healed_at),
+            healed_at: Some(Utc::now()),
+            in_force: Some(InForce {
+                from,
+                until,
+                // Counted with the books.
+                decided: 0,
+            }),
             bite,
         })
     }
 
     /// Waits until every order has ended and every event is published, or until nothing moves any more. How long that
-    /// took; `None` when it never came.
-    fn settled(&self, sampler: &Sampler) -> anyhow::Result<Option<u64>> {
-        let began = Utc::now();
+    /// took from the end of the load; `None` when it never came.
+    fn settled(&self, sampler: &Sampler, load_ended: DateTime<Utc>) -> anyhow::Result<Option<u64>> {
+        // What stood still before was the fault's doing.
+        let healed = Utc::now();
         let reader = Reader::new(self.lab.project, &self.lab.containers()?)?;
         let mut checked: Option<Instant> = None;
+        let took = |sample: &Sample| {
+            let after = (sample.at - load_ended).num_milliseconds();
+            u64::try_from(after).unwrap_or_default()
+        };
         wait::until(SETTLED_WITHIN, TICK, || {
-            let samples = sampler.samples();
-            let Some(last) = samples.last().filter(|last| last.at > began) else {
+            let mut samples = sampler.samples();
+            samples.retain(|sample| sample.at > healed);
+            let Some(last) = samples.last() else {
                 return Ok(None);
             };
-            let took = |sample: &Sample| {
-                let after = (sample.at - began).num_milliseconds();
-                u64::try_from(after).unwrap_or_default()
-            };
             let counts = |sample: &Sample| (sample.decided, sample.undecided, sample.unpublished);
+            let still = samples.iter().rev();
+            let still = still.take_while(|sample| counts(sample) == counts(last));
+            let Some(first_still) = still.last() else {
+                return Ok(None);
+            };
             if last.unpublished > 0 {
                 return Ok(None);
             }
             if last.undecided == 0 {
-                return Ok(Some(took(last)));
+                return Ok(Some(took(first_still)));
             }
-            // What doesn't move for longer than the broker's statistics lag, and waits for no retry, is still.
-            let still = samples
-                .iter()
-                .rev()
-                .take_while(|sample| counts(sample) == counts(last));
-            let Some(first_still) = still.last() else {
-                return Ok(None);
-            };
             let asked_lately = checked.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
-            if asked_lately || (last.at - first_still.at).to_std()? <= STATISTICS_LAG {
+            let still_for = (last.at - first_still.at).to_std()?;
+            if asked_lately || still_for <= STATISTICS_LAG {
                 return Ok(None);
             }
             checked = Some(Instant::now());
-            Ok((reader.waiting_for_retry()? == 0).then(|| took(first_still)))
+            // What waits for a retry moves again; what waits in a queue may have a consumer that reconnects.
+            let at_rest = reader.waiting_for_retry()? == 0
+                && (reader.waiting()? == 0 || still_for > RECONNECTED_WITHIN);
+            Ok(at_rest.then(|| took(first_still)))
         })
+    }
+}
+
+/// Whatever went wrong in an arm is part of its evidence, the first thing that did; only Ctrl-C ends the evaluation.
+fn note(arm: &mut Arm, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) => {
+            arm.failure.get_or_insert(format!("{error:#}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

@@ -63,6 +63,8 @@ fn take(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
         since.to_rfc3339()
     );
     let unpublished = "SELECT count(*), 0 FROM outbox WHERE published_at IS NULL";
+    // Before the look: a later moment would claim that it saw what came in between.
+    let at = Utc::now();
     let rows = lab.query_all(&[
         ("orders", &orders),
         ("orders", unpublished),
@@ -74,7 +76,7 @@ fn take(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
         value.ok_or_else(|| anyhow::anyhow!("the databases answered {rows:?}"))
     };
     Ok(Sample {
-        at: Utc::now(),
+        at,
         decided: number(0, 0)?,
         undecided: number(0, 1)?,
         unpublished: number(1, 0)? + number(2, 0)?,

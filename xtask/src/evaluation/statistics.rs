@@ -10,6 +10,8 @@ pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
+    /// How many values there were.
+    pub(crate) count: usize,
 }
 
 impl Spread {
@@ -28,6 +30,7 @@ impl Spread {
             median,
             min: first,
             max: last,
+            count: values.len(),
         })
     }
 }
@@ -76,7 +79,8 @@ mod tests {
             Some(Spread {
                 median: 3.0,
                 min: 1.0,
-                max: 10.0
+                max: 10.0,
+                count: 3
             })
         );
         assert_eq!(spread(&[4.0, 1.0]).unwrap().median, 2.5);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     evidence::{Measure, Steadiness},
     lab::Lab,
+    mend,
 };
 use crate::{engine::Container, env_file, http::Client, wait};
 
@@ -20,22 +21,39 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Outside of the products that a load orders.
 const PRODUCT: u32 = 100;
 
-/// A customer who orders one piece now and then, to see whether orders are decided.
-#[derive(Debug)]
+/// A customer who orders one piece now and then, to see whether orders are decided; signed up when there is something
+/// to order. One for each arm: tokens expire, and what it ordered is mended with the arm.
+#[derive(Debug, Default)]
 pub(crate) struct Probe {
+    customer: Option<Customer>,
+}
+
+#[derive(Debug)]
+struct Customer {
     client: Client,
     authorization: String,
 }
 
 impl Probe {
-    /// Signs a customer up and logs in.
-    pub(crate) fn new(lab: &Lab<'_>) -> anyhow::Result<Self> {
+    fn order(&mut self, lab: &Lab<'_>) -> anyhow::Result<Duration> {
+        let customer = match self.customer.take() {
+            Some(customer) => customer,
+            None => Customer::new(lab)?,
+        };
+        self.customer.insert(customer).order()
+    }
+}
+
+impl Customer {
+    /// Signs up and logs in.
+    fn new(lab: &Lab<'_>) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct LoggedIn {
             access_token: String,
         }
         let client = Client::new(&lab.gateway()?);
-        let email = format!("probe-{}@agora.example", env_file::random_hex(8)?);
+        let name = env_file::random_hex(8)?;
+        let email = format!("{}probe-{name}@agora.example", mend::CUSTOMERS);
         let password = env_file::random_hex(16)?;
         let account = json!({ "name": "Probe", "email": email, "password": password });
         let signed_up = client.post("/auth/signup", &[], Some(&account))?;
@@ -71,7 +89,7 @@ impl Probe {
 /// Waits until the system is steady, or the limit has passed; how it was found then.
 pub(crate) fn wait_for(
     lab: &Lab<'_>,
-    probe: &Probe,
+    probe: &mut Probe,
     limit: Duration,
 ) -> anyhow::Result<Steadiness> {
     let started = Instant::now();
@@ -88,7 +106,7 @@ pub(crate) fn wait_for(
 }
 
 /// All measures; the order comes last, and only when there is hope.
-fn look(lab: &Lab<'_>, probe: &Probe) -> anyhow::Result<Vec<Measure>> {
+fn look(lab: &Lab<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
     let containers = lab.containers()?;
     let sick: Vec<String> = containers
         .iter()
@@ -109,7 +127,7 @@ fn look(lab: &Lab<'_>, probe: &Probe) -> anyhow::Result<Vec<Measure>> {
     }
     let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
     let unpublished = lab.number("orders", waiting)? + lab.number("inventory", waiting)?;
-    let ordered = probe.order();
+    let ordered = probe.order(lab);
     Ok(vec![
         healthy,
         Measure {

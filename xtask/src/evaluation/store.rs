@@ -142,7 +142,7 @@ impl EvaluationFolder {
 }
 
 /// Writes a file beside, then puts it in the place of the old one.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }

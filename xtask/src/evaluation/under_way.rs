@@ -2,7 +2,7 @@
 //! and the next `heal` or `evaluate` restores in its place.
 
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -10,8 +10,37 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::Configuration, lab::Lab, mend};
-use crate::project::Project;
+use super::{evidence::Configuration, lab::Lab, mend, store::replace};
+use crate::{outcome, project::Project};
+
+/// Whoever evaluates or heals a project's system has it alone: a second one would take the first one's arm for what a
+/// killed evaluation left. Given back when it is dropped, and by the kernel when its process is killed.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _lock: File,
+}
+
+impl Turn {
+    /// Takes it, or says that somebody has it.
+    pub(crate) fn take(project: &Project) -> anyhow::Result<Self> {
+        let path = file(project, "lock");
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let lock =
+            File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(outcome::unavailable(
+                "an evaluation or a healing of this system is under way",
+                "wait for its end, or end it with Ctrl-C",
+            )),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("failed to lock {}", path.display()))
+            }
+        }
+    }
+}
 
 /// What has to be restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,14 +58,9 @@ impl UnderWay {
     /// Leaves the note; from here on the evaluation may change things.
     pub(crate) fn begin(&self, project: &Project) -> anyhow::Result<()> {
         let path = path(project);
-        let folder = path.parent().context("the note's folder")?;
-        fs::create_dir_all(folder)?;
         // Whole or not at all, also when the process is killed meanwhile.
-        let draft = path.with_extension("new");
-        fs::write(&draft, serde_json::to_vec_pretty(self)?)
-            .with_context(|| format!("failed to write {}", draft.display()))?;
-        fs::rename(&draft, &path)?;
-        Ok(())
+        replace(&path, &serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("failed to write {}", path.display()))
     }
 
     /// Sets up what was found before, mends the books, and removes the note. What was done, in words.
@@ -79,8 +103,12 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A note for each project: a test system's evaluation is not a user's.
 fn path(project: &Project) -> PathBuf {
-    let file = format!("under-way-{}.json", project.name);
-    project.outputs().join("evaluations").join(file)
+    file(project, "json")
+}
+
+/// Files of their own for each project: a test system's evaluation is not a user's.
+fn file(project: &Project, extension: &str) -> PathBuf {
+    let name = format!("under-way-{}.{extension}", project.name);
+    project.outputs().join("evaluations").join(name)
 }

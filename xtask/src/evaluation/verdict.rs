@@ -2,8 +2,9 @@
 //!
 //! | verdict | when |
 //! |---|---|
+//! | inconclusive | an arm broke off, was not steady, never came to rest, or had much less load than another |
 //! | refuted | no fault was injected on purpose (a control run), and with the pattern there is harm all the same: a false alarm |
-//! | inconclusive | an arm broke off, was not steady, its fault did not bite, or it never came to rest |
+//! | inconclusive | a fault did not bite |
 //! | refuted | with the pattern, the harm is there that it should prevent |
 //! | inconclusive | without the pattern, there is no harm: the run shows no need for it |
 //! | upheld | harm without the pattern, none with it |
@@ -133,16 +134,18 @@ impl Figure {
 pub(crate) fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     let figures = (experiment.figures)(&trial.arms);
     let judged = || (experiment.judge)(&trial.arms);
-    let (outcome, reason) = match unusable(experiment, trial) {
-        Some(reason) if is_control(trial) => match judged() {
-            (Outcome::Refuted, harm) => (
+    let (outcome, reason) = if let Some(reason) = unusable(experiment, trial) {
+        (Outcome::Inconclusive, reason)
+    } else if let Some(reason) = trial.arms.iter().find_map(unbitten) {
+        match judged() {
+            (Outcome::Refuted, harm) if is_control(trial) => (
                 Outcome::Refuted,
                 format!("a false alarm, as no fault was injected: {harm}"),
             ),
             _ => (Outcome::Inconclusive, reason),
-        },
-        Some(reason) => (Outcome::Inconclusive, reason),
-        None => judged(),
+        }
+    } else {
+        judged()
     };
     Verdict {
         outcome,
@@ -159,7 +162,7 @@ fn is_control(trial: &Trial) -> bool {
     })
 }
 
-/// Why nothing can be concluded from a trial, whatever its figures are.
+/// Why nothing can be concluded from a trial, whatever its figures and its fault were.
 fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
     if trial.arms.len() != experiment.arms.len() {
         return Some(format!(
@@ -168,7 +171,39 @@ fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
             experiment.arms.len()
         ));
     }
-    trial.arms.iter().find_map(unusable_arm)
+    trial
+        .arms
+        .iter()
+        .find_map(unusable_arm)
+        .or_else(|| uneven(&trial.arms))
+}
+
+/// Arms are compared, so that they must have had about as much to lose.
+fn uneven(arms: &[Arm]) -> Option<String> {
+    let promised = |arm: &Arm| arm.books.as_ref().map_or(0, |books| books.promised);
+    let most = arms.iter().max_by_key(|arm| promised(arm))?;
+    let least = arms.iter().min_by_key(|arm| promised(arm))?;
+    (promised(least) * 2 < promised(most)).then(|| {
+        format!(
+            "in the arm `{}` only {} orders were accepted, and {} in the arm `{}`",
+            least.name,
+            promised(least),
+            promised(most),
+            most.name
+        )
+    })
+}
+
+fn unbitten(arm: &Arm) -> Option<String> {
+    let name = &arm.name;
+    match &arm.fault {
+        Some(fault) if fault.bite.bit => None,
+        Some(fault) => Some(format!(
+            "in the arm `{name}` the fault did not bite: {}",
+            fault.bite.proof
+        )),
+        None => Some(format!("the arm `{name}` has no fault on record")),
+    }
 }
 
 fn unusable_arm(arm: &Arm) -> Option<String> {
@@ -181,18 +216,12 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
             "the arm `{name}` did not begin in a steady state: {why}"
         ));
     }
-    match &arm.fault {
-        Some(fault) if fault.bite.bit => {}
-        Some(fault) => {
-            return Some(format!(
-                "in the arm `{name}` the fault did not bite: {}",
-                fault.bite.proof
-            ));
+    match &arm.books {
+        None => return Some(format!("the books of the arm `{name}` could not be read")),
+        Some(books) if books.promised == 0 => {
+            return Some(format!("in the arm `{name}` no order was accepted"));
         }
-        None => return Some(format!("the arm `{name}` has no fault on record")),
-    }
-    if arm.books.is_none() {
-        return Some(format!("the books of the arm `{name}` could not be read"));
+        Some(_) => {}
     }
     if arm
         .load
@@ -214,11 +243,14 @@ fn unsteady(state: Option<&Steadiness>) -> Option<String> {
     match state {
         Some(steady) if steady.reached => None,
         Some(steady) => {
-            let broken = steady.measures.iter().find(|measure| !measure.holds)?;
-            Some(format!(
-                "{}: {} (allowed: {})",
-                broken.what, broken.found, broken.tolerance
-            ))
+            let broken = steady.measures.iter().find(|measure| !measure.holds);
+            let broken = broken.map(|measure| {
+                format!(
+                    "{}: {} (allowed: {})",
+                    measure.what, measure.found, measure.tolerance
+                )
+            });
+            Some(broken.unwrap_or_else(|| "not within the time for it".to_owned()))
         }
         None => Some("it was never looked at".to_owned()),
     }

@@ -12,6 +12,8 @@ use crate::evaluation::{
 
 /// How much faster each doubling must be, at least.
 const GAIN: f64 = 1.3;
+/// Consumers that decide this part of what arrives keep up: nobody can be faster than they are.
+const KEEPING_UP: f64 = 0.9;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "competing_consumers",
@@ -65,17 +67,18 @@ fn speed(arms: &[Arm]) -> Figure {
     .decisive()
 }
 
-/// Orders that came to their end between the injection and the healing, a second.
+/// Orders that came to their end while the consumers were starved, a second.
 fn decided_per_second(arm: &Arm) -> Option<f64> {
-    let fault = arm.fault.as_ref()?;
-    let (from, to) = (fault.injected_at?, fault.healed_at?);
-    let mut starved = arm
-        .samples
-        .iter()
-        .filter(|sample| (from..=to).contains(&sample.at));
-    let (first, last) = (starved.next()?, starved.next_back()?);
-    let seconds = (last.at - first.at).as_seconds_f64();
-    Some((last.decided - first.decided) as f64 / seconds)
+    let in_force = arm.fault.as_ref()?.in_force?;
+    let seconds = (in_force.until - in_force.from).as_seconds_f64();
+    (seconds > 0.0).then(|| in_force.decided as f64 / seconds)
+}
+
+/// Orders that clients placed, a second.
+fn placed_per_second(arm: &Arm) -> Option<f64> {
+    let load = &arm.load.as_ref()?.summary;
+    let seconds = (load.finished_at - load.measured_from).as_seconds_f64();
+    (seconds > 0.0).then(|| load.orders.accepted as f64 / seconds)
 }
 
 fn judge(arms: &[Arm]) -> (Outcome, String) {
@@ -106,10 +109,21 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
         .zip(&speeds)
         .map(|(arm, speed)| format!("{}: {speed:.0}/s", arm.name))
         .collect();
+    let keeping_up = arms.iter().zip(&speeds).find(|(arm, speed)| {
+        placed_per_second(arm).is_none_or(|placed| **speed >= placed * KEEPING_UP)
+    });
     if gains.iter().all(|gain| *gain >= GAIN) {
         (
             Outcome::Upheld,
             format!("consumers and orders decided a second: {}", said.join(", ")),
+        )
+    } else if let Some((arm, speed)) = keeping_up {
+        (
+            Outcome::Inconclusive,
+            format!(
+                "{} consumers decided {speed:.0}/s, which is all that arrived: more could not be faster",
+                arm.name
+            ),
         )
     } else {
         (

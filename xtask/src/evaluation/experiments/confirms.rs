@@ -37,5 +37,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(3),
     },
     figures: |arms| figures(arms, &HARMS),
-    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS[1..]),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

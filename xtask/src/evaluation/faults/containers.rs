@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Longer than the longest grace period in compose.yaml.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// RabbitMQ takes longest: ten seconds to boot, on a busy machine some more.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::{
     Effect, bit,
-    containers::{again, name, pairs, set_going, wait_until_healthy},
+    containers::{STOP_LIMIT, again, name, pairs, set_going, wait_until_healthy},
     did_not_bite,
 };
 use crate::{
@@ -20,8 +20,6 @@ const CPU_PERIOD_US: u64 = 100_000;
 const STATS_LIMIT: Duration = Duration::from_secs(15);
 /// Whoever can't read the throttling takes a container for starved that uses so much of what it may.
 const STARVED_FROM: f64 = 0.8;
-/// Longer than the longest grace period in compose.yaml.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
 const BYTES_PER_MEBIBYTE: i64 = 1024 * 1024;
 
 /// Containers with a part of a core.

@@ -88,7 +88,7 @@ pub(super) struct Redeliver {
     stream: Topology,
     count: u32,
     since: DateTime<Utc>,
-    routed: usize,
+    routed: u32,
 }
 
 /// A row of an outbox, with what its publisher makes a message of.
@@ -172,15 +172,17 @@ impl Effect for Redeliver {
     }
 
     fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
-        let queue = self.stream.queue();
-        Ok(match self.routed {
-            0 => did_not_bite(format!(
-                "no event that was published since {} came into {queue} again",
-                self.since.format("%F %T")
-            )),
-            routed => bit(format!(
-                "{routed} events came into {queue} a second time, under the same ids"
-            )),
+        let (routed, count) = (self.routed, self.count);
+        let proof = format!(
+            "of the {count} first events published since {}, the broker put {routed} into {} a second time, under the \
+             same ids",
+            self.since.format("%F %T"),
+            self.stream.queue()
+        );
+        Ok(if routed == count && routed > 0 {
+            bit(proof)
+        } else {
+            did_not_bite(proof)
         })
     }
 

@@ -20,7 +20,7 @@ use crate::{
 /// What changed between two runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Comparison {
-    /// `failed` on a regression; `inconclusive` when the runs have no experiment in common.
+    /// `failed` on a regression; `inconclusive` when the run `after` lacks an experiment, or both have none.
     pub(crate) outcome: Exit,
     /// How much worse a median may get, as a part of what it was.
     pub(crate) tolerance: f64,
@@ -75,7 +75,7 @@ pub(crate) enum Change {
     Same,
     Better,
     Worse,
-    /// Neither direction is good or bad, or one run didn't measure it.
+    /// Neither direction is good or bad, or one run didn't measure it, or only once what isn't counted.
     NotJudged,
 }
 
@@ -105,8 +105,8 @@ impl Comparison {
                         new.name,
                         figure.name,
                         figure.arm,
-                        numbers::spread(figure.before.as_ref(), old.repetitions(), &figure.unit),
-                        numbers::spread(figure.after.as_ref(), new.repetitions(), &figure.unit),
+                        numbers::spread(figure.before.as_ref(), &figure.unit),
+                        numbers::spread(figure.after.as_ref(), &figure.unit),
                     ));
                 }
             }
@@ -114,7 +114,7 @@ impl Comparison {
         }
         let outcome = if !regressions.is_empty() {
             Exit::Failed
-        } else if experiments.is_empty() {
+        } else if experiments.len() < before.experiments.len() || experiments.is_empty() {
             Exit::Inconclusive
         } else {
             Exit::Holds
@@ -143,14 +143,7 @@ impl Comparison {
                 experiment.change.word(),
             ]);
             for figure in &experiment.figures {
-                let written = |spread: Option<&Spread>| {
-                    // Where values differ there was more than one of them.
-                    numbers::spread(
-                        spread,
-                        spread.map_or(1, |s| if s.min == s.max { 1 } else { 2 }),
-                        &figure.unit,
-                    )
-                };
+                let written = |spread: Option<&Spread>| numbers::spread(spread, &figure.unit);
                 table.add_row([
                     "",
                     "",
@@ -170,7 +163,10 @@ impl Comparison {
         }
         let said = match self.outcome {
             Exit::Holds => "no regression".to_owned(),
-            Exit::Inconclusive => "the runs have no experiment in common".to_owned(),
+            Exit::Inconclusive => format!(
+                "of the experiments of {} not all were run again",
+                self.before.run
+            ),
             _ => format!("{} regressions", self.regressions.len()),
         };
         println!(
@@ -219,7 +215,10 @@ impl FigureComparison {
     fn of(old: &FigureSummary, new: &FigureSummary, tolerance: f64) -> Option<Self> {
         let (last_old, last_new) = (old.arms.last()?, new.arms.last()?);
         let change = match (&last_old.spread, &last_new.spread) {
-            (Some(before), Some(after)) => change(new.better, before, after, tolerance),
+            // What one run's noise is nobody knows; a harm is counted, and has none.
+            (Some(before), Some(after)) if new.decisive || before.count.min(after.count) > 1 => {
+                change(new.better, before, after, tolerance)
+            }
             _ => Change::NotJudged,
         };
         Some(Self {

@@ -325,13 +325,9 @@ impl<'a> ExperimentView<'a> {
                 .figures
                 .iter()
                 .filter(|figure| figure.decisive)
-                .map(|figure| Headline::of(figure, repetitions))
+                .map(Headline::of)
                 .collect(),
-            figures: experiment
-                .figures
-                .iter()
-                .map(|figure| FigureView::of(figure, repetitions))
-                .collect(),
+            figures: experiment.figures.iter().map(FigureView::of).collect(),
             repetitions,
             verdicts: experiment
                 .trials
@@ -366,7 +362,7 @@ fn repeat(conclusion: &Conclusion, experiment: &ExperimentConclusion) -> String 
 }
 
 impl<'a> Headline<'a> {
-    fn of(figure: &'a FigureSummary, repetitions: usize) -> Self {
+    fn of(figure: &'a FigureSummary) -> Self {
         let values = figure.arms.iter().map(|arm| HeadlineValue {
             arm: arm.arm.clone(),
             value: arm.spread.map_or_else(
@@ -374,9 +370,7 @@ impl<'a> Headline<'a> {
                 |spread| numbers::value(spread.median, &figure.unit),
             ),
             range: arm.spread.and_then(|spread| {
-                numbers::range(&spread, repetitions, |value| {
-                    numbers::value(value, &figure.unit)
-                })
+                numbers::range(&spread, |value| numbers::value(value, &figure.unit))
             }),
             class: match arm.spread {
                 Some(spread) if figure.better == Better::Less && spread.max > 0.0 => "bad",
@@ -392,17 +386,16 @@ impl<'a> Headline<'a> {
 }
 
 impl<'a> FigureView<'a> {
-    fn of(figure: &'a FigureSummary, repetitions: usize) -> Self {
+    fn of(figure: &'a FigureSummary) -> Self {
         let values = figure.arms.iter();
-        let values =
-            values.map(|arm| numbers::spread(arm.spread.as_ref(), repetitions, &figure.unit));
+        let values = values.map(|arm| numbers::spread(arm.spread.as_ref(), &figure.unit));
         let difference = figure.effect.as_ref().map(|effect| effect.difference);
         Self {
             name: &figure.name,
             values: values.collect(),
-            effect: numbers::effect(figure.effect.as_ref(), repetitions, &figure.unit),
+            effect: numbers::effect(figure.effect.as_ref(), &figure.unit),
             class: match difference {
-                Some(difference) if repetitions > 1 => direction(figure.better, &difference),
+                Some(difference) if difference.count > 1 => direction(figure.better, &difference),
                 _ => "",
             },
         }
@@ -800,6 +793,6 @@ fn steady(arm: &Arm) -> Vec<SteadyView> {
         })
     };
     let before = view("before the load", &arm.steady_before);
-    let after = view("after the fault", &arm.steady_after);
+    let after = view("after restoring", &arm.steady_after);
     before.into_iter().chain(after).collect()
 }

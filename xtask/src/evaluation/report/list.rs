@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     load: String,
     fault: String,
     arms: Vec<String>,
+    /// What the verdict rests on.
+    counts: Vec<String>,
 }
 
 /// All of them.
@@ -32,6 +34,11 @@ pub(crate) fn entries() -> Vec<Entry> {
         load: load(&experiment.load),
         fault: fault(&experiment.fault),
         arms: experiment.arms.iter().map(arm).collect(),
+        counts: (experiment.figures)(&[])
+            .into_iter()
+            .filter(|figure| figure.decisive)
+            .map(|figure| figure.name)
+            .collect(),
     };
     experiments::ALL.into_iter().map(entry).collect()
 }
@@ -47,6 +54,7 @@ pub(crate) fn print() {
             ("load", &entry.load),
             ("fault", &entry.fault),
             ("arms", &entry.arms.join("; ")),
+            ("counts", &entry.counts.join(", ")),
         ] {
             println!("{}", paragraph(what, text));
         }

@@ -48,7 +48,7 @@ pub(crate) fn harm(experiment: &ExperimentConclusion) -> String {
         let arms: Vec<String> = figure
             .arms
             .iter()
-            .map(|arm| numbers::spread(arm.spread.as_ref(), experiment.repetitions(), &figure.unit))
+            .map(|arm| numbers::spread(arm.spread.as_ref(), &figure.unit))
             .collect();
         format!("{}: {}", figure.name, arms.join(" → "))
     });

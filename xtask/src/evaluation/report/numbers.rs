@@ -52,37 +52,31 @@ pub(crate) fn ratio(ratio: f64) -> String {
 }
 
 /// A median and, of more than one repetition, how far the values lie apart: `41 (38–44)`.
-pub(crate) fn spread(spread: Option<&Spread>, repetitions: usize, unit: &str) -> String {
+pub(crate) fn spread(spread: Option<&Spread>, unit: &str) -> String {
     spread.map_or_else(
         || NONE.to_owned(),
-        |spread| with_range(spread, repetitions, |number| value(number, unit)),
+        |spread| with_range(spread, |number| value(number, unit)),
     )
 }
 
 /// What an arm changed: `−41 (−44 to −38), ×0.12 (×0.10 to ×0.13)`.
-pub(crate) fn effect(effect: Option<&Effect>, repetitions: usize, unit: &str) -> String {
+pub(crate) fn effect(effect: Option<&Effect>, unit: &str) -> String {
     let Some(effect) = effect else {
         return NONE.to_owned();
     };
     if effect.difference.min == 0.0 && effect.difference.max == 0.0 {
         return "no difference".to_owned();
     }
-    let difference = with_range(&effect.difference, repetitions, |number| {
-        signed(number, unit)
-    });
+    let difference = with_range(&effect.difference, |number| signed(number, unit));
     match &effect.ratio {
-        Some(spread) => format!("{difference}, {}", with_range(spread, repetitions, ratio)),
+        Some(spread) => format!("{difference}, {}", with_range(spread, ratio)),
         None => difference,
     }
 }
 
-/// The least and the largest value; `None` for a single repetition, or where all are written alike.
-pub(crate) fn range(
-    spread: &Spread,
-    repetitions: usize,
-    write: impl Fn(f64) -> String,
-) -> Option<String> {
-    if repetitions < 2 {
+/// The least and the largest value; `None` for a single one.
+pub(crate) fn range(spread: &Spread, write: impl Fn(f64) -> String) -> Option<String> {
+    if spread.count < 2 {
         return None;
     }
     let (min, max) = (write(spread.min), write(spread.max));
@@ -95,9 +89,9 @@ pub(crate) fn range(
     })
 }
 
-fn with_range(spread: &Spread, repetitions: usize, write: impl Fn(f64) -> String) -> String {
+fn with_range(spread: &Spread, write: impl Fn(f64) -> String) -> String {
     let median = write(spread.median);
-    match range(spread, repetitions, write) {
+    match range(spread, write) {
         Some(range) => format!("{median} ({range})"),
         None => median,
     }
@@ -135,19 +129,21 @@ mod tests {
             median: 41.0,
             min: 38.0,
             max: 44.0,
+            count: 3,
         };
-        assert_eq!(spread(Some(&three), 3, ""), "41 (38–44)");
-        let none = Spread {
+        assert_eq!(spread(Some(&three), ""), "41 (38–44)");
+        let none = |count| Spread {
             median: 0.0,
             min: 0.0,
             max: 0.0,
+            count,
         };
-        assert_eq!(spread(Some(&none), 3, ""), "0 (all 0)");
-        assert_eq!(spread(Some(&none), 1, ""), "0");
-        assert_eq!(spread(None, 1, ""), NONE);
+        assert_eq!(spread(Some(&none(3)), ""), "0 (all 0)");
+        assert_eq!(spread(Some(&none(1)), ""), "0");
+        assert_eq!(spread(None, ""), NONE);
 
         let effect_of = |pairs: &[(Option<f64>, Option<f64>)]| {
-            effect(Effect::of("off", "on", pairs).as_ref(), pairs.len(), "")
+            effect(Effect::of("off", "on", pairs).as_ref(), "")
         };
         let pair = |from, to| (Some(from), Some(to));
         assert_eq!(

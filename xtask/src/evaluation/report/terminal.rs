@@ -52,7 +52,6 @@ fn verdicts(conclusion: &Conclusion) -> Table {
 
 /// A row for each figure, a column for each arm.
 fn figures(experiment: &ExperimentConclusion) -> Table {
-    let repetitions = experiment.repetitions();
     let arms = experiment.figures.first().map(|figure| &figure.arms);
     let mut header = vec![String::new()];
     header.extend(arms.into_iter().flatten().map(|arm| arm.arm.clone()));
@@ -70,13 +69,9 @@ fn figures(experiment: &ExperimentConclusion) -> Table {
             figure
                 .arms
                 .iter()
-                .map(|arm| numbers::spread(arm.spread.as_ref(), repetitions, &figure.unit)),
+                .map(|arm| numbers::spread(arm.spread.as_ref(), &figure.unit)),
         );
-        row.push(numbers::effect(
-            figure.effect.as_ref(),
-            repetitions,
-            &figure.unit,
-        ));
+        row.push(numbers::effect(figure.effect.as_ref(), &figure.unit));
         table.add_row(row);
     }
     table

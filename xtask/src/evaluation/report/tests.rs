@@ -10,8 +10,8 @@ use crate::{
     evaluation::{
         conclusion::Conclusion,
         evidence::{
-            Arm, Bite, Books, Configuration, Evaluation, FORMAT, FaultEvidence, Hop, LoadEvidence,
-            Measure, Sabotage, Sample, Steadiness, Trial, Versions,
+            Arm, Bite, Books, Configuration, Evaluation, FORMAT, FaultEvidence, Hop, InForce,
+            LoadEvidence, Measure, Sabotage, Sample, Steadiness, Trial, Versions,
         },
         experiment::{Experiment, Model},
         experiments,
@@ -261,6 +261,11 @@ impl Sketch {
                 description: self.description.clone(),
                 injected_at: Some(at(self.fault.0)),
                 healed_at: Some(at(self.fault.1)),
+                in_force: Some(InForce {
+                    from: at(self.fault.0),
+                    until: at(self.fault.1),
+                    decided: 0,
+                }),
                 bite: Bite {
                     bit: self.bit,
                     proof: self.proof.clone(),
