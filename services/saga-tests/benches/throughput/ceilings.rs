@@ -112,9 +112,10 @@ async fn publish(
     };
     let mut left = messages;
     while left > 0 {
-        let batch = left.min(BATCH);
+        let (first, batch) = (messages - left, left.min(BATCH));
         left -= batch;
-        join_all((0..batch).map(async |number| {
+        // Numbered over all batches: the products of two of them must not be the same ones in the same order.
+        join_all((first..first + batch).map(async |number| {
             let event = event(number);
             let properties = BasicProperties::default()
                 .with_content_type(CONTENT_TYPE.into())
