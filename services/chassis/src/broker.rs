@@ -457,10 +457,13 @@ async fn write(
 async fn confirmed(written: PublisherConfirm, routing_key: &str) -> Result<(), PublishError> {
     match written.await? {
         // The broker confirms what it can't route, too; it says so by sending it back.
-        Confirmation::Ack(Some(_)) => Err(PublishError::Unroutable(routing_key.to_owned())),
+        // What was sent back hangs on whichever answer comes next.
+        Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
+            Err(PublishError::Unroutable(routing_key.to_owned()))
+        }
         // The channel is not in confirm mode: nobody will ever say.
         Confirmation::Ack(None) | Confirmation::NotRequested => Ok(()),
-        Confirmation::Nack(_) => Err(PublishError::Refused),
+        Confirmation::Nack(None) => Err(PublishError::Refused),
     }
 }
 

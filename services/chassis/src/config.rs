@@ -343,8 +343,8 @@ impl BrokerConfig {
 /// Consuming a stream.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
-    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged; at least as many as are handled
-    /// at the same time.
+    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged; at least as many as are handled at the
+    /// same time, `AMQP_CONCURRENCY` × `AMQP_BATCH_SIZE`, which is also its default.
     pub prefetch: u16,
     /// `AMQP_CONCURRENCY`: transactions of messages at the same time, each on a database connection of its own.
     pub concurrency: usize,
@@ -372,11 +372,13 @@ impl ConsumerConfig {
         let window_hours =
             env.number("INBOX_WINDOW_HOURS", window_hours, window_hours..=24 * 365)?;
         let concurrency = env.number("AMQP_CONCURRENCY", 8, 1..=100)?;
+        let batch_size = env.number("AMQP_BATCH_SIZE", 25, 1..=100)?;
+        // What isn't handed out can't be handled.
+        let at_once = concurrency * batch_size;
         Ok(Self {
-            // What isn't handed out can't be handled.
-            prefetch: env.number("AMQP_PREFETCH", 100.max(concurrency), concurrency..=2000)? as u16,
+            prefetch: env.number("AMQP_PREFETCH", at_once, at_once..=10_000)? as u16,
             concurrency: concurrency as usize,
-            batch_size: env.number("AMQP_BATCH_SIZE", 25, 1..=1000)? as usize,
+            batch_size: batch_size as usize,
             inbox_window: Duration::from_secs(u64::from(window_hours) * HOUR_SECONDS),
             inbox: Switch::read(env, Pattern::Inbox)?,
             retry: Switch::read(env, Pattern::Retry)?,

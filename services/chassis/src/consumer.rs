@@ -11,8 +11,8 @@
 //! | permanent (`dead_letter`) | dead at once, with the reason | handed to the handler again, for ever |
 //!
 //! A retry or a dead letter is published with a confirm *before* the original is acknowledged: a crash in
-//! between makes a duplicate, never a loss. When publishing it fails, the channel is given up and the broker
-//! hands the message out again. Left out: what an event means.
+//! between makes a duplicate, never a loss. While the broker has no room for it, or is slow, it is tried again; when the
+//! channel breaks, the broker hands the message out again. Left out: what an event means.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
@@ -330,13 +331,20 @@ impl<H: Handler> Consumer<H> {
     }
 
     async fn settle_together(&self, deliveries: Vec<Delivery>) -> Result<Vec<Delivery>, Broken> {
-        let messages = deliveries
-            .iter()
-            .map(|delivery| Ok((self.read(delivery)?, self.span(delivery))))
-            .collect::<Result<Vec<_>, Failure>>();
-        let Ok(messages) = messages else {
-            return Ok(deliveries);
-        };
+        let (mut together, mut messages, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+        for delivery in deliveries {
+            match self.read(&delivery) {
+                Ok(event) => {
+                    messages.push((event, self.span(&delivery)));
+                    together.push(delivery);
+                }
+                // Read once more, and given up, by itself.
+                Err(_) => alone.push(delivery),
+            }
+        }
+        if together.is_empty() {
+            return Ok(alone);
+        }
         tokio::select! {
             () = self.database.in_reach() => {}
             // Unsettled: the broker hands them out again, here or elsewhere.
@@ -347,18 +355,29 @@ impl<H: Handler> Consumer<H> {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 debug!(%error, messages = messages.len(), "a batch failed: each is handled alone");
-                return Ok(deliveries);
+                alone.extend(together);
+                return Ok(alone);
             }
         };
         let queue = self.topology.queue();
-        for (delivery, outcome) in deliveries.iter().zip(outcomes) {
-            crash_point("consumer.before_ack");
-            acknowledge(delivery).await?;
-            self.broker
-                .metrics()
-                .processed(&queue, outcome.name(), started.elapsed());
-        }
-        Ok(Vec::new())
+        // What each of them took of the time they shared.
+        let share = started.elapsed() / outcomes.len() as u32;
+        // Side by side, so that they go out together.
+        try_join_all(
+            together
+                .iter()
+                .zip(outcomes)
+                .map(async |(delivery, outcome)| {
+                    crash_point("consumer.before_ack");
+                    acknowledge(delivery).await?;
+                    self.broker
+                        .metrics()
+                        .processed(&queue, outcome.name(), share);
+                    Ok::<_, Broken>(())
+                }),
+        )
+        .await?;
+        Ok(alone)
     }
 
     async fn settle_alone(&self, session: &Session, delivery: Delivery) -> Result<(), Broken> {

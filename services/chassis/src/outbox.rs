@@ -26,7 +26,8 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info_span, warn};
+use uuid::Uuid;
 
 use crate::backoff::backoff;
 use crate::broker::{PublishError, Publisher};
@@ -46,9 +47,12 @@ const NOTIFY_INTERVAL: Duration = Duration::from_millis(100);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often old rows are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
-/// The relay begins a batch this long after the one before, or later: under load, events gather for that long. An event
-/// that comes alone is not kept waiting.
+/// The relay begins a batch this long after the one before, or later, unless it knows that more waits: under load, events
+/// gather for that long. An event that comes alone is not kept waiting.
 const PACE: Duration = Duration::from_millis(5);
+/// Longer than the statements of a batch and the longest wait for its confirms: past it the connection is dead, and
+/// nobody has said so.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(50);
 /// How many old rows go at a time: a large delete would hold the table's pages for long.
 const PRUNED_ROWS: i64 = 1_000;
 
@@ -94,9 +98,10 @@ pub fn start(
 ) -> Outbox {
     lifecycle.enter_pattern(Pattern::Outbox, config.outbox);
     let bells = Bells::default();
-    let bell = Arc::clone(&bells.relay);
     // In either position: what an earlier process stored must not be taken for what the naive way loses.
+    let bell = Arc::clone(&bells.relay);
     Relay::spawn(lifecycle, &config, database, publisher.clone(), bell);
+    spawn_listener(lifecycle, database, Arc::clone(&bells.relay));
     spawn_housekeeping(lifecycle, config.retention, database);
     let strategy = if config.outbox.is_on() {
         spawn_bell_ringer(lifecycle, database, Arc::clone(&bells.replicas));
@@ -161,11 +166,15 @@ impl UnitOfWork<'_> {
             Strategy::Direct(publisher) => {
                 self.transaction.commit().await?;
                 crash_point("direct.before_publish");
-                for (event, _) in &self.said {
-                    if let Err(error) = publisher.publish(event).await {
+                // Side by side: one after the other they could take longer than a message may be handled.
+                join_all(self.said.iter().map(async |(event, trace)| {
+                    let span =
+                        send_span(&publisher.exchange(), event.routing_key(), event.id, trace);
+                    if let Err(error) = publisher.publish(event).instrument(span).await {
                         error!(event_id = %event.id, subject = event.subject, %error, "event lost");
                     }
-                }
+                }))
+                .await;
             }
         }
         Ok(())
@@ -241,6 +250,42 @@ fn spawn_bell_ringer(lifecycle: &Lifecycle, database: &Database, bell: Arc<Notif
     });
 }
 
+/// Rings this process's relay for the commits of other replicas. On a connection that stays: one that were opened when
+/// the relay has nothing to do would be given up at each commit.
+fn spawn_listener(lifecycle: &Lifecycle, database: &Database, bell: Arc<Notify>) {
+    let (database, closing) = (database.clone(), lifecycle.closing());
+    lifecycle.spawn_watcher("outbox listener", async move {
+        let listen = async {
+            let mut delays = backoff();
+            loop {
+                database.in_reach().await;
+                match hear(&database.pool_of(1, &[]), &bell).await {
+                    Ok(()) => delays = backoff(),
+                    Err(error) => debug!(%error, "not listening: polling only"),
+                }
+                tokio::time::sleep(delays.next().unwrap_or(NOTIFY_INTERVAL)).await;
+            }
+        };
+        tokio::select! {
+            () = listen => {}
+            () = closing.cancelled() => {}
+        }
+        Ok(())
+    });
+}
+
+/// Listens until the connection is lost. The bell is rung at the beginning, too, for what was committed before.
+async fn hear(pool: &PgPool, bell: &Notify) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    bell.notify_one();
+    // `None` is a lost connection.
+    while listener.try_recv().await?.is_some() {
+        bell.notify_one();
+    }
+    Ok(())
+}
+
 fn spawn_housekeeping(lifecycle: &Lifecycle, retention: Duration, database: &Database) {
     let pool = database.pool_of(1, &[]);
     let gauges = lifecycle.metrics().outbox_gauges();
@@ -294,7 +339,7 @@ struct Relay {
     publisher: Publisher,
     batch_size: i64,
     poll_interval: Duration,
-    /// Rung by every commit of this process with an event in it.
+    /// Rung by every commit of this process with an event in it, and for those of other replicas.
     bell: Arc<Notify>,
     draining: CancellationToken,
 }
@@ -303,7 +348,7 @@ struct Relay {
 #[derive(sqlx::FromRow)]
 struct Waiting {
     position: i64,
-    event_id: uuid::Uuid,
+    event_id: Uuid,
     event_type: String,
     routing_key: String,
     payload: String,
@@ -347,7 +392,6 @@ impl Relay {
     /// another replica.
     async fn run(&self) {
         let mut delays = backoff();
-        let mut listener = None;
         while !self.draining.is_cancelled() {
             let both = async {
                 self.database.in_reach().await;
@@ -358,24 +402,26 @@ impl Relay {
                 () = self.draining.cancelled() => return,
             }
             let begun = Instant::now();
-            let failure = match self.publish_batch().await {
-                Ok(Batch {
+            let published = tokio::time::timeout(BATCH_TIMEOUT, self.publish_batch()).await;
+            let failure = match published {
+                Ok(Ok(Batch {
                     published,
                     more,
                     failure,
-                }) => {
+                })) => {
                     if published > 0 {
                         debug!(published, "events published");
                         delays = backoff();
                     }
                     if failure.is_none() && !more {
                         // What was committed meanwhile has rung already.
-                        self.idle(&mut listener).await;
+                        self.idle().await;
                         tokio::time::sleep_until(begun + PACE).await;
                     }
                     failure.map(|error| error.to_string())
                 }
-                Err(error) => Some(format!("the database failed: {error}")),
+                Ok(Err(error)) => Some(format!("the database failed: {error}")),
+                Err(_) => Some(format!("not done within {} s", BATCH_TIMEOUT.as_secs())),
             };
             let Some(failure) = failure else { continue };
             warn!(
@@ -389,36 +435,10 @@ impl Relay {
         }
     }
 
-    /// Waits for a commit here, a notification from elsewhere, or the time to look without either.
-    async fn idle(&self, listener: &mut Option<PgListener>) {
-        let notified = async {
-            if listener.is_none() {
-                let opened = async {
-                    let mut opened =
-                        PgListener::connect_with(&self.database.pool_of(1, &[])).await?;
-                    opened.listen(CHANNEL).await?;
-                    Ok::<_, sqlx::Error>(opened)
-                };
-                match opened.await {
-                    // What was committed before it listened is found by the look that follows.
-                    Ok(opened) => *listener = Some(opened),
-                    Err(error) => {
-                        debug!(%error, "not listening: polling only");
-                        std::future::pending::<()>().await;
-                    }
-                }
-                return;
-            }
-            if let Some(open) = listener.as_mut()
-                && !matches!(open.try_recv().await, Ok(Some(_)))
-            {
-                // Lost connections come back by themselves, their notifications don't: look, and listen anew.
-                *listener = None;
-            }
-        };
+    /// Waits for a commit, here or (see [`spawn_listener`]) elsewhere, or the time to look without one.
+    async fn idle(&self) {
         tokio::select! {
             () = self.bell.notified() => {}
-            () = notified => {}
             () = tokio::time::sleep(self.poll_interval) => {}
             () = self.draining.cancelled() => {}
         }
@@ -489,18 +509,7 @@ impl Relay {
             tracestate: event.tracestate.clone(),
         };
         let exchange = self.publisher.exchange();
-        let span = info_span!(
-            "send",
-            otel.name = format!("send {exchange}"),
-            otel.kind = "producer",
-            messaging.system = "rabbitmq",
-            messaging.operation.name = "send",
-            messaging.operation.r#type = "send",
-            messaging.destination.name = exchange,
-            messaging.rabbitmq.destination.routing_key = event.routing_key,
-            messaging.message.id = %event.event_id,
-        );
-        telemetry::adopt_parent(&span, &context);
+        let span = send_span(&exchange, &event.routing_key, event.event_id, &context);
         self.publisher
             .publish_encoded(
                 event.event_id,
@@ -511,6 +520,23 @@ impl Relay {
             .instrument(span)
             .await
     }
+}
+
+/// The span that an event is published in: a child of the one that it was said in.
+fn send_span(exchange: &str, routing_key: &str, id: Uuid, said_in: &StoredContext) -> Span {
+    let span = info_span!(
+        "send",
+        otel.name = format!("send {exchange}"),
+        otel.kind = "producer",
+        messaging.system = "rabbitmq",
+        messaging.operation.name = "send",
+        messaging.operation.r#type = "send",
+        messaging.destination.name = exchange,
+        messaging.rabbitmq.destination.routing_key = routing_key,
+        messaging.message.id = %id,
+    );
+    telemetry::adopt_parent(&span, said_in);
+    span
 }
 
 /// The trace context of who said the event, as it stands in the row.

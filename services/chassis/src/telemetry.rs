@@ -32,7 +32,11 @@ pub struct Telemetry {
 pub fn start(service: &'static str, config: &ServiceConfig) -> anyhow::Result<Telemetry> {
     let provider = tracer_provider(service, config.otlp_endpoint.as_deref())?;
     // Spans have a filter of their own: a quiet log must not cut traces.
+    // Without what nobody asks of them: file and line, threads, idle times.
     let spans = tracing_opentelemetry::layer()
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
         .with_tracer(provider.tracer(service))
         .with_filter(LevelFilter::INFO);
     let filter = EnvFilter::try_new(&config.log_level)
