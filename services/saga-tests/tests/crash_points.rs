@@ -213,6 +213,50 @@ async fn inventory_service_killed_between_commit_and_acknowledgement() {
     .await;
 }
 
+/// Of a batch that is committed only some is acknowledged.
+#[tokio::test]
+async fn inventory_service_killed_amid_the_acknowledgements_of_a_batch() {
+    let shop = Shop::open(saga_tests::binaries!()).await;
+    let orders = shop.order_service(&[]).await;
+    let armed = [
+        ("AGORA_CRASH_AT", "consumer.before_ack:10"),
+        ("AMQP_CONCURRENCY", "1"),
+    ];
+    let mut inventory = shop.inventory_service(&armed).await;
+    let at_start = books::stock_at_start(&shop).await;
+    // The first order is handled alone and waits; the others gather behind it.
+    let mut lock = shop.inventory.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE stock IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .expect("a lock");
+    let mut promises = Promises::default();
+    for _ in 0..ORDERS {
+        promises.order(&shop, orders.addr, 1, 1).await;
+    }
+    eventually("all orders are published", async || {
+        let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
+        Shop::count(&shop.orders, waiting).await == 0
+    })
+    .await;
+    lock.rollback().await.expect("the lock is released");
+    let status = inventory.ended().await;
+    assert_eq!(status.signal(), Some(9), "the point was reached: {status}");
+
+    let inventory = shop.inventory_service(&[]).await;
+    let duplicates = "agora_inbox_duplicates_total{queue=\"order_events\"}";
+    // Alone it would have been one of them.
+    eventually("the inbox has caught what came twice", async || {
+        inventory.metric(duplicates).await >= 10.0
+    })
+    .await;
+    books::balance(&shop, &at_start, &promises).await;
+    orders.stop().await;
+    inventory.stop().await;
+    books::balance(&shop, &at_start, &promises).await;
+    shop.close().await;
+}
+
 #[tokio::test]
 async fn order_service_killed_between_a_retry_and_its_acknowledgement() {
     books_balance_after_a_crash(

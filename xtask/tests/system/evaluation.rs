@@ -1,11 +1,16 @@
 //! `evaluate` on the running system: a claim is upheld, refuted once its pattern is broken, and neither without its
-//! fault; an evaluation that is killed is made good by `heal`.
+//! fault; one that is ended restores what it found, and one that is killed is made good by `heal`.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{program::Running, reconciliation, system::System, wait};
+use crate::{
+    program::{EXIT_INTERRUPTED, Running},
+    reconciliation,
+    system::System,
+    wait,
+};
 
 /// An experiment takes a minute and a half; this is for busy machines.
 const OVER_WITHIN: Duration = Duration::from_secs(8 * 60);
@@ -76,6 +81,20 @@ fn an_evaluation_that_is_killed_at_any_moment_is_made_good_by_heal() {
         println!("kill {}: {}", kill + 1, healed.expect_code(0).stdout);
         as_it_was(&system);
     }
+    system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
+}
+
+#[test]
+fn an_evaluation_has_the_system_alone_and_ctrl_c_restores_what_it_found() {
+    let system = System::take_turn();
+    let evaluation = system.start_xtask(&["evaluate", "confirms"]);
+    wait_until_changed(&system, &evaluation);
+    let refused = system.xtask(&["heal"]).expect_code(3);
+    assert!(refused.stderr.contains("under way"), "{}", refused.stderr);
+    evaluation
+        .interrupt(STEP_WITHIN)
+        .expect_code(EXIT_INTERRUPTED);
+    as_it_was(&system);
     system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
 }
 

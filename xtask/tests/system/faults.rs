@@ -7,7 +7,7 @@ use serde_json::Value;
 use shared_events::topology::{ORDER_EVENTS, Topology};
 
 use crate::{
-    program::{Running, docker},
+    program::{EXIT_INTERRUPTED, Running, docker},
     reconciliation,
     system::System,
     wait,
@@ -18,7 +18,6 @@ const OVER_WITHIN: Duration = Duration::from_secs(150);
 const INJECTED_WITHIN: Duration = Duration::from_secs(45);
 /// Reconnecting takes at most five seconds.
 const DECIDED_WITHIN: Duration = Duration::from_secs(30);
-const EXIT_INTERRUPTED: i32 = 130;
 
 /// Injects a fault for a moment; what is said of it.
 #[track_caller]

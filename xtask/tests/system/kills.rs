@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     load::{RUN_ENDS_WITHIN, Run},
-    program::Ended,
+    program::{EXIT_INTERRUPTED, Ended},
     reconciliation::{promised, reconcile, settle_by_hand, undecided},
     system::System,
     wait,
@@ -99,8 +99,6 @@ fn placed_orders(system: &System) -> u64 {
 const VICTIMS: [&str; 4] = ["rabbitmq", "postgres", "order-service", "inventory-service"];
 /// So many orders are placed between one kill and the next.
 const ORDERS_BETWEEN: u64 = 150;
-/// As a shell has it: 128 and SIGINT's number.
-const EXIT_INTERRUPTED: i32 = 130;
 /// Longer than two statements may take: whoever wants the table meanwhile fails, together with others and then alone,
 /// and may try again.
 const TABLE_LOCKED_SECONDS: u32 = 12;

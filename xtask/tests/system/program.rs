@@ -9,6 +9,8 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(60);
 /// xtask ends the load generator within 15 s once it is asked to end.
 const END_WITHIN: Duration = Duration::from_secs(20);
+/// As a shell has it: 128 and the number of SIGINT.
+pub(crate) const EXIT_INTERRUPTED: i32 = 130;
 
 /// A program and its arguments.
 pub(crate) struct Call {
