@@ -371,8 +371,8 @@ impl ConsumerConfig {
         // Not less: `dlq replay` relies on it.
         let window_hours =
             env.number("INBOX_WINDOW_HOURS", window_hours, window_hours..=24 * 365)?;
-        let concurrency = env.number("AMQP_CONCURRENCY", 8, 1..=100)?;
-        let batch_size = env.number("AMQP_BATCH_SIZE", 25, 1..=100)?;
+        let concurrency = env.number("AMQP_CONCURRENCY", 4, 1..=100)?;
+        let batch_size = env.number("AMQP_BATCH_SIZE", 50, 1..=100)?;
         // What isn't handed out can't be handled.
         let at_once = concurrency * batch_size;
         Ok(Self {

@@ -32,7 +32,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     fault: FaultPlan {
         fault: Fault::Poison {
             stream: ORDER_EVENTS,
-            // More than AMQP_CONCURRENCY (8).
+            // More than AMQP_CONCURRENCY (4).
             count: 12,
         },
         after: Duration::from_secs(3),
