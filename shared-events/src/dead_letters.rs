@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::topology::headers;
 
@@ -20,6 +20,27 @@ pub struct Facts {
     pub reason: Option<String>,
     /// When it was called dead.
     pub failed_at: Option<DateTime<Utc>>,
+}
+
+/// What the tool did to a queue, as it says it and `xtask` reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The dead-letter queue.
+    pub queue: String,
+    /// How many letters were looked at: at most as many as were there at the beginning.
+    pub examined: usize,
+    /// How many of them were selected.
+    pub selected: usize,
+    /// How many of those were replayed or purged.
+    pub done: usize,
+    /// How many of those looked at stay.
+    pub kept: usize,
+    /// Whether it was only a look.
+    pub dry_run: bool,
+    /// Whether it was asked to end before it was through.
+    pub interrupted: bool,
+    /// When the first of the selected ones failed, as far as they tell.
+    pub oldest_failed_at: Option<DateTime<Utc>>,
 }
 
 /// The parts of an envelope that tell about a letter whose properties don't.

@@ -9,7 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{env_file::EnvFile, outcome};
+use chrono::Utc;
+
+use crate::{
+    env_file::{self, EnvFile},
+    outcome,
+};
 
 /// The project that `cargo xtask test` starts.
 const TEST_PROJECT: &str = "agora-test";
@@ -25,6 +30,12 @@ pub(crate) const SERVICES: [&str; 4] = [
 /// Programs of ours that a command runs beside the system for a moment: built and packed like the services, and
 /// not started by `up`.
 pub(crate) const TOOLS: [&str; 1] = ["dead-letters"];
+
+/// Names a run and its folder: sorts by time, and two in the same second differ.
+pub(crate) fn new_run_id() -> anyhow::Result<String> {
+    let time = Utc::now().format("%Y%m%d-%H%M%S");
+    Ok(format!("{time}-{}", env_file::random_hex(2)?))
+}
 
 /// Everything of ours that has an image.
 pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {

@@ -20,12 +20,11 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use chassis::broker::{self, PublishError};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use lapin::{Channel, Connection, ConnectionProperties};
-use serde::Serialize;
-use shared_events::dead_letters::Selection;
+use shared_events::dead_letters::{Report, Selection};
 use shared_events::topology::{self, Topology};
 use tokio_util::sync::CancellationToken;
 
@@ -72,27 +71,6 @@ pub struct Options {
     pub limit: Option<usize>,
     /// Only look.
     pub dry_run: bool,
-}
-
-/// What was done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// The dead-letter queue.
-    pub queue: String,
-    /// How many letters were looked at: at most as many as were there at the beginning.
-    pub examined: usize,
-    /// How many of them were selected.
-    pub selected: usize,
-    /// How many of those were replayed or purged.
-    pub done: usize,
-    /// How many of those looked at stay.
-    pub kept: usize,
-    /// Whether it was only a look.
-    pub dry_run: bool,
-    /// Whether it was asked to end before it was through.
-    pub interrupted: bool,
-    /// When the first of the selected ones failed, as far as they tell.
-    pub oldest_failed_at: Option<DateTime<Utc>>,
 }
 
 /// Why it ended before it was through, and how far it got. All that isn't done is still in the queue.

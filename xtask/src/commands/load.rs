@@ -6,18 +6,16 @@
 
 use std::{fs, time::Duration};
 
-use chrono::Utc;
 use load_record::{REPORT_FILE, SUMMARY_FILE};
 
 use crate::{
     binaries,
     engine::{self, Container},
-    env_file,
     load_runs::{RunFolder, Window},
     outcome::{Exit, unavailable},
     output::{Format, FormatOption, Progress},
     process::Call,
-    project::{PORTS, Project},
+    project::{self, PORTS, Project},
     prometheus::Prometheus,
 };
 
@@ -113,11 +111,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let prometheus = Prometheus::new(&containers)?;
     let progress = Progress::new();
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
-    let id = format!(
-        "{}-{}",
-        Utc::now().format("%Y%m%d-%H%M%S"),
-        env_file::random_hex(2)?
-    );
+    let id = project::new_run_id()?;
     let run = RunFolder::new(project, &id);
     fs::create_dir_all(&run.path)?;
 

@@ -6,9 +6,8 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use shared_events::dead_letters::Selection;
+use serde::Serialize;
+use shared_events::dead_letters::{Report, Selection};
 
 use crate::{
     compose::Compose,
@@ -57,19 +56,6 @@ pub(crate) struct Order<'a> {
     pub(crate) selection: &'a Selection,
     pub(crate) limit: Option<usize>,
     pub(crate) dry_run: bool,
-}
-
-/// What the tool says it did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Report {
-    pub(crate) queue: String,
-    pub(crate) examined: usize,
-    pub(crate) selected: usize,
-    pub(crate) done: usize,
-    pub(crate) kept: usize,
-    pub(crate) dry_run: bool,
-    pub(crate) interrupted: bool,
-    pub(crate) oldest_failed_at: Option<DateTime<Utc>>,
 }
 
 /// The tool, ready to be run.

@@ -33,12 +33,12 @@ use super::{
 use crate::{
     binaries,
     dead_letters::{Reader, STATISTICS_LAG},
-    engine, env_file,
+    engine,
     interrupt::{self, Interrupted},
     outcome,
     output::{Progress, Step},
     process::Call,
-    project::Project,
+    project::{self, Project},
     wait,
 };
 
@@ -98,11 +98,7 @@ pub(crate) fn run(
         Ok(())
     })?;
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
-    let id = format!(
-        "{}-{}",
-        Utc::now().format("%Y%m%d-%H%M%S"),
-        env_file::random_hex(2)?
-    );
+    let id = project::new_run_id()?;
     let mut evaluation = Evaluation {
         format: FORMAT,
         run: id.clone(),

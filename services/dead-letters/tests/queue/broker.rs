@@ -3,7 +3,7 @@
 use chassis::config::{BrokerConfig, Env};
 use chassis::lifecycle::Lifecycle;
 use chrono::{DateTime, SecondsFormat, Utc};
-use dead_letters::{Error, Options, Report};
+use dead_letters::{Error, Options};
 use futures_util::future::try_join_all;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -12,6 +12,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use shared_events::dead_letters::Report;
 use shared_events::topology::{self, ORDER_EVENTS, headers};
 use tokio_util::sync::CancellationToken;
 

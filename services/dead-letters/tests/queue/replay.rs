@@ -182,7 +182,9 @@ async fn each_condition_chooses() {
         Letter::new("a-2", "unreadable"),
         other_type,
     ];
-    let oldest = |report: &dead_letters::Report| report.oldest_failed_at.map(|at| at.timestamp());
+    let oldest = |report: &shared_events::dead_letters::Report| {
+        report.oldest_failed_at.map(|at| at.timestamp())
+    };
     let minute = Some(Duration::from_secs(60));
     let choices = [
         (

@@ -3,11 +3,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
+use shared_events::dead_letters::Report;
 use shared_events::topology::INBOX_WINDOW;
 
 use super::filters::Filters;
 use crate::{
-    dead_letters::tool::{Order, Report, Task, Tool},
+    dead_letters::tool::{Order, Task, Tool},
     engine,
     outcome::{self, Exit},
     output::{Format, FormatOption, print_json},
