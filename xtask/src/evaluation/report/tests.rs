@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use load_record::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond};
 
-use super::{compare::Comparison, html, junit, markdown, schema_check};
+use super::{compare::Comparison, html, junit, list, markdown, schema_check};
 use crate::{
     evaluation::{
         conclusion::Conclusion,
@@ -668,10 +668,44 @@ fn markdown_has_a_row_for_each_experiment() {
     }
 }
 
+fn schema(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).expect("a schema is JSON")
+}
+
+#[test]
+fn the_json_of_a_comparison_is_as_its_schema_says_and_the_schema_can_refuse() {
+    let schema = schema(include_str!("../../../schemas/comparison.schema.json"));
+    let judged = |trials| Conclusion::of(&evaluation(trials)).unwrap();
+    let all = Conclusion::of(&realistic()).unwrap();
+    let mut short = outbox(1, 41, 0);
+    short.arms.truncate(1);
+    for (before, after) in [
+        (&all, &all),
+        (&all, &judged(Vec::new())),
+        (&judged(vec![outbox(1, 41, 0)]), &judged(vec![short])),
+    ] {
+        let mut document =
+            serde_json::to_value(Comparison::of(before, after, 0.2)).expect("it is JSON");
+        let found = schema_check::violations(&schema, &document);
+        assert_eq!(found, Vec::<String>::new());
+        document["before"]["agora"] = 7.into();
+        assert_eq!(schema_check::violations(&schema, &document).len(), 1);
+    }
+}
+
+#[test]
+fn the_json_of_the_list_is_as_its_schema_says_and_the_schema_can_refuse() {
+    let schema = schema(include_str!("../../../schemas/experiments.schema.json"));
+    let mut document = serde_json::to_value(list::entries()).expect("it is JSON");
+    let found = schema_check::violations(&schema, &document);
+    assert_eq!(found, Vec::<String>::new());
+    document[0]["counts"] = serde_json::json!([]);
+    assert_eq!(schema_check::violations(&schema, &document).len(), 1);
+}
+
 #[test]
 fn the_json_is_as_its_schema_says_and_the_schema_can_refuse() {
-    let schema = include_str!("../../../schemas/evaluation.schema.json");
-    let schema = serde_json::from_str(schema).expect("JSON");
+    let schema = schema(include_str!("../../../schemas/evaluation.schema.json"));
     let refused = |document: &serde_json::Value| schema_check::violations(&schema, document);
     let mut sabotaged = realistic();
     sabotaged.sabotage = Some(Sabotage::WithholdFault);
