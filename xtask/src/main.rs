@@ -35,8 +35,8 @@ use serde_json::json;
 
 use crate::{
     commands::{
-        bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke, status,
-        test, up, verify_dlq, verify_metrics,
+        alerts, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke,
+        status, test, up, verify_dlq, verify_metrics,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -79,6 +79,8 @@ enum Command {
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
     VerifyMetrics(verify_metrics::Options),
+    /// Show the alerts that are firing, and where each is explained
+    Alerts(alerts::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
     Evaluate(evaluate::Options),
     /// Look at dead letters, send them again, or remove them
@@ -109,6 +111,7 @@ impl Command {
             Self::Load(options) => load::run(project, options),
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
+            Self::Alerts(options) => alerts::run(project, *options),
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
             Self::Fault(options) => fault::run(project, options),
@@ -133,6 +136,7 @@ impl Command {
             Self::Load(options) => options.format.format,
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
+            Self::Alerts(options) => options.format.format,
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),
             Self::Fault(options) => options.format,

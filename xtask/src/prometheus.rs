@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
-use serde::Deserialize;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{self, Container},
@@ -35,6 +36,38 @@ impl Sample {
     }
 }
 
+/// An alert whose condition holds.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Alert {
+    /// `alertname` and `severity` among them.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// With their figures filled in.
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) state: AlertState,
+    /// Since when its condition holds.
+    pub(crate) active_at: DateTime<Utc>,
+}
+
+/// How far an alert has come; the worse is the lesser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AlertState {
+    Firing,
+    /// Its condition holds, and not yet for as long as it must.
+    Pending,
+}
+
+impl AlertState {
+    /// One word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Firing => "firing",
+            Self::Pending => "pending",
+        }
+    }
+}
+
 /// The project's Prometheus.
 #[derive(Debug)]
 pub(crate) struct Prometheus {
@@ -60,6 +93,11 @@ struct Series {
 }
 
 #[derive(Deserialize)]
+struct Alerts {
+    alerts: Vec<Alert>,
+}
+
+#[derive(Deserialize)]
 struct Scalar {
     result: (f64, String),
 }
@@ -74,7 +112,7 @@ struct Targets {
 #[serde(rename_all = "camelCase")]
 struct Target {
     labels: BTreeMap<String, String>,
-    last_scrape: chrono::DateTime<chrono::Utc>,
+    last_scrape: DateTime<Utc>,
 }
 
 impl Prometheus {
@@ -117,6 +155,12 @@ impl Prometheus {
             })
         });
         samples.collect()
+    }
+
+    /// The alerts whose conditions hold.
+    pub(crate) fn alerts(&self) -> anyhow::Result<Vec<Alert>> {
+        let alerts: Alerts = self.ask("/api/v1/alerts", &[])?;
+        Ok(alerts.alerts)
     }
 
     /// Waits until every target was scraped after this call began; returns a moment that sees those scrapes.

@@ -11,6 +11,7 @@ mod reconciliation;
 mod system;
 mod wait;
 
+mod alerts;
 mod command_errors;
 mod databases;
 mod dead_letters;
