@@ -1,21 +1,24 @@
 //! Serving HTTP: one set of layers around a service's routes.
 //!
-//! From the outside in: span and figures → panics become 500 → time limit → body limit → routes. What no
+//! From the outside in: the last answer of a connection → span and figures → panics become 500 → time limit → body limit → routes. What no
 //! route answers is a problem document as well.
 
 use std::any::Any;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
+use http::header::CONNECTION;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, error, info_span, warn};
 
 use crate::config::HttpConfig;
+use crate::connections;
 use crate::lifecycle::{Lifecycle, listen, panic_message};
 use crate::metrics::{Metrics, known_method};
 use crate::problem::{Problem, method_not_allowed, no_such_route};
@@ -40,15 +43,24 @@ pub async fn serve(
         .layer(DefaultBodyLimit::max(config.max_body_bytes))
         .layer(from_fn_with_state(config.timeout, limit_time))
         .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(from_fn_with_state(lifecycle.metrics().clone(), observe));
+        .layer(from_fn_with_state(lifecycle.metrics().clone(), observe))
+        .layer(from_fn_with_state(lifecycle.draining(), part));
     let draining = lifecycle.draining();
     lifecycle.spawn_worker("http", async move {
-        axum::serve(listener, app)
-            .with_graceful_shutdown(draining.cancelled_owned())
-            .await
-            .context("failed to serve HTTP")
+        connections::serve(listener, app, draining).await;
+        Ok(())
     });
     Ok(addr)
+}
+
+/// While the service drains an answer is the last one on its connection.
+async fn part(State(draining): State<CancellationToken>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if draining.is_cancelled() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    response
 }
 
 async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {

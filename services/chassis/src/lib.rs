@@ -8,6 +8,7 @@
 mod backoff;
 pub mod broker;
 pub mod config;
+mod connections;
 pub mod consumer;
 mod crash_points;
 pub mod database;

@@ -11,6 +11,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use sqlx::PgPool;
 use testkit::{BrokerClient, Process, command, eventually, free_address, header_text};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -186,7 +188,7 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     })
     .await;
     eventually("it takes no new connection", async || {
-        tokio::net::TcpStream::connect(&addr).await.is_err()
+        TcpStream::connect(&addr).await.is_err()
     })
     .await;
     lock.rollback().await.unwrap();
@@ -211,4 +213,66 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
         spans.contains(&format!("{TRACE_ID} POST /orders/")),
         "{spans:?}"
     );
+}
+
+/// One request on a connection that is kept open; the head of its answer, in lower case.
+async fn ask(stream: &mut BufReader<TcpStream>) -> String {
+    let user = Uuid::now_v7();
+    let request = format!(
+        "GET /orders/ HTTP/1.1\r\nHost: agora\r\nX-User-Id: {user}\r\nX-User-Email: ada@example.com\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        assert!(
+            stream.read_line(&mut line).await.unwrap() > 0,
+            "an answer after {head:?}"
+        );
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        head.push_str(&line);
+        head.push('\n');
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    head
+}
+
+#[tokio::test]
+async fn a_request_on_an_open_connection_is_answered_while_new_connections_are_refused() {
+    let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
+    let variables = [("DATABASE_URL", &*database), ("AMQP_URL", &broker)];
+    let mut process = Process::start(BINARY, &variables);
+    let addr = process.serving().await;
+    let connect = async || BufReader::new(TcpStream::connect(addr).await.unwrap());
+    let (mut used, mut idle) = (connect().await, connect().await);
+    for stream in [&mut used, &mut idle] {
+        let head = ask(stream).await;
+        assert!(
+            head.starts_with("http/1.1 200") && !head.contains("connection: close"),
+            "{head}"
+        );
+    }
+    process.terminate();
+    eventually("it takes no new connection", async || {
+        TcpStream::connect(addr).await.is_err()
+    })
+    .await;
+    let head = ask(&mut used).await;
+    assert!(
+        head.starts_with("http/1.1 200") && head.contains("connection: close"),
+        "{head}"
+    );
+    for stream in [&mut used, &mut idle] {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"", "it is closed, and in order");
+    }
+    assert_eq!(process.ended().await.code(), Some(0));
 }

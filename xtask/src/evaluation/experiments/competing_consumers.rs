@@ -31,7 +31,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {
-            arrivals_per_second: 120,
+            arrivals_per_second: 240,
         },
         run_time: Duration::from_secs(10),
         idempotency_keys: true,
@@ -39,7 +39,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     fault: FaultPlan {
         fault: Fault::StarveCpu {
             service: "inventory-service",
-            millicores: 30,
+            millicores: 20,
         },
         after: Duration::from_secs(1),
         lasts: Duration::from_secs(7),
