@@ -1,9 +1,10 @@
-//! Evidence of real runs, judged again without any system: one as shipped, also tampered with, and one in which every
-//! pattern was broken on purpose.
+//! Evidence of real runs, judged again without any system: one as shipped, one in which every pattern was broken on
+//! purpose, and one without any fault; the first and the last also tampered with.
 //!
 //! To record `tests/fixtures/evaluations/` anew, on a running system: `cargo xtask evaluate --seed 7`, and the same with
-//! `--sabotage break-pattern`; the evidence of a run is in `target/agora/evaluations/<run>/`. (`as-shipped.json` was put
-//! together from two runs of one day.)
+//! `--sabotage break-pattern` and `--sabotage withhold-fault`; the evidence of a run is in
+//! `target/agora/evaluations/<run>/`. (`broken-patterns.json` is older than `in_force`: it was put in later, from the
+//! samples of the same run.)
 
 use std::{
     fs,
@@ -73,10 +74,27 @@ fn every_claim_is_refuted_when_its_pattern_is_broken() {
     expect_all("broken-patterns", "refuted", 1);
 }
 
-/// Changes the recorded run in one place, which has to change the verdict on that experiment and no other.
+#[test]
+fn no_claim_is_decided_without_its_fault() {
+    expect_all("withheld-faults", "inconclusive", 4);
+}
+
+/// Changes the run as shipped in one place, which has to change the verdict on that experiment and no other.
 #[track_caller]
 fn tamper(experiment: &str, arm: usize, change: impl Fn(&mut Value), outcome: &str) {
-    let evidence = fs::read_to_string(recorded("as-shipped")).expect("recorded evidence");
+    tamper_with(("as-shipped", "upheld"), experiment, arm, change, outcome);
+}
+
+/// The same with another run, all of whose verdicts are known.
+#[track_caller]
+fn tamper_with(
+    (run, all): (&str, &str),
+    experiment: &str,
+    arm: usize,
+    change: impl Fn(&mut Value),
+    outcome: &str,
+) {
+    let evidence = fs::read_to_string(recorded(run)).expect("recorded evidence");
     let mut evidence: Value = serde_json::from_str(&evidence).expect("JSON");
     let trials = evidence["trials"].as_array_mut().expect("trials");
     let trial = trials
@@ -89,10 +107,25 @@ fn tamper(experiment: &str, arm: usize, change: impl Fn(&mut Value), outcome: &s
         let expected = if judged["name"] == experiment {
             outcome
         } else {
-            "upheld"
+            all
         };
         assert_eq!(judged["outcome"], expected, "{}", judged["reason"]);
     }
+}
+
+#[test]
+fn harm_without_any_fault_is_a_false_alarm() {
+    let control = ("withheld-faults", "inconclusive");
+    let lose = |arm: &mut Value| arm["books"]["lost"] = serde_json::json!(["one"]);
+    tamper_with(control, "outbox", 1, lose, "refuted");
+    let fail = |arm: &mut Value| arm["load"]["summary"]["failed"] = 1.into();
+    tamper_with(control, "graceful_shutdown", 1, fail, "refuted");
+    // Books that were read too early say nothing.
+    let early = |arm: &mut Value| {
+        lose(arm);
+        arm["settled_after_ms"] = Value::Null;
+    };
+    tamper_with(control, "outbox", 1, early, "inconclusive");
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     load: LoadPlan {
         scenario: "order",
+        // Requests are under way at every moment; those that fail are counted, so that no stall can hide.
         model: Model::Closed { users: 16 },
         run_time: Duration::from_secs(20),
         // Who repeats a key may be repeated by the gateway, which would hide what is to be seen.
