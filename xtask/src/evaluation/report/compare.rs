@@ -2,6 +2,7 @@
 //!
 //! A regression is a verdict that got worse, or a figure of the last arm (the one with the pattern) that got worse by
 //! more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst before.
+//! Where one of the runs has a single value, only figures that the verdict rests on are judged.
 
 use serde::Serialize;
 
