@@ -9,7 +9,7 @@ use shared_events::topology::{self, Topology};
 
 use super::{Effect, bit, did_not_bite, messages};
 use crate::{
-    engine::docker,
+    engine::{Container, docker},
     evaluation::{
         evidence::Bite,
         lab::{self, Lab},
@@ -228,12 +228,11 @@ impl Effect for MemoryAlarm {
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         set_watermark(lab, &["absolute", &watermark(lab.project)?])?;
         let healed = wait::until(ALARM_WITHIN, LOOK_INTERVAL, || {
-            let broker = lab.broker()?;
-            Ok((!alarm(&broker)? && watermark_is_as_configured(lab, &broker)?).then_some(()))
+            Ok((!alarm(&lab.broker()?)?).then_some(()))
         })?;
         anyhow::ensure!(
             healed.is_some(),
-            "the broker does not report its memory as usual {} s after its watermark was set back",
+            "the broker still reports an alarm {} s after its watermark was set back",
             ALARM_WITHIN.as_secs()
         );
         Ok(())
@@ -242,39 +241,40 @@ impl Effect for MemoryAlarm {
 
 /// Sets the memory watermark back where it isn't as configured, or where the alarm is on; whether that was so.
 pub(super) fn restore_watermark(lab: &Lab<'_>) -> anyhow::Result<bool> {
-    let broker = lab.broker()?;
-    if watermark_is_as_configured(lab, &broker)? && !alarm(&broker)? {
+    if watermark_is_as_configured(lab)? && !alarm(&lab.broker()?)? {
         return Ok(false);
     }
     MemoryAlarm.heal(lab)?;
     Ok(true)
 }
 
-/// As the broker's statistics have it, which lag by some seconds.
-fn watermark_is_as_configured(lab: &Lab<'_>, broker: &Client) -> anyhow::Result<bool> {
-    #[derive(Deserialize)]
-    struct Node {
-        mem_limit: Option<u64>,
-    }
-    let configured = bytes(&watermark(lab.project)?);
-    let nodes: Vec<Node> = list(broker, "/api/nodes")?;
-    Ok(nodes.iter().all(|node| {
+/// As the broker itself has it: its statistics, which the management API tells, lag, the more the busier the machine.
+fn watermark_is_as_configured(lab: &Lab<'_>) -> anyhow::Result<bool> {
+    let Some(configured) = bytes(&watermark(lab.project)?) else {
         // What isn't known differs from nothing.
-        configured.is_none() || node.mem_limit.is_none() || node.mem_limit == configured
-    }))
+        return Ok(true);
+    };
+    let limits = ctl(lab, &["eval", "vm_memory_monitor:get_memory_limit()."])?;
+    Ok(limits
+        .iter()
+        .all(|limit| limit.trim() == configured.to_string()))
 }
 
 fn set_watermark(lab: &Lab<'_>, value: &[&str]) -> anyhow::Result<()> {
-    for container in lab.containers_of("rabbitmq")? {
-        let set = [
-            "exec",
-            &container.id,
-            "rabbitmqctl",
-            "set_vm_memory_high_watermark",
-        ];
-        docker(set).args(value).limit(CTL_LIMIT).read()?;
-    }
+    ctl(lab, &[&["set_vm_memory_high_watermark"], value].concat())?;
     Ok(())
+}
+
+/// What `rabbitmqctl` says in each of the broker's containers.
+fn ctl(lab: &Lab<'_>, args: &[&str]) -> anyhow::Result<Vec<String>> {
+    let run = |container: Container| {
+        let ctl = ["exec", &container.id, "rabbitmqctl", "--quiet"];
+        docker(ctl.into_iter().chain(args.iter().copied()))
+            .limit(CTL_LIMIT)
+            .read()
+    };
+    let containers = lab.containers_of("rabbitmq")?;
+    containers.into_iter().map(run).collect()
 }
 
 /// Whether the broker reports one now: not from its statistics, which lag.
