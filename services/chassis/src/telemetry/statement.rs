@@ -7,6 +7,7 @@
 
 use std::future::Future;
 
+use sqlx::error::DatabaseError;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
@@ -48,7 +49,7 @@ impl<T, F: Future<Output = Result<T, sqlx::Error>>> Statement<T> for F {}
 /// By the server's code where it has answered, else by what went wrong on the way; never by its text, which may quote
 /// a row.
 fn record(span: &Span, error: &sqlx::Error) {
-    let code = error.as_database_error().and_then(|answer| answer.code());
+    let code = error.as_database_error().and_then(DatabaseError::code);
     if let Some(code) = &code {
         span.record("db.response.status_code", &**code);
     }
