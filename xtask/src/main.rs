@@ -16,6 +16,8 @@ mod evaluation;
 mod http;
 mod images;
 mod interrupt;
+#[expect(dead_code, reason = "verify-traces is being built upon it")]
+mod jaeger;
 mod load_runs;
 mod metrics_check;
 mod outcome;

@@ -71,7 +71,7 @@ pub(crate) struct PublishedPort {
 }
 
 /// Every published port.
-pub(crate) const PORTS: [PublishedPort; 4] = [
+pub(crate) const PORTS: [PublishedPort; 5] = [
     PublishedPort {
         variable: "AGORA_HTTP_PORT",
         default: "80",
@@ -99,6 +99,13 @@ pub(crate) const PORTS: [PublishedPort; 4] = [
         service: "alertmanager",
         container_port: 9093,
         what: "Alertmanager",
+    },
+    PublishedPort {
+        variable: "AGORA_JAEGER_PORT",
+        default: "16686",
+        service: "jaeger",
+        container_port: 16686,
+        what: "Jaeger: the traces",
     },
 ];
 
