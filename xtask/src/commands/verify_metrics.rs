@@ -1,17 +1,15 @@
 //! `verify-metrics`: holds Prometheus's figures against what the load generator counted.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde::Serialize;
 
 use crate::{
     engine,
     load_runs::{RunFolder, Window},
     metrics_check::{self, Finding, GATEWAY_JOB, GatewayKey, Observed, Row, ServiceKey},
-    outcome::{self, Exit},
+    outcome::Exit,
     output::{Format, FormatOption, print_json, table},
     project::{CONTAINERS, Project},
-    prometheus::{Prometheus, Sample},
+    prometheus::{Prometheus, Sample, fresh},
 };
 
 /// Has no metrics endpoint of its own: the only container without a scrape job.
@@ -19,9 +17,6 @@ const NOT_SCRAPED: &str = "postgres";
 
 const SERVICE_COUNTER: &str = "http_server_request_duration_seconds_count";
 const GATEWAY_COUNTER: &str = "traefik_router_requests_total";
-
-/// Three scrape intervals: at both ends of a window every target was scraped within this time.
-const FRESH_SECONDS: u32 = 15;
 
 /// What `verify-metrics` can be told.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -52,16 +47,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let prometheus = Prometheus::new(&containers)?;
     let run = RunFolder::find(project, options.run.as_deref())?;
     let summary = run.summary()?;
-    let window = run.window()?;
-    if window.project != project.name {
-        return Err(outcome::usage(
-            format!(
-                "the run {} was made on the system `{}`, not on `{}`",
-                run.id, window.project, project.name
-            ),
-            "name a run of this system with `--run`, or make one with `cargo xtask load`",
-        ));
-    }
+    let window = run.window_on(project)?;
     let rows = metrics_check::compare(&summary.requests, &observe(&prometheus, &window)?);
     let targets_down = targets_down(&prometheus.query("up", prometheus.now()?)?);
     let targets = if targets_down.is_empty() {
@@ -91,14 +77,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
 
 fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed> {
     let mut observed = Observed {
-        restarted: restarted(prometheus, window)?,
+        restarted: prometheus.restarted(window.from, window.to)?,
         ..Observed::default()
     };
     let services = format!(
         "sum by (job, http_request_method, http_route, http_response_status_code) ({})",
         fresh(SERVICE_COUNTER)
     );
-    for (labels, gain) in gains(prometheus, &services, window)? {
+    for (labels, gain) in prometheus.gains(&services, window.from, window.to)? {
         let Some(gain) = gain else {
             observed.restarted.insert(labels.label("job").to_owned());
             continue;
@@ -114,10 +100,10 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
         };
         observed.services.insert(key, gain);
     }
-    for (labels, gain) in gains(
-        prometheus,
+    for (labels, gain) in prometheus.gains(
         &format!("sum by (router, method, code) ({})", fresh(GATEWAY_COUNTER)),
-        window,
+        window.from,
+        window.to,
     )? {
         let Some(gain) = gain else {
             observed.restarted.insert(GATEWAY_JOB.to_owned());
@@ -131,52 +117,6 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
         observed.gateway.insert(key, gain);
     }
     Ok(observed)
-}
-
-/// A counter's series, without the ghosts: a Prometheus that restarted shows the last values of series that
-/// are gone for five minutes more, and they would pass for the counts before a run.
-fn fresh(counter: &str) -> String {
-    format!("{counter} and time() - timestamp({counter}) < {FRESH_SECONDS}")
-}
-
-/// What each series gained in the window; `None` for one that fell. Series that gained nothing are left out.
-fn gains(
-    prometheus: &Prometheus,
-    query: &str,
-    window: &Window,
-) -> anyhow::Result<Vec<(Sample, Option<u64>)>> {
-    let before: BTreeMap<_, _> = prometheus
-        .query(query, window.from)?
-        .into_iter()
-        .map(|sample| (sample.labels, sample.value))
-        .collect();
-    let after = prometheus.query(query, window.to)?.into_iter();
-    let gains = after.map(|sample| {
-        // A series that wasn't there yet stood at nought.
-        let gain = sample.value - before.get(&sample.labels).copied().unwrap_or_default();
-        let gain = (gain >= 0.0).then_some(gain.round() as u64);
-        (sample, gain)
-    });
-    Ok(gains.filter(|(_, gain)| *gain != Some(0)).collect())
-}
-
-/// Jobs that another process answers for at the window's end than at its beginning. Asked at both moments, not
-/// over the window: the last scrape before a window lies outside of it.
-fn restarted(prometheus: &Prometheus, window: &Window) -> anyhow::Result<BTreeSet<String>> {
-    const STARTED: &str = "max by (job) (process_start_time_seconds)";
-    let before: BTreeMap<_, _> = prometheus
-        .query(STARTED, window.from)?
-        .into_iter()
-        .map(|sample| (sample.label("job").to_owned(), sample.value))
-        .collect();
-    let after = prometheus.query(STARTED, window.to)?;
-    let restarted = after.iter().filter(|sample| {
-        let started = before.get(sample.label("job"));
-        started.is_some_and(|started| *started != sample.value)
-    });
-    Ok(restarted
-        .map(|sample| sample.label("job").to_owned())
-        .collect())
 }
 
 /// Expected jobs without a target that is up, and targets that are down.
