@@ -13,6 +13,7 @@ mod durations;
 mod engine;
 mod env_file;
 mod evaluation;
+mod events_check;
 mod http;
 mod images;
 mod interrupt;
