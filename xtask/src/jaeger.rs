@@ -3,11 +3,11 @@
 //! A trace comes back as plain values of OpenTelemetry's terms: parent, links, kind and status, which Jaeger's own
 //! JSON spells as references and tags. Events within a span are left out: nobody here judges them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     engine::{self, Container},
@@ -124,6 +124,38 @@ impl Jaeger {
         }
         trace_of(answer.json()?)
     }
+
+    /// The traces in which a service has a span with this attribute, begun within `within` of a moment (microseconds
+    /// since 1970); at most so many.
+    pub(crate) fn find(
+        &self,
+        service: &str,
+        (tag, value): (&str, &str),
+        around_us: u64,
+        within: Duration,
+        most: usize,
+    ) -> anyhow::Result<Vec<Trace>> {
+        let within_us = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
+        let answer = self.client.get(
+            "/api/traces",
+            &[],
+            &[
+                ("service", service),
+                ("tags", &json!({ tag: value }).to_string()),
+                ("start", &around_us.saturating_sub(within_us).to_string()),
+                ("end", &around_us.saturating_add(within_us).to_string()),
+                ("limit", &most.to_string()),
+            ],
+        )?;
+        // Of a service that never sent a span nothing is known.
+        if answer.status == 404 {
+            return Ok(Vec::new());
+        }
+        if answer.status != 200 {
+            bail!("Jaeger refuses to look for {tag}: {}", answer.shown());
+        }
+        traces_of(answer.json()?)
+    }
 }
 
 #[derive(Deserialize)]
@@ -179,9 +211,15 @@ struct Process {
 }
 
 fn trace_of(envelope: Envelope) -> anyhow::Result<Option<Trace>> {
-    let Some(stored) = envelope.data.unwrap_or_default().into_iter().next() else {
-        return Ok(None);
-    };
+    Ok(traces_of(envelope)?.into_iter().next())
+}
+
+fn traces_of(envelope: Envelope) -> anyhow::Result<Vec<Trace>> {
+    let stored = envelope.data.unwrap_or_default();
+    stored.into_iter().map(read_trace).collect()
+}
+
+fn read_trace(stored: StoredTrace) -> anyhow::Result<Trace> {
     let id = full_id(&stored.trace_id);
     let mut spans = stored
         .spans
@@ -189,7 +227,7 @@ fn trace_of(envelope: Envelope) -> anyhow::Result<Option<Trace>> {
         .map(|span| span_of(span, &id, &stored.processes))
         .collect::<anyhow::Result<Vec<Span>>>()?;
     spans.sort_by_key(|span| span.start_us);
-    Ok(Some(Trace { id, spans }))
+    Ok(Trace { id, spans })
 }
 
 fn span_of(
@@ -272,8 +310,6 @@ fn status(tags: &BTreeMap<String, String>) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     /// As Jaeger 2 answers: an order's first two hops, and a consumer that only links to who sent its message.
@@ -400,6 +436,23 @@ mod tests {
         let order = trace.span("00f067aa0ba902b7").unwrap();
         assert_eq!(order.parent, None);
         assert_eq!(order.links.len(), 1);
+    }
+
+    #[test]
+    fn an_answer_may_hold_several_traces() {
+        let mut both = answer();
+        let mut other = both["data"][0].clone();
+        other["traceID"] = json!("f067aa0ba902b7");
+        both["data"].as_array_mut().unwrap().push(other);
+        let traces = traces_of(serde_json::from_value(both).unwrap()).unwrap();
+        let ids: Vec<&str> = traces.iter().map(|trace| trace.id.as_str()).collect();
+        assert_eq!(
+            ids,
+            [
+                "0af7651916cd43dd8448eb211c80319c",
+                "000000000000000000f067aa0ba902b7"
+            ]
+        );
     }
 
     #[test]

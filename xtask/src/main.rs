@@ -13,10 +13,10 @@ mod durations;
 mod engine;
 mod env_file;
 mod evaluation;
+mod events_check;
 mod http;
 mod images;
 mod interrupt;
-#[expect(dead_code, reason = "verify-traces is being built upon it")]
 mod jaeger;
 mod load_runs;
 mod metrics_check;
@@ -28,6 +28,7 @@ mod process;
 mod project;
 mod prometheus;
 mod service_images;
+mod traces_check;
 mod wait;
 
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ use serde_json::json;
 use crate::{
     commands::{
         alerts, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke,
-        status, test, up, verify_dlq, verify_metrics,
+        status, test, up, verify_dlq, verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -61,7 +62,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-dlq, one experiment
+    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-traces, verify-dlq, one experiment
     Demo(demo::Options),
     /// Build what changed, start everything, wait until all is healthy
     Up(up::Options),
@@ -81,6 +82,8 @@ enum Command {
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
     VerifyMetrics(verify_metrics::Options),
+    /// Hold the traces of a run's orders against the shape that they should have
+    VerifyTraces(verify_traces::Options),
     /// Show the alerts that are firing, and where each is explained
     Alerts(alerts::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
@@ -113,6 +116,7 @@ impl Command {
             Self::Load(options) => load::run(project, options),
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
+            Self::VerifyTraces(options) => verify_traces::run(project, options),
             Self::Alerts(options) => alerts::run(project, *options),
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
@@ -138,6 +142,7 @@ impl Command {
             Self::Load(options) => options.format.format,
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
+            Self::VerifyTraces(options) => options.format.format,
             Self::Alerts(options) => options.format.format,
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),

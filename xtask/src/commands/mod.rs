@@ -18,3 +18,4 @@ pub(crate) mod test;
 pub(crate) mod up;
 pub(crate) mod verify_dlq;
 pub(crate) mod verify_metrics;
+pub(crate) mod verify_traces;
