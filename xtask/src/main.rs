@@ -3,6 +3,7 @@
 //! This file reads the command line and turns results into exit codes; each command is a module of
 //! its own.
 
+mod alert_history;
 mod binaries;
 mod broker;
 mod commands;
@@ -79,7 +80,7 @@ enum Command {
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
     VerifyMetrics(verify_metrics::Options),
-    /// Show the alerts that are firing, and where each is explained
+    /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
     Alerts(alerts::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
     Evaluate(evaluate::Options),
