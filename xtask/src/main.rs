@@ -3,6 +3,7 @@
 //! This file reads the command line and turns results into exit codes; each command is a module of
 //! its own.
 
+mod alert_history;
 mod binaries;
 mod broker;
 mod commands;
@@ -84,7 +85,7 @@ enum Command {
     VerifyMetrics(verify_metrics::Options),
     /// Hold the traces of a run's orders against the shape that they should have
     VerifyTraces(verify_traces::Options),
-    /// Show the alerts that are firing, and where each is explained
+    /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
     Alerts(alerts::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
     Evaluate(evaluate::Options),

@@ -13,13 +13,13 @@ use crate::{
     metrics_check::{self, Finding, GATEWAY_JOB, GatewayKey, Observed, Row, ServiceKey},
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, table},
-    project::{CONTAINERS, Project},
+    project::{ALERT_RECEIVER, CONTAINERS, Project},
     prometheus::{Moment, Prometheus, Sample, fresh},
     wait,
 };
 
-/// Has no metrics endpoint of its own: the only container without a scrape job.
-const NOT_SCRAPED: &str = "postgres";
+/// Have no metrics endpoint of their own: the only containers without a scrape job.
+const NOT_SCRAPED: [&str; 2] = ["postgres", ALERT_RECEIVER];
 
 const SERVICE_COUNTER: &str = "http_server_request_duration_seconds_count";
 const GATEWAY_COUNTER: &str = "traefik_router_requests_total";
@@ -247,7 +247,9 @@ fn observe_events(
 
 /// Expected jobs without a target that is up, and targets that are down.
 fn targets_down(up: &[Sample]) -> Vec<String> {
-    let expected = CONTAINERS.into_iter().filter(|job| *job != NOT_SCRAPED);
+    let expected = CONTAINERS
+        .into_iter()
+        .filter(|job| !NOT_SCRAPED.contains(job));
     let unknown = expected
         .filter(|job| up.iter().all(|sample| sample.label("job") != *job))
         .map(str::to_owned);
@@ -318,7 +320,7 @@ mod tests {
     fn all_up() -> Vec<Sample> {
         CONTAINERS
             .into_iter()
-            .filter(|job| *job != NOT_SCRAPED)
+            .filter(|job| !NOT_SCRAPED.contains(job))
             .map(|job| up(job, 1.0))
             .collect()
     }
