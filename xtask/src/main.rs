@@ -3,20 +3,24 @@
 //! This file reads the command line and turns results into exit codes; each command is a module of
 //! its own.
 
+mod alloy;
 mod binaries;
 mod broker;
 mod commands;
 mod compose;
 mod configuration;
+mod dashboards;
 mod dead_letters;
 mod durations;
 mod engine;
 mod env_file;
 mod evaluation;
+mod extras;
 mod http;
 mod images;
 mod interrupt;
 mod load_runs;
+mod logql;
 mod metrics_check;
 mod outcome;
 mod output;
@@ -36,7 +40,7 @@ use serde_json::json;
 use crate::{
     commands::{
         alerts, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke,
-        status, test, up, verify_dlq, verify_metrics,
+        status, test, up, verify_dashboards, verify_dlq, verify_metrics,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -79,6 +83,8 @@ enum Command {
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
     VerifyMetrics(verify_metrics::Options),
+    /// Ask everything that the Grafana dashboards ask, and find the panels that show nothing
+    VerifyDashboards(verify_dashboards::Options),
     /// Show the alerts that are firing, and where each is explained
     Alerts(alerts::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
@@ -111,6 +117,7 @@ impl Command {
             Self::Load(options) => load::run(project, options),
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
+            Self::VerifyDashboards(options) => verify_dashboards::run(project, options),
             Self::Alerts(options) => alerts::run(project, *options),
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
@@ -136,6 +143,7 @@ impl Command {
             Self::Load(options) => options.format.format,
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
+            Self::VerifyDashboards(options) => options.format.format,
             Self::Alerts(options) => options.format.format,
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),

@@ -9,7 +9,7 @@ pub(crate) mod list;
 pub(crate) mod markdown;
 pub(crate) mod numbers;
 #[cfg(test)]
-mod schema_check;
+pub(crate) mod schema_check;
 pub(crate) mod terminal;
 #[cfg(test)]
 pub(crate) mod tests;
