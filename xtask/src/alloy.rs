@@ -41,7 +41,9 @@ pub(crate) fn defects(text: &str) -> Vec<String> {
             && let Some(component) = referred(name)
             && !defined.contains(component)
         {
-            defects.push(format!("`{name}` refers to `{component}`, which isn't there"));
+            defects.push(format!(
+                "`{name}` refers to `{component}`, which isn't there"
+            ));
         }
     }
     defects
@@ -73,7 +75,10 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, String> {
             rest = rest.split_once("*/").ok_or("a comment has no end")?.1;
         } else if c == '"' {
             let end = string_end(rest).ok_or_else(|| {
-                format!("a string has no end: `{}`", rest.lines().next().unwrap_or(rest))
+                format!(
+                    "a string has no end: `{}`",
+                    rest.lines().next().unwrap_or(rest)
+                )
             })?;
             tokens.push(Token::Text(&rest[1..end]));
             rest = &rest[end + 1..];
@@ -126,7 +131,10 @@ fn unbalanced(tokens: &[Token<'_>]) -> Vec<String> {
             return vec![format!("`{c}` closes nothing")];
         }
     }
-    open.pop().map(|c| format!("`{c}` is never closed")).into_iter().collect()
+    open.pop()
+        .map(|c| format!("`{c}` is never closed"))
+        .into_iter()
+        .collect()
 }
 
 #[cfg(test)]
@@ -158,9 +166,21 @@ mod tests {
             defects(&SOUND.replacen(from, to, 1)).join("; ")
         };
         for (found, expected) in [
-            (broken("loki.write.out.receiver", "loki.write.in.receiver"), "`loki.write.in`, which isn't there"),
-            (broken("discovery.docker.all.targets", "discovery.docker.al.targets"), "`discovery.docker.al`"),
-            (broken("loki.write \"out\"", "discovery.docker \"all\""), "two blocks `discovery.docker.all`"),
+            (
+                broken("loki.write.out.receiver", "loki.write.in.receiver"),
+                "`loki.write.in`, which isn't there",
+            ),
+            (
+                broken(
+                    "discovery.docker.all.targets",
+                    "discovery.docker.al.targets",
+                ),
+                "`discovery.docker.al`",
+            ),
+            (
+                broken("loki.write \"out\"", "discovery.docker \"all\""),
+                "two blocks `discovery.docker.all`",
+            ),
             (broken("receiver]", "receiver"), "closes nothing"),
             (broken("endpoint {", "endpoint"), "closes nothing"),
             (broken("logging {", "logging { {"), "never closed"),

@@ -62,6 +62,8 @@ pub(crate) struct Panel {
     description: String,
     /// Empty where figures have none.
     unit: String,
+    /// What Grafana shows as its data source: type and uid.
+    source: Option<(String, String)>,
 }
 
 /// One query of a panel.
@@ -108,7 +110,10 @@ pub(crate) fn read_all(root: &Path) -> anyhow::Result<Vec<Dashboard>> {
         .and_then(Iterator::collect)
         .with_context(|| format!("failed to read {}", folder.display()))?;
     let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    });
     paths.sort();
     let dashboards = paths.iter().map(|path| {
         let text = fs::read_to_string(path)
@@ -159,6 +164,8 @@ struct PanelFile {
     title: String,
     #[serde(default)]
     description: String,
+    #[serde(default)]
+    datasource: Option<SourceFile>,
     #[serde(default)]
     targets: Vec<TargetFile>,
     /// Of a collapsed row.
@@ -231,7 +238,12 @@ fn parse(file: &str, json: &str) -> Result<Dashboard, String> {
             let language = match target.datasource.r#type.as_str() {
                 "prometheus" => Language::PromQl,
                 "loki" => Language::LogQl,
-                other => return Err(format!("`{}` asks a data source of type `{other}`", panel.title)),
+                other => {
+                    return Err(format!(
+                        "`{}` asks a data source of type `{other}`",
+                        panel.title
+                    ));
+                }
             };
             Ok(Query {
                 language,
@@ -246,6 +258,7 @@ fn parse(file: &str, json: &str) -> Result<Dashboard, String> {
             title: panel.title,
             description: panel.description,
             unit: panel.field_config.defaults.unit,
+            source: panel.datasource.map(|source| (source.r#type, source.uid)),
         });
     }
     Ok(dashboard)
@@ -358,7 +371,9 @@ pub(crate) fn data_sources(yaml: &str) -> BTreeMap<String, String> {
 
 /// The uids to which the provisioning file's links lead.
 fn linked_sources(yaml: &str) -> impl Iterator<Item = &str> {
-    let lines = yaml.lines().map(|line| line.trim().trim_start_matches("- "));
+    let lines = yaml
+        .lines()
+        .map(|line| line.trim().trim_start_matches("- "));
     lines.filter_map(|line| line.strip_prefix("datasourceUid:").map(str::trim))
 }
 
@@ -368,14 +383,19 @@ pub(crate) fn defects(dashboards: &[Dashboard], data_sources_yaml: &str) -> Vec<
     let mut defects = Vec::new();
     for uid in linked_sources(data_sources_yaml) {
         if !sources.contains_key(uid) {
-            defects.push(format!("{DATA_SOURCES} links to the data source `{uid}`, which it doesn't define"));
+            defects.push(format!(
+                "{DATA_SOURCES} links to the data source `{uid}`, which it doesn't define"
+            ));
         }
     }
     let mut uids = BTreeSet::new();
     for dashboard in dashboards {
         let mut defect = |text: String| defects.push(format!("{}: {text}", dashboard.file));
         if !uids.insert(&dashboard.uid) {
-            defect(format!("another dashboard has the uid `{}` too", dashboard.uid));
+            defect(format!(
+                "another dashboard has the uid `{}` too",
+                dashboard.uid
+            ));
         }
         if dashboard.numbered {
             defect("it carries the `id` of one Grafana's database: remove it".to_owned());
@@ -430,7 +450,9 @@ fn panel_defects(
         if !ref_ids.insert(&query.ref_id) {
             defect(format!("`{title}` has two queries {}", query.ref_id));
         }
-        let (kind, uid) = &query.source;
+    }
+    let asked = panel.queries.iter().map(|query| &query.source);
+    for (kind, uid) in asked.chain(&panel.source) {
         if sources.get(uid) != Some(kind) {
             defect(format!(
                 "`{title}` asks the data source `{uid}` of type {kind}, which {DATA_SOURCES} doesn't define"
@@ -477,7 +499,12 @@ mod tests {
         let names: Vec<&str> = dashboards.iter().map(|found| &*found.uid).collect();
         assert_eq!(
             names,
-            ["agora-load-run", "agora-messaging-and-patterns", "agora-overview", "agora-service"]
+            [
+                "agora-load-run",
+                "agora-messaging-and-patterns",
+                "agora-overview",
+                "agora-service"
+            ]
         );
         let sources = fs::read_to_string(root().join(DATA_SOURCES)).unwrap();
         assert_eq!(defects(&dashboards, &sources), [""; 0]);
@@ -522,14 +549,22 @@ mod tests {
     #[test]
     fn a_variable_that_nobody_knows_is_named() {
         assert!(values().fill_in("a{b=\"$c\"}").unwrap_err().contains("$c"));
-        assert!(values().fill_in("a[${__range").unwrap_err().contains("__range"));
+        assert!(
+            values()
+                .fill_in("a[${__range")
+                .unwrap_err()
+                .contains("__range")
+        );
     }
 
     #[test]
     fn a_fallback_is_told_from_the_question() {
         let asked = [
             ("sum(a) or vector(0)", Some("sum(a)")),
-            (r#"a{b="x or y"} or on() label_replace(vector(0), "b", "none", "", "")"#, Some(r#"a{b="x or y"}"#)),
+            (
+                r#"a{b="x or y"} or on() label_replace(vector(0), "b", "none", "", "")"#,
+                Some(r#"a{b="x or y"}"#),
+            ),
             ("sum(a or vector(0))", None),
             ("a or b", None),
             ("a", None),
@@ -541,7 +576,10 @@ mod tests {
 
     #[test]
     fn a_variables_query_is_read() {
-        assert_eq!(label_values("label_values(up{a=\"b,c\"}, job)"), Some(("up{a=\"b,c\"}", "job")));
+        assert_eq!(
+            label_values("label_values(up{a=\"b,c\"}, job)"),
+            Some(("up{a=\"b,c\"}", "job"))
+        );
         assert_eq!(label_values("query_result(up)"), None);
     }
 
@@ -557,17 +595,32 @@ mod tests {
         let one = || panel(1, "up");
         let cases = [
             (of([one(), one()].join(",")), "two panels have the id 1"),
-            (of(one().replace("\"uid\":\"prometheus\"", "\"uid\":\"prom\"")), "`prom`"),
-            (of(one().replace("\"uid\":\"prometheus\"", "\"uid\":\"jaeger\"")), "`jaeger`"),
+            (
+                of(one().replace("\"uid\":\"prometheus\"", "\"uid\":\"prom\"")),
+                "`prom`",
+            ),
+            (
+                of(one().replace("\"uid\":\"prometheus\"", "\"uid\":\"jaeger\"")),
+                "`jaeger`",
+            ),
             (of(one().replace("Healthy: 0.", "")), "no description"),
             (of(one().replace("Healthy: 0.", "Some.")), "what is healthy"),
             (of(one().replace("short", "")), "no unit"),
             (of(one().replace("Panel 1", "")), "no title"),
-            (of(r#"{"id":1,"type":"stat","title":"A","description":"b"}"#.to_owned()), "asks nothing"),
+            (
+                of(r#"{"id":1,"type":"stat","title":"A","description":"b"}"#.to_owned()),
+                "asks nothing",
+            ),
         ];
         for (found, expected) in cases {
-            assert!(found.iter().any(|defect| defect.contains(expected)), "{expected}: {found:?}");
-            assert!(found.iter().all(|defect| defect.starts_with("x.json: ")), "{found:?}");
+            assert!(
+                found.iter().any(|defect| defect.contains(expected)),
+                "{expected}: {found:?}"
+            );
+            assert!(
+                found.iter().all(|defect| defect.starts_with("x.json: ")),
+                "{found:?}"
+            );
         }
         let twice = [dashboard(&one()), dashboard(&one())];
         assert!(defects(&twice, SOURCES)[0].contains("uid `agora-x`"));

@@ -146,7 +146,9 @@ pub(crate) fn start(
         }
     }
     for part in PARTS.iter().filter(|part| !chosen.contains(&part.service)) {
-        let why = missing.get(part.service).map_or("it is of no use alone", String::as_str);
+        let why = missing
+            .get(part.service)
+            .map_or("it is of no use alone", String::as_str);
         step.say(&format!("no {} ({why}): {}", part.service, part.without));
     }
     step.result(match chosen.as_slice() {
@@ -223,7 +225,8 @@ fn startable(missing: &BTreeMap<&'static str, String>) -> Vec<&'static str> {
 /// Why Grafana can't have its port. 3000 is many a program's default: no reason to fail.
 fn port_conflict(settings: &Settings, own: &[Container]) -> anyhow::Result<Option<String>> {
     let conflict = ports::conflict(settings, own, &GRAFANA)?;
-    Ok(conflict.map(|conflict| format!("{conflict}; `{}=<port> cargo xtask up`", conflict.variable)))
+    Ok(conflict
+        .map(|conflict| format!("{conflict}; `{}=<port> cargo xtask up`", conflict.variable)))
 }
 
 fn compose_up(
@@ -234,11 +237,24 @@ fn compose_up(
     step: &Step,
 ) -> anyhow::Result<()> {
     let wait = HEALTHY_WITHIN_SECONDS.to_string();
-    let args = ["up", "--detach", "--no-build", "--wait", "--wait-timeout", &wait];
+    let args = [
+        "up",
+        "--detach",
+        "--no-build",
+        "--wait",
+        "--wait-timeout",
+        &wait,
+    ];
     compose
-        .call(project, settings, args.into_iter().chain(chosen.iter().copied()))
+        .call(
+            project,
+            settings,
+            args.into_iter().chain(chosen.iter().copied()),
+        )
         .limit(Duration::from_secs(HEALTHY_WITHIN_SECONDS + 60))
-        .logged(&project.log("compose-up-optional"), |line| step.update(line))
+        .logged(&project.log("compose-up-optional"), |line| {
+            step.update(line)
+        })
 }
 
 #[cfg(test)]
@@ -248,7 +264,10 @@ mod tests {
     use super::*;
 
     fn missing(services: &[&'static str]) -> BTreeMap<&'static str, String> {
-        services.iter().map(|service| (*service, "gone".to_owned())).collect()
+        services
+            .iter()
+            .map(|service| (*service, "gone".to_owned()))
+            .collect()
     }
 
     #[test]
@@ -286,8 +305,15 @@ mod tests {
         let pins = EnvFile::read(&root.join("images/upstream.env")).unwrap();
         let compose = std::fs::read_to_string(root.join("compose.yaml")).unwrap();
         for part in PARTS {
-            assert!(pins.get(part.setting).is_some_and(|pin| pin.contains(':')), "{}", part.setting);
-            let service = format!("\n  {}:\n    <<: *bounded\n    profiles: [pulled]\n    image: ${{{}:-", part.service, part.setting);
+            assert!(
+                pins.get(part.setting).is_some_and(|pin| pin.contains(':')),
+                "{}",
+                part.setting
+            );
+            let service = format!(
+                "\n  {}:\n    <<: *bounded\n    profiles: [pulled]\n    image: ${{{}:-",
+                part.service, part.setting
+            );
             assert!(compose.contains(&service), "{}", part.service);
         }
     }

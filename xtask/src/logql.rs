@@ -65,7 +65,12 @@ impl<'a> Reader<'a> {
                 '"' | '`' => {
                     self.string()?;
                 }
-                '|' => return Err(format!("a pipeline without a stream selector: `{}`", self.shown())),
+                '|' => {
+                    return Err(format!(
+                        "a pipeline without a stream selector: `{}`",
+                        self.shown()
+                    ));
+                }
                 _ => self.advance(c.len_utf8()),
             }
         }
@@ -85,11 +90,13 @@ impl<'a> Reader<'a> {
             if self.take("}") {
                 break;
             }
-            let name = self.word().ok_or_else(|| format!("expected a label at `{}`", self.shown()))?;
+            let name = self
+                .word()
+                .ok_or_else(|| format!("expected a label at `{}`", self.shown()))?;
             self.skip_space();
             let comparison = self.comparison(&["=~", "!~", "!=", "="]);
-            let comparison =
-                comparison.ok_or_else(|| format!("`{name}` is compared by none of =, !=, =~, !~"))?;
+            let comparison = comparison
+                .ok_or_else(|| format!("`{name}` is compared by none of =, !=, =~, !~"))?;
             self.skip_space();
             let value = self.string()?;
             // Loki refuses a selector that would take every stream there is.
@@ -114,7 +121,10 @@ impl<'a> Reader<'a> {
     fn pipeline(&mut self) -> Result<(), String> {
         loop {
             self.skip_space();
-            if let Some(filter) = LINE_FILTERS.iter().find(|filter| self.rest.starts_with(**filter)) {
+            if let Some(filter) = LINE_FILTERS
+                .iter()
+                .find(|filter| self.rest.starts_with(**filter))
+            {
                 self.advance(filter.len());
                 self.skip_space();
                 self.string()
@@ -143,7 +153,9 @@ impl<'a> Reader<'a> {
             self.advance(1);
             self.skip_space();
         }
-        let name = self.word().ok_or_else(|| format!("expected a stage at `{}`", self.shown()))?;
+        let name = self
+            .word()
+            .ok_or_else(|| format!("expected a stage at `{}`", self.shown()))?;
         self.skip_space();
         if self.comparison(&COMPARISONS).is_none() && (grouped || !STAGES.contains(&name)) {
             return Err(format!("there is no stage `{name}`"));
@@ -157,7 +169,11 @@ impl<'a> Reader<'a> {
         loop {
             self.skip_space();
             let Some(c) = self.rest.chars().next() else {
-                return if depth == 0 { Ok(()) } else { Err("`(` is never closed".to_owned()) };
+                return if depth == 0 {
+                    Ok(())
+                } else {
+                    Err("`(` is never closed".to_owned())
+                };
             };
             match c {
                 '"' | '`' => {

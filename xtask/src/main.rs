@@ -125,7 +125,7 @@ impl Command {
             Self::Heal(options) => heal::run(project, *options),
             Self::Test(options) => test::run(project, options),
             Self::Bench(options) => bench::run(project, options),
-            Self::Check(options) => check::run(project, *options),
+            Self::Check(options) => check::run(project, options),
         }
     }
 

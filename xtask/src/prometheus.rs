@@ -214,7 +214,11 @@ impl Prometheus {
     }
 
     /// How much a query that may be wrong would show; the inner error is what Prometheus has against it.
-    pub(crate) fn figures(&self, query: &str, span: Span) -> anyhow::Result<Result<Figures, String>> {
+    pub(crate) fn figures(
+        &self,
+        query: &str,
+        span: Span,
+    ) -> anyhow::Result<Result<Figures, String>> {
         let (path, times) = match span {
             Span::At(at) => ("/api/v1/query", vec![("time", format!("{at:.3}"))]),
             Span::Over(from, to, step) => (
@@ -319,10 +323,22 @@ mod tests {
     fn a_series_of_nothing_but_nan_shows_nothing() {
         let vector = r#"{"resultType":"vector","result":[
             {"metric":{"job":"a"},"value":[1,"NaN"]},{"metric":{"job":"b"},"value":[1,"+Inf"]}]}"#;
-        assert_eq!(figures(vector), Figures { series: 2, with_numbers: 1 });
+        assert_eq!(
+            figures(vector),
+            Figures {
+                series: 2,
+                with_numbers: 1
+            }
+        );
         let matrix = r#"{"resultType":"matrix","result":[
             {"metric":{},"values":[[1,"NaN"],[2,"NaN"]]},{"metric":{"a":"b"},"values":[[1,"NaN"],[2,"0"]]}]}"#;
-        assert_eq!(figures(matrix), Figures { series: 2, with_numbers: 1 });
+        assert_eq!(
+            figures(matrix),
+            Figures {
+                series: 2,
+                with_numbers: 1
+            }
+        );
         let empty = r#"{"resultType":"matrix","result":[]}"#;
         assert_eq!(figures(empty), Figures::default());
     }

@@ -82,7 +82,14 @@ pub(crate) fn bring_up(
         return Err(error);
     }
     progress.step("optional parts", |step| {
-        extras::start(project, &compose, &settings, options.images, &references, step)
+        extras::start(
+            project,
+            &compose,
+            &settings,
+            options.images,
+            &references,
+            step,
+        )
     })?;
     engine::containers(project)
 }

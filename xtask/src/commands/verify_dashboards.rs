@@ -23,7 +23,9 @@ use crate::{
 
 /// What `verify-dashboards` can be told.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(after_help = "Exit codes: 0 every panel shows something, 1 one doesn't, 3 the system isn't up.")]
+#[command(
+    after_help = "Exit codes: 0 every panel shows something, 1 one doesn't, 3 the system isn't up."
+)]
 pub(crate) struct Options {
     /// The time that is asked for, until now [default: what each dashboard shows when it is opened, 15m]
     #[arg(long, value_name = "TIME", value_parser = durations::parse)]
@@ -96,7 +98,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let report = Report {
         outcome: Exit::worst(queries.iter().map(|asked| asked.finding.exit())),
         dashboards: dashboards.len(),
-        panels: dashboards.iter().map(|dashboard| dashboard.panels.len()).sum(),
+        panels: dashboards
+            .iter()
+            .map(|dashboard| dashboard.panels.len())
+            .sum(),
         queries,
     };
     match options.format.format {
@@ -133,14 +138,20 @@ impl Inquiry {
         for variable in &dashboard.variables {
             let (series, label) = dashboards::label_values(&variable.query).ok_or_else(|| {
                 outcome::failed(
-                    format!("{}: the variable {} isn't label_values(metric, label)", dashboard.file, variable.name),
+                    format!(
+                        "{}: the variable {} isn't label_values(metric, label)",
+                        dashboard.file, variable.name
+                    ),
                     "`cargo xtask check` looks at every dashboard's file",
                 )
             })?;
             let values = self.prometheus.label_values(series, label, from, now)?;
             // All of them, as Grafana's own "All" does.
             let all = values.as_ref().map(|values| values.join("|"));
-            variables.insert(variable.name.clone(), format!("({})", all.unwrap_or_default()));
+            variables.insert(
+                variable.name.clone(),
+                format!("({})", all.unwrap_or_default()),
+            );
             asked.push(Asked {
                 dashboard: dashboard.file.clone(),
                 panel: format!("${}", variable.name),
@@ -198,7 +209,12 @@ impl Inquiry {
         };
         let nanoseconds = |moment: Moment| format!("{:.0}", moment * 1e9);
         let (start, end) = (nanoseconds(from), nanoseconds(to));
-        let parameters = [("query", query), ("start", &start), ("end", &end), ("limit", "1")];
+        let parameters = [
+            ("query", query),
+            ("start", &start),
+            ("end", &end),
+            ("limit", "1"),
+        ];
         let answer = loki.get("/loki/api/v1/query_range", &[], &parameters)?;
         if answer.status != 200 {
             return Ok(Finding::Refused(answer.shown()));
@@ -271,7 +287,10 @@ impl Report {
     /// The verdict and the counts in a line.
     fn summary(&self) -> String {
         let count = |wanted: fn(&Finding) -> bool| {
-            self.queries.iter().filter(|asked| wanted(&asked.finding)).count()
+            self.queries
+                .iter()
+                .filter(|asked| wanted(&asked.finding))
+                .count()
         };
         let red = count(|finding| finding.exit() != Exit::Holds);
         let quiet = count(|finding| *finding == Finding::Quiet);
@@ -300,9 +319,13 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluation::report::schema_check::violations;
 
     fn figures(series: usize, with_numbers: usize) -> Result<Figures, String> {
-        Ok(Figures { series, with_numbers })
+        Ok(Figures {
+            series,
+            with_numbers,
+        })
     }
 
     fn report(findings: Vec<Finding>) -> Report {
@@ -346,8 +369,14 @@ mod tests {
     #[test]
     fn lines_that_nobody_wrote_fail_nothing() {
         let lines = |json| judge_lines(&serde_json::from_str(json).unwrap());
-        assert_eq!(lines(r#"{"data":{"resultType":"streams","result":[]}}"#), Finding::Quiet);
-        assert_eq!(lines(r#"{"data":{"resultType":"streams","result":[{}]}}"#), Finding::Data);
+        assert_eq!(
+            lines(r#"{"data":{"resultType":"streams","result":[]}}"#),
+            Finding::Quiet
+        );
+        assert_eq!(
+            lines(r#"{"data":{"resultType":"streams","result":[{}]}}"#),
+            Finding::Data
+        );
     }
 
     #[test]
@@ -358,9 +387,35 @@ mod tests {
             "holds: 3 queries of 2 panels on 1 dashboards: 1 give data, 1 show that nothing happened, \
              1 were not asked: no Loki here"
         );
-        let red = report(vec![Finding::Data, Finding::Empty("x"), Finding::Refused("y".to_owned())]);
+        let red = report(vec![
+            Finding::Data,
+            Finding::Empty("x"),
+            Finding::Refused("y".to_owned()),
+        ]);
         assert_eq!(red.outcome, Exit::Failed);
-        assert!(red.summary().ends_with("1 give data, 2 don't"), "{}", red.summary());
+        assert!(
+            red.summary().ends_with("1 give data, 2 don't"),
+            "{}",
+            red.summary()
+        );
+    }
+
+    #[test]
+    fn the_json_is_as_its_schema_says_and_the_schema_can_refuse() {
+        let schema = include_str!("../../schemas/dashboards.schema.json");
+        let schema = serde_json::from_str(schema).unwrap();
+        let refused = Finding::Refused("y".to_owned());
+        let all = vec![
+            Finding::Data,
+            Finding::Quiet,
+            Finding::NotAsked,
+            Finding::Empty("x"),
+            refused,
+        ];
+        let mut json = serde_json::to_value(report(all)).unwrap();
+        assert_eq!(violations(&schema, &json), [""; 0]);
+        json["queries"][0]["finding"] = "perhaps".into();
+        assert_eq!(violations(&schema, &json).len(), 1);
     }
 
     #[test]
