@@ -90,6 +90,15 @@ impl Compose {
         self.command.join(" ")
     }
 
+    /// A call that reads one file and does nothing with it; a syntax error names line and cause.
+    pub(crate) fn read_alone(&self, file: &Path) -> Call {
+        Call::new(&self.command[0])
+            .args(&self.command[1..])
+            .args(["--project-name", "check"])
+            .args([Path::new("--file"), file])
+            .args(["config", "--no-interpolate", "--quiet"])
+    }
+
     /// A call for the project, with its settings in the child's environment.
     pub(crate) fn call<'a>(
         &self,

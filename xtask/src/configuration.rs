@@ -12,11 +12,14 @@ use crate::{env_file, project::Project};
 
 /// The setting that carries a hash, and the folder below `observability/` that it is made from. PostgreSQL
 /// isn't among them: its files are read once, when its volume is made.
-const FOLDERS: [(&str, &str); 4] = [
+const FOLDERS: [(&str, &str); 7] = [
     ("AGORA_CONFIGURATION_TRAEFIK", "traefik"),
     ("AGORA_CONFIGURATION_RABBITMQ", "rabbitmq"),
     ("AGORA_CONFIGURATION_PROMETHEUS", "prometheus"),
     ("AGORA_CONFIGURATION_ALERTMANAGER", "alertmanager"),
+    ("AGORA_CONFIGURATION_LOKI", "loki"),
+    ("AGORA_CONFIGURATION_ALLOY", "alloy"),
+    ("AGORA_CONFIGURATION_GRAFANA", "grafana"),
 ];
 
 /// The hashes by setting.

@@ -93,9 +93,14 @@ pub(crate) fn mirror() -> Option<String> {
 
 /// The upstream references, with the mirror in place of their registry if one is named.
 pub(crate) fn upstream(project: &Project) -> anyhow::Result<References> {
+    upstream_of(project, &IMAGES)
+}
+
+/// The same of other images that are pinned beside them.
+pub(crate) fn upstream_of(project: &Project, names: &[&'static str]) -> anyhow::Result<References> {
     let pins = EnvFile::read(&project.root.join("images/upstream.env"))?;
     let mirror = mirror();
-    references(|name| {
+    references_of(names, |name| {
         pins.get(name).map(|reference| match &mirror {
             Some(mirror) => through_mirror(reference, mirror),
             None => reference.to_owned(),
@@ -123,7 +128,14 @@ fn recorded(env_file: &EnvFile) -> Option<References> {
 }
 
 fn references(value: impl Fn(&str) -> Option<String>) -> Option<References> {
-    IMAGES
+    references_of(&IMAGES, value)
+}
+
+fn references_of(
+    names: &[&'static str],
+    value: impl Fn(&str) -> Option<String>,
+) -> Option<References> {
+    names
         .iter()
         .map(|name| Some((*name, value(name)?)))
         .collect()
@@ -152,23 +164,12 @@ fn pull(project: &Project, references: &References, step: &Step) -> anyhow::Resu
         step.result("pulled before");
         return Ok(());
     };
-    let pull_one = |reference: &str| {
-        let call = engine::docker(["pull", reference])
-            .limit(PULL_LIMIT)
-            .first_output_within(REGISTRY_ANSWERS_WITHIN);
-        let name = reference
-            .rsplit('/')
-            .next()
-            .unwrap_or(reference)
-            .replace(':', "-");
-        call.logged(&project.log(&format!("pull-{name}")), |_| ())
-    };
-    pull_one(first).map_err(|error| not_pulled(first, &error))?;
+    pull_one(project, first).map_err(|error| not_pulled(first, &error))?;
     step.update(&format!("pulled {first}"));
     thread::scope(|scope| {
         let pulls: Vec<_> = rest
             .iter()
-            .map(|reference| (reference, scope.spawn(|| pull_one(reference))))
+            .map(|reference| (reference, scope.spawn(|| pull_one(project, reference))))
             .collect();
         for (reference, pull) in pulls {
             let result = pull
@@ -181,6 +182,19 @@ fn pull(project: &Project, references: &References, step: &Step) -> anyhow::Resu
     })?;
     step.result(format!("{} pulled", missing.len()));
     Ok(())
+}
+
+/// Pulls one image.
+pub(crate) fn pull_one(project: &Project, reference: &str) -> anyhow::Result<()> {
+    let call = engine::docker(["pull", reference])
+        .limit(PULL_LIMIT)
+        .first_output_within(REGISTRY_ANSWERS_WITHIN);
+    let name = reference
+        .rsplit('/')
+        .next()
+        .unwrap_or(reference)
+        .replace(':', "-");
+    call.logged(&project.log(&format!("pull-{name}")), |_| ())
 }
 
 fn not_pulled(reference: &str, error: &anyhow::Error) -> anyhow::Error {

@@ -4,22 +4,26 @@
 //! its own.
 
 mod alert_history;
+mod alloy;
 mod binaries;
 mod broker;
 mod commands;
 mod compose;
 mod configuration;
+mod dashboards;
 mod dead_letters;
 mod durations;
 mod engine;
 mod env_file;
 mod evaluation;
 mod events_check;
+mod extras;
 mod http;
 mod images;
 mod interrupt;
 mod jaeger;
 mod load_runs;
+mod logql;
 mod metrics_check;
 mod outcome;
 mod output;
@@ -40,7 +44,7 @@ use serde_json::json;
 use crate::{
     commands::{
         alerts, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke,
-        status, test, up, verify_dlq, verify_metrics, verify_traces,
+        status, test, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -85,6 +89,8 @@ enum Command {
     VerifyMetrics(verify_metrics::Options),
     /// Hold the traces of a run's orders against the shape that they should have
     VerifyTraces(verify_traces::Options),
+    /// Ask everything that the Grafana dashboards ask, and find the panels that show nothing
+    VerifyDashboards(verify_dashboards::Options),
     /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
     Alerts(alerts::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
@@ -118,6 +124,7 @@ impl Command {
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
             Self::VerifyTraces(options) => verify_traces::run(project, options),
+            Self::VerifyDashboards(options) => verify_dashboards::run(project, options),
             Self::Alerts(options) => alerts::run(project, *options),
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
@@ -125,7 +132,7 @@ impl Command {
             Self::Heal(options) => heal::run(project, *options),
             Self::Test(options) => test::run(project, options),
             Self::Bench(options) => bench::run(project, options),
-            Self::Check(options) => check::run(project, *options),
+            Self::Check(options) => check::run(project, options),
         }
     }
 
@@ -144,6 +151,7 @@ impl Command {
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
             Self::VerifyTraces(options) => options.format.format,
+            Self::VerifyDashboards(options) => options.format.format,
             Self::Alerts(options) => options.format.format,
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),

@@ -52,18 +52,25 @@ pub(crate) fn require_free(settings: &Settings, own: &[Container]) -> anyhow::Re
 
 /// All chosen ports that something other than our own containers holds.
 pub(crate) fn conflicts(settings: &Settings, own: &[Container]) -> anyhow::Result<Vec<Conflict>> {
-    let mut conflicts = Vec::new();
-    for published in &PORTS {
-        let port = settings.port(published)?;
-        if port != 0 && !is_ours(own, published, port) && is_taken(port) {
-            conflicts.push(Conflict {
-                variable: published.variable,
-                port,
-                holder: holder(port),
-            });
-        }
-    }
-    Ok(conflicts)
+    let conflicts = PORTS
+        .iter()
+        .map(|published| conflict(settings, own, published));
+    conflicts.filter_map(Result::transpose).collect()
+}
+
+/// Whether something other than our own containers holds the port that was chosen.
+pub(crate) fn conflict(
+    settings: &Settings,
+    own: &[Container],
+    published: &PublishedPort,
+) -> anyhow::Result<Option<Conflict>> {
+    let port = settings.port(published)?;
+    let taken = port != 0 && !is_ours(own, published, port) && is_taken(port);
+    Ok(taken.then(|| Conflict {
+        variable: published.variable,
+        port,
+        holder: holder(port),
+    }))
 }
 
 fn is_ours(own: &[Container], published: &PublishedPort, port: u16) -> bool {

@@ -162,6 +162,11 @@ impl Project {
         }
     }
 
+    /// Whether this is the project of the tests.
+    pub(crate) fn is_for_tests(&self) -> bool {
+        self.name == TEST_PROJECT
+    }
+
     /// The same project with other settings and secrets.
     pub(crate) fn with_env_file(self, env_file: PathBuf) -> Self {
         Self { env_file, ..self }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    slice,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{self, Container},
-    http::Client,
+    http::{self, Client},
     outcome,
     project::PORTS,
     wait,
@@ -40,6 +41,42 @@ impl Sample {
     pub(crate) fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
+}
+
+/// How much a query's answer would show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// All series of the answer.
+    pub(crate) series: usize,
+    /// Those with at least one number: a series of nothing but NaN draws no line.
+    pub(crate) with_numbers: usize,
+}
+
+impl Figures {
+    fn of(answer: &Answered) -> Self {
+        let series: Vec<&[(f64, String)]> = match answer {
+            Answered::Vector(series) => series.iter().map(|s| slice::from_ref(&s.value)).collect(),
+            Answered::Matrix(series) => series.iter().map(|s| s.values.as_slice()).collect(),
+            Answered::Scalar(value) => vec![slice::from_ref(value)],
+            Answered::String(_) => Vec::new(),
+        };
+        let is_number =
+            |(_, value): &(f64, String)| value.parse::<f64>().is_ok_and(|value| !value.is_nan());
+        let has_numbers = |values: &&&[(f64, String)]| values.iter().any(is_number);
+        Self {
+            series: series.len(),
+            with_numbers: series.iter().filter(has_numbers).count(),
+        }
+    }
+}
+
+/// When a query is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Span {
+    /// For one moment.
+    At(Moment),
+    /// From one moment to another, in steps of so many seconds.
+    Over(Moment, Moment, u64),
 }
 
 /// An alert whose condition holds.
@@ -102,6 +139,26 @@ struct Vector {
 struct Series {
     metric: BTreeMap<String, String>,
     value: (f64, String),
+}
+
+/// Any answer to a query, as far as [`Figures`] asks: the values of each series.
+#[derive(Deserialize)]
+#[serde(tag = "resultType", content = "result", rename_all = "snake_case")]
+enum Answered {
+    Vector(Vec<VectorSeries>),
+    Matrix(Vec<MatrixSeries>),
+    Scalar((f64, String)),
+    String(serde::de::IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct VectorSeries {
+    value: (f64, String),
+}
+
+#[derive(Deserialize)]
+struct MatrixSeries {
+    values: Vec<(f64, String)>,
 }
 
 #[derive(Deserialize)]
@@ -211,6 +268,49 @@ impl Prometheus {
             .collect())
     }
 
+    /// How much a query that may be wrong would show; the inner error is what Prometheus has against it.
+    pub(crate) fn figures(
+        &self,
+        query: &str,
+        span: Span,
+    ) -> anyhow::Result<Result<Figures, String>> {
+        let (path, times) = match span {
+            Span::At(at) => ("/api/v1/query", vec![("time", format!("{at:.3}"))]),
+            Span::Over(from, to, step) => (
+                "/api/v1/query_range",
+                vec![
+                    ("start", format!("{from:.3}")),
+                    ("end", format!("{to:.3}")),
+                    ("step", step.to_string()),
+                ],
+            ),
+        };
+        let times = times.iter().map(|(name, value)| (*name, value.as_str()));
+        let parameters: Vec<_> = [("query", query)].into_iter().chain(times).collect();
+        Ok(match self.envelope(path, &parameters)? {
+            Envelope::Error { error } => Err(error),
+            Envelope::Success { data } => Ok(Figures::of(&data)),
+        })
+    }
+
+    /// The values that a label of these series had between two moments; the inner error is what Prometheus has against
+    /// the question.
+    pub(crate) fn label_values(
+        &self,
+        series: &str,
+        label: &str,
+        from: Moment,
+        to: Moment,
+    ) -> anyhow::Result<Result<Vec<String>, String>> {
+        let path = format!("/api/v1/label/{}/values", http::segment(label));
+        let times = (format!("{from:.3}"), format!("{to:.3}"));
+        let parameters = [("match[]", series), ("start", &times.0), ("end", &times.1)];
+        Ok(match self.envelope(&path, &parameters)? {
+            Envelope::Success { data } => Ok(data),
+            Envelope::Error { error } => Err(error),
+        })
+    }
+
     /// The alerts whose conditions hold.
     pub(crate) fn alerts(&self) -> anyhow::Result<Vec<Alert>> {
         let alerts: Alerts = self.ask("/api/v1/alerts", &[])?;
@@ -247,10 +347,54 @@ impl Prometheus {
         path: &str,
         query: &[(&str, &str)],
     ) -> anyhow::Result<T> {
-        let answer = self.client.get(path, &[], query)?;
-        match answer.json()? {
+        match self.envelope(path, query)? {
             Envelope::Success { data } => Ok(data),
             Envelope::Error { error } => bail!(anyhow!("Prometheus refuses {query:?}: {error}")),
         }
+    }
+
+    fn envelope<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<Envelope<T>> {
+        self.client.get(path, &[], query)?.json()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(data: &str) -> Figures {
+        let json = format!(r#"{{"status":"success","data":{data}}}"#);
+        match serde_json::from_str(&json).unwrap() {
+            Envelope::Success { data } => Figures::of(&data),
+            Envelope::Error { error } => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_series_of_nothing_but_nan_shows_nothing() {
+        let vector = r#"{"resultType":"vector","result":[
+            {"metric":{"job":"a"},"value":[1,"NaN"]},{"metric":{"job":"b"},"value":[1,"+Inf"]}]}"#;
+        assert_eq!(
+            figures(vector),
+            Figures {
+                series: 2,
+                with_numbers: 1
+            }
+        );
+        let matrix = r#"{"resultType":"matrix","result":[
+            {"metric":{},"values":[[1,"NaN"],[2,"NaN"]]},{"metric":{"a":"b"},"values":[[1,"NaN"],[2,"0"]]}]}"#;
+        assert_eq!(
+            figures(matrix),
+            Figures {
+                series: 2,
+                with_numbers: 1
+            }
+        );
+        let empty = r#"{"resultType":"matrix","result":[]}"#;
+        assert_eq!(figures(empty), Figures::default());
     }
 }

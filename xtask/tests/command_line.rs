@@ -1,6 +1,10 @@
 //! The binary from outside, where nothing runs: exit codes, errors with a next step, clean JSON.
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 /// Runs xtask against a container engine that can't be there.
 fn xtask(args: &[&str]) -> Output {
@@ -198,6 +202,114 @@ fn outside_the_repository_it_says_where_to_go() {
     assert_eq!(output.status.code(), Some(2));
     assert!(
         stderr(&output).contains("not inside agora's repository"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// A repository of nothing but what some checks read, for them to be broken.
+fn small_repository() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder for the test");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    copy_folder(
+        &root.join("observability"),
+        &copy.path().join("observability"),
+    );
+    fs::create_dir(copy.path().join("xtask")).expect("a folder");
+    fs::write(copy.path().join("compose.yaml"), "").expect("a file");
+    copy
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("a copy");
+        }
+    }
+}
+
+fn check(repository: &Path, only: &str) -> Output {
+    command()
+        .args(["check", "--only", only])
+        .current_dir(repository)
+        .env_remove("CARGO_MANIFEST_DIR")
+        .output()
+        .expect("failed to start xtask")
+}
+
+fn replace_in(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).expect("the file is there");
+    assert!(text.contains(from), "{from}");
+    fs::write(file, text.replacen(from, to, 1)).expect("the file can be written");
+}
+
+#[test]
+fn a_broken_dashboard_fails_its_check_which_names_the_place() {
+    let repository = small_repository();
+    let sound = check(repository.path(), "dashboards");
+    assert_eq!(sound.status.code(), Some(0), "{}", stderr(&sound));
+
+    let dashboard = repository
+        .path()
+        .join("observability/grafana/dashboards/service.json");
+    for (from, to, named) in [
+        (
+            r#"{service=~\"$service\"}"#,
+            r#"{service=~\"$service\"} | jsn"#,
+            "no stage `jsn`",
+        ),
+        (
+            r#"{service=~\"$service\"}"#,
+            r#"{service=~\"$servise\"}"#,
+            "$servise",
+        ),
+        (r#""uid": "loki""#, r#""uid": "lokki""#, "lokki"),
+        (r#""panels": ["#, r#""panels": "#, "isn't a dashboard"),
+    ] {
+        let sound = fs::read(&dashboard).expect("the file is there");
+        replace_in(&dashboard, from, to);
+        let broken = check(repository.path(), "dashboards");
+        assert_eq!(broken.status.code(), Some(1), "{}", stderr(&broken));
+        for part in [named, "service.json"] {
+            assert!(
+                stderr(&broken).contains(part),
+                "{part}: {}",
+                stderr(&broken)
+            );
+        }
+        fs::write(&dashboard, sound).expect("the file can be written");
+    }
+}
+
+#[test]
+fn a_component_that_is_not_there_fails_the_check_of_alloys_configuration() {
+    let repository = small_repository();
+    let alloy = repository.path().join("observability/alloy/config.alloy");
+    replace_in(
+        &alloy,
+        "loki.write.loki.receiver",
+        "loki.write.lokki.receiver",
+    );
+    let broken = check(repository.path(), "loki, alloy, grafana");
+    assert_eq!(broken.status.code(), Some(1), "{}", stderr(&broken));
+    assert!(
+        stderr(&broken).contains("`loki.write.lokki`"),
+        "{}",
+        stderr(&broken)
+    );
+}
+
+#[test]
+fn a_check_that_is_not_there_is_refused() {
+    let output = xtask(&["check", "--only", "everything"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("dashboard queries"),
         "{}",
         stderr(&output)
     );

@@ -8,15 +8,18 @@ use std::{
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
-    binaries,
+    alloy, binaries,
     compose::Compose,
+    dashboards::{self, Dashboard, Language},
     engine,
     env_file::EnvFile,
-    images,
+    extras, images,
     interrupt::Interrupted,
-    outcome::Exit,
+    logql,
+    outcome::{self, Exit},
     output::{Format, FormatOption, Progress, Step, print_json, table},
     process::Call,
     project::Project,
@@ -24,9 +27,20 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// Files that only programs without a local image read: here at least their YAML is read.
+const YAML: [&str; 3] = [
+    "observability/loki/loki.yaml",
+    "observability/grafana/provisioning/dashboards/agora.yaml",
+    dashboards::DATA_SOURCES,
+];
+const ALLOY: &str = "observability/alloy/config.alloy";
+
 /// What `check` can be told.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
+    /// Only this check, by its name in the result; can be given several times
+    #[arg(long, value_name = "CHECK")]
+    only: Vec<String>,
     #[command(flatten)]
     pub(crate) format: FormatOption,
 }
@@ -60,7 +74,7 @@ type Check = (
     fn(&Project, &Step) -> anyhow::Result<Option<String>>,
 );
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 12] = [
     ("formatting", formatting),
     ("lints", lints),
     ("docs", docs),
@@ -70,13 +84,17 @@ const CHECKS: [Check; 9] = [
     ("prometheus rule tests", prometheus_rule_tests),
     ("alertmanager configuration", alertmanager_configuration),
     ("shell scripts", shell_scripts),
+    ("dashboards", dashboard_files),
+    ("dashboard queries", dashboard_queries),
+    ("loki, alloy, grafana", optional_parts),
 ];
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let chosen = chosen(&options.only)?;
     let progress = Progress::new();
     let mut checks = Vec::new();
-    for (name, check) in CHECKS {
+    for (name, check) in chosen {
         let result = progress.step(name, |step| {
             let skipped = check(project, step)?;
             if skipped.is_some() {
@@ -107,6 +125,19 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         Format::Text => print_text(&report),
     }
     Ok(report.outcome)
+}
+
+/// The checks of these names; all of them where none is named.
+fn chosen(only: &[String]) -> anyhow::Result<Vec<Check>> {
+    let names = CHECKS.map(|(name, _)| name);
+    if let Some(unknown) = only.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(outcome::usage(
+            format!("there is no check `{unknown}`"),
+            format!("the checks are `{}`", names.join("`, `")),
+        ));
+    }
+    let wanted = |(name, _): &Check| only.is_empty() || only.iter().any(|only| only == name);
+    Ok(CHECKS.into_iter().filter(wanted).collect())
 }
 
 fn print_text(report: &Report) {
@@ -192,9 +223,12 @@ fn compose_files(project: &Project, step: &Step) -> anyhow::Result<Option<String
         let system = system.with_env_file(project.outputs().join("check/.env"));
         let mut file = EnvFile::read(&system.env_file)?;
         file.complete(&[])?;
-        for (name, reference) in images::upstream(project)? {
+        // With the parts that `up` starts only where it can pull them.
+        let references = images::upstream(project)?.into_iter();
+        for (name, reference) in references.chain(extras::upstream(project)?) {
             file.set(name, &reference);
         }
+        file.set("COMPOSE_PROFILES", "pulled");
         file.save()?;
         let call = compose.call(&system, &system.settings_from(&file), ["config", "--quiet"]);
         logged(project, step, "compose", call)?;
@@ -247,6 +281,20 @@ fn in_image(
     image: &str,
     args: &[&str],
 ) -> anyhow::Result<Option<String>> {
+    let folder = project.root.join("observability").join(name);
+    in_image_on(project, step, &folder, name, tool, image, args)
+}
+
+/// The same on any folder, which the tool finds at `/etc/<name>`.
+fn in_image_on(
+    project: &Project,
+    step: &Step,
+    folder: &Path,
+    name: &str,
+    tool: &str,
+    image: &str,
+    args: &[&str],
+) -> anyhow::Result<Option<String>> {
     let file = EnvFile::read(&project.env_file)?;
     let reference = file.get(image).unwrap_or_default();
     if reference.is_empty() || engine::image(reference)?.is_none() {
@@ -254,7 +302,6 @@ fn in_image(
             "the image with {tool} isn't here: `cargo xtask up` brings it"
         )));
     }
-    let folder = project.root.join("observability").join(name);
     let volume = format!("{}:/etc/{name}:ro", folder.display());
     let call = engine::docker([
         "run",
@@ -300,4 +347,174 @@ fn collect_scripts(folder: &Path, scripts: &mut Vec<PathBuf>) -> anyhow::Result<
         }
     }
     Ok(())
+}
+
+/// That the files are dashboards, with all that a panel needs, and that what they ask of Loki is at least well formed.
+fn dashboard_files(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
+    let dashboards = dashboards::read_all(&project.root)?;
+    let sources = read(project, dashboards::DATA_SOURCES)?;
+    let mut defects = dashboards::defects(&dashboards, &sources);
+    let questions = questions(&dashboards, Language::LogQl, &mut defects);
+    for (place, query) in &questions {
+        defects.extend(logql::defect(query).map(|why| format!("{place}: {why}: {query}")));
+    }
+    step.result(format!(
+        "{} dashboards, {} LogQL queries",
+        dashboards.len(),
+        questions.len()
+    ));
+    none_of(defects)
+}
+
+/// That what they ask of Prometheus is PromQL: promtool reads it as the rules of a file.
+fn dashboard_queries(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
+    let mut defects = Vec::new();
+    let dashboards = dashboards::read_all(&project.root)?;
+    let questions = questions(&dashboards, Language::PromQl, &mut defects);
+    none_of(defects)?;
+    let folder = project.outputs().join("check/dashboards");
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("failed to create {}", folder.display()))?;
+    let file = folder.join("queries.yml");
+    fs::write(&file, rule_file(&questions))
+        .with_context(|| format!("failed to write {}", file.display()))?;
+    let args = ["check", "rules", "/etc/dashboards/queries.yml"];
+    let skipped = in_image_on(
+        project,
+        step,
+        &folder,
+        "dashboards",
+        "promtool",
+        "AGORA_IMAGE_PROMETHEUS",
+        &args,
+    )?;
+    step.result(format!("{} read", questions.len()));
+    Ok(skipped)
+}
+
+/// What can be said of the optional parts' configuration without their programs.
+fn optional_parts(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
+    let text = read(project, ALLOY)?;
+    let alloy = alloy::defects(&text).into_iter();
+    none_of(alloy.map(|defect| format!("{ALLOY}: {defect}")).collect())?;
+    let Some(compose) = Compose::find()? else {
+        return Ok(Some(
+            "Docker Compose V2, which reads YAML, isn't here: `cargo xtask doctor`".to_owned(),
+        ));
+    };
+    for path in YAML {
+        // Compose reads whatever stands below an `x-` as YAML, and so spares xtask a parser.
+        let file = project.outputs().join("check/yaml.yaml");
+        let folder = file.parent().context("a file has a folder")?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("failed to create {}", folder.display()))?;
+        fs::write(&file, as_extension(&read(project, path)?))
+            .with_context(|| format!("failed to write {}", file.display()))?;
+        logged(project, step, "yaml", compose.read_alone(&file))
+            .with_context(|| format!("{path} isn't YAML"))?;
+    }
+    step.result("structure and YAML alone: their programs aren't asked");
+    Ok(None)
+}
+
+/// Every query in a language with the place where it stands, its variables filled in; a variable that nobody knows is a
+/// defect.
+fn questions(
+    dashboards: &[Dashboard],
+    language: Language,
+    defects: &mut Vec<String>,
+) -> Vec<(String, String)> {
+    let mut questions = Vec::new();
+    for dashboard in dashboards {
+        let all = |name: &str| (name.to_owned(), ".+".to_owned());
+        let variables = dashboard
+            .variables
+            .iter()
+            .map(|variable| all(&variable.name));
+        let values = dashboards::Values::of(dashboard.window, variables.collect());
+        for panel in &dashboard.panels {
+            let place = format!("{}: `{}`", dashboard.file, panel.title);
+            for query in panel
+                .queries
+                .iter()
+                .filter(|query| query.language == language)
+            {
+                match values.fill_in(&query.expr) {
+                    Ok(filled) => questions.push((place.clone(), filled)),
+                    Err(why) => defects.push(format!("{place}: {why}")),
+                }
+            }
+        }
+    }
+    questions
+}
+
+/// A file of recording rules, which promtool reads: JSON is YAML. The record's name carries the place, as promtool
+/// repeats it in its errors.
+fn rule_file(questions: &[(String, String)]) -> String {
+    let rules: Vec<_> = questions
+        .iter()
+        .enumerate()
+        .map(|(number, (place, query))| {
+            let place: String = place
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+                .collect();
+            json!({ "record": format!("{place}:{number}"), "expr": query })
+        })
+        .collect();
+    json!({ "groups": [{ "name": "dashboards", "rules": rules }] }).to_string()
+}
+
+/// A Compose file that carries a YAML document where Compose reads it and makes nothing of it.
+fn as_extension(yaml: &str) -> String {
+    let mut file = "services: { none: { image: none } }\nx-checked:\n".to_owned();
+    for line in yaml.lines() {
+        file.push_str(&format!("  {line}\n"));
+    }
+    file
+}
+
+fn read(project: &Project, path: &str) -> anyhow::Result<String> {
+    fs::read_to_string(project.root.join(path)).with_context(|| format!("failed to read {path}"))
+}
+
+fn none_of(defects: Vec<String>) -> anyhow::Result<Option<String>> {
+    if defects.is_empty() {
+        return Ok(None);
+    }
+    Err(outcome::failed(
+        defects.join("\n"),
+        "correct the files that are named",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_is_chosen_by_its_name_and_an_unknown_one_is_refused_with_those_there_are() {
+        let names = |only: &[&str]| {
+            let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+            chosen(&only).map(|checks| checks.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).unwrap().len(), CHECKS.len());
+        assert_eq!(names(&["dashboards"]).unwrap(), ["dashboards"]);
+        let error = names(&["dashbords"]).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Usage);
+        assert!(error.to_string().contains("`dashboards`"), "{error}");
+    }
+
+    #[test]
+    fn a_rule_carries_the_place_of_its_query() {
+        let question = (
+            "service.json: `Time, 99 %`".to_owned(),
+            "up{a=\"b\"}".to_owned(),
+        );
+        let file: serde_json::Value = serde_json::from_str(&rule_file(&[question])).unwrap();
+        let rule = &file["groups"][0]["rules"][0];
+        assert_eq!(rule["record"], "service_json___Time__99___:0");
+        assert_eq!(rule["expr"], "up{a=\"b\"}");
+    }
 }

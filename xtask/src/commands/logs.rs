@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     compose::Compose,
     engine::{self, Container},
+    extras,
     outcome::{self, Exit},
     project::{CONTAINERS, Project},
 };
@@ -37,6 +38,7 @@ pub(crate) struct Options {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     if let Some(service) = &options.service
         && !CONTAINERS.contains(&service.as_str())
+        && extras::services().all(|optional| optional != service)
     {
         return Err(outcome::usage(
             format!("there is no service `{service}`"),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     engine::{self, Container},
+    extras,
     outcome::Exit,
     output::{Format, FormatOption, print_json, table},
     project::{CONTAINERS, Project, SERVICES},
@@ -75,8 +76,13 @@ fn look_at_all(containers: &[Container]) -> anyhow::Result<Vec<Service>> {
             .map(move |container| (service, container))
     };
     thread::scope(|scope| {
+        let optional = extras::services().filter(|service| {
+            let is_it = |container: &Container| container.service == *service;
+            containers.iter().any(is_it)
+        });
         let looks: Vec<_> = CONTAINERS
             .into_iter()
+            .chain(optional)
             .flat_map(replicas)
             .map(|(service, container)| scope.spawn(move || look_at(service, container)))
             .collect();

@@ -12,7 +12,7 @@ use crate::{
     configuration,
     engine::{self, Container},
     env_file::{EnvFile, SECRETS_ID},
-    images,
+    extras, images,
     interrupt::Interrupted,
     outcome::{self, Exit},
     output::{Progress, Step, table},
@@ -81,6 +81,16 @@ pub(crate) fn bring_up(
         }
         return Err(error);
     }
+    progress.step("optional parts", |step| {
+        extras::start(
+            project,
+            &compose,
+            &settings,
+            options.images,
+            &references,
+            step,
+        )
+    })?;
     engine::containers(project)
 }
 
@@ -242,6 +252,10 @@ pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
         };
         let address = format!("http://{}/", engine::published(&containers, port)?);
         addresses.add_row([port.what.to_owned(), address, login]);
+    }
+    if let Ok(address) = engine::published(&containers, &extras::GRAFANA) {
+        let (what, address) = (extras::GRAFANA.what, format!("http://{address}/"));
+        addresses.add_row([what, &address, "none"]);
     }
     println!("{addresses}");
     println!("Next: `cargo xtask smoke` walks the story once; `cargo xtask load` puts load on it.");

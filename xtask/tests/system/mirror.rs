@@ -158,12 +158,10 @@ fn images_that_a_mirror_has_are_pulled_from_it_and_not_built() {
     let here = settings(system.env_file());
     let images: Vec<(String, String)> = upstream
         .iter()
-        .map(|(name, reference)| {
-            let (_, here) = here
-                .iter()
-                .find(|(other, _)| other == name)
-                .expect("the same image");
-            (reference.clone(), here.clone())
+        .filter_map(|(name, reference)| {
+            // Those without a local recipe the mirror doesn't have: `up` goes on without them.
+            let (_, here) = here.iter().find(|(other, _)| other == name)?;
+            Some((reference.clone(), here.clone()))
         })
         .collect();
     let mirror = Mirror::start(folder.path(), &images);
@@ -188,6 +186,11 @@ fn images_that_a_mirror_has_are_pulled_from_it_and_not_built() {
             .iter()
             .find(|(other, _)| other == name)
             .expect("recorded");
+        let optional = here.iter().all(|(other, _)| other != name);
+        if optional {
+            assert!(reference.is_empty(), "{name}={reference}");
+            continue;
+        }
         assert!(reference.starts_with(&address), "{name}={reference}");
     }
     Call::xtask(PROJECT, &env_file, &["smoke"])
