@@ -12,11 +12,12 @@ use crate::{env_file, project::Project};
 
 /// The setting that carries a hash, and the folder below `observability/` that it is made from. PostgreSQL
 /// isn't among them: its files are read once, when its volume is made.
-const FOLDERS: [(&str, &str); 4] = [
+const FOLDERS: [(&str, &str); 5] = [
     ("AGORA_CONFIGURATION_TRAEFIK", "traefik"),
     ("AGORA_CONFIGURATION_RABBITMQ", "rabbitmq"),
     ("AGORA_CONFIGURATION_PROMETHEUS", "prometheus"),
     ("AGORA_CONFIGURATION_ALERTMANAGER", "alertmanager"),
+    ("AGORA_CONFIGURATION_JAEGER", "jaeger"),
 ];
 
 /// The hashes by setting.

@@ -43,12 +43,13 @@ pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {
 }
 
 /// Everything that compose starts, by service name; also the `job` labels in Prometheus.
-pub(crate) const CONTAINERS: [&str; 9] = [
+pub(crate) const CONTAINERS: [&str; 10] = [
     "traefik",
     "postgres",
     "rabbitmq",
     "prometheus",
     "alertmanager",
+    "jaeger",
     "user-service",
     "product-service",
     "order-service",

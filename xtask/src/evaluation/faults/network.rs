@@ -69,6 +69,7 @@ impl Cut {
             "rabbitmq" => 5672,
             "prometheus" => 9090,
             "alertmanager" => 9093,
+            "jaeger" => 8888,
             "traefik" => 8082,
             // The ops port of ours.
             _ => 9100,
