@@ -12,7 +12,7 @@ use crate::{env_file, project::Project};
 
 /// The setting that carries a hash, and the folder below `observability/` that it is made from. PostgreSQL
 /// isn't among them: its files are read once, when its volume is made.
-const FOLDERS: [(&str, &str); 7] = [
+const FOLDERS: [(&str, &str); 8] = [
     ("AGORA_CONFIGURATION_TRAEFIK", "traefik"),
     ("AGORA_CONFIGURATION_RABBITMQ", "rabbitmq"),
     ("AGORA_CONFIGURATION_PROMETHEUS", "prometheus"),
@@ -20,6 +20,7 @@ const FOLDERS: [(&str, &str); 7] = [
     ("AGORA_CONFIGURATION_LOKI", "loki"),
     ("AGORA_CONFIGURATION_ALLOY", "alloy"),
     ("AGORA_CONFIGURATION_GRAFANA", "grafana"),
+    ("AGORA_CONFIGURATION_JAEGER", "jaeger"),
 ];
 
 /// The hashes by setting.

@@ -11,9 +11,14 @@ use crate::{
 
 /// The image that shows whether a registry answers at all.
 pub(crate) const SMALLEST: &str = "AGORA_IMAGE_ALERTMANAGER";
+/// The trace store, whose local image holds another program than the upstream one.
+pub(crate) const JAEGER: &str = "AGORA_IMAGE_JAEGER";
+/// How the references of locally built images begin.
+const LOCAL: &str = "agora-local/";
 /// All images, smallest first.
-const IMAGES: [&str; 5] = [
+const IMAGES: [&str; 6] = [
     SMALLEST,
+    JAEGER,
     "AGORA_IMAGE_TRAEFIK",
     "AGORA_IMAGE_PROMETHEUS",
     "AGORA_IMAGE_RABBITMQ",
@@ -33,7 +38,7 @@ pub(crate) enum Source {
     Auto,
     /// From a registry (`AGORA_IMAGE_REGISTRY` names a mirror).
     Pull,
-    /// Built here from Debian's packages and PyPI.
+    /// Built here from Debian's packages, PyPI and crates.
     Local,
 }
 
@@ -82,6 +87,14 @@ pub(crate) fn provide(
             }
         }
     }
+}
+
+/// What the local images lack that a person would miss; `None` where they were pulled.
+pub(crate) fn lacks(references: &References) -> Option<&'static str> {
+    let jaeger = references.get(JAEGER)?;
+    jaeger.starts_with(LOCAL).then_some(
+        "Jaeger is a stand-in here: its API and UI, traces in memory only, no /api/v3, no archive, no monitor page",
+    )
 }
 
 /// The mirror named by the environment, if any.
@@ -255,6 +268,14 @@ mod tests {
             "127.0.0.1:5000/cache/prom/prometheus:v3"
         );
         assert_eq!(mapped("localhost/x:1"), "127.0.0.1:5000/cache/x:1");
+    }
+
+    #[test]
+    fn only_a_locally_built_jaeger_lacks_something() {
+        let lacks = |jaeger: &str| lacks(&BTreeMap::from([(JAEGER, jaeger.to_owned())]));
+        assert!(lacks("agora-local/jaeger:2.14-0123").is_some());
+        assert_eq!(lacks("docker.io/jaegertracing/jaeger:2.14.1"), None);
+        assert_eq!(lacks("127.0.0.1:5000/jaegertracing/jaeger:2.14.1"), None);
     }
 
     #[test]

@@ -46,13 +46,14 @@ pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {
 }
 
 /// Everything that compose starts, by service name; also the `job` labels in Prometheus.
-pub(crate) const CONTAINERS: [&str; 10] = [
+pub(crate) const CONTAINERS: [&str; 11] = [
     "traefik",
     "postgres",
     "rabbitmq",
     "prometheus",
     "alertmanager",
     ALERT_RECEIVER,
+    "jaeger",
     "user-service",
     "product-service",
     "order-service",

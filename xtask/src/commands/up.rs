@@ -151,7 +151,11 @@ fn provide_parts(
         let references = scope.spawn(|| {
             progress.step("third-party images", |step| {
                 let file = EnvFile::read(&project.env_file)?;
-                images::provide(project, compose, &file, source, step)
+                let references = images::provide(project, compose, &file, source, step)?;
+                if let Some(lacks) = images::lacks(&references) {
+                    step.say(lacks);
+                }
+                anyhow::Ok(references)
             })
         });
         let binaries = progress.step("services and load generator", |step| {

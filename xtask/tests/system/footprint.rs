@@ -48,6 +48,7 @@ fn services_publish_no_port_and_nothing_leaves_this_machine() {
         "prometheus",
         "alertmanager",
         "alert-receiver",
+        "jaeger",
         "postgres",
     ] {
         let ports = published(service);

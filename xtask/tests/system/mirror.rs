@@ -233,6 +233,7 @@ fn env_file_with_free_ports(folder: &Path) -> PathBuf {
         "PROMETHEUS",
         "ALERTMANAGER",
         "ALERT_RECEIVER",
+        "JAEGER",
     ];
     let settings = ports.map(|name| format!("AGORA_{name}_PORT=0\n")).concat();
     let env_file = folder.join(".env");

@@ -70,6 +70,7 @@ impl Cut {
             "prometheus" => 9090,
             "alertmanager" => 9093,
             ALERT_RECEIVER => 8080,
+            "jaeger" => 8888,
             "traefik" => 8082,
             // The ops port of ours.
             _ => 9100,
