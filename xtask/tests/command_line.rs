@@ -29,6 +29,33 @@ fn a_wrong_command_line_exits_with_2() {
         xtask(&["verify-dlq", "--expect", "some"]).status.code(),
         Some(2)
     );
+    for wrong in [
+        ["--orders", "0"],
+        ["--min-share", "101"],
+        ["--min-share", "NaN"],
+    ] {
+        let output = xtask(&["verify-traces", wrong[0], wrong[1]]);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+    for wrong in [
+        "",
+        "0af7",
+        "not-a-trace-id",
+        "0af7651916cd43dd8448eb211c80319c0",
+    ] {
+        let output = xtask(&["logs", "--trace", wrong]);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{wrong:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains("32 hexadecimal digits"),
+            "{}",
+            stderr(&output)
+        );
+    }
     let logs = xtask(&["logs", "no-such-service"]);
     assert_eq!(logs.status.code(), Some(2));
     assert!(stderr(&logs).contains("order-service"), "{}", stderr(&logs));
@@ -98,6 +125,7 @@ fn a_missing_engine_exits_with_3_and_a_next_step() {
         "load",
         "verify-dlq",
         "verify-metrics",
+        "verify-traces",
         "heal",
     ] {
         let output = xtask(&[command]);
@@ -123,6 +151,7 @@ fn json_stands_alone_on_standard_output_even_for_errors() {
         "load",
         "verify-dlq",
         "verify-metrics",
+        "verify-traces",
         "heal",
     ] {
         let output = xtask(&[command, "--format", "json"]);
