@@ -37,6 +37,33 @@ fn a_wrong_command_line_exits_with_2() {
     let since = xtask(&["alerts", "--since", "10m"]);
     assert_eq!(since.status.code(), Some(2));
     assert!(stderr(&since).contains("--history"), "{}", stderr(&since));
+    for wrong in [
+        ["--orders", "0"],
+        ["--min-share", "101"],
+        ["--min-share", "NaN"],
+    ] {
+        let output = xtask(&["verify-traces", wrong[0], wrong[1]]);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+    for wrong in [
+        "",
+        "0af7",
+        "not-a-trace-id",
+        "0af7651916cd43dd8448eb211c80319c0",
+    ] {
+        let output = xtask(&["logs", "--trace", wrong]);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{wrong:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains("32 hexadecimal digits"),
+            "{}",
+            stderr(&output)
+        );
+    }
     let logs = xtask(&["logs", "no-such-service"]);
     assert_eq!(logs.status.code(), Some(2));
     assert!(stderr(&logs).contains("order-service"), "{}", stderr(&logs));
@@ -107,6 +134,7 @@ fn a_missing_engine_exits_with_3_and_a_next_step() {
         "verify-dlq",
         "verify-metrics",
         "alerts",
+        "verify-traces",
         "heal",
     ] {
         let output = xtask(&[command]);
@@ -133,6 +161,7 @@ fn json_stands_alone_on_standard_output_even_for_errors() {
         "verify-dlq",
         "verify-metrics",
         "alerts",
+        "verify-traces",
         "heal",
     ] {
         let output = xtask(&[command, "--format", "json"]);

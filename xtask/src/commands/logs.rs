@@ -36,6 +36,15 @@ pub(crate) struct Options {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    if let Some(trace) = &options.trace
+        && !is_trace_id(trace)
+    {
+        return Err(outcome::usage(
+            format!("`{trace}` is not a trace id"),
+            "expected 32 hexadecimal digits, or at least the first 8 of them: `trace_id` in a log line or a problem \
+             document, or the part of an answer's `traceresponse` header between the first two dashes",
+        ));
+    }
     if let Some(service) = &options.service
         && !CONTAINERS.contains(&service.as_str())
         && extras::services().all(|optional| optional != service)
@@ -93,12 +102,6 @@ fn print_trace(
     service: Option<&str>,
     trace: &str,
 ) -> anyhow::Result<Exit> {
-    if trace.len() < 8 || !trace.chars().all(|c| c.is_ascii_hexdigit()) {
-        return Err(outcome::usage(
-            format!("`{trace}` is not a trace id"),
-            "expected 32 hexadecimal digits, or at least the first 8 of them: `trace_id` in a log line or an error",
-        ));
-    }
     let mut lines = Vec::new();
     for container in containers
         .iter()
@@ -118,12 +121,22 @@ fn print_trace(
         println!("{} {:17} {}", line.time, line.service, line.text);
     }
     if lines.is_empty() {
-        eprintln!(
-            "no line carries the trace id {trace}; containers that were replaced took their logs along"
-        );
-        return Ok(Exit::Failed);
+        let of = service.map(|service| format!(" of {service}"));
+        return Err(outcome::failed(
+            format!(
+                "no line{} carries the trace id {trace}",
+                of.unwrap_or_default()
+            ),
+            "look at its spans at Jaeger (`cargo xtask up` prints the address); lines below LOG_LEVEL were never written, \
+             and containers that were replaced took theirs along",
+        ));
     }
     Ok(Exit::Holds)
+}
+
+/// A whole one, or enough of its beginning.
+fn is_trace_id(text: &str) -> bool {
+    (8..=32).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The line, if it is JSON with this `trace_id`.
@@ -144,6 +157,22 @@ fn of_trace(service: &str, line: &str, trace: &str) -> Option<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trace_id_is_hexadecimal_and_neither_too_short_nor_too_long() {
+        assert!(is_trace_id("0af7651916cd43dd8448eb211c80319c"));
+        assert!(is_trace_id("0AF76519"));
+        for wrong in [
+            "",
+            "0af7651",
+            "0af7651g",
+            "0af7651916cd43dd8448eb211c80319c0",
+            "00-0af7651916cd43dd8448eb211c803",
+            "ａｆ",
+        ] {
+            assert!(!is_trace_id(wrong), "{wrong}");
+        }
+    }
 
     #[test]
     fn only_lines_of_the_trace_are_taken() {

@@ -163,7 +163,8 @@ fn settled(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Settled> 
         DEAD_COUNTER,
     ];
     let moved = format!("sum({{__name__=~\"{}\"}})", counters.join("|"));
-    let waiting = "sum(rabbitmq_queue_messages{queue=~\"(order|inventory)_events(\\\\.retry\\\\..*)?\"}) \
+    // The broker may have other virtual hosts, with streams of the same names.
+    let waiting = "sum(rabbitmq_queue_messages{vhost=\"/\",queue=~\"(order|inventory)_events(\\\\.retry\\\\..*)?\"}) \
                    + sum(agora_outbox_backlog)";
     let value = |query: &str, at: Moment| -> anyhow::Result<Option<f64>> {
         let samples = prometheus.query(query, at)?;

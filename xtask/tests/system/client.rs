@@ -28,6 +28,7 @@ pub(crate) struct Client {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    pub(crate) traceresponse: Option<String>,
     pub(crate) body: String,
 }
 
@@ -82,13 +83,15 @@ impl Answer {
     #[track_caller]
     fn read(path: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
         let mut answer = answer.unwrap_or_else(|error| panic!("{path}: no answer: {error}"));
-        let content_type = answer.headers().get("content-type");
+        let header = |name| {
+            let value = answer.headers().get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        let (content_type, traceresponse) = (header("content-type"), header("traceresponse"));
         Self {
             status: answer.status().as_u16(),
-            content_type: content_type
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
-                .to_owned(),
+            content_type: content_type.unwrap_or_default(),
+            traceresponse,
             body: answer
                 .body_mut()
                 .read_to_string()

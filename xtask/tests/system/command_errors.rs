@@ -11,7 +11,7 @@ const NOBODY: &str = "agora-test-nobody";
 #[test]
 fn a_command_without_a_running_system_says_how_to_start_one() {
     let folder = tempfile::tempdir().expect("a folder for the test");
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 13] = [
         &["status"],
         &["smoke"],
         &["load", "checkout"],
@@ -19,6 +19,7 @@ fn a_command_without_a_running_system_says_how_to_start_one() {
         &["verify-metrics"],
         &["alerts"],
         &["alerts", "--history"],
+        &["verify-traces"],
         &["dlq", "list"],
         &["dlq", "peek", "1"],
         &["dlq", "replay", "--all"],

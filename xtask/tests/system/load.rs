@@ -54,6 +54,16 @@ fn verify_metrics_agrees_with_a_calm_run() {
             "no {counter} in {report}"
         );
     }
+    for events in [
+        "orders accepted",
+        "order_events: events published",
+        "order_events: events applied",
+        "inventory_events: events published",
+        "inventory_events: events applied",
+    ] {
+        let counted = |row: &serde_json::Value| row["requests"] == events && row["counted"] != 0;
+        assert!(rows.iter().any(counted), "no {events} in {report}");
+    }
     assert!(rows.iter().all(|row| row["finding"] == "equal"), "{report}");
 }
 
@@ -90,6 +100,64 @@ fn verify_metrics_names_the_route_of_a_miscounted_request() {
             .iter()
             .any(|line| line.contains("POST /orders/ 202")),
         "{text}"
+    );
+}
+
+#[test]
+fn verify_metrics_names_each_hop_at_which_an_event_is_missing() {
+    let system = System::take_turn();
+    let run = calm_run(&system);
+    let tampered = run.copy("one-more-order");
+    let mut ledger = run.ledger();
+    let mut order = ledger[0].clone();
+    order.order_id = Some("00000000-0000-0000-0000-000000000000".to_owned());
+    ledger.push(order);
+    tampered.write_ledger(&ledger);
+
+    let verdict = system.xtask(&["verify-metrics", "--run", &tampered.id]);
+    fs::remove_dir_all(tampered.folder()).expect("a copied run can be removed");
+    let text = verdict.expect_code(1).stdout;
+    for counter in [
+        "orders accepted",
+        "order_events: events published",
+        "order_events: events applied",
+        "inventory_events: events published",
+        "inventory_events: events applied",
+    ] {
+        let names_it = |line: &str| line.contains(counter) && line.contains("DIFFERS: 1");
+        assert!(text.lines().any(names_it), "{counter}: {text}");
+    }
+}
+
+#[test]
+fn verify_metrics_counts_the_events_of_cancellations() {
+    let system = System::take_turn();
+    let load = system.start_xtask(&[
+        "load",
+        "change-of-mind",
+        "--run-time",
+        "8s",
+        "--arrivals",
+        "10",
+        "--format",
+        "json",
+    ]);
+    let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());
+    let report = system
+        .xtask(&["verify-metrics", "--run", &run.id, "--format", "json"])
+        .expect_code(0)
+        .json();
+    let rows = report["rows"].as_array().expect("`rows` is a list");
+    let expected = |what: &str| {
+        let row = rows.iter().find(|row| row["requests"] == what);
+        let row = row.unwrap_or_else(|| panic!("no {what} in {report}"));
+        row["sent"].as_u64().expect("a count")
+    };
+    let cancellations = expected("cancellations accepted");
+    assert!(cancellations > 0, "{report}");
+    assert_eq!(
+        expected("order_events: events published"),
+        expected("orders accepted") + cancellations
     );
 }
 
@@ -175,7 +243,7 @@ impl Run {
         }
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         runs().join(&self.id)
     }
 
@@ -200,8 +268,16 @@ impl Run {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
+    /// Writes another ledger in its place.
+    #[track_caller]
+    pub(crate) fn write_ledger(&self, ledger: &[LedgerEntry]) {
+        let line = |entry| serde_json::to_string(entry).expect("an entry is JSON") + "\n";
+        let lines: String = ledger.iter().map(line).collect();
+        fs::write(self.folder().join(LEDGER_FILE), lines).expect("a copied run can be written");
+    }
+
     /// The same run under another name.
-    fn copy(&self, suffix: &str) -> Self {
+    pub(crate) fn copy(&self, suffix: &str) -> Self {
         let copy = Self {
             id: format!("{}-{suffix}", self.id),
         };

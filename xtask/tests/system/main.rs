@@ -26,3 +26,7 @@ mod load;
 mod mirror;
 mod outages;
 mod story;
+mod traces;
+
+#[path = "../../src/evaluation/report/schema_check.rs"]
+mod schema_check;

@@ -129,9 +129,14 @@ impl System {
     #[track_caller]
     #[must_use]
     pub(crate) fn without(&self, pattern: &str) -> Without<'_> {
-        let variable = format!("AGORA_PATTERN_{pattern}");
-        let settings = [(variable.as_str(), "off")];
-        Call::xtask_with(&settings, &self.project, &self.env_file, &["up"])
+        self.with_setting(&format!("AGORA_PATTERN_{pattern}"), "off")
+    }
+
+    /// Starts the services anew with a setting; dropping the answer starts them without it.
+    #[track_caller]
+    #[must_use]
+    pub(crate) fn with_setting(&self, variable: &str, value: &str) -> Without<'_> {
+        Call::xtask_with(&[(variable, value)], &self.project, &self.env_file, &["up"])
             .start()
             .end_within(UP_WITHIN)
             .expect_code(0);
@@ -220,7 +225,7 @@ impl System {
     }
 }
 
-/// A system that runs without a pattern; dropping this brings it back.
+/// A system that runs without a pattern, or with another setting; dropping this brings it back.
 pub(crate) struct Without<'a> {
     system: &'a System,
 }
