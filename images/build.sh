@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the third-party images where no registry answers, from Debian packages and PyPI.
+# Builds the third-party images where no registry answers, from Debian packages, PyPI and the Rust crate registry.
 #
 #   build.sh          builds what is missing; nothing is done when every image exists
 #   build.sh --tags   prints the image references as KEY=VALUE lines, builds nothing
@@ -15,7 +15,7 @@ read -ra compose <<<"${AGORA_COMPOSE:-docker compose}"
 image_timeout_seconds=900
 
 # What the recipe gives today, for people who read `docker images`; the hash decides.
-local_images=(postgres:17 rabbitmq:4.0 traefik:3.7.15 prometheus:2.53 alertmanager:0.28)
+local_images=(postgres:17 rabbitmq:4.0 traefik:3.7.15 prometheus:2.53 alertmanager:0.28 jaeger:2.14)
 base_image=base:trixie
 
 fail() {
@@ -23,9 +23,9 @@ fail() {
     exit 1
 }
 
-# recipe_hash SALT FOLDER: over names and contents, so that a renamed file counts as a change.
+# recipe_hash SALT FOLDER: over names and contents, so that a renamed file counts as a change; without what cargo makes.
 recipe_hash() {
-    (cd "$images_dir/$2" && { echo "$1"; find . -type f | LC_ALL=C sort | xargs sha256sum; }) |
+    (cd "$images_dir/$2" && { echo "$1"; find . -name target -prune -o -type f -print | LC_ALL=C sort | xargs sha256sum; }) |
         sha256sum | cut -c 1-12
 }
 
@@ -37,9 +37,9 @@ compute_tags() {
     for image in "${local_images[@]}"; do
         name=${image%%:*}
         salt=$AGORA_IMAGE_BASE
-        if [[ $name == traefik ]]; then
-            salt="" # the only one that doesn't stand on the base
-        fi
+        case $name in
+        traefik | jaeger) salt="" ;; # these don't stand on the base
+        esac
         export "AGORA_IMAGE_${name^^}=agora-local/$image-$(recipe_hash "$salt" "$name")"
     done
 }
@@ -73,6 +73,33 @@ fetch_traefik() {
     cp "$images_dir/traefik/Dockerfile" "$destination/"
 }
 
+# Builds Jaeger's stand-in, and puts it with the UI's files into a folder that is the image's build context.
+make_jaeger() {
+    local destination=$1 target ui manifest=$images_dir/jaeger/Cargo.toml
+    local cargo=${CARGO:-cargo}
+    command -v python3 >/dev/null ||
+        fail "python3 is missing, which reads what cargo says; install it with: apt-get install python3"
+    target=$(uname -m)-unknown-linux-gnu
+    # A fixed folder, so that the next build finds what this one compiled; static, as the services are.
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/images-jaeger
+    export CARGO_TARGET_DIR
+    env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="-C target-feature=+crt-static" \
+        "$cargo" build --manifest-path "$manifest" --locked --release --target "$target"
+    # Jaeger's built UI travels in a crate: cargo fetches it and checks it against Cargo.lock, nothing compiles it.
+    ui=$("$cargo" metadata --manifest-path "$manifest" --locked --format-version 1 \
+        --features ui-files --filter-platform "$target" |
+        python3 -c 'import json, os, sys
+packages = json.load(sys.stdin)["packages"]
+[path] = [package["manifest_path"] for package in packages if package["name"] == "otlp-embedded"]
+print(os.path.join(os.path.dirname(path), "jaeger-ui"))')
+    mkdir -p "$destination/bin" "$destination/ui"
+    install -m 755 "$CARGO_TARGET_DIR/$target/release/jaeger-stand-in" "$destination/jaeger-linux"
+    # the name that the health check calls, as in the upstream image
+    ln -s /cmd/jaeger/jaeger-linux "$destination/bin/wget"
+    cp -r "$ui/build/." "$ui/LICENSE" "$destination/ui/"
+    cp "$images_dir/jaeger/Dockerfile" "$destination/"
+}
+
 build() {
     local name=$1
     # in the foreground, so that it stays in this script's process group
@@ -84,6 +111,7 @@ build() {
         return
         ;;
     traefik) fetch_traefik "$AGORA_TRAEFIK_CONTEXT" ;;
+    jaeger) make_jaeger "$AGORA_JAEGER_CONTEXT" ;;
     esac
     "${bounded[@]}" "${compose[@]}" --file "$images_dir/compose.yaml" --progress plain build "$name"
 }
@@ -133,7 +161,8 @@ build_missing() {
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    export AGORA_TRAEFIK_CONTEXT=$workspace
+    export AGORA_TRAEFIK_CONTEXT=$workspace/traefik AGORA_JAEGER_CONTEXT=$workspace/jaeger
+    mkdir "$AGORA_TRAEFIK_CONTEXT" "$AGORA_JAEGER_CONTEXT"
     # another builder could not see the base image
     export BUILDX_BUILDER=default
 

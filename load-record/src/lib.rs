@@ -207,10 +207,48 @@ pub struct LedgerEntry {
     pub status: Option<u16>,
     /// The promise: the order's id in a 2xx answer.
     pub order_id: Option<String>,
+    /// The trace that the answer names in its `traceresponse` header, as 32 hexadecimal digits; `None` where it names
+    /// none that can be read, and in runs from before it was kept.
+    #[serde(default)]
+    pub trace_id: Option<String>,
+    /// Whether that trace was recorded; `None` where there is no `trace_id`.
+    #[serde(default)]
+    pub trace_sampled: Option<bool>,
     /// Time from `intended_at` to the answer, in milliseconds.
     pub latency_ms: u64,
     /// Why there was no usable answer.
     pub error: Option<String>,
+}
+
+/// What an answer's `traceresponse` header says of its trace.
+/// Source: W3C Trace Context level 2, <https://www.w3.org/TR/trace-context-2/#traceresponse-header>.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceResponse {
+    /// 32 hexadecimal digits, lower case, not all of them 0.
+    pub trace_id: String,
+    /// Whether whoever answered recorded the trace.
+    pub sampled: bool,
+}
+
+impl TraceResponse {
+    /// Reads `00-<32 hex trace id>-<16 hex span id>-<2 hex flags>`; `None` for anything else.
+    pub fn parse(header: &str) -> Option<Self> {
+        let mut parts = header.split('-');
+        let mut hex = |digits: usize| {
+            let part = parts.next()?;
+            let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            (part.len() == digits && part.bytes().all(is_hex)).then_some(part)
+        };
+        let (version, trace_id, span_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+        let is_nought = |id: &str| id.bytes().all(|byte| byte == b'0');
+        if parts.next().is_some() || version != "00" || is_nought(trace_id) || is_nought(span_id) {
+            return None;
+        }
+        Some(Self {
+            trace_id: trace_id.to_owned(),
+            sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1,
+        })
+    }
 }
 
 /// One cancellation that was tried, by the order's owner.
@@ -228,4 +266,54 @@ pub struct CancellationEntry {
     pub latency_ms: u64,
     /// Why there was no usable answer.
     pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    #[test]
+    fn an_answer_names_its_trace_and_whether_it_was_recorded() {
+        for (flags, sampled) in [("01", true), ("03", true), ("00", false), ("02", false)] {
+            let read = TraceResponse::parse(&format!("00-{TRACE_ID}-b7ad6b7169203331-{flags}"));
+            assert_eq!(
+                read,
+                Some(TraceResponse {
+                    trace_id: TRACE_ID.to_owned(),
+                    sampled
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn a_malformed_header_names_no_trace() {
+        for header in [
+            "",
+            "00",
+            TRACE_ID,
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c8031é-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0x",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-+1",
+        ] {
+            assert_eq!(TraceResponse::parse(header), None, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_from_before_traces_were_kept_can_still_be_read() {
+        let line = r#"{"intended_at":"2026-11-25T18:29:41Z","at":"2026-11-25T18:29:41Z","idempotency_key":null,
+            "user_id":"u","product_id":1,"quantity":1,"status":202,"order_id":"o","latency_ms":3,"error":null}"#;
+        let entry: LedgerEntry = serde_json::from_str(line).unwrap();
+        assert_eq!((entry.trace_id, entry.trace_sampled), (None, None));
+    }
 }

@@ -223,6 +223,8 @@ impl Visitor {
                 .as_ref()
                 .ok()
                 .map(|order| order.order_id.clone()),
+            trace_id: answer.trace.as_ref().map(|trace| trace.trace_id.clone()),
+            trace_sampled: answer.trace.as_ref().map(|trace| trace.sampled),
             latency_ms: whole_ms(answer.latency),
             error: answer.outcome.as_ref().err().cloned(),
         });

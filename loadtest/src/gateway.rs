@@ -7,6 +7,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use load_record::TraceResponse;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -112,6 +113,8 @@ pub(crate) struct Answer<T> {
     pub(crate) since: Instant,
     /// Until the end of the body.
     pub(crate) latency: Duration,
+    /// Its trace, where it names one that can be read.
+    pub(crate) trace: Option<TraceResponse>,
     /// The body of the expected answer, or why there is none.
     pub(crate) outcome: Result<T, String>,
 }
@@ -124,18 +127,29 @@ pub(crate) async fn exchange<T: DeserializeOwned>(
     since: Instant,
     answers_the_question: impl FnOnce(&T) -> bool,
 ) -> Answer<T> {
-    let (status, outcome) = match request.send().await {
+    let (status, trace, outcome) = match request.send().await {
         Ok(response) => (
             Some(response.status().as_u16()),
+            trace_of(&response),
             read(route, response, answers_the_question).await,
         ),
-        Err(error) => (None, Err(format!("no answer: {}", cause(&error)))),
+        Err(error) => (None, None, Err(format!("no answer: {}", cause(&error)))),
     };
     Answer {
         since,
         status,
         latency: since.elapsed(),
+        trace,
         outcome,
+    }
+}
+
+/// Of two such headers nobody knows which one is right.
+fn trace_of(response: &Response) -> Option<TraceResponse> {
+    let mut headers = response.headers().get_all("traceresponse").iter();
+    match (headers.next(), headers.next()) {
+        (Some(header), None) => TraceResponse::parse(header.to_str().ok()?),
+        _ => None,
     }
 }
 

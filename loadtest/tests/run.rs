@@ -107,6 +107,31 @@ fn the_ledger_holds_each_accepted_order() {
 }
 
 #[test]
+fn the_ledger_names_the_trace_of_each_order_whose_answer_does() {
+    let shop = Shop::open(Weather::Good);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    finish(loadtest("order", &shop.url(), dir.path()).args(["--run-time", "1s"]));
+
+    let ledger = ledger(dir.path());
+    assert!(ledger.len() > 10, "only {} orders", ledger.len());
+    for entry in ledger {
+        let order_id = entry.order_id.expect("every order is accepted");
+        let (_, number) = order_id.split_once('-').expect("a numbered order");
+        let number: u64 = number.parse().expect("a numbered order");
+        let expected = match number % 4 {
+            0 => (Some(format!("{:032x}", number + 1)), Some(true)),
+            1 => (Some(format!("{:032x}", number + 1)), Some(false)),
+            _ => (None, None),
+        };
+        assert_eq!(
+            (entry.trace_id, entry.trace_sampled),
+            expected,
+            "{order_id}"
+        );
+    }
+}
+
+#[test]
 fn without_idempotency_keys_none_is_sent() {
     let shop = Shop::open(Weather::Good);
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -663,9 +688,10 @@ fn serve(mut stream: TcpStream, weather: Weather, books: &Books) {
         let Some(status) = status else { return };
         // Slow enough that requests are under way whenever a run ends.
         pause(Duration::from_millis(5));
+        let trace = traceresponse(&body);
         let body = body.to_string();
         let head = format!(
-            "HTTP/1.1 {status} -\r\ncontent-length: {}\r\n\r\n",
+            "HTTP/1.1 {status} -\r\n{trace}content-length: {}\r\n\r\n",
             body.len()
         );
         if stream
@@ -674,6 +700,26 @@ fn serve(mut stream: TcpStream, weather: Weather, books: &Books) {
         {
             return;
         }
+    }
+}
+
+/// The header lines that name an order's trace: a recorded one, one that wasn't recorded, a malformed one, two.
+fn traceresponse(body: &Value) -> String {
+    let order_id = body["order_id"].as_str().unwrap_or_default();
+    let Some(Ok(number)) = order_id.strip_prefix("order-").map(str::parse::<u64>) else {
+        return String::new();
+    };
+    let line = |flags: &str| {
+        format!(
+            "traceresponse: 00-{:032x}-00f067aa0ba902b7-{flags}\r\n",
+            number + 1
+        )
+    };
+    match number % 4 {
+        0 => line("01"),
+        1 => line("00"),
+        2 => line("1"),
+        _ => line("01").repeat(2),
     }
 }
 

@@ -3,8 +3,10 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context;
-use load_record::{RunSummary, SUMMARY_FILE};
-use serde::{Deserialize, Serialize};
+use load_record::{
+    CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{outcome, project::Project, prometheus::Moment};
 
@@ -74,6 +76,31 @@ impl RunFolder {
         self.read(WINDOW_FILE)
     }
 
+    /// The same, of a run on this project's system; any other run is wrong usage.
+    pub(crate) fn window_on(&self, project: &Project) -> anyhow::Result<Window> {
+        let window = self.window()?;
+        if window.project == project.name {
+            return Ok(window);
+        }
+        Err(outcome::usage(
+            format!(
+                "the run {} was made on the system `{}`, not on `{}`",
+                self.id, window.project, project.name
+            ),
+            "name a run of this system with `--run`, or make one with `cargo xtask load`",
+        ))
+    }
+
+    /// Every order that was tried.
+    pub(crate) fn ledger(&self) -> anyhow::Result<Vec<LedgerEntry>> {
+        self.lines(LEDGER_FILE)
+    }
+
+    /// Every cancellation that was tried.
+    pub(crate) fn cancellations(&self) -> anyhow::Result<Vec<CancellationEntry>> {
+        self.lines(CANCELLATIONS_FILE)
+    }
+
     /// Completes the run with its window, and makes it the last one.
     pub(crate) fn complete(&self, project: &Project, window: &Window) -> anyhow::Result<()> {
         fs::write(
@@ -85,7 +112,23 @@ impl RunFolder {
         Ok(())
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, file: &str) -> anyhow::Result<T> {
+    /// A JSON document a line.
+    fn lines<T: DeserializeOwned>(&self, file: &str) -> anyhow::Result<Vec<T>> {
+        let path = self.path.join(file);
+        let text = fs::read_to_string(&path).map_err(|error| {
+            outcome::unavailable(
+                format!("failed to read {}: {error}", path.display()),
+                "choose another run with `--run`, or make one with `cargo xtask load`",
+            )
+        })?;
+        let line = |line| {
+            serde_json::from_str(line)
+                .with_context(|| format!("failed to understand {}", path.display()))
+        };
+        text.lines().map(line).collect()
+    }
+
+    fn read<T: DeserializeOwned>(&self, file: &str) -> anyhow::Result<T> {
         let path = self.path.join(file);
         let text = fs::read_to_string(&path)
             .with_context(|| format!("failed to read {}", path.display()))?;

@@ -3,6 +3,7 @@
 //! This file reads the command line and turns results into exit codes; each command is a module of
 //! its own.
 
+mod alert_history;
 mod alloy;
 mod binaries;
 mod broker;
@@ -15,10 +16,12 @@ mod durations;
 mod engine;
 mod env_file;
 mod evaluation;
+mod events_check;
 mod extras;
 mod http;
 mod images;
 mod interrupt;
+mod jaeger;
 mod load_runs;
 mod logql;
 mod metrics_check;
@@ -30,6 +33,7 @@ mod process;
 mod project;
 mod prometheus;
 mod service_images;
+mod traces_check;
 mod wait;
 
 use std::process::ExitCode;
@@ -40,7 +44,7 @@ use serde_json::json;
 use crate::{
     commands::{
         alerts, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke,
-        status, test, up, verify_dashboards, verify_dlq, verify_metrics,
+        status, test, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -63,7 +67,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-dlq, one experiment
+    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-traces, verify-dlq, one experiment
     Demo(demo::Options),
     /// Build what changed, start everything, wait until all is healthy
     Up(up::Options),
@@ -83,9 +87,11 @@ enum Command {
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
     VerifyMetrics(verify_metrics::Options),
+    /// Hold the traces of a run's orders against the shape that they should have
+    VerifyTraces(verify_traces::Options),
     /// Ask everything that the Grafana dashboards ask, and find the panels that show nothing
     VerifyDashboards(verify_dashboards::Options),
-    /// Show the alerts that are firing, and where each is explained
+    /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
     Alerts(alerts::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
     Evaluate(evaluate::Options),
@@ -117,6 +123,7 @@ impl Command {
             Self::Load(options) => load::run(project, options),
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
+            Self::VerifyTraces(options) => verify_traces::run(project, options),
             Self::VerifyDashboards(options) => verify_dashboards::run(project, options),
             Self::Alerts(options) => alerts::run(project, *options),
             Self::Evaluate(options) => evaluate::run(project, options),
@@ -143,6 +150,7 @@ impl Command {
             Self::Load(options) => options.format.format,
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
+            Self::VerifyTraces(options) => options.format.format,
             Self::VerifyDashboards(options) => options.format.format,
             Self::Alerts(options) => options.format.format,
             Self::Evaluate(options) => options.format(),

@@ -5,7 +5,7 @@ use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
@@ -13,6 +13,7 @@ const NAMES: [&str; 7] = [
     "CONFIRMS",
     "GRACEFUL_SHUTDOWN",
     "SAGA",
+    "TRACE_PROPAGATION",
 ];
 
 /// The patterns that the settings turn off; an unknown switch or position is wrong usage.

@@ -27,6 +27,9 @@ pub(crate) const SERVICES: [&str; 4] = [
     "inventory-service",
 ];
 
+/// Ours too, and no part of the shop: Alertmanager's notifications end there.
+pub(crate) const ALERT_RECEIVER: &str = "alert-receiver";
+
 /// Programs of ours that a command runs beside the system for a moment: built and packed like the services, and
 /// not started by `up`.
 pub(crate) const TOOLS: [&str; 1] = ["dead-letters"];
@@ -39,16 +42,17 @@ pub(crate) fn new_run_id() -> anyhow::Result<String> {
 
 /// Everything of ours that has an image.
 pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {
-    SERVICES.into_iter().chain(TOOLS)
+    SERVICES.into_iter().chain([ALERT_RECEIVER]).chain(TOOLS)
 }
 
 /// Everything that compose starts, by service name; also the `job` labels in Prometheus.
-pub(crate) const CONTAINERS: [&str; 9] = [
+pub(crate) const CONTAINERS: [&str; 10] = [
     "traefik",
     "postgres",
     "rabbitmq",
     "prometheus",
     "alertmanager",
+    ALERT_RECEIVER,
     "user-service",
     "product-service",
     "order-service",
@@ -71,7 +75,7 @@ pub(crate) struct PublishedPort {
 }
 
 /// Every published port.
-pub(crate) const PORTS: [PublishedPort; 4] = [
+pub(crate) const PORTS: [PublishedPort; 6] = [
     PublishedPort {
         variable: "AGORA_HTTP_PORT",
         default: "80",
@@ -99,6 +103,20 @@ pub(crate) const PORTS: [PublishedPort; 4] = [
         service: "alertmanager",
         container_port: 9093,
         what: "Alertmanager",
+    },
+    PublishedPort {
+        variable: "AGORA_JAEGER_PORT",
+        default: "16686",
+        service: "jaeger",
+        container_port: 16686,
+        what: "Jaeger: the traces",
+    },
+    PublishedPort {
+        variable: "AGORA_ALERT_RECEIVER_PORT",
+        default: "9094",
+        service: ALERT_RECEIVER,
+        container_port: 8080,
+        what: "alerts that fired and cleared, at /alerts",
     },
 ];
 

@@ -1,6 +1,10 @@
 //! Questions to the project's Prometheus.
 
-use std::{collections::BTreeMap, slice, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    slice,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Utc};
@@ -16,6 +20,9 @@ use crate::{
 
 /// How long a scrape of every target may take to come round.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Three scrape intervals: while it is up, every target was scraped within this time.
+const FRESH_SECONDS: u32 = 15;
 
 /// Seconds since 1970 on Prometheus's own clock, which may differ from this machine's.
 pub(crate) type Moment = f64;
@@ -102,6 +109,12 @@ impl AlertState {
             Self::Pending => "pending",
         }
     }
+}
+
+/// A counter's series, without the ghosts: a Prometheus that restarted shows the last values of series that
+/// are gone for five minutes more, and they would pass for the counts before a run.
+pub(crate) fn fresh(counter: &str) -> String {
+    format!("{counter} and time() - timestamp({counter}) < {FRESH_SECONDS}")
 }
 
 /// The project's Prometheus.
@@ -211,6 +224,48 @@ impl Prometheus {
             })
         });
         samples.collect()
+    }
+
+    /// What each series of a query gained between two moments; `None` for one that fell. Series that gained nothing are
+    /// left out.
+    pub(crate) fn gains(
+        &self,
+        query: &str,
+        from: Moment,
+        to: Moment,
+    ) -> anyhow::Result<Vec<(Sample, Option<u64>)>> {
+        let before: BTreeMap<_, _> = self
+            .query(query, from)?
+            .into_iter()
+            .map(|sample| (sample.labels, sample.value))
+            .collect();
+        let after = self.query(query, to)?.into_iter();
+        let gains = after.map(|sample| {
+            // A series that wasn't there yet stood at nought.
+            let gain = sample.value - before.get(&sample.labels).copied().unwrap_or_default();
+            let gain = (gain >= 0.0).then_some(gain.round() as u64);
+            (sample, gain)
+        });
+        Ok(gains.filter(|(_, gain)| *gain != Some(0)).collect())
+    }
+
+    /// Jobs that another process answers for at the end of a time than at its beginning. Asked at both moments, not
+    /// over the time: the last scrape before it lies outside of it.
+    pub(crate) fn restarted(&self, from: Moment, to: Moment) -> anyhow::Result<BTreeSet<String>> {
+        const STARTED: &str = "max by (job) (process_start_time_seconds)";
+        let before: BTreeMap<_, _> = self
+            .query(STARTED, from)?
+            .into_iter()
+            .map(|sample| (sample.label("job").to_owned(), sample.value))
+            .collect();
+        let after = self.query(STARTED, to)?;
+        let restarted = after.iter().filter(|sample| {
+            let started = before.get(sample.label("job"));
+            started.is_some_and(|started| *started != sample.value)
+        });
+        Ok(restarted
+            .map(|sample| sample.label("job").to_owned())
+            .collect())
     }
 
     /// How much a query that may be wrong would show; the inner error is what Prometheus has against it.

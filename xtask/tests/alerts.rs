@@ -1,7 +1,9 @@
 //! Alerts that help whoever gets them: each says how bad it is, what it is about and where it is explained, and is
 //! tested. That the rules do what they say is `promtool`'s to test: see `cargo xtask check`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+mod runbook;
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 fn read(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -62,5 +64,26 @@ fn the_runbook_explains_no_alert_that_there_is_not() {
         if let Some(name) = line.strip_prefix("## ") {
             assert!(alerts.contains_key(name), "{name}");
         }
+    }
+}
+
+/// A scrape, an evaluation, and Alertmanager, 5 s each.
+const ON_THE_WAY: Duration = Duration::from_secs(15);
+
+#[test]
+fn the_runbook_says_how_long_each_alert_takes_and_leaves_it_that_long() {
+    let alerts = alerts();
+    let bounds = runbook::bounds();
+    let names: Vec<&String> = bounds.keys().collect();
+    assert_eq!(names, alerts.keys().collect::<Vec<_>>());
+    for (name, rule) in alerts {
+        let waits = rule.iter().find_map(|line| line.strip_prefix("for: "));
+        let waits = waits.map_or(Duration::ZERO, runbook::duration);
+        let bound = bounds[&name];
+        assert!(
+            bound.fires_within >= waits + ON_THE_WAY,
+            "{name}: {bound:?}"
+        );
+        assert!(bound.clears_within >= ON_THE_WAY, "{name}: {bound:?}");
     }
 }

@@ -33,6 +33,10 @@ fn a_wrong_command_line_exits_with_2() {
         xtask(&["verify-dlq", "--expect", "some"]).status.code(),
         Some(2)
     );
+    // Without a history nothing is left out.
+    let since = xtask(&["alerts", "--since", "10m"]);
+    assert_eq!(since.status.code(), Some(2));
+    assert!(stderr(&since).contains("--history"), "{}", stderr(&since));
     let logs = xtask(&["logs", "no-such-service"]);
     assert_eq!(logs.status.code(), Some(2));
     assert!(stderr(&logs).contains("order-service"), "{}", stderr(&logs));
@@ -102,6 +106,7 @@ fn a_missing_engine_exits_with_3_and_a_next_step() {
         "load",
         "verify-dlq",
         "verify-metrics",
+        "alerts",
         "heal",
     ] {
         let output = xtask(&[command]);
@@ -127,6 +132,7 @@ fn json_stands_alone_on_standard_output_even_for_errors() {
         "load",
         "verify-dlq",
         "verify-metrics",
+        "alerts",
         "heal",
     ] {
         let output = xtask(&[command, "--format", "json"]);

@@ -16,12 +16,11 @@ use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
     QueueDeclareOptions,
 };
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
     PublisherConfirm,
 };
-use opentelemetry::propagation::{Extractor, Injector};
 use secrecy::ExposeSecret;
 use shared_events::topology::{self, Argument, Topology};
 use shared_events::{CONTENT_TYPE, Event};
@@ -36,7 +35,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::patterns::Pattern;
 use crate::readiness::Health;
-use crate::telemetry;
+use crate::telemetry::MessageTraces;
 
 /// Connecting and declaring may take this long before it counts as failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,7 +86,8 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    fn outcome(&self) -> &'static str {
+    /// The label in metrics and spans.
+    pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::TimedOut(_) => "timed_out",
             Self::Refused => "refused",
@@ -107,6 +107,7 @@ pub async fn connect(
     topologies: &'static [Topology],
 ) -> anyhow::Result<Broker> {
     lifecycle.enter_pattern(Pattern::Confirms, config.confirms);
+    lifecycle.enter_pattern(Pattern::TracePropagation, config.traces.switch());
     let (sender, mut sessions) = watch::channel(None);
     let broker = Broker {
         sessions: sessions.clone(),
@@ -147,6 +148,10 @@ impl Broker {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn traces(&self) -> MessageTraces {
+        self.config.traces
     }
 
     pub(crate) fn service(&self) -> &'static str {
@@ -383,11 +388,13 @@ impl Publisher {
             let session = self.broker.session().await;
             let session = session.ok_or(PublishError::TimedOut(limit))?;
             session.unblocked().await;
+            let mut headers = FieldTable::default();
+            self.broker.traces().send_with(&mut headers);
             let properties = BasicProperties::default()
                 .with_content_type(CONTENT_TYPE.into())
                 .with_message_id(id.to_string().into())
                 .with_type(event_type.into())
-                .with_headers(trace_headers());
+                .with_headers(headers);
             let channel = &session.publishing;
             let written = write(channel, &exchange, routing_key, payload, properties).await?;
             crash_point("publish.before_confirm");
@@ -465,38 +472,4 @@ async fn confirmed(written: PublisherConfirm, routing_key: &str) -> Result<(), P
         Confirmation::Ack(None) | Confirmation::NotRequested => Ok(()),
         Confirmation::Nack(None) => Err(PublishError::Refused),
     }
-}
-
-fn trace_headers() -> FieldTable {
-    let mut headers = MessageHeaders(FieldTable::default());
-    telemetry::inject(&mut headers);
-    headers.0
-}
-
-/// AMQP headers as a carrier of the trace context.
-pub(crate) struct MessageHeaders(pub(crate) FieldTable);
-
-impl Injector for MessageHeaders {
-    fn set(&mut self, key: &str, value: String) {
-        self.0
-            .insert(key.into(), AMQPValue::LongString(value.into()));
-    }
-}
-
-impl Extractor for MessageHeaders {
-    fn get(&self, key: &str) -> Option<&str> {
-        match self.0.inner().get(key)? {
-            AMQPValue::LongString(value) => long_str(value),
-            AMQPValue::ShortString(value) => Some(value.as_str()),
-            _ => None,
-        }
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.inner().keys().map(ShortString::as_str).collect()
-    }
-}
-
-fn long_str(value: &LongString) -> Option<&str> {
-    std::str::from_utf8(value.as_bytes()).ok()
 }

@@ -9,11 +9,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
+use opentelemetry_sdk::trace::Sampler;
 use secrecy::SecretString;
 use shared_events::topology::INBOX_WINDOW;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::patterns::{Pattern, Switch};
+use crate::telemetry::MessageTraces;
 
 /// Where variables come from: the process, or a test's list.
 pub struct Env {
@@ -223,6 +225,8 @@ pub struct ServiceConfig {
     pub log_level: String,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where spans go over OTLP/gRPC; unset, they go nowhere.
     pub otlp_endpoint: Option<String>,
+    /// `OTEL_TRACES_SAMPLER`: which of the traces that begin here are sampled. A caller's decision is always kept.
+    pub traces_sampler: Sampler,
     /// `STARTUP_TIMEOUT_SECONDS`: how long dependencies may take to answer before the process gives up.
     pub startup_timeout: Duration,
     /// `SHUTDOWN_DELAY_MS`: how long readiness says `draining` before anything is refused, so that whoever
@@ -259,12 +263,46 @@ impl ServiceConfig {
                     "a URL, like http://jaeger:4317",
                 )?
                 .map(String::from),
+            traces_sampler: traces_sampler(env)?,
             startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
             shutdown_delay: env.millis("SHUTDOWN_DELAY_MS", 0, 0..=60_000)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
             graceful_shutdown: Switch::read(env, Pattern::GracefulShutdown)?,
         })
     }
+}
+
+/// As OpenTelemetry's environment variables say it; only those that keep to the caller's decision, as a trace of which
+/// some services keep their part and others don't is of no use.
+fn traces_sampler(env: &Env) -> Result<Sampler, ConfigError> {
+    const VARIABLE: &str = "OTEL_TRACES_SAMPLER";
+    const EXPECTED: &str =
+        "parentbased_always_on, parentbased_always_off or parentbased_traceidratio";
+    const SHARE: &str = "OTEL_TRACES_SAMPLER_ARG";
+    const EXPECTED_SHARE: &str = "a share from 0 to 1, like 0.1";
+    let root = match env.optional::<String>(VARIABLE, EXPECTED)?.as_deref() {
+        None | Some("parentbased_always_on") => Sampler::AlwaysOn,
+        Some("parentbased_always_off") => Sampler::AlwaysOff,
+        Some("parentbased_traceidratio") => {
+            let share: f64 = env.required(SHARE, EXPECTED_SHARE)?;
+            if !(0.0..=1.0).contains(&share) {
+                return Err(ConfigError::Invalid {
+                    variable: SHARE,
+                    value: share.to_string(),
+                    expected: EXPECTED_SHARE.to_owned(),
+                });
+            }
+            Sampler::TraceIdRatioBased(share)
+        }
+        Some(value) => {
+            return Err(ConfigError::Invalid {
+                variable: VARIABLE,
+                value: value.to_owned(),
+                expected: EXPECTED.to_owned(),
+            });
+        }
+    };
+    Ok(Sampler::ParentBased(Box::new(root)))
 }
 
 /// A server for HTTP.
@@ -324,6 +362,8 @@ pub struct BrokerConfig {
     pub publish_timeout: Duration,
     /// `AGORA_PATTERN_CONFIRMS`.
     pub confirms: Switch,
+    /// `AGORA_PATTERN_TRACE_PROPAGATION` and `AGORA_TRACE_RELATION`.
+    pub traces: MessageTraces,
 }
 
 impl BrokerConfig {
@@ -336,6 +376,7 @@ impl BrokerConfig {
             url: env.secret_url::<AMQPUri>("AMQP_URL", &["amqp"])?,
             publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=30_000)?,
             confirms: Switch::read(env, Pattern::Confirms)?,
+            traces: MessageTraces::read(env)?,
         })
     }
 }
@@ -467,6 +508,32 @@ mod tests {
         let env = Env::from_pairs([("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")]);
         let text = ServiceConfig::read(&env).unwrap_err().to_string();
         assert!(text.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT="), "{text}");
+    }
+
+    #[test]
+    fn a_sampler_that_breaks_traces_or_has_no_share_is_refused() {
+        let read = |sampler, share| {
+            let env = Env::from_pairs([
+                ("OTEL_TRACES_SAMPLER", sampler),
+                ("OTEL_TRACES_SAMPLER_ARG", share),
+            ]);
+            ServiceConfig::read(&env).map_err(|error| error.to_string())
+        };
+        assert!(read("", "").is_ok());
+        assert!(read("parentbased_traceidratio", "0.1").is_ok());
+        for (sampler, share, named) in [
+            ("traceidratio", "0.1", "OTEL_TRACES_SAMPLER="),
+            ("parentbased_traceidratio", "", "OTEL_TRACES_SAMPLER_ARG"),
+            ("parentbased_traceidratio", "10", "OTEL_TRACES_SAMPLER_ARG="),
+            (
+                "parentbased_traceidratio",
+                "NaN",
+                "OTEL_TRACES_SAMPLER_ARG=",
+            ),
+        ] {
+            let text = read(sampler, share).unwrap_err();
+            assert!(text.starts_with(named), "{text}");
+        }
     }
 
     #[test]

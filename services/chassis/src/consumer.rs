@@ -31,10 +31,10 @@ use shared_events::topology::{
     DeadReason, MAX_EVENT_BYTES, RETRY_TIERS, RetryTier, Topology, headers,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, warn};
 
 use crate::backoff::backoff;
-use crate::broker::{Broker, MessageHeaders, PublishError, Session, declare};
+use crate::broker::{Broker, PublishError, Session, declare};
 use crate::config::ConsumerConfig;
 use crate::crash_points::crash_point;
 use crate::database::Database;
@@ -47,7 +47,7 @@ use crate::message::{
 use crate::outbox::{Outbox, UnitOfWork};
 use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
-use crate::telemetry;
+use crate::telemetry::{self, Message, message_span};
 
 /// A handler that takes longer is stuck: its message is tried again later.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -113,7 +113,9 @@ pub fn spawn(
         spawn_pruning(lifecycle, config.inbox_window, &database);
     }
     // Connections of its own: requests that wait for one must not use up the retries of messages.
-    let outbox = outbox.on(database.pool_of(config.concurrency as u32, &[]));
+    let pool = database.pool_of(config.concurrency as u32, &[]);
+    lifecycle.metrics().pool("consumer", &pool);
+    let outbox = outbox.on(pool);
     let consumer = Consumer {
         broker,
         topology,
@@ -213,12 +215,37 @@ impl Outcome {
             Self::Stuck => "stuck",
         }
     }
+
+    /// What a span says of it, if it is no success.
+    fn failure(&self) -> Option<&'static str> {
+        match self {
+            Self::Applied | Self::Duplicate => None,
+            Self::Retried | Self::Dead | Self::Stuck => Some(self.name()),
+        }
+    }
 }
 
 /// Where a failed message goes.
 enum Way {
     Retry(RetryTier, String),
     Death(DeadReason, String),
+}
+
+impl Way {
+    /// The span that it is sent there in, within the one of the attempt that failed.
+    fn span(&self, queue: &str, delivery: &Delivery) -> Span {
+        let id = delivery.properties.message_id().as_ref();
+        let (operation, routing_key) = match self {
+            Self::Retry(tier, _) => ("retry", tier.name),
+            Self::Death(..) => ("dead_letter", original_routing_key(delivery)),
+        };
+        let message = Message {
+            destination: queue,
+            routing_key,
+            id: id.map(ShortString::as_str),
+        };
+        message_span(operation, &message)
+    }
 }
 
 impl<H: Handler> Consumer<H> {
@@ -363,19 +390,17 @@ impl<H: Handler> Consumer<H> {
         // What each of them took of the time they shared.
         let share = started.elapsed() / outcomes.len() as u32;
         // Side by side, so that they go out together.
-        try_join_all(
-            together
-                .iter()
-                .zip(outcomes)
-                .map(async |(delivery, outcome)| {
-                    crash_point("consumer.before_ack");
-                    acknowledge(delivery).await?;
-                    self.broker
-                        .metrics()
-                        .processed(&queue, outcome.name(), share);
-                    Ok::<_, Broken>(())
-                }),
-        )
+        try_join_all(together.iter().zip(&messages).zip(outcomes).map(
+            async |((delivery, (_, span)), outcome)| {
+                crash_point("consumer.before_ack");
+                acknowledge(delivery).await?;
+                let trace = telemetry::sampled_trace(span);
+                self.broker
+                    .metrics()
+                    .processed(&queue, outcome.name(), share, trace);
+                Ok::<_, Broken>(())
+            },
+        ))
         .await?;
         Ok(alone)
     }
@@ -392,9 +417,13 @@ impl<H: Handler> Consumer<H> {
                 }
                 let started = Instant::now();
                 let outcome = self.attempt(session, &delivery).await?;
+                let trace = telemetry::sampled_trace(&span);
                 self.broker
                     .metrics()
-                    .processed(&queue, outcome.name(), started.elapsed());
+                    .processed(&queue, outcome.name(), started.elapsed(), trace);
+                if let Some(kind) = outcome.failure() {
+                    telemetry::fail(&span, kind);
+                }
                 if !matches!(outcome, Outcome::Stuck) {
                     return Ok(());
                 }
@@ -408,25 +437,17 @@ impl<H: Handler> Consumer<H> {
         .await
     }
 
-    /// The span that a message is handled in: a child of the one that it was published in.
+    /// The span that a message is handled in, tied to the one that it was sent in.
     fn span(&self, delivery: &Delivery) -> Span {
-        let queue = self.topology.queue();
-        let span = info_span!(
-            "process",
-            otel.name = format!("process {queue}"),
-            otel.kind = "consumer",
-            messaging.system = "rabbitmq",
-            messaging.operation.name = "process",
-            messaging.operation.r#type = "process",
-            messaging.destination.name = queue,
-            messaging.rabbitmq.destination.routing_key = delivery.routing_key.as_str(),
-            messaging.message.id = delivery
-                .properties
-                .message_id()
-                .as_ref()
-                .map(ShortString::as_str),
-        );
-        telemetry::adopt_parent(&span, &MessageHeaders(headers_of(delivery)));
+        let id = delivery.properties.message_id().as_ref();
+        let message = Message {
+            destination: &self.topology.queue(),
+            routing_key: delivery.routing_key.as_str(),
+            id: id.map(ShortString::as_str),
+        };
+        let span = message_span("process", &message);
+        let traces = self.broker.traces();
+        traces.take_up(&span, &mut headers_of(delivery));
         span
     }
 
@@ -447,7 +468,11 @@ impl<H: Handler> Consumer<H> {
                     }
                     (way, _) => {
                         let copy = self.copy(delivery, message_headers, attempts, &way);
-                        if !self.hand_over(session, &copy).await? {
+                        let sent = self.hand_over(session, copy);
+                        if !sent
+                            .instrument(way.span(&self.topology.queue(), delivery))
+                            .await?
+                        {
                             return Ok(Outcome::Stuck);
                         }
                         crash_point("consumer.before_retry_ack");
@@ -568,20 +593,23 @@ impl<H: Handler> Consumer<H> {
             exchange,
             routing_key,
             payload: &delivery.data,
-            properties: copied(&delivery.properties).with_headers(table),
+            properties: copied(&delivery.properties),
+            headers: table,
         }
     }
 
     /// Publishes a copy, again and again while the broker has no room for it or takes nothing: to give up the
     /// channel instead would count as a delivery of every message that it holds. `false` when the service drains
     /// first.
-    async fn hand_over(&self, session: &Session, copy: &Copy<'_>) -> Result<bool, Broken> {
+    async fn hand_over(&self, session: &Session, mut copy: Copy<'_>) -> Result<bool, Broken> {
+        // The next attempt hangs on this span, and not on that of the first sender.
+        self.broker.traces().send_with(&mut copy.headers);
         for pause in backoff() {
             let sent = session.hand_over(
                 &copy.exchange,
                 &copy.routing_key,
                 copy.payload,
-                copy.properties.clone(),
+                copy.properties.clone().with_headers(copy.headers.clone()),
             );
             let exchange = &copy.exchange;
             match tokio::time::timeout(SETTLE_TIMEOUT, sent).await {
@@ -634,4 +662,5 @@ struct Copy<'a> {
     routing_key: String,
     payload: &'a [u8],
     properties: BasicProperties,
+    headers: FieldTable,
 }

@@ -59,6 +59,7 @@ pub async fn connect(
     let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
     let pool = pool_options(config.max_connections).connect_lazy_with(options.clone());
 
+    lifecycle.metrics().pool("requests", &pool);
     let health = lifecycle.readiness().depends_on("postgres");
     let reachable = health.subscribe();
     migrate(&unlimited, migrations).await?;

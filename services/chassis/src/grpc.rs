@@ -13,7 +13,8 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
-use tracing::{Instrument, info_span};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use crate::lifecycle::{Lifecycle, listen};
 use crate::metrics::Metrics;
@@ -56,25 +57,78 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
         .trim_start_matches('/')
         .split_once('/')
         .unwrap_or((&path, ""));
-    let span = info_span!(
-        "call",
-        otel.name = format!("{service}/{method}"),
-        otel.kind = "server",
-        rpc.system.name = "grpc",
-        rpc.method = format!("{service}/{method}"),
-    );
+    let span = call_span("server", service, method);
     telemetry::adopt_parent(&span, &Headers(request.headers()));
     let started = Instant::now();
-    let response = next.run(request).instrument(span).await;
+    let response = next.run(request).instrument(span.clone()).await;
     // An error is in the headers; success comes in the trailers, after the message.
     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-    if code == Code::Unimplemented {
+    record(&span, code, is_servers_fault(code));
+    let (service, method) = match code {
         // Whatever a caller invents: one label.
-        metrics.rpc_served("unmatched", "unmatched", code.into(), started.elapsed());
-    } else {
-        metrics.rpc_served(service, method, code.into(), started.elapsed());
-    }
+        Code::Unimplemented => ("unmatched", "unmatched"),
+        _ => (service, method),
+    };
+    let trace = telemetry::sampled_trace(&span);
+    metrics.rpc_served(service, method, code.into(), started.elapsed(), trace);
     response
+}
+
+fn call_span(kind: &'static str, service: &str, method: &str) -> Span {
+    info_span!(
+        "call",
+        otel.name = format!("{service}/{method}"),
+        otel.kind = kind,
+        otel.status_code = Empty,
+        rpc.system.name = "grpc",
+        rpc.method = format!("{service}/{method}"),
+        rpc.response.status_code = Empty,
+        error.r#type = Empty,
+    )
+}
+
+fn record(span: &Span, code: Code, failed: bool) {
+    let name = code_name(code);
+    span.record("rpc.response.status_code", name);
+    if failed {
+        telemetry::fail(span, name);
+    }
+}
+
+/// By the conventions a server has not failed where its client asked for what isn't there, or gave up.
+fn is_servers_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// As gRPC's own documents and the conventions write it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// Makes one call: with the current trace context, a deadline that the server learns of, and figures.
@@ -88,13 +142,7 @@ pub async fn call<T, R>(
     message: T,
     send: impl AsyncFnOnce(tonic::Request<T>) -> Result<tonic::Response<R>, Status>,
 ) -> Result<R, Status> {
-    let span = info_span!(
-        "call",
-        otel.name = format!("{service}/{method}"),
-        otel.kind = "client",
-        rpc.system.name = "grpc",
-        rpc.method = format!("{service}/{method}"),
-    );
+    let span = call_span("client", service, method);
     let started = Instant::now();
     let result = async {
         let mut request = tonic::Request::new(message);
@@ -105,10 +153,12 @@ pub async fn call<T, R>(
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
     }
-    .instrument(span)
+    .instrument(span.clone())
     .await;
     let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-    metrics.rpc_called(service, method, code.into(), started.elapsed());
+    record(&span, code, code != Code::Ok);
+    let trace = telemetry::sampled_trace(&span);
+    metrics.rpc_called(service, method, code.into(), started.elapsed(), trace);
     result.map(tonic::Response::into_inner)
 }
 

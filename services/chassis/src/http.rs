@@ -11,10 +11,11 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use http::HeaderValue;
 use http::header::CONNECTION;
+use http::{HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::field::Empty;
 use tracing::{Instrument, error, info_span, warn};
 
 use crate::config::HttpConfig;
@@ -26,6 +27,7 @@ use crate::telemetry::{self, Headers};
 
 /// What a request is counted under that no route matched: a client must not be able to invent labels.
 const UNMATCHED: &str = "unmatched";
+const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
 /// Serves `routes` until the service drains; returns the address once it listens.
 ///
@@ -76,15 +78,26 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
         otel.kind = "server",
         http.request.method = known_method(&method),
         http.route = route,
-        http.response.status_code = tracing::field::Empty,
+        url.scheme = "http",
+        url.path = request.uri().path(),
+        http.response.status_code = Empty,
+        otel.status_code = Empty,
+        error.r#type = Empty,
     );
     telemetry::adopt_parent(&span, &Headers(request.headers()));
     let _active = metrics.http_active();
     let started = Instant::now();
-    let response = next.run(request).instrument(span.clone()).await;
+    let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
-    metrics.http_answered(&method, route, status.as_u16(), started.elapsed());
+    if status.is_server_error() {
+        telemetry::fail(&span, status.as_str());
+    }
+    if let Some(trace) = telemetry::trace_response(&span) {
+        response.headers_mut().insert(TRACE_RESPONSE, trace);
+    }
+    let trace = telemetry::sampled_trace(&span);
+    metrics.http_answered(&method, route, status.as_u16(), started.elapsed(), trace);
     response
 }
 

@@ -12,6 +12,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::patterns::Switch;
+use crate::telemetry::Statement;
 
 /// What becomes of an event that was applied before.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +49,7 @@ impl Inbox {
                 )
                 .bind(event_ids)
                 .fetch_all(connection)
+                .traced("INSERT inbox")
                 .await?;
                 let mut recorded: HashSet<Uuid> = recorded.into_iter().collect();
                 Ok(event_ids.iter().map(|id| recorded.remove(id)).collect())

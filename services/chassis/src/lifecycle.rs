@@ -99,23 +99,21 @@ async fn live<C>(
     config: C,
     start: impl AsyncFnOnce(C, &Lifecycle) -> anyhow::Result<SocketAddr>,
 ) -> ExitCode {
-    let telemetry = match telemetry::start(service, &common) {
+    let lifecycle = Lifecycle::new(service);
+    let telemetry = match telemetry::start(service, &common, lifecycle.metrics()) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("{service}: {error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let lifecycle = Lifecycle::new(service);
     let outcome = lifecycle.serve_until_stopped(&common, config, start).await;
     if let Err(error) = &outcome {
         error!(error = format!("{error:#}"), "stopping: the service failed");
     }
     let drained = lifecycle.stop(common.shutdown_grace).await;
-    // The exporter's shutdown blocks; keep it off the runtime's own threads.
-    let flushed = tokio::task::spawn_blocking(move || telemetry.flush()).await;
-    if !matches!(flushed, Ok(Ok(()))) {
-        warn!("spans were lost: the trace backend did not take them in time");
+    if !telemetry.flush().await {
+        warn!("spans were lost: the trace store did not take them in time");
     }
     let failed = lifecycle.inner.failed.load(Ordering::Relaxed);
     info!(drained, failed, "stopped");

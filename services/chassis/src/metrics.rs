@@ -1,19 +1,24 @@
 //! Figures for Prometheus: rate, errors and duration of HTTP, gRPC and messages, named by OpenTelemetry's
 //! semantic conventions (<https://opentelemetry.io/docs/specs/semconv/>).
 //!
-//! Labels are bounded: routes as templates, methods and outcomes from fixed lists, never an id.
+//! Labels are bounded: routes as templates, methods and outcomes from fixed lists, never an id. Each bucket of a
+//! duration points to the last sampled trace that fell into it (an exemplar). What the process and its runtime use is
+//! read when somebody asks (`process`).
+
+mod process;
 
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use opentelemetry::trace::TraceId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use shared_events::topology::DeadReason;
 
@@ -38,6 +43,21 @@ pub struct Metrics {
     retries: Family<RetryLabels, Counter>,
     inbox_duplicates: Family<QueueLabels, Counter>,
     patterns: Family<PatternLabels, Gauge>,
+    spans: SpanMetrics,
+    pools: process::Pools,
+}
+
+/// What became of the spans that ended; each is counted once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SpanMetrics {
+    /// The trace store has said that it has them.
+    pub(crate) sent: Counter,
+    /// The trace store refused them, or gave no answer in time.
+    pub(crate) failed: Counter,
+    /// There was no room in the queue.
+    pub(crate) dropped: Counter,
+    /// Waiting, or on their way.
+    pub(crate) queued: Gauge,
 }
 
 /// What waits in the outbox.
@@ -49,7 +69,14 @@ pub(crate) struct OutboxGauges {
     pub(crate) oldest_age_seconds: Gauge<f64, AtomicU64>,
 }
 
-type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+type TracedHistogram = HistogramWithExemplars<ExemplarLabels>;
+type Durations<L> = Family<L, TracedHistogram, fn() -> TracedHistogram>;
+
+/// Not a label of the metric: an example stands beside the bucket that it fell into.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExemplarLabels {
+    trace_id: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HttpLabels {
@@ -169,6 +196,28 @@ impl Metrics {
             patterns.clone(),
         );
 
+        let by_outcome = Family::<[(&str, &str); 1], Counter>::default();
+        let outcome = |name| by_outcome.get_or_create(&[("outcome", name)]).clone();
+        let spans = SpanMetrics {
+            sent: outcome("sent"),
+            failed: outcome("failed"),
+            dropped: outcome("dropped"),
+            queued: Gauge::default(),
+        };
+        registry.register(
+            "agora_spans",
+            "Spans that ended, by what became of them",
+            by_outcome,
+        );
+        registry.register(
+            "agora_spans_queued",
+            "Spans that wait to be exported, or are on their way",
+            spans.queued.clone(),
+        );
+        let pools = process::Pools::default();
+        registry.register_collector(Box::new(process::ProcessCollector));
+        registry.register_collector(Box::new(pools.clone()));
+
         Self {
             registry: Arc::new(Mutex::new(registry)),
             http_requests,
@@ -181,7 +230,18 @@ impl Metrics {
             retries,
             inbox_duplicates,
             patterns,
+            spans,
+            pools,
         }
+    }
+
+    pub(crate) fn spans(&self) -> SpanMetrics {
+        self.spans.clone()
+    }
+
+    /// Shows how much of a pool is in use; `name` says whose it is.
+    pub(crate) fn pool(&self, name: &'static str, pool: &sqlx::PgPool) {
+        self.pools.enter(name, pool);
     }
 
     /// All figures, in the OpenMetrics text format.
@@ -248,22 +308,38 @@ impl Metrics {
         route: String,
         status: u16,
         took: Duration,
+        trace: Option<TraceId>,
     ) {
-        self.http_requests
-            .get_or_create(&HttpLabels {
-                http_request_method: known_method(method),
-                http_route: route,
-                http_response_status_code: status,
-            })
-            .observe(took.as_secs_f64());
+        let labels = HttpLabels {
+            http_request_method: known_method(method),
+            http_route: route,
+            http_response_status_code: status,
+        };
+        observe(&self.http_requests, &labels, took, trace);
     }
 
-    pub(crate) fn rpc_served(&self, service: &str, method: &str, code: i32, took: Duration) {
-        observe_rpc(&self.rpc_served, service, method, code, took);
+    pub(crate) fn rpc_served(
+        &self,
+        service: &str,
+        method: &str,
+        code: i32,
+        took: Duration,
+        trace: Option<TraceId>,
+    ) {
+        let labels = RpcLabels::new(service, method, code);
+        observe(&self.rpc_served, &labels, took, trace);
     }
 
-    pub(crate) fn rpc_called(&self, service: &str, method: &str, code: i32, took: Duration) {
-        observe_rpc(&self.rpc_called, service, method, code, took);
+    pub(crate) fn rpc_called(
+        &self,
+        service: &str,
+        method: &str,
+        code: i32,
+        took: Duration,
+        trace: Option<TraceId>,
+    ) {
+        let labels = RpcLabels::new(service, method, code);
+        observe(&self.rpc_called, &labels, took, trace);
     }
 
     pub(crate) fn published(&self, exchange: &str, outcome: &'static str) {
@@ -275,13 +351,18 @@ impl Metrics {
             .inc();
     }
 
-    pub(crate) fn processed(&self, queue: &str, outcome: &'static str, took: Duration) {
-        self.processed
-            .get_or_create(&MessageLabels {
-                messaging_destination_name: queue.to_owned(),
-                outcome,
-            })
-            .observe(took.as_secs_f64());
+    pub(crate) fn processed(
+        &self,
+        queue: &str,
+        outcome: &'static str,
+        took: Duration,
+        trace: Option<TraceId>,
+    ) {
+        let labels = MessageLabels {
+            messaging_destination_name: queue.to_owned(),
+            outcome,
+        };
+        observe(&self.processed, &labels, took, trace);
     }
 
     pub(crate) fn dead_letter(&self, queue: &str, reason: DeadReason) {
@@ -316,25 +397,32 @@ fn durations<L>(registry: &mut Registry, name: &str, help: &str) -> Durations<L>
 where
     L: EncodeLabelSet + Clone + std::hash::Hash + Eq + std::fmt::Debug + Send + Sync + 'static,
 {
-    let family = Durations::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
+    let family =
+        Durations::new_with_constructor(|| TracedHistogram::new(DURATION_BUCKETS.into_iter()));
     registry.register(name, help, family.clone());
     family
 }
 
-fn observe_rpc(
-    family: &Durations<RpcLabels>,
-    service: &str,
-    method: &str,
-    code: i32,
-    took: Duration,
-) {
+fn observe<L>(family: &Durations<L>, labels: &L, took: Duration, trace: Option<TraceId>)
+where
+    L: Clone + std::hash::Hash + Eq,
+{
+    let exemplar = trace.map(|id| ExemplarLabels {
+        trace_id: id.to_string(),
+    });
     family
-        .get_or_create(&RpcLabels {
+        .get_or_create(labels)
+        .observe(took.as_secs_f64(), exemplar, Some(SystemTime::now()));
+}
+
+impl RpcLabels {
+    fn new(service: &str, method: &str, code: i32) -> Self {
+        Self {
             rpc_service: service.to_owned(),
             rpc_method: method.to_owned(),
             rpc_grpc_status_code: code,
-        })
-        .observe(took.as_secs_f64());
+        }
+    }
 }
 
 /// A client may send any word as a method; the conventions fold unknown ones into `_OTHER`.

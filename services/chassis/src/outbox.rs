@@ -26,7 +26,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, debug, error, info_span, warn};
+use tracing::{Instrument, Span, debug, error, warn};
 use uuid::Uuid;
 
 use crate::backoff::backoff;
@@ -37,7 +37,7 @@ use crate::database::Database;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::OutboxGauges;
 use crate::patterns::Pattern;
-use crate::telemetry;
+use crate::telemetry::{self, Message, Statement, message_span};
 
 /// The channel of `NOTIFY`; each service has a database, and so a channel, of its own.
 const CHANNEL: &str = "outbox";
@@ -127,7 +127,7 @@ impl Outbox {
     /// The database's.
     pub async fn begin(&self) -> Result<UnitOfWork<'_>, sqlx::Error> {
         Ok(UnitOfWork {
-            transaction: self.pool.begin().await?,
+            transaction: self.pool.begin().traced("BEGIN").await?,
             outbox: self,
             said: Vec::new(),
         })
@@ -156,21 +156,23 @@ impl UnitOfWork<'_> {
         match &self.outbox.strategy {
             Strategy::Stored { bells } => {
                 if self.said.is_empty() {
-                    return self.transaction.commit().await;
+                    return self.transaction.commit().traced("COMMIT").await;
                 }
                 store(&mut self.transaction, &self.said).await?;
-                self.transaction.commit().await?;
+                self.transaction.commit().traced("COMMIT").await?;
                 bells.relay.notify_one();
                 bells.replicas.notify_one();
             }
             Strategy::Direct(publisher) => {
-                self.transaction.commit().await?;
+                self.transaction.commit().traced("COMMIT").await?;
                 crash_point("direct.before_publish");
                 // Side by side: one after the other they could take longer than a message may be handled.
                 join_all(self.said.iter().map(async |(event, trace)| {
                     let span =
                         send_span(&publisher.exchange(), event.routing_key(), event.id, trace);
-                    if let Err(error) = publisher.publish(event).instrument(span).await {
+                    let published = publisher.publish(event).instrument(span.clone()).await;
+                    if let Err(error) = published {
+                        telemetry::fail(&span, error.outcome());
                         error!(event_id = %event.id, subject = event.subject, %error, "event lost");
                     }
                 }))
@@ -185,7 +187,7 @@ impl UnitOfWork<'_> {
     /// # Errors
     /// The database's; the transaction is gone all the same.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
-        self.transaction.rollback().await
+        self.transaction.rollback().traced("ROLLBACK").await
     }
 }
 
@@ -220,6 +222,7 @@ async fn store(
     .bind(column(said, |_, trace| trace.traceparent.as_deref()))
     .bind(column(said, |_, trace| trace.tracestate.as_deref()))
     .execute(connection)
+    .traced("INSERT outbox")
     .await?;
     Ok(())
 }
@@ -510,31 +513,31 @@ impl Relay {
         };
         let exchange = self.publisher.exchange();
         let span = send_span(&exchange, &event.routing_key, event.event_id, &context);
-        self.publisher
+        let published = self
+            .publisher
             .publish_encoded(
                 event.event_id,
                 &event.event_type,
                 &event.routing_key,
                 event.payload.as_bytes(),
             )
-            .instrument(span)
-            .await
+            .instrument(span.clone())
+            .await;
+        if let Err(error) = &published {
+            telemetry::fail(&span, error.outcome());
+        }
+        published
     }
 }
 
 /// The span that an event is published in: a child of the one that it was said in.
 fn send_span(exchange: &str, routing_key: &str, id: Uuid, said_in: &StoredContext) -> Span {
-    let span = info_span!(
-        "send",
-        otel.name = format!("send {exchange}"),
-        otel.kind = "producer",
-        messaging.system = "rabbitmq",
-        messaging.operation.name = "send",
-        messaging.operation.r#type = "send",
-        messaging.destination.name = exchange,
-        messaging.rabbitmq.destination.routing_key = routing_key,
-        messaging.message.id = %id,
-    );
+    let message = Message {
+        destination: exchange,
+        routing_key,
+        id: Some(&id.to_string()),
+    };
+    let span = message_span("send", &message);
     telemetry::adopt_parent(&span, said_in);
     span
 }

@@ -2,7 +2,7 @@
 //!
 //! A switch is read once, at start, and picks a strategy where a service is composed; it is entered here, so
 //! that `GET /patterns` on the ops port and the gauge `agora_pattern_enabled` tell what really runs. Left
-//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`), and changing one at run time.
+//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`), and changing one at run time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +30,8 @@ pub enum Pattern {
     /// Work over several services ends when all of them have done their part, or undone it. Off: the first one
     /// calls it done at once.
     Saga,
+    /// The trace context travels in messages' headers. Off: each side starts a trace of its own.
+    TracePropagation,
 }
 
 /// The position of a pattern's switch.
@@ -44,7 +46,7 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
@@ -52,6 +54,7 @@ impl Pattern {
         Self::Confirms,
         Self::GracefulShutdown,
         Self::Saga,
+        Self::TracePropagation,
     ];
 
     /// As it stands in a metric's label.
@@ -64,6 +67,7 @@ impl Pattern {
             Self::Confirms => "confirms",
             Self::GracefulShutdown => "graceful_shutdown",
             Self::Saga => "saga",
+            Self::TracePropagation => "trace_propagation",
         }
     }
 
@@ -76,6 +80,7 @@ impl Pattern {
             Self::Confirms => "AGORA_PATTERN_CONFIRMS",
             Self::GracefulShutdown => "AGORA_PATTERN_GRACEFUL_SHUTDOWN",
             Self::Saga => "AGORA_PATTERN_SAGA",
+            Self::TracePropagation => "AGORA_PATTERN_TRACE_PROPAGATION",
         }
     }
 }

@@ -1,36 +1,51 @@
 //! Logs as JSON lines, spans over OTLP, and the trace context that travels between services.
 //!
-//! Source: W3C Trace Context, <https://www.w3.org/TR/trace-context/>. Left out: sampling other than
-//! "all, unless the caller said no", and metrics over OTLP (Prometheus scrapes them).
+//! Whether a trace is sampled is decided where it begins, in the gateway as a rule, and kept to (`OTEL_TRACES_SAMPLER`
+//! decides for those that begin here). Source: W3C Trace Context, <https://www.w3.org/TR/trace-context/>. Left out:
+//! metrics over OTLP (Prometheus scrapes them).
+
+mod export;
+mod messages;
+mod statement;
 
 use anyhow::Context as _;
+use opentelemetry::KeyValue;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId, TracerProvider};
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+pub use self::messages::MessageTraces;
+pub(crate) use self::messages::{Message, message_span};
+pub use self::statement::Statement;
 use crate::config::ServiceConfig;
 use crate::lifecycle::panic_message;
+use crate::metrics::Metrics;
 
 /// What has to be flushed before the process ends.
 pub struct Telemetry {
-    provider: SdkTracerProvider,
+    /// `None` where spans go nowhere.
+    export: Option<export::Export>,
 }
 
 /// Starts logging and tracing for the process; inside a runtime, as the exporter needs one.
 ///
 /// # Errors
 /// When the OTLP endpoint can't be used, or telemetry was started before.
-pub fn start(service: &'static str, config: &ServiceConfig) -> anyhow::Result<Telemetry> {
-    let provider = tracer_provider(service, config.otlp_endpoint.as_deref())?;
+pub fn start(
+    service: &'static str,
+    config: &ServiceConfig,
+    metrics: &Metrics,
+) -> anyhow::Result<Telemetry> {
+    let (provider, export) = tracer_provider(service, config, metrics)?;
     // Spans have a filter of their own: a quiet log must not cut traces.
     // Without what nobody asks of them: file and line, threads, idle times.
     let spans = tracing_opentelemetry::layer()
@@ -52,7 +67,7 @@ pub fn start(service: &'static str, config: &ServiceConfig) -> anyhow::Result<Te
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "panic: {}", panic_message(panic.payload()));
     }));
-    Ok(Telemetry { provider })
+    Ok(Telemetry { export })
 }
 
 /// At its finer levels the AMQP client logs frames, and with them the password, whatever LOG_LEVEL asks for.
@@ -61,31 +76,40 @@ fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
 }
 
 impl Telemetry {
-    /// Sends what is still queued; blocks for as long as the exporter's own timeout at the most.
-    ///
-    /// # Errors
-    /// When the exporter did not get rid of its spans.
-    pub fn flush(self) -> anyhow::Result<()> {
-        self.provider.shutdown().context("failed to flush spans")
+    /// Sends what is still queued, within a few seconds; whether all of it was sent or refused in that time.
+    pub async fn flush(self) -> bool {
+        match self.export {
+            Some(export) => export.flush().await,
+            None => true,
+        }
     }
 }
 
 fn tracer_provider(
     service: &'static str,
-    endpoint: Option<&str>,
-) -> anyhow::Result<SdkTracerProvider> {
-    let resource = Resource::builder().with_service_name(service).build();
-    let builder = SdkTracerProvider::builder().with_resource(resource);
-    let Some(endpoint) = endpoint else {
+    config: &ServiceConfig,
+    metrics: &Metrics,
+) -> anyhow::Result<(SdkTracerProvider, Option<export::Export>)> {
+    let resource = Resource::builder()
+        .with_service_name(service)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    let builder = SdkTracerProvider::builder()
+        .with_sampler(config.traces_sampler.clone())
+        .with_resource(resource.clone());
+    let Some(endpoint) = &config.otlp_endpoint else {
         // Ids are made and travel all the same: logs carry them.
-        return Ok(builder.build());
+        return Ok((builder.build(), None));
     };
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
+        .with_timeout(export::EXPORT_TIMEOUT)
         .build()
         .with_context(|| format!("failed to export spans to {endpoint}"))?;
-    Ok(builder.with_batch_exporter(exporter).build())
+    let (processor, export) = export::start(exporter, &resource, metrics.spans());
+    let provider = builder.with_span_processor(processor).build();
+    Ok((provider, Some(export)))
 }
 
 fn log_layer<S>(service: &'static str) -> json_subscriber::JsonLayer<S>
@@ -114,6 +138,38 @@ fn current_span() -> Option<SpanContext> {
     let context = opentelemetry::Context::current();
     let span = context.span().span_context().clone();
     span.is_valid().then_some(span)
+}
+
+/// The id of the trace that `span` belongs to, if it is sampled: worth pointing to.
+pub(crate) fn sampled_trace(span: &Span) -> Option<TraceId> {
+    let context = span_context(span);
+    context.is_sampled().then(|| context.trace_id())
+}
+
+/// What an answer tells of the trace that it was made in, so that whoever asked can look it up: the header
+/// `traceresponse`, <https://www.w3.org/TR/trace-context-2/#traceresponse-header>.
+pub(crate) fn trace_response(span: &Span) -> Option<http::HeaderValue> {
+    let context = span_context(span);
+    if !context.is_valid() {
+        return None;
+    }
+    let (trace, id, flags) = (
+        context.trace_id(),
+        context.span_id(),
+        context.trace_flags().to_u8(),
+    );
+    http::HeaderValue::try_from(format!("00-{trace}-{id}-{flags:02x}")).ok()
+}
+
+fn span_context(span: &Span) -> SpanContext {
+    span.context().span().span_context().clone()
+}
+
+/// Marks a span as failed; `kind` is of a bounded set, and no text that somebody else wrote. The span needs the fields
+/// `otel.status_code` and `error.type`.
+pub(crate) fn fail(span: &Span, kind: &str) {
+    span.record("otel.status_code", "ERROR");
+    span.record("error.type", kind);
 }
 
 /// Makes `span` a child of the context that a caller sent. Before the span is first entered: afterwards

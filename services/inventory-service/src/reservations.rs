@@ -6,6 +6,7 @@
 use chassis::consumer::Handler;
 use chassis::failure::Failure;
 use chassis::outbox::UnitOfWork;
+use chassis::telemetry::Statement;
 use shared_events::{
     Event, EventData, OrderCancelled, OrderPlaced, ProductId, RejectReason, StockRejected,
     StockReleased, StockReserved,
@@ -112,6 +113,7 @@ async fn decide(
     .bind(RejectReason::UnknownProduct.as_str())
     .bind(RejectReason::OutOfStock.as_str())
     .fetch_optional(connection)
+    .traced("INSERT reservations")
     .await?;
     Ok(match reason {
         None => Decision::CancelledBefore,
@@ -165,6 +167,7 @@ async fn give_back(
     .bind(order.product_id.get())
     .bind(order.quantity.get())
     .fetch_optional(connection)
+    .traced("UPDATE reservations")
     .await?;
     Ok(released.unwrap_or(0).unsigned_abs())
 }

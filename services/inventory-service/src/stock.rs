@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::routing::get;
 use chassis::identity::Identity;
 use chassis::problem::{Path, Problem};
+use chassis::telemetry::Statement;
 use serde::Serialize;
 use shared_events::ProductId;
 use sqlx::PgPool;
@@ -35,6 +36,7 @@ async fn read_stock(
         sqlx::query_as("SELECT product_id, available, reserved FROM stock WHERE product_id = $1")
             .bind(product_id.get())
             .fetch_optional(&pool)
+            .traced("SELECT stock")
             .await?;
     stock
         .map(axum::Json)

@@ -1,6 +1,7 @@
 //! The catalogue's two calls.
 
 use chassis::failure;
+use chassis::telemetry::Statement;
 use proto::catalog::catalog_server;
 use proto::catalog::{GetProductRequest, ListProductsRequest, ListProductsResponse, Product};
 use sqlx::PgPool;
@@ -44,6 +45,7 @@ impl catalog_server::Catalog for Catalog {
             sqlx::query_as("SELECT id, name, price_cents FROM products WHERE id = $1")
                 .bind(id)
                 .fetch_optional(&self.pool)
+                .traced("SELECT products")
                 .await
                 .map_err(database_status)?;
         row.map(|row| Response::new(row.into()))
@@ -71,6 +73,7 @@ impl catalog_server::Catalog for Catalog {
         .bind(request.after_id)
         .bind(i64::from(page_size) + 1)
         .fetch_all(&self.pool)
+        .traced("SELECT products")
         .await
         .map_err(database_status)?;
         let more = rows.len() > page_size as usize;

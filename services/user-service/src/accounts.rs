@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use chassis::database::violated_constraint;
 use chassis::identity::{USER_EMAIL_HEADER, USER_ID_HEADER};
 use chassis::problem::{Json, Problem};
+use chassis::telemetry::Statement;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use shared_events::UserId;
@@ -151,6 +152,7 @@ async fn sign_up(
         .bind(&email)
         .bind(password_hash)
         .execute(&accounts.pool)
+        .traced("INSERT users")
         .await
         .map_err(|error| match violated_constraint(&error) {
             Some("users_email_key") => Problem::new(
@@ -177,6 +179,7 @@ async fn log_in(
         sqlx::query_as("SELECT id, email, password_hash FROM users WHERE email = $1")
             .bind(email)
             .fetch_optional(&accounts.pool)
+            .traced("SELECT users")
             .await?;
     let hash = account.as_ref().map(|(_, _, hash)| hash.clone());
     let right = accounts.passwords.verify(asked.password, hash).await?;

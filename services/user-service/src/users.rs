@@ -6,6 +6,7 @@ use axum::routing::get;
 use chassis::identity::Identity;
 use chassis::paging::{Page, PageQuery};
 use chassis::problem::{Path, Problem, Query};
+use chassis::telemetry::Statement;
 use serde::Serialize;
 use shared_events::UserId;
 use sqlx::PgPool;
@@ -48,6 +49,7 @@ async fn list_users(
     .bind(page.after)
     .bind(rows)
     .fetch_all(&pool)
+    .traced("SELECT users")
     .await?;
     Ok(axum::Json(Page::cut(users, rows, |user: &PublicUser| {
         user.id
@@ -61,6 +63,7 @@ async fn read_me(
     let user = sqlx::query_as("SELECT id, name, email FROM users WHERE id = $1")
         .bind(identity.user_id.0)
         .fetch_optional(&pool)
+        .traced("SELECT users")
         .await?;
     user.map(axum::Json).ok_or_else(no_such_user)
 }
@@ -73,6 +76,7 @@ async fn read_user(
     let user = sqlx::query_as("SELECT id, name FROM users WHERE id = $1")
         .bind(id.0)
         .fetch_optional(&pool)
+        .traced("SELECT users")
         .await?;
     user.map(axum::Json).ok_or_else(no_such_user)
 }

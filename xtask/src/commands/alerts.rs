@@ -1,12 +1,15 @@
-//! `alerts`: which alerts are firing or about to, worst first, each with where it is explained.
-//!
-//! Read from Prometheus, which evaluates the rules; whom Alertmanager tells of them is left out.
+//! `alerts`: which alerts are firing or about to, worst first, each with where it is explained. Read from Prometheus,
+//! which evaluates the rules; what Alertmanager told of them is [`history`].
+
+mod history;
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::{
-    engine,
+    durations, engine,
     outcome::Exit,
     output::{Format, FormatOption, print_json, spell, table},
     project::Project,
@@ -15,8 +18,17 @@ use crate::{
 
 /// What `alerts` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
-#[command(after_help = "Exit codes: 0 none is firing, 1 one is, 3 the system isn't up.")]
+#[command(
+    after_help = "Exit codes: 0 none is firing, 1 one is, 3 the system isn't up. \
+                  A history judges nothing: 0, or 3 when it can't be read."
+)]
 pub(crate) struct Options {
+    /// Instead: what fired and what cleared, oldest first
+    #[arg(long)]
+    history: bool,
+    /// Only what was told in this time: 10m, 1h; without it, the last thousand changes
+    #[arg(long, value_name = "TIME", value_parser = durations::parse, requires = "history")]
+    since: Option<Duration>,
     #[command(flatten)]
     pub(crate) format: FormatOption,
 }
@@ -62,6 +74,9 @@ impl From<Alert> for Entry {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+    if options.history {
+        return history::run(project, options.format.format, options.since);
+    }
     let prometheus = Prometheus::new(&engine::running_system(project)?)?;
     let report = Report::of(prometheus.alerts()?);
     match options.format.format {

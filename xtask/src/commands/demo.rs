@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    commands::{evaluate, load, smoke, up, verify_dlq, verify_metrics},
+    commands::{evaluate, load, smoke, up, verify_dlq, verify_metrics, verify_traces},
     interrupt::Interrupted,
     outcome::Exit,
     output::{Progress, spell, table},
@@ -47,6 +47,9 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         })?);
         parts.push(part("verify-metrics", || {
             verify_metrics::run(project, &verify_metrics::Options::default())
+        })?);
+        parts.push(part("verify-traces", || {
+            verify_traces::run(project, &verify_traces::Options::default())
         })?);
         parts.push(part("verify-dlq", || {
             verify_dlq::run(project, verify_dlq::Options::settled())

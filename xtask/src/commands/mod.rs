@@ -19,3 +19,4 @@ pub(crate) mod up;
 pub(crate) mod verify_dashboards;
 pub(crate) mod verify_dlq;
 pub(crate) mod verify_metrics;
+pub(crate) mod verify_traces;

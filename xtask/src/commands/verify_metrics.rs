@@ -1,27 +1,45 @@
-//! `verify-metrics`: holds Prometheus's figures against what the load generator counted.
+//! `verify-metrics`: holds Prometheus's figures against what the load generator counted, and against what its ledger
+//! says must have followed from that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
     engine,
+    events_check::{self, ORDERS, Promises},
     load_runs::{RunFolder, Window},
     metrics_check::{self, Finding, GATEWAY_JOB, GatewayKey, Observed, Row, ServiceKey},
-    outcome::{self, Exit},
-    output::{Format, FormatOption, print_json, table},
-    project::{CONTAINERS, Project},
-    prometheus::{Prometheus, Sample},
+    outcome::Exit,
+    output::{Format, FormatOption, Progress, print_json, table},
+    project::{ALERT_RECEIVER, CONTAINERS, Project},
+    prometheus::{Moment, Prometheus, Sample, fresh},
+    wait,
 };
 
-/// Has no metrics endpoint of its own: the only container without a scrape job.
-const NOT_SCRAPED: &str = "postgres";
+/// Have no metrics endpoint of their own: the only containers without a scrape job.
+const NOT_SCRAPED: [&str; 2] = ["postgres", ALERT_RECEIVER];
 
 const SERVICE_COUNTER: &str = "http_server_request_duration_seconds_count";
 const GATEWAY_COUNTER: &str = "traefik_router_requests_total";
 
-/// Three scrape intervals: at both ends of a window every target was scraped within this time.
-const FRESH_SECONDS: u32 = 15;
+const PUBLISHED_COUNTER: &str = "messaging_client_published_messages_total";
+const PROCESSED_COUNTER: &str = "messaging_process_duration_seconds_count";
+const RETRY_COUNTER: &str = "agora_retries_total";
+const DEAD_COUNTER: &str = "agora_dead_letters_total";
+const DUPLICATE_COUNTER: &str = "agora_inbox_duplicates_total";
+
+/// A scrape interval, in seconds: no earlier is anything new to be seen.
+const LOOK_SECONDS: f64 = 5.0;
+/// Messages count as settled when no counter of them moved for so long, in seconds; what waits for longer than that in
+/// a retry tier is seen in the queue.
+const CALM_SECONDS: f64 = 10.0;
+/// How long after a run messages may be under way, in seconds: the retry tiers, one after the other, and handling.
+const SETTLED_WITHIN_SECONDS: f64 = 45.0;
+/// What is to be waited for in reality, when the run has only just ended; looking at the past takes no time.
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+const WAIT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What `verify-metrics` can be told.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -52,17 +70,12 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let prometheus = Prometheus::new(&containers)?;
     let run = RunFolder::find(project, options.run.as_deref())?;
     let summary = run.summary()?;
-    let window = run.window()?;
-    if window.project != project.name {
-        return Err(outcome::usage(
-            format!(
-                "the run {} was made on the system `{}`, not on `{}`",
-                run.id, window.project, project.name
-            ),
-            "name a run of this system with `--run`, or make one with `cargo xtask load`",
-        ));
-    }
-    let rows = metrics_check::compare(&summary.requests, &observe(&prometheus, &window)?);
+    let window = run.window_on(project)?;
+    let promises = Promises::of(&run.ledger()?, &run.cancellations()?);
+    let mut rows = metrics_check::compare(&summary.requests, &observe(&prometheus, &window)?);
+    let settled = Progress::new().step("messages settled", |_| settled(&prometheus, &window))?;
+    let events = observe_events(&prometheus, &window, settled)?;
+    rows.extend(events_check::compare(&promises, &events));
     let targets_down = targets_down(&prometheus.query("up", prometheus.now()?)?);
     let targets = if targets_down.is_empty() {
         Exit::Holds
@@ -91,14 +104,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
 
 fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed> {
     let mut observed = Observed {
-        restarted: restarted(prometheus, window)?,
+        restarted: prometheus.restarted(window.from, window.to)?,
         ..Observed::default()
     };
     let services = format!(
         "sum by (job, http_request_method, http_route, http_response_status_code) ({})",
         fresh(SERVICE_COUNTER)
     );
-    for (labels, gain) in gains(prometheus, &services, window)? {
+    for (labels, gain) in prometheus.gains(&services, window.from, window.to)? {
         let Some(gain) = gain else {
             observed.restarted.insert(labels.label("job").to_owned());
             continue;
@@ -114,10 +127,10 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
         };
         observed.services.insert(key, gain);
     }
-    for (labels, gain) in gains(
-        prometheus,
+    for (labels, gain) in prometheus.gains(
         &format!("sum by (router, method, code) ({})", fresh(GATEWAY_COUNTER)),
-        window,
+        window.from,
+        window.to,
     )? {
         let Some(gain) = gain else {
             observed.restarted.insert(GATEWAY_JOB.to_owned());
@@ -133,55 +146,110 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
     Ok(observed)
 }
 
-/// A counter's series, without the ghosts: a Prometheus that restarted shows the last values of series that
-/// are gone for five minutes more, and they would pass for the counts before a run.
-fn fresh(counter: &str) -> String {
-    format!("{counter} and time() - timestamp({counter}) < {FRESH_SECONDS}")
+/// The first moment after the run at which nothing of it was on its way any more.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
+    at: Moment,
+    /// Whether there was one in time; else `at` is the last one that was looked at.
+    at_rest: bool,
 }
 
-/// What each series gained in the window; `None` for one that fell. Series that gained nothing are left out.
-fn gains(
+/// Looks at one moment after the other, from the end of the window, be they past or to come.
+fn settled(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Settled> {
+    let counters = [
+        PUBLISHED_COUNTER,
+        PROCESSED_COUNTER,
+        RETRY_COUNTER,
+        DEAD_COUNTER,
+    ];
+    let moved = format!("sum({{__name__=~\"{}\"}})", counters.join("|"));
+    let waiting = "sum(rabbitmq_queue_messages{queue=~\"(order|inventory)_events(\\\\.retry\\\\..*)?\"}) \
+                   + sum(agora_outbox_backlog)";
+    let value = |query: &str, at: Moment| -> anyhow::Result<Option<f64>> {
+        let samples = prometheus.query(query, at)?;
+        Ok(samples.first().map(|sample| sample.value))
+    };
+    let mut at = window.to;
+    let settled = wait::until(WAIT_LIMIT, WAIT_INTERVAL, || {
+        if prometheus.now()? < at {
+            return Ok(None);
+        }
+        let at_rest = value(waiting, at)? == Some(0.0)
+            && value(&moved, at)? == value(&moved, at - CALM_SECONDS)?;
+        if at_rest || at + LOOK_SECONDS > window.to + SETTLED_WITHIN_SECONDS {
+            return Ok(Some(Settled { at, at_rest }));
+        }
+        at += LOOK_SECONDS;
+        Ok(None)
+    })?;
+    settled.context("Prometheus's clock stands still")
+}
+
+fn observe_events(
     prometheus: &Prometheus,
-    query: &str,
     window: &Window,
-) -> anyhow::Result<Vec<(Sample, Option<u64>)>> {
-    let before: BTreeMap<_, _> = prometheus
-        .query(query, window.from)?
-        .into_iter()
-        .map(|sample| (sample.labels, sample.value))
+    settled: Settled,
+) -> anyhow::Result<events_check::Observed> {
+    let mut observed = events_check::Observed {
+        at_rest: settled.at_rest,
+        restarted: prometheus.restarted(window.from, settled.at)?,
+        ..events_check::Observed::default()
+    };
+    let mut restarted = Vec::new();
+    // By job as well: each counter that fell is somebody's.
+    let mut gains = |counter: &str, labels: [&str; 2]| -> anyhow::Result<BTreeMap<_, u64>> {
+        let query = format!("sum by (job, {}) ({})", labels.join(", "), fresh(counter));
+        let mut sums = BTreeMap::new();
+        for (sample, gain) in prometheus.gains(&query, window.from, settled.at)? {
+            match gain {
+                Some(gain) => {
+                    let key = labels.map(|label| sample.label(label).to_owned());
+                    *sums.entry(key.into()).or_default() += gain;
+                }
+                None => restarted.push(sample.label("job").to_owned()),
+            }
+        }
+        Ok(sums)
+    };
+    let by_outcome = ["messaging_destination_name", "outcome"];
+    observed.published = gains(PUBLISHED_COUNTER, by_outcome)?;
+    observed.processed = gains(PROCESSED_COUNTER, by_outcome)?;
+    for (counter, detail, counts) in [
+        (DUPLICATE_COUNTER, "outcome", &mut observed.duplicates),
+        (RETRY_COUNTER, "tier", &mut observed.retries),
+        (DEAD_COUNTER, "reason", &mut observed.dead),
+    ] {
+        for ((queue, _), gain) in gains(counter, ["queue", detail])? {
+            *counts.entry(queue).or_default() += gain;
+        }
+    }
+    let accepted = format!(
+        "{SERVICE_COUNTER}{{job=\"{ORDERS}\",http_request_method=\"POST\",http_response_status_code=\"202\"}}"
+    );
+    for ((route, _), gain) in gains(&accepted, ["http_route", "http_response_status_code"])? {
+        match route.as_str() {
+            "/orders/" | "/orders" => observed.accepted += gain,
+            "/orders/{id}/cancel" => observed.cancelled += gain,
+            _ => {}
+        }
+    }
+    observed.restarted.extend(restarted);
+    let off = prometheus.query("agora_pattern_enabled == 0", settled.at)?;
+    observed.patterns_off = off
+        .iter()
+        .map(|sample| {
+            let label = |name| sample.label(name).to_owned();
+            (label("job"), label("pattern"))
+        })
         .collect();
-    let after = prometheus.query(query, window.to)?.into_iter();
-    let gains = after.map(|sample| {
-        // A series that wasn't there yet stood at nought.
-        let gain = sample.value - before.get(&sample.labels).copied().unwrap_or_default();
-        let gain = (gain >= 0.0).then_some(gain.round() as u64);
-        (sample, gain)
-    });
-    Ok(gains.filter(|(_, gain)| *gain != Some(0)).collect())
-}
-
-/// Jobs that another process answers for at the window's end than at its beginning. Asked at both moments, not
-/// over the window: the last scrape before a window lies outside of it.
-fn restarted(prometheus: &Prometheus, window: &Window) -> anyhow::Result<BTreeSet<String>> {
-    const STARTED: &str = "max by (job) (process_start_time_seconds)";
-    let before: BTreeMap<_, _> = prometheus
-        .query(STARTED, window.from)?
-        .into_iter()
-        .map(|sample| (sample.label("job").to_owned(), sample.value))
-        .collect();
-    let after = prometheus.query(STARTED, window.to)?;
-    let restarted = after.iter().filter(|sample| {
-        let started = before.get(sample.label("job"));
-        started.is_some_and(|started| *started != sample.value)
-    });
-    Ok(restarted
-        .map(|sample| sample.label("job").to_owned())
-        .collect())
+    Ok(observed)
 }
 
 /// Expected jobs without a target that is up, and targets that are down.
 fn targets_down(up: &[Sample]) -> Vec<String> {
-    let expected = CONTAINERS.into_iter().filter(|job| *job != NOT_SCRAPED);
+    let expected = CONTAINERS
+        .into_iter()
+        .filter(|job| !NOT_SCRAPED.contains(job));
     let unknown = expected
         .filter(|job| up.iter().all(|sample| sample.label("job") != *job))
         .map(str::to_owned);
@@ -193,7 +261,7 @@ fn targets_down(up: &[Sample]) -> Vec<String> {
 }
 
 fn print_text(report: &Report) {
-    let mut rows = table(["counter", "requests", "sent", "counted", ""]);
+    let mut rows = table(["counter", "what", "expected", "counted", ""]);
     for row in &report.rows {
         let finding = match &row.finding {
             Finding::Equal => "equal".to_owned(),
@@ -252,7 +320,7 @@ mod tests {
     fn all_up() -> Vec<Sample> {
         CONTAINERS
             .into_iter()
-            .filter(|job| *job != NOT_SCRAPED)
+            .filter(|job| !NOT_SCRAPED.contains(job))
             .map(|job| up(job, 1.0))
             .collect()
     }

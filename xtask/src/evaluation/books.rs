@@ -378,6 +378,8 @@ mod tests {
                 quantity: 2,
                 status: Some(ACCEPTED),
                 order_id: Some((*id).to_owned()),
+                trace_id: None,
+                trace_sampled: None,
                 latency_ms: 1,
                 error: None,
             })

@@ -11,12 +11,14 @@ const NOBODY: &str = "agora-test-nobody";
 #[test]
 fn a_command_without_a_running_system_says_how_to_start_one() {
     let folder = tempfile::tempdir().expect("a folder for the test");
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 12] = [
         &["status"],
         &["smoke"],
         &["load", "checkout"],
         &["verify-dlq"],
         &["verify-metrics"],
+        &["alerts"],
+        &["alerts", "--history"],
         &["dlq", "list"],
         &["dlq", "peek", "1"],
         &["dlq", "replay", "--all"],
@@ -46,6 +48,7 @@ fn a_taken_port_keeps_up_from_starting_anything() {
         "AGORA_RABBITMQ_UI_PORT",
         "AGORA_PROMETHEUS_PORT",
         "AGORA_ALERTMANAGER_PORT",
+        "AGORA_ALERT_RECEIVER_PORT",
     ]
     .map(|name| format!("{name}=0\n"));
     std::fs::write(

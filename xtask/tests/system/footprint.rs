@@ -47,6 +47,7 @@ fn services_publish_no_port_and_nothing_leaves_this_machine() {
         "rabbitmq",
         "prometheus",
         "alertmanager",
+        "alert-receiver",
         "postgres",
     ] {
         let ports = published(service);

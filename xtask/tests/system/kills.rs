@@ -11,7 +11,7 @@ use crate::{
     wait,
 };
 
-const UNDER_WAY_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const UNDER_WAY_WITHIN: Duration = Duration::from_secs(60);
 const OUTAGE: Duration = Duration::from_secs(3);
 /// So many orders are placed before the kill.
 const ORDERS_BEFORE: u64 = 50;
@@ -90,7 +90,7 @@ fn kill_under_load(victim: &str, clients: Clients) -> Ended {
     system.xtask(&["verify-metrics", "--run", &run.id])
 }
 
-fn placed_orders(system: &System) -> u64 {
+pub(crate) fn placed_orders(system: &System) -> u64 {
     let rows = system.query("orders", "SELECT count(*) FROM orders");
     rows[0][0].parse().expect("a count")
 }

@@ -8,6 +8,8 @@
 mod client;
 mod program;
 mod reconciliation;
+#[path = "../runbook/mod.rs"]
+mod runbook;
 mod system;
 mod wait;
 

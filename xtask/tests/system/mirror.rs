@@ -227,7 +227,13 @@ fn a_registry_that_does_not_answer_is_named_with_the_way_out() {
 }
 
 fn env_file_with_free_ports(folder: &Path) -> PathBuf {
-    let ports = ["HTTP", "RABBITMQ_UI", "PROMETHEUS", "ALERTMANAGER"];
+    let ports = [
+        "HTTP",
+        "RABBITMQ_UI",
+        "PROMETHEUS",
+        "ALERTMANAGER",
+        "ALERT_RECEIVER",
+    ];
     let settings = ports.map(|name| format!("AGORA_{name}_PORT=0\n")).concat();
     let env_file = folder.join(".env");
     fs::write(&env_file, settings).expect("the env file can be written");

@@ -116,6 +116,15 @@ impl System {
         Outage { container }
     }
 
+    /// Makes a service's processes stand still, until the pause is dropped.
+    #[track_caller]
+    #[must_use]
+    pub(crate) fn pause(&self, service: &str) -> Pause {
+        let container = self.container(service);
+        docker(["pause", &container]);
+        Pause { container }
+    }
+
     /// Starts the services anew without a pattern; dropping the answer starts them with all of them.
     #[track_caller]
     #[must_use]
@@ -235,6 +244,21 @@ impl Drop for Outage {
         let _ = start
             .start()
             .and_then(|start| start.wait_timeout(STARTED_WITHIN).map(drop));
+    }
+}
+
+/// A container that stands still; dropping this lets it go on, also when the test fails.
+pub(crate) struct Pause {
+    container: String,
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        // No panic in a drop: whoever waits for a healthy system notices.
+        let unpause = duct::cmd!("docker", "unpause", &self.container).stdout_null();
+        let _ = unpause
+            .start()
+            .and_then(|unpause| unpause.wait_timeout(STARTED_WITHIN).map(drop));
     }
 }
 

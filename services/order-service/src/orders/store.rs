@@ -1,6 +1,7 @@
 //! Orders in PostgreSQL.
 
 use chassis::database::violated_constraint;
+use chassis::telemetry::Statement;
 use chrono::{DateTime, Utc};
 use shared_events::{OrderId, ProductId, Quantity, UserId};
 use sqlx::{PgConnection, PgPool};
@@ -43,6 +44,7 @@ pub async fn insert(
     .bind(status.as_str())
     .bind(key.map(IdempotencyKey::as_str))
     .fetch_one(connection)
+    .traced("INSERT orders")
     .await;
     match inserted {
         Ok(row) => order(row).map(Some),
@@ -66,6 +68,7 @@ pub async fn find_by_key(
     .bind(user_id.0)
     .bind(key.as_str())
     .fetch_optional(pool)
+    .traced("SELECT orders")
     .await?;
     row.map(order).transpose()
 }
@@ -85,6 +88,7 @@ pub async fn find_for_update(
     .bind(user_id.0)
     .bind(id.0)
     .fetch_optional(connection)
+    .traced("SELECT orders")
     .await?;
     row.map(order).transpose()
 }
@@ -108,6 +112,7 @@ pub async fn change_status(
     .bind(to.as_str())
     .bind(reason)
     .execute(connection)
+    .traced("UPDATE orders")
     .await?;
     Ok(changed.rows_affected() == 1)
 }
@@ -123,6 +128,7 @@ pub async fn status(
     sqlx::query_scalar("SELECT status FROM orders WHERE id = $1")
         .bind(id.0)
         .fetch_optional(connection)
+        .traced("SELECT orders")
         .await
 }
 
@@ -141,6 +147,7 @@ pub async fn find(
     .bind(user_id.0)
     .bind(id.0)
     .fetch_optional(pool)
+    .traced("SELECT orders")
     .await?;
     row.map(order).transpose()
 }
@@ -163,6 +170,7 @@ pub async fn list(
     .bind(after)
     .bind(rows)
     .fetch_all(pool)
+    .traced("SELECT orders")
     .await?;
     rows.into_iter().map(order).collect()
 }

@@ -1,53 +1,18 @@
 //! The service as a process: what it refuses, what it says, how it ends. One service stands for all four
 //! here, as the lifecycle is the chassis's.
 
-use std::sync::Arc;
-
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
 use sqlx::PgPool;
 use testkit::{BrokerClient, Process, command, eventually, free_address, header_text};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-use tonic::{Request, Response, Status};
 use uuid::Uuid;
+
+use crate::traces::Collector;
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_order-service");
-
-/// Takes what is exported over OTLP/gRPC.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<String>>>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let spans = request.into_inner().resource_spans.into_iter();
-        let spans = spans
-            .flat_map(|resource| resource.scope_spans)
-            .flat_map(|scope| scope.spans);
-        let hex = |id: Vec<u8>| {
-            id.iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
-        self.0
-            .lock()
-            .await
-            .extend(spans.map(|span| format!("{} {}", hex(span.trace_id), span.name)));
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
 
 #[test]
 fn a_refused_configuration_names_the_variable_and_ends_with_2() {
@@ -123,20 +88,14 @@ async fn the_broker_clients_frames_and_so_the_password_stay_out_of_the_log() {
 #[tokio::test]
 async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
-    let collector = Collector::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let otlp = format!("http://{}", listener.local_addr().unwrap());
-    let server = tonic::transport::Server::builder()
-        .add_service(TraceServiceServer::new(collector.clone()))
-        .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener));
-    tokio::spawn(server);
+    let collector = Collector::start().await;
 
     let mut process = Process::start(
         BINARY,
         &[
             ("DATABASE_URL", &database),
             ("AMQP_URL", &broker),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url),
         ],
     );
     let addr = process.serving().await;
@@ -208,11 +167,8 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
         .await;
     let traceparent = header_text(&headers, "traceparent").unwrap();
     assert!(traceparent.contains(TRACE_ID), "{traceparent}");
-    let spans = collector.0.lock().await;
-    assert!(
-        spans.contains(&format!("{TRACE_ID} POST /orders/")),
-        "{spans:?}"
-    );
+    let names = collector.names(TRACE_ID).await;
+    assert!(names.contains(&"POST /orders/".to_owned()), "{names:?}");
 }
 
 /// One request on a connection that is kept open; the head of its answer, in lower case.

@@ -8,6 +8,7 @@ use chassis::database::violated_constraint;
 use chassis::identity::Identity;
 use chassis::paging::{Page, PageQuery};
 use chassis::problem::{Json, Path, Problem, Query};
+use chassis::telemetry::Statement;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use shared_events::{ProductId, Quantity, UserId};
@@ -76,6 +77,7 @@ async fn buy(
     .bind(asked.quantity.get())
     .bind(product.price.get())
     .fetch_one(&purchases.pool)
+    .traced("INSERT purchases")
     .await
     .map_err(|error| match violated_constraint(&error) {
         // The token outlived its account.
@@ -103,6 +105,7 @@ async fn list_purchases(
     .bind(page.after)
     .bind(rows)
     .fetch_all(&purchases.pool)
+    .traced("SELECT purchases")
     .await?;
     Ok(axum::Json(Page::cut(list, rows, |purchase: &Purchase| {
         purchase.id

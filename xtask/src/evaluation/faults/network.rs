@@ -12,7 +12,7 @@ use crate::{
     engine::{self, Container, docker},
     evaluation::{evidence::Bite, lab::Lab},
     http::Client,
-    project::{PORTS, SERVICES},
+    project::{ALERT_RECEIVER, PORTS, SERVICES},
     wait,
 };
 
@@ -69,6 +69,7 @@ impl Cut {
             "rabbitmq" => 5672,
             "prometheus" => 9090,
             "alertmanager" => 9093,
+            ALERT_RECEIVER => 8080,
             "traefik" => 8082,
             // The ops port of ours.
             _ => 9100,

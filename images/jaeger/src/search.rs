@@ -1,0 +1,110 @@
+//! Finding traces: what a span has to be for its trace to be found, as Jaeger's memory storage sees it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::{Value, json};
+
+use crate::{
+    jaeger_json,
+    store::{Store, StoredSpan, TraceId},
+};
+
+/// What is looked for: traces with at least one span that all of this is true of.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) service: String,
+    pub(crate) operation: Option<String>,
+    /// In the span, its process or one of its events; compared as text.
+    pub(crate) tags: BTreeMap<String, String>,
+    /// Nanoseconds since 1970 between which the span starts.
+    pub(crate) from_ns: u64,
+    pub(crate) to_ns: u64,
+    pub(crate) min_duration_us: u64,
+    pub(crate) max_duration_us: u64,
+    /// How many traces at most.
+    pub(crate) limit: usize,
+}
+
+/// The traces, in Jaeger's JSON, the latest first.
+pub(crate) fn find(store: &Store, wanted: &Wanted) -> Vec<Value> {
+    store
+        .between(wanted.from_ns, wanted.to_ns, Some(&wanted.service))
+        .into_iter()
+        // One evicted meanwhile is gone.
+        .filter_map(|summary| Some((summary.id, store.trace(&summary.id)?)))
+        .filter(|(_, spans)| spans.iter().any(|span| wanted.matches(span)))
+        .map(|(id, spans)| jaeger_json::trace(&id, &spans))
+        .take(wanted.limit)
+        .collect()
+}
+
+impl Wanted {
+    fn matches(&self, stored: &StoredSpan) -> bool {
+        if stored.process.service != self.service {
+            return false;
+        }
+        let Some(span) = stored.parse() else {
+            return false;
+        };
+        let duration_us = jaeger_json::duration_us(&span);
+        (self.from_ns..=self.to_ns).contains(&span.start_time_unix_nano)
+            && (self.min_duration_us..=self.max_duration_us).contains(&duration_us)
+            && self
+                .operation
+                .as_ref()
+                .is_none_or(|name| *name == span.name)
+            && (self.tags.is_empty() || self.has_tags(&span, stored))
+    }
+
+    fn has_tags(&self, span: &Span, stored: &StoredSpan) -> bool {
+        let mut all = jaeger_json::tags(span, &stored.scope);
+        all.extend(stored.process.tags.iter().cloned());
+        all.extend(jaeger_json::event_tags(span));
+        self.tags.iter().all(|(key, value)| {
+            all.iter()
+                .any(|tag| tag["key"] == key.as_str() && text_of(&tag["value"]) == *value)
+        })
+    }
+}
+
+fn text_of(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Who calls whom how often, between two moments (nanoseconds since 1970): spans whose parent is another service's.
+pub(crate) fn dependencies(store: &Store, from_ns: u64, to_ns: u64) -> Vec<Value> {
+    let mut calls: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for summary in store.between(from_ns, to_ns, None) {
+        count_calls(store, &summary.id, &mut calls);
+    }
+    calls
+        .into_iter()
+        .map(|((parent, child), count)| {
+            json!({"parent": parent, "child": child, "callCount": count})
+        })
+        .collect()
+}
+
+fn count_calls(store: &Store, id: &TraceId, calls: &mut BTreeMap<(String, String), u64>) {
+    let stored = store.trace(id).unwrap_or_default();
+    let parsed: Vec<(&str, Span)> = stored
+        .iter()
+        .filter_map(|one| Some((one.process.service.as_str(), one.parse()?)))
+        .collect();
+    let services: HashMap<&[u8], &str> = parsed
+        .iter()
+        .map(|(service, span)| (span.span_id.as_slice(), *service))
+        .collect();
+    for (child, span) in &parsed {
+        match services.get(span.parent_span_id.as_slice()) {
+            Some(parent) if parent != child => {
+                let call = ((*parent).to_owned(), (*child).to_owned());
+                *calls.entry(call).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The record: changes in the order in which they came, without repetitions, within two bounds.
+
+use std::collections::VecDeque;
+
+use alert_record::{Change, History};
+use chrono::{DateTime, Utc};
+
+/// The most changes that are kept.
+const LIMIT: usize = 1_000;
+/// The most memory that their labels and annotations may take together, in bytes: those of a single one may fill a
+/// request.
+const LIMIT_BYTES: usize = 4 * 1024 * 1024;
+/// What a label or an annotation takes besides its text, roughly.
+const PAIR_BYTES: usize = 100;
+
+/// What was told. At a bound the oldest goes, and is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    changes: VecDeque<Change>,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl Record {
+    /// Takes a change, unless it is known; whether it was new. One that repeats what was dropped counts as new.
+    pub(crate) fn add(&mut self, change: Change) -> bool {
+        if self.changes.iter().any(|known| known.repeats(&change)) {
+            return false;
+        }
+        self.bytes += size(&change);
+        self.changes.push_back(change);
+        while self.changes.len() > LIMIT || self.bytes > LIMIT_BYTES {
+            let Some(oldest) = self.changes.pop_front() else {
+                break;
+            };
+            self.bytes -= size(&oldest);
+            self.dropped += 1;
+        }
+        true
+    }
+
+    /// Counts changes that were never told.
+    pub(crate) fn add_missed(&mut self, count: u64) {
+        self.dropped = self.dropped.saturating_add(count);
+    }
+
+    /// What came at this time or later; all of it without one.
+    pub(crate) fn since(&self, time: Option<DateTime<Utc>>) -> History {
+        let asked_for = |change: &&Change| time.is_none_or(|time| change.received_at >= time);
+        History {
+            alerts: self.changes.iter().filter(asked_for).cloned().collect(),
+            dropped: self.dropped,
+        }
+    }
+}
+
+/// What counts against [`LIMIT_BYTES`].
+fn size(change: &Change) -> usize {
+    let pairs = change.labels.iter().chain(&change.annotations);
+    pairs
+        .map(|(name, value)| name.len() + value.len() + PAIR_BYTES)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use alert_record::Status;
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    fn change(number: i64, summary: &str) -> Change {
+        let time = DateTime::UNIX_EPOCH + TimeDelta::seconds(number);
+        Change {
+            received_at: time,
+            status: Status::Firing,
+            name: "TargetDown".to_owned(),
+            severity: "critical".to_owned(),
+            labels: [("alertname".to_owned(), "TargetDown".to_owned())].into(),
+            annotations: [("summary".to_owned(), summary.to_owned())].into(),
+            starts_at: time,
+            ends_at: None,
+        }
+    }
+
+    #[test]
+    fn the_oldest_goes_when_there_are_too_many() {
+        let mut record = Record::default();
+        for number in 0..1_003 {
+            assert!(record.add(change(number, "")));
+        }
+        let history = record.since(None);
+        assert_eq!((history.alerts.len(), history.dropped), (1_000, 3));
+        assert_eq!(history.alerts[0].received_at.timestamp(), 3);
+    }
+
+    #[test]
+    fn the_oldest_goes_when_they_are_too_large() {
+        let mut record = Record::default();
+        let text = "x".repeat(1_000_000);
+        for number in 0..10 {
+            assert!(record.add(change(number, &text)));
+        }
+        let history = record.since(None);
+        assert_eq!((history.alerts.len(), history.dropped), (4, 6));
+        assert_eq!(history.alerts[3].received_at.timestamp(), 9);
+    }
+
+    #[test]
+    fn the_end_of_an_alert_repeats_not_its_beginning() {
+        let mut record = Record::default();
+        let firing = change(1, "");
+        let mut resolved = firing.clone();
+        resolved.status = Status::Resolved;
+        resolved.ends_at = Some(DateTime::UNIX_EPOCH + TimeDelta::seconds(9));
+        assert!(record.add(firing.clone()));
+        assert!(record.add(resolved.clone()));
+        // However much later it is told again, and whatever its figures say by then.
+        for mut again in [firing, resolved] {
+            again.received_at += TimeDelta::hours(1);
+            again.annotations.clear();
+            assert!(!record.add(again));
+        }
+        // It began anew.
+        assert!(record.add(change(20, "")));
+    }
+
+    #[test]
+    fn what_came_before_is_left_out() {
+        let mut record = Record::default();
+        for number in 0..3 {
+            record.add(change(number, ""));
+        }
+        let from = DateTime::UNIX_EPOCH + TimeDelta::seconds(1);
+        let times = |history: History| {
+            let times = history.alerts.iter().map(|c| c.received_at.timestamp());
+            times.collect::<Vec<_>>()
+        };
+        assert_eq!(times(record.since(Some(from))), [1, 2]);
+        assert_eq!(times(record.since(None)), [0, 1, 2]);
+    }
+}

@@ -1,0 +1,194 @@
+//! The trace of a message: whether its context travels with it, and how a consumer takes it up.
+//!
+//! The default makes the consumer's span a *child* of the one that sent the message: one order is one trace, and one
+//! click shows all of it. OpenTelemetry's conventions prefer *links*, because a consumer that takes a batch can't
+//! have many parents; here each message of a batch has a span of its own, so it can. A link is right where messages
+//! wait for days or fan out widely, and the choice stays open (`AGORA_TRACE_RELATION`). With the pattern
+//! `trace_propagation` off nothing travels.
+//! Source: <https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/>.
+
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
+use opentelemetry::trace::TraceContextExt;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing::{Span, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::config::{ConfigError, Env};
+use crate::patterns::{Pattern, Switch};
+use crate::telemetry;
+
+/// The headers that carry the context.
+const CONTEXT_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
+/// How the trace of whoever sent a message and the trace of whoever takes it hang together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageTraces {
+    /// The consumer's span is a child of the sender's.
+    Parent,
+    /// The consumer's span begins a trace, and links to the sender's.
+    Link,
+    /// Each side begins a trace of its own: the pattern is off.
+    Apart,
+}
+
+impl MessageTraces {
+    /// Reads `AGORA_PATTERN_TRACE_PROPAGATION` and `AGORA_TRACE_RELATION` (`parent`, or `link`).
+    ///
+    /// # Errors
+    /// When one of them is set to anything else.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        const VARIABLE: &str = "AGORA_TRACE_RELATION";
+        const EXPECTED: &str = "parent or link";
+        let relation = match env.optional::<String>(VARIABLE, EXPECTED)?.as_deref() {
+            None | Some("parent") => Self::Parent,
+            Some("link") => Self::Link,
+            Some(value) => {
+                return Err(ConfigError::Invalid {
+                    variable: VARIABLE,
+                    value: value.to_owned(),
+                    expected: EXPECTED.to_owned(),
+                });
+            }
+        };
+        Ok(match Switch::read(env, Pattern::TracePropagation)? {
+            Switch::On => relation,
+            Switch::Off => Self::Apart,
+        })
+    }
+
+    /// The pattern's position.
+    pub fn switch(self) -> Switch {
+        match self {
+            Self::Parent | Self::Link => Switch::On,
+            Self::Apart => Switch::Off,
+        }
+    }
+
+    /// Writes the current context into a message's headers, in the place of any that stands there.
+    pub(crate) fn send_with(self, headers: &mut FieldTable) {
+        if CONTEXT_HEADERS
+            .iter()
+            .any(|name| headers.contains_key(name))
+        {
+            let kept = headers.inner().iter();
+            *headers = kept
+                .filter(|(name, _)| !CONTEXT_HEADERS.contains(&name.as_str()))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect::<std::collections::BTreeMap<_, _>>()
+                .into();
+        }
+        if self != Self::Apart {
+            telemetry::inject(&mut Headers(headers));
+        }
+    }
+
+    /// Ties a consumer's span, before it is entered, to the one that the message was sent in.
+    pub(crate) fn take_up(self, span: &Span, headers: &mut FieldTable) {
+        match self {
+            Self::Parent => telemetry::adopt_parent(span, &Headers(headers)),
+            Self::Link => {
+                let sender = TraceContextPropagator::new().extract(&Headers(headers));
+                let sender = sender.span().span_context().clone();
+                if sender.is_valid() {
+                    span.add_link(sender);
+                }
+            }
+            Self::Apart => {}
+        }
+    }
+}
+
+/// A message, as its span describes it.
+pub(crate) struct Message<'a> {
+    /// The exchange that it is sent to, or the queue that it was taken from.
+    pub(crate) destination: &'a str,
+    pub(crate) routing_key: &'a str,
+    /// The event's id, where the message has one.
+    pub(crate) id: Option<&'a str>,
+}
+
+/// The span of an operation on a message: `send`, `process`, `retry`, `dead_letter`. The last two are ways of sending, and
+/// the conventions know only `send`.
+pub(crate) fn message_span(operation: &'static str, message: &Message<'_>) -> Span {
+    let (kind, operation_type) = match operation {
+        "process" => ("consumer", "process"),
+        _ => ("producer", "send"),
+    };
+    info_span!(
+        "message",
+        otel.name = format!("{operation} {}", message.destination),
+        otel.kind = kind,
+        otel.status_code = tracing::field::Empty,
+        messaging.system = "rabbitmq",
+        messaging.operation.name = operation,
+        messaging.operation.r#type = operation_type,
+        messaging.destination.name = message.destination,
+        messaging.rabbitmq.destination.routing_key = message.routing_key,
+        messaging.message.id = message.id,
+        error.r#type = tracing::field::Empty,
+    )
+}
+
+/// AMQP headers as a carrier of the trace context.
+struct Headers<'a>(&'a mut FieldTable);
+
+impl Injector for Headers<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if !value.is_empty() {
+            let value = AMQPValue::LongString(value.into());
+            self.0.insert(key.into(), value);
+        }
+    }
+}
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        match self.0.inner().get(key)? {
+            AMQPValue::LongString(value) => long_str(value),
+            AMQPValue::ShortString(value) => Some(value.as_str()),
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.inner().keys().map(ShortString::as_str).collect()
+    }
+}
+
+fn long_str(value: &LongString) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_relation_is_parent_unless_said_otherwise_and_nonsense_is_refused() {
+        let read = |relation, pattern| {
+            MessageTraces::read(&Env::from_pairs([
+                ("AGORA_TRACE_RELATION", relation),
+                ("AGORA_PATTERN_TRACE_PROPAGATION", pattern),
+            ]))
+        };
+        assert_eq!(read("", ""), Ok(MessageTraces::Parent));
+        assert_eq!(read("link", "on"), Ok(MessageTraces::Link));
+        assert_eq!(read("link", "off"), Ok(MessageTraces::Apart));
+        let text = read("child", "").unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "AGORA_TRACE_RELATION=\"child\": expected parent or link"
+        );
+    }
+
+    #[test]
+    fn a_context_that_stands_in_the_headers_is_not_sent_on() {
+        let mut headers = FieldTable::default();
+        headers.insert("kept".into(), AMQPValue::LongString("yes".into()));
+        headers.insert("traceparent".into(), AMQPValue::LongString("old".into()));
+        MessageTraces::Apart.send_with(&mut headers);
+        let names: Vec<_> = headers.inner().keys().map(ShortString::as_str).collect();
+        assert_eq!(names, ["kept"]);
+    }
+}

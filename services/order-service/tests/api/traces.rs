@@ -1,0 +1,359 @@
+//! What the service says to a trace store, as a process: which spans, how they hang together, and what is in none of
+//! them. One service stands for all four here, as the telemetry is the chassis's.
+
+use std::sync::Arc;
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use sqlx::PgPool;
+use testkit::{BrokerClient, Process, eventually, header_text, text_headers};
+use tokio::sync::Mutex;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_order-service");
+const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "00f067aa0ba902b7";
+/// What inventory-service's span would be.
+const SENDER: &str = "b7ad6b7169203331";
+
+/// A trace store that keeps what is exported to it over OTLP/gRPC.
+#[derive(Clone)]
+pub(crate) struct Collector {
+    pub(crate) url: String,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+struct Receiver(Arc<Mutex<Vec<Span>>>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let resources = request.into_inner().resource_spans.into_iter();
+        let spans = resources
+            .flat_map(|resource| resource.scope_spans)
+            .flat_map(|scope| scope.spans);
+        self.0.lock().await.extend(spans);
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let spans = Arc::<Mutex<Vec<Span>>>::default();
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(Receiver(Arc::clone(&spans))))
+            .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener));
+        tokio::spawn(server);
+        Self { url, spans }
+    }
+
+    /// The names of a trace's spans.
+    pub(crate) async fn names(&self, trace: &str) -> Vec<String> {
+        let spans = self.spans.lock().await;
+        let of_trace = spans.iter().filter(|span| hex(&span.trace_id) == trace);
+        of_trace.map(|span| span.name.clone()).collect()
+    }
+
+    /// The first span of that name, as soon as it is there.
+    async fn span(&self, name: &str) -> Span {
+        let found = async || {
+            let spans = self.spans.lock().await;
+            spans.iter().find(|span| span.name == name).cloned()
+        };
+        eventually(&format!("a span {name:?} is exported"), async || {
+            found().await.is_some()
+        })
+        .await;
+        found().await.unwrap()
+    }
+}
+
+fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parent(span: &Span) -> String {
+    hex(&span.parent_span_id)
+}
+
+fn text<'a>(span: &'a Span, attribute: &str) -> Option<&'a str> {
+    let found = span.attributes.iter().find(|one| one.key == attribute)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The service as a process, and all that it speaks to.
+struct Traced {
+    process: Process,
+    addr: std::net::SocketAddr,
+    collector: Collector,
+    broker: BrokerClient,
+    database: String,
+}
+
+impl Traced {
+    async fn start(more: &[(&str, &str)]) -> Self {
+        let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
+        let collector = Collector::start().await;
+        let mut variables = vec![
+            ("DATABASE_URL", &*database),
+            ("AMQP_URL", &*broker),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url),
+        ];
+        variables.extend(more);
+        let mut process = Process::start(BINARY, &variables);
+        let addr = process.serving().await;
+        Self {
+            process,
+            addr,
+            collector,
+            broker: BrokerClient::connect(&broker).await,
+            database,
+        }
+    }
+
+    async fn place(&self, traceparent: &str) -> reqwest::Response {
+        let request = reqwest::Client::new()
+            .post(format!("http://{}/orders/?product_id=99", self.addr))
+            .header("X-User-Id", Uuid::now_v7().to_string())
+            .header("X-User-Email", "ada@example.com")
+            .header("Authorization", "Bearer not-for-spans")
+            .header("traceparent", traceparent);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 202);
+        answer
+    }
+
+    /// An outcome that nobody waits for, sent within another service's trace.
+    async fn hear_of_an_unknown_order(&self) {
+        let event = crate::reserved(&Uuid::now_v7().to_string());
+        let traceparent = format!("00-{TRACE_ID}-{SENDER}-01");
+        let headers = text_headers(&[("traceparent", &traceparent)]);
+        self.broker
+            .publish_with(
+                "inventory_events",
+                event.routing_key(),
+                &event.encode(),
+                headers,
+            )
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_traced_from_its_caller_over_the_database_to_the_broker() {
+    let traced = Traced::start(&[]).await;
+    let answer = traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
+    let collector = &traced.collector;
+
+    let server = collector.span("POST /orders/").await;
+    assert_eq!(hex(&server.trace_id), TRACE_ID);
+    assert_eq!(parent(&server), CALLER);
+    assert_eq!(server.kind(), SpanKind::Server);
+    assert_eq!(text(&server, "url.path"), Some("/orders/"));
+    let told = answer.headers()["traceresponse"].to_str().unwrap();
+    assert_eq!(told, format!("00-{TRACE_ID}-{}-01", hex(&server.span_id)));
+
+    for name in ["BEGIN", "INSERT orders", "INSERT outbox", "COMMIT"] {
+        let statement = collector.span(name).await;
+        assert_eq!(parent(&statement), hex(&server.span_id), "{name}");
+        assert_eq!(statement.kind(), SpanKind::Client);
+        assert_eq!(text(&statement, "db.system.name"), Some("postgresql"));
+    }
+
+    let send = collector.span("send order_events").await;
+    assert_eq!(parent(&send), hex(&server.span_id));
+    assert_eq!(send.kind(), SpanKind::Producer);
+    assert_eq!(text(&send, "messaging.operation.type"), Some("send"));
+    let (_, headers) = traced.broker.wait_for_message("order_events").await;
+    let travels = header_text(&headers, "traceparent").unwrap();
+    assert_eq!(travels, format!("00-{TRACE_ID}-{}-01", hex(&send.span_id)));
+
+    let spans = collector.spans.lock().await;
+    let all = format!("{spans:?}");
+    for secret in ["ada@example.com", "not-for-spans", "hunter2"] {
+        assert!(!all.contains(secret), "{secret} in {all}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_processed_and_given_up_within_the_trace_that_it_was_sent_in() {
+    let traced = Traced::start(&[]).await;
+    traced.hear_of_an_unknown_order().await;
+    let process = traced.collector.span("process inventory_events").await;
+    assert_eq!(hex(&process.trace_id), TRACE_ID);
+    assert_eq!(parent(&process), SENDER);
+    assert_eq!(process.kind(), SpanKind::Consumer);
+    assert_eq!(process.status.unwrap().code(), StatusCode::Error);
+
+    let dead = traced.collector.span("dead_letter inventory_events").await;
+    assert_eq!(parent(&dead), hex(&process.span_id));
+    let (_, headers) = traced
+        .broker
+        .wait_for_message("inventory_events.dead")
+        .await;
+    let travels = header_text(&headers, "traceparent").unwrap();
+    assert_eq!(travels, format!("00-{TRACE_ID}-{}-01", hex(&dead.span_id)));
+}
+
+#[tokio::test]
+async fn a_retry_hangs_on_the_attempt_that_failed() {
+    let traced = Traced::start(&[]).await;
+    let pool = PgPool::connect(&traced.database).await.unwrap();
+    let fails = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'the disk is full' USING ERRCODE = '53100'; END $$;
+                 CREATE TRIGGER fails BEFORE UPDATE ON orders FOR EACH STATEMENT EXECUTE FUNCTION fail()";
+    sqlx::raw_sql(fails).execute(&pool).await.unwrap();
+    traced.hear_of_an_unknown_order().await;
+    let first = traced.collector.span("process inventory_events").await;
+    let statement = traced.collector.span("UPDATE orders").await;
+    assert_eq!(parent(&statement), hex(&first.span_id));
+    assert_eq!(text(&statement, "error.type"), Some("53100"));
+    let next = traced.collector.span("retry inventory_events").await;
+    assert_eq!(parent(&next), hex(&first.span_id));
+    assert_eq!(hex(&next.trace_id), TRACE_ID);
+}
+
+#[tokio::test]
+async fn by_a_link_a_message_begins_a_trace_of_its_own_that_points_to_its_sender() {
+    let traced = Traced::start(&[("AGORA_TRACE_RELATION", "link")]).await;
+    traced.hear_of_an_unknown_order().await;
+    let process = traced.collector.span("process inventory_events").await;
+    assert_ne!(hex(&process.trace_id), TRACE_ID);
+    assert_eq!(parent(&process), "");
+    let links: Vec<_> = process
+        .links
+        .iter()
+        .map(|link| (hex(&link.trace_id), hex(&link.span_id)))
+        .collect();
+    assert_eq!(links, [(TRACE_ID.to_owned(), SENDER.to_owned())]);
+}
+
+#[tokio::test]
+async fn without_propagation_nothing_travels_and_nothing_is_taken_up() {
+    let traced = Traced::start(&[("AGORA_PATTERN_TRACE_PROPAGATION", "off")]).await;
+    traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
+    let (_, headers) = traced.broker.wait_for_message("order_events").await;
+    assert_eq!(header_text(&headers, "traceparent"), None);
+    traced.hear_of_an_unknown_order().await;
+    let process = traced.collector.span("process inventory_events").await;
+    assert_ne!(hex(&process.trace_id), TRACE_ID);
+    assert!(process.links.is_empty());
+}
+
+#[tokio::test]
+async fn a_callers_decision_not_to_sample_is_kept_to_and_its_trace_still_travels() {
+    let mut traced = Traced::start(&[]).await;
+    let answer = traced.place(&format!("00-{TRACE_ID}-{CALLER}-00")).await;
+    let told = answer.headers()["traceresponse"].to_str().unwrap();
+    assert!(
+        told.starts_with(&format!("00-{TRACE_ID}-")) && told.ends_with("-00"),
+        "{told}"
+    );
+    let (_, headers) = traced.broker.wait_for_message("order_events").await;
+    let travels = header_text(&headers, "traceparent").unwrap();
+    assert!(travels.ends_with("-00"), "{travels}");
+    assert_eq!(
+        traced.process.logged("order placed").await["trace_id"],
+        TRACE_ID
+    );
+    traced.process.terminate();
+    assert_eq!(traced.process.ended().await.code(), Some(0));
+    assert_eq!(traced.collector.names(TRACE_ID).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_a_store_that_is_away_does_not_take_is_counted_and_costs_no_order() {
+    let nowhere = format!("http://{}", testkit::free_address());
+    let traced = Traced::start(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &nowhere)]).await;
+    for _ in 0..3 {
+        traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
+    }
+    eventually("the lost spans are counted", async || {
+        traced
+            .process
+            .metric(r#"agora_spans_total{outcome="failed"}"#)
+            .await
+            >= 3.0
+    })
+    .await;
+    let sent = traced
+        .process
+        .metric(r#"agora_spans_total{outcome="sent"}"#)
+        .await;
+    assert_eq!(sent, 0.0);
+}
+
+/// Labels come from fixed lists. Whatever a client invents (ids, paths, methods) makes no new series.
+#[tokio::test]
+async fn no_label_of_a_metric_holds_an_id_or_what_a_client_invented() {
+    let traced = Traced::start(&[]).await;
+    let client = reqwest::Client::new();
+    let mut series = Vec::new();
+    for _ in 0..2 {
+        for round in 0..5 {
+            let user = Uuid::now_v7().to_string();
+            let order = Uuid::now_v7();
+            let invented = reqwest::Method::from_bytes(format!("INVENT{round}").as_bytes());
+            for (method, path) in [
+                (reqwest::Method::GET, format!("/orders/{order}")),
+                (reqwest::Method::POST, format!("/orders/{order}/cancel")),
+                (reqwest::Method::GET, format!("/nowhere/{order}?q={order}")),
+                (reqwest::Method::POST, "/orders/?product_id=99".to_owned()),
+                (invented.unwrap(), "/orders/".to_owned()),
+            ] {
+                let request = client
+                    .request(method, format!("http://{}{path}", traced.addr))
+                    .header("X-User-Id", &user)
+                    .header("X-User-Email", "ada@example.com");
+                request.send().await.unwrap();
+            }
+            traced.hear_of_an_unknown_order().await;
+        }
+        eventually("all messages are given up", async || {
+            let dead = r#"agora_dead_letters_total{queue="inventory_events",reason="rejected"}"#;
+            let expected = if series.is_empty() { 5.0 } else { 10.0 };
+            traced.process.metric(dead).await == expected
+        })
+        .await;
+        let url = format!("http://{}/metrics", traced.process.ops());
+        let text = client.get(url).send().await.unwrap().text().await.unwrap();
+        let names = text.lines().filter(|line| !line.starts_with('#'));
+        // An exemplar stands behind a `#` at the end of its line; a series ends before its value.
+        let names = names.map(|line| line.split(" # ").next().unwrap_or_default());
+        series.push(
+            names
+                .filter_map(|line| line.rsplit_once(' '))
+                .map(|(name, _)| name.to_owned())
+                .collect::<Vec<_>>(),
+        );
+        let id = |word: &str| {
+            word.parse::<Uuid>().is_ok()
+                || word.len() >= 16 && word.chars().all(|c| c.is_ascii_hexdigit())
+        };
+        for name in series.last().unwrap() {
+            let words = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            for word in words {
+                assert!(!id(word) && !word.contains("INVENT"), "{name}");
+            }
+        }
+    }
+    assert!(series[0].len() > 50, "{series:?}");
+    assert_eq!(series[0], series[1], "more requests make no more series");
+}

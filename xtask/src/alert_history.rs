@@ -1,0 +1,102 @@
+//! Questions to the project's `alert-receiver`: which alerts fired and cleared.
+
+use alert_record::{HISTORY_PATH, History};
+use anyhow::Context;
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::{
+    engine::{self, Container},
+    http::Client,
+    outcome,
+    project::{ALERT_RECEIVER, PORTS},
+};
+
+/// The project's receiver.
+#[derive(Debug)]
+pub(crate) struct AlertReceiver {
+    client: Client,
+}
+
+impl AlertReceiver {
+    /// The receiver among these containers.
+    pub(crate) fn new(containers: &[Container]) -> anyhow::Result<Self> {
+        let port = PORTS
+            .iter()
+            .find(|port| port.service == ALERT_RECEIVER)
+            .context("no port for the alert receiver")?;
+        Ok(Self {
+            client: Client::new(&engine::published(containers, port)?),
+        })
+    }
+
+    /// What it was told at this time or later; all that it still knows without one.
+    pub(crate) fn history(&self, since: Option<DateTime<Utc>>) -> anyhow::Result<History> {
+        let since = since.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true));
+        let query: Vec<(&str, &str)> = since.iter().map(|time| ("since", &**time)).collect();
+        let answer = self.client.get(HISTORY_PATH, &[], &query)?;
+        if answer.status != 200 {
+            return Err(outcome::unavailable(
+                format!("{ALERT_RECEIVER} refuses: {}", answer.shown()),
+                format!("`cargo xtask logs {ALERT_RECEIVER}` says why"),
+            ));
+        }
+        answer.json()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{Ipv4Addr, TcpListener},
+        thread,
+    };
+
+    use super::*;
+    use crate::outcome::Exit;
+
+    /// A receiver that gives one answer; what it was asked is the other value.
+    fn answering(
+        status: &'static str,
+        body: &'static str,
+    ) -> (AlertReceiver, thread::JoinHandle<String>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let asked = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).unwrap();
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            )
+            .unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let client = Client::new(&address);
+        (AlertReceiver { client }, asked)
+    }
+
+    #[test]
+    fn it_is_asked_for_what_came_since() {
+        let (receiver, asked) = answering("200 OK", r#"{"alerts":[],"dropped":3}"#);
+        let since = "2026-11-25T08:00:00+00:00".parse().unwrap();
+        assert_eq!(receiver.history(Some(since)).unwrap().dropped, 3);
+        let asked = asked.join().unwrap();
+        assert!(
+            asked.starts_with("GET /alerts?since=2026-11-25T08"),
+            "{asked}"
+        );
+        // A `+` would arrive as a space.
+        assert!(!asked.lines().next().unwrap().contains('+'), "{asked}");
+    }
+
+    #[test]
+    fn a_refusal_is_no_history() {
+        let (receiver, _asked) = answering("400 Bad Request", r#"{"detail":"no time"}"#);
+        let error = receiver.history(None).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unavailable);
+        assert!(error.to_string().contains("no time"), "{error}");
+    }
+}

@@ -1,0 +1,593 @@
+//! `verify-traces`: holds the traces of a load run's accepted orders against the shape that an order's trace has, and
+//! the spans that were sent against those that the store took in.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    engine,
+    interrupt::{self, Interrupted},
+    jaeger::{Jaeger, Trace},
+    load_runs::{RunFolder, Window},
+    metrics_check::Finding,
+    outcome::Exit,
+    output::{Format, FormatOption, Progress, Step, print_json},
+    project::{PORTS, Project},
+    prometheus::{Moment, Prometheus, fresh},
+    traces_check::{self, Examined, Order, SpanCounts, Tally},
+    wait,
+};
+
+/// How much of the traces has to be whole, in percent.
+const MIN_SHARE_PERCENT: f64 = 99.9;
+/// How many orders are looked up.
+const ORDERS: usize = 1_000;
+/// How many orders of each defect are named.
+const EXAMPLES: usize = 3;
+
+/// Spans come in batches, those of a message that is tried again after 31 s only then.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
+/// The longest that a service keeps spans back, an outbox waits and the store takes; longer without a new span, and
+/// none is to come.
+const CALM_FOR: Duration = Duration::from_secs(12);
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How many traces are asked for at once.
+const WORKERS: usize = 4;
+
+/// How far from its sending a message is looked for in other traces.
+const LINKED_WITHIN: Duration = Duration::from_secs(3_600);
+/// A message that was delivered again and again is not followed further than this.
+const LINKED_TRACES: usize = 20;
+/// How many messages may be looked for in vain, in each look: without links all of them would be.
+const VAIN_SEARCHES: usize = 100;
+
+/// When the spans of a run that is over have been counted everywhere, in seconds after its window.
+const COUNTED_AFTER_SECONDS: f64 = 60.0;
+/// A scrape interval.
+const SCRAPE_SECONDS: f64 = 5.0;
+
+const SPAN_COUNTER: &str = "agora_spans_total";
+const STORED_COUNTER: &str = "otelcol_receiver_accepted_spans_total";
+const REFUSED_COUNTER: &str = "otelcol_receiver_refused_spans_total";
+const GATEWAY_COUNTER: &str = "traefik_entrypoint_requests_total";
+
+/// What `verify-traces` can be told.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 enough traces are whole, 1 too few are, or spans got lost in the store, 3 the system \
+                        isn't up or there is no such run, 4 no trace could be judged."
+)]
+pub(crate) struct Options {
+    /// The run to verify [default: the last one]
+    #[arg(long, value_name = "RUN_ID")]
+    run: Option<String>,
+    /// The most orders that are looked up, evenly spread over the run
+    #[arg(long, value_name = "N", default_value_t = ORDERS, value_parser = at_least_one)]
+    orders: usize,
+    /// How much of the traces has to be whole, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = MIN_SHARE_PERCENT, value_parser = percent)]
+    min_share: f64,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            run: None,
+            orders: ORDERS,
+            min_share: MIN_SHARE_PERCENT,
+            format: FormatOption::default(),
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("expected a number from 1".to_owned()),
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("expected a number from 0 to 100".to_owned()),
+    }
+}
+
+/// The result as JSON; `xtask/schemas/traces.schema.json` describes it.
+#[derive(Debug, Serialize)]
+struct Report {
+    outcome: Exit,
+    run_id: String,
+    /// Orders that the run's clients were promised.
+    accepted: usize,
+    /// Of these, the ones that were looked at.
+    examined: usize,
+    min_share_percent: f64,
+    #[serde(flatten)]
+    tally: Tally,
+    spans: Spans,
+    /// Where the store shows a trace: this and its id.
+    trace_url: String,
+}
+
+/// The spans of the run's time.
+#[derive(Debug, Serialize)]
+struct Spans {
+    #[serde(flatten)]
+    counts: SpanCounts,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let containers = engine::running_system(project)?;
+    let jaeger = Jaeger::new(&containers)?;
+    let prometheus = Prometheus::new(&containers)?;
+    let run = RunFolder::find(project, options.run.as_deref())?;
+    let window = run.window_on(project)?;
+    let orders = traces_check::orders(&run.ledger()?, &run.cancellations()?);
+    let chosen = traces_check::chosen(&orders, options.orders);
+    let progress = Progress::new();
+    let results = progress.step("traces", |step| look_up(&jaeger, &chosen, step))?;
+    let counts = progress.step("spans, counted on both sides", |_| {
+        count_spans(&prometheus, &window)
+    })?;
+
+    let tally = traces_check::tally(&results, EXAMPLES);
+    let finding = traces_check::compare_spans(&counts);
+    let report = Report {
+        outcome: verdict(&tally, options.min_share, &finding),
+        run_id: run.id,
+        accepted: orders.len(),
+        examined: chosen.len(),
+        min_share_percent: options.min_share,
+        tally,
+        spans: Spans { counts, finding },
+        trace_url: trace_url(&containers)?,
+    };
+    match options.format.format {
+        Format::Json => print_json(&report)?,
+        Format::Text => print!("{}", text(&report)),
+    }
+    Ok(report.outcome)
+}
+
+/// That spans can't be counted takes nothing from the traces; that the store lost some does.
+fn verdict(tally: &Tally, min_percent: f64, spans: &Finding) -> Exit {
+    let traces = traces_check::judge(tally, min_percent);
+    match spans.exit() {
+        Exit::Failed => Exit::worst([traces, Exit::Failed]),
+        _ => traces,
+    }
+}
+
+fn trace_url(containers: &[engine::Container]) -> anyhow::Result<String> {
+    let port = PORTS.iter().find(|port| port.service == "jaeger");
+    let port = port.ok_or_else(|| anyhow::anyhow!("no port for Jaeger"))?;
+    Ok(format!(
+        "http://{}/trace/",
+        engine::published(containers, port)?
+    ))
+}
+
+/// Looks the orders' traces up until all are whole, or no new span comes any more. An order whose trace can't be
+/// there (not named, or not sampled) comes back without a result.
+pub(crate) fn look_up<'a>(
+    jaeger: &Jaeger,
+    orders: &[&'a Order],
+    step: &Step,
+) -> anyhow::Result<Vec<(&'a Order, Option<Examined>)>> {
+    let mut results: Vec<(&Order, Option<Examined>)> =
+        orders.iter().map(|order| (*order, None)).collect();
+    let mut last_news = Instant::now();
+    wait::until(COMPLETE_WITHIN, LOOK_INTERVAL, || {
+        let open: Vec<usize> = (0..results.len())
+            .filter(|number| match &results[*number] {
+                (order, None) => order.sampled && order.trace_id.is_some(),
+                (_, Some(examined)) => !examined.defects.is_empty(),
+            })
+            .collect();
+        if open.is_empty() {
+            return Ok(Some(()));
+        }
+        let asked: Vec<&Order> = open.iter().map(|number| results[*number].0).collect();
+        for (number, examined) in open.iter().zip(examine_all(jaeger, &asked)?) {
+            let result = &mut results[*number].1;
+            let spans_before = result.as_ref().map_or(0, |before| before.spans);
+            if examined.spans > spans_before {
+                last_news = Instant::now();
+            }
+            *result = Some(examined);
+        }
+        let whole = |(_, examined): &&(&Order, Option<Examined>)| {
+            let examined = examined.as_ref();
+            examined.is_some_and(|examined| examined.defects.is_empty())
+        };
+        let count = results.iter().filter(whole).count();
+        step.update(&format!("{count} of {} are whole", results.len()));
+        // What waits in a retry tier moves on after longer than that.
+        let retrying = open.iter().any(|number| {
+            let examined = results[*number].1.as_ref();
+            examined.is_some_and(|examined| examined.retried > 0)
+        });
+        Ok((!retrying && last_news.elapsed() > CALM_FOR).then_some(()))
+    })?;
+    Ok(results)
+}
+
+/// Examines each of the orders, some of them at once; in their order.
+fn examine_all(jaeger: &Jaeger, orders: &[&Order]) -> anyhow::Result<Vec<Examined>> {
+    let next = AtomicUsize::new(0);
+    let vain = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(orders.len()));
+    let work = || -> anyhow::Result<()> {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(order) = orders.get(number) else {
+                return Ok(());
+            };
+            if interrupt::requested() {
+                return Err(Interrupted.into());
+            }
+            let examined = traces_check::examine(order, &traces_of(jaeger, order, &vain)?);
+            done.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((number, examined));
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS.min(orders.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, examined)| examined).collect())
+}
+
+/// The order's own trace, and those that the consumers of its messages began with a link to it. The store can't be
+/// asked who links to a span: it is asked for the message's id, and what it answers has to name the trace.
+fn traces_of(jaeger: &Jaeger, order: &Order, vain: &AtomicUsize) -> anyhow::Result<Vec<Trace>> {
+    let own = match &order.trace_id {
+        Some(id) => jaeger.trace(id)?,
+        None => None,
+    };
+    let mut traces: Vec<Trace> = own.into_iter().collect();
+    let mut looked_for: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let next = traces_check::unprocessed(&traces)
+            .into_iter()
+            .find(|sent| !looked_for.contains(sent.message_id));
+        let Some(sent) = next else {
+            return Ok(traces);
+        };
+        if vain.load(Ordering::Relaxed) >= VAIN_SEARCHES || traces.len() >= LINKED_TRACES {
+            return Ok(traces);
+        }
+        let message_id = sent.message_id.to_owned();
+        let mut candidates = jaeger.find(
+            sent.consumer,
+            ("messaging.message.id", &message_id),
+            sent.start_us,
+            LINKED_WITHIN,
+            LINKED_TRACES,
+        )?;
+        candidates.retain(|candidate| traces.iter().all(|trace| trace.id != candidate.id));
+        let known = traces.len();
+        // One that was tried again links to the trace of the attempt before.
+        while let Some(at) = candidates
+            .iter()
+            .position(|candidate| traces_check::is_linked_to(candidate, &traces))
+        {
+            traces.push(candidates.swap_remove(at));
+        }
+        if traces.len() == known {
+            vain.fetch_add(1, Ordering::Relaxed);
+        }
+        looked_for.insert(message_id);
+    }
+}
+
+/// The spans that were sent and stored since the run began: until a minute after it, or until now.
+fn count_spans(prometheus: &Prometheus, window: &Window) -> anyhow::Result<SpanCounts> {
+    let over = window.to + COUNTED_AFTER_SECONDS;
+    // The store is asked about a little more than the services, at both ends: what they had sent by their scrape is
+    // among what it had taken in by its own.
+    let (sent_until, stored_until) = if prometheus.now()? > over {
+        (over - SCRAPE_SECONDS, over)
+    } else {
+        (
+            prometheus.wait_for_fresh_scrapes()?,
+            prometheus.wait_for_fresh_scrapes()?,
+        )
+    };
+    let stored_from = window.from - SCRAPE_SECONDS;
+    let mut counts = SpanCounts {
+        restarted: prometheus.restarted(window.from, stored_until)?,
+        ..SpanCounts::default()
+    };
+    let by_outcome = format!("sum by (job, outcome) ({})", fresh(SPAN_COUNTER));
+    counts.counted = !prometheus.query(&by_outcome, sent_until)?.is_empty();
+    for (labels, gain) in prometheus.gains(&by_outcome, window.from, sent_until)? {
+        let job = labels.label("job").to_owned();
+        match (labels.label("outcome"), gain) {
+            (_, None) => {
+                counts.restarted.insert(job);
+            }
+            ("sent", Some(gain)) => {
+                counts.sent.insert(job, gain);
+            }
+            ("dropped", Some(gain)) => {
+                counts.dropped.insert(job, gain);
+            }
+            (_, Some(gain)) => {
+                counts.failed.insert(job, gain);
+            }
+        }
+    }
+    let store = |counter: &str| format!("sum by (job) ({})", fresh(counter));
+    counts.counted &= !prometheus
+        .query(&store(STORED_COUNTER), stored_until)?
+        .is_empty();
+    let mut gained = |query: &str, from: Moment| -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for (labels, gain) in prometheus.gains(query, from, stored_until)? {
+            match gain {
+                Some(gain) => sum += gain,
+                None => {
+                    counts.restarted.insert(labels.label("job").to_owned());
+                }
+            }
+        }
+        Ok(sum)
+    };
+    let stored = gained(&store(STORED_COUNTER), stored_from)?;
+    let refused = gained(&store(REFUSED_COUNTER), stored_from)?;
+    let web = format!("{GATEWAY_COUNTER}{{entrypoint=\"web\"}}");
+    let gateway_requests = gained(&store(&web), window.from)?;
+    // Others' restarts say nothing of spans.
+    counts
+        .restarted
+        .retain(|job| job == "jaeger" || job == "traefik" || counts.sent.contains_key(job));
+    Ok(SpanCounts {
+        stored,
+        refused,
+        gateway_requests,
+        ..counts
+    })
+}
+
+fn text(report: &Report) -> String {
+    let mut lines = vec![format!(
+        "orders    {} accepted, {} looked up{}",
+        report.accepted,
+        report.examined,
+        if report.examined < report.accepted {
+            " (evenly spread)"
+        } else {
+            ""
+        }
+    )];
+    let tally = &report.tally;
+    for (count, what) in [
+        (
+            tally.not_sampled,
+            "were not sampled: their traces are not judged",
+        ),
+        (
+            tally.without_trace_id,
+            "have no trace id: no answer of the run named one",
+        ),
+        (
+            tally.overtaken,
+            "were cancelled before inventory came to them: nothing follows from those",
+        ),
+        (tally.repeated, "messages were handled more than once"),
+        (tally.retried, "messages were put back for a later attempt"),
+        (tally.dead, "messages were given up"),
+        (
+            tally.linked,
+            "traces were begun by consumers, with a link to what they were sent",
+        ),
+    ] {
+        if count > 0 {
+            lines.push(format!("          {count} {what}"));
+        }
+    }
+    let wanted = report.min_share_percent;
+    lines.push(match tally.whole_percent {
+        Some(percent) => format!(
+            "whole     {} of {} traces: {percent:.2} %, {wanted} % wanted",
+            tally.whole, tally.judged
+        ),
+        None => "whole     nothing could be judged".to_owned(),
+    });
+    for lack in &tally.missing {
+        lines.push(format!("  {:6}  {}", lack.traces, lack.what));
+        for example in &lack.examples {
+            let at = example.trace_id.as_ref().map_or_else(
+                || "no trace id".to_owned(),
+                |id| format!("{}{id}", report.trace_url),
+            );
+            lines.push(format!("          order {}: {at}", example.order_id));
+        }
+    }
+    let counts = &report.spans.counts;
+    let by_service = |of: &std::collections::BTreeMap<String, u64>| {
+        let each: Vec<String> = of
+            .iter()
+            .map(|(who, count)| format!("{who} {count}"))
+            .collect();
+        each.join(", ")
+    };
+    lines.push(format!(
+        "spans     {} sent by services ({}), {} stored",
+        counts.sent_by_services(),
+        by_service(&counts.sent),
+        counts.stored
+    ));
+    lines.push(match &report.spans.finding {
+        Finding::Equal => "          equal".to_owned(),
+        Finding::Explained(why) => format!("          explained: {why}"),
+        Finding::Unsettled(why) => format!("          unsettled: {why}"),
+        Finding::Differs(why) => format!("          DIFFERS: {why}"),
+    });
+    for (of, what) in [
+        (&counts.dropped, "dropped, as a queue was full"),
+        (&counts.failed, "sent in vain"),
+    ] {
+        if !of.is_empty() {
+            lines.push(format!("          {what}: {}", by_service(of)));
+        }
+    }
+    if counts.refused > 0 {
+        lines.push(format!(
+            "          refused by the store: {}",
+            counts.refused
+        ));
+    }
+    lines.push(format!(
+        "{}: run {}: {}",
+        report.outcome.word(),
+        report.run_id,
+        summary(report)
+    ));
+    lines.join("\n") + "\n"
+}
+
+fn summary(report: &Report) -> String {
+    let tally = &report.tally;
+    if report.outcome == Exit::Inconclusive {
+        let why = match (report.accepted, tally.without_trace_id, tally.not_sampled) {
+            (0, ..) => "it accepted no order: make another run with `cargo xtask load`",
+            (_, 1.., _) => {
+                "its ledger names no trace: make another run, against services that send `traceresponse`"
+            }
+            _ => {
+                "no trace was sampled: unset AGORA_TRACES_SAMPLER, `cargo xtask up`, and make another run"
+            }
+        };
+        return why.to_owned();
+    }
+    match traces_check::judge(tally, report.min_share_percent) {
+        Exit::Failed => format!(
+            "{} of {} traces are not whole",
+            tally.judged - tally.whole,
+            tally.judged
+        ),
+        _ if report.outcome == Exit::Failed => {
+            "the traces are whole, but the store lost spans".to_owned()
+        }
+        _ => format!("{} of {} traces are whole", tally.whole, tally.judged),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{evaluation::report::schema_check, traces_check::tests::order};
+
+    fn report(results: &[(&Order, Option<Examined>)]) -> Report {
+        let tally = traces_check::tally(results, EXAMPLES);
+        let counts = SpanCounts {
+            sent: [("order-service".to_owned(), 7)].into(),
+            failed: [("user-service".to_owned(), 2)].into(),
+            stored: 10,
+            gateway_requests: 1,
+            counted: true,
+            ..SpanCounts::default()
+        };
+        let finding = traces_check::compare_spans(&counts);
+        Report {
+            outcome: verdict(&tally, MIN_SHARE_PERCENT, &finding),
+            run_id: "20261126-101112-abcd".to_owned(),
+            accepted: results.len(),
+            examined: results.len(),
+            min_share_percent: MIN_SHARE_PERCENT,
+            tally,
+            spans: Spans { counts, finding },
+            trace_url: "http://127.0.0.1:16686/trace/".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_json_is_as_its_schema_says_and_the_schema_can_refuse() {
+        let schema = include_str!("../../schemas/traces.schema.json");
+        let schema = serde_json::from_str(schema).expect("a schema is JSON");
+        let order = order("o");
+        let gone = traces_check::examine(&order, &[]);
+        for results in [
+            vec![],
+            vec![(&order, Some(Examined::default()))],
+            vec![(&order, Some(gone)), (&order, None)],
+        ] {
+            let mut document = serde_json::to_value(report(&results)).unwrap();
+            let found = schema_check::violations(&schema, &document);
+            assert!(found.is_empty(), "{found:?}");
+            document["more"] = json!(1);
+            assert_eq!(schema_check::violations(&schema, &document).len(), 1);
+        }
+    }
+
+    #[test]
+    fn people_are_told_what_is_missing_and_where_to_look() {
+        let order = order("o");
+        let gone = traces_check::examine(&order, &[]);
+        let shown = text(&report(&[(&order, Some(gone))]));
+        for part in [
+            "0 of 1 traces: 0.00 %, 99.9 % wanted",
+            "nothing is stored of the trace",
+            "order o: http://127.0.0.1:16686/trace/0af7651916cd43dd8448eb211c80319c",
+            "7 sent by services (order-service 7), 10 stored",
+            "3 of the gateway",
+            "sent in vain: user-service 2",
+            "FAILED: run 20261126-101112-abcd: 1 of 1 traces are not whole",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_run_of_which_nothing_can_be_judged_says_why() {
+        let shown = text(&report(&[]));
+        assert!(
+            shown.contains("inconclusive") && shown.contains("accepted no order"),
+            "{shown}"
+        );
+        let order = order("o");
+        let shown = text(&report(&[(&order, None)]));
+        assert!(shown.contains("AGORA_TRACES_SAMPLER"), "{shown}");
+    }
+
+    #[test]
+    fn spans_that_the_store_lost_fail_whole_traces_and_uncounted_ones_do_not() {
+        let order = order("o");
+        let tally = traces_check::tally(&[(&order, Some(Examined::default()))], EXAMPLES);
+        let differs = Finding::Differs(String::new());
+        assert_eq!(verdict(&tally, 99.9, &differs), Exit::Failed);
+        let unsettled = Finding::Unsettled(String::new());
+        assert_eq!(verdict(&tally, 99.9, &unsettled), Exit::Holds);
+    }
+}

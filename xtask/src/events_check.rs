@@ -1,0 +1,750 @@
+//! Holds a load run's ledger against the counters of what followed from its orders: events published, consumed, tried
+//! again and given up.
+//!
+//! Pure: ledger and counts in, findings out. An accepted order is one event (`OrderPlaced`), a cancellation one more
+//! (`OrderCancelled`, with the pattern `saga` on); each is answered by one. A difference is explained by what other
+//! counters show, unsettled where something beyond the run touched the counters, or it is a difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use load_record::{CancellationEntry, LedgerEntry};
+
+use crate::metrics_check::{Finding, Row};
+
+/// Publishes into `order_events` and consumes `inventory_events`.
+pub(crate) const ORDERS: &str = "order-service";
+/// The other way round.
+pub(crate) const STOCK: &str = "inventory-service";
+const ORDER_EVENTS: &str = "order_events";
+const STOCK_EVENTS: &str = "inventory_events";
+
+const REVIVED: &str = "dead letters that were sent again";
+
+/// What a run's clients were answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Promises {
+    /// 2xx answers to orders.
+    pub(crate) accepted_answers: u64,
+    /// The orders in them, each once: an answer that was repeated (`Idempotency-Key`) is one order.
+    pub(crate) orders: u64,
+    /// Orders that may have been taken, though nobody was told.
+    pub(crate) uncertain_orders: u64,
+    /// 2xx answers to cancellations.
+    pub(crate) cancelled_answers: u64,
+    /// The orders in them, each once.
+    pub(crate) cancellations: u64,
+    /// Cancellations that may have been taken, though nobody was told.
+    pub(crate) uncertain_cancellations: u64,
+}
+
+impl Promises {
+    /// Counts them in a run's records.
+    pub(crate) fn of(ledger: &[LedgerEntry], cancellations: &[CancellationEntry]) -> Self {
+        let accepted = |status: Option<u16>| status.is_some_and(|status| status / 100 == 2);
+        // A status of 4xx is a clear no.
+        let uncertain = |status: Option<u16>| status.is_none_or(|status| status >= 500);
+        let count = |number: usize| number as u64;
+        let orders: BTreeSet<&str> = ledger
+            .iter()
+            .filter_map(|entry| entry.order_id.as_deref())
+            .collect();
+        let cancelled: BTreeSet<&str> = cancellations
+            .iter()
+            .filter(|entry| accepted(entry.status))
+            .map(|entry| entry.order_id.as_str())
+            .collect();
+        let unread = |entry: &&LedgerEntry| {
+            entry.order_id.is_none() && (uncertain(entry.status) || accepted(entry.status))
+        };
+        Self {
+            accepted_answers: count(ledger.iter().filter(|e| accepted(e.status)).count()),
+            orders: count(orders.len()),
+            uncertain_orders: count(ledger.iter().filter(unread).count()),
+            cancelled_answers: count(cancellations.iter().filter(|e| accepted(e.status)).count()),
+            cancellations: count(cancelled.len()),
+            uncertain_cancellations: count(
+                cancellations.iter().filter(|e| uncertain(e.status)).count(),
+            ),
+        }
+    }
+}
+
+/// What the counters gained from before the run until nothing followed from it any more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Observed {
+    /// 202 answers of order-service to orders.
+    pub(crate) accepted: u64,
+    /// 202 answers of order-service to cancellations.
+    pub(crate) cancelled: u64,
+    /// Events published, by exchange and outcome.
+    pub(crate) published: BTreeMap<(String, String), u64>,
+    /// Messages consumed, by queue and outcome.
+    pub(crate) processed: BTreeMap<(String, String), u64>,
+    /// `agora_inbox_duplicates_total`, by queue.
+    pub(crate) duplicates: BTreeMap<String, u64>,
+    /// `agora_retries_total`, by queue.
+    pub(crate) retries: BTreeMap<String, u64>,
+    /// `agora_dead_letters_total`, by queue.
+    pub(crate) dead: BTreeMap<String, u64>,
+    /// Service and pattern, of each pattern that is off.
+    pub(crate) patterns_off: BTreeSet<(String, String)>,
+    /// Jobs whose counters began anew meanwhile.
+    pub(crate) restarted: BTreeSet<String>,
+    /// Nothing waited any more, and no counter moved.
+    pub(crate) at_rest: bool,
+}
+
+impl Observed {
+    fn published(&self, exchange: &str, is: impl Fn(&str) -> bool) -> u64 {
+        sum(&self.published, exchange, is)
+    }
+
+    fn processed(&self, queue: &str, outcome: &str) -> u64 {
+        sum(&self.processed, queue, |is| is == outcome)
+    }
+
+    fn is_off(&self, job: &str, pattern: &str) -> bool {
+        let key = (job.to_owned(), pattern.to_owned());
+        self.patterns_off.contains(&key)
+    }
+}
+
+fn sum(
+    counts: &BTreeMap<(String, String), u64>,
+    name: &str,
+    outcome: impl Fn(&str) -> bool,
+) -> u64 {
+    counts
+        .iter()
+        .filter(|((of, with), _)| of == name && outcome(with))
+        .map(|(_, count)| count)
+        .sum()
+}
+
+/// Published, as far as whoever published can know.
+fn is_out(outcome: &str) -> bool {
+    matches!(outcome, "confirmed" | "sent")
+}
+
+/// Compares what was promised with what was counted.
+pub(crate) fn compare(promises: &Promises, observed: &Observed) -> Vec<Row> {
+    let orders = Line {
+        job: ORDERS,
+        what: "orders accepted".to_owned(),
+        expected: promises.accepted_answers,
+        counted: observed.accepted,
+        more: vec![unanswered(promises.uncertain_orders)],
+        ..Line::of(observed)
+    };
+    let cancellations = Line {
+        job: ORDERS,
+        what: "cancellations accepted".to_owned(),
+        expected: promises.cancelled_answers,
+        counted: observed.cancelled,
+        more: vec![unanswered(promises.uncertain_cancellations)],
+        ..Line::of(observed)
+    };
+    let others = orders.surplus() + cancellations.surplus();
+    let told = !observed.is_off(ORDERS, "saga");
+    let cancelled = |count: u64| if told { count } else { 0 };
+    let uncertain = promises.uncertain_orders + cancelled(promises.uncertain_cancellations);
+
+    let placed = Stream {
+        name: ORDER_EVENTS,
+        publisher: ORDERS,
+        consumer: STOCK,
+        events: promises.orders + cancelled(promises.cancellations),
+        uncertain,
+        revived: 0,
+        others,
+        unsaid: 0,
+        answers_of: None,
+    };
+    let (placed_lines, arrived) = placed.lines(observed);
+    let settled = Stream {
+        name: STOCK_EVENTS,
+        publisher: STOCK,
+        consumer: ORDERS,
+        // Each event that inventory applied is answered by one; what it gave up on is answered by none.
+        events: arrived.saturating_sub(sum_of(&observed.dead, ORDER_EVENTS)),
+        uncertain,
+        revived: sum_of(&observed.dead, ORDER_EVENTS),
+        others,
+        unsaid: cancelled(promises.cancellations + promises.uncertain_cancellations),
+        answers_of: Some(STOCK),
+    };
+    let (settled_lines, _) = settled.lines(observed);
+    // These two have nothing to be held against but the ledger: what is more is other traffic.
+    let own = [orders, cancellations].map(|line| {
+        let others = line.surplus();
+        Line { others, ..line }
+    });
+    let all = own.into_iter().chain(placed_lines).chain(settled_lines);
+    all.map(Line::row).collect()
+}
+
+fn sum_of(counts: &BTreeMap<String, u64>, queue: &str) -> u64 {
+    counts.get(queue).copied().unwrap_or_default()
+}
+
+fn unanswered(count: u64) -> (u64, &'static str) {
+    (
+        count,
+        "requests without an answer, which may have been done",
+    )
+}
+
+/// The events of one exchange, from one service to another.
+struct Stream {
+    name: &'static str,
+    publisher: &'static str,
+    consumer: &'static str,
+    /// That must be published.
+    events: u64,
+    /// That may be published as well, for requests without an answer.
+    uncertain: u64,
+    /// That may be published as well, for dead letters that were sent again.
+    revived: u64,
+    /// Requests of others in the same time.
+    others: u64,
+    /// Of `events`, those that may rightly be left out: nothing is said of an order that was cancelled before it came.
+    unsaid: u64,
+    /// The consumer whose answers the events are; `None` where a request causes them.
+    answers_of: Option<&'static str>,
+}
+
+impl Stream {
+    /// The counters of the stream, and how many events can have arrived.
+    fn lines<'a>(&self, observed: &'a Observed) -> (Vec<Line<'a>>, u64) {
+        let name = self.name;
+        let duplicates = observed.processed(name, "duplicate");
+        let unconfirmed = observed.published(name, |outcome| !is_out(outcome));
+        let outbox_is_off = observed.is_off(self.publisher, "outbox");
+        let again = "published or delivered again, and recognised by the inbox";
+        let mut published = Line {
+            job: self.publisher,
+            what: format!("{name}: events published"),
+            expected: self.events,
+            counted: observed.published(name, is_out),
+            more: vec![
+                unanswered(self.uncertain),
+                (self.revived, REVIVED),
+                (duplicates, again),
+            ],
+            fewer: vec![
+                (self.unsaid, "cancelled before inventory heard of them"),
+                (
+                    if outbox_is_off { unconfirmed } else { 0 },
+                    "lost, as the outbox is off: the broker confirmed none of them",
+                ),
+            ],
+            others: self.others,
+            ..Line::of(observed)
+        };
+        let inbox_is_off = |job: &str| observed.is_off(job, "inbox");
+        if self.answers_of.is_some_and(inbox_is_off) {
+            published.twice = Some("what came twice was applied, and answered, twice");
+        }
+        // What was rightly, or knowingly, left out can't arrive.
+        let arrived = if published.is_explained() {
+            published.expected.min(published.counted)
+        } else {
+            published.expected
+        };
+        let mut applied = Line {
+            job: self.consumer,
+            what: format!("{name}: events applied"),
+            expected: arrived,
+            counted: observed.processed(name, "applied"),
+            more: vec![unanswered(self.uncertain), (self.revived, REVIVED)],
+            fewer: vec![
+                (sum_of(&observed.dead, name), "dead letters"),
+                (
+                    duplicates,
+                    "applied by an attempt that could not say so, and recognised when they came again",
+                ),
+            ],
+            others: self.others,
+            ..Line::of(observed)
+        };
+        if inbox_is_off(self.consumer) || self.answers_of.is_some_and(inbox_is_off) {
+            applied.twice = Some("the inbox is off: what came twice was applied twice");
+        }
+        let same = |what: &str, outcome: &str, counts: &BTreeMap<String, u64>| Line {
+            job: self.consumer,
+            what: format!("{name}: {what}"),
+            expected: observed.processed(name, outcome),
+            counted: sum_of(counts, name),
+            twice: Some("counted, and settled only when it was delivered again"),
+            ..Line::of(observed)
+        };
+        let lines = vec![
+            published,
+            applied,
+            same("duplicates recognised", "duplicate", &observed.duplicates),
+            same("put back for a later attempt", "retried", &observed.retries),
+            same("given up", "dead", &observed.dead),
+        ];
+        (lines, arrived)
+    }
+}
+
+/// A counter, and what may make it differ.
+struct Line<'a> {
+    job: &'static str,
+    what: String,
+    expected: u64,
+    counted: u64,
+    /// By how many it may be more, each with its reason.
+    more: Vec<(u64, &'static str)>,
+    /// By how many it may be fewer, likewise.
+    fewer: Vec<(u64, &'static str)>,
+    /// By how many others' requests may have raised it.
+    others: u64,
+    /// Why it may be more by any number, which decides nothing.
+    twice: Option<&'static str>,
+    observed: &'a Observed,
+}
+
+impl<'a> Line<'a> {
+    fn of(observed: &'a Observed) -> Self {
+        Self {
+            job: ORDERS,
+            what: String::new(),
+            expected: 0,
+            counted: 0,
+            more: Vec::new(),
+            fewer: Vec::new(),
+            others: 0,
+            twice: None,
+            observed,
+        }
+    }
+
+    /// How many more there are than the run can have caused.
+    fn surplus(&self) -> u64 {
+        let most = self.expected + total(&self.more);
+        self.counted.saturating_sub(most)
+    }
+
+    fn is_explained(&self) -> bool {
+        matches!(self.finding(), Finding::Equal | Finding::Explained(_))
+    }
+
+    fn finding(&self) -> Finding {
+        if self.counted == self.expected {
+            return Finding::Equal;
+        }
+        if self.observed.restarted.contains(self.job) {
+            return Finding::Unsettled(format!(
+                "{} restarted meanwhile, and its counters with it",
+                self.job
+            ));
+        }
+        if !self.observed.at_rest {
+            return Finding::Unsettled(
+                "messages were still on their way, or others' were".to_owned(),
+            );
+        }
+        if self.counted < self.expected {
+            let missing = self.expected - self.counted;
+            return match explanation(missing, &self.fewer) {
+                Some(why) => Finding::Explained(why),
+                None => Finding::Differs(format!("{missing} are missing")),
+            };
+        }
+        let surplus = self.counted - self.expected;
+        match explanation(surplus, &self.more) {
+            Some(why) => Finding::Explained(why),
+            None if self.surplus() <= self.others => Finding::Unsettled(format!(
+                "{surplus} more than the run caused: other traffic in its time"
+            )),
+            None => match self.twice {
+                Some(why) => Finding::Unsettled(format!("{surplus} more: {why}")),
+                None => Finding::Differs(format!("{surplus} more than the run caused")),
+            },
+        }
+    }
+
+    fn row(self) -> Row {
+        Row {
+            finding: self.finding(),
+            counter: self.job.to_owned(),
+            requests: self.what,
+            sent: self.expected,
+            counted: self.counted,
+        }
+    }
+}
+
+fn total(reasons: &[(u64, &str)]) -> u64 {
+    reasons.iter().map(|(count, _)| count).sum()
+}
+
+/// The reasons that together account for so many.
+fn explanation(count: u64, reasons: &[(u64, &str)]) -> Option<String> {
+    let mut left = count;
+    let mut why = Vec::new();
+    for (most, reason) in reasons {
+        let by = left.min(*most);
+        if by > 0 {
+            why.push(format!("{by} {reason}"));
+        }
+        left -= by;
+    }
+    (left == 0).then(|| why.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::outcome::Exit;
+
+    /// Ten orders, of which two were cancelled.
+    fn promises() -> Promises {
+        Promises {
+            accepted_answers: 10,
+            orders: 10,
+            cancelled_answers: 2,
+            cancellations: 2,
+            ..Promises::default()
+        }
+    }
+
+    fn pairs(counts: &[(&str, &str, u64)]) -> BTreeMap<(String, String), u64> {
+        counts
+            .iter()
+            .map(|(name, outcome, count)| (((*name).to_owned(), (*outcome).to_owned()), *count))
+            .collect()
+    }
+
+    fn observed() -> Observed {
+        Observed {
+            accepted: 10,
+            cancelled: 2,
+            published: pairs(&[
+                (ORDER_EVENTS, "confirmed", 12),
+                (STOCK_EVENTS, "confirmed", 12),
+            ]),
+            processed: pairs(&[(ORDER_EVENTS, "applied", 12), (STOCK_EVENTS, "applied", 12)]),
+            at_rest: true,
+            ..Observed::default()
+        }
+    }
+
+    fn add(counts: &mut BTreeMap<(String, String), u64>, name: &str, outcome: &str, by: i64) {
+        let key = (name.to_owned(), outcome.to_owned());
+        let count = counts.entry(key).or_default();
+        *count = count.checked_add_signed(by).unwrap();
+    }
+
+    fn verdict(promises: &Promises, observed: &Observed) -> Exit {
+        let rows = compare(promises, observed);
+        Exit::worst(rows.iter().map(|row| row.finding.exit()))
+    }
+
+    #[track_caller]
+    fn finding(observed: &Observed, what: &str) -> Finding {
+        let rows = compare(&promises(), observed);
+        let row = rows.iter().find(|row| row.requests == what);
+        row.unwrap_or_else(|| panic!("no {what} in {rows:?}"))
+            .finding
+            .clone()
+    }
+
+    #[track_caller]
+    fn assert_explained(observed: &Observed, what: &str, why: &str) {
+        assert_eq!(finding(observed, what), Finding::Explained(why.to_owned()));
+        assert_eq!(
+            verdict(&promises(), observed),
+            Exit::Holds,
+            "{:?}",
+            compare(&promises(), observed)
+        );
+    }
+
+    #[test]
+    fn equal_counts_hold() {
+        let rows = compare(&promises(), &observed());
+        assert_eq!(rows.len(), 12);
+        assert!(
+            rows.iter().all(|row| row.finding == Finding::Equal),
+            "{rows:?}"
+        );
+    }
+
+    #[test]
+    fn each_counter_that_was_tampered_with_fails() {
+        let tamper: [fn(&mut Observed, i64); 5] = [
+            |observed, by| observed.accepted = observed.accepted.strict_add_signed(by),
+            |observed, by| add(&mut observed.published, ORDER_EVENTS, "confirmed", by),
+            |observed, by| add(&mut observed.processed, ORDER_EVENTS, "applied", by),
+            |observed, by| add(&mut observed.published, STOCK_EVENTS, "confirmed", by),
+            |observed, by| add(&mut observed.processed, STOCK_EVENTS, "applied", by),
+        ];
+        for (number, tamper) in tamper.iter().enumerate() {
+            let mut fewer = observed();
+            tamper(&mut fewer, -1);
+            assert_eq!(verdict(&promises(), &fewer), Exit::Failed, "{number}");
+            let mut more = observed();
+            tamper(&mut more, 1);
+            // More accepted orders than the run's are somebody else's.
+            let expected = if number == 0 {
+                Exit::Inconclusive
+            } else {
+                Exit::Failed
+            };
+            assert_eq!(verdict(&promises(), &more), expected, "{number}");
+        }
+        let mut cancellations = observed();
+        cancellations.cancelled = 1;
+        assert_eq!(verdict(&promises(), &cancellations), Exit::Failed);
+    }
+
+    #[test]
+    fn a_ledger_that_was_tampered_with_fails() {
+        let tampered = Promises {
+            accepted_answers: 11,
+            orders: 11,
+            ..promises()
+        };
+        assert_eq!(verdict(&tampered, &observed()), Exit::Failed);
+    }
+
+    #[test]
+    fn a_lost_retry_or_dead_letter_of_a_counter_fails() {
+        for outcome in ["duplicate", "retried", "dead"] {
+            let mut observed = observed();
+            add(&mut observed.processed, ORDER_EVENTS, outcome, 1);
+            assert_eq!(verdict(&promises(), &observed), Exit::Failed, "{outcome}");
+        }
+    }
+
+    #[test]
+    fn retries_that_all_counters_know_of_hold() {
+        let mut observed = observed();
+        add(&mut observed.processed, STOCK_EVENTS, "retried", 3);
+        observed.retries = [(STOCK_EVENTS.to_owned(), 3)].into();
+        assert_eq!(verdict(&promises(), &observed), Exit::Holds);
+    }
+
+    #[test]
+    fn without_the_saga_a_cancellation_is_no_event() {
+        let mut observed = observed();
+        for counts in [&mut observed.published, &mut observed.processed] {
+            for count in counts.values_mut() {
+                *count = 10;
+            }
+        }
+        assert_eq!(verdict(&promises(), &observed), Exit::Failed);
+        observed.patterns_off = [(ORDERS.to_owned(), "saga".to_owned())].into();
+        assert_eq!(verdict(&promises(), &observed), Exit::Holds);
+    }
+
+    #[test]
+    fn an_event_that_was_published_again_is_explained_by_its_duplicate() {
+        let mut observed = observed();
+        add(&mut observed.published, ORDER_EVENTS, "confirmed", 2);
+        assert_eq!(verdict(&promises(), &observed), Exit::Failed);
+        add(&mut observed.processed, ORDER_EVENTS, "duplicate", 2);
+        observed.duplicates = [(ORDER_EVENTS.to_owned(), 2)].into();
+        assert_explained(
+            &observed,
+            "order_events: events published",
+            "2 published or delivered again, and recognised by the inbox",
+        );
+    }
+
+    #[test]
+    fn an_event_whose_commit_was_not_seen_is_explained_by_its_duplicate() {
+        let mut observed = observed();
+        add(&mut observed.processed, STOCK_EVENTS, "applied", -1);
+        add(&mut observed.processed, STOCK_EVENTS, "duplicate", 1);
+        observed.duplicates = [(STOCK_EVENTS.to_owned(), 1)].into();
+        assert_explained(
+            &observed,
+            "inventory_events: events applied",
+            "1 applied by an attempt that could not say so, and recognised when they came again",
+        );
+    }
+
+    #[test]
+    fn a_dead_letter_explains_what_was_not_applied_and_not_answered() {
+        let mut observed = observed();
+        add(&mut observed.processed, ORDER_EVENTS, "applied", -1);
+        add(&mut observed.processed, ORDER_EVENTS, "dead", 1);
+        add(&mut observed.published, STOCK_EVENTS, "confirmed", -1);
+        add(&mut observed.processed, STOCK_EVENTS, "applied", -1);
+        observed.dead = [(ORDER_EVENTS.to_owned(), 1)].into();
+        assert_explained(&observed, "order_events: events applied", "1 dead letters");
+        assert_eq!(
+            finding(&observed, "inventory_events: events published"),
+            Finding::Equal
+        );
+        // And sent again.
+        add(&mut observed.processed, ORDER_EVENTS, "applied", 1);
+        add(&mut observed.published, STOCK_EVENTS, "confirmed", 1);
+        add(&mut observed.processed, STOCK_EVENTS, "applied", 1);
+        assert_explained(
+            &observed,
+            "inventory_events: events published",
+            "1 dead letters that were sent again",
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_of_an_order_that_was_cancelled_before_it_came() {
+        let mut observed = observed();
+        add(&mut observed.published, STOCK_EVENTS, "confirmed", -2);
+        add(&mut observed.processed, STOCK_EVENTS, "applied", -2);
+        assert_explained(
+            &observed,
+            "inventory_events: events published",
+            "2 cancelled before inventory heard of them",
+        );
+        assert_eq!(
+            finding(&observed, "inventory_events: events applied"),
+            Finding::Equal
+        );
+        add(&mut observed.published, STOCK_EVENTS, "confirmed", -1);
+        assert_eq!(verdict(&promises(), &observed), Exit::Failed);
+    }
+
+    #[test]
+    fn without_the_outbox_what_was_not_confirmed_is_lost() {
+        let mut observed = observed();
+        for (name, outcome, by) in [
+            (ORDER_EVENTS, "confirmed", -3),
+            (ORDER_EVENTS, "timed_out", 3),
+            (STOCK_EVENTS, "confirmed", -3),
+        ] {
+            add(&mut observed.published, name, outcome, by);
+        }
+        for name in [ORDER_EVENTS, STOCK_EVENTS] {
+            add(&mut observed.processed, name, "applied", -3);
+        }
+        assert_eq!(verdict(&promises(), &observed), Exit::Failed);
+        observed.patterns_off = [(ORDERS.to_owned(), "outbox".to_owned())].into();
+        assert_explained(
+            &observed,
+            "order_events: events published",
+            "3 lost, as the outbox is off: the broker confirmed none of them",
+        );
+    }
+
+    #[test]
+    fn events_that_nobody_waits_a_confirm_for_count_as_published() {
+        let mut observed = observed();
+        observed.published = pairs(&[(ORDER_EVENTS, "sent", 12), (STOCK_EVENTS, "sent", 12)]);
+        assert_eq!(verdict(&promises(), &observed), Exit::Holds);
+    }
+
+    #[test]
+    fn a_request_without_an_answer_explains_one_more_at_each_hop() {
+        let promises = Promises {
+            uncertain_orders: 1,
+            ..promises()
+        };
+        let mut observed = observed();
+        observed.accepted += 1;
+        for counts in [&mut observed.published, &mut observed.processed] {
+            for count in counts.values_mut() {
+                *count += 1;
+            }
+        }
+        assert_eq!(verdict(&promises, &observed), Exit::Holds);
+        add(&mut observed.processed, ORDER_EVENTS, "applied", 1);
+        assert_eq!(verdict(&promises, &observed), Exit::Failed);
+    }
+
+    #[test]
+    fn other_traffic_a_restart_and_messages_under_way_decide_nothing() {
+        let mut others = observed();
+        others.accepted += 3;
+        add(&mut others.published, ORDER_EVENTS, "confirmed", 3);
+        assert_eq!(verdict(&promises(), &others), Exit::Inconclusive);
+        add(&mut others.published, ORDER_EVENTS, "confirmed", 1);
+        assert_eq!(verdict(&promises(), &others), Exit::Failed);
+
+        let mut restarted = observed();
+        add(&mut restarted.processed, ORDER_EVENTS, "applied", -5);
+        restarted.restarted.insert(STOCK.to_owned());
+        assert_eq!(verdict(&promises(), &restarted), Exit::Inconclusive);
+
+        let mut under_way = observed();
+        under_way.at_rest = false;
+        assert_eq!(verdict(&promises(), &under_way), Exit::Holds);
+        add(&mut under_way.processed, STOCK_EVENTS, "applied", -1);
+        assert_eq!(verdict(&promises(), &under_way), Exit::Inconclusive);
+    }
+
+    #[test]
+    fn without_the_inbox_more_effects_than_events_decide_nothing() {
+        let mut observed = observed();
+        observed.patterns_off = [STOCK, ORDERS]
+            .map(|job| (job.to_owned(), "inbox".to_owned()))
+            .into();
+        add(&mut observed.processed, ORDER_EVENTS, "applied", 2);
+        add(&mut observed.published, STOCK_EVENTS, "confirmed", 2);
+        add(&mut observed.processed, STOCK_EVENTS, "applied", 2);
+        assert_eq!(verdict(&promises(), &observed), Exit::Inconclusive);
+        add(&mut observed.published, ORDER_EVENTS, "confirmed", 2);
+        assert_eq!(verdict(&promises(), &observed), Exit::Failed);
+    }
+
+    #[test]
+    fn a_ledger_promises_each_order_once_and_leaves_open_what_got_no_answer() {
+        let order = |id: Option<&str>, status: Option<u16>| LedgerEntry {
+            intended_at: DateTime::UNIX_EPOCH,
+            at: DateTime::UNIX_EPOCH,
+            idempotency_key: None,
+            user_id: "u".to_owned(),
+            product_id: 1,
+            quantity: 1,
+            status,
+            order_id: id.map(str::to_owned),
+            trace_id: None,
+            trace_sampled: None,
+            latency_ms: 1,
+            error: None,
+        };
+        let cancellation = |id: &str, status: Option<u16>| CancellationEntry {
+            at: DateTime::UNIX_EPOCH,
+            order_id: id.to_owned(),
+            status,
+            latency_ms: 1,
+            error: None,
+        };
+        let promises = Promises::of(
+            &[
+                order(Some("a"), Some(202)),
+                order(Some("a"), Some(202)),
+                order(Some("b"), Some(202)),
+                order(None, None),
+                order(None, Some(503)),
+                // Its body could not be read.
+                order(None, Some(202)),
+                order(None, Some(422)),
+            ],
+            &[
+                cancellation("a", Some(202)),
+                cancellation("a", Some(202)),
+                cancellation("b", Some(409)),
+                cancellation("b", None),
+            ],
+        );
+        assert_eq!(
+            promises,
+            Promises {
+                accepted_answers: 4,
+                orders: 2,
+                uncertain_orders: 3,
+                cancelled_answers: 2,
+                cancellations: 1,
+                uncertain_cancellations: 1,
+            }
+        );
+    }
+}
