@@ -11,12 +11,13 @@ const NOBODY: &str = "agora-test-nobody";
 #[test]
 fn a_command_without_a_running_system_says_how_to_start_one() {
     let folder = tempfile::tempdir().expect("a folder for the test");
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 13] = [
         &["status"],
         &["smoke"],
         &["load", "checkout"],
         &["verify-dlq"],
         &["verify-metrics"],
+        &["verify-dashboards"],
         &["alerts"],
         &["alerts", "--history"],
         &["dlq", "list"],
