@@ -16,7 +16,7 @@ use crate::{
     extras,
     http::Client,
     outcome::{self, Exit},
-    output::{Format, FormatOption, print_json, table},
+    output::{Format, FormatOption, print_json},
     project::Project,
     prometheus::{Figures, Moment, Prometheus, Span},
 };
@@ -266,20 +266,28 @@ fn judge_lines(answer: &LokiAnswer) -> Finding {
 
 impl Report {
     fn print(&self) {
-        let mut rows = table(["dashboard", "panel", "", "query"]);
         for asked in &self.queries {
             let finding = match &asked.finding {
                 Finding::Data | Finding::Quiet | Finding::NotAsked => continue,
                 Finding::Empty(why) => format!("EMPTY: {why}"),
                 Finding::Refused(why) => format!("REFUSED: {why}"),
             };
-            rows.add_row([&asked.dashboard, &asked.panel, &finding, &asked.query]);
+            println!("{}: {}", asked.dashboard, asked.panel);
+            println!("  {finding}\n  {}", asked.query);
         }
         if self.outcome != Exit::Holds {
-            println!("{rows}");
             println!(
-                "A panel is empty for want of traffic, too: `cargo xtask load mixed` first, or a longer `--last`."
+                "A panel is empty for want of traffic, too: `cargo xtask load` first, or a longer `--last`."
             );
+        }
+        let quiet = self
+            .queries
+            .iter()
+            .filter(|asked| asked.finding == Finding::Quiet);
+        let mut quiet: Vec<&str> = quiet.map(|asked| asked.panel.as_str()).collect();
+        quiet.dedup();
+        if !quiet.is_empty() {
+            println!("Nothing happened that would show on: {}.", quiet.join(", "));
         }
         println!("{}", self.summary());
     }

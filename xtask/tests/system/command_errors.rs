@@ -17,6 +17,7 @@ fn a_command_without_a_running_system_says_how_to_start_one() {
         &["load", "checkout"],
         &["verify-dlq"],
         &["verify-metrics"],
+        &["verify-dashboards"],
         &["alerts"],
         &["alerts", "--history"],
         &["verify-traces"],

@@ -15,6 +15,7 @@ mod wait;
 
 mod alerts;
 mod command_errors;
+mod dashboards;
 mod databases;
 mod dead_letters;
 mod evaluation;

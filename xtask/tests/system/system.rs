@@ -59,6 +59,11 @@ impl System {
         &self.env_file
     }
 
+    /// The compose project's name.
+    pub(crate) fn project(&self) -> &str {
+        &self.project
+    }
+
     /// Runs an xtask command that is over within a minute.
     #[track_caller]
     pub(crate) fn xtask(&self, args: &[&str]) -> Ended {

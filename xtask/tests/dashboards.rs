@@ -1,0 +1,100 @@
+//! Dashboards that ask for what there is: every figure of our own that a panel asks for is one that the services' code
+//! names. A panel with a fallback (`or vector(0)`) shows data whatever it asks, so the running system can't tell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// How our own figures begin; the rest belongs to Traefik, RabbitMQ, Prometheus and Jaeger.
+const OURS: [&str; 7] = [
+    "agora_",
+    "db_client_",
+    "http_server_",
+    "messaging_",
+    "process_",
+    "rpc_",
+    "tokio_",
+];
+/// What the format adds to the name of a counter, with or without its unit, and of a histogram.
+const SUFFIXES: [&str; 6] = ["_seconds_total", "_total", "_bucket", "_count", "_sum", ""];
+/// Labels that look like figures.
+const LABELS: [&str; 4] = [
+    "db_client_connection_pool_name",
+    "messaging_destination_name",
+    "rpc_grpc_status_code",
+    "rpc_method",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn texts(folder: &Path, extension: &str, texts: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            texts_of_folder(&path, extension, texts);
+        } else if path.extension().is_some_and(|found| found == extension) {
+            let text = fs::read_to_string(&path).expect("a text");
+            texts.insert(path, text);
+        }
+    }
+}
+
+/// Without what cargo and compose make.
+fn texts_of_folder(folder: &Path, extension: &str, found: &mut BTreeMap<PathBuf, String>) {
+    if !folder.ends_with("target") {
+        texts(folder, extension, found);
+    }
+}
+
+/// The words of a text that begin like a figure of ours.
+fn figures(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| OURS.iter().any(|ours| word.starts_with(ours)))
+        .filter(|word| !LABELS.contains(word) && !word.starts_with("http_request_"))
+        .collect()
+}
+
+/// The figures that no quoted name stands for.
+fn unknown<'a>(asked: &BTreeSet<&'a str>, code: &str) -> Vec<&'a str> {
+    let is_named = |figure: &str| {
+        SUFFIXES.iter().any(|suffix| {
+            let name = figure.strip_suffix(suffix);
+            name.is_some_and(|name| code.contains(&format!("\"{name}\"")))
+        })
+    };
+    let unknown = asked.iter().filter(|figure| !is_named(figure));
+    unknown.copied().collect()
+}
+
+#[test]
+fn every_figure_of_ours_that_a_panel_asks_for_is_named_in_the_services_code() {
+    let mut code = BTreeMap::new();
+    texts(&root().join("services"), "rs", &mut code);
+    let code: String = code.into_values().collect();
+    let mut dashboards = BTreeMap::new();
+    let folder = root().join("observability/grafana/dashboards");
+    texts(&folder, "json", &mut dashboards);
+    assert_eq!(dashboards.len(), 4);
+    for (file, text) in &dashboards {
+        // Descriptions speak of figures in words, so all such words are in queries.
+        let asked = figures(text);
+        assert!(asked.len() > 5, "{}: {asked:?}", file.display());
+        assert_eq!(unknown(&asked, &code), [""; 0], "{}", file.display());
+    }
+}
+
+#[test]
+fn a_figure_that_nobody_counts_is_found() {
+    let asked =
+        figures("sum(rate(agora_retries_total[1m])) or sum(agora_retires_total) or traefik_x");
+    assert_eq!(asked.len(), 2);
+    assert_eq!(
+        unknown(&asked, "registry.register(\"agora_retries\", help)"),
+        ["agora_retires_total"]
+    );
+}
