@@ -11,7 +11,7 @@ const NOBODY: &str = "agora-test-nobody";
 #[test]
 fn a_command_without_a_running_system_says_how_to_start_one() {
     let folder = tempfile::tempdir().expect("a folder for the test");
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 14] = [
         &["status"],
         &["smoke"],
         &["load", "checkout"],
