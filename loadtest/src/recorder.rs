@@ -213,6 +213,7 @@ mod tests {
             since: recorder.beginning().instant,
             status,
             latency: Duration::from_millis(1),
+            trace: None,
             outcome: failure.map_or(Ok(()), |reason| Err(reason.to_owned())),
         }
     }

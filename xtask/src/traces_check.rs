@@ -641,7 +641,8 @@ pub(crate) fn compare_spans(counts: &SpanCounts) -> Finding {
             counts.sent_by_services() - counts.stored
         )),
         Some(0) if counts.gateway_requests == 0 => Finding::Equal,
-        Some(0) => Finding::Differs(format!(
+        // Its traces are looked at one by one; perhaps it samples none.
+        Some(0) => Finding::Unsettled(format!(
             "none of the {} requests at the gateway left a span of its own",
             counts.gateway_requests
         )),
@@ -1245,7 +1246,7 @@ pub(crate) mod tests {
             stored: 70,
             ..counts()
         };
-        assert_eq!(compare_spans(&no_gateway).exit(), Exit::Failed);
+        assert_eq!(compare_spans(&no_gateway).exit(), Exit::Inconclusive);
     }
 
     #[test]
