@@ -270,7 +270,7 @@ fn trace_id(text: &str) -> Result<TraceId, Refusal> {
     Ok(id)
 }
 
-/// A whole number with a unit, or several: `1.5` isn't among them, `1500ms` is.
+/// A number and one unit, `1.5s` or `100ms`; Go's sums (`1m30s`) are left out.
 fn duration(name: &str, text: &str) -> Result<Duration, Refusal> {
     const UNITS: [(&str, f64); 7] = [
         ("ns", 1e-9),

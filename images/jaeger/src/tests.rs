@@ -267,7 +267,11 @@ async fn what_cannot_be_answered_is_refused_in_jaegers_words() {
         ("/api/traces".to_owned(), 400, "'service' is required"),
         (search("&limit=0"), 400, "'limit'"),
         (search("&limit=many"), 400, "'limit'"),
-        ("/api/traces?service=shop&start=yesterday".to_owned(), 400, "'start'"),
+        (
+            "/api/traces?service=shop&start=yesterday".to_owned(),
+            400,
+            "'start'",
+        ),
         (search("&minDuration=5"), 400, "'minDuration'"),
         (
             search("&minDuration=2s&maxDuration=1s"),
