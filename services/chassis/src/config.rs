@@ -236,6 +236,8 @@ pub struct ServiceConfig {
     pub shutdown_grace: Duration,
     /// `AGORA_PATTERN_GRACEFUL_SHUTDOWN`.
     pub graceful_shutdown: Switch,
+    /// `AGORA_PATTERN_ASYNC_EXPORT`.
+    pub async_export: Switch,
 }
 
 impl ServiceConfig {
@@ -268,6 +270,7 @@ impl ServiceConfig {
             shutdown_delay: env.millis("SHUTDOWN_DELAY_MS", 0, 0..=60_000)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
             graceful_shutdown: Switch::read(env, Pattern::GracefulShutdown)?,
+            async_export: Switch::read(env, Pattern::AsyncExport)?,
         })
     }
 }

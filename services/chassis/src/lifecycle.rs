@@ -254,6 +254,7 @@ impl Lifecycle {
         let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
         self.enter_pattern(Pattern::GracefulShutdown, common.graceful_shutdown);
+        self.enter_pattern(Pattern::AsyncExport, common.async_export);
         let stopped = async {
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",

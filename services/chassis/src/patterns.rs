@@ -32,6 +32,8 @@ pub enum Pattern {
     Saga,
     /// The trace context travels in messages' headers. Off: each side starts a trace of its own.
     TracePropagation,
+    /// Spans wait in a bounded queue and are exported from there. Off: whoever ends one sends it, and waits.
+    AsyncExport,
 }
 
 /// The position of a pattern's switch.
@@ -46,7 +48,7 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
@@ -55,6 +57,7 @@ impl Pattern {
         Self::GracefulShutdown,
         Self::Saga,
         Self::TracePropagation,
+        Self::AsyncExport,
     ];
 
     /// As it stands in a metric's label.
@@ -68,6 +71,7 @@ impl Pattern {
             Self::GracefulShutdown => "graceful_shutdown",
             Self::Saga => "saga",
             Self::TracePropagation => "trace_propagation",
+            Self::AsyncExport => "async_export",
         }
     }
 
@@ -81,6 +85,7 @@ impl Pattern {
             Self::GracefulShutdown => "AGORA_PATTERN_GRACEFUL_SHUTDOWN",
             Self::Saga => "AGORA_PATTERN_SAGA",
             Self::TracePropagation => "AGORA_PATTERN_TRACE_PROPAGATION",
+            Self::AsyncExport => "AGORA_PATTERN_ASYNC_EXPORT",
         }
     }
 }

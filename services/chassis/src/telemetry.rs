@@ -29,6 +29,7 @@ pub use self::statement::Statement;
 use crate::config::ServiceConfig;
 use crate::lifecycle::panic_message;
 use crate::metrics::Metrics;
+use crate::patterns::Switch;
 
 /// What has to be flushed before the process ends.
 pub struct Telemetry {
@@ -101,15 +102,26 @@ fn tracer_provider(
         // Ids are made and travel all the same: logs carry them.
         return Ok((builder.build(), None));
     };
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(export::EXPORT_TIMEOUT)
-        .build()
-        .with_context(|| format!("failed to export spans to {endpoint}"))?;
-    let (processor, export) = export::start(exporter, &resource, metrics.spans());
-    let provider = builder.with_span_processor(processor).build();
-    Ok((provider, Some(export)))
+    let exporter = || {
+        opentelemetry_otlp::SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .with_timeout(export::EXPORT_TIMEOUT)
+            .build()
+            .with_context(|| format!("failed to export spans to {endpoint}"))
+    };
+    let metrics = metrics.spans();
+    Ok(match config.async_export {
+        Switch::On => {
+            let (processor, export) = export::start(exporter()?, &resource, metrics);
+            let provider = builder.with_span_processor(processor).build();
+            (provider, Some(export))
+        }
+        Switch::Off => {
+            let processor = export::start_waiting(exporter, &resource, metrics)?;
+            (builder.with_span_processor(processor).build(), None)
+        }
+    })
 }
 
 fn log_layer<S>(service: &'static str) -> json_subscriber::JsonLayer<S>

@@ -2,11 +2,14 @@
 //! of them.
 //!
 //! The SDK's own batch processor drops as quietly, but tells nobody how many; here every ended span is in the end
-//! counted once, as `sent`, `failed` or `dropped`. Nobody who ends a span ever waits. Left out: trying again what
-//! failed. A backend that is away costs the spans of that time, and nothing else.
+//! counted once, as `sent`, `failed` or `dropped`. Nobody who ends a span ever waits: a store that is away costs the
+//! spans of that time, and nothing else. With the pattern `async_export` off whoever ends a span sends it and waits for
+//! the store's answer, as the SDK's simple processor does, and the store's weather is everybody's. Left out: trying again
+//! what failed.
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use opentelemetry::Context;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -39,6 +42,13 @@ pub(super) struct QueueingProcessor {
     metrics: SpanMetrics,
 }
 
+/// Sends each span as it ends, and waits.
+#[derive(Debug)]
+pub(super) struct WaitingProcessor {
+    exports: std::sync::mpsc::Sender<(SpanData, std::sync::mpsc::Sender<()>)>,
+    metrics: SpanMetrics,
+}
+
 /// The task that exports.
 pub(super) struct Export {
     task: JoinHandle<()>,
@@ -60,6 +70,64 @@ pub(super) fn start<E: SpanExporter + 'static>(
         flush,
     };
     (QueueingProcessor { queue, metrics }, export)
+}
+
+/// Starts a thread that exports span after span; `build` makes the exporter, within the thread's own runtime: the
+/// service's threads will be the ones that wait.
+pub(super) fn start_waiting<E: SpanExporter + 'static>(
+    build: impl FnOnce() -> anyhow::Result<E>,
+    resource: &Resource,
+    metrics: SpanMetrics,
+) -> anyhow::Result<WaitingProcessor> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start a runtime for spans")?;
+    let mut exporter = {
+        let _entered = runtime.enter();
+        build()?
+    };
+    exporter.set_resource(resource);
+    let (exports, asked) = std::sync::mpsc::channel::<(SpanData, std::sync::mpsc::Sender<()>)>();
+    let counted = metrics.clone();
+    std::thread::Builder::new()
+        .name("spans".to_owned())
+        .spawn(move || {
+            for (span, done) in asked {
+                runtime.block_on(export(&exporter, vec![span], &counted));
+                // Whoever asked waits for this alone.
+                let _ = done.send(());
+            }
+        })
+        .context("failed to start the thread for spans")?;
+    Ok(WaitingProcessor { exports, metrics })
+}
+
+impl SpanProcessor for WaitingProcessor {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if !span.span_context.is_sampled() {
+            return;
+        }
+        let (done, exported) = std::sync::mpsc::channel();
+        self.metrics.queued.inc();
+        if self.exports.send((span, done)).is_err() {
+            self.metrics.queued.dec();
+            self.metrics.dropped.inc();
+            return;
+        }
+        // Bounded by the export's own timeout, for each of those that wait before.
+        let _ = exported.recv();
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
 }
 
 impl Export {
@@ -261,6 +329,31 @@ mod tests {
         // After the flush nobody sends any more; that is counted as well.
         drop(provider.tracer("test").start("late"));
         assert_eq!(metrics.dropped.get(), dropped + 1);
+    }
+
+    #[tokio::test]
+    async fn without_the_pattern_whoever_ends_a_span_waits_for_the_store() {
+        let store = Store {
+            answers: Arc::new(Semaphore::new(0)),
+            works: true,
+        };
+        let metrics = Metrics::new("test").spans();
+        let resource = Resource::builder_empty().build();
+        let built = store.clone();
+        let processor = start_waiting(|| Ok(built), &resource, metrics.clone()).unwrap();
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(processor)
+            .build();
+        let ended = tokio::task::spawn_blocking(move || {
+            drop(provider.tracer("test").start("span"));
+        });
+        while metrics.queued.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!ended.is_finished());
+        store.answers.add_permits(1);
+        ended.await.unwrap();
+        assert_eq!((metrics.sent.get(), metrics.queued.get()), (1, 0));
     }
 
     #[tokio::test]
