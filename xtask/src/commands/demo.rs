@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    commands::{evaluate, load, smoke, up, verify_dlq, verify_metrics, verify_traces},
+    commands::{
+        evaluate, load, smoke, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
+    },
     interrupt::Interrupted,
     outcome::Exit,
     output::{Progress, spell, table},
@@ -50,6 +52,9 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         })?);
         parts.push(part("verify-traces", || {
             verify_traces::run(project, &verify_traces::Options::default())
+        })?);
+        parts.push(part("verify-dashboards", || {
+            verify_dashboards::run(project, &verify_dashboards::Options::default())
         })?);
         parts.push(part("verify-dlq", || {
             verify_dlq::run(project, verify_dlq::Options::settled())

@@ -243,6 +243,7 @@ mod tests {
     use opentelemetry::trace::{Tracer, TracerProvider};
     use opentelemetry_sdk::error::OTelSdkError;
     use opentelemetry_sdk::trace::SdkTracerProvider;
+    use prometheus_client::metrics::counter::Counter;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -302,7 +303,7 @@ mod tests {
 
         fn counts(&self) -> [u64; 3] {
             let metrics = &self.metrics;
-            [&metrics.sent, &metrics.failed, &metrics.dropped].map(|counter| counter.get())
+            [&metrics.sent, &metrics.failed, &metrics.dropped].map(Counter::get)
         }
     }
 
