@@ -5,7 +5,7 @@ use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
@@ -15,6 +15,7 @@ const NAMES: [&str; 9] = [
     "SAGA",
     "TRACE_PROPAGATION",
     "ASYNC_EXPORT",
+    "ALERTING",
 ];
 
 /// The patterns that the settings turn off; an unknown switch or position is wrong usage.

@@ -284,7 +284,11 @@ fn prometheus_rule_tests(project: &Project, step: &Step) -> anyhow::Result<Optio
 }
 
 fn alertmanager_configuration(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
-    let args = ["check-config", "/etc/alertmanager/alertmanager.yml"];
+    let args = [
+        "check-config",
+        "/etc/alertmanager/alerting-on.yml",
+        "/etc/alertmanager/alerting-off.yml",
+    ];
     in_image(
         project,
         step,

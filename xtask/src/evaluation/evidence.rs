@@ -107,6 +107,12 @@ pub(crate) struct Arm {
     /// How long it took from the end of the load until nothing moved any more; `None` if that never came.
     pub(crate) settled_after_ms: Option<u64>,
     pub(crate) books: Option<Books>,
+    /// Only where the experiment asks for it.
+    #[serde(default)]
+    pub(crate) telemetry: Option<Telemetry>,
+    /// Likewise: every alert that fired, in the order in which Prometheus began to.
+    #[serde(default)]
+    pub(crate) alerts: Option<Vec<FiredAlert>>,
     pub(crate) steady_after: Option<Steadiness>,
     /// Why the arm ended before its last step: nothing can be concluded from it.
     pub(crate) failure: Option<String>,
@@ -239,6 +245,33 @@ pub(crate) struct Books {
     pub(crate) dead_letters: BTreeMap<String, u64>,
     /// Products whose stock doesn't add up: what is available, reserved and moved.
     pub(crate) unbalanced: Vec<String>,
+}
+
+/// What telemetry made of an arm.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Telemetry {
+    /// Orders whose traces were looked at.
+    pub(crate) traces: u64,
+    /// Of these, the ones with all hops, each below what caused it.
+    pub(crate) whole: u64,
+    /// What the others lack, and how many of them.
+    pub(crate) missing: BTreeMap<String, u64>,
+    /// What became of the services' spans: `sent`, `failed`, `dropped`; what is absent is 0.
+    pub(crate) spans: BTreeMap<String, u64>,
+    /// The most that a service had in memory at a scrape.
+    pub(crate) most_memory_bytes: Option<u64>,
+}
+
+/// An alert that fired in an arm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FiredAlert {
+    pub(crate) name: String,
+    /// When somebody was told that it fires; `None` if nobody ever was.
+    pub(crate) told_at: Option<DateTime<Utc>>,
+    /// When somebody was told that it is over.
+    pub(crate) over_at: Option<DateTime<Utc>>,
 }
 
 /// One station of an order's way: how many orders came there, and which did not.

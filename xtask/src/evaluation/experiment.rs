@@ -23,6 +23,7 @@ pub(crate) struct Experiment {
     pub(crate) arms: &'static [ArmPlan],
     pub(crate) load: LoadPlan,
     pub(crate) fault: FaultPlan,
+    pub(crate) observed: Observed,
     /// What is measured, the harm first. Pure.
     pub(crate) figures: fn(&[Arm]) -> Vec<Figure>,
     /// The verdict and its reason, from arms that can be trusted. Pure.
@@ -38,6 +39,44 @@ pub(crate) struct ArmPlan {
     pub(crate) patterns_off: &'static [&'static str],
     /// Containers of a service, where it isn't one.
     pub(crate) replicas: &'static [(&'static str, u32)],
+    pub(crate) fault: ArmFault,
+}
+
+impl ArmPlan {
+    /// The fault of this arm, if it has one.
+    pub(crate) fn fault_of(&self, experiment: &Experiment) -> Option<FaultPlan> {
+        let fault = match self.fault {
+            ArmFault::AsPlanned => experiment.fault.fault,
+            ArmFault::Instead(fault) => fault,
+            ArmFault::None => return None,
+        };
+        Some(FaultPlan {
+            fault,
+            ..experiment.fault
+        })
+    }
+}
+
+/// What is done to an arm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ArmFault {
+    /// The experiment's fault.
+    AsPlanned,
+    /// Another one at the same time, for as long.
+    Instead(Fault),
+    /// Nothing: what shows here is a false alarm.
+    None,
+}
+
+/// What besides the books is part of the evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Observed {
+    /// Nothing.
+    Books,
+    /// The orders' traces, and what became of spans.
+    Traces,
+    /// Which alerts fired, and who was told.
+    Alerts,
 }
 
 /// The load, the same in every arm.

@@ -27,7 +27,7 @@ use crate::{
 /// As which program the databases see us: a session that was left behind is found by it.
 pub(crate) const APPLICATION: &str = "agora-evaluation";
 /// The services whose configuration experiments change.
-pub(crate) const CONFIGURED: [&str; 2] = ["order-service", "inventory-service"];
+pub(crate) const CONFIGURED: [&str; 3] = ["order-service", "inventory-service", "alertmanager"];
 /// How long a question to a database may take.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.

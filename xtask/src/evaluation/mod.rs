@@ -5,6 +5,7 @@
 //! judged again without the system: that is a [`conclusion`], which `report/` shows in every form and [`store`] keeps.
 //! Left out: the load itself (`loadtest`) and the patterns (the services).
 
+mod alerts;
 pub(crate) mod books;
 pub(crate) mod conclusion;
 pub(crate) mod evidence;
@@ -20,5 +21,6 @@ pub(crate) mod samples;
 pub(crate) mod statistics;
 pub(crate) mod steady;
 pub(crate) mod store;
+mod telemetry;
 pub(crate) mod under_way;
 pub(crate) mod verdict;

@@ -15,12 +15,12 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{
-    books,
+    alerts, books,
     evidence::{
         Arm, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage, Sample,
         Trial, Versions,
     },
-    experiment::{ArmPlan, Experiment, FaultPlan},
+    experiment::{ArmPlan, Experiment, FaultPlan, Observed},
     faults,
     lab::Lab,
     load::{Ledger, Load},
@@ -28,6 +28,7 @@ use super::{
     samples::Sampler,
     steady::{self, Probe},
     store::EvaluationFolder,
+    telemetry::Watch,
     under_way::{self, Turn, UnderWay},
 };
 use crate::{
@@ -238,6 +239,8 @@ impl Runner<'_> {
             samples: Vec::new(),
             settled_after_ms: None,
             books: None,
+            telemetry: None,
+            alerts: None,
             steady_after: None,
             failure: None,
         };
@@ -313,12 +316,16 @@ impl Runner<'_> {
         if !reached {
             return Ok(());
         }
+        let traces = match experiment.observed {
+            Observed::Traces => Some(Watch::begin(self.lab)?),
+            Observed::Books | Observed::Alerts => None,
+        };
         let stock = books::stock(self.lab)?;
         let since = arm.started_at;
         let sampler = Sampler::default();
         let ledger = thread::scope(|scope| {
             scope.spawn(|| sampler.run(self.lab, since));
-            let ledger = self.load_and_fault(experiment, seed, arm, &sampler, step);
+            let ledger = self.load_and_fault(experiment, plan, seed, arm, &sampler, step);
             sampler.stop();
             ledger
         });
@@ -333,6 +340,15 @@ impl Runner<'_> {
             &stock,
             &arm.configuration,
         ));
+        if let Some(traces) = traces {
+            step.update("looking at the traces");
+            let seen = traces.end(self.lab, &ledger.orders, &ledger.cancellations, step)?;
+            arm.telemetry = Some(seen);
+        }
+        if experiment.observed == Observed::Alerts {
+            step.update("waiting until no alert fires any more");
+            arm.alerts = Some(alerts::fired_since(self.lab, since)?);
+        }
         arm.load = Some(ledger.evidence);
         let fault = arm.fault.as_mut();
         if let Some(in_force) = fault.and_then(|fault| fault.in_force.as_mut()) {
@@ -345,6 +361,7 @@ impl Runner<'_> {
     fn load_and_fault(
         &mut self,
         experiment: &Experiment,
+        plan: &ArmPlan,
         seed: u64,
         arm: &mut Arm,
         sampler: &Sampler,
@@ -363,8 +380,9 @@ impl Runner<'_> {
             self.folder.path.join("load").join(folder),
         )?;
         load.wait_for_first_answer()?;
-        let fault = self.fault(&experiment.fault, seed, since, step)?;
-        arm.fault = Some(fault);
+        if let Some(fault) = plan.fault_of(experiment) {
+            arm.fault = Some(self.fault(&fault, seed, since, step)?);
+        }
         step.update("waiting for the end of the load");
         let ledger = load.finish()?;
         step.update("waiting until all is settled");

@@ -136,7 +136,7 @@ pub(crate) fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     let judged = || (experiment.judge)(&trial.arms);
     let (outcome, reason) = if let Some(reason) = unusable(experiment, trial) {
         (Outcome::Inconclusive, reason)
-    } else if let Some(reason) = trial.arms.iter().find_map(unbitten) {
+    } else if let Some(reason) = unbitten(experiment, trial) {
         match judged() {
             (Outcome::Refuted, harm) if is_control(trial) => (
                 Outcome::Refuted,
@@ -156,10 +156,8 @@ pub(crate) fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
 
 /// Whether the fault was withheld from every arm: then nothing may be seen, by a check that can be trusted.
 fn is_control(trial: &Trial) -> bool {
-    trial.arms.iter().all(|arm| {
-        let fault = arm.fault.as_ref();
-        fault.is_some_and(|fault| fault.injected_at.is_none())
-    })
+    let mut faults = trial.arms.iter().filter_map(|arm| arm.fault.as_ref());
+    faults.all(|fault| fault.injected_at.is_none())
 }
 
 /// Why nothing can be concluded from a trial, whatever its figures and its fault were.
@@ -194,7 +192,14 @@ fn uneven(arms: &[Arm]) -> Option<String> {
     })
 }
 
-fn unbitten(arm: &Arm) -> Option<String> {
+/// The first arm whose fault did not bite, if it was to have one.
+fn unbitten(experiment: &Experiment, trial: &Trial) -> Option<String> {
+    let arms = trial.arms.iter().zip(experiment.arms);
+    arms.filter(|(_, plan)| plan.fault_of(experiment).is_some())
+        .find_map(|(arm, _)| unbitten_arm(arm))
+}
+
+fn unbitten_arm(arm: &Arm) -> Option<String> {
     let name = &arm.name;
     match &arm.fault {
         Some(fault) if fault.bite.bit => None,

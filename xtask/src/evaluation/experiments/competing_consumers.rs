@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{WRONG_BOOKS, context};
 use crate::evaluation::{
     evidence::Arm,
-    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Better, Figure, Outcome},
 };
@@ -45,6 +45,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(1),
         lasts: Duration::from_secs(7),
     },
+    observed: Observed::Books,
     figures: |arms| [vec![speed(arms)], context(arms)].concat(),
     judge,
 };
@@ -54,6 +55,7 @@ const fn consumers(name: &'static str, replicas: &'static [(&'static str, u32)])
         name,
         patterns_off: &[],
         replicas,
+        fault: ArmFault::AsPlanned,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{WRONG_BOOKS, failed_requests, figures};
 use crate::evaluation::{
-    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -22,11 +22,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             name: "off",
             patterns_off: &["graceful_shutdown"],
             replicas: REPLICAS,
+            fault: ArmFault::AsPlanned,
         },
         ArmPlan {
             name: "on",
             patterns_off: &[],
             replicas: REPLICAS,
+            fault: ArmFault::AsPlanned,
         },
     ],
     load: LoadPlan {
@@ -46,6 +48,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         // It is over when the last replica is healthy again.
         lasts: Duration::ZERO,
     },
+    observed: Observed::Books,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -6,7 +6,7 @@ use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, WRONG_BOOKS, doubled, figures, without};
 use crate::evaluation::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model},
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -36,6 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(4),
         lasts: Duration::from_secs(2),
     },
+    observed: Observed::Books,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -1,5 +1,6 @@
 //! The experiments, a file each, and the quantities that several of them measure.
 
+mod alerting;
 mod competing_consumers;
 mod confirms;
 mod dead_letter;
@@ -8,15 +9,17 @@ mod inbox;
 mod outbox;
 mod retry;
 mod saga;
+mod telemetry_loss;
+mod trace_propagation;
 
 use super::{
-    evidence::{Arm, Books},
-    experiment::{ArmPlan, Experiment},
+    evidence::{Arm, Books, Telemetry},
+    experiment::{ArmFault, ArmPlan, Experiment},
     verdict::{Better, Count, Figure},
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 8] = [
+pub(crate) static ALL: [&Experiment; 11] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -25,6 +28,9 @@ pub(crate) static ALL: [&Experiment; 8] = [
     &graceful_shutdown::EXPERIMENT,
     &saga::EXPERIMENT,
     &competing_consumers::EXPERIMENT,
+    &trace_propagation::EXPERIMENT,
+    &telemetry_loss::EXPERIMENT,
+    &alerting::EXPERIMENT,
 ];
 
 /// The experiment with this name.
@@ -37,6 +43,7 @@ const ON: ArmPlan = ArmPlan {
     name: "on",
     patterns_off: &[],
     replicas: &[],
+    fault: ArmFault::AsPlanned,
 };
 
 /// The arm without the one pattern.
@@ -45,11 +52,16 @@ const fn without(pattern: &'static [&'static str]) -> ArmPlan {
         name: "off",
         patterns_off: pattern,
         replicas: &[],
+        fault: ArmFault::AsPlanned,
     }
 }
 
 fn books(arm: &Arm) -> Books {
     arm.books.clone().unwrap_or_default()
+}
+
+fn telemetry(arm: &Arm) -> Telemetry {
+    arm.telemetry.clone().unwrap_or_default()
 }
 
 fn count<T>(items: &[T]) -> u64 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ON, WRONG_BOOKS, figures, lost, without};
 use crate::evaluation::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model},
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -34,6 +34,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(3),
         lasts: Duration::from_secs(3),
     },
+    observed: Observed::Books,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -4,12 +4,31 @@ use std::time::Duration;
 
 use super::{ON, WRONG_BOOKS, dead_letters, figures, without};
 use crate::evaluation::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model},
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
 
 const HARMS: [Count; 1] = [("orders in the dead-letter queue", dead_letters)];
+
+pub(super) const LOAD: LoadPlan = LoadPlan {
+    scenario: "order",
+    model: Model::Open {
+        arrivals_per_second: 30,
+    },
+    run_time: Duration::from_secs(18),
+    idempotency_keys: true,
+};
+pub(super) const FAULT: FaultPlan = FaultPlan {
+    // Longer than two statements may take (5 s each): who waits for the table fails, first together with others
+    // and then alone.
+    fault: Fault::LockTable {
+        database: "inventory",
+        table: "stock",
+    },
+    after: Duration::from_secs(3),
+    lasts: Duration::from_secs(12),
+};
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "retry",
@@ -17,24 +36,9 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a dead letter, or an order that is not decided, with retries on",
     harm: "Without them the first failure is final: the order's event is dead, and the order waits for a person.",
     arms: &[without(&["retry"]), ON],
-    load: LoadPlan {
-        scenario: "order",
-        model: Model::Open {
-            arrivals_per_second: 30,
-        },
-        run_time: Duration::from_secs(18),
-        idempotency_keys: true,
-    },
-    fault: FaultPlan {
-        // Longer than two statements may take (5 s each): who waits for the table fails, first together with others
-        // and then alone.
-        fault: Fault::LockTable {
-            database: "inventory",
-            table: "stock",
-        },
-        after: Duration::from_secs(3),
-        lasts: Duration::from_secs(12),
-    },
+    load: LOAD,
+    fault: FAULT,
+    observed: Observed::Books,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -21,8 +21,8 @@ use crate::{
     evaluation::{
         conclusion::{Conclusion, ExperimentConclusion, FigureSummary, TrialVerdict},
         evidence::{
-            Arm, Books, Configuration, Evaluation, Hop, Measure, Sabotage, Steadiness, Trial,
-            Versions,
+            Arm, Books, Configuration, Evaluation, FiredAlert, Hop, Measure, Sabotage, Steadiness,
+            Trial, Versions,
         },
         experiments,
         statistics::Spread,
@@ -623,6 +623,31 @@ fn done(arms: &[Arm]) -> Vec<FactRow> {
             let word = if bite.bit { "yes" } else { "no" };
             Some(judged(format!("{word}: {}", bite.proof), bite.bit))
         }),
+        row("traces", arms, |arm| {
+            let seen = arm.telemetry.as_ref()?;
+            let lacks = seen.missing.iter();
+            let lacks = lacks.map(|(what, traces)| format!("; {traces}: {what}"));
+            Some(fact(format!(
+                "{} of {} whole{}",
+                seen.whole,
+                seen.traces,
+                lacks.collect::<String>()
+            )))
+        }),
+        row("spans", arms, |arm| {
+            let spans = arm.telemetry.as_ref()?.spans.iter();
+            let spans = spans.map(|(outcome, count)| format!("{count} {outcome}"));
+            Some(fact(spans.collect::<Vec<_>>().join(", ")))
+        }),
+        row("alerts", arms, |arm| {
+            let fired = arm.alerts.as_ref()?;
+            let fired: Vec<String> = fired.iter().map(alert).collect();
+            Some(fact(if fired.is_empty() {
+                "none fired".to_owned()
+            } else {
+                fired.join("; ")
+            }))
+        }),
         row("settled", arms, |arm| {
             arm.load.as_ref()?;
             Some(match arm.settled_after_ms {
@@ -638,6 +663,17 @@ fn done(arms: &[Arm]) -> Vec<FactRow> {
         }),
     ];
     rows.into_iter().flatten().collect()
+}
+
+fn alert(fired: &FiredAlert) -> String {
+    let time = |at: DateTime<Utc>| at.format("%H:%M:%S").to_string();
+    match (fired.told_at, fired.over_at) {
+        (None, _) => format!("{}: nobody was told", fired.name),
+        (Some(told), None) => format!("{} from {}, not over", fired.name, time(told)),
+        (Some(told), Some(over)) => {
+            format!("{} from {} to {}", fired.name, time(told), time(over))
+        }
+    }
 }
 
 fn configuration(configuration: &Configuration) -> String {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     evaluation::{
-        experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
+        experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
         experiments,
     },
     output::spell,
@@ -126,6 +126,11 @@ fn fault(plan: &FaultPlan) -> String {
 /// `off: without outbox`, `2: inventory-service ×2`, `on: everything as shipped`.
 pub(crate) fn arm(plan: &ArmPlan) -> String {
     let mut differs: Vec<String> = Vec::new();
+    match plan.fault {
+        ArmFault::AsPlanned => {}
+        ArmFault::Instead(fault) => differs.push(format!("instead, {}", fault.describe())),
+        ArmFault::None => differs.push("no fault".to_owned()),
+    }
     if !plan.patterns_off.is_empty() {
         differs.push(format!("without {}", plan.patterns_off.join(", ")));
     }

@@ -306,6 +306,8 @@ impl Sketch {
                 ..Books::default()
             }),
             steady_after: Some(steadiness(2_310)),
+            telemetry: None,
+            alerts: None,
             failure: None,
         }
     }

@@ -1,0 +1,136 @@
+//! Which alerts fired in an arm, by Prometheus, and who was told, by the receiver of Alertmanager's notifications.
+//!
+//! Left out: whether they should have; that is the experiment's to judge.
+
+use std::time::Duration;
+
+use alert_record::{Change, Status};
+use chrono::{DateTime, Utc};
+
+use super::{evidence::FiredAlert, lab::Lab};
+use crate::{
+    alert_history::AlertReceiver,
+    outcome,
+    prometheus::{AlertState, Prometheus},
+    wait,
+};
+
+/// The longest time that the runbook gives an alert of the experiments to clear, and as long again.
+const CLEARED_WITHIN: Duration = Duration::from_secs(180);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Waits until nothing fires and the receiver was told so; then all that fired since then. What fires twice is told
+/// of twice.
+pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<FiredAlert>> {
+    let containers = lab.containers()?;
+    let (prometheus, receiver) = (
+        Prometheus::new(&containers)?,
+        AlertReceiver::new(&containers)?,
+    );
+    let quiet = wait::until(CLEARED_WITHIN, LOOK_INTERVAL, || {
+        let firing = prometheus.alerts()?;
+        if firing.iter().any(|alert| alert.state == AlertState::Firing) {
+            return Ok(None);
+        }
+        let told = told(&receiver.history(Some(since))?.alerts);
+        Ok(told
+            .iter()
+            .all(|alert| alert.over_at.is_some())
+            .then_some(told))
+    })?;
+    let mut fired = quiet.ok_or_else(|| {
+        outcome::failed(
+            "alerts still fire, or nobody was told that they are over",
+            "`cargo xtask alerts` shows which",
+        )
+    })?;
+    for name in fired_by_prometheus(&prometheus, since)? {
+        if fired.iter().all(|alert| alert.name != name) {
+            fired.push(FiredAlert {
+                name,
+                told_at: None,
+                over_at: None,
+            });
+        }
+    }
+    Ok(fired)
+}
+
+/// What the receiver was told, a line for each time that an alert fired.
+fn told(changes: &[Change]) -> Vec<FiredAlert> {
+    let mut fired: Vec<(&Change, FiredAlert)> = Vec::new();
+    for change in changes {
+        match change.status {
+            Status::Firing => fired.push((
+                change,
+                FiredAlert {
+                    name: change.name.clone(),
+                    told_at: Some(change.received_at),
+                    over_at: None,
+                },
+            )),
+            Status::Resolved => {
+                let same = fired
+                    .iter_mut()
+                    .find(|(first, _)| first.is_of_the_same(change));
+                // One that fired before belongs to whoever came before.
+                if let Some((_, alert)) = same {
+                    alert.over_at = Some(change.received_at);
+                }
+            }
+        }
+    }
+    fired.into_iter().map(|(_, alert)| alert).collect()
+}
+
+fn fired_by_prometheus(
+    prometheus: &Prometheus,
+    since: DateTime<Utc>,
+) -> anyhow::Result<Vec<String>> {
+    let now = prometheus.now()?;
+    let seconds = (now - since.timestamp_millis() as f64 / 1_000.0).ceil();
+    let query =
+        format!("max by (alertname) (max_over_time(ALERTS{{alertstate=\"firing\"}}[{seconds}s]))");
+    let fired = prometheus.query(&query, now)?;
+    Ok(fired
+        .iter()
+        .map(|sample| sample.label("alertname").to_owned())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn change(status: Status, job: &str, second: u32) -> Change {
+        let at = |second| DateTime::from_timestamp(i64::from(second), 0).unwrap();
+        Change {
+            received_at: at(second),
+            status,
+            name: "TargetDown".to_owned(),
+            severity: "critical".to_owned(),
+            labels: BTreeMap::from([("job".to_owned(), job.to_owned())]),
+            annotations: BTreeMap::new(),
+            starts_at: at(1),
+            ends_at: None,
+        }
+    }
+
+    #[test]
+    fn what_fired_and_what_is_over_are_told_apart_by_their_labels() {
+        let changes = [
+            change(Status::Resolved, "before", 5),
+            change(Status::Firing, "a", 10),
+            change(Status::Firing, "b", 11),
+            change(Status::Resolved, "b", 20),
+        ];
+        let told: Vec<_> = told(&changes)
+            .into_iter()
+            .map(|alert| (alert.told_at, alert.over_at))
+            .collect();
+        let at = |second| DateTime::from_timestamp(second, 0);
+        assert_eq!(told, [(at(10), None), (at(11), at(20))]);
+    }
+}
