@@ -1,11 +1,11 @@
 //! Dashboards that ask for what there is: every figure of our own that a panel asks for is one that the services' code
 //! names. A panel with a fallback (`or vector(0)`) shows data whatever it asks, so the running system can't tell.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
-};
+mod sources;
+
+use std::collections::BTreeSet;
+
+use sources::{root, texts};
 
 /// How our own figures begin; the rest belongs to Traefik, RabbitMQ, Prometheus and Jaeger.
 const OURS: [&str; 7] = [
@@ -26,29 +26,6 @@ const LABELS: [&str; 4] = [
     "rpc_grpc_status_code",
     "rpc_method",
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn texts(folder: &Path, extension: &str, texts: &mut BTreeMap<PathBuf, String>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            texts_of_folder(&path, extension, texts);
-        } else if path.extension().is_some_and(|found| found == extension) {
-            let text = fs::read_to_string(&path).expect("a text");
-            texts.insert(path, text);
-        }
-    }
-}
-
-/// Without what cargo and compose make.
-fn texts_of_folder(folder: &Path, extension: &str, found: &mut BTreeMap<PathBuf, String>) {
-    if !folder.ends_with("target") {
-        texts(folder, extension, found);
-    }
-}
 
 /// The words of a text that begin like a figure of ours.
 fn figures(text: &str) -> BTreeSet<&str> {
@@ -73,12 +50,9 @@ fn unknown<'a>(asked: &BTreeSet<&'a str>, code: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_figure_of_ours_that_a_panel_asks_for_is_named_in_the_services_code() {
-    let mut code = BTreeMap::new();
-    texts(&root().join("services"), "rs", &mut code);
+    let code = texts(&root().join("services"), "rs");
     let code: String = code.into_values().collect();
-    let mut dashboards = BTreeMap::new();
-    let folder = root().join("observability/grafana/dashboards");
-    texts(&folder, "json", &mut dashboards);
+    let dashboards = texts(&root().join("observability/grafana/dashboards"), "json");
     assert_eq!(dashboards.len(), 4);
     for (file, text) in &dashboards {
         // Descriptions speak of figures in words, so all such words are in queries.
