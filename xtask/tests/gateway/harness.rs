@@ -1,6 +1,9 @@
 //! A gateway with recorders in place of the services behind it.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use crate::{
     client,
@@ -100,10 +103,14 @@ fn auth_answer(request: &Request) -> String {
     }
 }
 
-/// Two addresses where nothing listens.
+/// Two addresses where nothing listens: of ports that the kernel gives to nobody who doesn't ask for them, and each
+/// once. A port that it chose itself would be another connection's before Traefik gets to it, now and then.
 fn free_addresses() -> [SocketAddr; 2] {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let address = |listener: TcpListener| listener.local_addr();
-    // Both are held before either is let go, or they could be the same.
-    [bind(), bind()].map(|listener| listener.and_then(address).expect("no free port"))
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    [(); 2].map(|()| {
+        let free = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
+            .take(1_000)
+            .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+        (Ipv4Addr::LOCALHOST, free.expect("no free port")).into()
+    })
 }
