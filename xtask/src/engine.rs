@@ -281,11 +281,13 @@ pub(crate) fn address(
     service: &str,
     container_port: u16,
 ) -> anyhow::Result<String> {
-    let container = containers
-        .iter()
-        .find(|container| container.service == service);
-    let port = container.and_then(|container| container.ports.get(&container_port));
-    match (container, port) {
+    let of_service = || {
+        let containers = containers.iter();
+        containers.filter(|container| container.service == service)
+    };
+    // An `up` that was ended may have left one that was only created, beside the one that runs.
+    let port = of_service().find_map(|container| container.ports.get(&container_port));
+    match (of_service().next(), port) {
         (_, Some(port)) => Ok(format!("127.0.0.1:{port}")),
         (Some(container), None) => Err(outcome::unavailable(
             format!(
@@ -471,7 +473,9 @@ mod tests {
 
     #[test]
     fn addresses_come_from_the_published_ports() {
-        let containers = [traefik()];
+        let mut created = traefik();
+        created.ports.clear();
+        let containers = [created, traefik()];
         assert_eq!(
             address(&containers, "traefik", 8080).unwrap(),
             "127.0.0.1:80"

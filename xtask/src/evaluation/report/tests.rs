@@ -10,10 +10,11 @@ use crate::{
     evaluation::{
         conclusion::Conclusion,
         evidence::{
-            Arm, Bite, Books, Configuration, Evaluation, FORMAT, FaultEvidence, Hop, InForce,
-            LoadEvidence, Measure, Sabotage, Sample, Steadiness, Trial, Versions,
+            Arm, Bite, Books, Configuration, Evaluation, FORMAT, FaultEvidence, FiredAlert, Hop,
+            InForce, LoadEvidence, Measure, Sabotage, Sample, Steadiness, Telemetry, Trial,
+            Versions,
         },
-        experiment::{Experiment, Model},
+        experiment::{Experiment, Model, Observed},
         experiments,
         store::EvaluationFolder,
         verdict::Outcome,
@@ -442,6 +443,19 @@ fn realistic() -> Evaluation {
                     usize::from(repetition == 3)
                 };
             }
+            "trace_propagation" => {
+                sketch.description = "somebody holds the table `stock` of `inventory`".into();
+                sketch.proof = "31 statements were waiting for the lock".into();
+            }
+            "telemetry_loss" => {
+                sketch.description = "jaeger is paused".into();
+                sketch.proof = "the container is `paused`".into();
+                sketch.failing = if off { 0.4 } else { 0.0 };
+            }
+            "alerting" => {
+                sketch.description = "inventory-service is killed".into();
+                sketch.proof = "the container is `exited`".into();
+            }
             _ => {
                 sketch.description = "inventory-service gets 30 thousandths of a core".into();
                 sketch.proof = "its processes were throttled in 68 of 70 periods".into();
@@ -455,6 +469,33 @@ fn realistic() -> Evaluation {
         {
             fault.injected_at = Some(at(from));
             fault.healed_at = Some(at(from + lasts));
+        }
+        if experiment.observed == Observed::Traces {
+            let broken = u64::from(off) * 300;
+            arm.telemetry = Some(Telemetry {
+                traces: 300,
+                whole: 300 - broken,
+                missing: BTreeMap::from([("no span of inventory-service".to_owned(), broken)]),
+                spans: BTreeMap::from([("sent".to_owned(), 5_200), ("failed".to_owned(), 410)]),
+                most_memory_bytes: Some(14_000_000),
+            });
+        }
+        if experiment.observed == Observed::Alerts {
+            let names: &[&str] = match plan.name {
+                "quiet" => &[],
+                "broker" => &["TargetDown", "OutboxStalled"],
+                _ => &["TargetDown", "NobodyConsumes"],
+            };
+            let told = |second: f64| (!off).then(|| at(second));
+            let fired = names.iter().map(|name| FiredAlert {
+                name: (*name).to_owned(),
+                told_at: told(from + 38.0),
+                over_at: told(from + lasts + 12.0),
+            });
+            arm.alerts = Some(fired.collect());
+            if plan.fault_of(experiment).is_none() {
+                arm.fault = None;
+            }
         }
         arm
     };
@@ -648,8 +689,8 @@ fn junit_fails_what_is_refuted_and_errs_on_what_is_open() {
         let trials = conclusion.experiments.iter().flat_map(|e| &e.trials);
         trials.filter(|trial| trial.outcome == outcome).count()
     };
-    assert_eq!(count("testsuite"), 8);
-    assert_eq!(count("testcase"), 24);
+    assert_eq!(count("testsuite"), 11);
+    assert_eq!(count("testcase"), 33);
     assert_eq!(count("failure"), trials(Outcome::Refuted));
     assert_eq!(count("error"), trials(Outcome::Inconclusive));
     assert!(count("failure") > 0 && count("error") > 0);
