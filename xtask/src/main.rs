@@ -67,7 +67,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The whole main job from nothing: up, smoke, a short load, verify-metrics, verify-traces, verify-dlq, one experiment
+    /// The whole main job from nothing: up, smoke, a short load, every check, one experiment
     Demo(demo::Options),
     /// Build what changed, start everything, wait until all is healthy
     Up(up::Options),

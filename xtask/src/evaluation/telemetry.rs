@@ -1,6 +1,6 @@
 //! What telemetry made of an arm: whether its orders' traces are whole, and what became of the services' spans.
 //!
-//! Only for experiments that ask for it ([`super::experiment::Experiment::telemetry`]): traces are waited for, and
+//! Only for experiments that ask for it ([`super::experiment::Observed::Traces`]): traces are waited for, and
 //! counters are scraped every five seconds. Left out: the shape of a trace (`traces_check`).
 
 use std::collections::BTreeMap;
