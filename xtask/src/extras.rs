@@ -70,6 +70,11 @@ pub(crate) fn services() -> impl Iterator<Item = &'static str> {
     PARTS.into_iter().map(|part| part.service)
 }
 
+/// Whether a container is one of theirs: how it does is nobody else's concern.
+pub(crate) fn is_optional(container: &Container) -> bool {
+    services().any(|service| service == container.service)
+}
+
 /// The parts' pins, with the mirror in place of their registry if one is named.
 pub(crate) fn upstream(project: &Project) -> anyhow::Result<References> {
     images::upstream_of(project, &PARTS.map(|part| part.setting))

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     engine::{self, Container},
     http::{Client, segment},
+    outcome,
     project::PORTS,
 };
 
@@ -120,7 +121,7 @@ impl Jaeger {
             return Ok(None);
         }
         if answer.status != 200 {
-            bail!("Jaeger refuses trace {id:?}: {}", answer.shown());
+            return Err(refused(&format!("trace {id}"), &answer.shown()));
         }
         trace_of(answer.json()?)
     }
@@ -152,7 +153,7 @@ impl Jaeger {
             return Ok(Vec::new());
         }
         if answer.status != 200 {
-            bail!("Jaeger refuses to look for {tag}: {}", answer.shown());
+            return Err(refused(&format!("to look for {tag}"), &answer.shown()));
         }
         traces_of(answer.json()?)
     }
@@ -208,6 +209,14 @@ struct Tag {
 #[serde(rename_all = "camelCase")]
 struct Process {
     service_name: String,
+}
+
+/// The store has its own trouble: that says nothing of traces.
+fn refused(what: &str, shown: &str) -> anyhow::Error {
+    outcome::unavailable(
+        format!("Jaeger refuses {what}: {shown}"),
+        "`cargo xtask logs jaeger` says why",
+    )
 }
 
 fn trace_of(envelope: Envelope) -> anyhow::Result<Option<Trace>> {

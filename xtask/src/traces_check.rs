@@ -91,14 +91,9 @@ struct Shape {
     cause: Option<Hop>,
 }
 
-/// Statements that say nothing of what is done in a transaction.
-const TRANSACTION_CONTROL: [&str; 3] = ["BEGIN", "COMMIT", "ROLLBACK"];
-
 enum Name {
     Any,
     Is(&'static str),
-    /// A statement to PostgreSQL that does something, whatever its name is.
-    Statement,
 }
 
 const SHAPE: [Shape; 9] = {
@@ -119,7 +114,7 @@ const SHAPE: [Shape; 9] = {
     }
     use Hop::*;
     use Kind::{Client, Consumer, Producer, Server};
-    use Name::{Any, Is, Statement};
+    use Name::{Any, Is};
     const ORDERS: &str = "order-service";
     const STOCK: &str = "inventory-service";
     [
@@ -132,7 +127,13 @@ const SHAPE: [Shape; 9] = {
             Some(Gateway),
         ),
         shape(Accept, ORDERS, Server, Is("POST /orders/"), Some(Gateway)),
-        shape(StoreOrder, ORDERS, Client, Statement, Some(Accept)),
+        shape(
+            StoreOrder,
+            ORDERS,
+            Client,
+            Is("INSERT orders"),
+            Some(Accept),
+        ),
         shape(
             SendOrder,
             ORDERS,
@@ -147,7 +148,13 @@ const SHAPE: [Shape; 9] = {
             Is("process order_events"),
             Some(SendOrder),
         ),
-        shape(StoreStock, STOCK, Client, Statement, Some(ProcessOrder)),
+        shape(
+            StoreStock,
+            STOCK,
+            Client,
+            Is("INSERT reservations"),
+            Some(ProcessOrder),
+        ),
         shape(
             SendOutcome,
             STOCK,
@@ -173,14 +180,6 @@ impl Hop {
         match shape.name {
             Name::Any => format!("{}: the request", shape.service),
             Name::Is(name) => format!("{}: {name}", shape.service),
-            Name::Statement => format!("{}: SQL of {}", shape.service, self.statement_of()),
-        }
-    }
-
-    fn statement_of(self) -> &'static str {
-        match self {
-            Self::StoreStock => "process order_events",
-            _ => "POST /orders/",
         }
     }
 }
@@ -192,10 +191,6 @@ impl Shape {
             && match self.name {
                 Name::Any => true,
                 Name::Is(name) => span.name == name,
-                Name::Statement => {
-                    span.tag("db.system.name") == "postgresql"
-                        && !TRANSACTION_CONTROL.contains(&span.name.as_str())
-                }
             }
     }
 }
@@ -343,15 +338,10 @@ pub(crate) fn examine(order: &Order, traces: &[Trace]) -> Examined {
         };
         if caused.is_empty() {
             let hop = shape.hop;
-            let detached = match shape.name {
-                // Statements of other requests are no trace of this one's.
-                Name::Statement => fitting.iter().any(|number| graph.cause(*number).is_none()),
-                _ => !fitting.is_empty(),
-            };
-            examined.defects.insert(if detached {
-                Defect::Detached { hop }
-            } else {
+            examined.defects.insert(if fitting.is_empty() {
                 Defect::Missing { hop }
+            } else {
+                Defect::Detached { hop }
             });
         }
         if matches!(shape.kind, Kind::Producer | Kind::Consumer) {
@@ -693,8 +683,8 @@ pub(crate) mod tests {
         span
     }
 
-    fn statement(id: &str, parent: &str, service: &str) -> Span {
-        let span = span(id, parent, service, Kind::Client, "INSERT orders");
+    fn statement(id: &str, parent: &str, service: &str, name: &str) -> Span {
+        let span = span(id, parent, service, Kind::Client, name);
         with(span, "db.system.name", "postgresql")
     }
 
@@ -725,7 +715,7 @@ pub(crate) mod tests {
             span("proxy", "root", "traefik", Client, "ReverseProxy"),
             span("post", "proxy", orders, Server, "POST /orders/"),
             span("work", "post", orders, Internal, "transaction"),
-            statement("insert", "work", orders),
+            statement("insert", "work", orders, "INSERT orders"),
             message("send", "post", orders, Producer, "send order_events", "m1"),
             message(
                 "process",
@@ -735,7 +725,7 @@ pub(crate) mod tests {
                 "process order_events",
                 "m1",
             ),
-            statement("reserve", "process", stock),
+            statement("reserve", "process", stock, "INSERT reservations"),
             message(
                 "answer",
                 "process",
@@ -752,7 +742,7 @@ pub(crate) mod tests {
                 "process inventory_events",
                 "m2",
             ),
-            statement("confirm", "end", orders),
+            statement("confirm", "end", orders, "UPDATE orders"),
         ]
     }
 
@@ -900,11 +890,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_transaction_in_which_nothing_is_written_has_no_statement() {
-        let mut spans = spans();
-        let insert = spans.iter_mut().find(|span| span.id == "insert").unwrap();
-        insert.name = "BEGIN".to_owned();
-        assert_defects(&trace(spans), &[missing(Hop::StoreOrder)]);
+    fn another_statement_does_not_pass_for_the_one_that_writes() {
+        for (id, name, hop) in [
+            ("insert", "INSERT outbox", Hop::StoreOrder),
+            ("reserve", "INSERT inbox", Hop::StoreStock),
+        ] {
+            let mut spans = spans();
+            let statement = spans.iter_mut().find(|span| span.id == id).unwrap();
+            statement.name = name.to_owned();
+            assert_defects(&trace(spans), &[missing(hop)]);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use load_record::{REPORT_FILE, SUMMARY_FILE};
 use crate::{
     binaries,
     engine::{self, Container},
+    extras,
     load_runs::{RunFolder, Window},
     outcome::{Exit, unavailable},
     output::{Format, FormatOption, Progress},
@@ -167,7 +168,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
 }
 
 fn require_healthy(containers: &[Container]) -> anyhow::Result<()> {
-    match containers.iter().find(|container| !container.is_healthy()) {
+    let mut required = containers.iter().filter(|one| !extras::is_optional(one));
+    match required.find(|container| !container.is_healthy()) {
         None => Ok(()),
         Some(sick) => Err(unavailable(
             format!(

@@ -218,7 +218,7 @@ fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
     let containers = engine::containers(project).unwrap_or_default();
     let sick: Vec<String> = containers
         .iter()
-        .filter(|container| !container.is_healthy())
+        .filter(|container| !container.is_healthy() && !extras::is_optional(container))
         .map(|container| {
             let log = tail(&engine::last_lines(container, LOG_LINES), LOG_LINES);
             format!(

@@ -11,7 +11,7 @@ use super::{
     lab::Lab,
     mend,
 };
-use crate::{engine::Container, env_file, http::Client, wait};
+use crate::{engine::Container, env_file, extras, http::Client, wait};
 
 /// How long an order may take from its 202 to its end while nothing else happens.
 const DECIDED_WITHIN: Duration = Duration::from_secs(2);
@@ -110,7 +110,7 @@ fn look(lab: &Lab<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
     let containers = lab.containers()?;
     let sick: Vec<String> = containers
         .iter()
-        .filter(|container| !container.is_healthy())
+        .filter(|container| !container.is_healthy() && !extras::is_optional(container))
         .map(|container: &Container| format!("{} {}", container.service, container.condition()))
         .collect();
     let healthy = Measure {
