@@ -311,6 +311,17 @@ pub(crate) fn direct_address(
     service: &str,
     container_port: u16,
 ) -> anyhow::Result<String> {
+    own_address(containers, service, container_port)
+        .map_or_else(|| address(containers, service, container_port), Ok)
+}
+
+/// The address of the container itself, whether or not the port is published; `None` where this machine has no way to
+/// containers, or nobody listens.
+pub(crate) fn own_address(
+    containers: &[Container],
+    service: &str,
+    container_port: u16,
+) -> Option<String> {
     containers
         .iter()
         .filter(|container| container.service == service)
@@ -318,10 +329,7 @@ pub(crate) fn direct_address(
         .filter_map(|address| address.parse::<IpAddr>().ok())
         .map(|ip| SocketAddr::new(ip, container_port))
         .find(|addr| TcpStream::connect_timeout(addr, DIRECT_LIMIT).is_ok())
-        .map_or_else(
-            || address(containers, service, container_port),
-            |addr| Ok(addr.to_string()),
-        )
+        .map(|addr| addr.to_string())
 }
 
 /// The address of a [`PublishedPort`].

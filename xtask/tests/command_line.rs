@@ -64,6 +64,9 @@ fn a_wrong_command_line_exits_with_2() {
             stderr(&output)
         );
     }
+    let bench = xtask(&["bench", "--only", "nonsense"]);
+    assert_eq!(bench.status.code(), Some(2));
+    assert!(stderr(&bench).contains("telemetry"), "{}", stderr(&bench));
     let logs = xtask(&["logs", "no-such-service"]);
     assert_eq!(logs.status.code(), Some(2));
     assert!(stderr(&logs).contains("order-service"), "{}", stderr(&logs));

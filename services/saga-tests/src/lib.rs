@@ -8,10 +8,12 @@
 pub mod books;
 mod cable;
 mod customers;
+mod sampling;
 mod shop;
 
 pub use crate::cable::Cable;
 pub use crate::customers::{Promise, Promises};
+pub use crate::sampling::{Sampling, Spans};
 pub use crate::shop::{Replica, Shop, within};
 
 /// Where this package's binaries are.

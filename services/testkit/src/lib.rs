@@ -227,7 +227,7 @@ impl Service {
     /// The value of one series of `/metrics`, given as it stands there; 0 when it isn't there.
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.ops("/metrics").await;
-        crate::series(&text, series)
+        crate::series(&text, series).unwrap_or(0.0)
     }
 
     /// Drains and stops; answers whether all work was finished in time.
@@ -241,19 +241,16 @@ impl Service {
     }
 }
 
-/// The value of one series in what `/metrics` answers; 0 when it isn't there.
-fn series(text: &str, name: &str) -> f64 {
-    text.lines()
-        .filter_map(|line| {
-            line.strip_prefix(name)?
-                .trim()
-                .split(' ')
-                .next()?
-                .parse()
-                .ok()
-        })
-        .next()
-        .unwrap_or(0.0)
+/// The value of one series in what `/metrics` answers, given as it stands there; `None` when it isn't there.
+pub fn series(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| {
+        line.strip_prefix(name)?
+            .trim()
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    })
 }
 
 /// Status and JSON body of an answer.

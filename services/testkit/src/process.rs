@@ -115,11 +115,21 @@ impl Process {
         Some((answer.status().as_u16(), answer.json().await.ok()?))
     }
 
+    /// What `/metrics` answers.
+    pub async fn metrics(&self) -> String {
+        let asked = async {
+            let answer = reqwest::get(format!("http://{}/metrics", self.ops)).await?;
+            answer.text().await
+        };
+        tokio::time::timeout(PATIENCE, asked)
+            .await
+            .unwrap_or_else(|_| panic!("the ops port says nothing for {PATIENCE:?}"))
+            .expect("the ops port answers")
+    }
+
     /// The value of one series of `/metrics`, given as it stands there; 0 when it isn't there.
     pub async fn metric(&self, name: &str) -> f64 {
-        let answer = reqwest::get(format!("http://{}/metrics", self.ops)).await;
-        let text = answer.expect("the ops port answers").text().await;
-        series(&text.expect("a body"), name)
+        series(&self.metrics().await, name).unwrap_or(0.0)
     }
 }
 

@@ -126,7 +126,7 @@ fn environment(
     let postgres = settings.require("AGORA_POSTGRES_PASSWORD")?;
     let rabbitmq = settings.require("AGORA_RABBITMQ_PASSWORD")?;
     let at = |service, port| address(containers, service, port);
-    Ok(vec![
+    let mut variables = vec![
         (
             "AGORA_TEST_DATABASE_URL",
             format!(
@@ -148,5 +148,10 @@ fn environment(
         ),
         ("AGORA_TEST_PROJECT", system.name.clone()),
         ("AGORA_TEST_ENV_FILE", system.env_file.display().to_string()),
-    ])
+    ];
+    // Published nowhere: there only where this machine has a way to containers, and only the benchmark asks for it.
+    if let Some(store) = engine::own_address(containers, "jaeger", 4317) {
+        variables.push(("AGORA_TEST_OTLP_URL", format!("http://{store}")));
+    }
+    Ok(variables)
 }

@@ -20,8 +20,20 @@ pub(crate) fn product(number: usize) -> i64 {
 /// Places that many orders, one piece each, over so many connections; each is answered
 /// with 202.
 pub(crate) async fn place(at: SocketAddr, user: Uuid, connections: usize, orders: usize) {
+    place_traced(at, user, connections, orders, |_| String::new()).await;
+}
+
+/// The same, each order with a header line of its own: `traceparent` answers it by the order's number, with its end of
+/// line.
+pub(crate) async fn place_traced(
+    at: SocketAddr,
+    user: Uuid,
+    connections: usize,
+    orders: usize,
+    traceparent: impl Fn(usize) -> String,
+) {
     let next = AtomicUsize::new(0);
-    let next = &next;
+    let (next, traceparent) = (&next, &traceparent);
     join_all((0..connections).map(|_| async move {
         let stream = TcpStream::connect(at).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -33,8 +45,9 @@ pub(crate) async fn place(at: SocketAddr, user: Uuid, connections: usize, orders
             }
             let request = format!(
                 "POST /orders/?product_id={} HTTP/1.1\r\nHost: agora\r\nX-User-Id: {user}\r\n\
-                 X-User-Email: ada@agora.example\r\nContent-Length: 0\r\n\r\n",
-                product(number)
+                 X-User-Email: ada@agora.example\r\n{}Content-Length: 0\r\n\r\n",
+                product(number),
+                traceparent(number)
             );
             stream.write_all(request.as_bytes()).await.unwrap();
             skip_answer(&mut stream).await;

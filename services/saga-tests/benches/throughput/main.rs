@@ -1,8 +1,11 @@
-//! How fast orders are decided, against what the same broker and the same database do bare; and where the
-//! time goes. `cargo bench -p saga-tests`, with the `AGORA_TEST_…` variables set; `AGORA_BENCH_ORDERS` and
-//! `AGORA_BENCH_ROUNDS` change the size of a run, `AGORA_BENCH_ONLY` leaves one part of it: `whole`,
-//! `ceilings`, `stages` or `scaling`; `AGORA_BENCH_SERVICES` sets variables of the services, to see what they
-//! change: `AMQP_CONCURRENCY=16 OUTBOX_BATCH_SIZE=50`.
+//! How fast orders are decided, against what the same broker and the same database do bare; where the time goes; and
+//! what telemetry takes of it.
+//!
+//! `cargo bench -p saga-tests --bench throughput`, with the `AGORA_TEST_…` variables set; `-- --only PART` leaves one
+//! part of it: `whole`, `ceilings`, `stages`, `scaling` or `telemetry`. `AGORA_BENCH_ORDERS` and `AGORA_BENCH_ROUNDS`
+//! change the size of a run, `AGORA_BENCH_CONNECTIONS` how many requests are under way at once in the part `telemetry`;
+//! `AGORA_BENCH_SERVICES` sets variables of the services, to see what they change:
+//! `AMQP_CONCURRENCY=16 OUTBOX_BATCH_SIZE=50`.
 //!
 //! Every figure is the median of several rounds that take turns, with the lowest and the highest beside it:
 //! a machine that does something else meanwhile disturbs all of them alike. Left out: the gateway, and
@@ -13,7 +16,9 @@
 mod ceilings;
 mod client;
 mod host;
+mod telemetry;
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -21,6 +26,7 @@ use saga_tests::{Cable, Replica, Shop};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::host::Usage;
+use crate::telemetry::Telemetry;
 
 /// Connections of the client, each with one request at a time.
 const CONNECTIONS: usize = 32;
@@ -50,6 +56,9 @@ impl Figures {
     }
 
     fn print(&self) {
+        if self.0.is_empty() {
+            return;
+        }
         println!(
             "\n{:<58} {:>8} {:>8} {:>8}",
             "per second", "median", "lowest", "highest"
@@ -80,11 +89,26 @@ const WHOLE: &str = "orders placed to confirmed, all patterns on";
 const BROKER: &str = "ceiling broker: 2 messages an order, bare";
 const DATABASE: &str = "ceiling database: 2 transactions an order, bare";
 
-fn main() {
+/// What can be measured by itself, by the names that `--only` knows.
+const PARTS: [&str; 5] = ["whole", "ceilings", "stages", "scaling", "telemetry"];
+
+/// The part that `--only` names; `None` when all are wanted.
+fn only() -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--only");
+    arguments.next()?;
+    let part = arguments.next().unwrap_or_default();
+    assert!(
+        PARTS.contains(&&*part),
+        "--only {part:?}: expected one of {PARTS:?}"
+    );
+    Some(part)
+}
+
+fn main() -> ExitCode {
     // `cargo test --benches` runs benchmarks, too, to see that they work.
     if !std::env::args().any(|argument| argument == "--bench") {
-        println!("a measurement: `cargo bench -p saga-tests`");
-        return;
+        println!("a measurement: `cargo bench -p saga-tests --bench throughput`");
+        return ExitCode::SUCCESS;
     }
     let size = |variable, default| {
         std::env::var(variable).map_or(default, |value| value.parse().expect(variable))
@@ -93,8 +117,22 @@ fn main() {
         size("AGORA_BENCH_ORDERS", 4_000),
         size("AGORA_BENCH_ROUNDS", 3),
     );
-    let only = std::env::var("AGORA_BENCH_ONLY").unwrap_or_default();
-    let wanted = |part| only.is_empty() || only == part;
+    let only = only();
+    let wanted = |part| only.as_deref().is_none_or(|only| only == part);
+    let mut telemetry = None;
+    if wanted("telemetry") {
+        telemetry = Telemetry::from_env(size("AGORA_BENCH_CONNECTIONS", CONNECTIONS));
+        // Before the minutes that the others take.
+        let missing = format!(
+            "{}, the trace store's OTLP address, is not set: `cargo xtask bench` sets it where this machine \
+             reaches containers at their own addresses",
+            telemetry::STORE
+        );
+        assert!(telemetry.is_some() || only.is_none(), "{missing}");
+        if telemetry.is_none() {
+            println!("left out, telemetry: {missing}");
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -124,9 +162,12 @@ fn main() {
                     figures.add(&what, rate);
                 }
             }
+            if let Some(telemetry) = &mut telemetry {
+                telemetry.round(round, orders).await;
+            }
         }
         figures.print();
-        if only.is_empty() {
+        if only.is_none() {
             let ceiling = figures.median(BROKER).min(figures.median(DATABASE));
             println!(
                 "\nratio to the lower ceiling: {:.2}",
@@ -140,6 +181,10 @@ fn main() {
             );
         }
     });
+    if let Some(telemetry) = telemetry {
+        return telemetry.conclude();
+    }
+    ExitCode::SUCCESS
 }
 
 /// What every service is started with: the pool, and what the environment asks for.
