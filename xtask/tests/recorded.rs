@@ -3,7 +3,8 @@
 //!
 //! To record `tests/fixtures/evaluations/` anew, on a running system: `cargo xtask evaluate --seed 7`, and the same with
 //! `--sabotage break-pattern` and `--sabotage withhold-fault`; the evidence of a run is in
-//! `target/agora/evaluations/<run>/`. (`broken-patterns.json` is older than `in_force`: it was put in later, from the
+//! `target/agora/evaluations/<run>/`. (The three experiments on telemetry are of later runs than the rest, put into the
+//! same files, three systems side by side on one machine. `broken-patterns.json` is older than `in_force`: it was put in later, from the
 //! samples of the same run.)
 
 use std::{
@@ -177,4 +178,60 @@ fn an_arm_with_nothing_to_lose_decides_nothing() {
         let idle = |arm: &mut Value| arm["books"]["promised"] = promised.into();
         tamper("outbox", 1, idle, "inconclusive");
     }
+}
+
+#[test]
+fn a_trace_that_is_not_whole_refutes_trace_propagation() {
+    let tear = |arm: &mut Value| {
+        let whole = arm["telemetry"]["whole"].as_u64().expect("a count");
+        arm["telemetry"]["whole"] = (whole - 1).into();
+    };
+    tamper("trace_propagation", 1, tear, "refuted");
+    let unseen = |arm: &mut Value| {
+        arm["telemetry"]["traces"] = 0.into();
+        arm["telemetry"]["whole"] = 0.into();
+    };
+    tamper("trace_propagation", 1, unseen, "inconclusive");
+}
+
+#[test]
+fn lost_spans_that_nobody_counts_or_memory_without_bounds_refute_telemetry_loss() {
+    let uncounted = |arm: &mut Value| {
+        let spans = arm["telemetry"]["spans"].as_object_mut().expect("counts");
+        spans.retain(|outcome, _| outcome == "sent");
+    };
+    tamper("telemetry_loss", 1, uncounted, "refuted");
+    let heavy = |arm: &mut Value| arm["telemetry"]["most_memory_bytes"] = 200_000_000.into();
+    tamper("telemetry_loss", 1, heavy, "refuted");
+}
+
+#[test]
+fn an_alert_that_comes_late_or_for_nothing_or_stays_refutes_alerting() {
+    let late = |arm: &mut Value| {
+        let finished = arm["finished_at"].clone();
+        for alert in arm["alerts"].as_array_mut().expect("alerts") {
+            alert["told_at"] = finished.clone();
+        }
+    };
+    tamper("alerting", 1, late, "refuted");
+    let stays = |arm: &mut Value| {
+        for alert in arm["alerts"].as_array_mut().expect("alerts") {
+            alert["over_at"] = Value::Null;
+        }
+    };
+    tamper("alerting", 2, stays, "refuted");
+    let quiet = 3;
+    let for_nothing = |arm: &mut Value| {
+        arm["alerts"] = serde_json::json!([{
+            "name": "TargetDown", "told_at": arm["started_at"], "over_at": arm["finished_at"],
+        }]);
+    };
+    tamper("alerting", quiet, for_nothing, "refuted");
+    tamper_with(
+        ("withheld-faults", "inconclusive"),
+        "alerting",
+        quiet,
+        for_nothing,
+        "refuted",
+    );
 }

@@ -233,15 +233,15 @@ enum Way {
 
 impl Way {
     /// The span that it is sent there in, within the one of the attempt that failed.
-    fn span(&self, queue: &str, delivery: &Delivery) -> Span {
+    fn span(&self, copy: &Copy<'_>, delivery: &Delivery) -> Span {
         let id = delivery.properties.message_id().as_ref();
-        let (operation, routing_key) = match self {
-            Self::Retry(tier, _) => ("retry", tier.name),
-            Self::Death(..) => ("dead_letter", original_routing_key(delivery)),
+        let operation = match self {
+            Self::Retry(..) => "retry",
+            Self::Death(..) => "dead_letter",
         };
         let message = Message {
-            destination: queue,
-            routing_key,
+            destination: &copy.exchange,
+            routing_key: &copy.routing_key,
             id: id.map(ShortString::as_str),
         };
         message_span(operation, &message)
@@ -382,6 +382,9 @@ impl<H: Handler> Consumer<H> {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 debug!(%error, messages = messages.len(), "a batch failed: each is handled alone");
+                for (_, span) in &messages {
+                    telemetry::fail(span, "rolled_back");
+                }
                 alone.extend(together);
                 return Ok(alone);
             }
@@ -407,34 +410,39 @@ impl<H: Handler> Consumer<H> {
 
     async fn settle_alone(&self, session: &Session, delivery: Delivery) -> Result<(), Broken> {
         let queue = self.topology.queue();
-        let span = self.span(&delivery);
-        async {
-            loop {
-                tokio::select! {
-                    () = self.database.in_reach() => {}
-                    // Unsettled: the broker hands it out again, here or elsewhere.
-                    () = self.draining.cancelled() => return Ok(()),
+        loop {
+            tokio::select! {
+                () = self.database.in_reach() => {}
+                // Unsettled: the broker hands it out again, here or elsewhere.
+                () = self.draining.cancelled() => return Ok(()),
+            }
+            // One for each attempt: what is handed out for ever would never end its own.
+            let span = self.span(&delivery);
+            let started = Instant::now();
+            let attempt = self.attempt(session, &delivery).instrument(span.clone());
+            let outcome = match attempt.await {
+                Ok(outcome) => outcome,
+                Err(broken) => {
+                    telemetry::fail(&span, "broken_channel");
+                    return Err(broken);
                 }
-                let started = Instant::now();
-                let outcome = self.attempt(session, &delivery).await?;
-                let trace = telemetry::sampled_trace(&span);
-                self.broker
-                    .metrics()
-                    .processed(&queue, outcome.name(), started.elapsed(), trace);
-                if let Some(kind) = outcome.failure() {
-                    telemetry::fail(&span, kind);
-                }
-                if !matches!(outcome, Outcome::Stuck) {
-                    return Ok(());
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(REQUEUE_PAUSE) => {}
-                    () = self.draining.cancelled() => return Ok(()),
-                }
+            };
+            let trace = telemetry::sampled_trace(&span);
+            self.broker
+                .metrics()
+                .processed(&queue, outcome.name(), started.elapsed(), trace);
+            if let Some(kind) = outcome.failure() {
+                telemetry::fail(&span, kind);
+            }
+            if !matches!(outcome, Outcome::Stuck) {
+                return Ok(());
+            }
+            drop(span);
+            tokio::select! {
+                () = tokio::time::sleep(REQUEUE_PAUSE) => {}
+                () = self.draining.cancelled() => return Ok(()),
             }
         }
-        .instrument(span.clone())
-        .await
     }
 
     /// The span that a message is handled in, tied to the one that it was sent in.
@@ -468,12 +476,18 @@ impl<H: Handler> Consumer<H> {
                     }
                     (way, _) => {
                         let copy = self.copy(delivery, message_headers, attempts, &way);
-                        let sent = self.hand_over(session, copy);
-                        if !sent
-                            .instrument(way.span(&self.topology.queue(), delivery))
-                            .await?
-                        {
-                            return Ok(Outcome::Stuck);
+                        let span = way.span(&copy, delivery);
+                        let sent = self.hand_over(session, copy).instrument(span.clone());
+                        match sent.await {
+                            Ok(true) => {}
+                            Ok(false) => {
+                                telemetry::fail(&span, "stuck");
+                                return Ok(Outcome::Stuck);
+                            }
+                            Err(broken) => {
+                                telemetry::fail(&span, "broken_channel");
+                                return Err(broken);
+                            }
                         }
                         crash_point("consumer.before_retry_ack");
                         self.count(way)

@@ -79,7 +79,7 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
         http.request.method = known_method(&method),
         http.route = route,
         url.scheme = "http",
-        url.path = request.uri().path(),
+        url.path = shortened(request.uri().path()),
         http.response.status_code = Empty,
         otel.status_code = Empty,
         error.r#type = Empty,
@@ -99,6 +99,13 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
     let trace = telemetry::sampled_trace(&span);
     metrics.http_answered(&method, route, status.as_u16(), started.elapsed(), trace);
     response
+}
+
+/// The beginning of a path: nobody's spans may be as large as a client likes.
+fn shortened(path: &str) -> &str {
+    const MAX_BYTES: usize = 256;
+    // A path is ASCII: what isn't is refused before, or escaped.
+    path.get(..MAX_BYTES).unwrap_or(path)
 }
 
 /// The handler is dropped at the limit: what it had not committed did not happen.

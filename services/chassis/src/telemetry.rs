@@ -9,16 +9,16 @@ mod messages;
 mod statement;
 
 use anyhow::Context as _;
-use opentelemetry::KeyValue;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId, TracerProvider};
-use opentelemetry_otlp::WithExportConfig;
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId, TraceState, TracerProvider};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::{Level, Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -54,7 +54,7 @@ pub fn start(
         .with_threads(false)
         .with_tracked_inactivity(false)
         .with_tracer(provider.tracer(service))
-        .with_filter(LevelFilter::INFO);
+        .with_filter(filter_fn(is_fit_to_trace));
     let filter = EnvFilter::try_new(&config.log_level)
         .context("failed to read LOG_LEVEL")?
         .and(filter_fn(is_fit_to_log));
@@ -71,9 +71,20 @@ pub fn start(
     Ok(Telemetry { export })
 }
 
-/// At its finer levels the AMQP client logs frames, and with them the password, whatever LOG_LEVEL asks for.
+/// At its finer levels the AMQP client logs frames, and with them the password, whatever LOG_LEVEL asks for; and it logs
+/// what the broker sends back, bodies included, as a warning.
 fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
-    !metadata.target().starts_with("lapin") || *metadata.level() <= Level::INFO
+    let target = metadata.target();
+    !target.starts_with("lapin")
+        || *metadata.level() <= Level::INFO && !target.starts_with("lapin::returned_messages")
+}
+
+/// Spans of our own, and no log lines: an error's text may quote a row or a message, and the line has the span's id. The
+/// AMQP client has a span for the life of a connection, which is in nobody's trace.
+fn is_fit_to_trace(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span()
+        && *metadata.level() <= Level::INFO
+        && !metadata.target().starts_with("lapin")
 }
 
 impl Telemetry {
@@ -107,6 +118,8 @@ fn tracer_provider(
             .with_tonic()
             .with_endpoint(endpoint)
             .with_timeout(export::EXPORT_TIMEOUT)
+            // A batch that is tried again keeps the next one waiting, and may be stored twice.
+            .with_retry_policy(RetryPolicy::disabled())
             .build()
             .with_context(|| format!("failed to export spans to {endpoint}"))
     };
@@ -147,7 +160,7 @@ pub fn current_trace_id() -> Option<String> {
 }
 
 fn current_span() -> Option<SpanContext> {
-    let context = opentelemetry::Context::current();
+    let context = Context::current();
     let span = context.span().span_context().clone();
     span.is_valid().then_some(span)
 }
@@ -187,9 +200,24 @@ pub(crate) fn fail(span: &Span, kind: &str) {
 /// Makes `span` a child of the context that a caller sent. Before the span is first entered: afterwards
 /// its parent is fixed.
 pub fn adopt_parent(span: &tracing::Span, carrier: &dyn Extractor) {
-    let parent = TraceContextPropagator::new().extract(carrier);
+    let parent = without_state(TraceContextPropagator::new().extract(carrier));
     // Without telemetry (in tests) there is no layer to tell; nothing is lost by that.
     let _ = span.set_parent(parent);
+}
+
+/// Nobody here reads `tracestate`, and a client could make every span of its trace as large as it likes with it.
+fn without_state(parent: Context) -> Context {
+    let span = parent.span().span_context().clone();
+    if !span.is_valid() {
+        return parent;
+    }
+    parent.with_remote_span_context(SpanContext::new(
+        span.trace_id(),
+        span.span_id(),
+        span.trace_flags(),
+        true,
+        TraceState::default(),
+    ))
 }
 
 /// Writes the current context into what is being sent.

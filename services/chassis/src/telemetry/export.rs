@@ -23,7 +23,8 @@ use tracing::{info, warn};
 
 use crate::metrics::SpanMetrics;
 
-/// Spans that wait; what ends while so many wait is dropped. A span weighs about 1 KiB.
+/// Spans that wait; what ends while so many wait is dropped. A span weighs about 1 KiB: what a client could make it grow
+/// with is cut off (`telemetry`, `http`).
 const QUEUE_SPANS: usize = 2_048;
 /// The most spans in one export.
 const BATCH_SPANS: usize = 512;
@@ -134,7 +135,8 @@ impl Export {
     /// Sends what is queued; whether all of that was done in time.
     pub(super) async fn flush(self) -> bool {
         self.flush.cancel();
-        tokio::time::timeout(FLUSH_TIMEOUT, self.task).await.is_ok()
+        let ended = tokio::time::timeout(FLUSH_TIMEOUT, self.task).await;
+        matches!(ended, Ok(Ok(())))
     }
 }
 
