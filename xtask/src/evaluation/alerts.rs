@@ -19,6 +19,29 @@ use crate::{
 const CLEARED_WITHIN: Duration = Duration::from_secs(180);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The runbook's longest time for any alert to clear, and some more.
+const QUIET_WITHIN: Duration = Duration::from_secs(360);
+
+/// Waits until nothing fires: an alert of before would be taken for a false one.
+pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
+    let prometheus = Prometheus::new(&lab.containers()?)?;
+    let mut fires = String::new();
+    let quiet = wait::until(QUIET_WITHIN, LOOK_INTERVAL, || {
+        let alerts = prometheus.alerts()?;
+        let firing = alerts.iter().find(|one| one.state == AlertState::Firing);
+        fires = firing
+            .and_then(|one| one.labels.get("alertname").cloned())
+            .unwrap_or_default();
+        Ok(firing.is_none().then_some(()))
+    })?;
+    quiet.ok_or_else(|| {
+        outcome::failed(
+            format!("{fires} fires before anything was done"),
+            "`cargo xtask alerts` says what it is about; mend that first",
+        )
+    })
+}
+
 /// Waits until nothing fires and the receiver was told so; then all that fired since then. What fires twice is told
 /// of twice.
 pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<FiredAlert>> {

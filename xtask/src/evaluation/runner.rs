@@ -320,6 +320,11 @@ impl Runner<'_> {
             Observed::Traces => Some(Watch::begin(self.lab)?),
             Observed::Books | Observed::Alerts => None,
         };
+        if experiment.observed == Observed::Alerts {
+            step.update("waiting until no alert fires");
+            alerts::wait_until_nothing_fires(self.lab)?;
+        }
+        let quiet_since = Utc::now();
         let stock = books::stock(self.lab)?;
         let since = arm.started_at;
         let sampler = Sampler::default();
@@ -347,7 +352,7 @@ impl Runner<'_> {
         }
         if experiment.observed == Observed::Alerts {
             step.update("waiting until no alert fires any more");
-            arm.alerts = Some(alerts::fired_since(self.lab, since)?);
+            arm.alerts = Some(alerts::fired_since(self.lab, quiet_since)?);
         }
         arm.load = Some(ledger.evidence);
         let fault = arm.fault.as_mut();
