@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 pub const HISTORY_PATH: &str = "/alerts";
 
 /// What the receiver was told, as far as it still knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// In the order in which they came.
     pub alerts: Vec<Change>,
     /// How many the receiver does not have any more, or was told to have missed, since it started.
     pub dropped: u64,
+    /// When the receiver started: of what was told before nothing is known.
+    pub recording_since: DateTime<Utc>,
 }
 
 /// An alert that began to fire, or was over.

@@ -1,14 +1,13 @@
 //! Questions to the project's `alert-receiver`: which alerts fired and cleared.
 
 use alert_record::{HISTORY_PATH, History};
-use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::{
     engine::{self, Container},
     http::Client,
     outcome,
-    project::{ALERT_RECEIVER, PORTS},
+    project::ALERT_RECEIVER,
 };
 
 /// The project's receiver.
@@ -20,12 +19,8 @@ pub(crate) struct AlertReceiver {
 impl AlertReceiver {
     /// The receiver among these containers.
     pub(crate) fn new(containers: &[Container]) -> anyhow::Result<Self> {
-        let port = PORTS
-            .iter()
-            .find(|port| port.service == ALERT_RECEIVER)
-            .context("no port for the alert receiver")?;
         Ok(Self {
-            client: Client::new(&engine::published(containers, port)?),
+            client: Client::new(&engine::published_by(containers, ALERT_RECEIVER)?),
         })
     }
 
@@ -80,7 +75,10 @@ mod tests {
 
     #[test]
     fn it_is_asked_for_what_came_since() {
-        let (receiver, asked) = answering("200 OK", r#"{"alerts":[],"dropped":3}"#);
+        let (receiver, asked) = answering(
+            "200 OK",
+            r#"{"alerts":[],"dropped":3,"recording_since":"2026-11-25T07:00:00Z"}"#,
+        );
         let since = "2026-11-25T08:00:00+00:00".parse().unwrap();
         assert_eq!(receiver.history(Some(since)).unwrap().dropped, 3);
         let asked = asked.join().unwrap();

@@ -14,15 +14,12 @@ use std::{
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::{durations, outcome};
+use crate::{durations, outcome, prometheus::SCRAPE_INTERVAL};
 
 /// Below the repository's root.
 pub(crate) const FOLDER: &str = "observability/grafana/dashboards";
 /// The file that names the data sources, below the repository's root.
 pub(crate) const DATA_SOURCES: &str = "observability/grafana/provisioning/datasources/agora.yaml";
-
-/// `scrape_interval` in `observability/prometheus/prometheus.yml`, and `timeInterval` of Grafana's data source.
-const SCRAPE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A dashboard.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::{
     outcome, patterns,
     process::Call,
-    project::{Project, PublishedPort},
+    project::{PORTS, Project, PublishedPort},
 };
 
 /// The label that compose puts on everything of a project.
@@ -335,6 +335,13 @@ pub(crate) fn own_address(
 /// The address of a [`PublishedPort`].
 pub(crate) fn published(containers: &[Container], port: &PublishedPort) -> anyhow::Result<String> {
     address(containers, port.service, port.container_port)
+}
+
+/// The address of the one port that a service publishes, of [`PORTS`].
+pub(crate) fn published_by(containers: &[Container], service: &str) -> anyhow::Result<String> {
+    let port = PORTS.iter().find(|port| port.service == service);
+    let port = port.with_context(|| format!("{service} publishes no port"))?;
+    published(containers, port)
 }
 
 /// The last lines that a container wrote.

@@ -1,19 +1,18 @@
 //! Questions to the project's trace store, through Jaeger's query API.
 //!
-//! A trace comes back as plain values of OpenTelemetry's terms: parent, links, kind and status, which Jaeger's own
-//! JSON spells as references and tags. Events within a span are left out: nobody here judges them.
+//! A trace comes back as plain values of OpenTelemetry's terms: parent, links and kind, which Jaeger's own JSON spells
+//! as references and tags. Durations, status and events within a span are left out: nobody here judges them.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
     engine::{self, Container},
-    http::{Client, segment},
+    http::{Answer, Client, segment},
     outcome,
-    project::PORTS,
 };
 
 /// How many hexadecimal digits a trace id has; Jaeger leaves leading zeros out.
@@ -44,8 +43,6 @@ pub(crate) struct Span {
     pub(crate) kind: Kind,
     /// Microseconds since 1970, by the clock of who did it.
     pub(crate) start_us: u64,
-    pub(crate) duration_us: u64,
-    pub(crate) status: Status,
     /// The attributes; numbers and booleans as JSON writes them.
     pub(crate) tags: BTreeMap<String, String>,
 }
@@ -68,15 +65,6 @@ pub(crate) enum Kind {
     Client,
     Producer,
     Consumer,
-}
-
-/// How a span ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
-    /// Nobody said; how most good spans end.
-    Unset,
-    Ok,
-    Error,
 }
 
 impl Trace {
@@ -102,12 +90,8 @@ pub(crate) struct Jaeger {
 impl Jaeger {
     /// The trace store among these containers.
     pub(crate) fn new(containers: &[Container]) -> anyhow::Result<Self> {
-        let port = PORTS
-            .iter()
-            .find(|port| port.service == "jaeger")
-            .context("no port for Jaeger")?;
         Ok(Self {
-            client: Client::new(&engine::published(containers, port)?),
+            client: Client::new(&engine::published_by(containers, "jaeger")?),
         })
     }
 
@@ -148,14 +132,32 @@ impl Jaeger {
                 ("limit", &most.to_string()),
             ],
         )?;
-        // Of a service that never sent a span nothing is known.
-        if answer.status == 404 {
-            return Ok(Vec::new());
+        Self::found(&answer, &format!("to look for {tag}"))
+    }
+
+    /// Whether anything is stored that a service did before this moment, in microseconds since 1970.
+    pub(crate) fn remembers(&self, service: &str, before_us: u64) -> anyhow::Result<bool> {
+        let answer = self.client.get(
+            "/api/traces",
+            &[],
+            &[
+                ("service", service),
+                ("start", "0"),
+                ("end", &before_us.to_string()),
+                ("limit", "1"),
+            ],
+        )?;
+        Ok(!Self::found(&answer, "to look back")?.is_empty())
+    }
+
+    /// What an answer to a search found.
+    fn found(answer: &Answer, what: &str) -> anyhow::Result<Vec<Trace>> {
+        match answer.status {
+            200 => traces_of(answer.json()?),
+            // Of a service that never sent a span nothing is known.
+            404 => Ok(Vec::new()),
+            _ => Err(refused(what, &answer.shown())),
         }
-        if answer.status != 200 {
-            return Err(refused(&format!("to look for {tag}"), &answer.shown()));
-        }
-        traces_of(answer.json()?)
     }
 }
 
@@ -182,7 +184,6 @@ struct StoredSpan {
     #[serde(default)]
     references: Vec<Reference>,
     start_time: u64,
-    duration: u64,
     #[serde(default)]
     tags: Vec<Tag>,
     #[serde(rename = "processID")]
@@ -278,8 +279,6 @@ fn span_of(
         links,
         kind: kind(&tags)?,
         start_us: stored.start_time,
-        duration_us: stored.duration,
-        status: status(&tags),
         tags,
     })
 }
@@ -303,17 +302,6 @@ fn kind(tags: &BTreeMap<String, String>) -> anyhow::Result<Kind> {
         Some("producer") => Ok(Kind::Producer),
         Some("consumer") => Ok(Kind::Consumer),
         Some(other) => bail!("Jaeger answers with a span of the unknown kind {other:?}"),
-    }
-}
-
-fn status(tags: &BTreeMap<String, String>) -> Status {
-    let is = |name: &str, value: &str| tags.get(name).is_some_and(|tag| tag == value);
-    if is("otel.status_code", "ERROR") || is("error", "true") {
-        Status::Error
-    } else if is("otel.status_code", "OK") {
-        Status::Ok
-    } else {
-        Status::Unset
     }
 }
 
@@ -411,12 +399,10 @@ mod tests {
         );
         let order = trace.span("00f067aa0ba902b7").unwrap();
         assert_eq!(order.parent.as_deref(), Some("b7ad6b7169203331"));
-        assert_eq!((order.kind, order.status), (Kind::Server, Status::Ok));
-        assert_eq!(order.duration_us, 1500);
+        assert_eq!(order.kind, Kind::Server);
         assert_eq!(order.tag("http.response.status_code"), "202");
         assert_eq!(order.tag("http.route"), "");
         assert_eq!(trace.spans[0].parent, None);
-        assert_eq!(trace.spans[0].status, Status::Error);
     }
 
     #[test]
@@ -431,10 +417,7 @@ mod tests {
                 span_id: "e457b5a2e4d86bd1".to_owned(),
             }]
         );
-        assert_eq!(
-            (consumer.kind, consumer.status),
-            (Kind::Consumer, Status::Unset)
-        );
+        assert_eq!(consumer.kind, Kind::Consumer);
     }
 
     #[test]

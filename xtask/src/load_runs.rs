@@ -54,11 +54,20 @@ impl RunFolder {
             })?,
         };
         let run = Self::new(project, id.trim());
-        if run.path.join(SUMMARY_FILE).is_file() {
+        // Written last, after the summary.
+        let is_complete = [SUMMARY_FILE, WINDOW_FILE]
+            .iter()
+            .all(|file| run.path.join(file).is_file());
+        if is_complete {
             return Ok(run);
         }
+        let what = if run.path.is_dir() {
+            format!("the load run {} still goes, or was broken off", run.id)
+        } else {
+            format!("there is no load run {}", run.id)
+        };
         Err(outcome::unavailable(
-            format!("there is no complete load run {}", run.id),
+            what,
             format!(
                 "`ls {}` lists the runs; `cargo xtask load` makes one",
                 runs(project).display()
@@ -144,4 +153,36 @@ fn latest_file(project: &Project) -> PathBuf {
 
 fn runs(project: &Project) -> PathBuf {
     project.outputs().join("load")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Exit;
+
+    #[test]
+    fn a_run_is_found_when_its_window_is_known_and_not_before() {
+        let root = tempfile::tempdir().unwrap();
+        let project = Project::at(root.path());
+        let refusal = || {
+            let error = RunFolder::find(&project, Some("r")).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Unavailable);
+            error.to_string()
+        };
+        assert!(refusal().contains("no load run r"), "{}", refusal());
+        let run = RunFolder::new(&project, "r");
+        fs::create_dir_all(&run.path).unwrap();
+        fs::write(run.path.join(SUMMARY_FILE), "{}").unwrap();
+        assert!(refusal().contains("still goes"), "{}", refusal());
+        let window = Window {
+            project: project.name.clone(),
+            from: 1.0,
+            to: 2.0,
+        };
+        run.complete(&project, &window).unwrap();
+        for id in [Some("r"), None] {
+            let found = RunFolder::find(&project, id).unwrap();
+            assert_eq!(found.window().unwrap(), window);
+        }
+    }
 }

@@ -33,6 +33,7 @@ mod process;
 mod project;
 mod prometheus;
 mod service_images;
+mod spans_check;
 mod traces_check;
 mod wait;
 

@@ -360,7 +360,7 @@ fn verify_row(run: &Run, observed: &Observed, gateway_surplus: u64) -> Row {
 
 fn restarted(job: &str) -> Finding {
     Finding::Unsettled(format!(
-        "{job} restarted during the run, and its counters with it"
+        "{job} restarted during the run or is gone, and its counters with it"
     ))
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     engine::{self, Container},
-    outcome,
+    extras, outcome,
     process::Call,
     project::{PORTS, PublishedPort, Settings},
 };
@@ -48,6 +48,13 @@ pub(crate) fn require_free(settings: &Settings, own: &[Container]) -> anyhow::Re
         )),
         None => Ok(()),
     }
+}
+
+/// Fails on a chosen port that is no port, be it of a part that may not even start.
+pub(crate) fn require_numbers(settings: &Settings) -> anyhow::Result<()> {
+    let all = PORTS.iter().chain([&extras::GRAFANA]);
+    all.into_iter()
+        .try_for_each(|published| settings.port(published).map(drop))
 }
 
 /// All chosen ports that something other than our own containers holds.

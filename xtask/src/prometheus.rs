@@ -13,16 +13,17 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{self, Container},
     http::{self, Client},
-    outcome,
-    project::PORTS,
-    wait,
+    outcome, wait,
 };
 
 /// How long a scrape of every target may take to come round.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Three scrape intervals: while it is up, every target was scraped within this time.
-const FRESH_SECONDS: u32 = 15;
+/// `scrape_interval` in `observability/prometheus/prometheus.yml`, and `timeInterval` of Grafana's data source.
+pub(crate) const SCRAPE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// While it is up, every target was scraped within this time.
+const FRESH_SECONDS: u64 = 3 * SCRAPE_INTERVAL.as_secs();
 
 /// Seconds since 1970 on Prometheus's own clock, which may differ from this machine's.
 pub(crate) type Moment = f64;
@@ -161,6 +162,20 @@ struct MatrixSeries {
     values: Vec<(f64, String)>,
 }
 
+/// The jobs that started at another time after than before, or that are gone.
+fn replaced(before: &[Sample], after: &[Sample]) -> BTreeSet<String> {
+    let is_the_same = |sample: &&Sample| {
+        let job = sample.label("job");
+        after
+            .iter()
+            .any(|later| later.label("job") == job && later.value == sample.value)
+    };
+    let replaced = before.iter().filter(|sample| !is_the_same(sample));
+    replaced
+        .map(|sample| sample.label("job").to_owned())
+        .collect()
+}
+
 #[derive(Deserialize)]
 struct Alerts {
     alerts: Vec<Alert>,
@@ -187,12 +202,8 @@ struct Target {
 impl Prometheus {
     /// The Prometheus among these containers.
     pub(crate) fn new(containers: &[Container]) -> anyhow::Result<Self> {
-        let port = PORTS
-            .iter()
-            .find(|port| port.service == "prometheus")
-            .context("no port for Prometheus")?;
         Ok(Self {
-            client: Client::new(&engine::published(containers, port)?),
+            client: Client::new(&engine::published_by(containers, "prometheus")?),
         })
     }
 
@@ -249,23 +260,14 @@ impl Prometheus {
         Ok(gains.filter(|(_, gain)| *gain != Some(0)).collect())
     }
 
-    /// Jobs that another process answers for at the end of a time than at its beginning. Asked at both moments, not
-    /// over the time: the last scrape before it lies outside of it.
+    /// Jobs that another process answers for at the end of a time than at its beginning, or none. Asked at both
+    /// moments, not over the time: the last scrape before it lies outside of it.
     pub(crate) fn restarted(&self, from: Moment, to: Moment) -> anyhow::Result<BTreeSet<String>> {
         const STARTED: &str = "max by (job) (process_start_time_seconds)";
-        let before: BTreeMap<_, _> = self
-            .query(STARTED, from)?
-            .into_iter()
-            .map(|sample| (sample.label("job").to_owned(), sample.value))
-            .collect();
-        let after = self.query(STARTED, to)?;
-        let restarted = after.iter().filter(|sample| {
-            let started = before.get(sample.label("job"));
-            started.is_some_and(|started| *started != sample.value)
-        });
-        Ok(restarted
-            .map(|sample| sample.label("job").to_owned())
-            .collect())
+        Ok(replaced(
+            &self.query(STARTED, from)?,
+            &self.query(STARTED, to)?,
+        ))
     }
 
     /// How much a query that may be wrong would show; the inner error is what Prometheus has against it.
@@ -372,6 +374,23 @@ mod tests {
             Envelope::Success { data } => Figures::of(&data),
             Envelope::Error { error } => panic!("{error}"),
         }
+    }
+
+    #[test]
+    fn a_job_that_started_anew_or_is_gone_did_not_simply_count_nothing() {
+        let started = |jobs: &[(&str, f64)]| -> Vec<Sample> {
+            let samples = jobs.iter().map(|(job, value)| Sample {
+                labels: [("job".to_owned(), (*job).to_owned())].into(),
+                value: *value,
+            });
+            samples.collect()
+        };
+        let before = started(&[("same", 1.0), ("anew", 1.0), ("gone", 1.0)]);
+        let after = started(&[("same", 1.0), ("anew", 2.0), ("new", 2.0)]);
+        assert_eq!(
+            replaced(&before, &after),
+            ["anew".to_owned(), "gone".to_owned()].into()
+        );
     }
 
     #[test]

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use load_record::{CancellationEntry, LedgerEntry};
 use serde::Serialize;
 
 use crate::{
     jaeger::{Kind, Span, Trace},
-    metrics_check::Finding,
     outcome::Exit,
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Order {
     pub(crate) trace_id: Option<String>,
     /// Whether the services said that they record the trace.
     pub(crate) sampled: bool,
+    /// When it was answered, by the clock of who ordered.
+    pub(crate) at: DateTime<Utc>,
     /// Its owner cancelled it: inventory may have heard of that first, and has nothing to say of the order then.
     pub(crate) cancelled: bool,
 }
@@ -43,6 +45,7 @@ pub(crate) fn orders(ledger: &[LedgerEntry], cancellations: &[CancellationEntry]
             id: id.to_owned(),
             trace_id: entry.trace_id.clone(),
             sampled: entry.trace_sampled.unwrap_or(true),
+            at: entry.at,
             cancelled: cancelled.contains(id),
         })
     });
@@ -293,8 +296,19 @@ pub(crate) struct Examined {
     pub(crate) dead: usize,
     /// Other traces that were followed to by their links.
     pub(crate) linked: usize,
-    /// Inventory heard of the cancellation first, and had nothing to say of the order.
+    /// Inventory heard of the cancellation first, and had nothing to say of the order: its trace can't be whole.
     pub(crate) overtaken: bool,
+    /// Nothing is stored, and the store has forgotten what it had of that time.
+    pub(crate) forgotten: bool,
+}
+
+impl Examined {
+    /// Whether the trace could have every hop, and the store could show it. What is wrong with it besides its missing
+    /// answer is wrong with an overtaken order, too.
+    fn is_judged(&self) -> bool {
+        let excused = self.overtaken && self.defects.is_empty();
+        !excused && !self.forgotten
+    }
 }
 
 /// Examines an order by its own trace and those that are linked to it, its own first.
@@ -473,9 +487,12 @@ pub(crate) struct Tally {
     pub(crate) dead: usize,
     /// Traces that were followed to by their links.
     pub(crate) linked: usize,
-    /// Cancelled orders whose cancellation was handled first.
+    /// Cancelled orders whose cancellation was handled first: nothing follows from those, so there is no whole trace of
+    /// them. The ones that lack anything else are judged all the same.
     pub(crate) overtaken: usize,
-    /// The gateway's spans in the judged traces.
+    /// Orders whose traces are not stored any more.
+    pub(crate) forgotten: usize,
+    /// The gateway's spans in the traces that were looked up.
     pub(crate) gateway_spans: usize,
 }
 
@@ -515,6 +532,7 @@ pub(crate) fn tally(results: &[(&Order, Option<Examined>)], examples: usize) -> 
         dead: 0,
         linked: 0,
         overtaken: 0,
+        forgotten: 0,
         gateway_spans: 0,
     };
     let mut lacks: BTreeMap<Defect, Lack> = BTreeMap::new();
@@ -534,14 +552,18 @@ pub(crate) fn tally(results: &[(&Order, Option<Examined>)], examples: usize) -> 
                 ..Examined::default()
             },
         };
-        tally.judged += 1;
-        tally.whole += usize::from(examined.defects.is_empty());
         tally.repeated += examined.repeated;
         tally.retried += examined.retried;
         tally.dead += examined.dead;
         tally.linked += examined.linked;
         tally.overtaken += usize::from(examined.overtaken);
+        tally.forgotten += usize::from(examined.forgotten);
         tally.gateway_spans += examined.gateway_spans;
+        if !examined.is_judged() {
+            continue;
+        }
+        tally.judged += 1;
+        tally.whole += usize::from(examined.defects.is_empty());
         for defect in examined.defects {
             let lack = lacks.entry(defect).or_insert_with_key(|defect| Lack {
                 defect: defect.clone(),
@@ -580,77 +602,10 @@ pub(crate) fn judge(tally: &Tally, min_percent: f64) -> Exit {
     }
 }
 
-/// Spans, by the counters of those who send them and of the store that takes them in.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(crate) struct SpanCounts {
-    /// What each service sent, and the store acknowledged.
-    pub(crate) sent: BTreeMap<String, u64>,
-    /// What each service dropped, as its queue was full; only where there are any.
-    pub(crate) dropped: BTreeMap<String, u64>,
-    /// What each service tried to send in vain; only where there are any.
-    pub(crate) failed: BTreeMap<String, u64>,
-    /// What the store took in.
-    pub(crate) stored: u64,
-    /// What the store refused.
-    pub(crate) refused: u64,
-    /// Requests at the gateway in the same time: it sends spans too, and doesn't count them.
-    pub(crate) gateway_requests: u64,
-    /// Whose counters began anew meanwhile.
-    pub(crate) restarted: BTreeSet<String>,
-    /// Whether anybody counts spans at all.
-    pub(crate) counted: bool,
-}
-
-impl SpanCounts {
-    /// What all services sent.
-    pub(crate) fn sent_by_services(&self) -> u64 {
-        self.sent.values().sum()
-    }
-
-    /// What the store took in beyond that: the gateway's. `None` where there is less.
-    pub(crate) fn rest(&self) -> Option<u64> {
-        self.stored.checked_sub(self.sent_by_services())
-    }
-}
-
-/// Compares what was sent with what was stored.
-pub(crate) fn compare_spans(counts: &SpanCounts) -> Finding {
-    if !counts.counted {
-        return Finding::Unsettled("Prometheus has no counter of spans".to_owned());
-    }
-    if !counts.restarted.is_empty() {
-        let who: Vec<&str> = counts.restarted.iter().map(String::as_str).collect();
-        return Finding::Unsettled(format!(
-            "{} restarted meanwhile, and the counters with it",
-            who.join(", ")
-        ));
-    }
-    match counts.rest() {
-        None => Finding::Differs(format!(
-            "{} spans that the services sent are not in the store",
-            counts.sent_by_services() - counts.stored
-        )),
-        Some(0) if counts.gateway_requests == 0 => Finding::Equal,
-        // Its traces are looked at one by one; perhaps it samples none.
-        Some(0) => Finding::Unsettled(format!(
-            "none of the {} requests at the gateway left a span of its own",
-            counts.gateway_requests
-        )),
-        Some(rest) if counts.gateway_requests == 0 => Finding::Unsettled(format!(
-            "{rest} more than the services sent, and no request at the gateway"
-        )),
-        Some(rest) => Finding::Explained(format!(
-            "{rest} of the gateway, which doesn't count them: {:.2} for each of {} requests",
-            rest as f64 / counts.gateway_requests as f64,
-            counts.gateway_requests
-        )),
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::jaeger::{Link, Status};
+    use crate::jaeger::Link;
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -659,6 +614,7 @@ pub(crate) mod tests {
             id: id.to_owned(),
             trace_id: Some(TRACE.to_owned()),
             sampled: true,
+            at: DateTime::UNIX_EPOCH,
             cancelled: false,
         }
     }
@@ -672,8 +628,6 @@ pub(crate) mod tests {
             links: Vec::new(),
             kind,
             start_us: 0,
-            duration_us: 1,
-            status: Status::Unset,
             tags: BTreeMap::new(),
         }
     }
@@ -1067,6 +1021,21 @@ pub(crate) mod tests {
             examined.overtaken && examined.defects.is_empty(),
             "{examined:?}"
         );
+        // Left out: it is neither whole nor broken.
+        let left_out = tally(&[(&cancelled, Some(examined))], 1);
+        assert_eq!(
+            (left_out.overtaken, left_out.judged, left_out.whole),
+            (1, 0, 0)
+        );
+        assert_eq!(judge(&left_out, 99.9), Exit::Inconclusive);
+        // What else is missing has nothing to do with the cancellation.
+        let unverified = examine(
+            &cancelled,
+            &without(&["verify", "answer", "end", "confirm"]),
+        );
+        let unverified = tally(&[(&cancelled, Some(unverified))], 1);
+        assert_eq!((unverified.overtaken, unverified.judged), (1, 1));
+        assert_eq!(judge(&unverified, 99.9), Exit::Failed);
         assert!(!examine(&order("o"), &traces).defects.is_empty());
         // Half of an answer is none.
         let examined = examine(&cancelled, &without(&["end", "confirm"]));
@@ -1141,6 +1110,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_the_store_forgot_is_not_judged_and_what_it_never_had_is() {
+        let order = order("o");
+        let gone = examine(&order, &[]);
+        assert_eq!(
+            judge(&tally(&[(&order, Some(gone.clone()))], 3), 99.9),
+            Exit::Failed
+        );
+        let forgotten = Examined {
+            forgotten: true,
+            ..gone
+        };
+        let all = tally(&[(&order, Some(forgotten.clone()))], 3);
+        assert_eq!((all.forgotten, all.judged), (1, 0));
+        assert_eq!(all.missing, []);
+        assert_eq!(judge(&all, 99.9), Exit::Inconclusive);
+        let some = tally(
+            &[
+                (&order, Some(forgotten)),
+                (&order, Some(Examined::default())),
+            ],
+            3,
+        );
+        assert_eq!((some.forgotten, some.judged, some.whole), (1, 1, 1));
+    }
+
+    #[test]
     fn an_answer_without_a_trace_id_fails_unless_no_answer_has_one() {
         let unnamed = Order {
             trace_id: None,
@@ -1203,58 +1198,5 @@ pub(crate) mod tests {
         assert_eq!(ids(10), "0123456789");
         assert_eq!(ids(1_000), "0123456789");
         assert!(chosen(&[], 3).is_empty());
-    }
-
-    fn counts() -> SpanCounts {
-        SpanCounts {
-            sent: [
-                ("order-service".to_owned(), 50),
-                ("user-service".to_owned(), 20),
-            ]
-            .into(),
-            stored: 100,
-            gateway_requests: 10,
-            counted: true,
-            ..SpanCounts::default()
-        }
-    }
-
-    #[test]
-    fn the_gateway_accounts_for_the_spans_that_no_service_sent() {
-        let Finding::Explained(why) = compare_spans(&counts()) else {
-            panic!("{:?}", compare_spans(&counts()));
-        };
-        assert_eq!(
-            why,
-            "30 of the gateway, which doesn't count them: 3.00 for each of 10 requests"
-        );
-    }
-
-    #[test]
-    fn a_span_that_was_sent_and_is_not_stored_fails() {
-        let lost = SpanCounts {
-            stored: 69,
-            ..counts()
-        };
-        assert_eq!(compare_spans(&lost).exit(), Exit::Failed);
-        let no_gateway = SpanCounts {
-            stored: 70,
-            ..counts()
-        };
-        assert_eq!(compare_spans(&no_gateway).exit(), Exit::Inconclusive);
-    }
-
-    #[test]
-    fn spans_of_a_store_that_restarted_cannot_be_compared() {
-        let restarted = SpanCounts {
-            stored: 3,
-            restarted: ["jaeger".to_owned()].into(),
-            ..counts()
-        };
-        assert_eq!(compare_spans(&restarted).exit(), Exit::Inconclusive);
-        assert_eq!(
-            compare_spans(&SpanCounts::default()).exit(),
-            Exit::Inconclusive
-        );
     }
 }

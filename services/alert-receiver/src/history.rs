@@ -14,14 +14,25 @@ const LIMIT_BYTES: usize = 4 * 1024 * 1024;
 const PAIR_BYTES: usize = 100;
 
 /// What was told. At a bound the oldest goes, and is counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Record {
     changes: VecDeque<Change>,
     bytes: usize,
     dropped: u64,
+    began_at: DateTime<Utc>,
 }
 
 impl Record {
+    /// An empty one, that begins at this time.
+    pub(crate) fn new(began_at: DateTime<Utc>) -> Self {
+        Self {
+            changes: VecDeque::new(),
+            bytes: 0,
+            dropped: 0,
+            began_at,
+        }
+    }
+
     /// Takes a change, unless it is known; whether it was new. One that repeats what was dropped counts as new.
     pub(crate) fn add(&mut self, change: Change) -> bool {
         if self.changes.iter().any(|known| known.repeats(&change)) {
@@ -50,6 +61,7 @@ impl Record {
         History {
             alerts: self.changes.iter().filter(asked_for).cloned().collect(),
             dropped: self.dropped,
+            recording_since: self.began_at,
         }
     }
 }
@@ -85,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_when_there_are_too_many() {
-        let mut record = Record::default();
+        let mut record = Record::new(DateTime::UNIX_EPOCH);
         for number in 0..1_003 {
             assert!(record.add(change(number, "")));
         }
@@ -96,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_when_they_are_too_large() {
-        let mut record = Record::default();
+        let mut record = Record::new(DateTime::UNIX_EPOCH);
         let text = "x".repeat(1_000_000);
         for number in 0..10 {
             assert!(record.add(change(number, &text)));
@@ -108,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_end_of_an_alert_repeats_not_its_beginning() {
-        let mut record = Record::default();
+        let mut record = Record::new(DateTime::UNIX_EPOCH);
         let firing = change(1, "");
         let mut resolved = firing.clone();
         resolved.status = Status::Resolved;
@@ -127,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_came_before_is_left_out() {
-        let mut record = Record::default();
+        let mut record = Record::new(DateTime::UNIX_EPOCH);
         for number in 0..3 {
             record.add(change(number, ""));
         }

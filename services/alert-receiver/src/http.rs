@@ -30,7 +30,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 const SHOWN: usize = 400;
 
 /// The record, for one request at a time.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Shared(Arc<Mutex<Record>>);
 
 impl Shared {
@@ -59,7 +59,7 @@ pub(crate) fn router() -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(middleware::from_fn(in_time))
-        .with_state(Shared::default())
+        .with_state(Shared(Arc::new(Mutex::new(Record::new(Utc::now())))))
 }
 
 /// Takes a notification: 204, also where all of it is known. 400 for what can't be read: Alertmanager doesn't send

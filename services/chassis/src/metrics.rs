@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use opentelemetry::trace::TraceId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -259,6 +259,13 @@ impl Metrics {
         let gauge = Gauge::default();
         self.lock().register(name, help, gauge.clone());
         gauge
+    }
+
+    /// A count of the service's own; `_total` is put behind the name.
+    pub fn counter(&self, name: &str, help: &str) -> Counter {
+        let counter = Counter::default();
+        self.lock().register(name, help, counter.clone());
+        counter
     }
 
     pub(crate) fn outbox_gauges(&self) -> OutboxGauges {

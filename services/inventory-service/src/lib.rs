@@ -31,7 +31,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         topology::ORDER_EVENTS,
         database.clone(),
         outbox,
-        reservations::Reservations,
+        reservations::Reservations::new(lifecycle.metrics()),
     );
     http::serve(lifecycle, &config.http, stock::router(database.pool)).await
 }

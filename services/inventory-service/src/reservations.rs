@@ -5,6 +5,7 @@
 
 use chassis::consumer::Handler;
 use chassis::failure::Failure;
+use chassis::metrics::{Counter, Metrics};
 use chassis::outbox::UnitOfWork;
 use chassis::telemetry::Statement;
 use shared_events::{
@@ -17,12 +18,61 @@ use tracing::info;
 const SERVICE: &str = "inventory-service";
 
 /// Applies the events of the order stream.
-pub struct Reservations;
+pub struct Reservations {
+    /// Of these nothing is told. Counted before the commit: a transaction that is begun anew counts once more.
+    overtaken: Counter,
+}
+
+impl Reservations {
+    /// Counts in `metrics` what came too late.
+    pub fn new(metrics: &Metrics) -> Self {
+        let overtaken = metrics.counter(
+            "agora_orders_overtaken",
+            "Orders that came after their cancellation, and of which nothing is told",
+        );
+        Self { overtaken }
+    }
+
+    /// Too little stock is no failure: it is an outcome, and told as one.
+    async fn reserve_stock(
+        &self,
+        work: &mut UnitOfWork<'_>,
+        order: &OrderPlaced,
+    ) -> Result<(), Failure> {
+        let event = match decide(work.connection(), order).await? {
+            Decision::Reserved => Event::new(
+                SERVICE,
+                &StockReserved {
+                    order_id: order.order_id,
+                    product_id: order.product_id,
+                    quantity: order.quantity,
+                },
+            ),
+            Decision::Rejected(reason) => Event::new(
+                SERVICE,
+                &StockRejected {
+                    order_id: order.order_id,
+                    product_id: order.product_id,
+                    quantity: order.quantity,
+                    reason,
+                },
+            ),
+            Decision::CancelledBefore => {
+                self.overtaken.inc();
+                info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
+                return Ok(());
+            }
+        };
+        info!(order_id = %order.order_id, outcome = event.event_type, "order settled");
+        work.say(event);
+        Ok(())
+    }
+}
 
 impl Handler for Reservations {
     async fn apply(&self, event: &Event, work: &mut UnitOfWork<'_>) -> Result<(), Failure> {
         match event.event_type.as_str() {
-            OrderPlaced::TYPE => reserve_stock(work, &event.data()?).await,
+            OrderPlaced::TYPE => self.reserve_stock(work, &event.data()?).await,
             OrderCancelled::TYPE => release_stock(work, &event.data()?).await,
             _ => Err(Failure::unknown_type(event)),
         }
@@ -37,36 +87,6 @@ impl Handler for Reservations {
         // What can't be read fails when it is applied.
         .map_or(0, ProductId::get)
     }
-}
-
-/// Too little stock is no failure: it is an outcome, and told as one.
-async fn reserve_stock(work: &mut UnitOfWork<'_>, order: &OrderPlaced) -> Result<(), Failure> {
-    let event = match decide(work.connection(), order).await? {
-        Decision::Reserved => Event::new(
-            SERVICE,
-            &StockReserved {
-                order_id: order.order_id,
-                product_id: order.product_id,
-                quantity: order.quantity,
-            },
-        ),
-        Decision::Rejected(reason) => Event::new(
-            SERVICE,
-            &StockRejected {
-                order_id: order.order_id,
-                product_id: order.product_id,
-                quantity: order.quantity,
-                reason,
-            },
-        ),
-        Decision::CancelledBefore => {
-            info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
-            return Ok(());
-        }
-    };
-    info!(order_id = %order.order_id, outcome = event.event_type, "order settled");
-    work.say(event);
-    Ok(())
 }
 
 /// What becomes of an order.

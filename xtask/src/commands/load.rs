@@ -16,7 +16,7 @@ use crate::{
     outcome::{Exit, unavailable},
     output::{Format, FormatOption, Progress},
     process::Call,
-    project::{self, PORTS, Project},
+    project::{self, Project},
     prometheus::Prometheus,
 };
 
@@ -108,7 +108,7 @@ impl Options {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     require_healthy(&containers)?;
-    let gateway = engine::published(&containers, &PORTS[0])?;
+    let gateway = engine::published_by(&containers, "traefik")?;
     let prometheus = Prometheus::new(&containers)?;
     let progress = Progress::new();
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;

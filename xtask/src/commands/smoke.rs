@@ -14,7 +14,7 @@ use crate::{
     http::{Answer, Client},
     outcome::Exit,
     output::{Format, FormatOption, print_json, spell},
-    project::{PORTS, Project},
+    project::Project,
     wait,
 };
 
@@ -59,7 +59,7 @@ struct StepFailure {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
-    let client = Client::new(&engine::published(&containers, &PORTS[0])?);
+    let client = Client::new(&engine::published_by(&containers, "traefik")?);
     let mut teller = Teller {
         format: options.format.format,
         steps: Vec::new(),

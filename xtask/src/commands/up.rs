@@ -48,8 +48,11 @@ pub(crate) fn bring_up(
     options: Options,
     progress: &Progress,
 ) -> anyhow::Result<Vec<Container>> {
-    // Before anything else: a switch with a typing error would leave its pattern on and nobody the wiser.
-    let off = patterns::off(&project.settings_from(&EnvFile::read(&project.env_file)?))?;
+    // Before anything else: a switch with a typing error would leave its pattern on and nobody the wiser,
+    // and a port with one would be found when most of the system is up.
+    let asked_for = project.settings_from(&EnvFile::read(&project.env_file)?);
+    let off = patterns::off(&asked_for)?;
+    ports::require_numbers(&asked_for)?;
     let compose = progress.step("engine", |step| {
         let version = engine::version()?;
         let compose = Compose::find_or_fetch(project, step)?;

@@ -14,7 +14,7 @@ use crate::{
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, table},
     project::{ALERT_RECEIVER, CONTAINERS, Project},
-    prometheus::{Moment, Prometheus, Sample, fresh},
+    prometheus::{Moment, Prometheus, SCRAPE_INTERVAL, Sample, fresh},
     wait,
 };
 
@@ -29,9 +29,10 @@ const PROCESSED_COUNTER: &str = "messaging_process_duration_seconds_count";
 const RETRY_COUNTER: &str = "agora_retries_total";
 const DEAD_COUNTER: &str = "agora_dead_letters_total";
 const DUPLICATE_COUNTER: &str = "agora_inbox_duplicates_total";
+const OVERTAKEN_COUNTER: &str = "agora_orders_overtaken_total";
 
-/// A scrape interval, in seconds: no earlier is anything new to be seen.
-const LOOK_SECONDS: f64 = 5.0;
+/// No earlier is anything new to be seen.
+const LOOK_SECONDS: f64 = SCRAPE_INTERVAL.as_secs() as f64;
 /// Messages count as settled when no counter of them moved for so long, in seconds; what waits for longer than that in
 /// a retry tier is seen in the queue.
 const CALM_SECONDS: f64 = 10.0;
@@ -156,6 +157,23 @@ struct Settled {
 
 /// Looks at one moment after the other, from the end of the window, be they past or to come.
 fn settled(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Settled> {
+    let mut at = window.to;
+    let settled = wait::until(WAIT_LIMIT, WAIT_INTERVAL, || {
+        if prometheus.now()? < at {
+            return Ok(None);
+        }
+        let at_rest = is_at_rest(prometheus, at)?;
+        if at_rest || at + LOOK_SECONDS > window.to + SETTLED_WITHIN_SECONDS {
+            return Ok(Some(Settled { at, at_rest }));
+        }
+        at += LOOK_SECONDS;
+        Ok(None)
+    })?;
+    settled.context("Prometheus's clock stands still")
+}
+
+/// Whether no message was on its way at this moment: none waited, and no counter of them had moved for a while.
+pub(crate) fn is_at_rest(prometheus: &Prometheus, at: Moment) -> anyhow::Result<bool> {
     let counters = [
         PUBLISHED_COUNTER,
         PROCESSED_COUNTER,
@@ -170,20 +188,7 @@ fn settled(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Settled> 
         let samples = prometheus.query(query, at)?;
         Ok(samples.first().map(|sample| sample.value))
     };
-    let mut at = window.to;
-    let settled = wait::until(WAIT_LIMIT, WAIT_INTERVAL, || {
-        if prometheus.now()? < at {
-            return Ok(None);
-        }
-        let at_rest = value(waiting, at)? == Some(0.0)
-            && value(&moved, at)? == value(&moved, at - CALM_SECONDS)?;
-        if at_rest || at + LOOK_SECONDS > window.to + SETTLED_WITHIN_SECONDS {
-            return Ok(Some(Settled { at, at_rest }));
-        }
-        at += LOOK_SECONDS;
-        Ok(None)
-    })?;
-    settled.context("Prometheus's clock stands still")
+    Ok(value(waiting, at)? == Some(0.0) && value(&moved, at)? == value(&moved, at - CALM_SECONDS)?)
 }
 
 fn observe_events(
@@ -193,6 +198,7 @@ fn observe_events(
 ) -> anyhow::Result<events_check::Observed> {
     let mut observed = events_check::Observed {
         at_rest: settled.at_rest,
+        disturbed: !is_at_rest(prometheus, window.from)?,
         restarted: prometheus.restarted(window.from, settled.at)?,
         ..events_check::Observed::default()
     };
@@ -215,10 +221,11 @@ fn observe_events(
     let by_outcome = ["messaging_destination_name", "outcome"];
     observed.published = gains(PUBLISHED_COUNTER, by_outcome)?;
     observed.processed = gains(PROCESSED_COUNTER, by_outcome)?;
+    observed.dead = gains(DEAD_COUNTER, ["queue", "reason"])?;
+    observed.overtaken = gains(OVERTAKEN_COUNTER, by_outcome)?.into_values().sum();
     for (counter, detail, counts) in [
         (DUPLICATE_COUNTER, "outcome", &mut observed.duplicates),
         (RETRY_COUNTER, "tier", &mut observed.retries),
-        (DEAD_COUNTER, "reason", &mut observed.dead),
     ] {
         for ((queue, _), gain) in gains(counter, ["queue", detail])? {
             *counts.entry(queue).or_default() += gain;

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -21,9 +21,10 @@ use crate::{
     metrics_check::Finding,
     outcome::Exit,
     output::{Format, FormatOption, Progress, Step, print_json},
-    project::{PORTS, Project, SERVICES},
-    prometheus::{Moment, Prometheus, fresh},
-    traces_check::{self, Examined, Order, SpanCounts, Tally},
+    project::{Project, SERVICES},
+    prometheus::{Moment, Prometheus, SCRAPE_INTERVAL, fresh},
+    spans_check::{self, SpanCounts},
+    traces_check::{self, Defect, Examined, Order, Tally},
     wait,
 };
 
@@ -47,13 +48,18 @@ const WORKERS: usize = 4;
 const LINKED_WITHIN: Duration = Duration::from_secs(3_600);
 /// A message that was delivered again and again is not followed further than this.
 const LINKED_TRACES: usize = 20;
-/// How many messages may be looked for in vain, in each look: without links all of them would be.
+/// How many messages may be looked for in vain in each look, as long as no search ever led anywhere: without links all
+/// of them would be in vain.
 const VAIN_SEARCHES: usize = 100;
+
+/// How many traces the store keeps, `MAX_TRACES` in `compose.yaml`; the oldest go first. A trace has a span at least.
+const KEPT_TRACES: u64 = 20_000;
+/// How much later the first span of a trace may come than that of one which began as much later.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// When the spans of a run that is over have been counted everywhere, in seconds after its window.
 const COUNTED_AFTER_SECONDS: f64 = 60.0;
-/// A scrape interval.
-const SCRAPE_SECONDS: f64 = 5.0;
+const SCRAPE_SECONDS: f64 = SCRAPE_INTERVAL.as_secs() as f64;
 
 const SPAN_COUNTER: &str = "agora_spans_total";
 const STORED_COUNTER: &str = "otelcol_receiver_accepted_spans_total";
@@ -141,13 +147,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let orders = traces_check::orders(&run.ledger()?, &run.cancellations()?);
     let chosen = traces_check::chosen(&orders, options.orders);
     let progress = Progress::new();
-    let results = progress.step("traces", |step| look_up(&jaeger, &chosen, step))?;
+    let mut results = progress.step("traces", |step| look_up(&jaeger, &chosen, step))?;
+    note_forgotten(&jaeger, &prometheus, &window, &mut results)?;
     let counts = progress.step("spans, counted on both sides", |_| {
         count_spans(&prometheus, &window)
     })?;
 
     let tally = traces_check::tally(&results, EXAMPLES);
-    let finding = traces_check::compare_spans(&counts);
+    let finding = spans_check::compare(&counts, tally.gateway_spans);
     let report = Report {
         outcome: verdict(&tally, options.min_share, &finding),
         run_id: run.id,
@@ -175,11 +182,9 @@ fn verdict(tally: &Tally, min_percent: f64, spans: &Finding) -> Exit {
 }
 
 fn trace_url(containers: &[engine::Container]) -> anyhow::Result<String> {
-    let port = PORTS.iter().find(|port| port.service == "jaeger");
-    let port = port.ok_or_else(|| anyhow::anyhow!("no port for Jaeger"))?;
     Ok(format!(
         "http://{}/trace/",
-        engine::published(containers, port)?
+        engine::published_by(containers, "jaeger")?
     ))
 }
 
@@ -193,6 +198,7 @@ pub(crate) fn look_up<'a>(
     let mut results: Vec<(&Order, Option<Examined>)> =
         orders.iter().map(|order| (*order, None)).collect();
     let mut last_news = Instant::now();
+    let mut searches = Searches::default();
     wait::until(COMPLETE_WITHIN, LOOK_INTERVAL, || {
         let open: Vec<usize> = (0..results.len())
             .filter(|number| match &results[*number] {
@@ -204,7 +210,8 @@ pub(crate) fn look_up<'a>(
             return Ok(Some(()));
         }
         let asked: Vec<&Order> = open.iter().map(|number| results[*number].0).collect();
-        for (number, examined) in open.iter().zip(examine_all(jaeger, &asked)?) {
+        searches.begin_look();
+        for (number, examined) in open.iter().zip(examine_all(jaeger, &asked, &searches)?) {
             let result = &mut results[*number].1;
             let spans_before = result.as_ref().map_or(0, |before| before.spans);
             if examined.spans > spans_before {
@@ -228,21 +235,112 @@ pub(crate) fn look_up<'a>(
     Ok(results)
 }
 
+/// What came of looking for messages in other traces.
+#[derive(Debug, Default)]
+struct Searches {
+    /// Of this look.
+    vain: AtomicUsize,
+    /// In any look: consumers do link to what they were sent.
+    any_found: AtomicBool,
+    looks: usize,
+}
+
+impl Searches {
+    fn begin_look(&mut self) {
+        *self.vain.get_mut() = 0;
+        self.looks += 1;
+    }
+
+    /// Whether another search may lead anywhere. Once one did, each message is worth it: whoever gave up then would
+    /// take the traces that were not looked for as missing.
+    fn are_worth_it(&self) -> bool {
+        self.any_found.load(Ordering::Relaxed) || self.vain.load(Ordering::Relaxed) < VAIN_SEARCHES
+    }
+
+    fn note(&self, found: bool) {
+        if found {
+            self.any_found.store(true, Ordering::Relaxed);
+        } else {
+            self.vain.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The order that is examined as the `number`th of so many. Each look begins elsewhere: orders whose messages nobody
+    /// handles must not use up the searches of all others.
+    fn turn(&self, number: usize, count: usize) -> usize {
+        (number + self.looks.saturating_sub(1) * VAIN_SEARCHES) % count
+    }
+}
+
+/// Notes of which orders nothing is stored any more: the store was started after the run began, or took in enough since
+/// to have let the oldest go, and it has nothing that is older than them.
+fn note_forgotten(
+    jaeger: &Jaeger,
+    prometheus: &Prometheus,
+    window: &Window,
+    results: &mut [(&Order, Option<Examined>)],
+) -> anyhow::Result<()> {
+    let is_gone = |(_, examined): &&mut (&Order, Option<Examined>)| {
+        let defects = examined.as_ref().map(|examined| &examined.defects);
+        defects.is_some_and(|defects| defects.contains(&Defect::NotStored))
+    };
+    let mut gone: Vec<_> = results.iter_mut().filter(is_gone).collect();
+    if gone.is_empty() || !may_have_forgotten(prometheus, window)? {
+        return Ok(());
+    }
+    gone.sort_by_key(|(order, _)| order.at);
+    // What is older than one order is older than all later ones.
+    for (order, examined) in gone {
+        let first_came = order.at - ARRIVES_WITHIN;
+        let before_us = u64::try_from(first_came.timestamp_micros()).unwrap_or_default();
+        if jaeger.remembers("traefik", before_us)? {
+            break;
+        }
+        if let Some(examined) = examined {
+            examined.forgotten = true;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the store can have let go of traces of the run.
+fn may_have_forgotten(prometheus: &Prometheus, window: &Window) -> anyhow::Result<bool> {
+    let now = prometheus.now()?;
+    if prometheus.restarted(window.from, now)?.contains("jaeger") {
+        return Ok(true);
+    }
+    let stored = prometheus.gains(&stored_spans(), window.from, now)?;
+    // One that fell began anew.
+    Ok(stored
+        .iter()
+        .any(|(_, gain)| gain.is_none_or(|spans| spans >= KEPT_TRACES)))
+}
+
+/// What the store ever took in.
+fn stored_spans() -> String {
+    format!("sum by (job) ({})", fresh(STORED_COUNTER))
+}
+
 /// Examines each of the orders, some of them at once; in their order.
-fn examine_all(jaeger: &Jaeger, orders: &[&Order]) -> anyhow::Result<Vec<Examined>> {
+fn examine_all(
+    jaeger: &Jaeger,
+    orders: &[&Order],
+    searches: &Searches,
+) -> anyhow::Result<Vec<Examined>> {
     let next = AtomicUsize::new(0);
-    let vain = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(orders.len()));
     let work = || -> anyhow::Result<()> {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(order) = orders.get(number) else {
+            if number >= orders.len() {
                 return Ok(());
-            };
+            }
+            let number = searches.turn(number, orders.len());
+            let order = orders[number];
             if interrupt::requested() {
                 return Err(Interrupted.into());
             }
-            let examined = traces_check::examine(order, &traces_of(jaeger, order, &vain)?);
+            let examined = traces_check::examine(order, &traces_of(jaeger, order, searches)?);
             done.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push((number, examined));
@@ -267,7 +365,7 @@ fn examine_all(jaeger: &Jaeger, orders: &[&Order]) -> anyhow::Result<Vec<Examine
 
 /// The order's own trace, and those that the consumers of its messages began with a link to it. The store can't be
 /// asked who links to a span: it is asked for the message's id, and what it answers has to name the trace.
-fn traces_of(jaeger: &Jaeger, order: &Order, vain: &AtomicUsize) -> anyhow::Result<Vec<Trace>> {
+fn traces_of(jaeger: &Jaeger, order: &Order, searches: &Searches) -> anyhow::Result<Vec<Trace>> {
     let own = match &order.trace_id {
         Some(id) => jaeger.trace(id)?,
         None => None,
@@ -281,7 +379,7 @@ fn traces_of(jaeger: &Jaeger, order: &Order, vain: &AtomicUsize) -> anyhow::Resu
         let Some(sent) = next else {
             return Ok(traces);
         };
-        if vain.load(Ordering::Relaxed) >= VAIN_SEARCHES || traces.len() >= LINKED_TRACES {
+        if !searches.are_worth_it() || traces.len() >= LINKED_TRACES {
             return Ok(traces);
         }
         let message_id = sent.message_id.to_owned();
@@ -301,9 +399,7 @@ fn traces_of(jaeger: &Jaeger, order: &Order, vain: &AtomicUsize) -> anyhow::Resu
         {
             traces.push(candidates.swap_remove(at));
         }
-        if traces.len() == known {
-            vain.fetch_add(1, Ordering::Relaxed);
-        }
+        searches.note(traces.len() > known);
         looked_for.insert(message_id);
     }
 }
@@ -346,9 +442,7 @@ fn count_spans(prometheus: &Prometheus, window: &Window) -> anyhow::Result<SpanC
         }
     }
     let store = |counter: &str| format!("sum by (job) ({})", fresh(counter));
-    counts.counted &= !prometheus
-        .query(&store(STORED_COUNTER), stored_until)?
-        .is_empty();
+    counts.counted &= !prometheus.query(&stored_spans(), stored_until)?.is_empty();
     let mut gained = |query: &str, from: Moment| -> anyhow::Result<u64> {
         let mut sum = 0;
         for (labels, gain) in prometheus.gains(query, from, stored_until)? {
@@ -361,7 +455,7 @@ fn count_spans(prometheus: &Prometheus, window: &Window) -> anyhow::Result<SpanC
         }
         Ok(sum)
     };
-    let stored = gained(&store(STORED_COUNTER), stored_from)?;
+    let stored = gained(&stored_spans(), stored_from)?;
     let refused = gained(&store(REFUSED_COUNTER), stored_from)?;
     let web = format!("{GATEWAY_COUNTER}{{entrypoint=\"web\"}}");
     let gateway_requests = gained(&store(&web), window.from)?;
@@ -402,7 +496,11 @@ fn text(report: &Report) -> String {
         ),
         (
             tally.overtaken,
-            "were cancelled before inventory came to them: nothing follows from those",
+            "were cancelled before inventory came to them: nothing follows from those, so they are not judged",
+        ),
+        (
+            tally.forgotten,
+            "are not stored any more: the store keeps the latest 20,000 traces, and none over a restart",
         ),
         (
             tally.repeated,
@@ -488,6 +586,12 @@ fn summary(report: &Report) -> String {
             (_, 1.., _) => {
                 "its ledger names no trace: make another run, against services that send `traceresponse`"
             }
+            _ if tally.forgotten > 0 => {
+                "its traces are not stored any more: make another run, and look at it before the next"
+            }
+            _ if tally.overtaken > 0 => {
+                "every order was cancelled before inventory came to it: make another run"
+            }
             _ => {
                 "no trace was sampled: see `sampleRate` in observability/traefik/traefik.yaml, `cargo xtask up`, and make \
                  another run"
@@ -523,7 +627,7 @@ mod tests {
             counted: true,
             ..SpanCounts::default()
         };
-        let finding = traces_check::compare_spans(&counts);
+        let finding = spans_check::compare(&counts, tally.gateway_spans);
         Report {
             outcome: verdict(&tally, MIN_SHARE_PERCENT, &finding),
             run_id: "20261126-101112-abcd".to_owned(),
@@ -583,6 +687,54 @@ mod tests {
         let order = order("o");
         let shown = text(&report(&[(&order, None)]));
         assert!(shown.contains("sampleRate"), "{shown}");
+    }
+
+    #[test]
+    fn what_the_store_forgot_is_said_and_decides_nothing() {
+        let order = order("o");
+        let forgotten = Examined {
+            forgotten: true,
+            ..traces_check::examine(&order, &[])
+        };
+        let shown = text(&report(&[(&order, Some(forgotten))]));
+        for part in [
+            "1 are not stored any more",
+            "inconclusive",
+            "make another run",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let compose = include_str!("../../../compose.yaml");
+        assert!(compose.contains(&format!("MAX_TRACES: \"{KEPT_TRACES}\"")));
+    }
+
+    #[test]
+    fn searches_end_when_all_are_in_vain_and_not_when_one_led_somewhere() {
+        let mut searches = Searches::default();
+        searches.begin_look();
+        for _ in 0..VAIN_SEARCHES {
+            assert!(searches.are_worth_it());
+            searches.note(false);
+        }
+        assert!(!searches.are_worth_it());
+        // The next look tries again, with other orders.
+        let turns = |searches: &Searches| -> Vec<usize> {
+            (0..250).map(|number| searches.turn(number, 250)).collect()
+        };
+        assert_eq!(turns(&searches)[..2], [0, 1]);
+        searches.begin_look();
+        assert!(searches.are_worth_it());
+        assert_eq!(turns(&searches)[..2], [100, 101]);
+        let mut all = turns(&searches);
+        all.sort_unstable();
+        assert_eq!(all, (0..250).collect::<Vec<_>>());
+        searches.note(true);
+        for _ in 0..2 * VAIN_SEARCHES {
+            searches.note(false);
+        }
+        assert!(searches.are_worth_it());
+        searches.begin_look();
+        assert!(searches.are_worth_it());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use alert_record::{Change, Status};
+use alert_record::{Change, History, Status};
 use chrono::{DateTime, Utc};
 
 use super::{evidence::FiredAlert, lab::Lab};
@@ -55,7 +55,9 @@ pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result
         if firing.iter().any(|alert| alert.state == AlertState::Firing) {
             return Ok(None);
         }
-        let told = told(&receiver.history(Some(since))?.alerts);
+        let history = receiver.history(Some(since))?;
+        require_record(&history, since)?;
+        let told = told(&history.alerts);
         Ok(told
             .iter()
             .all(|alert| alert.over_at.is_some())
@@ -77,6 +79,16 @@ pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result
         }
     }
     Ok(fired)
+}
+
+/// A receiver that started anew meanwhile would pass for one that was told nothing.
+fn require_record(history: &History, since: DateTime<Utc>) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        history.recording_since <= since,
+        "the alert receiver was started at {}, and has forgotten what it was told before",
+        history.recording_since
+    );
+    Ok(())
 }
 
 /// What the receiver was told, a line for each time that an alert fired.
@@ -139,6 +151,19 @@ mod tests {
             starts_at: at(1),
             ends_at: None,
         }
+    }
+
+    #[test]
+    fn a_receiver_that_started_anew_has_no_say() {
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let history = History {
+            alerts: Vec::new(),
+            dropped: 0,
+            recording_since: at(10),
+        };
+        assert!(require_record(&history, at(10)).is_ok());
+        let error = require_record(&history, at(9)).unwrap_err().to_string();
+        assert!(error.contains("was started"), "{error}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     http::Client,
     outcome,
     process::Call,
-    project::{PORTS, Project, Settings},
+    project::{Project, Settings},
     wait,
 };
 
@@ -140,7 +140,7 @@ impl<'a> Lab<'a> {
 
     /// The gateway's address, `host:port`.
     pub(crate) fn gateway(&self) -> anyhow::Result<String> {
-        engine::published(&self.containers()?, &PORTS[0])
+        engine::published_by(&self.containers()?, "traefik")
     }
 
     /// The broker's management API. Its port may be another one after each start of the container.

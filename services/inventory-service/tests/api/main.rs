@@ -337,6 +337,8 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_take() {
     assert_eq!(shop.stock(6).await, before);
     assert!(shop.movements(&order).await.is_empty());
     assert_eq!(shop.broker.depth("inventory_events").await, 0);
+    let overtaken = shop.service.metric("agora_orders_overtaken_total").await;
+    assert_eq!(overtaken, 1.0);
 }
 
 #[tokio::test]

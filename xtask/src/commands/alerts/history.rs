@@ -25,6 +25,8 @@ struct Report {
     since: Option<DateTime<Utc>>,
     /// How many older changes the receiver doesn't have any more.
     dropped: u64,
+    /// When the receiver started: it may have been told things before, and forgot them.
+    recording_since: DateTime<Utc>,
     /// Oldest first.
     changes: Vec<Entry>,
 }
@@ -88,6 +90,7 @@ impl Report {
             outcome: Exit::Holds,
             since,
             dropped: history.dropped,
+            recording_since: history.recording_since,
             changes: changes
                 .map(|(change, over)| Entry::of(change, over, now))
                 .collect(),
@@ -123,6 +126,16 @@ impl Report {
         if self.dropped > 0 {
             println!("{} older changes are not kept any more.", self.dropped);
         }
+        println!("{}", self.beginning());
+    }
+
+    /// From when on silence means that nothing was told.
+    fn beginning(&self) -> String {
+        let began = local(self.recording_since);
+        match self.since {
+            Some(since) if self.recording_since <= since => format!("Recorded since {began}."),
+            _ => format!("Recorded since {began}: nothing is known of before."),
+        }
     }
 }
 
@@ -147,9 +160,7 @@ impl Entry {
 
     /// When it happened, by this machine's clock.
     fn time(&self) -> String {
-        let time = self.ends_at.unwrap_or(self.starts_at);
-        let time = time.with_timezone(&Local).round_subsecs(0);
-        time.format("%F %T").to_string()
+        local(self.ends_at.unwrap_or(self.starts_at))
     }
 
     fn lasted(&self) -> String {
@@ -162,6 +173,11 @@ impl Entry {
             format!("{}{so_far}", spell(time))
         })
     }
+}
+
+fn local(time: DateTime<Utc>) -> String {
+    let time = time.with_timezone(&Local).round_subsecs(0);
+    time.format("%F %T").to_string()
 }
 
 #[cfg(test)]
@@ -201,6 +217,7 @@ mod tests {
                 change(Status::Firing, "traefik", nine, None),
             ],
             dropped: 2,
+            recording_since: eight.parse().unwrap(),
         };
         Report::of(history, Some(eight.parse().unwrap()), NOW.parse().unwrap())
     }
@@ -226,6 +243,19 @@ mod tests {
     }
 
     #[test]
+    fn a_receiver_that_started_anew_is_told_from_a_quiet_one() {
+        let mut report = report();
+        report.changes.clear();
+        let (quiet, anew) = (report.beginning(), "nothing is known of before");
+        assert!(!quiet.contains(anew), "{quiet}");
+        report.recording_since += TimeDelta::seconds(1);
+        assert!(report.beginning().contains(anew));
+        // All that is known was asked for.
+        report.since = None;
+        assert!(report.beginning().contains(anew));
+    }
+
+    #[test]
     fn a_history_fails_nothing() {
         assert_eq!(report().outcome, Exit::Holds);
     }
@@ -240,6 +270,7 @@ mod tests {
             ("/outcome", serde_json::json!("failed")),
             ("/since", serde_json::json!("yesterday")),
             ("/dropped", serde_json::json!(-1)),
+            ("/recording_since", serde_json::json!(null)),
             ("/changes/0/status", serde_json::json!("pending")),
             ("/changes/0/starts_at", serde_json::json!("early")),
             ("/changes/1/ends_at", serde_json::json!("later")),

@@ -12,7 +12,7 @@ use crate::{
     engine::{self, Container, docker},
     evaluation::{evidence::Bite, lab::Lab},
     http::Client,
-    project::{ALERT_RECEIVER, PORTS, SERVICES},
+    project::{ALERT_RECEIVER, SERVICES},
     wait,
 };
 
@@ -124,9 +124,8 @@ fn unready(containers: &[Container]) -> anyhow::Result<Option<&str>> {
 }
 
 fn gateway_answers(containers: &[Container]) -> bool {
-    let gateway = PORTS.iter().find(|port| port.service == "traefik");
-    let address = gateway.and_then(|port| engine::published(containers, port).ok());
-    address.is_some_and(|address| Client::new(&address).get("/", &[], &[]).is_ok())
+    let gateway = engine::published_by(containers, "traefik");
+    gateway.is_ok_and(|address| Client::new(&address).get("/", &[], &[]).is_ok())
 }
 
 impl Effect for Cut {
