@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn a_run_is_found_when_its_window_is_known_and_not_before() {
         let root = tempfile::tempdir().unwrap();
-        let project = Project::at(root.path());
+        let mut project = Project::discover().unwrap();
+        project.root = root.path().to_owned();
         let refusal = || {
             let error = RunFolder::find(&project, Some("r")).unwrap_err();
             assert_eq!(Exit::of(&error), Exit::Unavailable);

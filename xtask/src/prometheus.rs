@@ -202,9 +202,14 @@ struct Target {
 impl Prometheus {
     /// The Prometheus among these containers.
     pub(crate) fn new(containers: &[Container]) -> anyhow::Result<Self> {
-        Ok(Self {
-            client: Client::new(&engine::published_by(containers, "prometheus")?),
-        })
+        Ok(Self::at(&engine::published_by(containers, "prometheus")?))
+    }
+
+    /// The Prometheus at `host:port`.
+    pub(crate) fn at(address: &str) -> Self {
+        Self {
+            client: Client::new(address),
+        }
     }
 
     /// What time it is for Prometheus.

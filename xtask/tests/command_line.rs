@@ -89,6 +89,24 @@ fn letters_are_only_moved_when_it_is_said_which() {
 }
 
 #[test]
+fn a_port_that_is_none_keeps_up_from_starting_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    // Grafana may not even start: what its port is, is known before.
+    for variable in ["AGORA_HTTP_PORT", "AGORA_GRAFANA_PORT"] {
+        let output = command()
+            .arg("up")
+            .env("AGORA_ENV_FILE", folder.path().join(".env"))
+            .env(variable, "threethousand")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        for part in [variable, "threethousand"] {
+            assert!(stderr(&output).contains(part), "{}", stderr(&output));
+        }
+    }
+}
+
+#[test]
 fn a_fault_needs_a_service_that_there_is() {
     let output = xtask(&["fault", "pause", "orders"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
@@ -126,30 +144,42 @@ fn a_switch_that_cannot_be_read_keeps_up_from_starting_anything() {
     }
 }
 
-#[test]
-fn a_missing_engine_exits_with_3_and_a_next_step() {
-    for command in [
-        "up",
-        "down",
+/// The commands that ask a running system, and print what they found as JSON, too.
+fn reports() -> impl Iterator<Item = Vec<&'static str>> {
+    let commands = [
         "status",
         "smoke",
         "load",
         "verify-dlq",
         "verify-metrics",
-        "alerts",
         "verify-traces",
+        "verify-dashboards",
+        "alerts",
+        "alerts --history",
         "heal",
-    ] {
-        let output = xtask(&[command]);
+    ];
+    commands
+        .into_iter()
+        .map(|command| command.split(' ').collect())
+}
+
+#[test]
+fn a_missing_engine_exits_with_3_and_a_next_step() {
+    for command in ["up", "down"]
+        .map(|one| vec![one])
+        .into_iter()
+        .chain(reports())
+    {
+        let output = xtask(&command);
         assert_eq!(
             output.status.code(),
             Some(3),
-            "{command}: {}",
+            "{command:?}: {}",
             stderr(&output)
         );
         assert!(
             stderr(&output).contains("next: "),
-            "{command}: {}",
+            "{command:?}: {}",
             stderr(&output)
         );
     }
@@ -157,20 +187,11 @@ fn a_missing_engine_exits_with_3_and_a_next_step() {
 
 #[test]
 fn json_stands_alone_on_standard_output_even_for_errors() {
-    for command in [
-        "status",
-        "smoke",
-        "load",
-        "verify-dlq",
-        "verify-metrics",
-        "alerts",
-        "verify-traces",
-        "heal",
-    ] {
-        let output = xtask(&[command, "--format", "json"]);
+    for command in reports() {
+        let output = xtask(&[&command[..], &["--format", "json"]].concat());
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(json["outcome"], "unavailable", "{command}");
-        assert!(json["next_step"].is_string(), "{command}");
+        assert_eq!(json["outcome"], "unavailable", "{command:?}");
+        assert!(json["next_step"].is_string(), "{command:?}");
     }
 }
 

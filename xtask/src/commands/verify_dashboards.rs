@@ -5,7 +5,11 @@
 //! wants a load run within that time. What Loki would be asked is asked where Loki runs; elsewhere `cargo xtask check`
 //! looks at its structure. Left out: exemplars and links.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +19,26 @@ use crate::{
     engine::{self, Container},
     extras,
     http::Client,
+    interrupt::{self, Interrupted},
     outcome::{self, Exit},
     output::{Format, FormatOption, print_json},
     project::Project,
     prometheus::{Figures, Moment, Prometheus, Span},
 };
+
+/// How our own figures begin. Many are there only once something happened; that a panel spells them as the services do is
+/// held against the code, in `xtask/tests/dashboards.rs`.
+const OURS: [&str; 7] = [
+    "agora_",
+    "db_client_",
+    "http_server_",
+    "messaging_",
+    "process_",
+    "rpc_",
+    "tokio_",
+];
+/// Others' figures that are not there in good weather: nothing fires.
+const NOT_IN_GOOD_WEATHER: [&str; 1] = ["ALERTS"];
 
 /// What `verify-dashboards` can be told.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -88,6 +107,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let inquiry = Inquiry {
         prometheus: Prometheus::new(&containers)?,
         loki: loki(&containers),
+        loki_is_silent: OnceCell::new(),
+        names: OnceCell::new(),
     };
     let now = inquiry.prometheus.now()?;
     let mut queries = Vec::new();
@@ -123,6 +144,10 @@ fn loki(containers: &[Container]) -> Option<Client> {
 struct Inquiry {
     prometheus: Prometheus,
     loki: Option<Client>,
+    /// Why it gave no answer, once it didn't: nobody waits for each of its queries.
+    loki_is_silent: OnceCell<String>,
+    /// Of all figures that there are, once somebody asked.
+    names: OnceCell<BTreeSet<String>>,
 }
 
 impl Inquiry {
@@ -136,6 +161,7 @@ impl Inquiry {
         let mut variables = BTreeMap::new();
         let from = now - window.as_secs_f64();
         for variable in &dashboard.variables {
+            require_patience()?;
             let (series, label) = dashboards::label_values(&variable.query).ok_or_else(|| {
                 outcome::failed(
                     format!(
@@ -162,6 +188,7 @@ impl Inquiry {
         let values = Values::of(window, variables);
         for panel in &dashboard.panels {
             for query in &panel.queries {
+                require_patience()?;
                 let (query, finding) = match values.fill_in(&query.expr) {
                     Err(why) => (query.expr.clone(), Finding::Refused(why)),
                     Ok(filled) => {
@@ -171,7 +198,7 @@ impl Inquiry {
                             Span::Over(from, now, values.step.as_secs())
                         };
                         let finding = match query.language {
-                            Language::PromQl => self.ask_prometheus(&filled, span)?,
+                            Language::PromQl => self.ask_prometheus(&filled, span, (from, now))?,
                             Language::LogQl => self.ask_loki(&filled, from, now)?,
                         };
                         (filled, finding)
@@ -188,19 +215,40 @@ impl Inquiry {
         Ok(asked)
     }
 
-    fn ask_prometheus(&self, query: &str, span: Span) -> anyhow::Result<Finding> {
+    fn ask_prometheus(
+        &self,
+        query: &str,
+        span: Span,
+        time: (Moment, Moment),
+    ) -> anyhow::Result<Finding> {
         let finding = judge(self.prometheus.figures(query, span)?);
         // A fallback gives data whatever it stands in for: said, so that nobody takes it for an answer.
         if finding == Finding::Data
             && let Some(question) = dashboards::without_fallback(query)
         {
             let alone = judge(self.prometheus.figures(question, span)?);
-            return Ok(match alone {
-                Finding::Empty(_) => Finding::Quiet,
-                other => other,
-            });
+            return match alone {
+                Finding::Empty(_) => Ok(judge_silence(question, self.names(time)?)),
+                other => Ok(other),
+            };
         }
         Ok(finding)
+    }
+
+    /// The names of all figures of that time.
+    fn names(&self, (from, to): (Moment, Moment)) -> anyhow::Result<&BTreeSet<String>> {
+        if let Some(names) = self.names.get() {
+            return Ok(names);
+        }
+        let all = r#"{__name__=~".+"}"#;
+        let names = self.prometheus.label_values(all, "__name__", from, to)?;
+        let names = names.map_err(|why| {
+            outcome::unavailable(
+                format!("Prometheus doesn't say which figures there are: {why}"),
+                "`cargo xtask logs prometheus` shows its log",
+            )
+        })?;
+        Ok(self.names.get_or_init(|| names.into_iter().collect()))
     }
 
     fn ask_loki(&self, query: &str, from: Moment, to: Moment) -> anyhow::Result<Finding> {
@@ -215,13 +263,33 @@ impl Inquiry {
             ("end", &end),
             ("limit", "1"),
         ];
-        let answer = loki.get("/loki/api/v1/query_range", &[], &parameters)?;
+        if let Some(why) = self.loki_is_silent.get() {
+            return Ok(Finding::Refused(why.clone()));
+        }
+        let answer = match loki.get("/loki/api/v1/query_range", &[], &parameters) {
+            Ok(answer) => answer,
+            // One that hangs is its panels' trouble, and none of the others'.
+            Err(error) => {
+                let why = self.loki_is_silent.get_or_init(|| format!("{error:#}"));
+                return Ok(Finding::Refused(why.clone()));
+            }
+        };
         if answer.status != 200 {
             return Ok(Finding::Refused(answer.shown()));
         }
-        let answer: LokiAnswer = answer.json()?;
-        Ok(judge_lines(&answer))
+        Ok(match answer.json::<LokiAnswer>() {
+            Ok(answer) => judge_lines(&answer),
+            Err(error) => Finding::Refused(format!("{error:#}")),
+        })
     }
+}
+
+/// Between two questions, of which there are a hundred.
+fn require_patience() -> anyhow::Result<()> {
+    if interrupt::requested() {
+        return Err(Interrupted.into());
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -244,6 +312,20 @@ fn judge(answer: Result<Figures, String>) -> Finding {
             Finding::Empty("nothing but NaN: nothing of the kind happened in the shown time")
         }
         Ok(_) => Finding::Data,
+    }
+}
+
+/// A question without an answer behind a fallback: nothing happened, unless it is about something that there isn't.
+fn judge_silence(question: &str, names: &BTreeSet<String>) -> Finding {
+    let is_known = |name: &str| {
+        names.contains(name)
+            || NOT_IN_GOOD_WEATHER.contains(&name)
+            || OURS.iter().any(|ours| name.starts_with(ours))
+    };
+    if dashboards::metrics(question).into_iter().all(is_known) {
+        Finding::Quiet
+    } else {
+        Finding::Empty("no such metric, whatever the fallback shows")
     }
 }
 
@@ -326,6 +408,11 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::{Ipv4Addr, TcpListener},
+        thread,
+    };
+
     use super::*;
     use crate::evaluation::report::schema_check::violations;
 
@@ -372,6 +459,44 @@ mod tests {
             assert_eq!(judge(empty).exit(), Exit::Failed);
         }
         assert_eq!(judge_values(Ok(Vec::new())).exit(), Exit::Failed);
+    }
+
+    #[test]
+    fn a_misspelt_metric_behind_a_fallback_is_not_quiet() {
+        let names = ["traefik_service_requests_total".to_owned()].into();
+        let silence = |question| judge_silence(question, &names);
+        for quiet in [
+            r#"sum by (code) (increase(traefik_service_requests_total{code=~"5.."}[5m]))"#,
+            r#"count(ALERTS{alertstate="firing"})"#,
+            "sum(rate(agora_retries_total[20s]))",
+        ] {
+            assert_eq!(silence(quiet), Finding::Quiet, "{quiet}");
+        }
+        for misspelt in [
+            r#"sum by (code) (increase(traefik_service_request_total{code=~"5.."}[5m]))"#,
+            "sum(traefik_service_requests_total) / sum(traefik_requests)",
+        ] {
+            assert_eq!(silence(misspelt).exit(), Exit::Failed, "{misspelt}");
+        }
+    }
+
+    #[test]
+    fn a_loki_that_gives_no_answer_fails_its_own_panels_only() {
+        // It takes the connection and hangs up without a word.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let silent = thread::spawn(move || drop(listener.accept().unwrap()));
+        let inquiry = Inquiry {
+            prometheus: Prometheus::at(&address),
+            loki: Some(Client::new(&address)),
+            loki_is_silent: OnceCell::new(),
+            names: OnceCell::new(),
+        };
+        let first = inquiry.ask_loki("{a=\"b\"}", 0.0, 1.0).unwrap();
+        assert_eq!(first.exit(), Exit::Failed);
+        silent.join().unwrap();
+        // Nobody listens any more, and nobody asks.
+        assert_eq!(inquiry.ask_loki("{a=\"b\"}", 0.0, 1.0).unwrap(), first);
     }
 
     #[test]
