@@ -99,6 +99,30 @@ impl Compose {
             .args(["config", "--no-interpolate", "--quiet"])
     }
 
+    /// A call that starts containers and returns when all are healthy, or none can be in `within_seconds` any more; with
+    /// the further options and services of `what`.
+    pub(crate) fn up<'a>(
+        &self,
+        project: &Project,
+        settings: &Settings,
+        within_seconds: u64,
+        what: impl IntoIterator<Item = &'a str>,
+    ) -> Call {
+        let wait = within_seconds.to_string();
+        let up = [
+            "up",
+            "--detach",
+            "--no-build",
+            "--wait",
+            "--wait-timeout",
+            &wait,
+        ];
+        self.call(project, settings, up)
+            .args(what)
+            // The engine's own work comes on top.
+            .limit(Duration::from_secs(within_seconds + 60))
+    }
+
     /// A call for the project, with its settings in the child's environment.
     pub(crate) fn call<'a>(
         &self,

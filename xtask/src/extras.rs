@@ -2,7 +2,7 @@
 //! could pull, after everything else; of the others it says what is missing and what that costs. Nothing that happens
 //! here makes an `up` fail: the system is whole without them.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, thread};
 
 use crate::{
     compose::Compose,
@@ -241,22 +241,13 @@ fn compose_up(
     chosen: &[&str],
     step: &Step,
 ) -> anyhow::Result<()> {
-    let wait = HEALTHY_WITHIN_SECONDS.to_string();
-    let args = [
-        "up",
-        "--detach",
-        "--no-build",
-        "--wait",
-        "--wait-timeout",
-        &wait,
-    ];
     compose
-        .call(
+        .up(
             project,
             settings,
-            args.into_iter().chain(chosen.iter().copied()),
+            HEALTHY_WITHIN_SECONDS,
+            chosen.iter().copied(),
         )
-        .limit(Duration::from_secs(HEALTHY_WITHIN_SECONDS + 60))
         .logged(&project.log("compose-up-optional"), |line| {
             step.update(line)
         })

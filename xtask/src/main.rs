@@ -25,6 +25,7 @@ mod jaeger;
 mod load_runs;
 mod logql;
 mod metrics_check;
+mod our_figures;
 mod outcome;
 mod output;
 mod patterns;

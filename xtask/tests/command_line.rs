@@ -1,10 +1,14 @@
 //! The binary from outside, where nothing runs: exit codes, errors with a next step, clean JSON.
 
+mod small_repository;
+
 use std::{
     fs,
     path::Path,
     process::{Command, Output},
 };
+
+use small_repository::small_repository;
 
 /// Runs xtask against a container engine that can't be there.
 fn xtask(args: &[&str]) -> Output {
@@ -258,32 +262,6 @@ fn outside_the_repository_it_says_where_to_go() {
         "{}",
         stderr(&output)
     );
-}
-
-/// A repository of nothing but what some checks read, for them to be broken.
-fn small_repository() -> tempfile::TempDir {
-    let copy = tempfile::tempdir().expect("a folder for the test");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    copy_folder(
-        &root.join("observability"),
-        &copy.path().join("observability"),
-    );
-    fs::create_dir(copy.path().join("xtask")).expect("a folder");
-    fs::write(copy.path().join("compose.yaml"), "").expect("a file");
-    copy
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).expect("a copy");
-        }
-    }
 }
 
 fn check(repository: &Path, only: &str) -> Output {

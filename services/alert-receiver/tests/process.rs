@@ -9,6 +9,7 @@ use std::{
 };
 
 use alert_record::{History, Status};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use ureq::Agent;
 
@@ -180,9 +181,15 @@ fn is_a_problem(answer: &Answer, status: u16, kind: &str, detail: &str) {
 
 #[test]
 fn an_alert_that_fires_and_clears_is_told_oldest_first() {
+    let before = Utc::now();
     let receiver = Receiver::start();
-    let raw: Value = serde_json::from_str(&receiver.get("/alerts").body).expect("JSON");
-    assert_eq!(raw, json!({ "alerts": [], "dropped": 0 }));
+    let mut raw: Value = serde_json::from_str(&receiver.get("/alerts").body).expect("JSON");
+    // Silence means something from then on.
+    let began: DateTime<Utc> =
+        serde_json::from_value(raw["recording_since"].take()).expect("a time");
+    assert!(before <= began && began <= Utc::now(), "{began}");
+    let empty = json!({ "alerts": [], "dropped": 0, "recording_since": null });
+    assert_eq!(raw, empty);
 
     receiver.tell_of(&[firing("traefik")]);
     receiver.tell_of(&[resolved("traefik")]);

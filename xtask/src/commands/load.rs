@@ -10,18 +10,23 @@ use load_record::{REPORT_FILE, SUMMARY_FILE};
 
 use crate::{
     binaries,
+    commands::verify_metrics,
     engine::{self, Container},
     extras,
     load_runs::{RunFolder, Window},
     outcome::{Exit, unavailable},
-    output::{Format, FormatOption, Progress},
+    output::{Format, FormatOption, Progress, Step},
     process::Call,
     project::{self, Project},
-    prometheus::Prometheus,
+    prometheus::{Moment, Prometheus},
+    wait,
 };
 
 /// The longest run that `loadtest` takes is a day; preparation and the last requests come on top.
 const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
+
+/// Messages of what was done just before are through by then, and a scrape interval more.
+const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 
 const SCENARIOS: [&str; 6] = [
     "browse",
@@ -116,9 +121,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let run = RunFolder::new(project, &id);
     fs::create_dir_all(&run.path)?;
 
-    let from = progress.step("metrics before the run", |_| {
-        prometheus.wait_for_fresh_scrapes()
-    })?;
+    let from = progress.step("metrics before the run", |step| begin(&prometheus, step))?;
     let mut loadtest = Call::new(&binaries.loadtest)
         .args(options.passed_on())
         .args([
@@ -165,6 +168,24 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         }
     }
     Ok(exit)
+}
+
+/// A moment just before the run at which no message is on its way, or the last one that was waited for: that others use
+/// the system is no reason not to put load on it. `verify-metrics` sees it.
+fn begin(prometheus: &Prometheus, step: &Step) -> anyhow::Result<Moment> {
+    let mut last = prometheus.wait_for_fresh_scrapes()?;
+    let at_rest = wait::until(AT_REST_WITHIN, Duration::ZERO, || {
+        if verify_metrics::is_at_rest(prometheus, last)? {
+            return Ok(Some(last));
+        }
+        step.update("messages are on their way");
+        last = prometheus.wait_for_fresh_scrapes()?;
+        Ok(None)
+    })?;
+    if at_rest.is_none() {
+        step.result("messages of others are on their way");
+    }
+    Ok(at_rest.unwrap_or(last))
 }
 
 fn require_healthy(containers: &[Container]) -> anyhow::Result<()> {

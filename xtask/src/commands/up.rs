@@ -3,7 +3,7 @@
 //! A second `up` with nothing changed asks the engine a few questions, touches no container and needs no
 //! network.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use crate::{
     binaries::{self, Binaries},
@@ -193,19 +193,13 @@ fn start(
     settings: &Settings,
     step: &Step,
 ) -> anyhow::Result<()> {
-    let wait = HEALTHY_WITHIN_SECONDS.to_string();
-    let args = [
-        "up",
-        "--detach",
-        "--no-build",
-        "--remove-orphans",
-        "--wait",
-        "--wait-timeout",
-        &wait,
-    ];
     let result = compose
-        .call(project, settings, args)
-        .limit(Duration::from_secs(HEALTHY_WITHIN_SECONDS + 60))
+        .up(
+            project,
+            settings,
+            HEALTHY_WITHIN_SECONDS,
+            ["--remove-orphans"],
+        )
         .logged(&project.log("compose-up"), |line| step.update(line));
     let containers = match result {
         Ok(()) => engine::containers(project)?,

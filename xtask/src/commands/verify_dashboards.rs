@@ -20,23 +20,13 @@ use crate::{
     extras,
     http::Client,
     interrupt::{self, Interrupted},
+    our_figures::OURS,
     outcome::{self, Exit},
     output::{Format, FormatOption, print_json},
     project::Project,
     prometheus::{Figures, Moment, Prometheus, Span},
 };
 
-/// How our own figures begin. Many are there only once something happened; that a panel spells them as the services do is
-/// held against the code, in `xtask/tests/dashboards.rs`.
-const OURS: [&str; 7] = [
-    "agora_",
-    "db_client_",
-    "http_server_",
-    "messaging_",
-    "process_",
-    "rpc_",
-    "tokio_",
-];
 /// Others' figures that are not there in good weather: nothing fires.
 const NOT_IN_GOOD_WEATHER: [&str; 1] = ["ALERTS"];
 
@@ -317,6 +307,7 @@ fn judge(answer: Result<Figures, String>) -> Finding {
 
 /// A question without an answer behind a fallback: nothing happened, unless it is about something that there isn't.
 fn judge_silence(question: &str, names: &BTreeSet<String>) -> Finding {
+    // Many of ours are there only once something happened; `xtask/tests/dashboards.rs` holds them against the code.
     let is_known = |name: &str| {
         names.contains(name)
             || NOT_IN_GOOD_WEATHER.contains(&name)

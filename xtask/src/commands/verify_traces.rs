@@ -306,7 +306,7 @@ fn note_forgotten(
 /// Whether the store can have let go of traces of the run.
 fn may_have_forgotten(prometheus: &Prometheus, window: &Window) -> anyhow::Result<bool> {
     let now = prometheus.now()?;
-    if prometheus.restarted(window.from, now)?.contains("jaeger") {
+    if store_restarted(prometheus, window.from, now)? {
         return Ok(true);
     }
     let stored = prometheus.gains(&stored_spans(), window.from, now)?;
@@ -314,6 +314,17 @@ fn may_have_forgotten(prometheus: &Prometheus, window: &Window) -> anyhow::Resul
     Ok(stored
         .iter()
         .any(|(_, gain)| gain.is_none_or(|spans| spans >= KEPT_TRACES)))
+}
+
+/// Whether the store's counter began anew between two moments, though it may have come further than before since. Jaeger
+/// doesn't say when its process started.
+fn store_restarted(prometheus: &Prometheus, from: Moment, to: Moment) -> anyhow::Result<bool> {
+    let seconds = (to - from).ceil().max(1.0);
+    let resets = prometheus.query(
+        &format!("sum(resets({STORED_COUNTER}[{seconds}s])) > 0"),
+        to,
+    )?;
+    Ok(!resets.is_empty())
 }
 
 /// What the store ever took in.
@@ -443,6 +454,9 @@ fn count_spans(prometheus: &Prometheus, window: &Window) -> anyhow::Result<SpanC
     }
     let store = |counter: &str| format!("sum by (job) ({})", fresh(counter));
     counts.counted &= !prometheus.query(&stored_spans(), stored_until)?.is_empty();
+    if store_restarted(prometheus, stored_from, stored_until)? {
+        counts.restarted.insert("jaeger".to_owned());
+    }
     let mut gained = |query: &str, from: Moment| -> anyhow::Result<u64> {
         let mut sum = 0;
         for (labels, gain) in prometheus.gains(query, from, stored_until)? {

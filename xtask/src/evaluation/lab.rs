@@ -200,16 +200,6 @@ impl<'a> Lab<'a> {
         patterns_off: &BTreeSet<String>,
         replicas: &BTreeMap<String, u32>,
     ) -> anyhow::Result<()> {
-        let wait = CONFIGURED_WITHIN_SECONDS.to_string();
-        let up = [
-            "up",
-            "--detach",
-            "--no-build",
-            "--no-deps",
-            "--wait",
-            "--wait-timeout",
-            &wait,
-        ];
         let scales = CONFIGURED.map(|service| {
             let count = replicas.get(service).copied().unwrap_or(1);
             format!("{SCALE}{service}={count}")
@@ -218,10 +208,14 @@ impl<'a> Lab<'a> {
         let settings = self.settings.without_prefix(SWITCH);
         let mut call = self
             .compose
-            .call(self.project, &settings, up)
+            .up(
+                self.project,
+                &settings,
+                CONFIGURED_WITHIN_SECONDS,
+                ["--no-deps"],
+            )
             .args(scales)
-            .args(CONFIGURED)
-            .limit(Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 30));
+            .args(CONFIGURED);
         for pattern in patterns_off {
             call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
         }

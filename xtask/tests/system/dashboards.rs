@@ -9,6 +9,7 @@ use std::{
 use crate::{
     client::text,
     program::{Call, Ended},
+    small_repository::small_repository,
     system::System,
 };
 
@@ -21,15 +22,7 @@ struct Copy(tempfile::TempDir);
 
 impl Copy {
     fn new() -> Self {
-        let copy = tempfile::tempdir().expect("a folder for the test");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        copy_folder(
-            &root.join("observability"),
-            &copy.path().join("observability"),
-        );
-        fs::create_dir(copy.path().join("xtask")).expect("a folder");
-        fs::write(copy.path().join("compose.yaml"), "").expect("a file");
-        Self(copy)
+        Self(small_repository())
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -49,19 +42,6 @@ impl Copy {
         let place = self.path("xtask");
         let here = [("CARGO_MANIFEST_DIR", place.to_str().expect("UTF-8"))];
         Call::xtask_with(&here, system.project(), system.env_file(), args).run()
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).expect("a copy");
-        }
     }
 }
 

@@ -10,6 +10,8 @@ mod program;
 mod reconciliation;
 #[path = "../runbook/mod.rs"]
 mod runbook;
+#[path = "../small_repository/mod.rs"]
+mod small_repository;
 mod system;
 mod wait;
 
