@@ -270,7 +270,7 @@ mod tests {
             ("/outcome", serde_json::json!("failed")),
             ("/since", serde_json::json!("yesterday")),
             ("/dropped", serde_json::json!(-1)),
-            ("/recording_since", serde_json::json!(null)),
+            ("/recording_since", serde_json::json!("ever")),
             ("/changes/0/status", serde_json::json!("pending")),
             ("/changes/0/starts_at", serde_json::json!("early")),
             ("/changes/1/ends_at", serde_json::json!("later")),
