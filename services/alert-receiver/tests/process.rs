@@ -270,7 +270,8 @@ fn what_is_no_notification_is_refused_with_the_reason() {
     ] {
         is_a_problem(&receiver.tell(&body), 400, "malformed", detail);
     }
-    assert_eq!(receiver.history(), History::default());
+    let history = receiver.history();
+    assert_eq!((history.alerts.len(), history.dropped), (0, 0));
     // And it goes on.
     receiver.tell_of(&[firing("traefik")]);
     assert_eq!(receiver.history().alerts.len(), 1);
@@ -292,7 +293,8 @@ fn a_notification_of_more_than_a_mebibyte_is_refused() {
         "too-large",
         "1048576 bytes",
     );
-    assert_eq!(receiver.history(), History::default());
+    let history = receiver.history();
+    assert_eq!((history.alerts.len(), history.dropped), (0, 0));
     assert_eq!(receiver.tell(&with(1024 * 1024 - frame)).status, 204);
     assert_eq!(receiver.history().alerts.len(), 1);
 }
