@@ -4,6 +4,8 @@
 //! Pure, apart from reading the files. Left out: asking (`verify-dashboards` does), whether a query is PromQL (promtool
 //! knows), and what a panel looks like.
 
+mod file;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -12,9 +14,9 @@ use std::{
 };
 
 use anyhow::Context;
-use serde::Deserialize;
 
-use crate::{durations, outcome, prometheus::SCRAPE_INTERVAL};
+use self::file::parse;
+use crate::{outcome, prometheus::SCRAPE_INTERVAL};
 
 /// Below the repository's root.
 pub(crate) const FOLDER: &str = "observability/grafana/dashboards";
@@ -126,141 +128,6 @@ pub(crate) fn read_all(root: &Path) -> anyhow::Result<Vec<Dashboard>> {
     dashboards.collect()
 }
 
-#[derive(Deserialize)]
-struct DashboardFile {
-    #[serde(default)]
-    id: Option<u64>,
-    uid: String,
-    time: TimeFile,
-    #[serde(default)]
-    templating: TemplatingFile,
-    panels: Vec<PanelFile>,
-}
-
-#[derive(Deserialize)]
-struct TimeFile {
-    from: String,
-}
-
-#[derive(Default, Deserialize)]
-struct TemplatingFile {
-    list: Vec<VariableFile>,
-}
-
-#[derive(Deserialize)]
-struct VariableFile {
-    name: String,
-    definition: String,
-}
-
-#[derive(Deserialize)]
-struct PanelFile {
-    id: u64,
-    r#type: String,
-    #[serde(default)]
-    title: String,
-    #[serde(default)]
-    description: String,
-    #[serde(default)]
-    datasource: Option<SourceFile>,
-    #[serde(default)]
-    targets: Vec<TargetFile>,
-    /// Of a collapsed row.
-    #[serde(default)]
-    panels: Vec<PanelFile>,
-    #[serde(default, rename = "fieldConfig")]
-    field_config: FieldConfigFile,
-}
-
-#[derive(Default, Deserialize)]
-struct FieldConfigFile {
-    #[serde(default)]
-    defaults: FieldDefaultsFile,
-}
-
-#[derive(Default, Deserialize)]
-struct FieldDefaultsFile {
-    #[serde(default)]
-    unit: String,
-}
-
-#[derive(Deserialize)]
-struct TargetFile {
-    #[serde(rename = "refId")]
-    ref_id: String,
-    datasource: SourceFile,
-    expr: String,
-    #[serde(default)]
-    instant: bool,
-}
-
-#[derive(Deserialize)]
-struct SourceFile {
-    r#type: String,
-    uid: String,
-}
-
-/// Reads one dashboard; the error finishes "it isn't a dashboard: …".
-fn parse(file: &str, json: &str) -> Result<Dashboard, String> {
-    let parsed: DashboardFile = serde_json::from_str(json).map_err(|error| error.to_string())?;
-    let from = &parsed.time.from;
-    let window = from
-        .strip_prefix("now-")
-        .and_then(|window| durations::parse(window).ok())
-        .ok_or_else(|| format!("`time.from` is `{from}`, expected `now-15m` or the like"))?;
-    let mut dashboard = Dashboard {
-        file: file.to_owned(),
-        uid: parsed.uid,
-        window,
-        variables: Vec::new(),
-        panels: Vec::new(),
-        ids: Vec::new(),
-        numbered: parsed.id.is_some(),
-    };
-    let variables = parsed.templating.list.into_iter();
-    dashboard.variables = variables
-        .map(|variable| Variable {
-            name: variable.name,
-            query: variable.definition,
-        })
-        .collect();
-    let mut rest: Vec<PanelFile> = parsed.panels.into_iter().rev().collect();
-    while let Some(panel) = rest.pop() {
-        dashboard.ids.push(panel.id);
-        rest.extend(panel.panels.into_iter().rev());
-        if panel.r#type == "row" {
-            continue;
-        }
-        let queries = panel.targets.into_iter().map(|target| {
-            let language = match target.datasource.r#type.as_str() {
-                "prometheus" => Language::PromQl,
-                "loki" => Language::LogQl,
-                other => {
-                    return Err(format!(
-                        "`{}` asks a data source of type `{other}`",
-                        panel.title
-                    ));
-                }
-            };
-            Ok(Query {
-                language,
-                expr: target.expr,
-                instant: target.instant,
-                ref_id: target.ref_id,
-                source: (target.datasource.r#type, target.datasource.uid),
-            })
-        });
-        dashboard.panels.push(Panel {
-            queries: queries.collect::<Result<_, _>>()?,
-            title: panel.title,
-            description: panel.description,
-            unit: panel.field_config.defaults.unit,
-            source: panel.datasource.map(|source| (source.r#type, source.uid)),
-        });
-    }
-    Ok(dashboard)
-}
-
 impl Values {
     /// What a dashboard of this window shows on a screen of some sixty points.
     pub(crate) fn of(window: Duration, variables: BTreeMap<String, String>) -> Self {
@@ -326,77 +193,6 @@ pub(crate) fn label_values(query: &str) -> Option<(&str, &str)> {
     let inner = query.trim().strip_prefix("label_values(")?;
     let (metric, label) = inner.strip_suffix(')')?.rsplit_once(',')?;
     Some((metric.trim(), label.trim()))
-}
-
-/// What is asked before an `or vector(0)`, or the like, stands in for an answer that may be empty in good weather.
-pub(crate) fn without_fallback(expr: &str) -> Option<&str> {
-    let mut depth = 0_i32;
-    let mut quoted = false;
-    let mut last_or = None;
-    for (at, c) in expr.char_indices() {
-        match c {
-            '"' => quoted = !quoted,
-            _ if quoted => {}
-            '(' | '{' | '[' => depth += 1,
-            ')' | '}' | ']' => depth -= 1,
-            'o' if depth == 0 && expr[at..].starts_with("or ") && expr[..at].ends_with(' ') => {
-                last_or = Some(at);
-            }
-            _ => {}
-        }
-    }
-    let (before, fallback) = expr.split_at(last_or?);
-    fallback.contains("vector(0)").then(|| before.trim())
-}
-
-/// The metrics that a PromQL query is about: the names that are neither functions, nor words of the language, nor labels.
-pub(crate) fn metrics(expr: &str) -> BTreeSet<&str> {
-    const WORDS: [&str; 7] = ["and", "bool", "offset", "on", "or", "unless", "atan2"];
-    const LABELS_FOLLOW: [&str; 6] = [
-        "by",
-        "group_left",
-        "group_right",
-        "ignoring",
-        "on",
-        "without",
-    ];
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    let mut metrics = BTreeSet::new();
-    let mut rest = expr;
-    while let Some(c) = rest.chars().next() {
-        let end = match c {
-            '"' => rest[1..].find('"').map(|end| end + 2),
-            '{' => behind_braces(rest),
-            '[' => rest.find(']').map(|end| end + 1),
-            c if is_name(c) => Some(rest.find(|c| !is_name(c)).unwrap_or(rest.len())),
-            c => Some(c.len_utf8()),
-        };
-        let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
-        rest = after.trim_start();
-        if !is_name(c) || c.is_ascii_digit() {
-            continue;
-        }
-        if LABELS_FOLLOW.contains(&word) && rest.starts_with('(') {
-            rest = rest.split_once(')').map_or("", |(_, after)| after);
-            continue;
-        }
-        let next = rest.split(|c| !is_name(c)).next().unwrap_or_default();
-        let is_function = rest.starts_with('(') || matches!(next, "by" | "without");
-        if !is_function && !WORDS.contains(&word) && !LABELS_FOLLOW.contains(&word) {
-            metrics.insert(word);
-        }
-    }
-    metrics
-}
-
-/// Where the label matchers at the beginning of this text end.
-fn behind_braces(text: &str) -> Option<usize> {
-    let mut quoted = false;
-    let mut ends = text.char_indices().filter(|(_, c)| {
-        quoted ^= *c == '"';
-        *c == '}' && !quoted
-    });
-    ends.next().map(|(at, _)| at + 1)
 }
 
 /// The data sources of the provisioning file: type by uid. Read line by line, as xtask has no YAML: `uid:` and `type:`
@@ -511,6 +307,7 @@ fn panel_defects(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::promql;
 
     const SOURCES: &str = "datasources:\n  - name: P\n    uid: prometheus\n    type: prometheus\n    jsonData:\n      \
                            - name: trace_id\n        datasourceUid: jaeger\n  - name: J\n    uid: jaeger\n    type: jaeger\n";
@@ -605,49 +402,11 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_is_told_from_the_question() {
-        let asked = [
-            ("sum(a) or vector(0)", Some("sum(a)")),
-            (
-                r#"a{b="x or y"} or on() label_replace(vector(0), "b", "none", "", "")"#,
-                Some(r#"a{b="x or y"}"#),
-            ),
-            ("sum(a or vector(0))", None),
-            ("a or b", None),
-            ("a", None),
-        ];
-        for (expr, before) in asked {
-            assert_eq!(without_fallback(expr), before, "{expr}");
-        }
-    }
-
-    #[test]
-    fn the_metrics_of_a_query_are_found() {
-        let cases: [(&str, &[&str]); 6] = [
-            ("up", &["up"]),
-            (
-                r#"sum by (code) (rate(a:b_total{code=~"5..", x="}"}[5m])) / on(job) group_left(y) c > 0.5"#,
-                &["a:b_total", "c"],
-            ),
-            (
-                "histogram_quantile(0.99, sum(rate(d_bucket[1m])) by (le)) >= 0",
-                &["d_bucket"],
-            ),
-            (
-                r#"label_replace(e, "a", "b", "c", "d") or on() vector(0) unless f offset 5m"#,
-                &["e", "f"],
-            ),
-            (r#"{__name__="g"}"#, &[]),
-            ("time() - h", &["h"]),
-        ];
-        for (expr, expected) in cases {
-            let found: Vec<&str> = metrics(expr).into_iter().collect();
-            assert_eq!(found, expected, "{expr}");
-        }
+    fn every_promql_query_is_about_some_metric() {
         for dashboard in read_all(root()).unwrap() {
             let queries = dashboard.panels.iter().flat_map(|panel| &panel.queries);
             for query in queries.filter(|query| query.language == Language::PromQl) {
-                assert!(!metrics(&query.expr).is_empty(), "{}", query.expr);
+                assert!(!promql::metrics(&query.expr).is_empty(), "{}", query.expr);
             }
         }
     }

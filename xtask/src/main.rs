@@ -33,6 +33,7 @@ mod ports;
 mod process;
 mod project;
 mod prometheus;
+mod promql;
 mod service_images;
 mod spans_check;
 mod traces_check;

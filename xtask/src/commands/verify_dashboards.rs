@@ -25,6 +25,7 @@ use crate::{
     output::{Format, FormatOption, print_json},
     project::Project,
     prometheus::{Figures, Moment, Prometheus, Span},
+    promql,
 };
 
 /// Others' figures that are not there in good weather: nothing fires.
@@ -214,7 +215,7 @@ impl Inquiry {
         let finding = judge(self.prometheus.figures(query, span)?);
         // A fallback gives data whatever it stands in for: said, so that nobody takes it for an answer.
         if finding == Finding::Data
-            && let Some(question) = dashboards::without_fallback(query)
+            && let Some(question) = promql::without_fallback(query)
         {
             let alone = judge(self.prometheus.figures(question, span)?);
             return match alone {
@@ -313,7 +314,7 @@ fn judge_silence(question: &str, names: &BTreeSet<String>) -> Finding {
             || NOT_IN_GOOD_WEATHER.contains(&name)
             || OURS.iter().any(|ours| name.starts_with(ours))
     };
-    if dashboards::metrics(question).into_iter().all(is_known) {
+    if promql::metrics(question).into_iter().all(is_known) {
         Finding::Quiet
     } else {
         Finding::Empty("no such metric, whatever the fallback shows")
