@@ -54,7 +54,7 @@ const VAIN_SEARCHES: usize = 100;
 
 /// How many traces the store keeps, `MAX_TRACES` in `compose.yaml`; the oldest go first. A trace has a span at least.
 const KEPT_TRACES: u64 = 20_000;
-/// How much later the first span of a trace may come than that of one which began as much later.
+/// How long after its beginning the first span of a trace may come: the store lets traces go in the order of these.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// When the spans of a run that is over have been counted everywhere, in seconds after its window.
@@ -306,7 +306,9 @@ fn note_forgotten(
 /// Whether the store can have let go of traces of the run.
 fn may_have_forgotten(prometheus: &Prometheus, window: &Window) -> anyhow::Result<bool> {
     let now = prometheus.now()?;
-    if store_restarted(prometheus, window.from, now)? {
+    // Without a count it took in nothing since it started.
+    let is_empty = prometheus.query(&stored_spans(), now)?.is_empty();
+    if is_empty || store_restarted(prometheus, window.from, now)? {
         return Ok(true);
     }
     let stored = prometheus.gains(&stored_spans(), window.from, now)?;
