@@ -43,10 +43,8 @@ const TASK: &str = "span export";
 /// Takes a batch to a store.
 pub(super) trait Exporter: Send + Sync + 'static {
     /// What the store rejected of the batch; an error when it took none of it, or may not have.
-    fn export(
-        &self,
-        batch: Vec<SpanData>,
-    ) -> impl Future<Output = Result<Rejected, String>> + Send;
+    fn export(&self, batch: Vec<SpanData>)
+    -> impl Future<Output = Result<Rejected, String>> + Send;
 }
 
 /// What a store that took a batch left out of it.
@@ -78,10 +76,7 @@ pub(super) struct Export {
 }
 
 /// Starts exporting; inside a runtime. Ends the service when it ends before its time: from then on all spans would be lost.
-pub(super) fn start(
-    exporter: impl Exporter,
-    lifecycle: &Lifecycle,
-) -> (QueueingProcessor, Export) {
+pub(super) fn start(exporter: impl Exporter, lifecycle: &Lifecycle) -> (QueueingProcessor, Export) {
     let metrics = lifecycle.metrics().spans();
     let (queue, waiting) = mpsc::channel(QUEUE_SPANS);
     let flush = CancellationToken::new();
@@ -254,7 +249,10 @@ async fn export(
     let (failed, failure) = match tokio::time::timeout(EXPORT_TIMEOUT, exported).await {
         Ok(Ok(Rejected { spans: 0, .. })) => (0, None),
         Ok(Ok(rejected)) => {
-            let reason = format!("{} of {spans} rejected: {}", rejected.spans, rejected.reason);
+            let reason = format!(
+                "{} of {spans} rejected: {}",
+                rejected.spans, rejected.reason
+            );
             // Whatever a store says: no span is counted twice.
             (rejected.spans.min(spans), Some(reason))
         }

@@ -51,7 +51,8 @@ impl Exporter for OtlpExporter {
         let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
         let request = ExportTraceServiceRequest { resource_spans };
         let answer = self.client.clone().export(request).await;
-        let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+        let answer =
+            answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
         let rejected = answer.into_inner().partial_success.unwrap_or_default();
         Ok(Rejected {
             // A store may also warn of what it took: that is none rejected.
