@@ -243,9 +243,11 @@ fn wanted(parameters: &Parameters) -> Result<Wanted, Refusal> {
             "parameter 'limit' is {limit}; expected 1 to {MAX_LIMIT}"
         )));
     }
-    let bound = |name: &str, default: u64| match parameter(parameters, name) {
-        Some(text) => Ok(micros(duration(name, text)?)),
-        None => Ok(default),
+    let bound = |name: &str, default: u64| -> Result<u64, Refusal> {
+        match parameter(parameters, name) {
+            Some(text) => Ok(micros(duration(name, text)?)),
+            None => Ok(default),
+        }
     };
     let (min_duration_us, max_duration_us) =
         (bound("minDuration", 0)?, bound("maxDuration", u64::MAX)?);
