@@ -371,6 +371,20 @@ async fn what_a_store_rejects_of_a_batch_is_counted_and_its_reason_told() {
 }
 
 #[tokio::test]
+async fn without_an_outbox_the_line_of_a_lost_event_leads_to_its_send() {
+    let mut traced = Traced::start(&[("AGORA_PATTERN_OUTBOX", "off")]).await;
+    traced
+        .broker
+        .unbind("order_events", "order_events", "#")
+        .await;
+    traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
+    let line = traced.process.logged("event lost").await;
+    let send = traced.collector.span("send order_events").await;
+    assert_eq!(line["trace_id"], TRACE_ID);
+    assert_eq!(line["span_id"], hex(&send.span_id));
+}
+
+#[tokio::test]
 async fn a_request_that_no_route_matched_has_none_in_its_span() {
     let traced = Traced::start(&[]).await;
     let url = format!("http://{}/nowhere/17", traced.addr);
