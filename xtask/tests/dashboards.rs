@@ -13,11 +13,12 @@ use sources::{root, texts};
 /// What the format adds to the name of a counter, with or without its unit, and of a histogram.
 const SUFFIXES: [&str; 6] = ["_seconds_total", "_total", "_bucket", "_count", "_sum", ""];
 /// Labels that look like figures.
-const LABELS: [&str; 4] = [
+const LABELS: [&str; 5] = [
     "db_client_connection_pool_name",
+    "db_client_connection_state",
     "messaging_destination_name",
-    "rpc_grpc_status_code",
     "rpc_method",
+    "rpc_response_status_code",
 ];
 
 /// The words of a text that begin like a figure of ours.

@@ -29,6 +29,7 @@ use anyhow::{Context, bail};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_stream::wrappers::TcpListenerStream;
@@ -72,6 +73,8 @@ struct State {
     store: Store,
     metrics: Metrics,
     ui: Ui,
+    /// Turns of those who ask for many traces.
+    queries: Semaphore,
 }
 
 /// Every side bound and served.
@@ -134,6 +137,7 @@ async fn serve_until_told() -> anyhow::Result<()> {
         traces: setting("MAX_TRACES", Limits::DEFAULT.traces)?,
         spans_per_trace: setting("MAX_SPANS_PER_TRACE", Limits::DEFAULT.spans_per_trace)?,
         bytes: setting("MAX_BYTES", Limits::DEFAULT.bytes)?,
+        ..Limits::DEFAULT
     };
     let ui = PathBuf::from(env::var("UI_FOLDER").unwrap_or_else(|_| UI_FOLDER.to_owned()));
     // Before anything listens: a signal that comes early is not lost.
@@ -178,6 +182,7 @@ async fn start(
         store: Store::new(limits),
         metrics: Metrics::default(),
         ui: Ui::open(ui)?,
+        queries: Semaphore::new(query::MAX_QUERIES),
     });
     let bind = async |port: u16| {
         TcpListener::bind((host, port))

@@ -16,14 +16,17 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    State, jaeger_json,
-    search::{self, Wanted},
+    State,
+    search::{self, MAX_ANSWER_BYTES, TooLarge, Traces, Wanted},
     store::TraceId,
 };
 
 const DEFAULT_LIMIT: usize = 100;
 /// The most traces in one answer.
 const MAX_LIMIT: usize = 1_500;
+/// Queries over many traces that are worked on at once; more wait for their turn, and no longer than [`MAX_WAIT`].
+pub(crate) const MAX_QUERIES: usize = 2;
+const MAX_WAIT: Duration = Duration::from_secs(10);
 /// How far back a search goes that doesn't say.
 const DEFAULT_LOOKBACK: Duration = Duration::from_secs(2 * 24 * 3600);
 
@@ -40,6 +43,15 @@ impl IntoResponse for Refusal {
             "data": null, "total": 0, "limit": 0, "offset": 0, "errors": [error],
         });
         (self.0, Json(body)).into_response()
+    }
+}
+
+impl From<TooLarge> for Refusal {
+    fn from(_: TooLarge) -> Self {
+        let why = format!(
+            "the answer would hold more than {MAX_ANSWER_BYTES} bytes of spans: ask for fewer traces, or for less time"
+        );
+        Self(StatusCode::PAYLOAD_TOO_LARGE, why)
     }
 }
 
@@ -126,8 +138,13 @@ async fn trace(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Refusal> {
     let id = trace_id(&id)?;
-    let spans = state.store.trace(&id).ok_or_else(not_found)?;
-    Ok(answer(vec![jaeger_json::trace(&id, &spans)], 0, Vec::new()))
+    let trace = state.store.trace(&id).ok_or_else(not_found)?;
+    in_background(&state, move || {
+        let mut found = Traces::default();
+        found.add(&id, &trace)?;
+        Ok(answer(found.json, 0, Vec::new()))
+    })
+    .await
 }
 
 fn not_found() -> Refusal {
@@ -143,26 +160,31 @@ async fn traces(
         .collect::<Result<_, _>>()?;
     if ids.is_empty() {
         let wanted = wanted(&parameters)?;
-        return in_background(move || listed(search::find(&state.store, &wanted))).await;
+        let shared = Arc::clone(&state);
+        return in_background(&state, move || {
+            Ok(listed(search::find(&shared.store, &wanted)?.json))
+        })
+        .await;
     }
     if ids.len() > MAX_LIMIT {
         return Err(bad(format!(
             "at most {MAX_LIMIT} parameters 'traceID' at once"
         )));
     }
-    in_background(move || {
-        let mut found = Vec::new();
+    let shared = Arc::clone(&state);
+    in_background(&state, move || {
+        let mut found = Traces::default();
         let mut errors = Vec::new();
         for id in ids {
-            match state.store.trace(&id) {
-                Some(spans) => found.push(jaeger_json::trace(&id, &spans)),
+            match shared.store.trace(&id) {
+                Some(trace) => found.add(&id, &trace)?,
                 None => errors.push(json!({
                     "code": 404, "msg": "trace not found", "traceID": hex::encode(id),
                 })),
             }
         }
-        let total = found.len();
-        answer(found, total, errors)
+        let total = found.json.len();
+        Ok(answer(found.json, total, errors))
     })
     .await
 }
@@ -176,18 +198,29 @@ async fn dependencies(
     let lookback_ms: u64 = number(&parameters, "lookback")?.unwrap_or(24 * 3_600_000);
     let to_ns = end_ms.saturating_mul(1_000_000);
     let from_ns = to_ns.saturating_sub(lookback_ms.saturating_mul(1_000_000));
-    in_background(move || listed(search::dependencies(&state.store, from_ns, to_ns))).await
+    let shared = Arc::clone(&state);
+    in_background(&state, move || {
+        Ok(listed(search::dependencies(&shared.store, from_ns, to_ns)))
+    })
+    .await
 }
 
-/// Parsing thousands of spans takes long enough to keep others waiting.
-async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+/// Parsing thousands of spans takes long enough to keep others waiting, and memory: only so many queries at once.
+async fn in_background(
+    state: &State,
+    work: impl FnOnce() -> Result<Json<Value>, TooLarge> + Send + 'static,
+) -> Result<Json<Value>, Refusal> {
+    let turn = tokio::time::timeout(MAX_WAIT, state.queries.acquire()).await;
+    let Ok(Ok(_turn)) = turn else {
+        let why = format!("{MAX_QUERIES} other queries are being answered");
+        return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
+    };
+    let worked = tokio::task::spawn_blocking(work).await.map_err(|error| {
         eprintln!("jaeger: a query failed: {error}");
         let why = "the query failed; the log says why".to_owned();
         Refusal(StatusCode::INTERNAL_SERVER_ERROR, why)
-    })
+    })?;
+    Ok(worked?)
 }
 
 fn wanted(parameters: &Parameters) -> Result<Wanted, Refusal> {
@@ -210,9 +243,11 @@ fn wanted(parameters: &Parameters) -> Result<Wanted, Refusal> {
             "parameter 'limit' is {limit}; expected 1 to {MAX_LIMIT}"
         )));
     }
-    let bound = |name: &str, default: u64| match parameter(parameters, name) {
-        Some(text) => Ok(micros(duration(name, text)?)),
-        None => Ok(default),
+    let bound = |name: &str, default: u64| -> Result<u64, Refusal> {
+        match parameter(parameters, name) {
+            Some(text) => Ok(micros(duration(name, text)?)),
+            None => Ok(default),
+        }
     };
     let (min_duration_us, max_duration_us) =
         (bound("minDuration", 0)?, bound("maxDuration", u64::MAX)?);

@@ -7,8 +7,14 @@ use serde_json::{Value, json};
 
 use crate::{
     jaeger_json,
-    store::{Store, StoredSpan, TraceId},
+    store::{Limits, Store, StoredSpan, StoredTrace, TraceId},
 };
+
+/// What the traces of one answer may take as they are kept: as JSON they take some twenty times as much while the answer
+/// is made.
+pub(crate) const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+// Each trace can be asked for by itself.
+const _: () = assert!(Limits::DEFAULT.bytes_per_trace <= MAX_ANSWER_BYTES);
 
 /// What is looked for: traces with at least one span that all of this is true of.
 #[derive(Debug, Clone)]
@@ -26,17 +32,45 @@ pub(crate) struct Wanted {
     pub(crate) limit: usize,
 }
 
-/// The traces, in Jaeger's JSON, the latest first.
-pub(crate) fn find(store: &Store, wanted: &Wanted) -> Vec<Value> {
-    store
-        .between(wanted.from_ns, wanted.to_ns, Some(&wanted.service))
-        .into_iter()
+/// The traces, the latest first; an error where they are more than one answer may hold.
+pub(crate) fn find(store: &Store, wanted: &Wanted) -> Result<Traces, TooLarge> {
+    let mut found = Traces::default();
+    for summary in store.between(wanted.from_ns, wanted.to_ns, Some(&wanted.service)) {
+        if found.json.len() == wanted.limit {
+            break;
+        }
         // One evicted meanwhile is gone.
-        .filter_map(|summary| Some((summary.id, store.trace(&summary.id)?)))
-        .filter(|(_, spans)| spans.iter().any(|span| wanted.matches(span)))
-        .map(|(id, spans)| jaeger_json::trace(&id, &spans))
-        .take(wanted.limit)
-        .collect()
+        let Some(trace) = store.trace(&summary.id) else {
+            continue;
+        };
+        if trace.spans.iter().any(|span| wanted.matches(span)) {
+            found.add(&summary.id, &trace)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Traces of one answer.
+#[derive(Debug, Default)]
+pub(crate) struct Traces {
+    /// In Jaeger's JSON.
+    pub(crate) json: Vec<Value>,
+    bytes: usize,
+}
+
+/// The answer would be larger than [`MAX_ANSWER_BYTES`].
+#[derive(Debug)]
+pub(crate) struct TooLarge;
+
+impl Traces {
+    pub(crate) fn add(&mut self, id: &TraceId, trace: &StoredTrace) -> Result<(), TooLarge> {
+        self.bytes += trace.bytes;
+        if self.bytes > MAX_ANSWER_BYTES {
+            return Err(TooLarge);
+        }
+        self.json.push(jaeger_json::trace(id, &trace.spans));
+        Ok(())
+    }
 }
 
 impl Wanted {
@@ -91,6 +125,7 @@ pub(crate) fn dependencies(store: &Store, from_ns: u64, to_ns: u64) -> Vec<Value
 fn count_calls(store: &Store, id: &TraceId, calls: &mut BTreeMap<(String, String), u64>) {
     let stored = store.trace(id).unwrap_or_default();
     let parsed: Vec<(&str, Span)> = stored
+        .spans
         .iter()
         .filter_map(|one| Some((one.process.service.as_str(), one.parse()?)))
         .collect();

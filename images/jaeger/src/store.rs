@@ -23,13 +23,17 @@ use crate::jaeger_json;
 const MAX_OPERATIONS: usize = 10_000;
 /// How many processes and scopes there are before those without spans are looked for.
 const MAX_UNUSED: usize = 1_000;
+/// What the names of all operations and services may take together, in bytes: a single one may fill an export.
+const MAX_OPERATION_BYTES: usize = 4 * 1024 * 1024;
 
 /// What is kept at most.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) traces: usize,
     pub(crate) spans_per_trace: usize,
-    /// Of all spans together, as they are kept, with what keeping one takes.
+    /// Of one trace, as it is answered: its spans with their scopes, and its processes.
+    pub(crate) bytes_per_trace: usize,
+    /// Of all spans, processes and scopes together, as they are kept, with what keeping one takes.
     pub(crate) bytes: usize,
 }
 
@@ -37,6 +41,7 @@ impl Limits {
     pub(crate) const DEFAULT: Self = Self {
         traces: 20_000,
         spans_per_trace: 2_000,
+        bytes_per_trace: 4 * 1024 * 1024,
         bytes: 160 * 1024 * 1024,
     };
 }
@@ -50,6 +55,26 @@ pub(crate) struct Process {
     pub(crate) service: String,
     /// Its other attributes, as Jaeger's tags.
     pub(crate) tags: Vec<Value>,
+}
+
+impl Process {
+    fn weight(&self) -> usize {
+        mem::size_of::<Self>() + self.service.len() + self.tags.iter().map(weight_of).sum::<usize>()
+    }
+}
+
+/// What a JSON value takes, roughly: an object's entries stand in a tree.
+fn weight_of(value: &Value) -> usize {
+    mem::size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(weight_of).sum(),
+            Value::Object(entries) => entries
+                .iter()
+                .map(|(key, value)| mem::size_of::<String>() + key.len() + weight_of(value))
+                .sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
 }
 
 /// A span as it is kept.
@@ -66,6 +91,21 @@ pub(crate) struct StoredSpan {
 pub(crate) struct Scope {
     pub(crate) name: String,
     pub(crate) version: String,
+}
+
+impl Scope {
+    fn weight(&self) -> usize {
+        mem::size_of::<Self>() + self.name.len() + self.version.len()
+    }
+}
+
+/// A trace as it is kept.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StoredTrace {
+    /// As they came.
+    pub(crate) spans: Vec<StoredSpan>,
+    /// What counts against [`Limits::bytes_per_trace`], and makes answers large.
+    pub(crate) bytes: usize,
 }
 
 impl StoredSpan {
@@ -120,9 +160,12 @@ struct Inner {
     arrivals: VecDeque<TraceId>,
     operations: BTreeMap<String, BTreeSet<(String, &'static str)>>,
     operation_count: usize,
+    operation_bytes: usize,
     /// Shared by all their spans.
     processes: HashSet<Arc<Process>>,
     scopes: HashSet<Arc<Scope>>,
+    /// How many of both there are when they are looked through.
+    sweep_above: usize,
     fill: Fill,
 }
 
@@ -130,7 +173,7 @@ struct Inner {
 struct Trace {
     start_ns: u64,
     end_ns: u64,
-    spans: Vec<StoredSpan>,
+    kept: StoredTrace,
 }
 
 impl Store {
@@ -146,12 +189,14 @@ impl Store {
     pub(crate) fn add(&self, batches: Vec<ResourceSpans>) -> Received {
         let mut received = Received::default();
         for batch in batches {
-            let process = Arc::new(jaeger_json::process(batch.resource.unwrap_or_default()));
+            let process = jaeger_json::process(batch.resource.unwrap_or_default());
+            let process = self.lock().share_process(process);
             for scoped in batch.scope_spans {
                 let scope = scope_of(scoped.scope.unwrap_or_default());
                 let spans: Vec<_> = scoped.spans.into_iter().map(encode).collect();
                 self.add_spans(&process, scope, spans, &mut received);
             }
+            self.lock().release_process(process);
         }
         received
     }
@@ -164,12 +209,11 @@ impl Store {
         received: &mut Received,
     ) {
         let mut inner = self.lock();
-        let process = shared(&mut inner.processes, Arc::clone(process));
-        let scope = shared(&mut inner.scopes, Arc::new(scope));
+        let scope = inner.share_scope(scope);
         for span in spans {
             let kept = span.and_then(|span| {
                 let stored = StoredSpan {
-                    process: Arc::clone(&process),
+                    process: Arc::clone(process),
                     scope: Arc::clone(&scope),
                     bytes: span.bytes.clone(),
                 };
@@ -183,11 +227,12 @@ impl Store {
                 }
             }
         }
+        inner.release_scope(scope);
     }
 
-    /// A trace's spans as they came; `None` for one that is unknown or evicted.
-    pub(crate) fn trace(&self, id: &TraceId) -> Option<Vec<StoredSpan>> {
-        self.lock().traces.get(id).map(|trace| trace.spans.clone())
+    /// A trace; `None` for one that is unknown or evicted.
+    pub(crate) fn trace(&self, id: &TraceId) -> Option<StoredTrace> {
+        self.lock().traces.get(id).map(|trace| trace.kept.clone())
     }
 
     /// The traces with a span between these moments (nanoseconds since 1970), and with one of `service` where that is
@@ -195,7 +240,7 @@ impl Store {
     pub(crate) fn between(&self, from_ns: u64, to_ns: u64, service: Option<&str>) -> Vec<Summary> {
         let has_service = |trace: &Trace| {
             service.is_none_or(|service| {
-                let mut spans = trace.spans.iter();
+                let mut spans = trace.kept.spans.iter();
                 spans.any(|span| span.process.service == service)
             })
         };
@@ -247,28 +292,51 @@ impl Inner {
         let trace = self.traces.entry(span.trace_id).or_insert_with(|| Trace {
             start_ns: u64::MAX,
             end_ns: 0,
-            spans: Vec::new(),
+            kept: StoredTrace::default(),
         });
-        if trace.spans.iter().any(|known| known.bytes == stored.bytes) {
+        let kept = &mut trace.kept;
+        if kept.spans.iter().any(|known| known.bytes == stored.bytes) {
             return Ok(());
         }
-        if trace.spans.len() >= limits.spans_per_trace {
-            return Err("its trace has as many spans as are kept of one");
+        let mut answered = stored.weight() + stored.scope.weight();
+        let of_same = |known: &StoredSpan| Arc::ptr_eq(&known.process, &stored.process);
+        if !kept.spans.iter().any(of_same) {
+            answered += stored.process.weight();
         }
+        let refused = if kept.spans.len() >= limits.spans_per_trace {
+            Some("its trace has as many spans as are kept of one")
+        } else if kept.bytes + answered > limits.bytes_per_trace {
+            Some("its trace takes as many bytes as are kept of one")
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            if is_new {
+                self.traces.remove(&span.trace_id);
+            }
+            return Err(reason);
+        }
+        kept.bytes += answered;
         trace.start_ns = trace.start_ns.min(span.start_ns);
         trace.end_ns = trace.end_ns.max(span.end_ns);
         self.fill.spans += 1;
         self.fill.bytes += stored.weight();
         let service = &stored.process.service;
-        if self.operation_count < MAX_OPERATIONS {
+        let name_bytes = service.len() + span.name.len();
+        if self.operation_count < MAX_OPERATIONS
+            && self.operation_bytes + name_bytes <= MAX_OPERATION_BYTES
+        {
             let known = match self.operations.get_mut(service) {
                 Some(known) => known,
                 None => self.operations.entry(service.clone()).or_default(),
             };
             let operation = (span.name.clone(), span.kind);
-            self.operation_count += usize::from(known.insert(operation));
+            if known.insert(operation) {
+                self.operation_count += 1;
+                self.operation_bytes += name_bytes;
+            }
         }
-        trace.spans.push(stored);
+        trace.kept.spans.push(stored);
         if is_new {
             self.arrivals.push_back(span.trace_id);
         }
@@ -282,20 +350,70 @@ impl Inner {
                 break;
             };
             if let Some(trace) = self.traces.remove(&oldest) {
-                self.fill.spans -= trace.spans.len();
-                self.fill.bytes -= trace.spans.iter().map(StoredSpan::weight).sum::<usize>();
                 self.fill.evicted_traces += 1;
+                for span in trace.kept.spans {
+                    self.fill.spans -= 1;
+                    self.fill.bytes -= span.weight();
+                    let StoredSpan { process, scope, .. } = span;
+                    self.release_process(process);
+                    self.release_scope(scope);
+                }
             }
         }
         self.fill.traces = self.traces.len();
-        // A service that starts again is another process: those that no span names any more go.
-        if self.processes.len() + self.scopes.len() > MAX_UNUSED {
-            self.processes
-                .retain(|process| Arc::strong_count(process) > 1);
-            self.scopes.retain(|scope| Arc::strong_count(scope) > 1);
+        if self.fill.bytes > limits.bytes
+            || self.processes.len() + self.scopes.len() > self.sweep_above
+        {
+            self.sweep();
         }
     }
+
+    fn share_process(&mut self, process: Process) -> Arc<Process> {
+        shared(
+            &mut self.processes,
+            process,
+            Process::weight,
+            &mut self.fill,
+        )
+    }
+
+    fn share_scope(&mut self, scope: Scope) -> Arc<Scope> {
+        shared(&mut self.scopes, scope, Scope::weight, &mut self.fill)
+    }
+
+    /// Forgets it where no span names it any more: a service that starts again is another process.
+    fn release_process(&mut self, process: Arc<Process>) {
+        if Arc::strong_count(&process) == UNUSED && self.processes.remove(&process) {
+            self.fill.bytes -= process.weight();
+        }
+    }
+
+    fn release_scope(&mut self, scope: Arc<Scope>) {
+        if Arc::strong_count(&scope) == UNUSED && self.scopes.remove(&scope) {
+            self.fill.bytes -= scope.weight();
+        }
+    }
+
+    /// Forgets those that a query still held when their last span went.
+    fn sweep(&mut self) {
+        let fill = &mut self.fill;
+        self.processes.retain(|process| {
+            let is_used = Arc::strong_count(process) > 1;
+            fill.bytes -= if is_used { 0 } else { process.weight() };
+            is_used
+        });
+        self.scopes.retain(|scope| {
+            let is_used = Arc::strong_count(scope) > 1;
+            fill.bytes -= if is_used { 0 } else { scope.weight() };
+            is_used
+        });
+        // The more of them are used, the more come before it is worth another look.
+        self.sweep_above = MAX_UNUSED.max(2 * (self.processes.len() + self.scopes.len()));
+    }
 }
+
+/// How often something is held that no span names: by its set, and by whoever releases it.
+const UNUSED: usize = 2;
 
 /// A span that can be kept.
 struct Encoded {
@@ -347,11 +465,18 @@ fn scope_of(scope: InstrumentationScope) -> Scope {
     }
 }
 
-/// The equal value that is here already, or this one from now on.
-fn shared<T: Eq + Hash>(known: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
+/// The equal value that is here already, or this one from now on, which then counts.
+fn shared<T: Eq + Hash>(
+    known: &mut HashSet<Arc<T>>,
+    value: T,
+    weight: fn(&T) -> usize,
+    fill: &mut Fill,
+) -> Arc<T> {
     if let Some(same) = known.get(&value) {
         return Arc::clone(same);
     }
+    let value = Arc::new(value);
+    fill.bytes += weight(&value);
     known.insert(Arc::clone(&value));
     value
 }

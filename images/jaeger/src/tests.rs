@@ -331,6 +331,95 @@ async fn what_is_kept_is_bounded_in_bytes_too() {
     assert!((5..50).contains(&kept), "{kept}");
 }
 
+fn sender(number: usize) -> ResourceSpans {
+    let mut batch = of(
+        "shop",
+        vec![span(u8::try_from(number % 250).unwrap() + 1, 1, None)],
+    );
+    let large = format!("{number:0>10000}");
+    let resource = batch.resource.as_mut().unwrap();
+    resource.attributes.push(text("host.name", &large));
+    let scope = &mut batch.scope_spans[0].scope;
+    scope.get_or_insert_default().name = large;
+    batch
+}
+
+#[test]
+fn who_sent_spans_counts_too_and_is_forgotten_with_them() {
+    let limits = Limits {
+        bytes: 1_000_000,
+        ..Limits::DEFAULT
+    };
+    let store = Store::new(limits);
+    for number in 0..200 {
+        store.add(vec![sender(number)]);
+        let fill = store.fill();
+        assert!(fill.bytes <= limits.bytes, "{fill:?}");
+    }
+    // Each takes 20,000 bytes and a little, nearly all of it for who sent it.
+    let fill = store.fill();
+    assert!((40..50).contains(&fill.traces), "{fill:?}");
+    // Somebody who sends nothing that can be kept is nobody.
+    let mut nameless = sender(1_000);
+    nameless.scope_spans[0].spans[0].trace_id.clear();
+    assert_eq!(store.add(vec![nameless]).refused, 1);
+    assert_eq!(store.fill(), fill);
+}
+
+#[test]
+fn of_one_trace_no_more_is_kept_than_an_answer_may_hold() {
+    let limits = Limits {
+        bytes_per_trace: 100_000,
+        ..Limits::DEFAULT
+    };
+    let store = Store::new(limits);
+    let mut large = span(1, 0, None);
+    large.attributes = vec![text("body", &"x".repeat(20_000))];
+    let spans = (1..=9).map(|number| Span {
+        span_id: vec![number; 8],
+        ..large.clone()
+    });
+    let received = store.add(vec![of("shop", spans.collect())]);
+    assert_eq!((received.accepted, received.refused), (4, 5));
+    assert!(received.reason.unwrap().contains("bytes"), "{received:?}");
+    // A first span that is too large leaves no empty trace behind.
+    large.trace_id = vec![2; 16];
+    large.span_id = vec![1; 8];
+    large.attributes = vec![text("body", &"x".repeat(200_000))];
+    assert_eq!(store.add(vec![of("shop", vec![large])]).refused, 1);
+    assert_eq!(store.fill().traces, 1);
+}
+
+#[test]
+fn names_of_operations_are_bounded_in_bytes() {
+    let store = Store::new(Limits::DEFAULT);
+    for number in 1..=9 {
+        let mut named = span(number, 1, None);
+        named.name = format!("{number}{}", "x".repeat(1024 * 1024));
+        store.add(vec![of("shop", vec![named])]);
+    }
+    assert_eq!(store.operations("shop").len(), 3);
+}
+
+#[tokio::test]
+async fn an_answer_that_would_be_too_large_is_refused_and_a_smaller_one_given() {
+    let server = Server::start(Limits::DEFAULT).await;
+    for trace in 1..=5 {
+        let mut large = span(trace, trace, None);
+        large.attributes = vec![text("body", &"x".repeat(2 * 1024 * 1024))];
+        server.export(vec![of("shop", vec![large])]).await;
+    }
+    let ids = (1..=5).map(|trace| format!("traceID={}&", id(trace)));
+    let by_id = format!("/api/traces?{}", ids.collect::<String>());
+    for path in [search(""), by_id] {
+        let (status, body) = server.get(&path).await;
+        assert_eq!(status, 413, "{path}");
+        let said = body["errors"][0]["msg"].as_str().unwrap();
+        assert!(said.contains("fewer traces"), "{said}");
+    }
+    assert_eq!(found(&server.data(&search("&limit=3")).await).len(), 3);
+}
+
 #[tokio::test]
 async fn spans_that_cannot_be_kept_are_counted_and_said() {
     let server = Server::start(Limits {

@@ -19,6 +19,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::{history::Record, log, webhook::Notification};
 
@@ -26,6 +27,9 @@ use crate::{history::Record, log, webhook::Notification};
 const BODY_LIMIT_BYTES: usize = 1024 * 1024;
 /// The most that a request may take, its body included.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests that are answered at once. Each may hold a body of [`BODY_LIMIT_BYTES`], or a copy of the record (5 MiB as JSON):
+/// together they fit into the container's memory. Alertmanager sends a notification for each name of an alert.
+const CONCURRENT_REQUESTS: usize = 8;
 /// How much of what is wrong a refusal repeats, in characters: a name that isn't known may be a megabyte long.
 const SHOWN: usize = 400;
 
@@ -45,7 +49,6 @@ pub(crate) fn router() -> Router {
     Router::new()
         .route("/webhook", post(take))
         .route(HISTORY_PATH, get(tell))
-        .route("/healthz", get(|| async { "alive\n" }))
         .fallback(|| async {
             Problem::new(
                 StatusCode::NOT_FOUND,
@@ -59,7 +62,10 @@ pub(crate) fn router() -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn_with_state(Turns::default(), in_turn))
         .with_state(Shared(Arc::new(Mutex::new(Record::new(Utc::now())))))
+        // Outside of all that: whoever asks whether the process lives is no load.
+        .merge(Router::new().route("/healthz", get(|| async { "alive\n" })))
 }
 
 /// Takes a notification: 204, also where all of it is known. 400 for what can't be read: Alertmanager doesn't send
@@ -107,6 +113,25 @@ async fn tell(
         Problem::new(StatusCode::BAD_REQUEST, "malformed", &rejection.body_text())
     })?;
     Ok(Json(record.lock().since(window.since)))
+}
+
+/// What requests have to have while they are answered.
+#[derive(Debug, Clone)]
+struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CONCURRENT_REQUESTS)))
+    }
+}
+
+/// Nobody waits: Alertmanager sends a notification that was refused with 503 again.
+async fn in_turn(State(turns): State<Turns>, request: Request, next: Next) -> Response {
+    let Ok(_turn) = turns.0.try_acquire() else {
+        let detail = format!("{CONCURRENT_REQUESTS} other requests are being answered");
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", &detail).into_response();
+    };
+    next.run(request).await
 }
 
 async fn in_time(request: Request, next: Next) -> Response {

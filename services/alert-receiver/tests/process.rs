@@ -1,7 +1,8 @@
 //! The receiver as a process of its own, told by HTTP what Alertmanager tells.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -344,6 +345,40 @@ fn what_there_is_not_is_refused() {
         "method-not-allowed",
         "this method",
     );
+}
+
+/// Requests under way whose bodies don't come, on connections of their own; answered with 408 after 5 s.
+fn hang(receiver: &Receiver, count: usize) -> Vec<TcpStream> {
+    const HEAD: &str = "POST /webhook HTTP/1.1\r\nHost: receiver\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    // Said when the handler asks for the body.
+    const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+    let request = |_| {
+        let mut stream = TcpStream::connect(&receiver.addr).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(HEAD.as_bytes()).expect("it reads");
+        let mut told = [0; CONTINUE.len()];
+        stream.read_exact(&mut told).expect("it wants the body");
+        assert_eq!(told, CONTINUE.as_bytes());
+        stream
+    };
+    (0..count).map(request).collect()
+}
+
+#[test]
+fn no_more_than_eight_requests_are_answered_at_once_and_the_next_one_is_told_so() {
+    let receiver = Receiver::start();
+    let mut hanging = hang(&receiver, 8);
+    let told = receiver.tell(&notification(&[firing("traefik")]).to_string());
+    is_a_problem(&told, 503, "busy", "8 other requests");
+    is_a_problem(&receiver.get("/alerts"), 503, "busy", "8 other requests");
+    // It lives, and may not be taken for one that doesn't.
+    assert_eq!(receiver.get("/healthz").status, 200);
+    // A turn ends with its request.
+    hanging[0].write_all(b"{}").expect("it reads");
+    let mut line = String::new();
+    let answer = BufReader::new(&hanging[0]).read_line(&mut line);
+    assert!(answer.is_ok() && line.contains("400"), "{line}");
+    receiver.tell_of(&[firing("traefik")]);
 }
 
 #[test]

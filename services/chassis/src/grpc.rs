@@ -22,6 +22,8 @@ use crate::telemetry::{self, Headers};
 
 /// A caller that sets no deadline gets this one.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the conventions call a method that nobody has: whatever a caller invents is one label.
+const UNKNOWN_METHOD: &str = "_OTHER";
 /// Calls at the same time on one connection.
 const MAX_CONCURRENT_CALLS: u32 = 256;
 
@@ -52,36 +54,32 @@ pub async fn serve(
 }
 
 async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    let (service, method) = path
-        .trim_start_matches('/')
-        .split_once('/')
-        .unwrap_or((&path, ""));
-    let span = call_span("server", service, method);
+    // `package.Service/Method`, as the conventions have it.
+    let method = request.uri().path().trim_start_matches('/').to_owned();
+    let span = call_span("server", &method);
     telemetry::adopt_parent(&span, &Headers(request.headers()));
     let started = Instant::now();
     let response = next.run(request).instrument(span.clone()).await;
     // An error is in the headers; success comes in the trailers, after the message.
     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
     record(&span, code, is_servers_fault(code));
-    let (service, method) = match code {
-        // Whatever a caller invents: one label.
-        Code::Unimplemented => ("unmatched", "unmatched"),
-        _ => (service, method),
+    let method = match code {
+        Code::Unimplemented => UNKNOWN_METHOD.to_owned(),
+        _ => method,
     };
     let trace = telemetry::sampled_trace(&span);
-    metrics.rpc_served(service, method, code.into(), started.elapsed(), trace);
+    metrics.rpc_served(method, code_name(code), started.elapsed(), trace);
     response
 }
 
-fn call_span(kind: &'static str, service: &str, method: &str) -> Span {
+fn call_span(kind: &'static str, method: &str) -> Span {
     info_span!(
         "call",
-        otel.name = format!("{service}/{method}"),
+        otel.name = method,
         otel.kind = kind,
         otel.status_code = Empty,
         rpc.system.name = "grpc",
-        rpc.method = format!("{service}/{method}"),
+        rpc.method = method,
         rpc.response.status_code = Empty,
         error.r#type = Empty,
     )
@@ -142,7 +140,8 @@ pub async fn call<T, R>(
     message: T,
     send: impl AsyncFnOnce(tonic::Request<T>) -> Result<tonic::Response<R>, Status>,
 ) -> Result<R, Status> {
-    let span = call_span("client", service, method);
+    let method = format!("{service}/{method}");
+    let span = call_span("client", &method);
     let started = Instant::now();
     let result = async {
         let mut request = tonic::Request::new(message);
@@ -158,7 +157,7 @@ pub async fn call<T, R>(
     let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
     record(&span, code, code != Code::Ok);
     let trace = telemetry::sampled_trace(&span);
-    metrics.rpc_called(service, method, code.into(), started.elapsed(), trace);
+    metrics.rpc_called(method, code_name(code), started.elapsed(), trace);
     result.map(tonic::Response::into_inner)
 }
 

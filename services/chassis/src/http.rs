@@ -25,7 +25,8 @@ use crate::metrics::{Metrics, known_method};
 use crate::problem::{Problem, method_not_allowed, no_such_route};
 use crate::telemetry::{self, Headers};
 
-/// What a request is counted under that no route matched: a client must not be able to invent labels.
+/// What a request is counted under that no route matched: a client must not be able to invent labels. Its span has no
+/// route.
 const UNMATCHED: &str = "unmatched";
 const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
@@ -66,15 +67,12 @@ async fn part(State(draining): State<CancellationToken>, request: Request, next:
 }
 
 async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or(UNMATCHED, MatchedPath::as_str)
-        .to_owned();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map(|path| path.as_str().to_owned());
     let method = request.method().clone();
     let span = info_span!(
         "request",
-        otel.name = format!("{} {route}", known_method(&method)),
+        otel.name = span_name(&method, route.as_deref()),
         otel.kind = "server",
         http.request.method = known_method(&method),
         http.route = route,
@@ -97,8 +95,21 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
         response.headers_mut().insert(TRACE_RESPONSE, trace);
     }
     let trace = telemetry::sampled_trace(&span);
+    let route = route.unwrap_or_else(|| UNMATCHED.to_owned());
     metrics.http_answered(&method, route, status.as_u16(), started.elapsed(), trace);
     response
+}
+
+/// By the conventions a request that no route matched is called by its method alone, `HTTP` where that is unknown too.
+fn span_name(method: &http::Method, route: Option<&str>) -> String {
+    let method = match known_method(method) {
+        "_OTHER" => "HTTP",
+        known => known,
+    };
+    match route {
+        Some(route) => format!("{method} {route}"),
+        None => method.to_owned(),
+    }
 }
 
 /// The beginning of a path: nobody's spans may be as large as a client likes.

@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -100,7 +101,7 @@ async fn live<C>(
     start: impl AsyncFnOnce(C, &Lifecycle) -> anyhow::Result<SocketAddr>,
 ) -> ExitCode {
     let lifecycle = Lifecycle::new(service);
-    let telemetry = match telemetry::start(service, &common, lifecycle.metrics()) {
+    let telemetry = match telemetry::start(&common, &lifecycle) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("{service}: {error:#}");
@@ -196,6 +197,23 @@ impl Lifecycle {
     ) {
         let guarded = self.guard(name, self.closing(), task);
         self.inner.watchers.spawn(guarded);
+    }
+
+    /// A task of neither kind: it may end once `until` resolves, and whoever holds the handle waits for that.
+    pub(crate) fn spawn_until(
+        &self,
+        name: &'static str,
+        until: CancellationToken,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) -> JoinHandle<()> {
+        tokio::spawn(self.guard(name, until, task))
+    }
+
+    /// Stops the service, for the container engine to start it again: it can't go on without this part of it.
+    pub(crate) fn fail(&self, task: &str, reason: &str) {
+        error!(task, reason, "a task failed: stopping the service");
+        self.inner.failed.store(true, Ordering::Relaxed);
+        self.inner.draining.cancel();
     }
 
     /// Opens the ops port.
@@ -295,7 +313,7 @@ impl Lifecycle {
         until: CancellationToken,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let inner = Arc::clone(&self.inner);
+        let lifecycle = self.clone();
         async move {
             let reason = match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(Ok(())) if until.is_cancelled() => return,
@@ -303,9 +321,7 @@ impl Lifecycle {
                 Ok(Err(error)) => format!("{error:#}"),
                 Err(panic) => format!("panicked: {}", panic_message(&*panic)),
             };
-            error!(task = name, reason, "a task failed: stopping the service");
-            inner.failed.store(true, Ordering::Relaxed);
-            inner.draining.cancel();
+            lifecycle.fail(name, &reason);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Figures for Prometheus: rate, errors and duration of HTTP, gRPC and messages, named by OpenTelemetry's
-//! semantic conventions (<https://opentelemetry.io/docs/specs/semconv/>).
+//! semantic conventions (<https://opentelemetry.io/docs/specs/semconv/>, 1.44; where they are not, ARCHITECTURE says so).
 //!
 //! Labels are bounded: routes as templates, methods and outcomes from fixed lists, never an id. Each bucket of a
 //! duration points to the last sampled trace that fell into it (an exemplar). What the process and its runtime use is
@@ -52,7 +52,7 @@ pub struct Metrics {
 pub(crate) struct SpanMetrics {
     /// The trace store has said that it has them.
     pub(crate) sent: Counter,
-    /// The trace store refused them, or gave no answer in time.
+    /// The trace store refused or rejected them, or gave no answer in time.
     pub(crate) failed: Counter,
     /// There was no room in the queue.
     pub(crate) dropped: Counter,
@@ -87,9 +87,9 @@ struct HttpLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RpcLabels {
-    rpc_service: String,
+    /// `package.Service/Method`.
     rpc_method: String,
-    rpc_grpc_status_code: i32,
+    rpc_response_status_code: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -167,8 +167,8 @@ impl Metrics {
         );
         let published = Family::default();
         registry.register(
-            "messaging_client_published_messages",
-            "Messages published, by the broker's answer",
+            "messaging_client_sent_messages",
+            "Messages sent, by the broker's answer",
             published.clone(),
         );
         let dead_letters = Family::default();
@@ -327,25 +327,29 @@ impl Metrics {
 
     pub(crate) fn rpc_served(
         &self,
-        service: &str,
-        method: &str,
-        code: i32,
+        method: String,
+        code: &'static str,
         took: Duration,
         trace: Option<TraceId>,
     ) {
-        let labels = RpcLabels::new(service, method, code);
+        let labels = RpcLabels {
+            rpc_method: method,
+            rpc_response_status_code: code,
+        };
         observe(&self.rpc_served, &labels, took, trace);
     }
 
     pub(crate) fn rpc_called(
         &self,
-        service: &str,
-        method: &str,
-        code: i32,
+        method: String,
+        code: &'static str,
         took: Duration,
         trace: Option<TraceId>,
     ) {
-        let labels = RpcLabels::new(service, method, code);
+        let labels = RpcLabels {
+            rpc_method: method,
+            rpc_response_status_code: code,
+        };
         observe(&self.rpc_called, &labels, took, trace);
     }
 
@@ -420,16 +424,6 @@ where
     family
         .get_or_create(labels)
         .observe(took.as_secs_f64(), exemplar, Some(SystemTime::now()));
-}
-
-impl RpcLabels {
-    fn new(service: &str, method: &str, code: i32) -> Self {
-        Self {
-            rpc_service: service.to_owned(),
-            rpc_method: method.to_owned(),
-            rpc_grpc_status_code: code,
-        }
-    }
 }
 
 /// A client may send any word as a method; the conventions fold unknown ones into `_OTHER`.

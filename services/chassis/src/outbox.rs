@@ -173,7 +173,9 @@ impl UnitOfWork<'_> {
                     let published = publisher.publish(event).instrument(span.clone()).await;
                     if let Err(error) = published {
                         telemetry::fail(&span, error.outcome());
-                        error!(event_id = %event.id, subject = event.subject, %error, "event lost");
+                        span.in_scope(|| {
+                            error!(event_id = %event.id, subject = event.subject, %error, "event lost");
+                        });
                     }
                 }))
                 .await;

@@ -6,13 +6,13 @@
 
 mod export;
 mod messages;
+mod otlp;
 mod statement;
 
 use anyhow::Context as _;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId, TraceState, TracerProvider};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -25,10 +25,10 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 pub use self::messages::MessageTraces;
 pub(crate) use self::messages::{Message, message_span};
+use self::otlp::OtlpExporter;
 pub use self::statement::Statement;
 use crate::config::ServiceConfig;
-use crate::lifecycle::panic_message;
-use crate::metrics::Metrics;
+use crate::lifecycle::{Lifecycle, panic_message};
 use crate::patterns::Switch;
 
 /// What has to be flushed before the process ends.
@@ -41,12 +41,9 @@ pub struct Telemetry {
 ///
 /// # Errors
 /// When the OTLP endpoint can't be used, or telemetry was started before.
-pub fn start(
-    service: &'static str,
-    config: &ServiceConfig,
-    metrics: &Metrics,
-) -> anyhow::Result<Telemetry> {
-    let (provider, export) = tracer_provider(service, config, metrics)?;
+pub fn start(config: &ServiceConfig, lifecycle: &Lifecycle) -> anyhow::Result<Telemetry> {
+    let service = lifecycle.service();
+    let (provider, export) = tracer_provider(config, lifecycle)?;
     // Spans have a filter of their own: a quiet log must not cut traces.
     // Without what nobody asks of them: file and line, threads, idle times.
     let spans = tracing_opentelemetry::layer()
@@ -98,12 +95,11 @@ impl Telemetry {
 }
 
 fn tracer_provider(
-    service: &'static str,
     config: &ServiceConfig,
-    metrics: &Metrics,
+    lifecycle: &Lifecycle,
 ) -> anyhow::Result<(SdkTracerProvider, Option<export::Export>)> {
     let resource = Resource::builder()
-        .with_service_name(service)
+        .with_service_name(lifecycle.service())
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     let builder = SdkTracerProvider::builder()
@@ -113,25 +109,15 @@ fn tracer_provider(
         // Ids are made and travel all the same: logs carry them.
         return Ok((builder.build(), None));
     };
-    let exporter = || {
-        opentelemetry_otlp::SpanExporter::builder()
-            .with_tonic()
-            .with_endpoint(endpoint)
-            .with_timeout(export::EXPORT_TIMEOUT)
-            // A batch that is tried again keeps the next one waiting, and may be stored twice.
-            .with_retry_policy(RetryPolicy::disabled())
-            .build()
-            .with_context(|| format!("failed to export spans to {endpoint}"))
-    };
-    let metrics = metrics.spans();
+    let exporter = || OtlpExporter::new(endpoint, export::EXPORT_TIMEOUT, &resource);
     Ok(match config.async_export {
         Switch::On => {
-            let (processor, export) = export::start(exporter()?, &resource, metrics);
+            let (processor, export) = export::start(exporter()?, lifecycle);
             let provider = builder.with_span_processor(processor).build();
             (provider, Some(export))
         }
         Switch::Off => {
-            let processor = export::start_waiting(exporter, &resource, metrics)?;
+            let processor = export::start_waiting(exporter, lifecycle)?;
             (builder.with_span_processor(processor).build(), None)
         }
     })

@@ -1,6 +1,7 @@
 //! What the tests of several services share: a shop of its own for each test ([`Shop`]: two databases and a
 //! virtual host), the services in it as real processes, customers that keep what they were promised
-//! ([`Promises`]), the books ([`books`]), and a cable to the broker that can be cut ([`Cable`]).
+//! ([`Promises`]), the books ([`books`]), a cable to the broker that can be cut ([`Cable`]), and what callers decide
+//! about traces ([`Sampling`]).
 //!
 //! The services are started from this package's own binaries: production's composition roots, with the
 //! chassis's crash points compiled in. Left out: anything that a service's own tests can show.

@@ -55,7 +55,7 @@ async fn processed(replica: &Replica, queue: &str, outcome: &str) -> f64 {
 
 async fn published(replica: &Replica, exchange: &str, outcome: &str) -> f64 {
     let series = format!(
-        "messaging_client_published_messages_total{{messaging_destination_name=\"{exchange}\",outcome=\"{outcome}\"}}"
+        "messaging_client_sent_messages_total{{messaging_destination_name=\"{exchange}\",outcome=\"{outcome}\"}}"
     );
     replica.metric(&series).await
 }

@@ -20,7 +20,7 @@ use crate::{
     wait,
 };
 
-/// The networks of compose.yaml.
+/// The networks of compose.yaml, without `logs`, on which only optional containers stand.
 const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
 /// The databases, by name.
 const DATABASES: [&str; 4] = ["users", "products", "orders", "inventory"];

@@ -24,7 +24,7 @@ const NOT_SCRAPED: [&str; 2] = ["postgres", ALERT_RECEIVER];
 const SERVICE_COUNTER: &str = "http_server_request_duration_seconds_count";
 const GATEWAY_COUNTER: &str = "traefik_router_requests_total";
 
-const PUBLISHED_COUNTER: &str = "messaging_client_published_messages_total";
+const PUBLISHED_COUNTER: &str = "messaging_client_sent_messages_total";
 const PROCESSED_COUNTER: &str = "messaging_process_duration_seconds_count";
 const RETRY_COUNTER: &str = "agora_retries_total";
 const DEAD_COUNTER: &str = "agora_dead_letters_total";

@@ -15,7 +15,7 @@ use crate::{
 
 const OVERVIEW: &str = "observability/grafana/dashboards/overview.json";
 const REQUESTS_BY_ANSWER: &str =
-    "sum by (code) (rate(traefik_service_requests_total[$__rate_interval]))";
+    "sum by (code) (rate(traefik_router_requests_total[$__rate_interval]))";
 
 /// A repository of nothing but what these commands read, for it to be broken.
 struct Copy(tempfile::TempDir);
@@ -62,11 +62,11 @@ fn every_panel_shows_something_after_a_load_run_and_a_broken_one_is_found() {
     for (query, finding) in [
         ("sum by (code) (rate(traefik_no_such_metric[1m]))", "empty"),
         (
-            "sum by (code) (rate(traefik_service_requests_total))",
+            "sum by (code) (rate(traefik_router_requests_total))",
             "refused",
         ),
         (
-            "sum by (code) (rate(traefik_service_requests_total[$intervall]))",
+            "sum by (code) (rate(traefik_router_requests_total[$intervall]))",
             "refused",
         ),
     ] {
@@ -92,7 +92,7 @@ fn a_query_that_is_no_promql_fails_the_check_of_the_dashboards() {
     let copy = Copy::new();
     let check = ["check", "--only", "dashboard queries"];
     copy.xtask(&system, &check).expect_code(0);
-    copy.ask_instead("sum by (code) (rate(traefik_service_requests_total[1m])");
+    copy.ask_instead("sum by (code) (rate(traefik_router_requests_total[1m])");
     let red = copy.xtask(&system, &check).expect_code(1);
     for part in ["overview_json___Requests_by_answer", "parenthesis"] {
         assert!(red.stderr.contains(part), "{part}: {}", red.account());

@@ -105,7 +105,10 @@ impl Collector for Pools {
             // The two are not read in one moment.
             let used = (i64::from(pool.size()) - idle).max(0);
             for (state, value) in [("idle", idle), ("used", used)] {
-                let labels = [("db_client_connection_pool_name", *name), ("state", state)];
+                let labels = [
+                    ("db_client_connection_pool_name", *name),
+                    ("db_client_connection_state", state),
+                ];
                 ConstGauge::new(value).encode(counts.encode_family(&labels)?)?;
             }
         }

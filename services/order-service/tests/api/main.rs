@@ -369,7 +369,7 @@ async fn requests_are_counted_by_route_and_never_by_id() {
     assert_eq!(count("POST", "/orders/", 202).await, 1.0);
     assert_eq!(count("GET", "/orders/{id}", 200).await, 1.0);
     assert_eq!(count("GET", "unmatched", 404).await, 1.0);
-    let published = r#"messaging_client_published_messages_total{messaging_destination_name="order_events",outcome="confirmed"}"#;
+    let published = r#"messaging_client_sent_messages_total{messaging_destination_name="order_events",outcome="confirmed"}"#;
     eventually("its event is counted", async || {
         shop.service.metric(published).await == 1.0
     })
@@ -386,7 +386,7 @@ async fn an_order_that_no_queue_takes_is_kept_and_announced_once_one_does() {
         .unbind("order_events", "order_events", "#")
         .await;
     let id = shop.place(user, "/orders/?product_id=99").await;
-    let unroutable = r#"messaging_client_published_messages_total{messaging_destination_name="order_events",outcome="unroutable"}"#;
+    let unroutable = r#"messaging_client_sent_messages_total{messaging_destination_name="order_events",outcome="unroutable"}"#;
     eventually("it is noticed that nobody takes it", async || {
         shop.service.metric(unroutable).await >= 1.0
     })
@@ -546,7 +546,7 @@ async fn at_the_bound_of_the_queue_orders_are_taken_and_wait_in_the_outbox() {
     let shop = Shop::open_with(&[("OUTBOX_POLL_INTERVAL_MS", "100")]).await;
     testkit::bound_queue(&shop.broker_url, "order_events", 3).await;
     let user = Uuid::now_v7();
-    let refused = r#"messaging_client_published_messages_total{messaging_destination_name="order_events",outcome="refused"}"#;
+    let refused = r#"messaging_client_sent_messages_total{messaging_destination_name="order_events",outcome="refused"}"#;
     let placed = tokio::sync::Mutex::new(std::collections::BTreeSet::new());
     // The broker notices its bound a moment after it is passed.
     eventually("the broker refuses some", async || {

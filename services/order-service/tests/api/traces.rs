@@ -2,12 +2,13 @@
 //! them. One service stands for all four here, as the telemetry is the chassis's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -30,9 +31,14 @@ const SENDER: &str = "b7ad6b7169203331";
 pub(crate) struct Collector {
     pub(crate) url: String,
     spans: Arc<Mutex<Vec<Span>>>,
+    /// How many spans of each batch it says that it rejects.
+    rejects: Arc<AtomicI64>,
 }
 
-struct Receiver(Arc<Mutex<Vec<Span>>>);
+struct Receiver {
+    spans: Arc<Mutex<Vec<Span>>>,
+    rejects: Arc<AtomicI64>,
+}
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
@@ -44,8 +50,14 @@ impl TraceService for Receiver {
         let spans = resources
             .flat_map(|resource| resource.scope_spans)
             .flat_map(|scope| scope.spans);
-        self.0.lock().await.extend(spans);
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+        self.spans.lock().await.extend(spans);
+        let rejected_spans = self.rejects.load(Ordering::Relaxed);
+        Ok(Response::new(ExportTraceServiceResponse {
+            partial_success: (rejected_spans > 0).then(|| ExportTracePartialSuccess {
+                rejected_spans,
+                error_message: "the trace is full".to_owned(),
+            }),
+        }))
     }
 }
 
@@ -54,11 +66,20 @@ impl Collector {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let spans = Arc::<Mutex<Vec<Span>>>::default();
+        let rejects = Arc::<AtomicI64>::default();
+        let receiver = Receiver {
+            spans: Arc::clone(&spans),
+            rejects: Arc::clone(&rejects),
+        };
         let server = tonic::transport::Server::builder()
-            .add_service(TraceServiceServer::new(Receiver(Arc::clone(&spans))))
+            .add_service(TraceServiceServer::new(receiver))
             .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener));
         tokio::spawn(server);
-        Self { url, spans }
+        Self {
+            url,
+            spans,
+            rejects,
+        }
     }
 
     /// The names of a trace's spans.
@@ -324,6 +345,54 @@ async fn what_a_store_that_is_away_does_not_take_is_counted_and_costs_no_order()
         .metric(r#"agora_spans_total{outcome="sent"}"#)
         .await;
     assert_eq!(sent, 0.0);
+}
+
+#[tokio::test]
+async fn what_a_store_rejects_of_a_batch_is_counted_and_its_reason_told() {
+    let mut traced = Traced::start(&[]).await;
+    let metric = async |outcome: &str| {
+        let name = format!("agora_spans_total{{outcome=\"{outcome}\"}}");
+        traced.process.metric(&name).await
+    };
+    assert_eq!(metric("failed").await, 0.0);
+    traced.collector.rejects.store(1, Ordering::Relaxed);
+    traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
+    eventually("the rejected span is counted", async || {
+        metric("failed").await >= 1.0
+    })
+    .await;
+    // The batch has the request's and the statements' spans, too.
+    assert!(metric("sent").await >= 1.0);
+    let line = traced
+        .process
+        .logged("the trace store takes no spans, or not all: they are lost");
+    let error = line.await["error"].to_string();
+    assert!(error.contains("the trace is full"), "{error}");
+}
+
+#[tokio::test]
+async fn without_an_outbox_the_line_of_a_lost_event_leads_to_its_send() {
+    let mut traced = Traced::start(&[("AGORA_PATTERN_OUTBOX", "off")]).await;
+    traced
+        .broker
+        .unbind("order_events", "order_events", "#")
+        .await;
+    traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
+    let line = traced.process.logged("event lost").await;
+    let send = traced.collector.span("send order_events").await;
+    assert_eq!(line["trace_id"], TRACE_ID);
+    assert_eq!(line["span_id"], hex(&send.span_id));
+}
+
+#[tokio::test]
+async fn a_request_that_no_route_matched_has_none_in_its_span() {
+    let traced = Traced::start(&[]).await;
+    let url = format!("http://{}/nowhere/17", traced.addr);
+    let answer = reqwest::get(url).await.unwrap();
+    assert_eq!(answer.status(), 404);
+    let span = traced.collector.span("GET").await;
+    assert_eq!(text(&span, "http.route"), None);
+    assert_eq!(text(&span, "url.path"), Some("/nowhere/17"));
 }
 
 /// Labels come from fixed lists. Whatever a client invents (ids, paths, methods) makes no new series.

@@ -37,7 +37,7 @@ async fn product_99_exists_with_a_price() {
         .await;
     let product = product.unwrap().into_inner();
     assert_eq!((product.id, product.price_cents), (99, 1999));
-    let served = r#"rpc_server_call_duration_seconds_count{rpc_service="agora.catalog.v1.Catalog",rpc_method="GetProduct",rpc_grpc_status_code="0"}"#;
+    let served = r#"rpc_server_call_duration_seconds_count{rpc_method="agora.catalog.v1.Catalog/GetProduct",rpc_response_status_code="OK"}"#;
     assert_eq!(service.metric(served).await, 1.0);
 }
 

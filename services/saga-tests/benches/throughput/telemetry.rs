@@ -127,7 +127,7 @@ impl Telemetry {
         assert!(
             cpu_seconds > 0.0,
             "{orders} orders took less processor time than the system can measure: more of them are needed \
-         (AGORA_BENCH_ORDERS)"
+             (AGORA_BENCH_ORDERS)"
         );
         let spans = after.spans.since(before.spans);
         let run = Run {
