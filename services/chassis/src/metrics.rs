@@ -276,7 +276,7 @@ impl Metrics {
     pub fn outcomes(&self, name: &str, help: &str, outcomes: &[&'static str]) -> Outcomes {
         let counts = Outcomes(Family::default());
         for outcome in outcomes {
-            counts.0.get_or_create(&[("outcome", *outcome)]);
+            counts.0.get_or_create(&[("outcome", *outcome)]).inc_by(0);
         }
         self.lock().register(name, help, counts.0.clone());
         counts
