@@ -1,10 +1,13 @@
 //! Logging out and changing the password: what no longer counts, where, and from when on.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sqlx::PgPool;
 use testkit::{Service, answer, eventually, refused};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use user_service::revocations::EFFECTIVE_WITHIN;
 use uuid::Uuid;
 
@@ -257,6 +260,67 @@ async fn without_its_database_a_replica_goes_by_what_it_knows_and_revokes_nothin
     let body = json!({ "email": ADA, "password": PASSWORD });
     let (logged_in, _) = answer(service.anonymous("POST", "/auth/login").json(&body)).await;
     assert!(logged_in >= 500, "{logged_in}");
+}
+
+/// A way to a database that can be cut: the URL that leads through it, and the switch.
+async fn severable(database: &str) -> (String, watch::Sender<bool>) {
+    let mut url: reqwest::Url = database.parse().unwrap();
+    let to = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432));
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .await
+        .unwrap();
+    let here = listener.local_addr().unwrap();
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_port(Some(here.port())).unwrap();
+    let (open, state) = watch::channel(true);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (to, mut state) = (to.clone(), state.clone());
+            tokio::spawn(async move {
+                let pass = async {
+                    let mut server = TcpStream::connect(to).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                };
+                // Either side may end it; a cut ends it, or lets it not begin.
+                tokio::select! {
+                    _ = pass => {}
+                    _ = state.wait_for(|open| !open) => {}
+                }
+            });
+        }
+    });
+    (url.into(), open)
+}
+
+#[tokio::test]
+async fn a_replica_that_alone_lost_the_database_learns_what_it_missed_once_it_is_back() {
+    let database = testkit::database().await;
+    let (way, open) = severable(&database).await;
+    let (here, there) = (open_on(&database).await, open_on(&way).await);
+    sign_up(&here, ADA).await;
+    let (one, other) = (log_in(&there, ADA).await, log_in(&there, ADA).await);
+    open.send_replace(false);
+    eventually("the replica says that it is cut off", async || {
+        there.ops("/readyz").await.0 == 503
+    })
+    .await;
+    log_out(&here, &one).await;
+    refused(
+        with_token(&there, "POST", "/auth/logout", &other),
+        503,
+        "unavailable",
+    )
+    .await;
+    // What it can't know costs this.
+    assert_eq!(verified(&there, &one).await, 200);
+
+    open.send_replace(true);
+    eventually("the replica is ready", async || {
+        there.ops("/readyz").await.0 == 200
+    })
+    .await;
+    refused_soon(&there, &one).await;
+    assert_eq!(verified(&there, &other).await, 200);
 }
 
 #[tokio::test]
