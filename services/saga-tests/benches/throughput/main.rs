@@ -30,6 +30,9 @@ use crate::telemetry::Telemetry;
 
 /// Connections of the client, each with one request at a time.
 const CONNECTIONS: usize = 32;
+/// Likewise where the price of telemetry is measured: with more of them the services end spans faster than the store
+/// takes them at times, and what is dropped costs nothing.
+const TELEMETRY_CONNECTIONS: usize = 4;
 /// Orders before the clock runs.
 const WARM_UP: usize = 300;
 /// The pool of each service and of the bare database, as by default.
@@ -121,7 +124,7 @@ fn main() -> ExitCode {
     let wanted = |part| only.as_deref().is_none_or(|only| only == part);
     let mut telemetry = None;
     if wanted("telemetry") {
-        telemetry = Telemetry::from_env(size("AGORA_BENCH_CONNECTIONS", CONNECTIONS));
+        telemetry = Telemetry::from_env(size("AGORA_BENCH_CONNECTIONS", TELEMETRY_CONNECTIONS));
         // Before the minutes that the others take.
         let missing = format!(
             "{}, the trace store's OTLP address, is not set: `cargo xtask bench` sets it where this machine \

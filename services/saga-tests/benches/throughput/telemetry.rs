@@ -175,7 +175,7 @@ impl Telemetry {
             eprintln!("- {objection}");
         }
         eprintln!(
-            "next: where spans were lost, AGORA_BENCH_CONNECTIONS=8 asks for less at once; where their number is \
+            "next: where spans were lost, AGORA_BENCH_CONNECTIONS=2 asks for less at once; where their number is \
              wrong, `cargo xtask test -- -p order-service traces` shows whether a caller's decision is kept to"
         );
         ExitCode::FAILURE
