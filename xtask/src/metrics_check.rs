@@ -19,7 +19,7 @@ struct Route {
     protected: bool,
 }
 
-const ROUTES: [Route; 5] = [
+const ROUTES: [Route; 6] = [
     Route {
         prefix: "/auth/signup",
         router: "signup@file",
@@ -31,6 +31,12 @@ const ROUTES: [Route; 5] = [
         router: "login@file",
         job: "user-service",
         protected: false,
+    },
+    Route {
+        prefix: "/auth/logout",
+        router: "logout@file",
+        job: "user-service",
+        protected: true,
     },
     Route {
         prefix: "/users",

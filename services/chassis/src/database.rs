@@ -5,16 +5,17 @@
 
 use std::future::Future;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::backoff::backoff;
 use crate::config::DatabaseConfig;
@@ -114,8 +115,39 @@ impl Database {
         });
     }
 
+    /// Rings the bell for each `NOTIFY` on a channel, for as long as the service lives, and whenever it begins to listen
+    /// (again), for what was said before that. On a connection of its own, that stays. What is said while it is lost isn't
+    /// heard: whoever waits for the bell polls behind it.
+    pub fn listen(
+        &self,
+        lifecycle: &Lifecycle,
+        name: &'static str,
+        channel: &'static str,
+        bell: Arc<Notify>,
+    ) {
+        let (database, closing) = (self.clone(), lifecycle.closing());
+        lifecycle.spawn_watcher(name, async move {
+            let listen = async {
+                let mut delays = backoff();
+                loop {
+                    database.in_reach().await;
+                    match hear(&database.pool_of(1, &[]), channel, &bell).await {
+                        Ok(()) => delays = backoff(),
+                        Err(error) => debug!(channel, %error, "not listening: polling only"),
+                    }
+                    tokio::time::sleep(delays.next().unwrap_or(PROBE_INTERVAL)).await;
+                }
+            };
+            tokio::select! {
+                () = listen => {}
+                () = closing.cancelled() => {}
+            }
+            Ok(())
+        });
+    }
+
     /// Another pool, with options of its own, for those who must not queue up behind requests.
-    pub(crate) fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> PgPool {
+    pub fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> PgPool {
         let connect = PgConnectOptions::clone(&self.pool.connect_options());
         pool_options(connections).connect_lazy_with(connect.options(options.iter().copied()))
     }
@@ -140,6 +172,18 @@ pub fn pool_options(connections: u32) -> PgPoolOptions {
 /// The name of the constraint that a statement violated.
 pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error()?.constraint()
+}
+
+/// Listens until the connection is lost.
+async fn hear(pool: &PgPool, channel: &str, bell: &Notify) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(channel).await?;
+    bell.notify_one();
+    // `None` is a lost connection.
+    while listener.try_recv().await?.is_some() {
+        bell.notify_one();
+    }
+    Ok(())
 }
 
 async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> anyhow::Result<()> {

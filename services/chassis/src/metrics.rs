@@ -18,7 +18,7 @@ use prometheus_client::encoding::text::encode;
 pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use shared_events::topology::DeadReason;
 
@@ -67,6 +67,17 @@ pub(crate) struct OutboxGauges {
     pub(crate) backlog: Gauge,
     /// The age of the oldest of them; 0 where there is none.
     pub(crate) oldest_age_seconds: Gauge<f64, AtomicU64>,
+}
+
+/// Counts something by what became of it; clones share the figures.
+#[derive(Clone)]
+pub struct Outcomes(Family<[(&'static str, &'static str); 1], Counter>);
+
+impl Outcomes {
+    /// Once more.
+    pub fn count(&self, outcome: &'static str) {
+        self.0.get_or_create(&[("outcome", outcome)]).inc();
+    }
 }
 
 type TracedHistogram = HistogramWithExemplars<ExemplarLabels>;
@@ -266,6 +277,30 @@ impl Metrics {
         let counter = Counter::default();
         self.lock().register(name, help, counter.clone());
         counter
+    }
+
+    /// A counter of the service's own with the label `outcome`; those named here are there from the beginning, at 0.
+    pub fn outcomes(&self, name: &str, help: &str, outcomes: &[&'static str]) -> Outcomes {
+        let counts = Outcomes(Family::default());
+        for outcome in outcomes {
+            counts.0.get_or_create(&[("outcome", *outcome)]).inc_by(0);
+        }
+        self.lock().register(name, help, counts.0.clone());
+        counts
+    }
+
+    /// What a process was started with, a series of 1 for each set of labels.
+    pub fn info<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        entries: impl IntoIterator<Item = [(&'static str, String); N]>,
+    ) {
+        let info = Family::<[(&'static str, String); N], Gauge>::default();
+        for labels in entries {
+            info.get_or_create(&labels).set(1);
+        }
+        self.lock().register(name, help, info);
     }
 
     pub(crate) fn outbox_gauges(&self) -> OutboxGauges {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use opentelemetry::propagation::{Extractor, Injector};
 use shared_events::Event;
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::postgres::PgPool;
 use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -101,7 +101,14 @@ pub fn start(
     // In either position: what an earlier process stored must not be taken for what the naive way loses.
     let bell = Arc::clone(&bells.relay);
     Relay::spawn(lifecycle, &config, database, publisher.clone(), bell);
-    spawn_listener(lifecycle, database, Arc::clone(&bells.relay));
+    // For the commits of other replicas. Its connection stays: one that were opened when the relay has nothing to do would
+    // be given up at each commit.
+    database.listen(
+        lifecycle,
+        "outbox listener",
+        CHANNEL,
+        Arc::clone(&bells.relay),
+    );
     spawn_housekeeping(lifecycle, config.retention, database);
     let strategy = if config.outbox.is_on() {
         spawn_bell_ringer(lifecycle, database, Arc::clone(&bells.replicas));
@@ -253,42 +260,6 @@ fn spawn_bell_ringer(lifecycle: &Lifecycle, database: &Database, bell: Arc<Notif
         }
         Ok(())
     });
-}
-
-/// Rings this process's relay for the commits of other replicas. On a connection that stays: one that were opened when
-/// the relay has nothing to do would be given up at each commit.
-fn spawn_listener(lifecycle: &Lifecycle, database: &Database, bell: Arc<Notify>) {
-    let (database, closing) = (database.clone(), lifecycle.closing());
-    lifecycle.spawn_watcher("outbox listener", async move {
-        let listen = async {
-            let mut delays = backoff();
-            loop {
-                database.in_reach().await;
-                match hear(&database.pool_of(1, &[]), &bell).await {
-                    Ok(()) => delays = backoff(),
-                    Err(error) => debug!(%error, "not listening: polling only"),
-                }
-                tokio::time::sleep(delays.next().unwrap_or(NOTIFY_INTERVAL)).await;
-            }
-        };
-        tokio::select! {
-            () = listen => {}
-            () = closing.cancelled() => {}
-        }
-        Ok(())
-    });
-}
-
-/// Listens until the connection is lost. The bell is rung at the beginning, too, for what was committed before.
-async fn hear(pool: &PgPool, bell: &Notify) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
-    bell.notify_one();
-    // `None` is a lost connection.
-    while listener.try_recv().await?.is_some() {
-        bell.notify_one();
-    }
-    Ok(())
 }
 
 fn spawn_housekeeping(lifecycle: &Lifecycle, retention: Duration, database: &Database) {

@@ -18,6 +18,7 @@ pub struct Problem {
     status: StatusCode,
     kind: &'static str,
     detail: String,
+    retry_after_seconds: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +41,25 @@ impl Problem {
             status,
             kind,
             detail: detail.into(),
+            retry_after_seconds: None,
         }
+    }
+
+    /// 429 with `Retry-After`: this caller asked too often.
+    pub fn too_many(
+        kind: &'static str,
+        detail: impl Into<String>,
+        retry_after_seconds: u64,
+    ) -> Self {
+        Self {
+            retry_after_seconds: Some(retry_after_seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, detail)
+        }
+    }
+
+    /// The status that it is answered with.
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// 404: there is no such thing, or not for this caller.
@@ -91,6 +110,9 @@ impl IntoResponse for Problem {
                 headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             _ => {}
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(RETRY_AFTER, seconds.into());
         }
         response
     }

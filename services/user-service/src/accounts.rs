@@ -1,4 +1,8 @@
-//! Signing up, logging in, and the gateway's question whose token this is.
+//! Signing up, logging in and out, a new password, and the gateway's question whose token this is.
+//!
+//! A login tells nothing of whether there is an account: same answers, same statements, a hash in any case, and the same
+//! throttling. Signing up does tell, with its 409, as it must where nobody is written to. Fields that nobody knows are
+//! ignored. Left out: forgotten passwords, a list of sessions, deleting an account.
 
 use std::fmt;
 
@@ -6,9 +10,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use chassis::database::violated_constraint;
-use chassis::identity::{USER_EMAIL_HEADER, USER_ID_HEADER};
+use chassis::identity::{Identity, USER_EMAIL_HEADER, USER_ID_HEADER};
+use chassis::metrics::{Metrics, Outcomes};
 use chassis::problem::{Json, Problem};
 use chassis::telemetry::Statement;
 use secrecy::{ExposeSecret, SecretString};
@@ -18,8 +23,10 @@ use sqlx::PgPool;
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
+use crate::attempts::{Account, Attempts};
 use crate::passwords::{Password, Passwords};
-use crate::tokens::Tokens;
+use crate::revocations::Revocations;
+use crate::tokens::{Claims, InvalidToken, Tokens};
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -30,6 +37,44 @@ pub struct Accounts {
     pub passwords: Passwords,
     /// Makes and verifies tokens.
     pub tokens: Tokens,
+    /// Which of them no longer count.
+    pub revocations: Revocations,
+    /// Counts wrong passwords.
+    pub attempts: Attempts,
+    /// What is counted of all this.
+    pub figures: Figures,
+}
+
+/// What became of logins and of tokens that were to be checked.
+#[derive(Clone)]
+pub struct Figures {
+    logins: Outcomes,
+    token_checks: Outcomes,
+}
+
+impl Figures {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            logins: metrics.outcomes(
+                "agora_logins",
+                "Logins, by what became of them",
+                &["ok", "wrong", "throttled"],
+            ),
+            token_checks: metrics.outcomes(
+                "agora_token_checks",
+                "Tokens that were checked, by what was found",
+                &[
+                    "ok",
+                    "absent",
+                    "expired",
+                    "unknown_key",
+                    "forged",
+                    "revoked",
+                ],
+            ),
+        }
+    }
 }
 
 /// An e-mail address as it is stored and compared: lower case, printable ASCII, so that it fits a header.
@@ -112,6 +157,12 @@ struct LogIn {
     password: SecretString,
 }
 
+#[derive(Deserialize)]
+struct ChangePassword {
+    current_password: SecretString,
+    new_password: SecretString,
+}
+
 #[derive(Serialize)]
 struct SignedUp {
     id: UserId,
@@ -127,11 +178,13 @@ struct LoggedIn {
     expires_in: u64,
 }
 
-/// `POST /auth/signup`, `POST /auth/login`, and `GET /auth/verify` for the gateway alone.
+/// `POST /auth/signup`, `/auth/login`, `/auth/logout`, `PUT /users/me/password`, and `GET /auth/verify` for the gateway alone.
 pub fn router(accounts: Accounts) -> Router {
     Router::new()
         .route("/auth/signup", post(sign_up))
         .route("/auth/login", post(log_in))
+        .route("/auth/logout", post(log_out))
+        .route("/users/me/password", put(change_password))
         .route("/auth/verify", get(verify))
         .with_state(accounts)
 }
@@ -173,27 +226,51 @@ async fn log_in(
     State(accounts): State<Accounts>,
     Json(asked): Json<LogIn>,
 ) -> Result<axum::Json<LoggedIn>, Problem> {
+    let answer = try_to_log_in(&accounts, asked).await;
+    let outcome = match &answer {
+        Ok(_) => Some("ok"),
+        Err(problem) => match problem.status() {
+            StatusCode::UNAUTHORIZED => Some("wrong"),
+            StatusCode::TOO_MANY_REQUESTS => Some("throttled"),
+            // Neither let in nor refused: the requests' own figures have it.
+            _ => None,
+        },
+    };
+    if let Some(outcome) = outcome {
+        accounts.figures.logins.count(outcome);
+    }
+    answer
+}
+
+async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<LoggedIn>, Problem> {
+    let address = Account::of(&asked.email);
+    accounts.attempts.admit(address).await?;
     // What can't be an address has no account; it takes the same way through as one that could be.
     let email = Email::parse(&asked.email).map_or_else(|_| String::new(), |Email(email)| email);
-    let account: Option<(Uuid, String, String)> =
-        sqlx::query_as("SELECT id, email, password_hash FROM users WHERE email = $1")
-            .bind(email)
-            .fetch_optional(&accounts.pool)
-            .traced("SELECT users")
-            .await?;
-    let hash = account.as_ref().map(|(_, _, hash)| hash.clone());
+    let account: Option<(Uuid, String, String, i64)> = sqlx::query_as(
+        "SELECT id, email, password_hash, token_generation FROM users WHERE email = $1",
+    )
+    .bind(email)
+    .fetch_optional(&accounts.pool)
+    .traced("SELECT users")
+    .await?;
+    let hash = account.as_ref().map(|(_, _, hash, _)| hash.clone());
     let right = accounts.passwords.verify(asked.password, hash).await?;
-    let Some((id, email, _)) = account.filter(|_| right) else {
+    accounts.attempts.settle(address, right).await?;
+    let Some((id, email, _, generation)) = account.filter(|_| right) else {
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "wrong-credentials",
             "no account has this e-mail address and password",
         ));
     };
-    let access_token = accounts.tokens.issue(UserId(id), &email).map_err(|error| {
-        error!(%error, "signing a token failed");
-        Problem::internal()
-    })?;
+    let access_token = accounts
+        .tokens
+        .issue(UserId(id), &email, generation)
+        .map_err(|error| {
+            error!(%error, "signing a token failed");
+            Problem::internal()
+        })?;
     Ok(axum::Json(LoggedIn {
         access_token,
         token_type: "Bearer",
@@ -201,21 +278,104 @@ async fn log_in(
     }))
 }
 
+/// Revokes the token that it is asked with, and no other: here at once, at other replicas within
+/// [`EFFECTIVE_WITHIN`](crate::revocations::EFFECTIVE_WITHIN).
+async fn log_out(
+    State(accounts): State<Accounts>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    // The token itself, not the gateway's word on whose it is: which one is to be revoked only it can say.
+    let claims = accounts.check(&headers)?;
+    accounts.revocations.revoke(&claims).await?;
+    info!(user_id = %claims.sub, "logged out");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Stores a new password and revokes all of the user's tokens, also the one that this is asked with. Whoever has found a
+/// token still has to know the password, and is throttled like somebody who guesses at the login.
+async fn change_password(
+    State(accounts): State<Accounts>,
+    Identity { user_id, .. }: Identity,
+    Json(asked): Json<ChangePassword>,
+) -> Result<StatusCode, Problem> {
+    let new = Password::parse(asked.new_password.expose_secret())
+        .map_err(|e| Problem::invalid(e.to_string()))?;
+    let account: Option<(String, String)> =
+        sqlx::query_as("SELECT email, password_hash FROM users WHERE id = $1")
+            .bind(user_id.0)
+            .fetch_optional(&accounts.pool)
+            .traced("SELECT users")
+            .await?;
+    let (email, old_hash) = account.ok_or_else(|| Problem::not_found("there is no such user"))?;
+    let address = Account::of(&email);
+    accounts.attempts.admit(address).await?;
+    let right = accounts
+        .passwords
+        .verify(asked.current_password, Some(old_hash.clone()))
+        .await?;
+    accounts.attempts.settle(address, right).await?;
+    if !right {
+        // Not 401: the token is good, and a client must not take it for lost.
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "wrong-password",
+            "this is not the current password",
+        ));
+    }
+    let new_hash = accounts.passwords.hash(new).await?;
+    let changed = accounts
+        .revocations
+        .change_password(user_id, &old_hash, &new_hash)
+        .await?;
+    if !changed {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "password-changed",
+            "the password was changed by somebody else at the same time",
+        ));
+    }
+    info!(%user_id, "password changed, tokens revoked");
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// For ForwardAuth: 200 with the identity headers, or 401.
 async fn verify(
     State(accounts): State<Accounts>,
     headers: HeaderMap,
 ) -> Result<[(&'static str, String); 2], Problem> {
-    let refused = |detail| Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", detail);
-    let token = bearer(&headers).ok_or_else(|| refused("a bearer token is needed"))?;
-    let claims = accounts.tokens.verify(token).map_err(|reason| {
-        debug!(%reason, "token refused");
-        refused("the token is not valid, or no longer")
-    })?;
+    let claims = accounts.check(&headers)?;
     Ok([
         (USER_ID_HEADER, claims.sub.to_string()),
         (USER_EMAIL_HEADER, claims.email),
     ])
+}
+
+impl Accounts {
+    /// What the request's token says, if it counts; 401 otherwise, without a word on why. Asks nobody.
+    fn check(&self, headers: &HeaderMap) -> Result<Claims, Problem> {
+        let Some(token) = bearer(headers) else {
+            return Err(self.refuse("absent", "a bearer token is needed"));
+        };
+        let outcome = match self.tokens.verify(token) {
+            Ok(claims) if !self.revocations.is_revoked(&claims) => {
+                self.figures.token_checks.count("ok");
+                return Ok(claims);
+            }
+            Ok(_) => "revoked",
+            Err(InvalidToken::Expired) => "expired",
+            Err(InvalidToken::UnknownKey) => "unknown_key",
+            Err(InvalidToken::Refused(reason)) => {
+                debug!(%reason, "token refused");
+                "forged"
+            }
+        };
+        Err(self.refuse(outcome, "the token is not valid, or no longer"))
+    }
+
+    fn refuse(&self, outcome: &'static str, detail: &str) -> Problem {
+        self.figures.token_checks.count(outcome);
+        Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", detail)
+    }
 }
 
 /// The token of the one `Authorization: Bearer …` header.

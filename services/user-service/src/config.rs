@@ -5,6 +5,9 @@ use tonic::transport::Endpoint;
 
 use crate::tokens::{Keys, Tokens};
 
+/// The most that `JWT_TTL_SECONDS` may be: what revokes older tokens of a user is kept for as long.
+pub(crate) const MAX_TOKEN_TTL_SECONDS: u32 = 86_400;
+
 /// Configuration of user-service.
 #[derive(Clone)]
 pub struct Config {
@@ -30,7 +33,7 @@ impl Config {
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         let keys = env.secret(
             "JWT_KEYS",
-            "KID:HEX[,KID:HEX], keys of 32 bytes or more, the first of which signs",
+            "KID:HEX[,KID:HEX], ids of letters, digits, - and _, keys of 32 bytes or more, the first of which signs",
             Keys::parse,
         )?;
         let name = |variable, default: &str| {
@@ -44,7 +47,7 @@ impl Config {
                 keys,
                 name("JWT_ISSUER", "agora")?,
                 name("JWT_AUDIENCE", "agora")?,
-                env.seconds("JWT_TTL_SECONDS", 3600, 1..=86_400)?,
+                env.seconds("JWT_TTL_SECONDS", 3600, 1..=MAX_TOKEN_TTL_SECONDS)?,
             ),
             product_service: env.required(
                 "PRODUCT_SERVICE_URL",

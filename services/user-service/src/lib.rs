@@ -1,25 +1,33 @@
 //! user-service: accounts, tokens and purchases; the only holder of the signing keys.
 //!
-//! Left out: roles, password change, revocation. What a purchase costs, product-service says.
+//! Left out: roles. What a purchase costs, product-service says.
 
 pub mod accounts;
+pub mod attempts;
 mod config;
 pub mod passwords;
 pub mod purchases;
+pub mod revocations;
 pub mod tokens;
 pub mod users;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::lifecycle::Lifecycle;
 use chassis::{database, http};
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, Figures};
+use crate::attempts::Attempts;
 pub use crate::config::Config;
 use crate::passwords::Passwords;
 use crate::purchases::catalog::Catalog;
 use crate::purchases::http::Purchases;
+use crate::revocations::Revocations;
+
+/// How often attempts that are forgotten are looked for.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Composes the service; returns the address it serves HTTP on.
 ///
@@ -27,15 +35,35 @@ use crate::purchases::http::Purchases;
 /// When a dependency can't be used or the address is taken.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
     let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
-    let pool = database.pool;
+    let pool = database.pool.clone();
     let passwords = Passwords::new(config.bcrypt_cost, config.bcrypt_concurrency)
         .await
         .context("failed to prepare password hashing")?;
+    let revocations = Revocations::start(lifecycle, &database).await?;
+    let attempts = Attempts::new(pool.clone());
+    let forgetful = attempts.clone();
+    database.every(lifecycle, "attempts pruning", PRUNE_INTERVAL, move || {
+        let attempts = forgetful.clone();
+        async move { attempts.prune().await }
+    });
+    let metrics = lifecycle.metrics();
+    metrics.info(
+        "agora_signing_key_info",
+        "The keys of tokens, by id: the one that signs, and those that only verify",
+        config
+            .tokens
+            .keys()
+            .roles()
+            .map(|(kid, role)| [("kid", kid.to_owned()), ("role", role.to_owned())]),
+    );
     let catalog = Catalog::new(config.product_service, lifecycle.metrics().clone());
     let routes = accounts::router(Accounts {
         pool: pool.clone(),
         passwords,
         tokens: config.tokens,
+        revocations,
+        attempts,
+        figures: Figures::new(metrics),
     })
     .merge(users::router(pool.clone()))
     .merge(purchases::http::router(Purchases { pool, catalog }));

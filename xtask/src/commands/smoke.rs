@@ -22,6 +22,8 @@ use crate::{
 const PRODUCT: u32 = 99;
 /// How long an event may take until its effect shows: the outbox, the broker, and a consumer that is connecting again.
 const SHOWS_WITHIN: Duration = Duration::from_secs(20);
+/// How long a token that was logged out may still be good: what user-service promises (`EFFECTIVE_WITHIN`).
+const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_LINES: usize = 12;
 
@@ -272,6 +274,20 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
                 spell(SHOWS_WITHIN)
             ),
         }
+    })?;
+    teller.step("log out", "user-service", || {
+        let headers = [("authorization", ada.authorization.as_str())];
+        expect(&client.post("/auth/logout", &headers, None)?, 204)?;
+        let refused = wait::until(REVOKED_WITHIN, LOOK_INTERVAL, || {
+            let answer = get("/users/me", &ada)?;
+            Ok((answer.status == 401).then_some(()))
+        })?;
+        anyhow::ensure!(
+            refused.is_some(),
+            "the token is still good {} later",
+            spell(REVOKED_WITHIN)
+        );
+        Ok(((), "204, and the token is refused".to_owned()))
     })
 }
 

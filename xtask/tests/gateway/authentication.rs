@@ -92,6 +92,20 @@ fn a_token_stays_between_the_gateway_and_the_auth_service() {
 }
 
 #[test]
+fn the_token_to_revoke_goes_to_who_made_it_once_it_was_found_good() {
+    let gateway = Gateway::start();
+    let log_out = |headers: &[&str]| gateway.send(&request("POST", "/auth/logout", headers));
+    for headers in [&[][..], &["Authorization: Bearer mallory"]] {
+        assert_eq!(log_out(headers), 401, "{headers:?}");
+    }
+    gateway.assert_nothing_routed();
+    assert_eq!(log_out(&[ALICE]), 200);
+    let routed = gateway.users.take_one();
+    assert_eq!(routed.header("Authorization"), Some("Bearer alice"));
+    gateway.assert_nothing_routed();
+}
+
+#[test]
 fn what_a_client_says_about_its_origin_is_replaced() {
     let gateway = Gateway::start();
     // The gateway's own would be lost by the last one, if it obeyed.

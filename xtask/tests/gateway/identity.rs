@@ -24,10 +24,14 @@ impl Route {
     }
 }
 
-const ROUTES: [Route; 6] = [
+const ROUTES: [Route; 7] = [
     of_alice("/users/me"),
     of_alice("/orders/"),
     of_alice("/inventory/99"),
+    Route {
+        method: "POST",
+        ..of_alice("/auth/logout")
+    },
     of_nobody("GET", "/orders/", NOBODY),
     of_nobody("POST", "/auth/signup", ALICE),
     of_nobody("POST", "/auth/login", ALICE),

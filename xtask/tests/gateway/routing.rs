@@ -63,6 +63,7 @@ const ELSEWHERE: &[&str] = &[
     "/auth",
     "/auth/signup/",
     "/auth/logins",
+    "/auth/logout/",
     "/usersx",
     "/Users/",
     "/orders-",
@@ -93,9 +94,9 @@ fn assert_nothing_at(targets: &[&str]) {
 }
 
 #[test]
-fn accounts_are_made_and_entered_with_post_alone() {
+fn accounts_are_made_entered_and_left_with_post_alone() {
     let gateway = Gateway::start();
-    for target in ["/auth/signup", "/auth/login"] {
+    for target in ["/auth/signup", "/auth/login", "/auth/logout"] {
         for method in [
             "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post",
         ] {

@@ -13,6 +13,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// The story's product; load leaves it alone, so that its stock is this test's.
 pub(crate) const STORY_PRODUCT: u32 = 99;
+/// Everybody's.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 /// From an accepted order to the stock, a consumer that is just connecting again included.
 const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -70,6 +72,16 @@ impl Client {
         )
     }
 
+    /// A PUT with a JSON body.
+    #[track_caller]
+    pub(crate) fn put(&self, path: &str, headers: Headers<'_>, body: &Value) -> Answer {
+        let mut request = self.agent.put(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::read(path, request.send_json(body))
+    }
+
     #[track_caller]
     pub(crate) fn delete(&self, path: &str) -> Answer {
         Answer::read(
@@ -116,6 +128,7 @@ impl Answer {
 /// Somebody who signed up and logged in.
 pub(crate) struct Person {
     pub(crate) id: String,
+    pub(crate) email: String,
     pub(crate) token: String,
     /// The value of the `Authorization` header.
     pub(crate) authorization: String,
@@ -126,23 +139,24 @@ impl Person {
     #[track_caller]
     pub(crate) fn new(gateway: &Client) -> Self {
         let email = format!("{:x}@example.org", nanoseconds());
-        let password = "correct horse battery staple";
-        let account = json!({ "name": "Ada", "email": email, "password": password });
+        let account = json!({ "name": "Ada", "email": email, "password": PASSWORD });
         let account = gateway
             .post("/auth/signup", &[], Some(&account))
             .expect_status(201)
             .json();
-        let login = json!({ "email": email, "password": password });
-        let login = gateway
-            .post("/auth/login", &[], Some(&login))
-            .expect_status(200)
-            .json();
-        let token = text(&login, "access_token");
+        let token = log_in(gateway, &email, PASSWORD);
         Self {
             id: text(&account, "id"),
+            email,
             authorization: format!("Bearer {token}"),
             token,
         }
+    }
+
+    /// Logs in once more; returns the value of the `Authorization` header.
+    #[track_caller]
+    pub(crate) fn log_in_again(&self, gateway: &Client, password: &str) -> String {
+        format!("Bearer {}", log_in(gateway, &self.email, password))
     }
 
     /// Places an order for one piece of the story's product; returns the order's id.
@@ -183,6 +197,17 @@ impl Person {
             }
         })
     }
+}
+
+/// The token that a login gives.
+#[track_caller]
+fn log_in(gateway: &Client, email: &str, password: &str) -> String {
+    let login = json!({ "email": email, "password": password });
+    let login = gateway
+        .post("/auth/login", &[], Some(&login))
+        .expect_status(200)
+        .json();
+    text(&login, "access_token")
 }
 
 /// A string of a JSON object.

@@ -1,9 +1,17 @@
 //! Who somebody is: decided by the token, at the gateway, and by nothing that a client can write.
 
+use std::time::Duration;
+
+use serde_json::json;
+
 use crate::{
-    client::{Headers, Person, text},
+    client::{Client, Headers, PASSWORD, Person, text},
     system::System,
+    wait,
 };
+
+/// How long a revoked token may still be good.
+const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// `{"alg":"none","typ":"JWT"}` in base64url.
 const NO_ALGORITHM: &str = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
@@ -123,6 +131,52 @@ fn what_is_not_routed_cannot_be_reached_from_outside() {
         let answer = system.gateway.get(path, &authorization);
         assert_eq!(answer.status, 404, "{path}: {}", answer.body);
     }
+}
+
+#[test]
+fn who_logs_out_or_changes_the_password_leaves_no_token_behind() {
+    let system = System::take_turn();
+    let gateway = &system.gateway;
+    let (ada, eve) = (Person::new(gateway), Person::new(gateway));
+    let other = ada.log_in_again(gateway, PASSWORD);
+    let tokens = [("authorization", &*ada.authorization)];
+    gateway
+        .post("/auth/logout", &tokens, None)
+        .expect_status(204);
+    assert_refused_soon(gateway, &ada.authorization);
+    assert_eq!(read_me(gateway, &other), 200, "another token");
+
+    let new = "another horse battery staple";
+    let change = json!({ "current_password": PASSWORD, "new_password": new });
+    gateway
+        .put("/users/me/password", &[("authorization", &other)], &change)
+        .expect_status(204);
+    assert_refused_soon(gateway, &other);
+    let after = ada.log_in_again(gateway, new);
+    assert_eq!(
+        read_me(gateway, &after),
+        200,
+        "a token from after the change"
+    );
+    assert_eq!(read_me(gateway, &eve.authorization), 200, "another user");
+}
+
+#[track_caller]
+fn assert_refused_soon(gateway: &Client, authorization: &str) {
+    wait::until(
+        "the token to be refused",
+        REVOKED_WITHIN,
+        || match read_me(gateway, authorization) {
+            401 => Ok(()),
+            status => Err(format!("{status}")),
+        },
+    );
+}
+
+#[track_caller]
+fn read_me(gateway: &Client, authorization: &str) -> u16 {
+    let headers = [("authorization", authorization)];
+    gateway.get("/users/me", &headers).status
 }
 
 /// Header, payload and signature.

@@ -4,6 +4,8 @@
 
 mod accounts;
 mod purchases;
+mod revocation;
+mod throttling;
 mod tokens;
 mod users;
 
@@ -21,20 +23,31 @@ const PASSWORD: &str = "correct horse battery";
 /// A user-service whose prices come from this URL.
 async fn open_with_prices_from(product_service: &str) -> Service {
     let database = testkit::database().await;
+    open_with(&database, &[("PRODUCT_SERVICE_URL", product_service)]).await
+}
+
+/// A user-service on this database, as one replica of several, with further variables.
+async fn open_with(database: &str, further: &[(&str, &str)]) -> Service {
     let keys = format!("new:{KEY},old:{OLD_KEY}");
     let variables = [
-        ("DATABASE_URL", &*database),
+        ("DATABASE_URL", database),
         ("JWT_KEYS", &keys),
-        ("PRODUCT_SERVICE_URL", product_service),
+        ("PRODUCT_SERVICE_URL", "http://127.0.0.1:9"),
         // The least that bcrypt takes: these tests are not about its price.
         ("BCRYPT_COST", "4"),
     ];
+    let variables = [&variables, further].concat();
     Service::start("user-service", &variables, Config::read, start).await
 }
 
 /// A user-service that asks nobody for prices.
 async fn open() -> Service {
-    open_with_prices_from("http://127.0.0.1:9").await
+    open_on(&testkit::database().await).await
+}
+
+/// The same, on this database.
+async fn open_on(database: &str) -> Service {
+    open_with(database, &[]).await
 }
 
 async fn sign_up(service: &Service, email: &str) -> Uuid {
@@ -45,7 +58,11 @@ async fn sign_up(service: &Service, email: &str) -> Uuid {
 }
 
 async fn log_in(service: &Service, email: &str) -> String {
-    let body = json!({ "email": email, "password": PASSWORD });
+    log_in_with(service, email, PASSWORD).await
+}
+
+async fn log_in_with(service: &Service, email: &str, password: &str) -> String {
+    let body = json!({ "email": email, "password": password });
     let (status, token): (u16, Value) =
         answer(service.anonymous("POST", "/auth/login").json(&body)).await;
     assert_eq!(status, 200, "{token}");

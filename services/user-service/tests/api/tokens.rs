@@ -21,6 +21,8 @@ fn claims() -> Value {
         "email": "ada@example.com",
         "iss": "agora",
         "aud": "agora",
+        "jti": "01938f70-0000-7aaa-8bbb-ccccdddd0009",
+        "gen": 0,
         "iat": now(),
         "exp": now() + 60,
     })
@@ -129,6 +131,8 @@ async fn a_forged_expired_or_misdirected_token_is_refused() {
         ("no issuer", good(&without("iss"))),
         ("no expiry", good(&without("exp"))),
         ("no subject", good(&without("sub"))),
+        ("no id", good(&without("jti"))),
+        ("no generation", good(&without("gen"))),
         (
             "a subject that is no user id",
             good(&with("sub", json!("1"))),

@@ -1,0 +1,230 @@
+//! Guessing passwords, and what it costs.
+
+use futures_util::future::join_all;
+use serde_json::json;
+use sqlx::PgPool;
+use testkit::{Service, answer, refused};
+
+use super::{PASSWORD, log_in, log_in_with, open, open_on, sign_up};
+
+const ADA: &str = "ada@example.com";
+const WRONG: &str = "wrong horse battery";
+/// Failures in a row until everybody has to wait.
+const LIMIT: usize = 5;
+
+fn attempt(service: &Service, email: &str, password: &str) -> reqwest::RequestBuilder {
+    let body = json!({ "email": email, "password": password });
+    service.anonymous("POST", "/auth/login").json(&body)
+}
+
+async fn status(service: &Service, email: &str, password: &str) -> u16 {
+    answer(attempt(service, email, password)).await.0
+}
+
+/// The status, and the seconds of `Retry-After`.
+async fn wait_of(service: &Service, email: &str, password: &str) -> (u16, Option<u64>) {
+    let answer = attempt(service, email, password).send().await.unwrap();
+    let wait = answer.headers().get("retry-after");
+    let seconds = wait.map(|seconds| seconds.to_str().unwrap().parse().unwrap());
+    (answer.status().as_u16(), seconds)
+}
+
+/// Lets this much time pass for all attempts that were counted.
+async fn later(database: &str, seconds: i32) {
+    let pool = PgPool::connect(database).await.unwrap();
+    sqlx::query(
+        "UPDATE login_attempts SET failed_at = failed_at - make_interval(secs => $1),
+             blocked_until = blocked_until - make_interval(secs => $1)",
+    )
+    .bind(f64::from(seconds))
+    .execute(&pool)
+    .await
+    .unwrap();
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn whoever_fails_too_often_waits_account_or_not() {
+    let service = open().await;
+    sign_up(&service, ADA).await;
+    let mut told = Vec::new();
+    for email in [ADA, "nobody@example.com", "no address"] {
+        for _ in 0..LIMIT {
+            refused(attempt(&service, email, WRONG), 401, "wrong-credentials").await;
+        }
+        // The right password is refused as well, in the same words: it tells nothing.
+        for password in [WRONG, PASSWORD] {
+            let request = attempt(&service, email, password);
+            refused(request, 429, "too-many-attempts").await;
+            let (status, seconds) = wait_of(&service, email, password).await;
+            assert!(
+                matches!((status, seconds), (429, Some(20..=30))),
+                "{seconds:?}"
+            );
+        }
+        let (_, mut problem) = answer(attempt(&service, email, PASSWORD)).await;
+        let detail = problem["detail"].take().as_str().unwrap().to_owned();
+        let words: String = detail.chars().filter(|c| !c.is_ascii_digit()).collect();
+        told.push((problem, words));
+    }
+    told.dedup();
+    assert_eq!(told.len(), 1, "{told:?}");
+    // Others are not kept waiting, and the owner's spelling doesn't help.
+    sign_up(&service, "eve@example.com").await;
+    log_in(&service, "eve@example.com").await;
+    assert_eq!(status(&service, " ADA@example.com", PASSWORD).await, 429);
+    let logins = async |outcome: &str| {
+        let series = format!("agora_logins_total{{outcome=\"{outcome}\"}}");
+        service.metric(&series).await
+    };
+    assert_eq!((logins("ok").await, logins("wrong").await), (1.0, 15.0));
+    assert_eq!(logins("throttled").await, 16.0);
+}
+
+#[tokio::test]
+async fn what_is_refused_costs_no_hash() {
+    let database = testkit::database().await;
+    let slow = super::open_with(&database, &[("BCRYPT_COST", "12")]).await;
+    for _ in 0..LIMIT {
+        assert_eq!(status(&slow, ADA, WRONG).await, 401);
+    }
+    let hashed = std::time::Instant::now();
+    assert_eq!(status(&slow, "eve@example.com", WRONG).await, 401);
+    let hash = hashed.elapsed();
+    let asked = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(status(&slow, ADA, WRONG).await, 429);
+    }
+    assert!(
+        asked.elapsed() < 10 * hash,
+        "{:?}, {hash:?}",
+        asked.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn waits_grow_to_a_quarter_of_an_hour_and_no_further() {
+    let database = testkit::database().await;
+    let service = open_on(&database).await;
+    sign_up(&service, ADA).await;
+    for _ in 1..LIMIT {
+        assert_eq!(status(&service, ADA, WRONG).await, 401);
+    }
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        assert_eq!(status(&service, ADA, WRONG).await, 401);
+        let (refused, seconds) = wait_of(&service, ADA, PASSWORD).await;
+        assert_eq!(refused, 429);
+        let seconds = seconds.unwrap();
+        waits.push(seconds.next_multiple_of(30));
+        later(&database, seconds as i32 + 1).await;
+    }
+    assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900]);
+    // The owner gets in once the wait is over, and begins anew.
+    log_in(&service, ADA).await;
+    for _ in 1..LIMIT {
+        assert_eq!(status(&service, ADA, WRONG).await, 401);
+    }
+    log_in(&service, ADA).await;
+}
+
+#[tokio::test]
+async fn failures_are_forgotten_after_a_quiet_quarter_of_an_hour() {
+    let database = testkit::database().await;
+    let service = open_on(&database).await;
+    sign_up(&service, ADA).await;
+    for _ in 0..3 {
+        for _ in 1..LIMIT {
+            assert_eq!(status(&service, ADA, WRONG).await, 401);
+        }
+        later(&database, 901).await;
+    }
+    log_in(&service, ADA).await;
+    assert_eq!(status(&service, "eve@example.com", WRONG).await, 401);
+    let pool = PgPool::connect(&database).await.unwrap();
+    let attempts = user_service::attempts::Attempts::new(pool.clone());
+    let rows = async || {
+        let rows = sqlx::query_scalar("SELECT count(*) FROM login_attempts");
+        let rows: i64 = rows.fetch_one(&pool).await.unwrap();
+        rows
+    };
+    attempts.prune().await.unwrap();
+    assert_eq!(rows().await, 1);
+    later(&database, 901).await;
+    attempts.prune().await.unwrap();
+    assert_eq!(rows().await, 0);
+}
+
+#[tokio::test]
+async fn many_guesses_at_the_same_time_get_no_more_answers_than_one_after_the_other() {
+    let database = testkit::database().await;
+    let replicas = [open_on(&database).await, open_on(&database).await];
+    sign_up(&replicas[0], ADA).await;
+    let guesses = (0..50).map(async |n| {
+        // A busy machine answers some with 503, which tells nothing: a guesser would ask again.
+        for _ in 0..20 {
+            let answered = status(&replicas[n % 2], ADA, WRONG).await;
+            if answered != 503 {
+                return answered;
+            }
+        }
+        panic!("too busy for any answer");
+    });
+    let answers = join_all(guesses).await;
+    let told = |status| answers.iter().filter(|answer| **answer == status).count();
+    assert_eq!((told(401), told(429)), (LIMIT, 50 - LIMIT), "{answers:?}");
+}
+
+#[tokio::test]
+async fn right_passwords_are_never_too_many() {
+    let service = open().await;
+    sign_up(&service, ADA).await;
+    for _ in 0..3 {
+        let answers = join_all((0..20).map(|_| status(&service, ADA, PASSWORD))).await;
+        assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_found_token_is_no_way_to_guess_the_password() {
+    let service = open().await;
+    let ada = sign_up(&service, ADA).await;
+    let change = |current: &str| {
+        let body = json!({ "current_password": current, "new_password": "another horse battery" });
+        service
+            .as_user(ada, "PUT", "/users/me/password")
+            .json(&body)
+    };
+    for _ in 0..LIMIT {
+        refused(change(WRONG), 403, "wrong-password").await;
+    }
+    refused(change(PASSWORD), 429, "too-many-attempts").await;
+    assert_eq!(status(&service, ADA, PASSWORD).await, 429);
+}
+
+#[tokio::test]
+async fn a_login_that_says_more_than_it_has_to_or_far_too_much_is_no_other_login() {
+    let service = open().await;
+    sign_up(&service, ADA).await;
+    let body = json!({ "email": ADA, "password": PASSWORD, "role": "admin", "id": 1 });
+    let (status, _) = answer(service.anonymous("POST", "/auth/login").json(&body)).await;
+    assert_eq!(status, 200);
+    let long = "x".repeat(60_000);
+    for (email, password) in [(ADA, &*long), (&*long, PASSWORD)] {
+        refused(attempt(&service, email, password), 401, "wrong-credentials").await;
+    }
+    let longer = "x".repeat(70_000);
+    refused(attempt(&service, ADA, &longer), 413, "too-large").await;
+    for body in [
+        json!({ "email": ADA }),
+        json!({ "email": ADA, "password": 1 }),
+    ] {
+        refused(
+            service.anonymous("POST", "/auth/login").json(&body),
+            422,
+            "invalid",
+        )
+        .await;
+    }
+    log_in_with(&service, ADA, PASSWORD).await;
+}
