@@ -264,7 +264,7 @@ fn tokens(cast: &Cast) -> Vec<Attack> {
             attack(
                 Family::Tokens,
                 "the attacker's token for what is the victim's",
-                &[403],
+                &[401, 403],
                 request("GET", &others, &[&own]),
             ),
         ])

@@ -62,7 +62,9 @@ pub(super) fn statuses(answers: &[u8]) -> Vec<u16> {
         let line = text[at..].lines().next()?;
         line.split(' ').nth(1)?.parse().ok()
     });
-    lines.filter(|status: &u16| *status >= 200).collect()
+    // After 101 there is no more HTTP/1: it is as final as any.
+    let last = |status: &u16| *status >= 200 || *status == 101;
+    lines.filter(last).collect()
 }
 
 #[cfg(test)]

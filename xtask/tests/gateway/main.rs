@@ -8,8 +8,12 @@
 //! (`smoke`), and HTTP/2. Traefik shares this machine's network, so the engine has to run on it and not in a
 //! virtual machine.
 
+#[path = "../../src/attacks/mod.rs"]
+mod attacks;
 mod authentication;
+mod careless;
 mod client;
+mod corpus;
 mod forgeries;
 mod harness;
 mod identity;

@@ -70,8 +70,7 @@ fn all(gateway: &Gateway, requests: &[(&str, &str)]) -> Vec<(String, u16, Durati
 
 #[test]
 fn an_auth_service_that_hangs_costs_a_client_three_seconds_at_most() {
-    let gateway =
-        Gateway::start_with_auth(Configuration::of_the_repository(), Recorder::hanging());
+    let gateway = Gateway::start_with_auth(Configuration::of_the_repository(), Recorder::hanging());
     for (what, status, took) in all(&gateway, &PROTECTED) {
         assert_eq!(status, 504, "{what}");
         assert!(took < AUTH_LIMIT, "{what} took {took:?}");
@@ -96,8 +95,7 @@ fn an_auth_service_that_dies_while_it_is_asked_is_asked_once_more() {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     fn dies_first(request: &Request) -> String {
         // The wait for the routes asks without a token.
-        if request.header("Authorization").is_some() && ASKED.fetch_add(1, Ordering::Relaxed) == 0
-        {
+        if request.header("Authorization").is_some() && ASKED.fetch_add(1, Ordering::Relaxed) == 0 {
             return BROKEN_OFF.to_owned();
         }
         auth_answer(request)
@@ -115,7 +113,11 @@ fn a_service_that_hangs_is_a_504_after_it_should_have_given_up_itself() {
     let gateway = Gateway::start_before(
         Configuration::of_the_repository(),
         Recorder::start(auth_answer),
-        [Recorder::hanging(), Recorder::hanging(), Recorder::hanging()],
+        [
+            Recorder::hanging(),
+            Recorder::hanging(),
+            Recorder::hanging(),
+        ],
     );
     let public = [("POST", "/auth/login"), ("POST", "/auth/signup")];
     for (what, status, took) in all(&gateway, &[&PROTECTED[..], &public].concat()) {
@@ -174,8 +176,7 @@ fn a_read_that_a_service_died_of_is_sent_once_more_and_an_order_never() {
 fn a_read_reaches_the_replica_that_lives() {
     static READS: AtomicU32 = AtomicU32::new(0);
     fn every_other_one(request: &Request) -> String {
-        if request.header("X-User-Id").is_some() && READS.fetch_add(1, Ordering::Relaxed) % 2 == 0
-        {
+        if request.header("X-User-Id").is_some() && READS.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
             return BROKEN_OFF.to_owned();
         }
         answer("200 OK", &[], "")

@@ -115,8 +115,7 @@ impl Traefik {
         let folder = configuration
             .write()
             .expect("failed to write the configuration");
-        let container =
-            run(&folder, configuration.forward_auth).expect("failed to run a shell");
+        let container = run(&folder, configuration.forward_auth).expect("failed to run a shell");
         let mut traefik = Self { container, folder };
         traefik.wait_for_routes(web);
         traefik

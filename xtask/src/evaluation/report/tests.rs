@@ -310,6 +310,7 @@ impl Sketch {
             steady_after: Some(steadiness(2_310)),
             telemetry: None,
             alerts: None,
+            attacks: None,
             failure: None,
         }
     }
