@@ -23,7 +23,6 @@ const NO_METHOD: &[u16] = &[400, 401, 403, 404, 405, 415, 422];
 const TOO_LARGE: &[u16] = &[400, 413, 414, 431];
 const NO_HTTP: &[u16] = &[400, 401, 404, 405, 408, 411, 415, 422];
 /// RFC 9110 asks for a 5xx, from the gateway's own parser: nothing behind it broke.
-
 const NOT_IMPLEMENTED: &[u16] = &[400, 404, 405, 501];
 const UNKNOWN_VERSION: &[u16] = &[400, 505];
 

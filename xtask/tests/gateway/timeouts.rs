@@ -63,7 +63,7 @@ fn all(gateway: &Gateway, requests: &[(&str, &str)]) -> Vec<(String, u16, Durati
                 })
             })
             .collect();
-        let results = threads.into_iter().map(|thread| thread.join());
+        let results = threads.into_iter().map(thread::ScopedJoinHandle::join);
         results.map(|result| result.expect("a thread")).collect()
     })
 }
@@ -176,7 +176,9 @@ fn a_read_that_a_service_died_of_is_sent_once_more_and_an_order_never() {
 fn a_read_reaches_the_replica_that_lives() {
     static READS: AtomicU32 = AtomicU32::new(0);
     fn every_other_one(request: &Request) -> String {
-        if request.header("X-User-Id").is_some() && READS.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if request.header("X-User-Id").is_some()
+            && READS.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
+        {
             return BROKEN_OFF.to_owned();
         }
         answer("200 OK", &[], "")
