@@ -722,11 +722,6 @@ fn malformed(cast: &Cast) -> Vec<Attack> {
             .concat(),
         ),
         one(
-            "a line that is no request",
-            NO_HTTP,
-            raw("xxxxxxxx\r\n\r\n"),
-        ),
-        one(
             "a target that is no path",
             NO_HTTP,
             request("GET", "users/me", &[&own]),
