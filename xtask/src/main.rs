@@ -5,6 +5,7 @@
 
 mod alert_history;
 mod alloy;
+mod attacks;
 mod binaries;
 mod broker;
 mod commands;
@@ -46,8 +47,8 @@ use serde_json::json;
 
 use crate::{
     commands::{
-        alerts, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs, smoke,
-        status, test, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
+        alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs,
+        smoke, status, test, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -96,6 +97,8 @@ enum Command {
     VerifyDashboards(verify_dashboards::Options),
     /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
     Alerts(alerts::Options),
+    /// Send the gateway everything that must not get in, and say what did
+    Attack(attack::Options),
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
     Evaluate(evaluate::Options),
     /// Look at dead letters, send them again, or remove them
@@ -129,6 +132,7 @@ impl Command {
             Self::VerifyTraces(options) => verify_traces::run(project, options),
             Self::VerifyDashboards(options) => verify_dashboards::run(project, options),
             Self::Alerts(options) => alerts::run(project, *options),
+            Self::Attack(options) => attack::run(project, *options),
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
             Self::Fault(options) => fault::run(project, options),
@@ -156,6 +160,7 @@ impl Command {
             Self::VerifyTraces(options) => options.format.format,
             Self::VerifyDashboards(options) => options.format.format,
             Self::Alerts(options) => options.format.format,
+            Self::Attack(options) => options.format.format,
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),
             Self::Fault(options) => options.format,

@@ -1,6 +1,7 @@
 //! A module per command: its options, and the function that does it.
 
 pub(crate) mod alerts;
+pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod demo;

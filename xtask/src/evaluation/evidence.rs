@@ -113,6 +113,9 @@ pub(crate) struct Arm {
     /// Likewise: every alert that fired, in the order in which Prometheus began to.
     #[serde(default)]
     pub(crate) alerts: Option<Vec<FiredAlert>>,
+    /// Likewise: where attacks are the fault.
+    #[serde(default)]
+    pub(crate) attacks: Option<Attacks>,
     pub(crate) steady_after: Option<Steadiness>,
     /// Why the arm ended before its last step: nothing can be concluded from it.
     pub(crate) failure: Option<String>,
@@ -275,6 +278,22 @@ pub(crate) struct FiredAlert {
     pub(crate) told_at: Option<DateTime<Utc>>,
     /// When somebody was told that it is over.
     pub(crate) over_at: Option<DateTime<Utc>>,
+}
+
+/// What became of the attack corpus at the gateway. Attacks go by family and name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Attacks {
+    /// How many were sent.
+    pub(crate) tried: u64,
+    /// How many of them the gateway ended: by an answer, or by closing the connection.
+    pub(crate) answered: u64,
+    /// Got what they must not have.
+    pub(crate) let_in: Vec<String>,
+    /// Were answered with a 5xx that isn't the protocol's own word for them.
+    pub(crate) server_errors: Vec<String>,
+    /// Neither, and not refused as foreseen; with what happened instead.
+    pub(crate) unforeseen: Vec<String>,
 }
 
 /// One station of an order's way: how many orders came there, and which did not.

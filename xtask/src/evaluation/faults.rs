@@ -5,6 +5,7 @@
 //! when it is dropped. What a guard couldn't heal, because its process was killed, [`heal_everything`] finds by looking
 //! at the system alone.
 
+mod attacks;
 mod broker;
 mod composed;
 mod containers;
@@ -19,8 +20,14 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use shared_events::topology::Topology;
 
-pub(crate) use self::healing::{heal_everything, remove_poison};
-use super::{evidence::Bite, lab::Lab};
+pub(crate) use self::{
+    attacks::attack,
+    healing::{heal_everything, remove_poison},
+};
+use super::{
+    evidence::{Attacks, Bite},
+    lab::Lab,
+};
 use crate::interrupt::{self, Interrupted};
 
 /// The type of messages that nobody can read, by which they are found among the dead letters.
@@ -69,6 +76,8 @@ pub(crate) enum Fault {
         database: &'static str,
         table: &'static str,
     },
+    /// The gateway gets the whole attack corpus, once, from somebody with an account.
+    Attacks,
 }
 
 /// A fault that is there now. Dropping it heals it.
@@ -93,6 +102,11 @@ trait Effect: fmt::Debug + Send {
 
     /// Undoes what of it is still there, and waits for that within a bound. May be called again.
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
+
+    /// What became of attacks, where these are the fault.
+    fn attacks(&self) -> Option<Attacks> {
+        None
+    }
 }
 
 impl Fault {
@@ -141,6 +155,7 @@ impl Fault {
                     "somebody holds the table `{table}` of the database `{database}` exclusively"
                 )
             }
+            Self::Attacks => "the gateway is sent everything that must not get in".to_owned(),
         }
     }
 
@@ -193,6 +208,7 @@ impl Fault {
             Self::LockTable { database, table } => {
                 Box::new(database::LockTable::new(lab, database, table)?)
             }
+            Self::Attacks => Box::new(attacks::Attacked::default()),
         })
     }
 }
@@ -201,6 +217,11 @@ impl Injected<'_> {
     /// Whether the system felt it. To be asked at the end of the fault, before it is healed.
     pub(crate) fn bite(&mut self) -> anyhow::Result<Bite> {
         self.effect.bite(self.lab)
+    }
+
+    /// What became of attacks, where these are the fault.
+    pub(crate) fn attacks(&self) -> Option<Attacks> {
+        self.effect.attacks()
     }
 
     /// Undoes it and waits until that is done, within a bound.

@@ -27,7 +27,12 @@ use crate::{
 /// As which program the databases see us: a session that was left behind is found by it.
 pub(crate) const APPLICATION: &str = "agora-evaluation";
 /// The services whose configuration experiments change.
-pub(crate) const CONFIGURED: [&str; 3] = ["order-service", "inventory-service", "alertmanager"];
+pub(crate) const CONFIGURED: [&str; 4] = [
+    "order-service",
+    "inventory-service",
+    "alertmanager",
+    "traefik",
+];
 /// How long a question to a database may take.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.

@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use super::{
     alerts, books,
     evidence::{
-        Arm, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage, Sample,
-        Trial, Versions,
+        Arm, Attacks, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage,
+        Sample, Trial, Versions,
     },
     experiment::{ArmPlan, Experiment, FaultPlan, Observed},
     faults,
@@ -241,6 +241,7 @@ impl Runner<'_> {
             books: None,
             telemetry: None,
             alerts: None,
+            attacks: None,
             steady_after: None,
             failure: None,
         };
@@ -386,7 +387,8 @@ impl Runner<'_> {
         )?;
         load.wait_until_begun()?;
         if let Some(fault) = plan.fault_of(experiment) {
-            arm.fault = Some(self.fault(&fault, seed, since, step)?);
+            let (fault, attacks) = self.fault(&fault, seed, since, step)?;
+            (arm.fault, arm.attacks) = (Some(fault), attacks);
         }
         step.update("waiting for the end of the load");
         let ledger = load.finish()?;
@@ -395,7 +397,8 @@ impl Runner<'_> {
         Ok(ledger)
     }
 
-    /// Injects the fault when its time has come, holds it, asks whether it bit, and heals it. `since` is when the load
+    /// Injects the fault when its time has come, holds it, asks whether it bit, and heals it; with it, what became of
+    /// attacks, where these are the fault. `since` is when the load
     /// began.
     fn fault(
         &self,
@@ -403,10 +406,10 @@ impl Runner<'_> {
         seed: u64,
         since: DateTime<Utc>,
         step: &Step,
-    ) -> anyhow::Result<FaultEvidence> {
+    ) -> anyhow::Result<(FaultEvidence, Option<Attacks>)> {
         let description = plan.fault.describe();
         if self.sabotage == Some(Sabotage::WithholdFault) {
-            return Ok(FaultEvidence {
+            let withheld = FaultEvidence {
                 description,
                 injected_at: None,
                 healed_at: None,
@@ -415,7 +418,8 @@ impl Runner<'_> {
                     bit: false,
                     proof: "it was withheld".to_owned(),
                 },
-            });
+            };
+            return Ok((withheld, None));
         }
         step.update("waiting for the moment of the fault");
         pass(plan.after + jitter(seed))?;
@@ -426,9 +430,10 @@ impl Runner<'_> {
         pass(plan.lasts)?;
         let bite = injected.bite()?;
         let until = Utc::now();
+        let attacks = injected.attacks();
         step.update("healing");
         injected.heal()?;
-        Ok(FaultEvidence {
+        let fault = FaultEvidence {
             description,
             injected_at: Some(injected_at),
             healed_at: Some(Utc::now()),
@@ -439,7 +444,8 @@ impl Runner<'_> {
                 decided: 0,
             }),
             bite,
-        })
+        };
+        Ok((fault, attacks))
     }
 
     /// Waits until every order has ended and every event is published, or until nothing moves any more. How long that

@@ -31,6 +31,8 @@ pub(crate) struct Probe {
 #[derive(Debug)]
 struct Customer {
     client: Client,
+    id: String,
+    email: String,
     authorization: String,
 }
 
@@ -48,6 +50,10 @@ impl Customer {
     /// Signs up and logs in.
     fn new(lab: &Lab<'_>) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
+        struct SignedUp {
+            id: String,
+        }
+        #[derive(Deserialize)]
         struct LoggedIn {
             access_token: String,
         }
@@ -58,19 +64,27 @@ impl Customer {
         let account = json!({ "name": "Probe", "email": email, "password": password });
         let signed_up = client.post("/auth/signup", &[], Some(&account))?;
         anyhow::ensure!(signed_up.status == 201, "sign-up: {}", signed_up.shown());
+        let SignedUp { id } = signed_up.json()?;
         let account = json!({ "email": email, "password": password });
         let logged_in = client.post("/auth/login", &[], Some(&account))?;
         anyhow::ensure!(logged_in.status == 200, "log-in: {}", logged_in.shown());
         let LoggedIn { access_token } = logged_in.json()?;
         Ok(Self {
             client,
+            id,
+            email,
             authorization: format!("Bearer {access_token}"),
         })
     }
 
     /// Orders one piece; how long it took until the order was decided.
     fn order(&self) -> anyhow::Result<Duration> {
-        let headers = [("Authorization", self.authorization.as_str())];
+        let headers = [
+            ("Authorization", self.authorization.as_str()),
+            // All that services go by where the gateway asks nobody (`forward_auth` off); replaced otherwise.
+            ("X-User-Id", &self.id),
+            ("X-User-Email", &self.email),
+        ];
         let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
         let answer = self.client.post(&path, &headers, None)?;
         anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());

@@ -62,7 +62,7 @@ fn an_answer_of_the_auth_service_beyond_its_limit_lets_nobody_pass() {
 fn without_the_auth_service_nothing_protected_passes() {
     let gateway = Gateway::start_with_auth(Configuration::of_the_repository(), Recorder::absent());
     for target in PROTECTED {
-        assert_eq!(get(&gateway, target, &[ALICE]), 500, "{target}");
+        assert_eq!(get(&gateway, target, &[ALICE]), 502, "{target}");
     }
     gateway.assert_nothing_routed();
     assert_eq!(gateway.send(&request("POST", "/auth/login", &[])), 200);

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-/// The longest silence on a connection; nothing here takes longer than a second.
-const SILENCE: Duration = Duration::from_secs(10);
+/// The longest silence on a connection; a service that hangs is given up by the gateway after eleven.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// A request without a body. A header may be several lines, or nothing that HTTP allows.
 pub(crate) fn request(method: &str, target: &str, headers: &[&str]) -> Vec<u8> {

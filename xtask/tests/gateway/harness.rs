@@ -24,7 +24,9 @@ pub(crate) struct Gateway {
     pub(crate) inventory: Recorder,
     /// Where ping and metrics are.
     pub(crate) ops: SocketAddr,
-    web: SocketAddr,
+    /// Where ForwardAuth asks.
+    pub(crate) inner: SocketAddr,
+    pub(crate) web: SocketAddr,
     _traefik: Traefik,
 }
 
@@ -40,16 +42,32 @@ impl Gateway {
     }
 
     /// Starts one that asks another auth service.
-    pub(crate) fn start_with_auth(mut configuration: Configuration, auth: Recorder) -> Self {
+    pub(crate) fn start_with_auth(configuration: Configuration, auth: Recorder) -> Self {
         let service = || Recorder::start(|_| answer("200 OK", &[], ""));
-        let [users, orders, inventory] = [service(), service(), service()];
-        let [web, ops] = free_addresses();
+        Self::start_before(configuration, auth, [service(), service(), service()])
+    }
+
+    /// Starts one before an auth service, user-service, order-service and inventory-service of the test's own.
+    pub(crate) fn start_before(
+        mut configuration: Configuration,
+        auth: Recorder,
+        [users, orders, inventory]: [Recorder; 3],
+    ) -> Self {
+        let [web, ops, inner] = free_addresses();
         for (old, new) in [
             (r#"address: ":8080""#, format!("address: {web}")),
             (r#"address: ":8082""#, format!("address: {ops}")),
+            ("127.0.0.1:8083", inner.to_string()),
             (
-                "user-service:8000/auth/verify",
-                format!("{}/auth/verify", auth.address),
+                "serversTransport: auth-service
+        servers:
+          - url: http://user-service:8000",
+                format!(
+                    "serversTransport: auth-service
+        servers:
+          - url: http://{}",
+                    auth.address
+                ),
             ),
             ("user-service:8000", users.address.to_string()),
             ("order-service:8000", orders.address.to_string()),
@@ -66,6 +84,7 @@ impl Gateway {
             orders,
             inventory,
             ops,
+            inner,
             web,
             _traefik: traefik,
         }
@@ -93,7 +112,7 @@ impl Gateway {
 }
 
 /// `/auth/verify` for the clients that the tests know.
-fn auth_answer(request: &Request) -> String {
+pub(crate) fn auth_answer(request: &Request) -> String {
     let identity = ["X-User-Id: alice", "X-User-Email: alice@example.org"];
     match request.header("Authorization") {
         Some("Bearer alice") => answer("200 OK", &identity, ""),
@@ -103,11 +122,11 @@ fn auth_answer(request: &Request) -> String {
     }
 }
 
-/// Two addresses where nothing listens: of ports that the kernel gives to nobody who doesn't ask for them, and each
+/// Three addresses where nothing listens: of ports that the kernel gives to nobody who doesn't ask for them, and each
 /// once. A port that it chose itself would be another connection's before Traefik gets to it, now and then.
-fn free_addresses() -> [SocketAddr; 2] {
+fn free_addresses() -> [SocketAddr; 3] {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
-    [(); 2].map(|()| {
+    [(); 3].map(|()| {
         let free = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
             .take(1_000)
             .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());

@@ -5,17 +5,22 @@
 //! sees it arrive.
 //!
 //! Left out: what the services do with it (their own black-box tests), the way through the whole system
-//! (`smoke`), HTTP/2, and the timeouts, which are longer than a test should take. Traefik shares this
-//! machine's network, so the engine has to run on it and not in a virtual machine.
+//! (`smoke`), and HTTP/2. Traefik shares this machine's network, so the engine has to run on it and not in a
+//! virtual machine.
 
+#[path = "../../src/attacks/mod.rs"]
+mod attacks;
 mod authentication;
+mod careless;
 mod client;
+mod corpus;
 mod forgeries;
 mod harness;
 mod identity;
 mod limits;
 mod recorder;
 mod routing;
+mod timeouts;
 mod traefik;
 
 /// A client who is known.

@@ -62,6 +62,8 @@ pub(crate) struct Recorder {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     requests: Receiver<Request>,
+    /// Kept by one that never accepts.
+    _hanging: Option<TcpListener>,
 }
 
 impl Recorder {
@@ -76,7 +78,21 @@ impl Recorder {
                 thread::spawn(move || serve(&stream?, &recorder, answer));
             }
         });
-        Self { address, requests }
+        Self {
+            address,
+            requests,
+            _hanging: None,
+        }
+    }
+
+    /// One like a paused process: the kernel takes connections and requests, and nobody answers.
+    pub(crate) fn hanging() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port");
+        Self {
+            address: listener.local_addr().expect("a listener has an address"),
+            requests: mpsc::channel().1,
+            _hanging: Some(listener),
+        }
     }
 
     /// One that isn't there: connections to it are refused.
@@ -84,6 +100,7 @@ impl Recorder {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             requests: mpsc::channel().1,
+            _hanging: None,
         }
     }
 
@@ -113,6 +130,9 @@ fn serve(
     }
     Ok(())
 }
+
+/// No answer: the connection ends, as it does when a process is killed.
+pub(crate) const BROKEN_OFF: &str = "";
 
 /// An answer, after which the connection ends.
 pub(crate) fn answer(status: &str, headers: &[&str], body: &str) -> String {

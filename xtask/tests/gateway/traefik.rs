@@ -31,9 +31,14 @@ exec 3<&0
 docker start --attach "$container"
 "#;
 
-/// The gateway's configuration files, by their path below `/etc/traefik`.
+/// How the gateway is configured.
 #[derive(Debug)]
-pub(crate) struct Configuration(BTreeMap<String, String>);
+pub(crate) struct Configuration {
+    /// Its files, by their path below `/etc/traefik`.
+    files: BTreeMap<String, String>,
+    /// The position of `AGORA_PATTERN_FORWARD_AUTH`.
+    forward_auth: &'static str,
+}
 
 impl Configuration {
     /// As it stands in the repository.
@@ -52,16 +57,27 @@ impl Configuration {
                 }
             }
         }
-        Ok(Self(files))
+        Ok(Self {
+            files,
+            forward_auth: "on",
+        })
+    }
+
+    /// The naive way: nobody is asked, nothing is taken away.
+    pub(crate) fn without_forward_auth(self) -> Self {
+        Self {
+            forward_auth: "off",
+            ..self
+        }
     }
 
     /// With a text replaced wherever it stands. One that stands nowhere would make a test pass for nothing.
     pub(crate) fn replacing(mut self, old: &str, new: &str) -> Self {
         assert!(
-            self.0.values().any(|text| text.contains(old)),
+            self.files.values().any(|text| text.contains(old)),
             "{old:?} isn't in {CONFIGURATION}: bring the test up to date with it"
         );
-        for text in self.0.values_mut() {
+        for text in self.files.values_mut() {
             *text = text.replace(old, new);
         }
         self
@@ -75,7 +91,7 @@ impl Configuration {
         for folder in [root.path(), &dynamic] {
             fs::set_permissions(folder, Permissions::from_mode(0o755))?;
         }
-        for (name, text) in &self.0 {
+        for (name, text) in &self.files {
             let path = root.path().join(name);
             fs::write(&path, text)?;
             fs::set_permissions(&path, Permissions::from_mode(0o644))?;
@@ -99,7 +115,7 @@ impl Traefik {
         let folder = configuration
             .write()
             .expect("failed to write the configuration");
-        let container = run(&folder).expect("failed to run a shell");
+        let container = run(&folder, configuration.forward_auth).expect("failed to run a shell");
         let mut traefik = Self { container, folder };
         traefik.wait_for_routes(web);
         traefik
@@ -131,12 +147,14 @@ impl Drop for Traefik {
 }
 
 /// Runs the container, confined as in compose.yaml.
-fn run(folder: &TempDir) -> io::Result<Child> {
+fn run(folder: &TempDir, forward_auth: &str) -> io::Result<Child> {
     let log = File::create(folder.path().join("log"))?;
+    let switch = format!("AGORA_PATTERN_FORWARD_AUTH={forward_auth}");
     let volume = format!("{}:/etc/traefik:ro", folder.path().display());
     Command::new("sh")
         .args(["-c", CONTAINER, "sh", "--label", "agora.test=gateway"])
         .args(["--network", "host", "--volume", &volume])
+        .args(["--env", &switch])
         .args(["--user", "65532:65532", "--cap-drop", "ALL"])
         .args(["--security-opt", "no-new-privileges:true"])
         .args(["--read-only", "--tmpfs", "/tmp:size=64m"])

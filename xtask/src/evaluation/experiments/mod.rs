@@ -4,6 +4,7 @@ mod alerting;
 mod competing_consumers;
 mod confirms;
 mod dead_letter;
+mod forward_auth;
 mod graceful_shutdown;
 mod inbox;
 mod outbox;
@@ -19,7 +20,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 11] = [
+pub(crate) static ALL: [&Experiment; 12] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -31,6 +32,7 @@ pub(crate) static ALL: [&Experiment; 11] = [
     &trace_propagation::EXPERIMENT,
     &telemetry_loss::EXPERIMENT,
     &alerting::EXPERIMENT,
+    &forward_auth::EXPERIMENT,
 ];
 
 /// The experiment with this name.

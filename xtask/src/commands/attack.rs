@@ -1,0 +1,198 @@
+//! `attack`: sends the attack corpus to the running gateway and says what got in, what broke, and what held.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::{
+    attacks::{Ending, Family, Finding},
+    engine,
+    evaluation::faults,
+    outcome::Exit,
+    output::{Format, FormatOption, Progress, print_json, table},
+    project::{PORTS, Project},
+};
+
+/// What `attack` can be told.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+/// The result as JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    outcome: Exit,
+    families: Vec<Row>,
+    /// Every attack that did not simply fail.
+    not_held: Vec<NotHeld>,
+}
+
+/// What became of a family's attacks.
+#[derive(Debug, Default, Serialize)]
+struct Row {
+    family: &'static str,
+    tried: usize,
+    held: usize,
+    let_in: usize,
+    server_errors: usize,
+    unforeseen: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct NotHeld {
+    family: &'static str,
+    tries: String,
+    statuses: Vec<u16>,
+    ending: &'static str,
+    why: String,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+    let containers = engine::running_system(project)?;
+    let gateway = engine::published(&containers, &PORTS[0])?;
+    let findings = Progress::new().step("attack", |step| {
+        let findings = faults::attack(&gateway)?;
+        step.result(format!("{} attacks", findings.len()));
+        Ok(findings)
+    })?;
+    let report = judge(&findings);
+    match options.format.format {
+        Format::Json => print_json(&report)?,
+        Format::Text => print!("{}", text(&report)),
+    }
+    Ok(report.outcome)
+}
+
+/// Whatever got in or broke something is a failure; silence and statuses that nobody foresaw show neither. Pure.
+fn judge(findings: &[Finding]) -> Report {
+    let mut not_held = Vec::new();
+    let mut families: Vec<Row> = Family::ALL
+        .iter()
+        .map(|family| Row {
+            family: family.name(),
+            ..Row::default()
+        })
+        .collect();
+    for finding in findings {
+        let family = finding.family.name();
+        let Some(row) = families.iter_mut().find(|row| row.family == family) else {
+            continue;
+        };
+        row.tried += 1;
+        let (count, ending, why) = match &finding.ending {
+            Ending::Held => {
+                row.held += 1;
+                continue;
+            }
+            Ending::LetIn(why) => (&mut row.let_in, "let_in", why.clone()),
+            Ending::ServerError(status) => (
+                &mut row.server_errors,
+                "server_error",
+                format!("answered {status}"),
+            ),
+            Ending::Unforeseen(why) => (&mut row.unforeseen, "unforeseen", why.clone()),
+        };
+        *count += 1;
+        not_held.push(NotHeld {
+            family,
+            tries: finding.tries.clone(),
+            statuses: finding.statuses.clone(),
+            ending,
+            why,
+        });
+    }
+    let any = |count: fn(&Row) -> usize| families.iter().any(|row| count(row) > 0);
+    let outcome = if any(|row| row.let_in + row.server_errors) {
+        Exit::Failed
+    } else if any(|row| row.unforeseen) || findings.is_empty() {
+        Exit::Inconclusive
+    } else {
+        Exit::Holds
+    };
+    Report {
+        outcome,
+        families,
+        not_held,
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut rows = table([
+        "family",
+        "tried",
+        "held",
+        "let in",
+        "server errors",
+        "unforeseen",
+    ]);
+    let mut tried = 0;
+    for row in &report.families {
+        tried += row.tried;
+        rows.add_row([
+            row.family.to_owned(),
+            row.tried.to_string(),
+            row.held.to_string(),
+            row.let_in.to_string(),
+            row.server_errors.to_string(),
+            row.unforeseen.to_string(),
+        ]);
+    }
+    let mut text = format!("{rows}\n");
+    for finding in &report.not_held {
+        // A String takes whatever is written.
+        let _ = writeln!(
+            text,
+            "{}: {}: {}",
+            finding.family, finding.tries, finding.why
+        );
+    }
+    let verdict = match report.outcome {
+        Exit::Holds => format!("None of {tried} attacks got in, and none broke anything."),
+        Exit::Inconclusive => {
+            "No attack is known to have got in, but not all were answered as foreseen.".to_owned()
+        }
+        _ => "The gateway does not hold.".to_owned(),
+    };
+    text + &verdict + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(ending: Ending) -> Finding {
+        Finding {
+            family: Family::Paths,
+            tries: "it".to_owned(),
+            statuses: vec![404],
+            ending,
+        }
+    }
+
+    #[test]
+    fn what_got_in_or_broke_something_fails_and_what_nobody_foresaw_shows_nothing() {
+        let outcome = |endings: &[Ending]| {
+            let findings: Vec<Finding> = endings.iter().cloned().map(finding).collect();
+            judge(&findings).outcome
+        };
+        let unforeseen = || Ending::Unforeseen("silence".to_owned());
+        assert_eq!(outcome(&[Ending::Held]), Exit::Holds);
+        assert_eq!(outcome(&[]), Exit::Inconclusive);
+        assert_eq!(outcome(&[Ending::Held, unforeseen()]), Exit::Inconclusive);
+        let in_it = Ending::LetIn("answered 200".to_owned());
+        assert_eq!(outcome(&[unforeseen(), in_it]), Exit::Failed);
+        assert_eq!(outcome(&[Ending::ServerError(502)]), Exit::Failed);
+    }
+
+    #[test]
+    fn the_text_counts_by_family_and_names_what_did_not_hold() {
+        let report = judge(&[finding(Ending::Held), finding(Ending::ServerError(502))]);
+        let text = text(&report);
+        assert!(text.contains("paths: it: answered 502"), "{text}");
+        assert!(text.contains("does not hold"), "{text}");
+        assert_eq!(report.families[2].tried, 2);
+    }
+}
