@@ -5,7 +5,7 @@ use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 12] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
@@ -16,6 +16,8 @@ const NAMES: [&str; 10] = [
     "TRACE_PROPAGATION",
     "ASYNC_EXPORT",
     "ALERTING",
+    "CIRCUIT_BREAKER",
+    "DEADLINE",
 ];
 
 /// The patterns that the settings turn off; an unknown switch or position is wrong usage.
