@@ -61,9 +61,16 @@ struct Inner {
 
 enum Phase {
     /// A bit for each outcome, the last one the lowest; 1 is a failure.
-    Closed { outcomes: u32 },
-    Open { until: Instant },
-    HalfOpen { probing: bool, succeeded: u32 },
+    Closed {
+        outcomes: u32,
+    },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        probing: bool,
+        succeeded: u32,
+    },
 }
 
 impl Phase {

@@ -116,7 +116,16 @@ mod tests {
     #[test]
     fn a_time_that_cannot_be_read_is_refused() {
         for value in [
-            "", "0", "-1", "+5", "1.5", "1e3", " 5 s", "soon", "600001", "0x10",
+            "",
+            "0",
+            "-1",
+            "+5",
+            "1.5",
+            "1e3",
+            " 5 s",
+            "soon",
+            "600001",
+            "0x10",
             "99999999999999999999999",
         ] {
             assert!(asked(&[value]).is_err(), "{value:?}");
@@ -126,7 +135,12 @@ mod tests {
 
     #[test]
     fn a_call_has_what_grpc_timeout_says_within_the_servers_own() {
-        let of = |text: &str| of_call(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]), OWN);
+        let of = |text: &str| {
+            of_call(
+                &HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]),
+                OWN,
+            )
+        };
         for (text, expected) in [
             ("250m", Duration::from_millis(250)),
             ("2S", Duration::from_secs(2)),
@@ -155,7 +169,10 @@ mod tests {
             tokio::time::advance(Duration::from_millis(400)).await;
             assert_eq!(remaining(), Some(Duration::from_millis(600)));
             assert_eq!(for_call(OWN), Duration::from_millis(550));
-            assert_eq!(for_call(Duration::from_millis(100)), Duration::from_millis(100));
+            assert_eq!(
+                for_call(Duration::from_millis(100)),
+                Duration::from_millis(100)
+            );
             tokio::time::advance(Duration::from_millis(580)).await;
             assert_eq!(for_call(OWN), Duration::ZERO);
         });

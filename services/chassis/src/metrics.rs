@@ -447,16 +447,14 @@ impl CallMetrics {
     fn new(target: &'static str, families: CallFamilies) -> Self {
         let by_target = ("target", target);
         for reason in ["open", "bulkhead", "budget"] {
-            families
-                .refused
-                .get_or_create(&[by_target, ("reason", reason)]);
+            let labels = [by_target, ("reason", reason)];
+            drop(families.refused.get_or_create(&labels));
         }
         for outcome in ["succeeded", "failed", "refused"] {
-            families
-                .retries
-                .get_or_create(&[by_target, ("outcome", outcome)]);
+            let labels = [by_target, ("outcome", outcome)];
+            drop(families.retries.get_or_create(&labels));
         }
-        families.fallbacks.get_or_create(&[by_target]);
+        drop(families.fallbacks.get_or_create(&[by_target]));
         Self { target, families }
     }
 

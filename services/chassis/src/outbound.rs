@@ -215,10 +215,10 @@ impl Outbound {
             .try_acquire()
             .map_err(|_| self.refuse(Refusal::Bulkhead))?;
         let result = attempt(left).await;
-        match result.as_ref().map_or_else(
-            |status| has_failed(status.code()),
-            |_| Some(false),
-        ) {
+        match result
+            .as_ref()
+            .map_or_else(|status| has_failed(status.code()), |_| Some(false))
+        {
             Some(true) => permit.failed(),
             Some(false) => permit.succeeded(),
             // It counts if it had its time.
@@ -336,9 +336,18 @@ mod tests {
         }
         let began = Instant::now();
         let error = outbound.idempotent(hang).await.unwrap_err();
-        assert!(matches!(error, CallError::Refused(Refusal::Open)), "{error}");
+        assert!(
+            matches!(error, CallError::Refused(Refusal::Open)),
+            "{error}"
+        );
         assert_eq!(began.elapsed(), Duration::ZERO);
-        assert_eq!(counted(&metrics, r#"agora_calls_refused_total{target="shop",reason="open"}"#), 1);
+        assert_eq!(
+            counted(
+                &metrics,
+                r#"agora_calls_refused_total{target="shop",reason="open"}"#
+            ),
+            1
+        );
 
         // Recovered: three probes later it is as before.
         tokio::time::advance(LIMITS.open_for).await;
@@ -360,7 +369,9 @@ mod tests {
                     answer(Code::NotFound)
                 })
                 .await;
-            assert!(matches!(error, Err(CallError::Failed(status)) if status.code() == Code::NotFound));
+            assert!(
+                matches!(error, Err(CallError::Failed(status)) if status.code() == Code::NotFound)
+            );
         }
         assert_eq!(calls.into_inner(), 50);
     }
@@ -380,14 +391,20 @@ mod tests {
         });
         assert_eq!(answered.await.unwrap(), 7);
         let retries = |outcome| {
-            counted(&metrics, &format!(r#"agora_call_retries_total{{target="shop",outcome="{outcome}"}}"#))
+            counted(
+                &metrics,
+                &format!(r#"agora_call_retries_total{{target="shop",outcome="{outcome}"}}"#),
+            )
         };
         assert_eq!((retries("failed"), retries("succeeded")), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn retries_end_with_their_budget() {
-        let limits = Limits { failures: NEVER_OPENS, ..LIMITS };
+        let limits = Limits {
+            failures: NEVER_OPENS,
+            ..LIMITS
+        };
         let (outbound, metrics) = outbound(limits);
         let calls = AtomicU32::new(0);
         let call = || {
@@ -432,7 +449,10 @@ mod tests {
         let third = async {
             tokio::task::yield_now().await;
             let error = hanging().await.unwrap_err();
-            assert!(matches!(error, CallError::Refused(Refusal::Bulkhead)), "{error}");
+            assert!(
+                matches!(error, CallError::Refused(Refusal::Bulkhead)),
+                "{error}"
+            );
             assert_eq!(began.elapsed(), Duration::ZERO);
         };
         let (first, second, ()) = tokio::join!(hanging(), hanging(), third);

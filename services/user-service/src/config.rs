@@ -86,11 +86,7 @@ impl CatalogConfig {
     pub fn read(env: &Env, http: &HttpConfig) -> Result<Self, ConfigError> {
         let longest = http.timeout.saturating_sub(ANSWER_RESERVE);
         let longest_ms = u32::try_from(longest.as_millis()).map_or(u32::MAX, |ms| ms.max(1));
-        let timeout = env.millis(
-            "CATALOG_TIMEOUT_MS",
-            longest_ms.min(2_000),
-            1..=longest_ms,
-        )?;
+        let timeout = env.millis("CATALOG_TIMEOUT_MS", longest_ms.min(2_000), 1..=longest_ms)?;
         Ok(Self {
             product_service: env.required(
                 "PRODUCT_SERVICE_URL",
@@ -129,6 +125,9 @@ mod tests {
         assert_eq!(read("1000", ""), Ok(950));
         assert_eq!(read("1000", "950"), Ok(950));
         let text = read("1000", "951").unwrap_err().to_string();
-        assert!(text.starts_with("CATALOG_TIMEOUT_MS=") && text.contains("950"), "{text}");
+        assert!(
+            text.starts_with("CATALOG_TIMEOUT_MS=") && text.contains("950"),
+            "{text}"
+        );
     }
 }
