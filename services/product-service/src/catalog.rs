@@ -5,6 +5,7 @@ use chassis::{database, failure};
 use proto::catalog::catalog_server;
 use proto::catalog::{GetProductRequest, ListProductsRequest, ListProductsResponse, Product};
 use sqlx::PgPool;
+use sqlx::error::DatabaseError;
 use tonic::{Request, Response, Status};
 
 const DEFAULT_PAGE_SIZE: i32 = 50;
@@ -107,6 +108,11 @@ impl From<ProductRow> for Product {
 
 /// The one place where a database error becomes a status.
 fn database_status(error: sqlx::Error) -> Status {
+    const QUERY_CANCELED: &str = "57014";
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    if code.is_some_and(|code| code == QUERY_CANCELED) {
+        return Status::deadline_exceeded("the database did not answer in time");
+    }
     if failure::is_transient(&error) {
         tracing::warn!(%error, "database out of reach");
         return Status::unavailable("the database is out of reach");

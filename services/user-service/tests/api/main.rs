@@ -20,15 +20,21 @@ const PASSWORD: &str = "correct horse battery";
 
 /// A user-service whose prices come from this URL.
 async fn open_with_prices_from(product_service: &str) -> Service {
+    open_with(product_service, &[]).await
+}
+
+/// The same with more variables.
+async fn open_with(product_service: &str, more: &[(&str, &str)]) -> Service {
     let database = testkit::database().await;
     let keys = format!("new:{KEY},old:{OLD_KEY}");
-    let variables = [
+    let mut variables = vec![
         ("DATABASE_URL", &*database),
         ("JWT_KEYS", &keys),
         ("PRODUCT_SERVICE_URL", product_service),
         // The least that bcrypt takes: these tests are not about its price.
         ("BCRYPT_COST", "4"),
     ];
+    variables.extend(more);
     Service::start("user-service", &variables, Config::read, start).await
 }
 
