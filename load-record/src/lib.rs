@@ -2,10 +2,11 @@
 //! which reads it.
 //!
 //! A run leaves a folder: [`SUMMARY_FILE`] holds one [`RunSummary`], [`TIMELINE_FILE`] one [`TimelineSecond`]
-//! a line, [`LEDGER_FILE`] one [`LedgerEntry`] and [`CANCELLATIONS_FILE`] one [`CancellationEntry`] a line; a
-//! run of the closed model has goose's own HTML report in [`REPORT_FILE`] as well. This crate is serde only; it
+//! and [`ROUTES_FILE`] one [`RouteSecond`] a line, [`LEDGER_FILE`] one [`LedgerEntry`] and [`CANCELLATIONS_FILE`] one
+//! [`CancellationEntry`] a line; [`BEGUN_FILE`] is there once the measured part has begun. A run of the closed model has goose's own HTML report in [`REPORT_FILE`] as well. This crate is serde only; it
 //! reads and writes no file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -17,6 +18,10 @@ pub const SUMMARY_FILE: &str = "summary.json";
 pub const LEDGER_FILE: &str = "ledger.jsonl";
 /// One [`TimelineSecond`] as JSON a line, in order, every second there.
 pub const TIMELINE_FILE: &str = "timeline.jsonl";
+/// One [`RouteSecond`] as JSON a line, by route, group and second.
+pub const ROUTES_FILE: &str = "routes.jsonl";
+/// Empty; made when the measured part begins.
+pub const BEGUN_FILE: &str = "begun";
 /// One [`CancellationEntry`] as JSON a line, in the order in which the answers came. Always there, perhaps empty.
 pub const CANCELLATIONS_FILE: &str = "cancellations.jsonl";
 /// goose's HTML report; closed model only.
@@ -28,7 +33,7 @@ pub const REPORT_FILE: &str = "report.html";
 pub struct RunSummary {
     /// Names the run and its folder.
     pub run_id: String,
-    /// `browse`, `checkout`, `mixed`, `login`, `order` or `change-of-mind`.
+    /// As it is typed: `browse`, `checkout`, `order` …
     pub scenario: String,
     /// Reproduces the request mix.
     pub seed: u64,
@@ -132,6 +137,41 @@ pub struct TimelineSecond {
     pub p99_ms: Option<f64>,
     /// Longest, likewise.
     pub max_ms: Option<f64>,
+}
+
+/// What one group of users saw on one route in one second of the measured part. A request belongs to a second as in
+/// [`TimelineSecond`]; a second without a request is not there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSecond {
+    /// As [`TimelineSecond::second`].
+    pub second: u32,
+    /// As [`RequestCount::method`].
+    pub method: String,
+    /// As [`RequestCount::route`].
+    pub route: String,
+    /// Whose requests these are, where the scenario tells its users apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// How often each answer came, by its status; `none` where none came.
+    pub answers: BTreeMap<String, u64>,
+    /// Of these, the ones that the scenario expects.
+    pub succeeded: u64,
+    /// Median latency, in milliseconds, failed requests included.
+    pub p50_ms: Option<f64>,
+    /// 99th percentile, likewise.
+    pub p99_ms: Option<f64>,
+    /// Longest, likewise.
+    pub max_ms: Option<f64>,
+    /// 99th percentile of the ones that succeeded; `None` where none did.
+    pub succeeded_p99_ms: Option<f64>,
+}
+
+impl RouteSecond {
+    /// Requests of this second.
+    pub fn sent(&self) -> u64 {
+        self.answers.values().sum()
+    }
 }
 
 /// How often one answer was seen on one route.

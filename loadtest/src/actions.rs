@@ -16,6 +16,7 @@ use crate::gateway::{Answer, Gateway, Route, exchange};
 use crate::mix::Action;
 use crate::preparation::{self, Account, LoggedIn};
 use crate::recorder::Recorder;
+use crate::routes::Group;
 
 /// What a checkout and a purchase ask for.
 const QUANTITY: u32 = 1;
@@ -42,6 +43,7 @@ pub(crate) trait Pace {
 /// One user of the shop.
 pub(crate) struct Visitor {
     pub(crate) account: Account,
+    pub(crate) group: Group,
     pub(crate) gateway: Gateway,
     pub(crate) recorder: Arc<Recorder>,
     /// Whether orders carry an `Idempotency-Key`.
@@ -258,7 +260,7 @@ impl Visitor {
         self.recorder.beginning();
         let since = pace.turn().await?;
         let answer = exchange(route, request, since, answers_the_question).await;
-        self.recorder.count_measured(route, &answer);
+        self.recorder.count_measured(route, self.group, &answer);
         pace.answered(route, &answer).await?;
         Ok(answer)
     }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
-use clap::Parser;
-use load_record::{LoadModel, RunSummary, SUMMARY_FILE, TIMELINE_FILE};
+use load_record::{BEGUN_FILE, LoadModel, ROUTES_FILE, RunSummary, SUMMARY_FILE, TIMELINE_FILE};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 mod actions;
@@ -28,6 +28,7 @@ mod open;
 mod options;
 mod preparation;
 mod recorder;
+mod routes;
 mod stop;
 mod summary;
 mod thresholds;
@@ -65,7 +66,7 @@ const EXIT_NO_RUN: u8 = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Options::parse()).await {
+    match run(Options::read()).await {
         Ok(outcome) => outcome.into(),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -155,15 +156,20 @@ async fn prepare_and_measure(
         "{} users are signed up, the measured part begins",
         accounts.len()
     );
+    let groups = options.scenario.groups();
     let visitors = accounts
         .into_iter()
-        .map(|account| Visitor {
+        .enumerate()
+        .map(|(index, account)| Visitor {
             account,
+            group: groups.map(|groups| groups[index.min(1)]),
             gateway: gateway.clone(),
             recorder: Arc::clone(recorder),
             idempotency_keys: !options.no_idempotency_keys,
         })
         .collect();
+    let begun = options.out_dir.join(BEGUN_FILE);
+    File::create(&begun).with_context(|| format!("failed to make {}", begun.display()))?;
     match options.model() {
         LoadModel::Closed { .. } => closed::run(options, seed, visitors, stop).await,
         LoadModel::Open {
@@ -183,19 +189,24 @@ async fn prepare_and_measure(
     }
 }
 
-/// Writes the timeline, then the summary: where there is a summary, the run is complete.
+/// Writes the seconds, then the summary: where there is a summary, the run is complete.
 fn write(summary: &RunSummary, tally: &Tally, out_dir: &Path) -> anyhow::Result<()> {
-    let mut timeline = BufWriter::new(File::create(out_dir.join(TIMELINE_FILE))?);
-    for second in tally.timeline().seconds() {
-        serde_json::to_writer(&mut timeline, &second)?;
-        timeline.write_all(b"\n")?;
-    }
-    timeline.flush()?;
+    write_lines(&out_dir.join(TIMELINE_FILE), tally.timeline().seconds())?;
+    write_lines(&out_dir.join(ROUTES_FILE), tally.routes().seconds())?;
     std::fs::write(
         out_dir.join(SUMMARY_FILE),
         serde_json::to_vec_pretty(summary)?,
     )?;
     Ok(())
+}
+
+fn write_lines(path: &Path, values: impl Iterator<Item = impl Serialize>) -> anyhow::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for value in values {
+        serde_json::to_writer(&mut file, &value)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(file.flush()?)
 }
 
 /// A line on stderr now and then, so that a long run is seen to be alive.

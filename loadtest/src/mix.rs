@@ -56,9 +56,7 @@ impl Mix {
             ScenarioKind::Checkout => self.check_out(),
             ScenarioKind::Mixed => match self.rng.random_range(0..5) {
                 0 => self.check_out(),
-                1 => Action::Purchase {
-                    product_id: self.product(),
-                },
+                1 => self.purchase(),
                 _ => self.browse(),
             },
             ScenarioKind::Order => Action::Order {
@@ -66,6 +64,13 @@ impl Mix {
                 quantity: self.quantity(),
             },
             ScenarioKind::ChangeOfMind => self.change_mind(),
+            ScenarioKind::Purchase => self.purchase(),
+            ScenarioKind::Protected | ScenarioKind::Greedy => Action::ReadMe,
+            ScenarioKind::Edge => match self.rng.random_range(0..3) {
+                0 => self.purchase(),
+                1 => Action::ReadMe,
+                _ => self.read_stock(),
+            },
         }
     }
 
@@ -73,9 +78,19 @@ impl Mix {
         match self.rng.random_range(0..3) {
             0 => Action::ListUsers,
             1 => Action::ReadMe,
-            _ => Action::ReadStock {
-                product_id: self.product(),
-            },
+            _ => self.read_stock(),
+        }
+    }
+
+    fn read_stock(&mut self) -> Action {
+        Action::ReadStock {
+            product_id: self.product(),
+        }
+    }
+
+    fn purchase(&mut self) -> Action {
+        Action::Purchase {
+            product_id: self.product(),
         }
     }
 
@@ -158,6 +173,20 @@ mod tests {
                 .iter()
                 .any(|a| matches!(a, Action::CheckOut { .. } | Action::Purchase { .. }))
         );
+    }
+
+    #[test]
+    fn edge_has_each_of_its_three_routes_equally_often() {
+        let actions = actions(ScenarioKind::Edge, 1, 0);
+        let count = |wanted: fn(&Action) -> bool| actions.iter().filter(|a| wanted(a)).count();
+        for kind in [
+            count(|a| matches!(a, Action::Purchase { .. })),
+            count(|a| matches!(a, Action::ReadMe)),
+            count(|a| matches!(a, Action::ReadStock { .. })),
+        ] {
+            // 500 draws at a third: five standard deviations are 53.
+            assert!((114..=219).contains(&kind), "{kind}");
+        }
     }
 
     #[test]

@@ -33,6 +33,15 @@ impl Arrivals {
         Mix::new(self.scenario, self.seed, index).next_action()
     }
 
+    /// Which of `users` an arrival belongs to: one after the other, or every second one to the first of them.
+    fn user(&self, index: usize, users: usize) -> usize {
+        match self.scenario.groups() {
+            None => index % users,
+            Some(_) if index.is_multiple_of(2) => 0,
+            Some(_) => 1 + index / 2 % (users - 1),
+        }
+    }
+
     /// The time of each from the beginning on. No sum of rounded intervals: an hour ends when it should.
     fn offsets(&self) -> impl Iterator<Item = Duration> + use<> {
         let per_second = self.per_second as u64;
@@ -74,7 +83,7 @@ pub(crate) async fn run(
             continue;
         }
         let action = arrivals.action(index);
-        let visitor = Arc::clone(&visitors[index % visitors.len()]);
+        let visitor = Arc::clone(&visitors[arrivals.user(index, visitors.len())]);
         let mut pace = Arrival {
             due: Some(intended),
             stop: stop.clone(),
@@ -147,6 +156,18 @@ mod tests {
         };
         assert_eq!(actions(7, 10), actions(7, 50), "at any rate");
         assert_ne!(actions(7, 10), actions(8, 10));
+    }
+
+    #[test]
+    fn a_greedy_user_has_half_of_all_arrivals_and_the_others_share_the_rest() {
+        let greedy = Arrivals {
+            scenario: ScenarioKind::Greedy,
+            ..arrivals(1, 1)
+        };
+        let users: Vec<_> = (0..8).map(|index| greedy.user(index, 4)).collect();
+        assert_eq!(users, [0, 1, 0, 2, 0, 3, 0, 1]);
+        let users: Vec<_> = (0..4).map(|index| arrivals(1, 1).user(index, 3)).collect();
+        assert_eq!(users, [0, 1, 2, 0]);
     }
 
     #[test]

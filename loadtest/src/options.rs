@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::Utc;
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 use load_record::LoadModel;
 use reqwest::Url;
 
@@ -79,6 +80,29 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// The command line, or the end of this process with an error that says what is wrong with it.
+    pub(crate) fn read() -> Self {
+        let options = Self::parse();
+        if let Err(error) = options.check() {
+            error.exit();
+        }
+        options
+    }
+
+    /// What clap itself can't say.
+    fn check(&self) -> Result<(), clap::Error> {
+        if self.scenario.groups().is_some() && (self.arrivals.is_none() || self.users < 2) {
+            return Err(Self::command().error(
+                ErrorKind::ArgumentConflict,
+                format!(
+                    "`{}` needs --arrivals, and two --users or more",
+                    self.scenario
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// The model that was asked for.
     pub(crate) fn model(&self) -> LoadModel {
         match self.arrivals {
@@ -110,6 +134,21 @@ pub(crate) enum ScenarioKind {
     Order,
     /// Of five orders one is for a product that nobody stocks, and two are cancelled at once.
     ChangeOfMind,
+    /// Buy, and nothing else: user-service asks product-service each time.
+    Purchase,
+    /// Read the own account, and nothing else: the gateway's question who asks, and one row.
+    Protected,
+    /// In equal parts buy, read the own account, and read a product's stock.
+    Edge,
+    /// Read the own account; one user, `greedy`, sends half of all requests, `others` share the rest. Open model only.
+    Greedy,
+}
+
+impl ScenarioKind {
+    /// The groups whose requests are counted apart; the first is the first user alone.
+    pub(crate) fn groups(self) -> Option<[&'static str; 2]> {
+        (self == Self::Greedy).then_some(["greedy", "others"])
+    }
 }
 
 impl fmt::Display for ScenarioKind {
@@ -121,6 +160,10 @@ impl fmt::Display for ScenarioKind {
             Self::Login => "login",
             Self::Order => "order",
             Self::ChangeOfMind => "change-of-mind",
+            Self::Purchase => "purchase",
+            Self::Protected => "protected",
+            Self::Edge => "edge",
+            Self::Greedy => "greedy",
         })
     }
 }
@@ -293,6 +336,22 @@ mod tests {
         ] {
             assert_eq!(parse(refused).err(), Some(kind), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn who_is_greedy_shows_only_among_others_in_the_open_model() {
+        let check = |given: &[&str]| {
+            let always = [
+                "loadtest",
+                "greedy",
+                "--base-url=http://localhost",
+                "--out-dir=x",
+            ];
+            let options = Options::try_parse_from(always.iter().chain(given)).expect("it parses");
+            options.check().is_ok()
+        };
+        assert!(check(&["--arrivals=10"]));
+        assert!(!check(&[]) && !check(&["--arrivals=10", "--users=1"]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::{Answer, Route};
 use crate::ledger::Ledger;
+use crate::routes::{Group, Routes};
 use crate::timeline::Timeline;
 
 /// Shared by all users of a run.
@@ -69,13 +70,14 @@ impl Recorder {
     }
 
     /// A request of the measured part was answered, or not.
-    pub(crate) fn count_measured<T>(&self, route: Route, answer: &Answer<T>) {
+    pub(crate) fn count_measured<T>(&self, route: Route, group: Group, answer: &Answer<T>) {
         let offset = answer.since.duration_since(self.beginning().instant);
         let mut tally = lock(&self.tally);
         tally.count(route, answer.status);
-        tally
-            .timeline
-            .count(offset, answer.latency, answer.outcome.is_err());
+        let failed = answer.outcome.is_err();
+        tally.timeline.count(offset, answer.latency, failed);
+        let came = (answer.status, answer.latency);
+        tally.routes.count((route, group), offset, came, failed);
         if let Err(reason) = &answer.outcome {
             *tally.failures.entry((route, reason.clone())).or_default() += 1;
         }
@@ -130,6 +132,7 @@ pub(crate) struct Tally {
     requests: BTreeMap<(Route, Option<u16>), u64>,
     failures: BTreeMap<(Route, String), usize>,
     timeline: Timeline,
+    routes: Routes,
     orders: OrderCount,
 }
 
@@ -194,6 +197,10 @@ impl Tally {
     pub(crate) fn timeline(&self) -> &Timeline {
         &self.timeline
     }
+
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.routes
+    }
 }
 
 #[cfg(test)]
@@ -227,7 +234,7 @@ mod tests {
             (Some(503), Some("503")),
             (None, Some("no answer")),
         ] {
-            recorder.count_measured(Route::LOG_IN, &answer(&recorder, status, failure));
+            recorder.count_measured(Route::LOG_IN, None, &answer(&recorder, status, failure));
         }
 
         let tally = recorder.finish().expect("a whole ledger");
@@ -245,7 +252,7 @@ mod tests {
         let (_dir, recorder) = recorder();
         for reason in ["rare", "often", "often"] {
             let answer = answer(&recorder, Some(500), Some(reason));
-            recorder.count_measured(Route::READ_ME, &answer);
+            recorder.count_measured(Route::READ_ME, None, &answer);
         }
         let tally = recorder.finish().expect("a whole ledger");
         let reasons: Vec<_> = tally.failures().iter().map(|f| (f.1, f.2)).collect();
@@ -257,7 +264,7 @@ mod tests {
         let (_dir, recorder) = recorder();
         for failure in [None, Some("503")] {
             let answer = answer(&recorder, Some(200), failure);
-            recorder.count_measured(Route::READ_ME, &answer);
+            recorder.count_measured(Route::READ_ME, None, &answer);
         }
         for _ in 0..2 {
             recorder.count_not_sent(recorder.beginning().instant);

@@ -94,14 +94,14 @@ impl Timeline {
     }
 }
 
-fn sorted(latencies_us: impl Iterator<Item = u32>) -> Vec<u32> {
+pub(crate) fn sorted(latencies_us: impl Iterator<Item = u32>) -> Vec<u32> {
     let mut sorted: Vec<_> = latencies_us.collect();
     sorted.sort_unstable();
     sorted
 }
 
 /// The nearest-rank percentile: the least value that at least `fraction` of all values don't exceed.
-fn percentile_ms(sorted_us: &[u32], fraction: f64) -> Option<f64> {
+pub(crate) fn percentile_ms(sorted_us: &[u32], fraction: f64) -> Option<f64> {
     let rank = (fraction * sorted_us.len() as f64).ceil() as usize;
     let us = sorted_us.get(rank.saturating_sub(1))?;
     Some(f64::from(*us) / 1000.0)

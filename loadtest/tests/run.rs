@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use load_record::{
     CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, LoadModel, REPORT_FILE,
-    RunSummary, SUMMARY_FILE, TIMELINE_FILE, TimelineSecond,
+    ROUTES_FILE, RouteSecond, RunSummary, SUMMARY_FILE, TIMELINE_FILE, TimelineSecond,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -21,13 +21,17 @@ use serde_json::{Value, json};
 /// Longer than any run here by far.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-const SCENARIOS: [&str; 6] = [
+/// All but `greedy`, which the closed model hasn't.
+const SCENARIOS: [&str; 9] = [
     "browse",
     "checkout",
     "mixed",
     "login",
     "order",
     "change-of-mind",
+    "purchase",
+    "protected",
+    "edge",
 ];
 
 /// The arguments that choose each model.
@@ -73,8 +77,30 @@ fn every_request_is_counted_exactly_once(model: &[&str], has_a_report: bool) {
             "{scenario}: only {} requests",
             summary.measured
         );
+        let by_route: u64 = routes(dir.path()).iter().map(RouteSecond::sent).sum();
+        assert_eq!(by_route, summary.measured as u64, "{scenario}");
         assert_eq!(dir.path().join(REPORT_FILE).is_file(), has_a_report);
     }
+}
+
+#[test]
+fn a_greedy_users_requests_are_told_from_the_others() {
+    let shop = Shop::open(Weather::Good);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = ["--run-time", "2s"];
+    finish(
+        loadtest("greedy", &shop.url(), dir.path())
+            .args(run)
+            .args(OPEN),
+    );
+    let sent = |group| {
+        let routes = routes(dir.path());
+        let of_group = routes
+            .iter()
+            .filter(|second| second.group.as_deref() == Some(group));
+        of_group.map(RouteSecond::sent).sum::<u64>()
+    };
+    assert_eq!((sent("greedy"), sent("others")), (50, 50));
 }
 
 #[test]
@@ -545,6 +571,10 @@ fn cancellations(dir: &Path) -> Vec<CancellationEntry> {
 
 fn timeline(dir: &Path) -> Vec<TimelineSecond> {
     json_lines(&dir.join(TIMELINE_FILE))
+}
+
+fn routes(dir: &Path) -> Vec<RouteSecond> {
+    json_lines(&dir.join(ROUTES_FILE))
 }
 
 fn json_lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {

@@ -6,6 +6,7 @@
 
 use std::{fs, time::Duration};
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use load_record::{REPORT_FILE, SUMMARY_FILE};
 
 use crate::{
@@ -23,20 +24,37 @@ use crate::{
 /// The longest run that `loadtest` takes is a day; preparation and the last requests come on top.
 const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
 
-const SCENARIOS: [&str; 6] = [
-    "browse",
-    "checkout",
-    "mixed",
-    "login",
-    "order",
-    "change-of-mind",
+/// What `loadtest` knows, and what its users do there.
+const SCENARIOS: [(&str, &str); 10] = [
+    ("browse", "read users, the own account and stock"),
+    ("checkout", "order, then read the order and its stock"),
+    (
+        "mixed",
+        "three times browse to one checkout and one purchase",
+    ),
+    ("login", "log in over and over"),
+    ("order", "order one to three pieces, and nothing else"),
+    (
+        "change-of-mind",
+        "order, and cancel two of five orders at once",
+    ),
+    ("purchase", "buy, and nothing else"),
+    ("protected", "read the own account, and nothing else"),
+    (
+        "edge",
+        "in equal parts buy, read the own account, and read stock",
+    ),
+    (
+        "greedy",
+        "read the own account, half of it one user alone (open model)",
+    ),
 ];
 
 /// What `load` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// What the users do
-    #[arg(default_value = "checkout", value_parser = SCENARIOS)]
+    #[arg(default_value = "checkout", value_parser = scenarios())]
     pub(crate) scenario: String,
     /// Concurrent users; in the open model the accounts in whose names actions arrive [default: 10]
     #[arg(long)]
@@ -66,6 +84,10 @@ pub(crate) struct Options {
     max_error_rate: Option<String>,
     #[command(flatten)]
     pub(crate) format: FormatOption,
+}
+
+fn scenarios() -> PossibleValuesParser {
+    PossibleValuesParser::new(SCENARIOS.map(|(name, help)| PossibleValue::new(name).help(help)))
 }
 
 impl Options {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use load_record::{RunSummary, TimelineSecond};
+use load_record::{RouteSecond, RunSummary, TimelineSecond};
 use serde::{Deserialize, Serialize};
 
 /// The version of this form; evidence of another one can't be judged.
@@ -167,6 +167,9 @@ pub(crate) struct LoadEvidence {
     pub(crate) summary: RunSummary,
     /// Second by second from `summary.measured_from` on.
     pub(crate) timeline: Vec<TimelineSecond>,
+    /// The same by route and group of users; empty in evidence from before it was kept.
+    #[serde(default)]
+    pub(crate) routes: Vec<RouteSecond>,
 }
 
 /// What was done to the system, and how it is known that it felt it.

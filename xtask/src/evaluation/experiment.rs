@@ -103,7 +103,7 @@ pub(crate) enum Model {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FaultPlan {
     pub(crate) fault: Fault,
-    /// From the first request to the injection, at least; the seed adds up to [`FaultPlan::JITTER`].
+    /// From the beginning of the measured part to the injection, at least; the seed adds up to [`FaultPlan::JITTER`].
     pub(crate) after: Duration,
     /// From the injection to the healing.
     pub(crate) lasts: Duration,

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use load_record::{
-    CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, SUMMARY_FILE, TIMELINE_FILE,
+    BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, ROUTES_FILE,
+    SUMMARY_FILE, TIMELINE_FILE,
 };
 use serde::de::DeserializeOwned;
 
@@ -22,7 +23,7 @@ use crate::{process::tail, wait};
 
 /// Signing the users up, and the last requests of a run.
 const BESIDES_RUN_TIME: Duration = Duration::from_secs(60);
-/// Until the first request of the measured part is answered.
+/// Until the measured part begins.
 const BEGUN_WITHIN: Duration = Duration::from_secs(45);
 /// Until a run that was told to end has ended.
 const ENDED_WITHIN: Duration = Duration::from_secs(15);
@@ -98,11 +99,11 @@ impl Load {
         })
     }
 
-    /// Waits until the first order was answered.
-    pub(crate) fn wait_for_first_answer(&mut self) -> anyhow::Result<()> {
-        let ledger = self.folder.join(LEDGER_FILE);
+    /// Waits until the users are signed up and the measured part begins.
+    pub(crate) fn wait_until_begun(&mut self) -> anyhow::Result<()> {
+        let begun = self.folder.join(BEGUN_FILE);
         let begun = wait::until(BEGUN_WITHIN, TICK, || {
-            if fs::metadata(&ledger).is_ok_and(|file| file.len() > 0) {
+            if begun.exists() {
                 return Ok(Some(()));
             }
             match self.child.try_wait()? {
@@ -110,7 +111,7 @@ impl Load {
                 None => Ok(None),
             }
         })?;
-        begun.ok_or_else(|| anyhow!("no order was answered within {} s", BEGUN_WITHIN.as_secs()))
+        begun.ok_or_else(|| anyhow!("the load did not begin within {} s", BEGUN_WITHIN.as_secs()))
     }
 
     /// Waits for its end, and reads what it left.
@@ -128,6 +129,7 @@ impl Load {
             evidence: LoadEvidence {
                 summary: serde_json::from_str(&summary)?,
                 timeline: read_lines(&self.folder.join(TIMELINE_FILE))?,
+                routes: read_lines(&self.folder.join(ROUTES_FILE))?,
             },
             orders: read_lines(&self.folder.join(LEDGER_FILE))?,
             cancellations: read_lines(&self.folder.join(CANCELLATIONS_FILE))?,

@@ -384,7 +384,7 @@ impl Runner<'_> {
             seed,
             self.folder.path.join("load").join(folder),
         )?;
-        load.wait_for_first_answer()?;
+        load.wait_until_begun()?;
         if let Some(fault) = plan.fault_of(experiment) {
             arm.fault = Some(self.fault(&fault, seed, since, step)?);
         }

@@ -178,18 +178,30 @@ fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
 
 /// Arms are compared, so that they must have had about as much to lose.
 fn uneven(arms: &[Arm]) -> Option<String> {
-    let promised = |arm: &Arm| arm.books.as_ref().map_or(0, |books| books.promised);
-    let most = arms.iter().max_by_key(|arm| promised(arm))?;
-    let least = arms.iter().min_by_key(|arm| promised(arm))?;
-    (promised(least) * 2 < promised(most)).then(|| {
+    let most = arms.iter().max_by_key(|arm| at_stake(arm).0)?;
+    let least = arms.iter().min_by_key(|arm| at_stake(arm).0)?;
+    let ((few, what), (many, _)) = (at_stake(least), at_stake(most));
+    (few * 2 < many).then(|| {
         format!(
-            "in the arm `{}` only {} orders were accepted, and {} in the arm `{}`",
-            least.name,
-            promised(least),
-            promised(most),
-            most.name
+            "in the arm `{}` only {few} {what}, and {many} in the arm `{}`",
+            least.name, most.name
         )
     })
+}
+
+/// What an arm had to lose, and what that is: orders, or requests where the load places none.
+fn at_stake(arm: &Arm) -> (u64, &'static str) {
+    let summary = arm.load.as_ref().map(|load| &load.summary);
+    match summary.filter(|summary| summary.orders.tried == 0) {
+        Some(summary) => (
+            summary.measured as u64 + summary.not_sent,
+            "requests were to be sent",
+        ),
+        None => (
+            arm.books.as_ref().map_or(0, |books| books.promised),
+            "orders were accepted",
+        ),
+    }
 }
 
 /// The first arm whose fault did not bite, if it was to have one.
@@ -221,12 +233,8 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
             "the arm `{name}` did not begin in a steady state: {why}"
         ));
     }
-    match &arm.books {
-        None => return Some(format!("the books of the arm `{name}` could not be read")),
-        Some(books) if books.promised == 0 => {
-            return Some(format!("in the arm `{name}` no order was accepted"));
-        }
-        Some(_) => {}
+    if arm.books.is_none() {
+        return Some(format!("the books of the arm `{name}` could not be read"));
     }
     if arm
         .load
@@ -234,6 +242,9 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
         .is_none_or(|load| load.summary.measured == 0)
     {
         return Some(format!("in the arm `{name}` there was no load"));
+    }
+    if at_stake(arm).0 == 0 {
+        return Some(format!("in the arm `{name}` no order was accepted"));
     }
     if arm.settled_after_ms.is_none() {
         return Some(format!(

@@ -257,6 +257,7 @@ impl Sketch {
                     thresholds: Vec::new(),
                 },
                 timeline,
+                routes: Vec::new(),
             }),
             fault: Some(FaultEvidence {
                 description: self.description.clone(),

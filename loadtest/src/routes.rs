@@ -1,0 +1,123 @@
+//! What was measured, by route and by group of users, second by second, in memory.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use load_record::RouteSecond;
+
+use crate::gateway::Route;
+use crate::timeline::{percentile_ms, sorted};
+
+/// Whose requests are counted apart, where the scenario tells its users apart.
+pub(crate) type Group = Option<&'static str>;
+
+/// Every second in which there was a request on a route.
+#[derive(Debug, Default)]
+pub(crate) struct Routes(BTreeMap<(Route, Group), BTreeMap<u32, Second>>);
+
+#[derive(Debug, Default)]
+struct Second {
+    answers: BTreeMap<Option<u16>, u64>,
+    succeeded_us: Vec<u32>,
+    failed_us: Vec<u32>,
+}
+
+impl Routes {
+    /// A request that was due at `offset` from the beginning was answered, or not, `latency` later.
+    pub(crate) fn count(
+        &mut self,
+        (route, group): (Route, Group),
+        offset: Duration,
+        (status, latency): (Option<u16>, Duration),
+        failed: bool,
+    ) {
+        // A run ends after a day.
+        let number = offset.as_secs() as u32;
+        let seconds = self.0.entry((route, group)).or_default();
+        let second = seconds.entry(number).or_default();
+        *second.answers.entry(status).or_default() += 1;
+        let latencies_us = if failed {
+            &mut second.failed_us
+        } else {
+            &mut second.succeeded_us
+        };
+        latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    /// As it goes on record.
+    pub(crate) fn seconds(&self) -> impl Iterator<Item = RouteSecond> {
+        self.0.iter().flat_map(|(&(route, group), seconds)| {
+            seconds
+                .iter()
+                .map(move |(&number, second)| second.record(route, group, number))
+        })
+    }
+}
+
+impl Second {
+    fn record(&self, route: Route, group: Group, number: u32) -> RouteSecond {
+        let succeeded_us = sorted(self.succeeded_us.iter().copied());
+        let all_us = sorted(succeeded_us.iter().chain(&self.failed_us).copied());
+        let name =
+            |status: Option<u16>| status.map_or_else(|| "none".to_owned(), |s| s.to_string());
+        let answers = self.answers.iter();
+        RouteSecond {
+            second: number,
+            method: route.method.as_str().to_owned(),
+            route: route.template.to_owned(),
+            group: group.map(str::to_owned),
+            answers: answers
+                .map(|(&status, &count)| (name(status), count))
+                .collect(),
+            succeeded: succeeded_us.len() as u64,
+            p50_ms: percentile_ms(&all_us, 0.50),
+            p99_ms: percentile_ms(&all_us, 0.99),
+            max_ms: percentile_ms(&all_us, 1.0),
+            succeeded_p99_ms: percentile_ms(&succeeded_us, 0.99),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_of_a_route_and_a_group_has_its_own_answers_and_latencies() {
+        let ms = Duration::from_millis;
+        let mut routes = Routes::default();
+        for (group, offset, status, latency, failed) in [
+            (Some("greedy"), 100, Some(200), 5, false),
+            (Some("greedy"), 900, Some(429), 1, true),
+            (Some("greedy"), 1100, None, 900, true),
+            (Some("others"), 100, Some(200), 7, false),
+        ] {
+            let whose = (Route::READ_ME, group);
+            routes.count(whose, ms(offset), (status, ms(latency)), failed);
+        }
+        let seconds: Vec<_> = routes.seconds().collect();
+        let shown: Vec<_> = seconds
+            .iter()
+            .map(|s| (s.group.as_deref(), s.second, s.sent(), s.succeeded))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (Some("greedy"), 0, 2, 1),
+                (Some("greedy"), 1, 1, 0),
+                (Some("others"), 0, 1, 1)
+            ]
+        );
+        assert_eq!(
+            seconds[0].answers,
+            BTreeMap::from([("200".to_owned(), 1), ("429".to_owned(), 1)])
+        );
+        assert_eq!(seconds[0].succeeded_p99_ms, Some(5.0));
+        assert_eq!(
+            (seconds[0].p50_ms, seconds[0].max_ms),
+            (Some(1.0), Some(5.0))
+        );
+        assert_eq!(seconds[1].answers["none"], 1);
+        assert_eq!(seconds[1].succeeded_p99_ms, None);
+    }
+}
