@@ -160,7 +160,10 @@ async fn a_catalogue_that_hangs_is_waited_for_no_longer_than_it_may_and_then_not
     for member in ["unit_price_cents", "price_as_of"] {
         assert_eq!(stale[member], fresh[member], "{member}");
     }
-    assert_eq!((&fresh["stale"], &stale["stale"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&fresh["stale"], &stale["stale"]),
+        (&json!(false), &json!(true))
+    );
     for _ in 0..2 {
         refused(buy(&service, ada, 98), 503, "unavailable").await;
     }
@@ -168,8 +171,10 @@ async fn a_catalogue_that_hangs_is_waited_for_no_longer_than_it_may_and_then_not
     assert_eq!(service.ops("/readyz").await.0, 200);
     let refusals = r#"agora_calls_refused_total{target="product-service",reason="open"}"#;
     let fallbacks = r#"agora_fallbacks_total{target="product-service"}"#;
-    let (refused_before, fallbacks_before) =
-        (service.metric(refusals).await, service.metric(fallbacks).await);
+    let (refused_before, fallbacks_before) = (
+        service.metric(refusals).await,
+        service.metric(fallbacks).await,
+    );
     assert_eq!((refused_before, fallbacks_before), (0.0, 1.0));
     let (_, stale) = answer(buy(&service, ada, 99)).await;
     assert_eq!(stale["stale"], true);
@@ -239,7 +244,10 @@ async fn a_request_takes_no_longer_than_its_client_waits_and_neither_does_its_st
         let started = Instant::now();
         // No old price for somebody who only didn't wait.
         refused(hurried(), 503, "unavailable").await;
-        assert!(started.elapsed() < Duration::from_secs(2), "its own two seconds");
+        assert!(
+            started.elapsed() < Duration::from_secs(2),
+            "its own two seconds"
+        );
     }
     assert!(state(&service, "closed").await, "haste opens nothing");
 
@@ -248,7 +256,10 @@ async fn a_request_takes_no_longer_than_its_client_waits_and_neither_does_its_st
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let given_up = Instant::now();
     eventually("no statement waits any more", async || {
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&server).await.unwrap();
+        let waiting: i64 = sqlx::query_scalar(waiting)
+            .fetch_one(&server)
+            .await
+            .unwrap();
         waiting == 0
     })
     .await;

@@ -1,9 +1,12 @@
 //! The experiments, a file each, and the quantities that several of them measure.
 
 mod alerting;
+mod by_route;
+mod circuit_breaker;
 mod competing_consumers;
 mod confirms;
 mod dead_letter;
+mod deadline;
 mod graceful_shutdown;
 mod inbox;
 mod outbox;
@@ -19,7 +22,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 11] = [
+pub(crate) static ALL: [&Experiment; 13] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -31,6 +34,8 @@ pub(crate) static ALL: [&Experiment; 11] = [
     &trace_propagation::EXPERIMENT,
     &telemetry_loss::EXPERIMENT,
     &alerting::EXPERIMENT,
+    &deadline::EXPERIMENT,
+    &circuit_breaker::EXPERIMENT,
 ];
 
 /// The experiment with this name.
