@@ -254,7 +254,8 @@ fn retry_delays() -> impl Iterator<Item = Duration> {
 
 fn failed(status: Status, time: Time) -> CallError {
     match status.code() {
-        Code::DeadlineExceeded if time.hurried => CallError::OutOfTime,
+        // tonic's client keeps the deadline as well, and calls it cancelled.
+        Code::DeadlineExceeded | Code::Cancelled if time.hurried => CallError::OutOfTime,
         _ => CallError::Failed(status),
     }
 }

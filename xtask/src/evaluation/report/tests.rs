@@ -453,6 +453,11 @@ fn realistic() -> Evaluation {
                 sketch.proof = "the container is `paused`".into();
                 sketch.failing = if off { 0.4 } else { 0.0 };
             }
+            "deadline" | "circuit_breaker" => {
+                sketch.description = "product-service is paused".into();
+                sketch.proof = "the container is `paused`".into();
+                sketch.failing = if off { 0.3 } else { 0.0 };
+            }
             "alerting" => {
                 sketch.description = "inventory-service is killed".into();
                 sketch.proof = "the container is `exited`".into();
@@ -690,8 +695,8 @@ fn junit_fails_what_is_refuted_and_errs_on_what_is_open() {
         let trials = conclusion.experiments.iter().flat_map(|e| &e.trials);
         trials.filter(|trial| trial.outcome == outcome).count()
     };
-    assert_eq!(count("testsuite"), 11);
-    assert_eq!(count("testcase"), 33);
+    assert_eq!(count("testsuite"), 13);
+    assert_eq!(count("testcase"), 39);
     assert_eq!(count("failure"), trials(Outcome::Refuted));
     assert_eq!(count("error"), trials(Outcome::Inconclusive));
     assert!(count("failure") > 0 && count("error") > 0);
