@@ -5,7 +5,7 @@ use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 13] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
@@ -17,6 +17,8 @@ const NAMES: [&str; 11] = [
     "ASYNC_EXPORT",
     "ALERTING",
     "FORWARD_AUTH",
+    "CIRCUIT_BREAKER",
+    "DEADLINE",
 ];
 
 /// The patterns that the settings turn off; an unknown switch or position is wrong usage.

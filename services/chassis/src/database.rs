@@ -12,13 +12,14 @@ use anyhow::Context as _;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use crate::backoff::backoff;
 use crate::config::DatabaseConfig;
+use crate::deadline;
 use crate::failure::is_transient;
 use crate::lifecycle::Lifecycle;
 use crate::readiness::Health;
@@ -26,7 +27,7 @@ use crate::readiness::Health;
 /// The wait for a free connection of the pool; past it the caller is told that the database is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The server cuts a statement off after this, so that no connection is lost to one query.
-const STATEMENT_TIMEOUT_MS: &str = "5000";
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A pooled connection that lay idle for longer is asked whether it is alive before it is used again. Under load none
 /// does, and each transaction is spared a round trip; whatever restarts a database takes longer.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
@@ -57,7 +58,8 @@ pub async fn connect(
         .log_statements(tracing::log::LevelFilter::Debug);
     // A migration may take longer than any statement of the service's.
     let unlimited = options.clone();
-    let options = options.options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
+    let statement_timeout_ms = STATEMENT_TIMEOUT.as_millis().to_string();
+    let options = options.options([("statement_timeout", &*statement_timeout_ms)]);
     let pool = pool_options(config.max_connections).connect_lazy_with(options.clone());
 
     lifecycle.metrics().pool("requests", &pool);
@@ -167,6 +169,21 @@ pub fn pool_options(connections: u32) -> PgPoolOptions {
                 Ok(true)
             })
         })
+}
+
+/// A transaction whose statements the server cuts off when the time for what is being done is up ([`deadline::remaining`]):
+/// nobody waits for their answer any more, and the connection is free again.
+///
+/// # Errors
+/// When there is no connection.
+pub async fn begin_in_time(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let Some(left) = deadline::remaining().filter(|left| *left < STATEMENT_TIMEOUT) else {
+        return pool.begin().await;
+    };
+    // 0 would be no limit at all.
+    let limit_ms = left.as_millis().max(1);
+    let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
+    pool.begin_with(AssertSqlSafe(begin)).await
 }
 
 /// The name of the constraint that a statement violated.

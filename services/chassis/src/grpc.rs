@@ -1,4 +1,5 @@
-//! gRPC: serving with span and figures around each call, and calling with the trace context and a deadline.
+//! gRPC: serving with span, figures and the caller's deadline around each call, and calling with the trace context and a
+//! deadline. Left out: what is done about a target that doesn't answer ([`crate::outbound`]).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tonic::{Code, Status};
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
+use crate::deadline;
 use crate::lifecycle::{Lifecycle, listen};
 use crate::metrics::Metrics;
 use crate::telemetry::{self, Headers};
@@ -43,7 +45,6 @@ pub async fn serve(
     let draining = lifecycle.draining();
     lifecycle.spawn_worker("grpc", async move {
         Server::builder()
-            .timeout(CALL_TIMEOUT)
             .max_concurrent_streams(MAX_CONCURRENT_CALLS)
             .add_routes(Routes::from(observed))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), draining.cancelled_owned())
@@ -59,7 +60,11 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
     let span = call_span("server", &method);
     telemetry::adopt_parent(&span, &Headers(request.headers()));
     let started = Instant::now();
-    let response = next.run(request).instrument(span.clone()).await;
+    let limit = deadline::of_call(request.headers(), CALL_TIMEOUT);
+    let response = deadline::within(limit, next.run(request))
+        .instrument(span.clone())
+        .await
+        .unwrap_or_else(|_| Status::deadline_exceeded("not done in time").into_http());
     // An error is in the headers; success comes in the trailers, after the message.
     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
     record(&span, code, is_servers_fault(code));
@@ -129,14 +134,15 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Makes one call: with the current trace context, a deadline that the server learns of, and figures.
+/// Makes one call: with the current trace context, figures, and a deadline that the server learns of; without a `timeout`,
+/// it takes as long as it takes.
 ///
 /// # Errors
 /// The call's status; `DeadlineExceeded` when no answer came in time.
 pub async fn call<T, R>(
     metrics: &Metrics,
     (service, method): (&'static str, &'static str),
-    deadline: Duration,
+    timeout: Option<Duration>,
     message: T,
     send: impl AsyncFnOnce(tonic::Request<T>) -> Result<tonic::Response<R>, Status>,
 ) -> Result<R, Status> {
@@ -145,10 +151,13 @@ pub async fn call<T, R>(
     let started = Instant::now();
     let result = async {
         let mut request = tonic::Request::new(message);
-        request.set_timeout(deadline);
         telemetry::inject(&mut Metadata(request.metadata_mut()));
+        let Some(timeout) = timeout else {
+            return send(request).await;
+        };
+        request.set_timeout(timeout);
         // The server keeps the deadline as well; this one holds when the server is not there to keep it.
-        tokio::time::timeout(deadline, send(request))
+        tokio::time::timeout(timeout, send(request))
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
     }

@@ -20,6 +20,7 @@ use tracing::{Instrument, error, info_span, warn};
 
 use crate::config::HttpConfig;
 use crate::connections;
+use crate::deadline;
 use crate::lifecycle::{Lifecycle, listen, panic_message};
 use crate::metrics::{Metrics, known_method};
 use crate::problem::{Problem, method_not_allowed, no_such_route};
@@ -119,13 +120,17 @@ fn shortened(path: &str) -> &str {
     path.get(..MAX_BYTES).unwrap_or(path)
 }
 
-/// The handler is dropped at the limit: what it had not committed did not happen.
+/// The handler is dropped at the limit, the service's or the client's: what it had not committed did not happen.
 async fn limit_time(
     State(limit): State<std::time::Duration>,
     request: Request,
     next: Next,
 ) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
+    let limit = match deadline::of_request(request.headers(), limit) {
+        Ok(limit) => limit,
+        Err(malformed) => return malformed.into_response(),
+    };
+    match deadline::within(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
             let limit_ms = limit.as_millis() as u64;

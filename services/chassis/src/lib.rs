@@ -6,12 +6,14 @@
 //! an event says.
 
 mod backoff;
+mod breaker;
 pub mod broker;
 pub mod config;
 mod connections;
 pub mod consumer;
 mod crash_points;
 pub mod database;
+pub mod deadline;
 pub mod failure;
 pub mod grpc;
 pub mod http;
@@ -21,6 +23,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod metrics;
 mod ops;
+pub mod outbound;
 pub mod outbox;
 pub mod paging;
 pub mod patterns;

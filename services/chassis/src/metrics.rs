@@ -22,6 +22,7 @@ pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use shared_events::topology::DeadReason;
 
+use crate::breaker::BreakerState;
 use crate::patterns::{Pattern, Switch};
 
 /// Seconds; from a cached read to the request timeout.
@@ -43,6 +44,7 @@ pub struct Metrics {
     retries: Family<RetryLabels, Counter>,
     inbox_duplicates: Family<QueueLabels, Counter>,
     patterns: Family<PatternLabels, Gauge>,
+    calls: CallFamilies,
     spans: SpanMetrics,
     pools: process::Pools,
 }
@@ -207,6 +209,8 @@ impl Metrics {
             patterns.clone(),
         );
 
+        let calls = CallFamilies::register(&mut registry);
+
         let by_outcome = Family::<[(&str, &str); 1], Counter>::default();
         let outcome = |name| by_outcome.get_or_create(&[("outcome", name)]).clone();
         let spans = SpanMetrics {
@@ -241,6 +245,7 @@ impl Metrics {
             retries,
             inbox_duplicates,
             patterns,
+            calls,
             spans,
             pools,
         }
@@ -248,6 +253,11 @@ impl Metrics {
 
     pub(crate) fn spans(&self) -> SpanMetrics {
         self.spans.clone()
+    }
+
+    /// What is done about calls to one target; all of its series are there from now on, at 0.
+    pub(crate) fn calls(&self, target: &'static str) -> CallMetrics {
+        CallMetrics::new(target, self.calls.clone())
     }
 
     /// Shows how much of a pool is in use; `name` says whose it is.
@@ -427,6 +437,108 @@ impl Metrics {
                 tier,
             })
             .inc();
+    }
+}
+
+/// Figures of calls to other services, besides their rate, errors and duration.
+#[derive(Clone, Default)]
+struct CallFamilies {
+    state: Family<[(&'static str, &'static str); 2], Gauge>,
+    transitions: Family<[(&'static str, &'static str); 3], Counter>,
+    refused: Family<[(&'static str, &'static str); 2], Counter>,
+    retries: Family<[(&'static str, &'static str); 2], Counter>,
+    fallbacks: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl CallFamilies {
+    fn register(registry: &mut Registry) -> Self {
+        let families = Self::default();
+        registry.register(
+            "agora_circuit_breaker_state",
+            "The state that a target's breaker is in (1), and the others (0)",
+            families.state.clone(),
+        );
+        registry.register(
+            "agora_circuit_breaker_transitions",
+            "Changes of a breaker's state",
+            families.transitions.clone(),
+        );
+        registry.register(
+            "agora_calls_refused",
+            "Calls that were not made, by the reason",
+            families.refused.clone(),
+        );
+        registry.register(
+            "agora_call_retries",
+            "Calls that were made again, or for which there was no budget (refused)",
+            families.retries.clone(),
+        );
+        registry.register(
+            "agora_fallbacks",
+            "Answers that were given in a target's place",
+            families.fallbacks.clone(),
+        );
+        families
+    }
+}
+
+/// The same for one target.
+#[derive(Clone)]
+pub(crate) struct CallMetrics {
+    target: &'static str,
+    families: CallFamilies,
+}
+
+impl CallMetrics {
+    fn new(target: &'static str, families: CallFamilies) -> Self {
+        let by_target = ("target", target);
+        for reason in ["open", "bulkhead", "budget"] {
+            let labels = [by_target, ("reason", reason)];
+            drop(families.refused.get_or_create(&labels));
+        }
+        for outcome in ["succeeded", "failed", "refused"] {
+            let labels = [by_target, ("outcome", outcome)];
+            drop(families.retries.get_or_create(&labels));
+        }
+        drop(families.fallbacks.get_or_create(&[by_target]));
+        Self { target, families }
+    }
+
+    pub(crate) fn target(&self) -> &'static str {
+        self.target
+    }
+
+    pub(crate) fn breaker_is(&self, current: BreakerState) {
+        for state in BreakerState::ALL {
+            let labels = [("target", self.target), ("state", state.name())];
+            let gauge = self.families.state.get_or_create(&labels);
+            gauge.set((state == current).into());
+        }
+    }
+
+    pub(crate) fn breaker_moved(&self, from: BreakerState, to: BreakerState) {
+        self.breaker_is(to);
+        let labels = [
+            ("target", self.target),
+            ("from", from.name()),
+            ("to", to.name()),
+        ];
+        self.families.transitions.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        let labels = [("target", self.target), ("reason", reason)];
+        self.families.refused.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn retried(&self, outcome: &'static str) {
+        let labels = [("target", self.target), ("outcome", outcome)];
+        self.families.retries.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn fallback(&self) {
+        let labels = [("target", self.target)];
+        self.families.fallbacks.get_or_create(&labels).inc();
     }
 }
 

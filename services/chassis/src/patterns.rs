@@ -2,7 +2,7 @@
 //!
 //! A switch is read once, at start, and picks a strategy where a service is composed; it is entered here, so
 //! that `GET /patterns` on the ops port and the gauge `agora_pattern_enabled` tell what really runs. Left
-//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`), and changing one at run time.
+//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`, `outbound`), and changing one at run time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +34,11 @@ pub enum Pattern {
     TracePropagation,
     /// Spans wait in a bounded queue and are exported from there. Off: whoever ends one sends it, and waits.
     AsyncExport,
+    /// A target that keeps failing is not called for a while, and never by too many at once; what was read recently stands
+    /// in. Off: everybody calls, and fails.
+    CircuitBreaker,
+    /// A call ends when its time is up, or its request's. Off: it takes as long as it takes.
+    Deadline,
 }
 
 /// The position of a pattern's switch.
@@ -48,7 +53,7 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
@@ -58,6 +63,8 @@ impl Pattern {
         Self::Saga,
         Self::TracePropagation,
         Self::AsyncExport,
+        Self::CircuitBreaker,
+        Self::Deadline,
     ];
 
     /// As it stands in a metric's label.
@@ -72,6 +79,8 @@ impl Pattern {
             Self::Saga => "saga",
             Self::TracePropagation => "trace_propagation",
             Self::AsyncExport => "async_export",
+            Self::CircuitBreaker => "circuit_breaker",
+            Self::Deadline => "deadline",
         }
     }
 
@@ -86,6 +95,8 @@ impl Pattern {
             Self::Saga => "AGORA_PATTERN_SAGA",
             Self::TracePropagation => "AGORA_PATTERN_TRACE_PROPAGATION",
             Self::AsyncExport => "AGORA_PATTERN_ASYNC_EXPORT",
+            Self::CircuitBreaker => "AGORA_PATTERN_CIRCUIT_BREAKER",
+            Self::Deadline => "AGORA_PATTERN_DEADLINE",
         }
     }
 }

@@ -67,6 +67,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
+    /// 400: not to be read.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", detail)
+    }
+
     /// 422: readable, but not allowed.
     pub fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
@@ -157,9 +162,7 @@ impl From<JsonRejection> for Problem {
                 "the body must be application/json",
             ),
             // Not JSON at all, or not readable to its end.
-            StatusCode::BAD_REQUEST => {
-                Self::new(rejection.status(), "malformed", rejection.body_text())
-            }
+            StatusCode::BAD_REQUEST => Self::malformed(rejection.body_text()),
             _ => Self::invalid(rejection.body_text()),
         }
     }

@@ -1,10 +1,11 @@
 //! The catalogue's two calls.
 
-use chassis::failure;
 use chassis::telemetry::Statement;
+use chassis::{database, failure};
 use proto::catalog::catalog_server;
 use proto::catalog::{GetProductRequest, ListProductsRequest, ListProductsResponse, Product};
 use sqlx::PgPool;
+use sqlx::error::DatabaseError;
 use tonic::{Request, Response, Status};
 
 const DEFAULT_PAGE_SIZE: i32 = 50;
@@ -27,6 +28,17 @@ impl Catalog {
     pub fn new(pool: PgPool) -> Self {
         Self { pool }
     }
+
+    async fn read(&self, id: i64) -> Result<Option<ProductRow>, sqlx::Error> {
+        let mut transaction = database::begin_in_time(&self.pool).await?;
+        let row = sqlx::query_as("SELECT id, name, price_cents FROM products WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&mut *transaction)
+            .traced("SELECT products")
+            .await?;
+        transaction.commit().await?;
+        Ok(row)
+    }
 }
 
 #[tonic::async_trait]
@@ -41,13 +53,7 @@ impl catalog_server::Catalog for Catalog {
                 "a product id is a positive number",
             ));
         }
-        let row: Option<ProductRow> =
-            sqlx::query_as("SELECT id, name, price_cents FROM products WHERE id = $1")
-                .bind(id)
-                .fetch_optional(&self.pool)
-                .traced("SELECT products")
-                .await
-                .map_err(database_status)?;
+        let row = self.read(id).await.map_err(database_status)?;
         row.map(|row| Response::new(row.into()))
             .ok_or_else(|| Status::not_found(format!("there is no product {id}")))
     }
@@ -102,6 +108,11 @@ impl From<ProductRow> for Product {
 
 /// The one place where a database error becomes a status.
 fn database_status(error: sqlx::Error) -> Status {
+    const QUERY_CANCELED: &str = "57014";
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    if code.is_some_and(|code| code == QUERY_CANCELED) {
+        return Status::deadline_exceeded("the database did not answer in time");
+    }
     if failure::is_transient(&error) {
         tracing::warn!(%error, "database out of reach");
         return Status::unavailable("the database is out of reach");

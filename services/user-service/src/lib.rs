@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::lifecycle::Lifecycle;
+use chassis::outbound::Outbound;
+use chassis::patterns::Pattern;
 use chassis::{database, http};
 
 use crate::accounts::{Accounts, Figures};
 use crate::attempts::Attempts;
-pub use crate::config::Config;
+pub use crate::config::{CatalogConfig, Config};
 use crate::passwords::Passwords;
-use crate::purchases::catalog::Catalog;
+use crate::purchases::catalog::{Catalog, Recent};
 use crate::purchases::http::Purchases;
 use crate::revocations::Revocations;
 
@@ -56,7 +58,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
             .roles()
             .map(|(kid, role)| [("kid", kid.to_owned()), ("role", role.to_owned())]),
     );
-    let catalog = Catalog::new(config.product_service, lifecycle.metrics().clone());
+    let catalog = catalog(config.catalog, lifecycle);
     let routes = accounts::router(Accounts {
         pool: pool.clone(),
         passwords,
@@ -68,4 +70,21 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
     .merge(users::router(pool.clone()))
     .merge(purchases::http::router(Purchases { pool, catalog }));
     http::serve(lifecycle, &config.http, routes).await
+}
+
+/// The way to the prices, as the two patterns say.
+fn catalog(config: CatalogConfig, lifecycle: &Lifecycle) -> Catalog {
+    lifecycle.enter_pattern(Pattern::CircuitBreaker, config.circuit_breaker);
+    lifecycle.enter_pattern(Pattern::Deadline, config.deadline);
+    let mut endpoint = config.product_service;
+    let mut calls = Outbound::new("product-service", lifecycle.metrics());
+    if config.deadline.is_on() {
+        endpoint = endpoint.connect_timeout(config.timeout);
+        calls = calls.within(config.timeout);
+    }
+    let recent = config.circuit_breaker.is_on().then(|| {
+        calls = calls.clone().guarded(config.limits);
+        Recent::new(config.max_stale)
+    });
+    Catalog::new(&endpoint, lifecycle.metrics().clone(), calls, recent)
 }

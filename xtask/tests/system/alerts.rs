@@ -380,6 +380,25 @@ fn spans_that_nobody_takes_raise_an_alert_until_somebody_does() {
     stop(load);
 }
 
+#[test]
+fn a_catalogue_that_hangs_raises_an_alert_until_it_is_asked_again() {
+    if !all_are_asked_for() {
+        return;
+    }
+    let system = System::take_turn();
+    let expected = ["BreakerOpen"];
+    at_rest(&system, &expected);
+    // A fifth of its actions are purchases, and another fifth the orders by which it is seen to run.
+    let load = load(&system, "mixed", "40", "30m");
+    let began = Utc::now();
+    let paused = system.pause("product-service");
+    fire(&system, &expected, began);
+    let ended = Utc::now();
+    drop(paused);
+    clear(&system, &expected, began, ended);
+    stop(load);
+}
+
 const QUIET: Duration = Duration::from_secs(10 * 60);
 
 #[test]

@@ -1,34 +1,43 @@
-//! The catalogue, as product-service has it.
+//! The catalogue, as product-service has it, or had it a moment ago.
 
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chassis::grpc;
 use chassis::metrics::Metrics;
+use chassis::outbound::{CallError, Outbound};
+use chrono::{DateTime, Utc};
+use lru::LruCache;
 use proto::catalog::GetProductRequest;
 use proto::catalog::catalog_client::CatalogClient;
 use shared_events::ProductId;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::PriceCents;
-
-/// The wait for an answer, connecting included.
-const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Asks product-service.
 #[derive(Clone)]
 pub struct Catalog {
     client: CatalogClient<Channel>,
     metrics: Metrics,
+    calls: Outbound,
+    recent: Option<Recent>,
 }
 
 /// A product on sale.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Product {
     /// Its name.
     pub name: String,
-    /// Its price now.
+    /// Its price at `price_as_of`.
     pub price: PriceCents,
+    /// When product-service said so.
+    pub price_as_of: DateTime<Utc>,
+    /// Whether that was for an earlier purchase, as product-service doesn't answer now.
+    pub stale: bool,
 }
 
 /// Why there is no product to sell.
@@ -37,44 +46,170 @@ pub enum CatalogError {
     /// The catalogue doesn't have it.
     #[error("there is no product {0}")]
     Unknown(ProductId),
-    /// product-service is away, slow or broken.
+    /// product-service is away, slow or broken, and the price was not read lately.
     #[error("the catalogue did not answer: {0}")]
-    Unavailable(Status),
+    Unavailable(CallError),
+    /// The request had too little time.
+    #[error("the request's time was used up")]
+    OutOfTime,
+}
+
+/// What was read lately; clones share it. The one that was asked for the longest ago makes room.
+#[derive(Clone)]
+pub struct Recent {
+    products: Arc<Mutex<LruCache<ProductId, (Product, Instant)>>>,
+    max_age: Duration,
+}
+
+impl Recent {
+    /// How many products are kept.
+    pub const CAPACITY: NonZeroUsize = NonZeroUsize::new(1_000).expect("more than none");
+
+    /// Nothing yet; what is older than `max_age` isn't given out.
+    pub fn new(max_age: Duration) -> Self {
+        Self {
+            products: Arc::new(Mutex::new(LruCache::new(Self::CAPACITY))),
+            max_age,
+        }
+    }
+
+    fn keep(&self, id: ProductId, product: Product) {
+        self.lock().put(id, (product, Instant::now()));
+    }
+
+    fn forget(&self, id: ProductId) {
+        self.lock().pop(&id);
+    }
+
+    fn get(&self, id: ProductId) -> Option<Product> {
+        let mut products = self.lock();
+        let (product, read_at) = products.get(&id)?;
+        (read_at.elapsed() <= self.max_age).then(|| Product {
+            stale: true,
+            ..product.clone()
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<ProductId, (Product, Instant)>> {
+        self.products.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Catalog {
-    /// Connects when first asked, and again whenever the connection is lost.
-    pub fn new(endpoint: Endpoint, metrics: Metrics) -> Self {
-        let channel = endpoint.connect_timeout(DEADLINE).connect_lazy();
+    /// Connects when first asked, and again whenever the connection is lost. `recent` stands in where `calls` bring no answer.
+    pub fn new(
+        endpoint: &Endpoint,
+        metrics: Metrics,
+        calls: Outbound,
+        recent: Option<Recent>,
+    ) -> Self {
         Self {
-            client: CatalogClient::new(channel),
+            client: CatalogClient::new(endpoint.connect_lazy()),
             metrics,
+            calls,
+            recent,
         }
     }
 
     /// One product.
     ///
     /// # Errors
-    /// [`CatalogError`], within two seconds.
+    /// [`CatalogError`], within the time that `calls` have.
     pub async fn product(&self, id: ProductId) -> Result<Product, CatalogError> {
-        let mut client = self.client.clone();
-        let found = grpc::call(
-            &self.metrics,
-            ("agora.catalog.v1.Catalog", "GetProduct"),
-            DEADLINE,
-            GetProductRequest { id: id.get() },
-            async |request| client.get_product(request).await,
-        )
-        .await
-        .map_err(|status| match status.code() {
-            Code::NotFound | Code::InvalidArgument => CatalogError::Unknown(id),
-            _ => CatalogError::Unavailable(status),
+        let asked = self.calls.idempotent(|timeout| {
+            let mut client = self.client.clone();
+            grpc::call(
+                &self.metrics,
+                ("agora.catalog.v1.Catalog", "GetProduct"),
+                timeout,
+                GetProductRequest { id: id.get() },
+                async move |request| client.get_product(request).await,
+            )
+        });
+        let found = match asked.await {
+            Ok(found) => found,
+            Err(CallError::Failed(status))
+                if matches!(status.code(), Code::NotFound | Code::InvalidArgument) =>
+            {
+                // What is no longer on sale must not be sold from memory.
+                if let Some(recent) = &self.recent {
+                    recent.forget(id);
+                }
+                return Err(CatalogError::Unknown(id));
+            }
+            // A client in a hurry is no reason for yesterday's price.
+            Err(CallError::OutOfTime) => return Err(CatalogError::OutOfTime),
+            Err(error) => return self.recall(id).ok_or(CatalogError::Unavailable(error)),
+        };
+        let price = PriceCents::new(found.price_cents).ok_or_else(|| {
+            let status = Status::data_loss("a negative price");
+            CatalogError::Unavailable(CallError::Failed(status))
         })?;
-        let price = PriceCents::new(found.price_cents)
-            .ok_or_else(|| CatalogError::Unavailable(Status::data_loss("a negative price")))?;
-        Ok(Product {
+        let product = Product {
             name: found.name,
             price,
-        })
+            price_as_of: Utc::now(),
+            stale: false,
+        };
+        if let Some(recent) = &self.recent {
+            recent.keep(id, product.clone());
+        }
+        Ok(product)
+    }
+
+    fn recall(&self, id: ProductId) -> Option<Product> {
+        let product = self.recent.as_ref()?.get(id)?;
+        self.calls.fell_back();
+        Some(product)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_AGE: Duration = Duration::from_secs(60);
+
+    fn product(name: &str) -> Product {
+        Product {
+            name: name.to_owned(),
+            price: PriceCents::new(100).unwrap(),
+            price_as_of: Utc::now(),
+            stale: false,
+        }
+    }
+
+    fn id(number: i64) -> ProductId {
+        ProductId::try_from(number).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_lately_is_given_out_as_stale_and_not_for_longer_than_it_may() {
+        let recent = Recent::new(MAX_AGE);
+        assert_eq!(recent.get(id(1)), None);
+        let fresh = product("lamp");
+        recent.keep(id(1), fresh.clone());
+        tokio::time::advance(MAX_AGE).await;
+        let stale = Product {
+            stale: true,
+            ..fresh
+        };
+        assert_eq!(recent.get(id(1)), Some(stale));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(recent.get(id(1)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_kept_than_there_is_room_for() {
+        let recent = Recent::new(MAX_AGE);
+        let capacity = i64::try_from(Recent::CAPACITY.get()).unwrap();
+        for number in 1..=capacity + 1 {
+            recent.keep(id(number), product("lamp"));
+        }
+        assert_eq!(recent.lock().len(), Recent::CAPACITY.get());
+        assert_eq!(recent.get(id(1)), None);
+        assert!(recent.get(id(capacity + 1)).is_some());
+        recent.forget(id(2));
+        assert_eq!(recent.get(id(2)), None);
     }
 }

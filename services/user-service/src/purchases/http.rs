@@ -44,6 +44,16 @@ struct Purchase {
     purchased_at: DateTime<Utc>,
 }
 
+/// A purchase as it was just made: with the age of its price. `stale` is true where product-service didn't answer and the
+/// price is the one that it gave at `price_as_of`, a minute ago at most.
+#[derive(Debug, Serialize)]
+struct Bought {
+    #[serde(flatten)]
+    purchase: Purchase,
+    price_as_of: DateTime<Utc>,
+    stale: bool,
+}
+
 /// `POST` and `GET /users/{id}/purchases`.
 pub fn router(purchases: Purchases) -> Router {
     Router::new()
@@ -56,7 +66,7 @@ async fn buy(
     identity: Identity,
     Path(user_id): Path<UserId>,
     Json(asked): Json<Buy>,
-) -> Result<(StatusCode, axum::Json<Purchase>), Problem> {
+) -> Result<(StatusCode, axum::Json<Bought>), Problem> {
     only_oneself(&identity, user_id)?;
     let product = purchases.catalog.product(asked.product_id).await?;
     // A total that can't be counted is refused here, before it is stored.
@@ -84,7 +94,12 @@ async fn buy(
         Some("purchases_user") => Problem::not_found("there is no such user"),
         _ => error.into(),
     })?;
-    Ok((StatusCode::CREATED, axum::Json(purchase)))
+    let bought = Bought {
+        purchase,
+        price_as_of: product.price_as_of,
+        stale: product.stale,
+    };
+    Ok((StatusCode::CREATED, axum::Json(bought)))
 }
 
 async fn list_purchases(
@@ -134,6 +149,9 @@ impl From<CatalogError> for Problem {
             CatalogError::Unavailable(_) => {
                 warn!(%error, "a purchase could not be priced");
                 Self::unavailable("prices can't be read right now")
+            }
+            CatalogError::OutOfTime => {
+                Self::unavailable("no price came within the time that the request has")
             }
         }
     }

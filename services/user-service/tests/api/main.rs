@@ -20,10 +20,11 @@ const OLD_KEY: &str = "020202020202020202020202020202020202020202020202020202020
 
 const PASSWORD: &str = "correct horse battery";
 
-/// A user-service whose prices come from this URL.
-async fn open_with_prices_from(product_service: &str) -> Service {
+/// A user-service whose prices come from this URL, with further variables.
+async fn open_with_prices_from(product_service: &str, further: &[(&str, &str)]) -> Service {
     let database = testkit::database().await;
-    open_with(&database, &[("PRODUCT_SERVICE_URL", product_service)]).await
+    let variables = [&[("PRODUCT_SERVICE_URL", product_service)], further].concat();
+    open_with(&database, &variables).await
 }
 
 /// A user-service on this database, as one replica of several, with further variables.

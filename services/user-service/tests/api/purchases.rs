@@ -1,19 +1,51 @@
-//! Purchases, priced by the real product-service.
+//! Purchases, priced by the real product-service. It is made slow by a lock on its table.
 
-use serde_json::json;
 use std::time::{Duration, Instant};
-use testkit::{Service, answer, refused};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection, PgPool};
+use testkit::{Service, answer, eventually, refused};
 use tokio::net::TcpListener;
+use uuid::Uuid;
 
 use super::{open, open_with_prices_from, sign_up};
 
 async fn open_shop() -> (Service, Service) {
+    let (users, products, _) = open_shop_with(&[]).await;
+    (users, products)
+}
+
+/// user-service with more variables, product-service, and the URL of its database.
+async fn open_shop_with(more: &[(&str, &str)]) -> (Service, Service, String) {
     let database = testkit::database().await;
     let variables = [("DATABASE_URL", &*database)];
     let (read, start) = (product_service::Config::read, product_service::start);
     let products = Service::start("product-service", &variables, read, start).await;
-    let users = open_with_prices_from(&format!("http://{}", products.addr)).await;
-    (users, products)
+    let users = open_with_prices_from(&format!("http://{}", products.addr), more).await;
+    (users, products, database)
+}
+
+/// As long as it is held nobody reads a product.
+async fn lock_products(database: &str) -> PgConnection {
+    let mut holder = PgConnection::connect(database).await.unwrap();
+    for statement in ["BEGIN", "LOCK TABLE products IN ACCESS EXCLUSIVE MODE"] {
+        sqlx::query(statement).execute(&mut holder).await.unwrap();
+    }
+    holder
+}
+
+/// A purchase of one piece.
+fn buy(service: &Service, user: Uuid, product_id: i64) -> reqwest::RequestBuilder {
+    service
+        .as_user(user, "POST", &format!("/users/{user}/purchases"))
+        .json(&json!({ "product_id": product_id, "quantity": 1 }))
+}
+
+async fn state(service: &Service, state: &str) -> bool {
+    let series =
+        format!(r#"agora_circuit_breaker_state{{target="product-service",state="{state}"}}"#);
+    service.metric(&series).await == 1.0
 }
 
 #[tokio::test]
@@ -29,8 +61,13 @@ async fn a_purchase_costs_what_the_catalogue_says() {
         (&bought["unit_price_cents"], &bought["total_cents"]),
         (&json!(1999), &json!(5997))
     );
+    assert_eq!(bought["stale"], false);
+    let mut stored = bought.clone();
+    for age in ["price_as_of", "stale"] {
+        stored.as_object_mut().unwrap().remove(age).unwrap();
+    }
     let (_, list) = answer(service.as_user(ada, "GET", &path)).await;
-    assert_eq!(list, json!({ "items": [bought], "next": null }));
+    assert_eq!(list, json!({ "items": [stored], "next": null }));
 }
 
 #[tokio::test]
@@ -69,16 +106,10 @@ async fn a_user_who_is_gone_buys_nothing() {
 async fn what_is_not_on_sale_cannot_be_bought() {
     let (service, _products) = open_shop().await;
     let ada = sign_up(&service, "ada@example.com").await;
-    let buy = |body| {
-        service
-            .as_user(ada, "POST", &format!("/users/{ada}/purchases"))
-            .json(&body)
-    };
-    let unknown = json!({ "product_id": 12345, "quantity": 1 });
-    refused(buy(unknown), 422, "unknown-product").await;
+    refused(buy(&service, ada, 12_345), 422, "unknown-product").await;
     for (product_id, quantity) in [(0, 1), (99, 0), (99, 1001), (99, -1)] {
         let body = json!({ "product_id": product_id, "quantity": quantity });
-        refused(buy(body), 422, "invalid").await;
+        refused(buy(&service, ada, 99).json(&body), 422, "invalid").await;
     }
 }
 
@@ -87,7 +118,7 @@ async fn without_a_catalogue_purchases_are_unavailable_soon_and_the_rest_works()
     // One endpoint that refuses, and one that accepts and never says a word.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute_url = format!("http://{}", mute.local_addr().unwrap());
-    for service in [open().await, open_with_prices_from(&mute_url).await] {
+    for service in [open().await, open_with_prices_from(&mute_url, &[]).await] {
         let ada = sign_up(&service, "ada@example.com").await;
         let path = format!("/users/{ada}/purchases");
         let body = json!({ "product_id": 99, "quantity": 1 });
@@ -101,5 +132,184 @@ async fn without_a_catalogue_purchases_are_unavailable_soon_and_the_rest_works()
         assert!(started.elapsed() < Duration::from_secs(5));
         assert_eq!(answer(service.as_user(ada, "GET", &path)).await.0, 200);
         assert_eq!(service.ops("/readyz").await.0, 200);
+    }
+}
+
+/// Short, so that a test needn't wait for long.
+const HASTY: [(&str, &str); 4] = [
+    ("CATALOG_TIMEOUT_MS", "500"),
+    ("CATALOG_BREAKER_FAILURES", "3"),
+    ("CATALOG_BREAKER_OPEN_MS", "1000"),
+    ("CATALOG_CONCURRENCY", "4"),
+];
+/// For a machine that is busy.
+const SLACK: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_catalogue_that_hangs_is_waited_for_no_longer_than_it_may_and_then_not_asked() {
+    let (service, _products, database) = open_shop_with(&HASTY).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    let (_, fresh) = answer(buy(&service, ada, 99)).await;
+    let lock = lock_products(&database).await;
+
+    // Of 99 a price is known from before; of 98 none is.
+    let started = Instant::now();
+    let (status, stale) = answer(buy(&service, ada, 99)).await;
+    assert_eq!(status, 201, "{stale}");
+    assert!(started.elapsed() < Duration::from_millis(500) + SLACK);
+    for member in ["unit_price_cents", "price_as_of"] {
+        assert_eq!(stale[member], fresh[member], "{member}");
+    }
+    assert_eq!(
+        (&fresh["stale"], &stale["stale"]),
+        (&json!(false), &json!(true))
+    );
+    for _ in 0..2 {
+        refused(buy(&service, ada, 98), 503, "unavailable").await;
+    }
+    assert!(state(&service, "open").await);
+    assert_eq!(service.ops("/readyz").await.0, 200);
+    let refusals = r#"agora_calls_refused_total{target="product-service",reason="open"}"#;
+    let fallbacks = r#"agora_fallbacks_total{target="product-service"}"#;
+    let (refused_before, fallbacks_before) = (
+        service.metric(refusals).await,
+        service.metric(fallbacks).await,
+    );
+    assert_eq!((refused_before, fallbacks_before), (0.0, 1.0));
+    let (_, stale) = answer(buy(&service, ada, 99)).await;
+    assert_eq!(stale["stale"], true);
+    assert_eq!(service.metric(fallbacks).await, 2.0);
+
+    // A probe finds out by itself; until then the old price stands in.
+    drop(lock);
+    let recovering = Instant::now();
+    eventually("a fresh price", async || {
+        let (status, bought): (u16, Value) = answer(buy(&service, ada, 99)).await;
+        assert_eq!(status, 201);
+        bought["stale"] == false && state(&service, "closed").await
+    })
+    .await;
+    assert!(recovering.elapsed() < Duration::from_secs(3) + SLACK);
+}
+
+#[tokio::test]
+async fn more_purchases_than_may_ask_at_once_do_not_wait() {
+    // Nothing fails before all of them are there.
+    let hasty = [("CATALOG_TIMEOUT_MS", "3000"), ("CATALOG_CONCURRENCY", "4")];
+    let (service, _products, database) = open_shop_with(&hasty).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    let _lock = lock_products(&database).await;
+    let purchases = join_all((0..12).map(async |_| {
+        let started = Instant::now();
+        refused(buy(&service, ada, 99), 503, "unavailable").await;
+        started.elapsed()
+    }));
+    let took = purchases.await;
+    let waited = took.iter().filter(|took| **took >= Duration::from_secs(3));
+    assert_eq!(waited.count(), 4, "{took:?}");
+    let refusals = r#"agora_calls_refused_total{target="product-service",reason="bulkhead"}"#;
+    assert_eq!(service.metric(refusals).await, 8.0);
+}
+
+#[tokio::test]
+async fn what_is_not_on_sale_opens_no_breaker() {
+    let (service, _products, _) = open_shop_with(&HASTY).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    for _ in 0..25 {
+        refused(buy(&service, ada, 12_345), 422, "unknown-product").await;
+    }
+    assert!(state(&service, "closed").await);
+    assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
+}
+
+#[tokio::test]
+async fn a_price_that_is_older_than_it_may_be_does_not_stand_in() {
+    let mut hasty = HASTY.to_vec();
+    hasty.push(("CATALOG_MAX_STALE_SECONDS", "0"));
+    let (service, _products, database) = open_shop_with(&hasty).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
+    let _lock = lock_products(&database).await;
+    refused(buy(&service, ada, 99), 503, "unavailable").await;
+}
+
+#[tokio::test]
+async fn a_request_takes_no_longer_than_its_client_waits_and_neither_does_its_statement() {
+    let (service, _products, database) = open_shop_with(&[]).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
+    let _lock = lock_products(&database).await;
+    let hurried = || buy(&service, ada, 99).header("X-Request-Timeout-Ms", "300");
+    for _ in 0..12 {
+        let started = Instant::now();
+        // No old price for somebody who only didn't wait.
+        refused(hurried(), 503, "unavailable").await;
+        assert!(
+            started.elapsed() < Duration::from_secs(2),
+            "its own two seconds"
+        );
+    }
+    assert!(state(&service, "closed").await, "haste opens nothing");
+
+    let server = PgPool::connect(&database).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let given_up = Instant::now();
+    eventually("no statement waits any more", async || {
+        let waiting: i64 = sqlx::query_scalar(waiting)
+            .fetch_one(&server)
+            .await
+            .unwrap();
+        waiting == 0
+    })
+    .await;
+    // A service's statements may take five seconds where nobody has less.
+    assert!(given_up.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_time_that_cannot_be_read_is_refused() {
+    let (service, _products) = open_shop().await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    for value in ["0", "-5", "soon", "1.5", "600001"] {
+        let request = buy(&service, ada, 99).header("X-Request-Timeout-Ms", value);
+        refused(request, 400, "malformed").await;
+    }
+    let request = buy(&service, ada, 99).header("X-Request-Timeout-Ms", "5000");
+    assert_eq!(answer(request).await.0, 201);
+}
+
+#[tokio::test]
+async fn without_a_deadline_a_purchase_waits_as_long_as_its_request_may() {
+    let naive = [
+        ("AGORA_PATTERN_DEADLINE", "off"),
+        ("AGORA_PATTERN_CIRCUIT_BREAKER", "off"),
+        ("HTTP_TIMEOUT_MS", "4000"),
+    ];
+    let (service, _products, database) = open_shop_with(&naive).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
+    let _lock = lock_products(&database).await;
+    for _ in 0..2 {
+        let started = Instant::now();
+        refused(buy(&service, ada, 99), 503, "unavailable").await;
+        assert!(started.elapsed() >= Duration::from_secs(4));
+    }
+}
+
+#[tokio::test]
+async fn without_a_breaker_everybody_waits_and_fails() {
+    let naive = [
+        ("AGORA_PATTERN_CIRCUIT_BREAKER", "off"),
+        ("CATALOG_TIMEOUT_MS", "300"),
+    ];
+    let (service, _products, database) = open_shop_with(&naive).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
+    let _lock = lock_products(&database).await;
+    for _ in 0..12 {
+        let started = Instant::now();
+        refused(buy(&service, ada, 99), 503, "unavailable").await;
+        assert!(started.elapsed() >= Duration::from_millis(300));
     }
 }

@@ -1,9 +1,12 @@
 //! The experiments, a file each, and the quantities that several of them measure.
 
 mod alerting;
+mod by_route;
+mod circuit_breaker;
 mod competing_consumers;
 mod confirms;
 mod dead_letter;
+mod deadline;
 mod forward_auth;
 mod graceful_shutdown;
 mod inbox;
@@ -20,7 +23,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 12] = [
+pub(crate) static ALL: [&Experiment; 14] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -33,6 +36,8 @@ pub(crate) static ALL: [&Experiment; 12] = [
     &telemetry_loss::EXPERIMENT,
     &alerting::EXPERIMENT,
     &forward_auth::EXPERIMENT,
+    &deadline::EXPERIMENT,
+    &circuit_breaker::EXPERIMENT,
 ];
 
 /// The experiment with this name.

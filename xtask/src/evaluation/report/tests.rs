@@ -454,6 +454,11 @@ fn realistic() -> Evaluation {
                 sketch.proof = "the container is `paused`".into();
                 sketch.failing = if off { 0.4 } else { 0.0 };
             }
+            "deadline" | "circuit_breaker" => {
+                sketch.description = "product-service is paused".into();
+                sketch.proof = "the container is `paused`".into();
+                sketch.failing = if off { 0.3 } else { 0.0 };
+            }
             "alerting" => {
                 sketch.description = "inventory-service is killed".into();
                 sketch.proof = "the container is `exited`".into();

@@ -1,0 +1,495 @@
+//! Calls to another service, and what is done about one that is slow, broken or away.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | deadline | a call ends when its own time is up, or the request's ([`crate::deadline`]) |
+//! | bulkhead | so many calls at once; one more is refused at once, as a queue would only be another wait |
+//! | breaker | calls to a target that keeps failing are refused for a while ([`crate::breaker`]) |
+//! | retries | of idempotent calls that the target never began, with a jittered backoff, for as long as there is a budget: retries may add a tenth to the calls of the last ten seconds, and ten more |
+//!
+//! Timeouts are not tried again: the time is used up, and who is slow gets no quicker by more to do. What stands in for an
+//! answer is the caller's to say. Without any of the parts a call is made, and waited for as long as it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tower::retry::budget::{Budget, TpsBudget};
+
+use crate::breaker::Breaker;
+use crate::deadline;
+use crate::metrics::{CallMetrics, Metrics};
+
+/// How often a call is tried again.
+const MAX_RETRIES: usize = 2;
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(25);
+const MAX_RETRY_DELAY: Duration = Duration::from_millis(200);
+/// The budget of retries: over this time, by so many a second, and by this share of the calls.
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+const BUDGET_PER_SECOND: u32 = 1;
+const BUDGET_SHARE: f32 = 0.1;
+
+/// The way to one target; clones share its state.
+#[derive(Clone)]
+pub struct Outbound {
+    metrics: CallMetrics,
+    timeout: Option<Duration>,
+    guard: Option<Arc<Guard>>,
+}
+
+struct Guard {
+    bulkhead: Semaphore,
+    breaker: Arc<Breaker>,
+    budget: TpsBudget,
+}
+
+/// What a target is spared, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Calls at the same time.
+    pub concurrency: usize,
+    /// So many of the last 20 calls failed: the breaker opens.
+    pub failures: u32,
+    /// For how long it lets none through, until it lets one try.
+    pub open_for: Duration,
+    /// A call that got no answer in this time has failed. One that was given up earlier says nothing about the target.
+    pub patience: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No call was made.
+    #[error("not asked: {0}")]
+    Refused(Refusal),
+    /// The request had less time than such a call may take, and that was used up.
+    #[error("the request's time was used up")]
+    OutOfTime,
+    /// The call's last status.
+    #[error("{0}")]
+    Failed(Status),
+}
+
+/// Why no call was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The target keeps failing.
+    #[error("the circuit breaker is open")]
+    Open,
+    /// As many calls as may are under way.
+    #[error("too many calls are under way")]
+    Bulkhead,
+}
+
+impl Refusal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Bulkhead => "bulkhead",
+        }
+    }
+}
+
+/// The time that one call has.
+#[derive(Clone, Copy)]
+struct Time {
+    /// `None`: as long as it takes.
+    until: Option<Instant>,
+    /// Less than a call may take, as the request has no more.
+    hurried: bool,
+}
+
+impl Time {
+    fn left(self) -> Option<Duration> {
+        let until = self.until?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl Outbound {
+    /// Calls are made, and waited for.
+    pub fn new(target: &'static str, metrics: &Metrics) -> Self {
+        Self {
+            metrics: metrics.calls(target),
+            timeout: None,
+            guard: None,
+        }
+    }
+
+    /// The same with a deadline: a call, with all its attempts, takes this long at most, or as long as its request may.
+    pub fn within(self, timeout: Duration) -> Self {
+        Self {
+            timeout: Some(timeout),
+            ..self
+        }
+    }
+
+    /// The same with a bulkhead, a breaker, and retries.
+    pub fn guarded(self, limits: Limits) -> Self {
+        let breaker = Breaker::new(
+            limits.failures,
+            limits.open_for,
+            // A moment passes between the call's beginning and its deadline being set.
+            limits.patience.mul_f64(0.9),
+            self.metrics.clone(),
+        );
+        Self {
+            guard: Some(Arc::new(Guard {
+                bulkhead: Semaphore::new(limits.concurrency),
+                breaker: Arc::new(breaker),
+                budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_PER_SECOND, BUDGET_SHARE),
+            })),
+            ..self
+        }
+    }
+
+    /// Counts an answer that was given in the target's place.
+    pub fn fell_back(&self) {
+        self.metrics.fallback();
+    }
+
+    /// Makes a call that may be made twice. `attempt` is given the time that it has, `None` for as long as it takes.
+    ///
+    /// # Errors
+    /// [`CallError`]: the last attempt's.
+    pub async fn idempotent<R, F>(
+        &self,
+        attempt: impl Fn(Option<Duration>) -> F,
+    ) -> Result<R, CallError>
+    where
+        F: Future<Output = Result<R, Status>>,
+    {
+        let given = self.timeout.map(deadline::for_call);
+        let time = Time {
+            until: given.map(|given| Instant::now() + given),
+            hurried: given < self.timeout,
+        };
+        let Some(guard) = &self.guard else {
+            let left = self.time_left(time)?;
+            return attempt(left).await.map_err(|status| failed(status, time));
+        };
+        guard.budget.deposit();
+        let mut result = self.guarded_attempt(guard, time, &attempt).await;
+        for delay in retry_delays() {
+            if !result.as_ref().is_err_and(may_be_tried_again)
+                || time.left().is_some_and(|left| left <= delay)
+            {
+                break;
+            }
+            if !guard.budget.withdraw() {
+                self.metrics.retried("refused");
+                break;
+            }
+            tokio::time::sleep(delay).await;
+            result = self.guarded_attempt(guard, time, &attempt).await;
+            let answered = match &result {
+                Ok(_) => true,
+                Err(CallError::Failed(status)) => has_failed(status.code()) == Some(false),
+                Err(_) => false,
+            };
+            let outcome = if answered { "succeeded" } else { "failed" };
+            self.metrics.retried(outcome);
+        }
+        result
+    }
+
+    async fn guarded_attempt<R, F>(
+        &self,
+        guard: &Guard,
+        time: Time,
+        attempt: &impl Fn(Option<Duration>) -> F,
+    ) -> Result<R, CallError>
+    where
+        F: Future<Output = Result<R, Status>>,
+    {
+        let left = self.time_left(time)?;
+        let permit = guard
+            .breaker
+            .admit()
+            .ok_or_else(|| self.refuse(Refusal::Open))?;
+        let _place = guard
+            .bulkhead
+            .try_acquire()
+            .map_err(|_| self.refuse(Refusal::Bulkhead))?;
+        let result = attempt(left).await;
+        match result
+            .as_ref()
+            .map_or_else(|status| has_failed(status.code()), |_| Some(false))
+        {
+            Some(true) => permit.failed(),
+            Some(false) => permit.succeeded(),
+            // It counts if it had its time.
+            None => drop(permit),
+        }
+        result.map_err(|status| failed(status, time))
+    }
+
+    /// What is left; an error if there is nothing to begin with.
+    fn time_left(&self, time: Time) -> Result<Option<Duration>, CallError> {
+        let left = time.left();
+        if left == Some(Duration::ZERO) {
+            self.metrics.refused("budget");
+            return Err(CallError::OutOfTime);
+        }
+        Ok(left)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> CallError {
+        self.metrics.refused(refusal.name());
+        CallError::Refused(refusal)
+    }
+}
+
+fn retry_delays() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(MIN_RETRY_DELAY)
+        .with_max_delay(MAX_RETRY_DELAY)
+        .with_max_times(MAX_RETRIES)
+        .with_jitter()
+        .build()
+}
+
+fn failed(status: Status, time: Time) -> CallError {
+    match status.code() {
+        // tonic's client keeps the deadline as well, and calls it cancelled.
+        Code::DeadlineExceeded | Code::Cancelled if time.hurried => CallError::OutOfTime,
+        _ => CallError::Failed(status),
+    }
+}
+
+/// The target was not reached, or turned the call away before it did anything.
+fn may_be_tried_again(error: &CallError) -> bool {
+    matches!(error, CallError::Failed(status) if status.code() == Code::Unavailable)
+}
+
+/// Whether a status says that the target doesn't do its work; `None` if it depends on the time that it had.
+fn has_failed(code: Code) -> Option<bool> {
+    match code {
+        Code::Unavailable
+        | Code::Internal
+        | Code::Unknown
+        | Code::DataLoss
+        | Code::ResourceExhausted
+        | Code::Unimplemented => Some(true),
+        Code::DeadlineExceeded | Code::Cancelled => None,
+        // The caller's fault, or none at all: not found is an answer.
+        _ => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const LIMITS: Limits = Limits {
+        concurrency: 2,
+        failures: 3,
+        open_for: Duration::from_secs(1),
+        patience: PATIENCE,
+    };
+    /// More than are remembered.
+    const NEVER_OPENS: u32 = 21;
+
+    fn outbound(limits: Limits) -> (Outbound, Metrics) {
+        let metrics = Metrics::new("test");
+        let outbound = Outbound::new("shop", &metrics)
+            .within(PATIENCE)
+            .guarded(limits);
+        (outbound, metrics)
+    }
+
+    fn counted(metrics: &Metrics, series: &str) -> u32 {
+        let text = metrics.encode();
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.unwrap_or_else(|| panic!("no {series} in\n{text}"))
+            .trim()
+            .parse()
+            .unwrap()
+    }
+
+    /// Waits as a client does, and no longer than it may.
+    async fn hang(left: Option<Duration>) -> Result<(), Status> {
+        match left {
+            Some(left) => tokio::time::sleep(left).await,
+            None => std::future::pending().await,
+        }
+        Err(Status::deadline_exceeded("no answer in time"))
+    }
+
+    async fn answer(code: Code) -> Result<(), Status> {
+        Err(Status::new(code, "as the test says"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_hangs_is_waited_for_and_then_no_longer_asked() {
+        let (outbound, metrics) = outbound(LIMITS);
+        for _ in 0..3 {
+            let began = Instant::now();
+            let error = outbound.idempotent(hang).await.unwrap_err();
+            assert!(matches!(error, CallError::Failed(_)), "{error}");
+            assert_eq!(began.elapsed(), PATIENCE);
+        }
+        let began = Instant::now();
+        let error = outbound.idempotent(hang).await.unwrap_err();
+        assert!(
+            matches!(error, CallError::Refused(Refusal::Open)),
+            "{error}"
+        );
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(
+            counted(
+                &metrics,
+                r#"agora_calls_refused_total{target="shop",reason="open"}"#
+            ),
+            1
+        );
+
+        // Recovered: three probes later it is as before.
+        tokio::time::advance(LIMITS.open_for).await;
+        for _ in 0..3 {
+            outbound.idempotent(async |_| Ok(())).await.unwrap();
+        }
+        let closed = r#"agora_circuit_breaker_state{target="shop",state="closed"}"#;
+        assert_eq!(counted(&metrics, closed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_there_opens_nothing_and_is_not_asked_for_again() {
+        let (outbound, _) = outbound(LIMITS);
+        let calls = AtomicU32::new(0);
+        for _ in 0..50 {
+            let error = outbound
+                .idempotent(|_| {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    answer(Code::NotFound)
+                })
+                .await;
+            assert!(
+                matches!(error, Err(CallError::Failed(status)) if status.code() == Code::NotFound)
+            );
+        }
+        assert_eq!(calls.into_inner(), 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_the_target_never_began_is_tried_again() {
+        let (outbound, metrics) = outbound(LIMITS);
+        let calls = AtomicU32::new(0);
+        let answered = outbound.idempotent(|_| {
+            let earlier = calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match earlier {
+                    0 | 1 => Err(Status::unavailable("away")),
+                    _ => Ok(7),
+                }
+            }
+        });
+        assert_eq!(answered.await.unwrap(), 7);
+        let retries = |outcome| {
+            counted(
+                &metrics,
+                &format!(r#"agora_call_retries_total{{target="shop",outcome="{outcome}"}}"#),
+            )
+        };
+        assert_eq!((retries("failed"), retries("succeeded")), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_end_with_their_budget() {
+        let limits = Limits {
+            failures: NEVER_OPENS,
+            ..LIMITS
+        };
+        let (outbound, metrics) = outbound(limits);
+        let calls = AtomicU32::new(0);
+        let call = || {
+            outbound.idempotent(|_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                answer(Code::Unavailable)
+            })
+        };
+        const CALLS: u32 = 400;
+        let began = Instant::now();
+        for _ in 0..CALLS {
+            call().await.unwrap_err();
+        }
+        // Ten at first, one for each ten calls, and one for each second that went by, of which the backoff makes some.
+        let retries = calls.load(Ordering::Relaxed) - CALLS;
+        let allowed = 10 + CALLS / 10 + began.elapsed().as_secs() as u32 + 1;
+        assert!(retries > 10 && retries <= allowed, "{retries} of {allowed}");
+        let refused = r#"agora_call_retries_total{target="shop",outcome="refused"}"#;
+        assert!(counted(&metrics, refused) > CALLS / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_that_would_come_too_late_is_not_made() {
+        let (outbound, _) = outbound(LIMITS);
+        let calls = AtomicU32::new(0);
+        let call = outbound.idempotent(|left| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(left.unwrap() - Duration::from_millis(1)).await;
+                Err::<(), _>(Status::unavailable("away"))
+            }
+        });
+        call.await.unwrap_err();
+        assert_eq!(calls.into_inner(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_more_than_may_be_under_way_is_refused_at_once() {
+        let (outbound, metrics) = outbound(LIMITS);
+        let began = Instant::now();
+        let hanging = || outbound.idempotent(hang);
+        let third = async {
+            tokio::task::yield_now().await;
+            let error = hanging().await.unwrap_err();
+            assert!(
+                matches!(error, CallError::Refused(Refusal::Bulkhead)),
+                "{error}"
+            );
+            assert_eq!(began.elapsed(), Duration::ZERO);
+        };
+        let (first, second, ()) = tokio::join!(hanging(), hanging(), third);
+        assert!(first.is_err() && second.is_err());
+        let refused = r#"agora_calls_refused_total{target="shop",reason="bulkhead"}"#;
+        assert_eq!(counted(&metrics, refused), 1);
+        outbound.idempotent(async |_| Ok(())).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_in_a_hurry_gives_its_calls_what_it_has_and_opens_nothing() {
+        let (outbound, metrics) = outbound(LIMITS);
+        for _ in 0..10 {
+            let began = Instant::now();
+            let hurried = deadline::within(Duration::from_millis(250), outbound.idempotent(hang));
+            let error = hurried.await.expect("in time to answer").unwrap_err();
+            assert!(matches!(error, CallError::OutOfTime), "{error}");
+            assert_eq!(began.elapsed(), Duration::from_millis(200));
+        }
+        let spent = deadline::within(deadline::ANSWER_RESERVE, outbound.idempotent(hang));
+        assert!(matches!(spent.await, Ok(Err(CallError::OutOfTime))));
+        let budget = r#"agora_calls_refused_total{target="shop",reason="budget"}"#;
+        assert_eq!(counted(&metrics, budget), 1);
+        outbound.idempotent(async |_| Ok(())).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_deadline_a_call_takes_as_long_as_it_takes() {
+        let outbound = Outbound::new("shop", &Metrics::new("test"));
+        let call = outbound.idempotent(|left| async move {
+            assert_eq!(left, None);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok::<_, Status>(())
+        });
+        let began = Instant::now();
+        call.await.unwrap();
+        assert_eq!(began.elapsed(), Duration::from_secs(60));
+    }
+}

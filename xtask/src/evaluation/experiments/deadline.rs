@@ -1,0 +1,188 @@
+//! How long does a request wait for a dependency that hangs?
+
+use std::time::Duration;
+
+use super::{WRONG_BOOKS, by_route, context};
+use crate::evaluation::{
+    evidence::Arm,
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Better, Figure, Outcome, harm_without_none_with},
+};
+
+/// Without it some purchase takes longer than that.
+const HARM_MS: f64 = 5_000.0;
+
+/// Neither arm has the breaker, which would spare most requests the wait.
+const fn arm(name: &'static str, patterns_off: &'static [&'static str]) -> ArmPlan {
+    ArmPlan {
+        name,
+        patterns_off,
+        replicas: &[],
+        fault: ArmFault::AsPlanned,
+    }
+}
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "deadline",
+    claim: "With a deadline on the call to product-service, a purchase is answered within 3 s while that hangs, if only with an \
+            error; the other routes notice nothing, and purchases are as usual within 5 s of its return.",
+    refuted_by: "a purchase that takes longer than 3 s, another route that fails or whose p99 trebles, or no recovery within \
+                 5 s, with the deadline on",
+    harm: "Without it purchases hang until their request's own limit of 10 s, or until product-service is back.",
+    arms: &[
+        arm("off", &["circuit_breaker", "deadline"]),
+        arm("on", &["circuit_breaker"]),
+    ],
+    load: LoadPlan {
+        scenario: "edge",
+        model: Model::Open {
+            arrivals_per_second: 60,
+        },
+        run_time: Duration::from_secs(45),
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::Pause {
+            service: "product-service",
+        },
+        after: Duration::from_secs(10),
+        lasts: Duration::from_secs(15),
+    },
+    observed: Observed::Books,
+    figures: |arms| {
+        let longest = "the longest purchase";
+        let mut figures = by_route::figures(arms);
+        figures.retain(|figure| figure.name != longest);
+        let longest = Figure::of(
+            longest,
+            "ms",
+            Better::Less,
+            arms,
+            by_route::longest_purchase,
+        );
+        figures.insert(0, longest.decisive());
+        figures.extend(context(arms));
+        figures
+    },
+    judge,
+};
+
+fn judge(arms: &[Arm]) -> (Outcome, String) {
+    let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
+    if outcome == Outcome::Refuted {
+        return (outcome, reason);
+    }
+    let Some((off, with)) = arms.split_first() else {
+        return (outcome, reason);
+    };
+    for arm in with {
+        if let Some(wrong) = by_route::damage(arm) {
+            return (
+                Outcome::Refuted,
+                format!("in the arm `{}` {wrong}", arm.name),
+            );
+        }
+    }
+    let measured = with
+        .first()
+        .filter(|arm| by_route::purchases_failed(arm).is_some());
+    let longest = measured.and_then(by_route::longest_purchase);
+    let (Some(off), Some(on)) = (by_route::longest_purchase(off), longest) else {
+        return (
+            Outcome::Inconclusive,
+            "no purchase was measured while product-service hung".to_owned(),
+        );
+    };
+    if off < HARM_MS {
+        return (
+            Outcome::Inconclusive,
+            format!(
+                "without the pattern no purchase took longer than {off:.0} ms: this run shows no need for it"
+            ),
+        );
+    }
+    (
+        Outcome::Upheld,
+        format!("the longest purchase took {off:.0} ms without it, {on:.0} ms with it"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        by_route::tests::{Seconds, expect, withheld},
+        *,
+    };
+
+    const OFF: Seconds = Seconds {
+        failing: 0.3,
+        took_ms: 7_000.0,
+        longest_ms: 10_004.0,
+        ..Seconds::CALM
+    };
+    const SHIPPED: Seconds = Seconds {
+        failing: 1.0,
+        took_ms: 2_004.0,
+        longest_ms: 2_100.0,
+        ..Seconds::CALM
+    };
+
+    fn judged(off: &Seconds, on: &Seconds) -> (Outcome, String) {
+        judge(&[off.arm("off"), on.arm("on")])
+    }
+
+    #[test]
+    fn upheld_where_purchases_hang_without_it_and_end_in_time_with_it() {
+        expect(
+            judged(&OFF, &SHIPPED),
+            Outcome::Upheld,
+            "10004 ms without it, 2100 ms with it",
+        );
+    }
+
+    #[test]
+    fn refuted_by_each_thing_that_it_says_would() {
+        for (on, part) in [
+            (OFF, "a purchase took 10004 ms"),
+            (
+                Seconds {
+                    others_ms: 400.0,
+                    ..SHIPPED
+                },
+                "was 400 ms, and 20 ms before",
+            ),
+            (
+                Seconds {
+                    others_failed: 2,
+                    ..SHIPPED
+                },
+                "2 requests of other routes failed",
+            ),
+            (
+                Seconds {
+                    lingers: 8,
+                    ..SHIPPED
+                },
+                "8.5 s after the healing",
+            ),
+        ] {
+            expect(judged(&OFF, &on), Outcome::Refuted, part);
+        }
+    }
+
+    #[test]
+    fn inconclusive_where_nothing_hung_or_nothing_was_done() {
+        expect(
+            judged(&Seconds::CALM, &SHIPPED),
+            Outcome::Inconclusive,
+            "no need for it",
+        );
+        let calm = |name| withheld(Seconds::CALM.arm(name));
+        expect(
+            judge(&[calm("off"), calm("on")]),
+            Outcome::Inconclusive,
+            "no purchase was measured",
+        );
+    }
+}
