@@ -27,7 +27,8 @@ use crate::{
 /// As which program the databases see us: a session that was left behind is found by it.
 pub(crate) const APPLICATION: &str = "agora-evaluation";
 /// The services whose configuration experiments change.
-pub(crate) const CONFIGURED: [&str; 4] = [
+pub(crate) const CONFIGURED: [&str; 5] = [
+    "user-service",
     "order-service",
     "inventory-service",
     "alertmanager",

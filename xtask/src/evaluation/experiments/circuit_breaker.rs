@@ -28,7 +28,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     load: LoadPlan {
         scenario: "edge",
         model: Model::Open {
-            arrivals_per_second: 60,
+            arrivals_per_second: 40,
         },
         run_time: Duration::from_secs(55),
         idempotency_keys: false,
