@@ -19,7 +19,7 @@ struct Route {
     protected: bool,
 }
 
-const ROUTES: [Route; 6] = [
+const ROUTES: [Route; 7] = [
     Route {
         prefix: "/auth/signup",
         router: "signup@file",
@@ -35,6 +35,12 @@ const ROUTES: [Route; 6] = [
     Route {
         prefix: "/auth/logout",
         router: "logout@file",
+        job: "user-service",
+        protected: true,
+    },
+    Route {
+        prefix: "/users/me/password",
+        router: "password@file",
         job: "user-service",
         protected: true,
     },

@@ -120,7 +120,8 @@ fn shortened(path: &str) -> &str {
     path.get(..MAX_BYTES).unwrap_or(path)
 }
 
-/// The handler is dropped at the limit, the service's or the client's: what it had not committed did not happen.
+/// The handler is dropped at the limit, the service's or the client's: what it had not
+/// sent to the database did not happen; a statement that is there already is still carried out.
 async fn limit_time(
     State(limit): State<std::time::Duration>,
     request: Request,

@@ -184,6 +184,11 @@ impl Outbound {
                 break;
             }
             tokio::time::sleep(delay).await;
+            if time.left() == Some(Duration::ZERO) {
+                // It woke too late to try: what the last attempt said stands.
+                self.metrics.retried("failed");
+                break;
+            }
             result = self.guarded_attempt(guard, time, &attempt).await;
             let answered = match &result {
                 Ok(_) => true,

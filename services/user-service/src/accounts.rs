@@ -300,20 +300,20 @@ async fn change_password(
 ) -> Result<StatusCode, Problem> {
     let new = Password::parse(asked.new_password.expose_secret())
         .map_err(|e| Problem::invalid(e.to_string()))?;
-    let account: Option<(String, String)> =
-        sqlx::query_as("SELECT email, password_hash FROM users WHERE id = $1")
+    let old_hash: Option<String> =
+        sqlx::query_scalar("SELECT password_hash FROM users WHERE id = $1")
             .bind(user_id.0)
             .fetch_optional(&accounts.pool)
             .traced("SELECT users")
             .await?;
-    let (email, old_hash) = account.ok_or_else(|| Problem::not_found("there is no such user"))?;
-    let address = Account::of(&email);
-    accounts.attempts.admit(address).await?;
+    let old_hash = old_hash.ok_or_else(|| Problem::not_found("there is no such user"))?;
+    let account = Account::of_user(user_id);
+    accounts.attempts.admit(account).await?;
     let right = accounts
         .passwords
         .verify(asked.current_password, Some(old_hash.clone()))
         .await?;
-    accounts.attempts.settle(address, right).await?;
+    accounts.attempts.settle(account, right).await?;
     if !right {
         // Not 401: the token is good, and a client must not take it for lost.
         return Err(Problem::new(

@@ -6,13 +6,15 @@
 //! nothing of it; what is refused here costs no hash.
 //!
 //! The count is by address and not by client, because guesses come from many places as easily as from one. The price is
-//! that somebody who goes on guessing keeps the owner from logging in: never for longer than fifteen minutes at a time, and
-//! tokens that the owner has are good meanwhile. It leaves a guesser some four hundred attempts a day at one address.
-//! Left out: telling the owner; devices that are known from before; one guess at each of many addresses.
+//! that somebody who goes on guessing keeps the owner from logging in, fifteen minutes at a time for as long as the guesses go on;
+//! tokens that the owner has are good meanwhile, and the password can be changed with one, which is counted apart. It leaves a guesser some four hundred attempts a day at one address.
+//! Left out: telling the owner; devices that are known from before; one guess at each of many addresses; attempts whose
+//! client goes away before the hash is done, which have a hash's turn and are not counted.
 
 use chassis::problem::Problem;
 use chassis::telemetry::Statement;
 use sha2::{Digest, Sha256};
+use shared_events::UserId;
 use sqlx::PgPool;
 
 /// The failure with which waiting begins.
@@ -40,6 +42,13 @@ impl Account {
     /// Of what somebody gave as an address, compared as addresses are.
     pub fn of(address: &str) -> Self {
         Self(Sha256::digest(address.trim().to_ascii_lowercase()).into())
+    }
+
+    /// Of somebody who is logged in and changes the password: counted apart, so that who guesses at the login can't keep
+    /// the owner from the one thing that ends a thief's tokens, nor a thief the owner from logging in.
+    pub fn of_user(user_id: UserId) -> Self {
+        // No address has a colon before its first letter.
+        Self::of(&format!(":user:{user_id}"))
     }
 }
 

@@ -155,8 +155,10 @@ impl Revocations {
         old_hash: &str,
         new_hash: &str,
     ) -> Result<bool, sqlx::Error> {
-        // Not by today's setting: an earlier process may have made tokens that live longer.
-        let expires_at = Utc::now() + TimeDelta::seconds(MAX_TOKEN_TTL_SECONDS.into());
+        // Not by today's setting: an earlier process may have made tokens that live longer. And an hour more: a login that
+        // is under way makes its token after this moment, and clocks differ.
+        let expires_at =
+            Utc::now() + TimeDelta::seconds(MAX_TOKEN_TTL_SECONDS.into()) + TimeDelta::hours(1);
         let generation: Option<i64> = sqlx::query_scalar(
             "WITH changed AS (
                  UPDATE users SET password_hash = $3, token_generation = token_generation + 1

@@ -30,7 +30,6 @@ pub(crate) struct Probe {
 
 #[derive(Debug)]
 struct Customer {
-    client: Client,
     id: String,
     email: String,
     authorization: String,
@@ -42,7 +41,10 @@ impl Probe {
             Some(customer) => customer,
             None => Customer::new(lab)?,
         };
-        self.customer.insert(customer).order()
+        // Asked anew: a gateway that was configured meanwhile may have another port.
+        self.customer
+            .insert(customer)
+            .order(&Client::new(&lab.gateway()?))
     }
 }
 
@@ -70,7 +72,6 @@ impl Customer {
         anyhow::ensure!(logged_in.status == 200, "log-in: {}", logged_in.shown());
         let LoggedIn { access_token } = logged_in.json()?;
         Ok(Self {
-            client,
             id,
             email,
             authorization: format!("Bearer {access_token}"),
@@ -78,7 +79,7 @@ impl Customer {
     }
 
     /// Orders one piece; how long it took until the order was decided.
-    fn order(&self) -> anyhow::Result<Duration> {
+    fn order(&self, client: &Client) -> anyhow::Result<Duration> {
         let headers = [
             ("Authorization", self.authorization.as_str()),
             // All that services go by where the gateway asks nobody (`forward_auth` off); replaced otherwise.
@@ -86,14 +87,14 @@ impl Customer {
             ("X-User-Email", &self.email),
         ];
         let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
-        let answer = self.client.post(&path, &headers, None)?;
+        let answer = client.post(&path, &headers, None)?;
         anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());
         let accepted = Instant::now();
         let order: Value = answer.json()?;
         let id = order["order_id"].as_str().context("no order_id")?;
         let path = format!("/orders/{id}");
         let decided = wait::until(DECIDED_WITHIN, TICK, || {
-            let order: Value = self.client.get(&path, &headers, &[])?.json()?;
+            let order: Value = client.get(&path, &headers, &[])?.json()?;
             Ok((order["status"] == "confirmed").then(|| accepted.elapsed()))
         })?;
         decided.ok_or_else(|| anyhow!("not within {} ms", DECIDED_WITHIN.as_millis()))

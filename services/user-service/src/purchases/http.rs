@@ -45,7 +45,7 @@ struct Purchase {
 }
 
 /// A purchase as it was just made: with the age of its price. `stale` is true where product-service didn't answer and the
-/// price is the one that it gave at `price_as_of`, a minute ago at most.
+/// price is the one that it gave at `price_as_of`, `CATALOG_MAX_STALE_SECONDS` ago at most.
 #[derive(Debug, Serialize)]
 struct Bought {
     #[serde(flatten)]

@@ -199,7 +199,26 @@ async fn a_found_token_is_no_way_to_guess_the_password() {
         refused(change(WRONG), 403, "wrong-password").await;
     }
     refused(change(PASSWORD), 429, "too-many-attempts").await;
+    assert_eq!(
+        status(&service, ADA, PASSWORD).await,
+        200,
+        "a thief locks nobody out"
+    );
+}
+
+#[tokio::test]
+async fn whoever_guesses_at_the_login_keeps_nobody_from_changing_the_password() {
+    let service = open().await;
+    let ada = sign_up(&service, ADA).await;
+    for _ in 0..LIMIT {
+        status(&service, ADA, WRONG).await;
+    }
     assert_eq!(status(&service, ADA, PASSWORD).await, 429);
+    let body = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
+    let change = service
+        .as_user(ada, "PUT", "/users/me/password")
+        .json(&body);
+    assert_eq!(change.send().await.unwrap().status(), 204);
 }
 
 #[tokio::test]
