@@ -235,3 +235,43 @@ fn an_alert_that_comes_late_or_for_nothing_or_stays_refutes_alerting() {
         "refuted",
     );
 }
+
+#[test]
+fn an_attack_that_gets_in_or_breaks_something_refutes_forward_auth_and_harmless_ones_decide_nothing()
+ {
+    let one = || serde_json::json!(["tokens: one"]);
+    tamper(
+        "forward_auth",
+        1,
+        |arm| arm["attacks"]["let_in"] = one(),
+        "refuted",
+    );
+    tamper(
+        "forward_auth",
+        1,
+        |arm| arm["attacks"]["server_errors"] = one(),
+        "refuted",
+    );
+    let harmless = |arm: &mut Value| arm["attacks"]["let_in"] = serde_json::json!([]);
+    tamper("forward_auth", 0, harmless, "inconclusive");
+}
+
+#[test]
+fn purchases_that_fail_or_hang_refute_the_breaker_and_the_deadline() {
+    let purchases = |arm: &mut Value, change: fn(&mut Value)| {
+        let seconds = arm["load"]["routes"].as_array_mut().expect("routes");
+        let purchases = seconds
+            .iter_mut()
+            .filter(|second| second["method"] == "POST");
+        purchases.for_each(change);
+    };
+    let fail = |second: &mut Value| {
+        second["succeeded"] = 0.into();
+        second["succeeded_p99_ms"] = Value::Null;
+    };
+    tamper("circuit_breaker", 1, |arm| purchases(arm, fail), "refuted");
+    let hang = |second: &mut Value| second["max_ms"] = 9_000.into();
+    tamper("deadline", 1, |arm| purchases(arm, hang), "refuted");
+    let hurry = |second: &mut Value| second["max_ms"] = 900.into();
+    tamper("deadline", 0, |arm| purchases(arm, hurry), "inconclusive");
+}

@@ -85,10 +85,16 @@ pub(super) fn purchases_p99(arm: &Arm) -> Option<f64> {
     median(purchases.filter_map(|second| second.p99_ms))
 }
 
-/// The longest that any purchase took, in milliseconds.
+/// The longest that a purchase took which was sent while the fault was there, if only for a part of its second, in
+/// milliseconds.
 pub(super) fn longest_purchase(arm: &Arm) -> Option<f64> {
-    let purchases = routes(arm).iter().filter(|second| is_purchase(second));
-    purchases
+    let (from, until) = in_force(arm)?;
+    let touched = routes(arm).iter().filter(|second| {
+        let begin = f64::from(second.second);
+        begin + 1.0 > from && begin < until
+    });
+    touched
+        .filter(|second| is_purchase(second))
         .filter_map(|second| second.max_ms)
         .max_by(f64::total_cmp)
 }
@@ -149,7 +155,7 @@ pub(super) fn figures(arms: &[Arm]) -> Vec<Figure> {
             purchases_p99,
         ),
         Figure::of(
-            "the longest purchase",
+            "the longest purchase under the fault",
             "ms",
             Better::Less,
             arms,

@@ -51,7 +51,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Books,
     figures: |arms| {
-        let longest = "the longest purchase";
+        let longest = "the longest purchase under the fault";
         let mut figures = by_route::figures(arms);
         figures.retain(|figure| figure.name != longest);
         let longest = Figure::of(
