@@ -119,7 +119,7 @@ pub(super) fn others_failed(arm: &Arm) -> u64 {
 pub(super) fn recovery(arm: &Arm) -> Option<f64> {
     let healed = since_start(arm, arm.fault.as_ref()?.healed_at?)?;
     let after = |second: &&RouteSecond| f64::from(second.second) >= healed && is_purchase(second);
-    let last = routes(arm).iter().filter(after).next_back()?.second;
+    let last = routes(arm).iter().rfind(after)?.second;
     let bad = routes(arm).iter().filter(after).rfind(|second| {
         failed(second) > 0 || second.max_ms.is_some_and(|max_ms| max_ms > USUAL_MS)
     });
