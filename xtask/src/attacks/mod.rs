@@ -1,6 +1,6 @@
 //! Attacks on the gateway: requests that try to get in, byte for byte, and whether one did.
 //!
-//! The corpus is data ([`corpus`]); who sends it and what it means for a command or an experiment is theirs to say.
+//! The corpus is data ([`mod@corpus`]); who sends it and what it means for a command or an experiment is theirs to say.
 //! `xtask attack` and the experiment `forward_auth` send it to the running system, the gateway's tests to the real
 //! Traefik before recorders and, to see that the check bites, to a server without any defence. For the tests' sake
 //! nothing here uses the rest of xtask.
