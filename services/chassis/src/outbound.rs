@@ -4,7 +4,7 @@
 //! |---|---|
 //! | deadline | a call ends when its own time is up, or the request's ([`crate::deadline`]) |
 //! | bulkhead | so many calls at once; one more is refused at once, as a queue would only be another wait |
-//! | breaker | calls to a target that keeps failing are refused for a while ([`crate::breaker`]) |
+//! | breaker | calls to a target that keeps failing are refused for a while (`breaker`) |
 //! | retries | of idempotent calls that the target never began, with a jittered backoff, for as long as there is a budget: retries may add a tenth to the calls of the last ten seconds, and ten more |
 //!
 //! Timeouts are not tried again: the time is used up, and who is slow gets no quicker by more to do. What stands in for an

@@ -411,7 +411,7 @@ impl Relay {
         }
     }
 
-    /// Waits for a commit, here or (see [`spawn_listener`]) elsewhere, or the time to look without one.
+    /// Waits for a commit, here or (see `Database::listen`) elsewhere, or the time to look without one.
     async fn idle(&self) {
         tokio::select! {
             () = self.bell.notified() => {}
