@@ -10,7 +10,7 @@ use crate::{
     evaluation::faults,
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, table},
-    project::{PORTS, Project},
+    project::Project,
 };
 
 /// What `attack` can be told.
@@ -52,7 +52,7 @@ struct NotHeld {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
-    let gateway = engine::published(&containers, &PORTS[0])?;
+    let gateway = engine::published_by(&containers, "traefik")?;
     let findings = Progress::new().step("attack", |step| {
         let findings = faults::attack(&gateway)?;
         step.result(format!("{} attacks", findings.len()));

@@ -8,6 +8,7 @@
 mod alerts;
 pub(crate) mod books;
 pub(crate) mod conclusion;
+mod customers;
 pub(crate) mod evidence;
 pub(crate) mod experiment;
 pub(crate) mod experiments;

@@ -3,15 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
+    customers,
     evidence::{Measure, Steadiness},
     lab::Lab,
-    mend,
 };
-use crate::{engine::Container, env_file, extras, http::Client, wait};
+use crate::{attacks::Person, engine::Container, extras, http::Client, wait};
 
 /// How long an order may take from its 202 to its end while nothing else happens.
 const DECIDED_WITHIN: Duration = Duration::from_secs(2);
@@ -25,80 +24,42 @@ const PRODUCT: u32 = 100;
 /// to order. One for each arm: tokens expire, and what it ordered is mended with the arm.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
-    customer: Option<Customer>,
-}
-
-#[derive(Debug)]
-struct Customer {
-    id: String,
-    email: String,
-    authorization: String,
+    customer: Option<Person>,
 }
 
 impl Probe {
     fn order(&mut self, lab: &Lab<'_>) -> anyhow::Result<Duration> {
+        // Asked anew: a gateway that was configured meanwhile may have another port.
+        let client = Client::new(&lab.gateway()?);
         let customer = match self.customer.take() {
             Some(customer) => customer,
-            None => Customer::new(lab)?,
+            None => customers::sign_up(&client, "probe")?,
         };
-        // Asked anew: a gateway that was configured meanwhile may have another port.
-        self.customer
-            .insert(customer)
-            .order(&Client::new(&lab.gateway()?))
+        order(&client, self.customer.insert(customer))
     }
 }
 
-impl Customer {
-    /// Signs up and logs in.
-    fn new(lab: &Lab<'_>) -> anyhow::Result<Self> {
-        #[derive(Deserialize)]
-        struct SignedUp {
-            id: String,
-        }
-        #[derive(Deserialize)]
-        struct LoggedIn {
-            access_token: String,
-        }
-        let client = Client::new(&lab.gateway()?);
-        let name = env_file::random_hex(8)?;
-        let email = format!("{}probe-{name}@agora.example", mend::CUSTOMERS);
-        let password = env_file::random_hex(16)?;
-        let account = json!({ "name": "Probe", "email": email, "password": password });
-        let signed_up = client.post("/auth/signup", &[], Some(&account))?;
-        anyhow::ensure!(signed_up.status == 201, "sign-up: {}", signed_up.shown());
-        let SignedUp { id } = signed_up.json()?;
-        let account = json!({ "email": email, "password": password });
-        let logged_in = client.post("/auth/login", &[], Some(&account))?;
-        anyhow::ensure!(logged_in.status == 200, "log-in: {}", logged_in.shown());
-        let LoggedIn { access_token } = logged_in.json()?;
-        Ok(Self {
-            id,
-            email,
-            authorization: format!("Bearer {access_token}"),
-        })
-    }
-
-    /// Orders one piece; how long it took until the order was decided.
-    fn order(&self, client: &Client) -> anyhow::Result<Duration> {
-        let headers = [
-            ("Authorization", self.authorization.as_str()),
-            // All that services go by where the gateway asks nobody (`forward_auth` off); replaced otherwise.
-            ("X-User-Id", &self.id),
-            ("X-User-Email", &self.email),
-        ];
-        let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
-        let answer = client.post(&path, &headers, None)?;
-        anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());
-        let accepted = Instant::now();
-        let order: Value = answer.json()?;
-        let id = order["order_id"].as_str().context("no order_id")?;
-        let path = format!("/orders/{id}");
-        let decided = wait::until(DECIDED_WITHIN, TICK, || {
-            let order: Value = client.get(&path, &headers, &[])?.json()?;
-            Ok((order["status"] == "confirmed").then(|| accepted.elapsed()))
-        })?;
-        decided.ok_or_else(|| anyhow!("not within {} ms", DECIDED_WITHIN.as_millis()))
-    }
+/// Orders one piece; how long it took until the order was decided.
+fn order(client: &Client, customer: &Person) -> anyhow::Result<Duration> {
+    let authorization = format!("Bearer {}", customer.token);
+    let headers = [
+        ("Authorization", authorization.as_str()),
+        // All that services go by where the gateway asks nobody (`forward_auth` off); replaced otherwise.
+        ("X-User-Id", &customer.id),
+        ("X-User-Email", &customer.email),
+    ];
+    let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
+    let answer = client.post(&path, &headers, None)?;
+    anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());
+    let accepted = Instant::now();
+    let order: Value = answer.json()?;
+    let id = order["order_id"].as_str().context("no order_id")?;
+    let path = format!("/orders/{id}");
+    let decided = wait::until(DECIDED_WITHIN, TICK, || {
+        let order: Value = client.get(&path, &headers, &[])?.json()?;
+        Ok((order["status"] == "confirmed").then(|| accepted.elapsed()))
+    })?;
+    decided.ok_or_else(|| anyhow!("not within {} ms", DECIDED_WITHIN.as_millis()))
 }
 
 /// Waits until the system is steady, or the limit has passed; how it was found then.

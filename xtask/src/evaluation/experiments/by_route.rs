@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 use load_record::RouteSecond;
 
+use super::WRONG_BOOKS;
 use crate::evaluation::{
     evidence::Arm,
-    verdict::{Better, Figure},
+    verdict::{Better, Figure, Outcome, harm_without_none_with},
 };
 
 /// Purchases: the one route that asks product-service.
@@ -221,15 +222,58 @@ pub(super) fn damage(arm: &Arm) -> Option<String> {
     }
 }
 
+/// How an experiment with purchases is judged: by one quantity that shows the harm, and by what an arm with the pattern
+/// must not show.
+pub(super) struct Rule {
+    /// What refutes the claim, beside wrong books.
+    pub(super) wrong: fn(&Arm) -> Option<String>,
+    /// How much of the harm an arm shows; `None` where no purchase was sent under a fault.
+    pub(super) harm: fn(&Arm) -> Option<f64>,
+    /// From where on it is one.
+    pub(super) harm_from: f64,
+    /// Says of the harm without the pattern that it is none.
+    pub(super) harmless: fn(f64) -> String,
+    /// Says of the harm without and with the pattern what was seen.
+    pub(super) seen: fn(f64, f64) -> String,
+}
+
+impl Rule {
+    /// The verdict and its reason.
+    pub(super) fn judge(&self, arms: &[Arm]) -> (Outcome, String) {
+        let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
+        if outcome == Outcome::Refuted {
+            return (outcome, reason);
+        }
+        let Some((off, with)) = arms.split_first() else {
+            return (outcome, reason);
+        };
+        for arm in with {
+            if let Some(wrong) = (self.wrong)(arm) {
+                let reason = format!("in the arm `{}` {wrong}", arm.name);
+                return (Outcome::Refuted, reason);
+            }
+        }
+        let (Some(off), Some(on)) = ((self.harm)(off), with.first().and_then(self.harm)) else {
+            return (
+                Outcome::Inconclusive,
+                "no purchase was measured while product-service hung".to_owned(),
+            );
+        };
+        if off < self.harm_from {
+            let none = (self.harmless)(off);
+            let reason = format!("without the pattern {none}: this run shows no need for it");
+            return (Outcome::Inconclusive, reason);
+        }
+        (Outcome::Upheld, (self.seen)(off, on))
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::evaluation::{
-        report::tests::{Sketch, at},
-        verdict::Outcome,
-    };
+    use crate::evaluation::report::tests::{Sketch, at};
 
     /// An arm of 50 seconds, the fault from 20.5 to 35.5, with so much of each second's purchases failing.
     pub(in super::super) struct Seconds {

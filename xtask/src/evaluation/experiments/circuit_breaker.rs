@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::{ON, WRONG_BOOKS, by_route, context, without};
+use super::{
+    ON,
+    by_route::{self, Rule},
+    context, without,
+};
 use crate::evaluation::{
     evidence::Arm,
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Outcome, harm_without_none_with},
 };
 
 /// Without it more than that many purchases fail while the catalogue hangs, in per cent.
@@ -49,55 +52,31 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         figures.extend(context(arms));
         figures
     },
-    judge,
+    judge: |arms| RULE.judge(arms),
 };
 
-fn judge(arms: &[Arm]) -> (Outcome, String) {
-    let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
-    if outcome == Outcome::Refuted {
-        return (outcome, reason);
-    }
-    let Some((off, with)) = arms.split_first() else {
-        return (outcome, reason);
-    };
-    for arm in with {
-        let wrong = by_route::damage(arm).or_else(|| {
-            if let Some(percent) =
-                by_route::purchases_failed(arm).filter(|percent| *percent > ALLOWED_PERCENT)
-            {
-                return Some(format!("{percent:.0} % of the purchases failed"));
-            }
-            let slow = by_route::purchases_took(arm).filter(|ms| *ms > PROMPT_MS);
-            slow.map(|ms| format!("half of the purchases took longer than {ms:.0} ms"))
-        });
-        if let Some(wrong) = wrong {
-            return (
-                Outcome::Refuted,
-                format!("in the arm `{}` {wrong}", arm.name),
-            );
-        }
-    }
-    let measured = with.first().and_then(by_route::purchases_failed);
-    let (Some(off), Some(on)) = (by_route::purchases_failed(off), measured) else {
-        return (
-            Outcome::Inconclusive,
-            "no purchase was measured while product-service hung".to_owned(),
-        );
-    };
-    if off < HARM_PERCENT {
-        return (
-            Outcome::Inconclusive,
-            format!(
-                "without the pattern only {off:.0} % of the purchases failed: this run shows no need for it"
-            ),
-        );
-    }
-    (
-        Outcome::Upheld,
+const RULE: Rule = Rule {
+    wrong,
+    harm: by_route::purchases_failed,
+    harm_from: HARM_PERCENT,
+    harmless: |off| format!("only {off:.0} % of the purchases failed"),
+    seen: |off, on| {
         format!(
             "of the purchases while product-service hung {off:.0} % failed without it, {on:.0} % with it"
-        ),
-    )
+        )
+    },
+};
+
+fn wrong(arm: &Arm) -> Option<String> {
+    by_route::damage(arm).or_else(|| {
+        if let Some(percent) =
+            by_route::purchases_failed(arm).filter(|percent| *percent > ALLOWED_PERCENT)
+        {
+            return Some(format!("{percent:.0} % of the purchases failed"));
+        }
+        let slow = by_route::purchases_took(arm).filter(|ms| *ms > PROMPT_MS);
+        slow.map(|ms| format!("half of the purchases took longer than {ms:.0} ms"))
+    })
 }
 
 #[cfg(test)]
@@ -106,6 +85,7 @@ mod tests {
         by_route::tests::{Seconds, expect, withheld},
         *,
     };
+    use crate::evaluation::verdict::Outcome;
 
     const OFF: Seconds = Seconds {
         failing: 1.0,
@@ -120,7 +100,7 @@ mod tests {
     };
 
     fn judged(off: &Seconds, on: &Seconds) -> (Outcome, String) {
-        judge(&[off.arm("off"), on.arm("on")])
+        RULE.judge(&[off.arm("off"), on.arm("on")])
     }
 
     #[test]
@@ -182,7 +162,7 @@ mod tests {
             .lost
             .push("an order".to_owned());
         expect(
-            judge(&[OFF.arm("off"), lossy]),
+            RULE.judge(&[OFF.arm("off"), lossy]),
             Outcome::Refuted,
             "orders lost",
         );
@@ -197,7 +177,7 @@ mod tests {
         );
         let calm = |name| withheld(Seconds::CALM.arm(name));
         expect(
-            judge(&[calm("off"), calm("on")]),
+            RULE.judge(&[calm("off"), calm("on")]),
             Outcome::Inconclusive,
             "no purchase was measured",
         );

@@ -2,26 +2,19 @@
 
 use std::time::Duration;
 
-use super::{WRONG_BOOKS, by_route, context};
+use super::{
+    ON,
+    by_route::{self, Rule},
+    context, without,
+};
 use crate::evaluation::{
-    evidence::Arm,
-    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Figure, Outcome, harm_without_none_with},
+    verdict::{Better, Figure},
 };
 
 /// Without it some purchase takes longer than that.
 const HARM_MS: f64 = 5_000.0;
-
-/// Neither arm has the breaker, which would spare most requests the wait.
-const fn arm(name: &'static str, patterns_off: &'static [&'static str]) -> ArmPlan {
-    ArmPlan {
-        name,
-        patterns_off,
-        replicas: &[],
-        fault: ArmFault::AsPlanned,
-    }
-}
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "deadline",
@@ -30,9 +23,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a purchase that takes longer than 3 s, another route that fails or whose p99 trebles, or no recovery within \
                  5 s, with the deadline on",
     harm: "Without it purchases hang until their request's own limit of 10 s, or until product-service is back.",
+    // Neither has the breaker, which would spare most requests the wait.
     arms: &[
-        arm("off", &["circuit_breaker", "deadline"]),
-        arm("on", &["circuit_breaker"]),
+        without(&["circuit_breaker", "deadline"]),
+        ArmPlan {
+            patterns_off: &["circuit_breaker"],
+            ..ON
+        },
     ],
     load: LoadPlan {
         scenario: "edge",
@@ -65,48 +62,16 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         figures.extend(context(arms));
         figures
     },
-    judge,
+    judge: |arms| RULE.judge(arms),
 };
 
-fn judge(arms: &[Arm]) -> (Outcome, String) {
-    let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
-    if outcome == Outcome::Refuted {
-        return (outcome, reason);
-    }
-    let Some((off, with)) = arms.split_first() else {
-        return (outcome, reason);
-    };
-    for arm in with {
-        if let Some(wrong) = by_route::damage(arm) {
-            return (
-                Outcome::Refuted,
-                format!("in the arm `{}` {wrong}", arm.name),
-            );
-        }
-    }
-    let measured = with
-        .first()
-        .filter(|arm| by_route::purchases_failed(arm).is_some());
-    let longest = measured.and_then(by_route::longest_purchase);
-    let (Some(off), Some(on)) = (by_route::longest_purchase(off), longest) else {
-        return (
-            Outcome::Inconclusive,
-            "no purchase was measured while product-service hung".to_owned(),
-        );
-    };
-    if off < HARM_MS {
-        return (
-            Outcome::Inconclusive,
-            format!(
-                "without the pattern no purchase took longer than {off:.0} ms: this run shows no need for it"
-            ),
-        );
-    }
-    (
-        Outcome::Upheld,
-        format!("the longest purchase took {off:.0} ms without it, {on:.0} ms with it"),
-    )
-}
+const RULE: Rule = Rule {
+    wrong: by_route::damage,
+    harm: by_route::longest_purchase,
+    harm_from: HARM_MS,
+    harmless: |off| format!("no purchase took longer than {off:.0} ms"),
+    seen: |off, on| format!("the longest purchase took {off:.0} ms without it, {on:.0} ms with it"),
+};
 
 #[cfg(test)]
 mod tests {
@@ -114,6 +79,7 @@ mod tests {
         by_route::tests::{Seconds, expect, withheld},
         *,
     };
+    use crate::evaluation::verdict::Outcome;
 
     const OFF: Seconds = Seconds {
         failing: 0.3,
@@ -129,7 +95,7 @@ mod tests {
     };
 
     fn judged(off: &Seconds, on: &Seconds) -> (Outcome, String) {
-        judge(&[off.arm("off"), on.arm("on")])
+        RULE.judge(&[off.arm("off"), on.arm("on")])
     }
 
     #[test]
@@ -180,7 +146,7 @@ mod tests {
         );
         let calm = |name| withheld(Seconds::CALM.arm(name));
         expect(
-            judge(&[calm("off"), calm("on")]),
+            RULE.judge(&[calm("off"), calm("on")]),
             Outcome::Inconclusive,
             "no purchase was measured",
         );

@@ -3,17 +3,14 @@
 use std::net::ToSocketAddrs;
 
 use anyhow::Context;
-use serde::Deserialize;
-use serde_json::json;
 
 use super::{Effect, bit, did_not_bite};
 use crate::{
-    attacks::{Cast, Ending, Finding, Person, try_all},
-    env_file,
+    attacks::{Cast, Ending, Finding, try_all},
     evaluation::{
+        customers,
         evidence::{Attacks, Bite},
         lab::Lab,
-        mend,
     },
     http::Client,
 };
@@ -22,8 +19,8 @@ use crate::{
 pub(crate) fn attack(gateway: &str) -> anyhow::Result<Vec<Finding>> {
     let client = Client::new(gateway);
     let cast = Cast {
-        victim: person(&client, "victim")?,
-        attacker: person(&client, "attacker")?,
+        victim: customers::sign_up(&client, "victim")?,
+        attacker: customers::sign_up(&client, "attacker")?,
     };
     let address = gateway
         .to_socket_addrs()
@@ -31,33 +28,6 @@ pub(crate) fn attack(gateway: &str) -> anyhow::Result<Vec<Finding>> {
         .next()
         .with_context(|| format!("{gateway} has no address"))?;
     Ok(try_all(address, &cast))
-}
-
-fn person(client: &Client, role: &str) -> anyhow::Result<Person> {
-    #[derive(Deserialize)]
-    struct SignedUp {
-        id: String,
-    }
-    #[derive(Deserialize)]
-    struct LoggedIn {
-        access_token: String,
-    }
-    let name = env_file::random_hex(8)?;
-    let email = format!("{}{role}-{name}@agora.example", mend::CUSTOMERS);
-    let password = env_file::random_hex(16)?;
-    let account = json!({ "name": role, "email": email, "password": password });
-    let signed_up = client.post("/auth/signup", &[], Some(&account))?;
-    anyhow::ensure!(signed_up.status == 201, "sign-up: {}", signed_up.shown());
-    let SignedUp { id } = signed_up.json()?;
-    let credentials = json!({ "email": email, "password": password });
-    let logged_in = client.post("/auth/login", &[], Some(&credentials))?;
-    anyhow::ensure!(logged_in.status == 200, "log-in: {}", logged_in.shown());
-    let LoggedIn { access_token } = logged_in.json()?;
-    Ok(Person {
-        id,
-        email,
-        token: access_token,
-    })
 }
 
 /// All attacks of the corpus, once. There is nothing to heal.
