@@ -115,8 +115,15 @@ impl<'a> Lab<'a> {
             "--username=postgres",
         ];
         args.extend(psql.map(str::to_owned));
+        // The first is connected to at once: a session that psql leaves for another one is there a moment longer, and
+        // who looks for what an evaluation left behind would find it.
+        let mut connected_to = None;
         for (database, sql) in questions {
-            args.push(format!("--command=\\connect {database}"));
+            match connected_to.replace(database) {
+                None => args.push(format!("--dbname={database}")),
+                Some(same) if same == database => {}
+                Some(_) => args.push(format!("--command=\\connect {database}")),
+            }
             args.push(format!("--command={sql}"));
         }
         Ok(docker(args.iter().map(String::as_str)).limit(STATEMENT_LIMIT))
