@@ -14,6 +14,7 @@ use crate::{
     outcome, patterns,
     process::Call,
     project::{PORTS, Project, PublishedPort},
+    signing_keys,
 };
 
 /// The label that compose puts on everything of a project.
@@ -69,6 +70,10 @@ pub(crate) struct Container {
     pub(crate) image: String,
     /// How often the engine restarted it.
     pub(crate) restarts: u64,
+    /// When it was made.
+    pub(crate) created_at: Option<DateTime<Utc>>,
+    /// The engine wouldn't start it again if it ended: see [`crate::rolling`].
+    pub(crate) provisional: bool,
     /// When it was started last.
     pub(crate) started_at: Option<DateTime<Utc>>,
     /// When it ended last; long ago if it never did.
@@ -85,6 +90,8 @@ pub(crate) struct Container {
     pub(crate) limits: Limits,
     /// The patterns that its own environment turns off.
     pub(crate) patterns_off: Vec<String>,
+    /// The ids of the keys that its own environment has it sign and verify tokens with; the first signs.
+    pub(crate) signing_keys: Vec<String>,
     /// Made by `compose run` for one command.
     one_off: bool,
     /// Container port to the port on 127.0.0.1.
@@ -131,11 +138,26 @@ struct Inspected {
     id: String,
     image: String,
     restart_count: u64,
+    created: Option<DateTime<Utc>>,
     state: InspectedState,
     config: InspectedConfig,
     network_settings: InspectedNetworks,
     #[serde(default)]
-    host_config: Limits,
+    host_config: InspectedHost,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct InspectedHost {
+    #[serde(flatten)]
+    limits: Limits,
+    restart_policy: Option<InspectedRestartPolicy>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedRestartPolicy {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -198,11 +220,17 @@ impl From<Inspected> for Container {
         });
         let networks = inspected.network_settings.networks.unwrap_or_default();
         let labels = &inspected.config.labels;
+        let environment = inspected.config.env.unwrap_or_default();
+        let restarts = inspected.host_config.restart_policy;
         Self {
             ports: ports.collect(),
             service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
             one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
-            patterns_off: patterns::off_in(&inspected.config.env.unwrap_or_default()),
+            patterns_off: patterns::off_in(&environment),
+            signing_keys: signing_keys::ids_in(&environment),
+            created_at: inspected.created,
+            // The engine says `no`, and nothing of a container that it made without one.
+            provisional: restarts.is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
             id: inspected.id,
             state: inspected.state.status,
             health: inspected.state.health.map(|health| health.status),
@@ -217,7 +245,7 @@ impl From<Inspected> for Container {
                 .into_iter()
                 .map(|(name, network)| (name, network.address))
                 .collect(),
-            limits: inspected.host_config,
+            limits: inspected.host_config.limits,
         }
     }
 }
@@ -342,6 +370,12 @@ pub(crate) fn published_by(containers: &[Container], service: &str) -> anyhow::R
     let port = PORTS.iter().find(|port| port.service == service);
     let port = port.with_context(|| format!("{service} publishes no port"))?;
     published(containers, port)
+}
+
+/// Service and the beginning of the id, as `docker ps` shows it.
+pub(crate) fn name(container: &Container) -> String {
+    let id = container.id.get(..12).unwrap_or(&container.id);
+    format!("{} ({id})", container.service)
 }
 
 /// The last lines that a container wrote.

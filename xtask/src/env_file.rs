@@ -12,12 +12,16 @@ use std::{
 
 use anyhow::Context;
 
-use crate::outcome;
+use crate::{outcome, signing_keys::SigningKeys};
 
 /// Names the secrets that the volumes were made with.
 pub(crate) const SECRETS_ID: &str = "AGORA_SECRETS_ID";
-/// Signs the tokens: `kid:hex`.
+/// Sign the tokens: `kid:hex[,kid:hex]`, see [`crate::signing_keys`].
 pub(crate) const JWT_KEYS: &str = "AGORA_JWT_KEYS";
+/// Since when the first of them alone signs (RFC 3339): written by `keys rotate`, empty while one is under way.
+pub(crate) const JWT_KEYS_ROTATED_AT: &str = "AGORA_JWT_KEYS_ROTATED_AT";
+/// How long a token is valid, in seconds, with its default in compose.yaml.
+pub(crate) const JWT_TTL_SECONDS: (&str, u32) = ("AGORA_JWT_TTL_SECONDS", 3600);
 
 /// Secrets that PostgreSQL and RabbitMQ keep in their volumes: a new one needs new volumes.
 const STORED_SECRETS: [&str; 6] = [
@@ -112,7 +116,7 @@ impl EnvFile {
             }
         }
         if self.get(JWT_KEYS).is_none_or(str::is_empty) {
-            self.set(JWT_KEYS, &format!("{}:{}", random_hex(4)?, random_hex(32)?));
+            self.set(JWT_KEYS, &SigningKeys::fresh()?.text());
         }
         if new_stored_secret || self.get(SECRETS_ID).is_none_or(str::is_empty) {
             self.set(SECRETS_ID, &random_hex(8)?);

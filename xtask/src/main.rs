@@ -35,7 +35,9 @@ mod process;
 mod project;
 mod prometheus;
 mod promql;
+mod rolling;
 mod service_images;
+mod signing_keys;
 mod spans_check;
 mod traces_check;
 mod wait;
@@ -47,8 +49,9 @@ use serde_json::json;
 
 use crate::{
     commands::{
-        alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, load, logs,
-        smoke, status, test, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
+        alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, keys, load,
+        logs, rollout, scale, smoke, status, test, up, verify_dashboards, verify_dlq,
+        verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -87,6 +90,13 @@ enum Command {
     Smoke(smoke::Options),
     /// Put load on the running system
     Load(load::Options),
+    /// Replace a service's containers one by one, while it serves
+    Rollout(rollout::Options),
+    /// Give a service more containers or fewer, while it serves
+    Scale(scale::Options),
+    /// Look at the keys that sign tokens, and rotate them without refusing anybody
+    #[command(subcommand)]
+    Keys(keys::Options),
     /// Count the dead letters and say why they are dead
     VerifyDlq(verify_dlq::Options),
     /// Hold Prometheus's figures against the load generator's
@@ -127,6 +137,9 @@ impl Command {
             Self::Doctor(options) => doctor::run(project, *options),
             Self::Smoke(options) => smoke::run(project, *options),
             Self::Load(options) => load::run(project, options),
+            Self::Rollout(options) => rollout::run(project, options),
+            Self::Scale(options) => scale::run(project, *options),
+            Self::Keys(options) => keys::run(project, options),
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
             Self::VerifyTraces(options) => verify_traces::run(project, options),
@@ -155,6 +168,9 @@ impl Command {
             Self::Doctor(options) => options.format.format,
             Self::Smoke(options) => options.format.format,
             Self::Load(options) => options.format.format,
+            Self::Rollout(options) => options.format.format,
+            Self::Scale(options) => options.format.format,
+            Self::Keys(options) => options.format(),
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
             Self::VerifyTraces(options) => options.format.format,

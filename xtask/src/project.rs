@@ -27,6 +27,16 @@ pub(crate) const SERVICES: [&str; 4] = [
     "inventory-service",
 ];
 
+/// One of `known`, or which these are: what clap shows for a wrong name.
+pub(crate) fn among(
+    known: &[&'static str],
+    what: &str,
+    name: &str,
+) -> Result<&'static str, String> {
+    let found = known.iter().copied().find(|known| *known == name);
+    found.ok_or_else(|| format!("the {what} are {}", known.join(", ")))
+}
+
 /// Ours too, and no part of the shop: Alertmanager's notifications end there.
 pub(crate) const ALERT_RECEIVER: &str = "alert-receiver";
 
@@ -277,13 +287,13 @@ impl Settings {
     /// These settings with others set over them.
     pub(crate) fn with<'a>(
         &self,
-        others: impl IntoIterator<Item = (&'a &'static str, &'a String)>,
+        others: impl IntoIterator<Item = (impl AsRef<str>, &'a String)>,
     ) -> Self {
         let mut values = self.values.clone();
         values.extend(
             others
                 .into_iter()
-                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+                .map(|(name, value)| (name.as_ref().to_owned(), value.clone())),
         );
         Self { values }
     }

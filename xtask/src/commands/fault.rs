@@ -16,7 +16,7 @@ use crate::{
     },
     outcome::Exit,
     output::{Format, Progress, print_json, spell, table},
-    project::{CONTAINERS, Project},
+    project::{CONTAINERS, Project, among},
     wait,
 };
 
@@ -211,11 +211,6 @@ fn network(name: &str) -> Result<&'static str, String> {
 
 fn database(name: &str) -> Result<&'static str, String> {
     among(&DATABASES, "databases", name)
-}
-
-fn among(known: &[&'static str], what: &str, name: &str) -> Result<&'static str, String> {
-    let found = known.iter().copied().find(|known| *known == name);
-    found.ok_or_else(|| format!("the {what} are {}", known.join(", ")))
 }
 
 /// The database knows its tables. A fault is made of constants, and this process makes one.

@@ -14,14 +14,15 @@ use serde_json::{Value, json};
 
 use super::evidence::Configuration;
 use crate::{
-    broker,
+    binaries, broker,
     compose::Compose,
     engine::{self, Container, docker},
     http::Client,
     outcome,
+    output::Step,
     process::Call,
     project::{Project, Settings},
-    wait,
+    service_images, wait,
 };
 
 /// As which program the databases see us: a session that was left behind is found by it.
@@ -85,9 +86,50 @@ impl<'a> Lab<'a> {
         Ok(containers)
     }
 
+    /// Its settings, as the env file and this process's environment have them.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// These settings with the switches as a service's containers have them now.
+    pub(crate) fn settings_as_configured(&self, service: &str) -> anyhow::Result<Settings> {
+        let containers = self.containers_of(service)?;
+        let off = containers
+            .iter()
+            .flat_map(|container| &container.patterns_off);
+        let off: BTreeMap<String, String> = off
+            .map(|pattern| (format!("{SWITCH}{}", pattern.to_uppercase()), "off".to_owned()))
+            .collect();
+        let settings = self.settings.without_prefix(SWITCH);
+        Ok(settings.with(off.iter().map(|(name, value)| (name.as_str(), value))))
+    }
+
     /// A call of compose for this system.
     pub(crate) fn compose<'b>(&self, args: impl IntoIterator<Item = &'b str>) -> Call {
         self.compose.call(self.project, &self.settings, args)
+    }
+
+    /// A call of compose that changes a service's containers, of which there are to be `count`, with these settings and
+    /// further options. One whose process was killed is waited for by [`Lab::wait_for_abandoned_configuring`].
+    pub(crate) fn compose_up(
+        &self,
+        settings: &Settings,
+        service: &str,
+        count: usize,
+        options: &[&str],
+    ) -> Call {
+        self.compose
+            .call(self.project, settings, ["up", "--no-build", "--no-deps"])
+            .args(options)
+            .args([format!("{SCALE}{service}={count}").as_str(), service])
+            .limit(Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 60))
+    }
+
+    /// Builds the services' images where something changed.
+    pub(crate) fn build_services(&self, step: &Step) -> anyhow::Result<()> {
+        let binaries = binaries::build(self.project, step)?;
+        binaries::stage(self.project, &binaries)?;
+        service_images::build(self.project, &self.compose, &self.settings, step)
     }
 
     /// A call of `psql` that runs `sql` in one of the databases, `orders`, `inventory`, …, as superuser.
@@ -161,7 +203,7 @@ impl<'a> Lab<'a> {
         broker::management(&self.settings, &self.containers()?)
     }
 
-    /// Waits for a [`Lab::configure`] whose process was killed: its compose lives on, and would undo what is set up
+    /// Waits for a [`Lab::configure`] or [`Lab::compose_up`] whose process was killed: its compose lives on, and would undo what is set up
     /// meanwhile. It ends by itself within its own limit.
     pub(crate) fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
         let of_project = format!("--project-name {} ", self.project.name);
@@ -175,7 +217,7 @@ impl<'a> Lab<'a> {
         })?;
         gone.ok_or_else(|| {
             outcome::failed(
-                "a docker compose of a killed evaluation still runs",
+                "a docker compose of a command that was killed still runs",
                 "`ps -eo pid,args | grep -- --scale` names it; end it, then `cargo xtask heal`",
             )
         })

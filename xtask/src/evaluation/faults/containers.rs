@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Effect, bit, did_not_bite};
+pub(super) use crate::engine::name;
 use crate::{
     engine::{Container, docker},
     evaluation::{evidence::Bite, lab::Lab},
@@ -184,10 +185,4 @@ pub(super) fn wait_until_healthy(lab: &Lab<'_>, containers: &[Container]) -> any
         HEALTHY_WITHIN.as_secs()
     );
     Ok(())
-}
-
-/// Service and the beginning of the id, as `docker ps` shows it.
-pub(super) fn name(container: &Container) -> String {
-    let id = container.id.get(..12).unwrap_or(&container.id);
-    format!("{} ({id})", container.service)
 }

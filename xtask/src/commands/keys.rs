@@ -1,0 +1,305 @@
+//! `keys`: the keys that sign tokens, in the env file and in user-service's containers: which there are, a new one in
+//! place of the old without refusing anybody, and the old ones gone once no token of theirs is valid any more.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::rollout::mend;
+use crate::{
+    env_file::{EnvFile, JWT_KEYS, JWT_KEYS_ROTATED_AT, JWT_TTL_SECONDS},
+    evaluation::{lab::Lab, under_way::Turn},
+    outcome::{self, Exit},
+    output::{Format, FormatOption, Progress, print_json, spell, table},
+    project::Project,
+    rolling::{self, Left},
+    signing_keys::{self, Rotation, SERVICE, SigningKeys},
+};
+
+/// The most keys at once: each of them stands in a metric, and is one more that may leak.
+const MOST_KEYS: usize = 5;
+
+/// What `keys` can be told.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Options {
+    /// List the keys, what each is for, and which containers have it; never the keys themselves
+    List(ListOptions),
+    /// Have a new key sign, while the old ones still verify
+    #[command(after_help = "user-service's containers are replaced one by one, twice: first each of them learns the new \
+                            key, then it signs. So no token is made that some container doesn't know, and none that \
+                            somebody holds is refused. A rotation that was cut short is finished instead of another \
+                            one begun.")]
+    Rotate(RotateOptions),
+    /// Remove the keys that only verify, once no token of theirs can be valid
+    Retire(RetireOptions),
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct ListOptions {
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct RotateOptions {
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct RetireOptions {
+    /// At once: who holds a token of theirs has to log in again
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+impl Options {
+    /// The result's form.
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::List(options) => options.format.format,
+            Self::Rotate(options) => options.format.format,
+            Self::Retire(options) => options.format.format,
+        }
+    }
+}
+
+/// The result as JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    outcome: Exit,
+    /// What was finished or undone first, in words.
+    mended: Vec<String>,
+    /// A rotation stands between its steps, or not every container has what the env file says.
+    cut_short: bool,
+    /// Since when the key that signs has been the only one to; unknown before the first rotation.
+    rotated_at: Option<DateTime<Utc>>,
+    /// When the last token of the other keys is over.
+    retire_from: Option<DateTime<Utc>>,
+    /// The one that signs first.
+    keys: Vec<Key>,
+    /// Exit codes of the containers that were replaced; `null` of one that didn't run.
+    left: Vec<Option<i64>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Key {
+    id: String,
+    /// Unless its id says nothing of that.
+    made_at: Option<DateTime<Utc>>,
+    /// `signs` or `verifies`, by the env file; `none` where only containers have it.
+    role: &'static str,
+    /// Containers that have it, of all.
+    containers: usize,
+    /// Of these, the ones that sign with it.
+    signing: usize,
+    of: usize,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let lab = Lab::new(project)?;
+    let (mended, left) = match options {
+        Options::List(_) => (Vec::new(), Vec::new()),
+        Options::Rotate(_) => rotate(&lab)?,
+        Options::Retire(options) => retire(&lab, options.force)?,
+    };
+    let report = look(project, mended, &left)?;
+    match options.format() {
+        Format::Json => print_json(&report)?,
+        Format::Text => print_text(&report, &left),
+    }
+    Ok(report.outcome)
+}
+
+type Done = (Vec<String>, Vec<Left>);
+
+fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
+    let _turn = Turn::take(lab.project)?;
+    let progress = Progress::new();
+    let mended = mend(lab, SERVICE, &progress)?;
+    let mut rotation = rotation(lab)?;
+    let finishing = rotation.is_finishing()?;
+    if finishing {
+        eprintln!("finishing a rotation that was cut short");
+    } else if rotation.keys.ids().len() >= MOST_KEYS {
+        return Err(outcome::failed(
+            format!("there are {MOST_KEYS} keys already"),
+            "`cargo xtask keys retire` removes those that only verify",
+        ));
+    }
+    let left = rotation.rotate(&progress, |keys| keep(lab.project, keys, None))?;
+    keep(lab.project, &rotation.keys, Some(Utc::now()))?;
+    Ok((mended, left))
+}
+
+fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
+    let _turn = Turn::take(lab.project)?;
+    let progress = Progress::new();
+    let mended = mend(lab, SERVICE, &progress)?;
+    let mut rotation = rotation(lab)?;
+    if rotation.is_finishing()? {
+        return Err(outcome::failed(
+            "a rotation was cut short: old keys may still sign",
+            "`cargo xtask keys rotate` finishes it",
+        ));
+    }
+    if rotation.keys.ids().len() > 1 && !force {
+        match retire_from(lab.project)? {
+            Some(over) if over <= Utc::now() => {}
+            Some(over) => {
+                let wait = (over - Utc::now()).to_std().unwrap_or_default();
+                return Err(outcome::failed(
+                    format!("tokens of the old keys are valid for {} more", spell(wait)),
+                    "wait, or have their holders log in again with --force",
+                ));
+            }
+            None => {
+                return Err(outcome::failed(
+                    "since when the old keys don't sign any more is unknown, as `keys rotate` did not do it",
+                    "`--force`, once no token of theirs is valid",
+                ));
+            }
+        }
+    }
+    rotation.keys.drop_old();
+    let rotated_at = rotated_at(lab.project)?;
+    keep(lab.project, &rotation.keys, rotated_at)?;
+    let left = rotation.hand_out("forgets the old keys", &progress)?;
+    Ok((mended, left))
+}
+
+fn rotation<'a>(lab: &'a Lab<'a>) -> anyhow::Result<Rotation<'a>> {
+    let file = EnvFile::read(&lab.project.env_file)?;
+    // One that compose takes from elsewhere would stay as it is.
+    if file.get(JWT_KEYS) != Some(lab.settings().require(JWT_KEYS)?) {
+        return Err(outcome::usage(
+            format!("{JWT_KEYS} is set in the environment, which wins over the env file"),
+            format!("unset {JWT_KEYS}"),
+        ));
+    }
+    Ok(Rotation {
+        lab,
+        settings: lab.settings().clone(),
+        keys: SigningKeys::of(lab.settings())?,
+    })
+}
+
+/// Writes the keys into the env file. `rotated_at` is known when the first alone signs.
+fn keep(
+    project: &Project,
+    keys: &SigningKeys,
+    rotated_at: Option<DateTime<Utc>>,
+) -> anyhow::Result<()> {
+    let mut file = EnvFile::read(&project.env_file)?;
+    file.set(JWT_KEYS, &keys.text());
+    let rotated_at = rotated_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
+    file.set(JWT_KEYS_ROTATED_AT, &rotated_at.unwrap_or_default());
+    file.save()
+}
+
+fn rotated_at(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
+    let file = EnvFile::read(&project.env_file)?;
+    let Some(text) = file.get(JWT_KEYS_ROTATED_AT).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let at = DateTime::parse_from_rfc3339(text).map_err(|_| {
+        outcome::usage(
+            format!("{JWT_KEYS_ROTATED_AT}: `{text}` is not a time"),
+            "remove the line from the env file",
+        )
+    })?;
+    Ok(Some(at.to_utc()))
+}
+
+/// When the last token is over that an old key signed.
+fn retire_from(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
+    let (variable, default) = JWT_TTL_SECONDS;
+    let settings = project.settings()?;
+    let seconds = match settings.require(variable) {
+        Err(_) => default,
+        Ok(text) => text.parse().map_err(|_| {
+            outcome::usage(
+                format!("{variable}: `{text}` is not a number of seconds"),
+                "correct it in the env file, or remove the line",
+            )
+        })?,
+    };
+    let rotated_at = rotated_at(project)?;
+    Ok(rotated_at.map(|at| at + TimeDelta::seconds(i64::from(seconds))))
+}
+
+/// What there is, read anew.
+fn look(project: &Project, mended: Vec<String>, left: &[Left]) -> anyhow::Result<Report> {
+    let lab = Lab::new(project)?;
+    let keys = SigningKeys::of(lab.settings())?;
+    let containers = lab.containers_of(SERVICE)?;
+    let mut ids = keys.ids();
+    let known = ids.len();
+    for id in containers.iter().flat_map(|container| &container.signing_keys) {
+        if !ids.contains(id) {
+            ids.push(id.clone());
+        }
+    }
+    let cut_short = keys.pending().is_some()
+        || containers
+            .iter()
+            .any(|container| container.signing_keys != keys.ids());
+    let keys = ids.into_iter().enumerate().map(|(index, id)| {
+        let count = |has: &dyn Fn(&Vec<String>) -> bool| {
+            let sets = containers.iter().map(|container| &container.signing_keys);
+            sets.filter(|keys| has(keys)).count()
+        };
+        Key {
+            made_at: signing_keys::made_at(&id),
+            role: match index {
+                0 => "signs",
+                _ if index < known => "verifies",
+                _ => "none",
+            },
+            containers: count(&|keys| keys.contains(&id)),
+            signing: count(&|keys| keys.first() == Some(&id)),
+            of: containers.len(),
+            id,
+        }
+    });
+    let keys: Vec<Key> = keys.collect();
+    let graceful = left.iter().all(Left::gracefully);
+    Ok(Report {
+        outcome: if graceful { Exit::Holds } else { Exit::Failed },
+        mended,
+        cut_short,
+        rotated_at: rotated_at(project)?,
+        retire_from: if known > 1 { retire_from(project)? } else { None },
+        keys,
+        left: left.iter().map(|left| left.exit_code).collect(),
+    })
+}
+
+fn print_text(report: &Report, left: &[Left]) {
+    let mut rows = table(["key", "made", "for new containers", "containers that have it", "that sign with it"]);
+    for key in &report.keys {
+        let made = key.made_at.map(|at| at.format("%F %T").to_string());
+        rows.add_row([
+            key.id.clone(),
+            made.unwrap_or_else(|| "-".to_owned()),
+            key.role.to_owned(),
+            format!("{} of {}", key.containers, key.of),
+            format!("{} of {}", key.signing, key.of),
+        ]);
+    }
+    println!("{rows}");
+    if report.cut_short {
+        println!(
+            "Not every container has what the env file says: `cargo xtask keys rotate` finishes what was cut short."
+        );
+    } else if let Some(from) = report.retire_from {
+        println!(
+            "Tokens of the old keys are valid until {}: `cargo xtask keys retire` removes these keys then.",
+            from.format("%F %T")
+        );
+    }
+    left.iter().for_each(rolling::say_unless_graceful);
+}

@@ -1,0 +1,144 @@
+//! `rollout`: replaces a service's containers one by one, while it serves.
+
+use serde::Serialize;
+
+use crate::{
+    evaluation::{lab::Lab, under_way::Turn},
+    interrupt::Interrupted,
+    outcome::Exit,
+    output::{Format, FormatOption, Progress, print_json, spell},
+    project::{Project, SERVICES, among},
+    rolling::{self, Rolling},
+};
+
+/// What `rollout` can be told.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "The new containers are made as `cargo xtask up` would make them: from today's sources, with the \
+                        env file's settings. For each of them one more is started, and when it is healthy an old one \
+                        is stopped with its grace period, and removed. A new one that doesn't get healthy is removed, \
+                        and the old ones serve on. One that was killed is finished or undone by the next `rollout`, \
+                        `scale` or `heal`.\n\n\
+                        Exit codes: 0 all are new, 1 one did not get healthy, or an old one did not end by itself; \
+                        130 after Ctrl-C: what is new stays, as many serve as before.")]
+pub(crate) struct Options {
+    /// One of the shop's services
+    #[arg(value_parser = service)]
+    service: &'static str,
+    /// The naive way: end all containers and make them anew, all at once
+    #[arg(long)]
+    at_once: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+/// A service of the shop, or which these are.
+pub(crate) fn service(name: &str) -> Result<&'static str, String> {
+    among(&SERVICES, "services", name)
+}
+
+/// The result as JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    outcome: Exit,
+    service: &'static str,
+    /// What was finished or undone first, in words.
+    mended: Vec<String>,
+    /// How many containers the service has now.
+    containers: usize,
+    /// None when all were replaced at once.
+    replaced: Vec<Replaced>,
+}
+
+#[derive(Debug, Serialize)]
+struct Replaced {
+    old: String,
+    new: String,
+    /// From its start.
+    healthy_after_ms: u64,
+    /// Of the old one; `null` when it didn't run. 0: it finished what it had.
+    exit_code: Option<i64>,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let lab = Lab::new(project)?;
+    let _turn = Turn::take(project)?;
+    let progress = Progress::new();
+    let service = options.service;
+    progress.step("service images", |step| lab.build_services(step))?;
+    let mended = mend(&lab, service, &progress)?;
+    let rolling = Rolling::new(&lab, service, lab.settings().clone());
+    let olds = rolling.containers()?;
+    let mut replaced = Vec::new();
+    if options.at_once {
+        let name = format!("{service}: all at once");
+        progress.step(&name, |_| rolling.replace_at_once())?;
+    } else {
+        for (number, old) in olds.iter().enumerate() {
+            let name = format!("{service}: {} of {}", number + 1, olds.len());
+            let one = progress.step(&name, |step| {
+                let one = rolling.replace(old, step)?;
+                step.result(format!("healthy after {}", spell(one.healthy_after)));
+                Ok(one)
+            });
+            match one {
+                Ok(one) => replaced.push(one),
+                Err(error) => {
+                    if error.is::<Interrupted>() {
+                        say_what_is_left(&rolling, replaced.len(), olds.len())?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+    let graceful = replaced.iter().all(|one| one.left.gracefully());
+    let report = Report {
+        outcome: if graceful { Exit::Holds } else { Exit::Failed },
+        service,
+        mended,
+        containers: rolling.containers()?.len(),
+        replaced: replaced
+            .iter()
+            .map(|one| Replaced {
+                old: one.left.container.id.clone(),
+                new: one.new.id.clone(),
+                healthy_after_ms: one.healthy_after.as_millis() as u64,
+                exit_code: one.left.exit_code,
+            })
+            .collect(),
+    };
+    match options.format.format {
+        Format::Json => print_json(&report)?,
+        Format::Text => {
+            println!("{service}: all {} containers are new.", report.containers);
+            for left in replaced.iter().map(|one| &one.left) {
+                rolling::say_unless_graceful(left);
+            }
+        }
+    }
+    Ok(report.outcome)
+}
+
+/// Finishes or undoes what was cut short before; what was done, in words.
+pub(super) fn mend(
+    lab: &Lab<'_>,
+    service: &'static str,
+    progress: &Progress,
+) -> anyhow::Result<Vec<String>> {
+    lab.wait_for_abandoned_configuring()?;
+    let mended = rolling::mend(lab, service)?;
+    if !mended.is_empty() {
+        progress.step("heal", |step| {
+            mended.iter().for_each(|what| step.say(what));
+            Ok(())
+        })?;
+    }
+    Ok(mended)
+}
+
+fn say_what_is_left(rolling: &Rolling<'_>, new: usize, of: usize) -> anyhow::Result<()> {
+    let serve = crate::interrupt::set_aside(|| rolling.containers())?.len();
+    eprintln!("{new} of {of} containers are new, {serve} serve; run it again for the others");
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! The keys that user-service signs and verifies tokens with: as the env file has them, and what the containers were
+//! started with. Rotating them takes two steps ([`rotate`]), so that a token is never made with a key that a replica
+//! doesn't know yet. Left out: reading tokens; only user-service can.
+
+use std::{collections::BTreeSet, fmt};
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+
+use crate::{
+    engine::Container,
+    env_file::{self, JWT_KEYS},
+    evaluation::lab::Lab,
+    outcome,
+    output::Progress,
+    project::Settings,
+    rolling::{Left, Rolling},
+};
+
+/// Who has them.
+pub(crate) const SERVICE: &str = "user-service";
+/// As the container has it.
+const VARIABLE: &str = "JWT_KEYS=";
+/// How a key that was made here is called: the time, and what tells it from another one of that second.
+const TIME: &str = "%Y%m%dT%H%M%S";
+const BYTES: usize = 32;
+
+/// The keys of one setting, the one that signs first. What they are is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SigningKeys(Vec<SigningKey>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct SigningKey {
+    id: String,
+    secret: String,
+}
+
+impl fmt::Debug for SigningKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SigningKeys").field(&self.ids()).finish()
+    }
+}
+
+impl SigningKeys {
+    /// One new key.
+    pub(crate) fn fresh() -> anyhow::Result<Self> {
+        let id = format!("{}-{}", Utc::now().format(TIME), env_file::random_hex(2)?);
+        let secret = env_file::random_hex(BYTES)?;
+        Ok(Self(vec![SigningKey { id, secret }]))
+    }
+
+    /// Reads `KID:HEX[,KID:HEX]`. Whether user-service would take it is for user-service to say.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        let key = |entry: &str| {
+            let (id, secret) = entry.trim().split_once(':')?;
+            Some(SigningKey {
+                id: id.to_owned(),
+                secret: secret.to_owned(),
+            })
+        };
+        let keys: Option<Vec<_>> = text.split(',').map(key).collect();
+        keys.map(Self).ok_or_else(|| {
+            outcome::usage(
+                format!("{JWT_KEYS} is not `KID:HEX[,KID:HEX]`"),
+                "correct it in the env file, or remove the line: `cargo xtask up` makes a new key",
+            )
+        })
+    }
+
+    /// Those of a system's settings.
+    pub(crate) fn of(settings: &Settings) -> anyhow::Result<Self> {
+        Self::parse(settings.require(JWT_KEYS)?)
+    }
+
+    /// As the env file has them.
+    pub(crate) fn text(&self) -> String {
+        let keys = self.0.iter().map(|key| format!("{}:{}", key.id, key.secret));
+        keys.collect::<Vec<_>>().join(",")
+    }
+
+    /// The ids, the one that signs first.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.0.iter().map(|key| key.id.clone()).collect()
+    }
+
+    /// The key that was made last, where it doesn't sign yet: a rotation stands between its steps.
+    pub(crate) fn pending(&self) -> Option<&str> {
+        let (signs, others) = self.0.split_first()?;
+        let newest = others.iter().max_by_key(|key| made_at(&key.id))?;
+        (made_at(&newest.id) > made_at(&signs.id)).then_some(&newest.id)
+    }
+
+    /// A key more, which verifies only.
+    fn add(&mut self, new: Self) {
+        self.0.extend(new.0);
+    }
+
+    /// Has the key with this id sign.
+    fn promote(&mut self, id: &str) {
+        self.0.sort_by_key(|key| key.id != id);
+    }
+
+    /// Leaves the one that signs.
+    pub(crate) fn drop_old(&mut self) {
+        self.0.truncate(1);
+    }
+}
+
+/// When a key was made, as its id says; `None` where that was made otherwise.
+pub(crate) fn made_at(id: &str) -> Option<DateTime<Utc>> {
+    let (time, _) = id.split_once('-')?;
+    let time = NaiveDateTime::parse_from_str(time, TIME).ok()?;
+    Some(time.and_utc())
+}
+
+/// The ids in a container's environment, as `NAME=value`; the keys themselves go nowhere.
+pub(crate) fn ids_in(environment: &[String]) -> Vec<String> {
+    let keys = environment
+        .iter()
+        .find_map(|variable| variable.strip_prefix(VARIABLE));
+    keys.and_then(|keys| SigningKeys::parse(keys).ok())
+        .map_or_else(Vec::new, |keys| keys.ids())
+}
+
+/// What user-service's containers were started with, each set of keys once.
+pub(crate) fn in_use(lab: &Lab<'_>) -> anyhow::Result<BTreeSet<Vec<String>>> {
+    let containers = lab.containers_of(SERVICE)?;
+    Ok(containers
+        .into_iter()
+        .map(|container| container.signing_keys)
+        .collect())
+}
+
+/// The steps of a rotation that are left to be done, and how it is to be kept.
+pub(crate) struct Rotation<'a> {
+    pub(crate) lab: &'a Lab<'a>,
+    /// What new containers are made with, besides the keys.
+    pub(crate) settings: Settings,
+    pub(crate) keys: SigningKeys,
+}
+
+impl Rotation<'_> {
+    /// A new key signs, and the old ones still verify: first every replica learns the new one, then it signs. `keep` is
+    /// called before each step with the keys that it is about. One that was cut short is finished instead of a second
+    /// one begun.
+    pub(crate) fn rotate(
+        &mut self,
+        progress: &Progress,
+        keep: impl Fn(&SigningKeys) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<Left>> {
+        let mut left = Vec::new();
+        if self.is_finishing()? && self.keys.pending().is_none() {
+            keep(&self.keys)?;
+        } else {
+            let new = match self.keys.pending() {
+                Some(pending) => pending.to_owned(),
+                None => {
+                    let new = SigningKeys::fresh()?;
+                    let id = new.ids().remove(0);
+                    self.keys.add(new);
+                    id
+                }
+            };
+            keep(&self.keys)?;
+            left = self.hand_out("learns the new key", progress)?;
+            self.keys.promote(&new);
+            keep(&self.keys)?;
+        }
+        left.extend(self.hand_out("signs with it", progress)?);
+        Ok(left)
+    }
+
+    /// Whether a rotation was cut short: its key waits to sign, or doesn't sign everywhere yet.
+    pub(crate) fn is_finishing(&self) -> anyhow::Result<bool> {
+        let signs = self.keys.ids().into_iter().next();
+        let elsewhere = |keys: &Vec<String>| keys.first() != signs.as_ref();
+        Ok(self.keys.pending().is_some() || in_use(self.lab)?.iter().any(elsewhere))
+    }
+
+    /// Replaces every container of user-service that has other keys than these, one by one. Returns when all that there
+    /// are have them, and are healthy.
+    pub(crate) fn hand_out(&self, what: &str, progress: &Progress) -> anyhow::Result<Vec<Left>> {
+        let text = self.keys.text();
+        let settings = self.settings.with([(JWT_KEYS, &text)]);
+        let rolling = Rolling::new(self.lab, SERVICE, settings);
+        let others = |container: &Container| container.signing_keys != self.keys.ids();
+        let mut olds = rolling.containers()?;
+        let all = olds.len();
+        olds.retain(others);
+        let mut left = Vec::new();
+        for (number, old) in olds.iter().enumerate() {
+            let name = format!("{SERVICE} {what}, {} of {all}", number + 1 + all - olds.len());
+            let replaced = progress.step(&name, |step| rolling.replace(old, step))?;
+            left.push(replaced.left);
+        }
+        // Asked of the engine, not of what was done here: a token must not be made that one of them doesn't know.
+        match rolling.containers()?.iter().find(|container| others(container)) {
+            None => Ok(left),
+            Some(container) => Err(outcome::failed(
+                format!(
+                    "a container of {SERVICE} has the keys {} instead of {}",
+                    container.signing_keys.join(", "),
+                    self.keys.ids().join(", ")
+                ),
+                "run it again",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(text: &str) -> SigningKeys {
+        SigningKeys::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_new_key_says_when_it_was_made_and_keeps_its_secret() {
+        let new = SigningKeys::fresh().unwrap();
+        let id = new.ids().remove(0);
+        let age = Utc::now() - made_at(&id).unwrap();
+        assert!((0..60).contains(&age.num_seconds()), "{id}");
+        let secret = new.text().split_once(':').unwrap().1.to_owned();
+        assert_eq!(secret.len(), 2 * BYTES);
+        assert!(!format!("{new:?}").contains(&secret));
+        assert_eq!(made_at("8a6b7c1d"), None);
+    }
+
+    #[test]
+    fn a_key_that_is_newer_than_the_one_that_signs_is_pending() {
+        let (old, new) = ("20261126T150000-aaaa", "20261126T160000-bbbb");
+        assert_eq!(keys("8a6b7c1d:00").pending(), None);
+        assert_eq!(keys(&format!("8a6b7c1d:00,{old}:11")).pending(), Some(old));
+        assert_eq!(keys(&format!("{old}:00,{new}:11")).pending(), Some(new));
+        assert_eq!(keys(&format!("{new}:11,{old}:00,8a6b7c1d:22")).pending(), None);
+        // Two that nobody dated: whoever wrote them decides.
+        assert_eq!(keys("one:00,other:11").pending(), None);
+    }
+
+    #[test]
+    fn the_promoted_key_signs_and_the_others_keep_their_order() {
+        let mut three = keys("a:00,b:11,c:22");
+        three.promote("c");
+        assert_eq!(three.text(), "c:22,a:00,b:11");
+        three.drop_old();
+        assert_eq!(three.text(), "c:22");
+    }
+
+    #[test]
+    fn a_containers_environment_tells_the_ids_alone() {
+        let environment = ["PATH=/".to_owned(), "JWT_KEYS=b:11, a:00".to_owned()];
+        assert_eq!(ids_in(&environment), ["b", "a"]);
+        assert!(ids_in(&environment[..1]).is_empty());
+    }
+
+    #[test]
+    fn a_setting_that_holds_no_keys_is_wrong_usage_and_not_repeated() {
+        let error = SigningKeys::parse("secretsecret").unwrap_err();
+        assert_eq!(outcome::Exit::of(&error), outcome::Exit::Usage);
+        assert!(!format!("{error:#}").contains("secretsecret"));
+    }
+}
