@@ -112,12 +112,17 @@ impl Visitor {
                     .await?;
                 Ok(answer.status)
             }
-            Action::ReadMe => {
-                let request = self.request(Route::READ_ME, Route::READ_ME.template);
-                let is_me = |me: &Me| me.id == self.account.id;
-                let answer = self.send(pace, Route::READ_ME, request, is_me).await?;
-                Ok(answer.status)
+            Action::LogInAndReadMe => {
+                let request = preparation::log_in(&self.gateway, &self.account);
+                let answer = self
+                    .send(pace, Route::LOG_IN, request, |_: &LoggedIn| true)
+                    .await?;
+                match answer.outcome {
+                    Ok(logged_in) => self.read_me(pace, &logged_in.access_token).await,
+                    Err(_) => Ok(answer.status),
+                }
             }
+            Action::ReadMe => self.read_me(pace, &self.account.token).await,
             Action::ReadStock { product_id } => self.read_stock(pace, product_id).await,
             Action::Purchase { product_id } => {
                 let path = format!("/users/{}/purchases", self.account.id);
@@ -139,6 +144,13 @@ impl Visitor {
                 quantity,
             } => self.order_and_cancel(pace, product_id, quantity).await,
         }
+    }
+
+    async fn read_me<P: Pace>(&self, pace: &mut P, token: &str) -> Result<Status, P::Over> {
+        let request = self.request_with(token, Route::READ_ME, Route::READ_ME.template);
+        let is_me = |me: &Me| me.id == self.account.id;
+        let answer = self.send(pace, Route::READ_ME, request, is_me).await?;
+        Ok(answer.status)
     }
 
     /// Orders, then reads the order and the stock. A failed request ends the action.
@@ -243,9 +255,13 @@ impl Visitor {
     }
 
     fn request(&self, route: Route, path: &str) -> RequestBuilder {
+        self.request_with(&self.account.token, route, path)
+    }
+
+    fn request_with(&self, token: &str, route: Route, path: &str) -> RequestBuilder {
         self.gateway
             .request(route, path)
-            .bearer_auth(&self.account.token)
+            .bearer_auth(token)
             // The gateway replaces them by what the token says. Where it asks nobody (`AGORA_PATTERN_FORWARD_AUTH=off`),
             // services go by nothing else.
             .header("X-User-Id", &self.account.id)

@@ -22,6 +22,7 @@ const QUANTITIES: std::ops::RangeInclusive<u32> = 1..=3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     LogIn,
+    LogInAndReadMe,
     ListUsers,
     ReadMe,
     ReadStock { product_id: i64 },
@@ -66,6 +67,10 @@ impl Mix {
             ScenarioKind::ChangeOfMind => self.change_mind(),
             ScenarioKind::Purchase => self.purchase(),
             ScenarioKind::Protected | ScenarioKind::Greedy => Action::ReadMe,
+            ScenarioKind::Session => match self.rng.random_range(0..10) {
+                0 => Action::LogInAndReadMe,
+                _ => Action::ReadMe,
+            },
             ScenarioKind::Edge => match self.rng.random_range(0..3) {
                 0 => self.purchase(),
                 1 => Action::ReadMe,
@@ -187,6 +192,20 @@ mod tests {
             // 500 draws at a third: five standard deviations are 53.
             assert!((114..=219).contains(&kind), "{kind}");
         }
+    }
+
+    #[test]
+    fn of_ten_reads_of_a_session_one_is_with_a_new_token() {
+        let actions = actions(ScenarioKind::Session, 1, 0);
+        let new = actions.iter().filter(|a| **a == Action::LogInAndReadMe);
+        // 500 draws at a tenth: five standard deviations are 34.
+        let new = new.count();
+        assert!((16..=84).contains(&new), "{new}");
+        assert!(
+            actions
+                .iter()
+                .all(|a| matches!(a, Action::LogInAndReadMe | Action::ReadMe))
+        );
     }
 
     #[test]

@@ -230,7 +230,8 @@ impl From<Inspected> for Container {
             signing_keys: signing_keys::ids_in(&environment),
             created_at: inspected.created,
             // The engine says `no`, and nothing of a container that it made without one.
-            provisional: restarts.is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
+            provisional: restarts
+                .is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
             id: inspected.id,
             state: inspected.state.status,
             health: inspected.state.health.map(|health| health.status),
@@ -248,6 +249,13 @@ impl From<Inspected> for Container {
             limits: inspected.host_config.limits,
         }
     }
+}
+
+/// A container that `docker inspect` could have told of, for tests.
+#[cfg(test)]
+pub(crate) fn inspected(text: &str) -> Container {
+    let inspected: Inspected = serde_json::from_str(text).expect("what `docker inspect` says");
+    inspected.into()
 }
 
 /// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or

@@ -257,6 +257,13 @@ mod tests {
     }
 
     #[test]
+    fn compose_knows_the_same_life_of_a_token() {
+        let compose = include_str!("../../compose.yaml");
+        let (variable, default) = JWT_TTL_SECONDS;
+        assert!(compose.contains(&format!("JWT_TTL_SECONDS: ${{{variable}:-{default}}}")));
+    }
+
+    #[test]
     fn completing_a_complete_file_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut env = EnvFile::read(&folder.path().join(".env")).unwrap();

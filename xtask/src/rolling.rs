@@ -16,7 +16,6 @@ use crate::{
     evaluation::lab::Lab,
     interrupt::{self, Interrupted},
     outcome,
-    output::Step,
     process::tail,
     project::Settings,
     wait,
@@ -89,15 +88,13 @@ impl<'a> Rolling<'a> {
 
     /// The service's containers, the oldest first; an error when there is none.
     pub(crate) fn containers(&self) -> anyhow::Result<Vec<Container>> {
-        by_age(self.lab, self.service)
+        Ok(by_age(self.lab.containers_of(self.service)?))
     }
 
     /// Replaces one container. When the new one doesn't get healthy, or at Ctrl-C, nothing has changed; an old one that
     /// is leaving already leaves all the same.
-    pub(crate) fn replace(&self, old: &Container, step: &Step) -> anyhow::Result<Replaced> {
-        step.update("starting a new container");
+    pub(crate) fn replace(&self, old: &Container) -> anyhow::Result<Replaced> {
         let (new, healthy_after) = self.start_one()?;
-        step.update("stopping the old one");
         let left = to_the_end(|| {
             // In this order: between the two, two containers look provisional, and the younger one is meant to stay.
             set_provisional(old)?;
@@ -226,7 +223,9 @@ impl<'a> Rolling<'a> {
 
 /// Finishes or undoes what a replacement that was cut short left of a service's containers; what was done, in words.
 pub(crate) fn mend(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
-    let containers = by_age(lab, service)?;
+    let mut containers = lab.containers()?;
+    containers.retain(|container| container.service == service);
+    let containers = by_age(containers);
     let left_over = left_over(&containers);
     let mut done = Vec::new();
     if let Some(kept) = left_over.relied_on {
@@ -270,7 +269,9 @@ fn left_over(containers: &[Container]) -> LeftOver<'_> {
     }
     // One is new, or about to leave: the others are enough without it. Of two, one was about to take the other's place.
     let stays = (provisional.len() > 1 || relied_on.is_empty()).then(|| {
-        let healthy = provisional.iter().rposition(|container| container.is_healthy());
+        let healthy = provisional
+            .iter()
+            .rposition(|container| container.is_healthy());
         provisional.remove(healthy.unwrap_or_default())
     });
     LeftOver {
@@ -279,10 +280,9 @@ fn left_over(containers: &[Container]) -> LeftOver<'_> {
     }
 }
 
-fn by_age(lab: &Lab<'_>, service: &str) -> anyhow::Result<Vec<Container>> {
-    let mut containers = lab.containers_of(service)?;
+fn by_age(mut containers: Vec<Container>) -> Vec<Container> {
     containers.sort_by_key(|container| container.created_at);
-    Ok(containers)
+    containers
 }
 
 fn has(containers: &[Container], container: &Container) -> bool {
@@ -345,4 +345,88 @@ fn account(container: &Container) -> String {
     };
     let log = tail(&engine::last_lines(container, LOG_LINES), LOG_LINES);
     format!("It {condition}; its log ends with:\n{log}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The containers of a service, the oldest first, each in a word or two: `steady`, `new` (provisional, healthy),
+    /// `starting` (provisional, not yet healthy), `stopped` (provisional, exited), `unstarted`.
+    fn containers(words: &[&str]) -> Vec<Container> {
+        let container = |(age, word): (usize, &&str)| {
+            let (status, health, policy) = match *word {
+                "steady" => ("running", "healthy", "unless-stopped"),
+                "new" => ("running", "healthy", "no"),
+                "starting" => ("running", "starting", "no"),
+                "stopped" => ("exited", "unhealthy", "no"),
+                "unstarted" => ("created", "starting", "unless-stopped"),
+                other => panic!("{other}"),
+            };
+            engine::inspected(&format!(
+                r#"{{"Id":"{age}","Image":"i","RestartCount":0,"Created":"2026-11-26T15:00:{age:02}Z",
+                "State":{{"Status":"{status}","Health":{{"Status":"{health}"}}}},
+                "Config":{{"Labels":{{"com.docker.compose.service":"order-service"}}}},
+                "HostConfig":{{"Memory":1,"RestartPolicy":{{"Name":"{policy}"}}}},
+                "NetworkSettings":{{}}}}"#
+            ))
+        };
+        by_age(words.iter().enumerate().map(container).collect())
+    }
+
+    /// What is to be removed, and what is to stay, by age.
+    fn mended(words: &[&str]) -> (Vec<String>, Option<String>) {
+        let containers = containers(words);
+        let left_over = left_over(&containers);
+        let ids = left_over.superfluous.iter();
+        (
+            ids.map(|container| container.id.clone()).collect(),
+            left_over.relied_on.map(|container| container.id.clone()),
+        )
+    }
+
+    fn removes<const N: usize>(ids: [&str; N]) -> (Vec<String>, Option<String>) {
+        (ids.map(str::to_owned).to_vec(), None)
+    }
+
+    #[test]
+    fn what_is_relied_on_is_left_alone() {
+        assert_eq!(mended(&["steady"]), removes([]));
+        assert_eq!(mended(&["steady", "steady"]), removes([]));
+    }
+
+    #[test]
+    fn wherever_a_replacement_is_cut_short_as_many_containers_remain_as_before() {
+        // Made, started, healthy: nothing has changed yet, so it goes.
+        for new in ["unstarted", "starting", "new"] {
+            assert_eq!(mended(&["steady", "steady", new]), removes(["2"]), "{new}");
+        }
+        // The old one is about to leave, and the new one not relied on yet.
+        assert_eq!(
+            mended(&["new", "steady", "new"]),
+            (vec!["0".to_owned()], Some("2".to_owned()))
+        );
+        // The new one is relied on: the old one leaves, or has left already.
+        for old in ["new", "stopped"] {
+            assert_eq!(mended(&[old, "steady", "steady"]), removes(["0"]), "{old}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_never_left_without_its_containers() {
+        assert_eq!(mended(&["unstarted"]), removes([]));
+        assert_eq!(mended(&["new"]), (vec![], Some("0".to_owned())));
+        assert_eq!(mended(&["stopped"]), (vec![], Some("0".to_owned())));
+        assert_eq!(
+            mended(&["new", "stopped"]),
+            (vec!["1".to_owned()], Some("0".to_owned()))
+        );
+    }
+
+    #[test]
+    fn compose_gives_every_container_the_policy_that_is_given_back_here() {
+        let compose = include_str!("../../compose.yaml");
+        let policy = RESTART.strip_prefix("--restart=").unwrap();
+        assert!(compose.contains(&format!("restart: {policy}")));
+    }
 }

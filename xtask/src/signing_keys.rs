@@ -5,15 +5,15 @@
 use std::{collections::BTreeSet, fmt};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use serde_json::Value;
 
 use crate::{
-    engine::Container,
+    engine::{self, Container},
     env_file::{self, JWT_KEYS},
     evaluation::lab::Lab,
     outcome,
-    output::Progress,
     project::Settings,
-    rolling::{Left, Rolling},
+    rolling::{Left, Replaced, Rolling},
 };
 
 /// Who has them.
@@ -73,7 +73,10 @@ impl SigningKeys {
 
     /// As the env file has them.
     pub(crate) fn text(&self) -> String {
-        let keys = self.0.iter().map(|key| format!("{}:{}", key.id, key.secret));
+        let keys = self
+            .0
+            .iter()
+            .map(|key| format!("{}:{}", key.id, key.secret));
         keys.collect::<Vec<_>>().join(",")
     }
 
@@ -123,11 +126,42 @@ pub(crate) fn ids_in(environment: &[String]) -> Vec<String> {
 
 /// What user-service's containers were started with, each set of keys once.
 pub(crate) fn in_use(lab: &Lab<'_>) -> anyhow::Result<BTreeSet<Vec<String>>> {
-    let containers = lab.containers_of(SERVICE)?;
+    let containers = lab.containers()?.into_iter();
     Ok(containers
-        .into_iter()
+        .filter(|container| container.service == SERVICE)
         .map(|container| container.signing_keys)
         .collect())
+}
+
+/// The id of the key that a token says to be signed with; `None` where it says nothing that can be read.
+pub(crate) fn id_in(token: &str) -> Option<String> {
+    let (header, _) = token.split_once('.')?;
+    let header: Value = serde_json::from_slice(&from_base64url(header)?).ok()?;
+    Some(header["kid"].as_str()?.to_owned())
+}
+
+/// RFC 4648, section 5, without padding.
+fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for digit in text.bytes() {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'-' => 62,
+            b'_' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    Some(bytes)
 }
 
 /// The steps of a rotation that are left to be done, and how it is to be kept.
@@ -144,7 +178,7 @@ impl Rotation<'_> {
     /// one begun.
     pub(crate) fn rotate(
         &mut self,
-        progress: &Progress,
+        say: &dyn Fn(&str),
         keep: impl Fn(&SigningKeys) -> anyhow::Result<()>,
     ) -> anyhow::Result<Vec<Left>> {
         let mut left = Vec::new();
@@ -161,11 +195,11 @@ impl Rotation<'_> {
                 }
             };
             keep(&self.keys)?;
-            left = self.hand_out("learns the new key", progress)?;
+            left = self.hand_out("knows the new key", say)?;
             self.keys.promote(&new);
             keep(&self.keys)?;
         }
-        left.extend(self.hand_out("signs with it", progress)?);
+        left.extend(self.hand_out("signs with it", say)?);
         Ok(left)
     }
 
@@ -177,8 +211,8 @@ impl Rotation<'_> {
     }
 
     /// Replaces every container of user-service that has other keys than these, one by one. Returns when all that there
-    /// are have them, and are healthy.
-    pub(crate) fn hand_out(&self, what: &str, progress: &Progress) -> anyhow::Result<Vec<Left>> {
+    /// are have them, and are healthy. `what` is what each can do now, to be said of it.
+    pub(crate) fn hand_out(&self, what: &str, say: &dyn Fn(&str)) -> anyhow::Result<Vec<Left>> {
         let text = self.keys.text();
         let settings = self.settings.with([(JWT_KEYS, &text)]);
         let rolling = Rolling::new(self.lab, SERVICE, settings);
@@ -187,13 +221,21 @@ impl Rotation<'_> {
         let all = olds.len();
         olds.retain(others);
         let mut left = Vec::new();
-        for (number, old) in olds.iter().enumerate() {
-            let name = format!("{SERVICE} {what}, {} of {all}", number + 1 + all - olds.len());
-            let replaced = progress.step(&name, |step| rolling.replace(old, step))?;
-            left.push(replaced.left);
+        for old in &olds {
+            let Replaced { new, left: one, .. } = rolling.replace(old)?;
+            left.push(one);
+            say(&format!(
+                "{} {what}: {} of {all}",
+                engine::name(&new),
+                left.len() + all - olds.len()
+            ));
         }
         // Asked of the engine, not of what was done here: a token must not be made that one of them doesn't know.
-        match rolling.containers()?.iter().find(|container| others(container)) {
+        match rolling
+            .containers()?
+            .iter()
+            .find(|container| others(container))
+        {
             None => Ok(left),
             Some(container) => Err(outcome::failed(
                 format!(
@@ -233,7 +275,10 @@ mod tests {
         assert_eq!(keys("8a6b7c1d:00").pending(), None);
         assert_eq!(keys(&format!("8a6b7c1d:00,{old}:11")).pending(), Some(old));
         assert_eq!(keys(&format!("{old}:00,{new}:11")).pending(), Some(new));
-        assert_eq!(keys(&format!("{new}:11,{old}:00,8a6b7c1d:22")).pending(), None);
+        assert_eq!(
+            keys(&format!("{new}:11,{old}:00,8a6b7c1d:22")).pending(),
+            None
+        );
         // Two that nobody dated: whoever wrote them decides.
         assert_eq!(keys("one:00,other:11").pending(), None);
     }
@@ -252,6 +297,18 @@ mod tests {
         let environment = ["PATH=/".to_owned(), "JWT_KEYS=b:11, a:00".to_owned()];
         assert_eq!(ids_in(&environment), ["b", "a"]);
         assert!(ids_in(&environment[..1]).is_empty());
+    }
+
+    #[test]
+    fn a_token_names_its_key() {
+        let header = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6InN0cmFuZ2VyIn0";
+        assert_eq!(
+            id_in(&format!("{header}.e30.x")).as_deref(),
+            Some("stranger")
+        );
+        for none in ["", "e30.e30.x", "!!.e30.x", header] {
+            assert_eq!(id_in(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -25,10 +25,12 @@ pub(crate) enum Options {
     /// List the keys, what each is for, and which containers have it; never the keys themselves
     List(ListOptions),
     /// Have a new key sign, while the old ones still verify
-    #[command(after_help = "user-service's containers are replaced one by one, twice: first each of them learns the new \
+    #[command(
+        after_help = "user-service's containers are replaced one by one, twice: first each of them learns the new \
                             key, then it signs. So no token is made that some container doesn't know, and none that \
                             somebody holds is refused. A rotation that was cut short is finished instead of another \
-                            one begun.")]
+                            one begun."
+    )]
     Rotate(RotateOptions),
     /// Remove the keys that only verify, once no token of theirs can be valid
     Retire(RetireOptions),
@@ -72,8 +74,10 @@ struct Report {
     outcome: Exit,
     /// What was finished or undone first, in words.
     mended: Vec<String>,
-    /// A rotation stands between its steps, or not every container has what the env file says.
+    /// A rotation stands between its steps.
     cut_short: bool,
+    /// Every container has what the env file says.
+    handed_out: bool,
     /// Since when the key that signs has been the only one to; unknown before the first rotation.
     rotated_at: Option<DateTime<Utc>>,
     /// When the last token of the other keys is over.
@@ -130,8 +134,12 @@ fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
             "`cargo xtask keys retire` removes those that only verify",
         ));
     }
-    let left = rotation.rotate(&progress, |keys| keep(lab.project, keys, None))?;
-    keep(lab.project, &rotation.keys, Some(Utc::now()))?;
+    let left = progress.step("rotate", |step| {
+        let say = |text: &str| step.say(text);
+        let left = rotation.rotate(&say, |keys| keep(lab.project, keys, None))?;
+        keep(lab.project, &rotation.keys, Some(Utc::now()))?;
+        Ok(left)
+    })?;
     Ok((mended, left))
 }
 
@@ -167,7 +175,9 @@ fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
     rotation.keys.drop_old();
     let rotated_at = rotated_at(lab.project)?;
     keep(lab.project, &rotation.keys, rotated_at)?;
-    let left = rotation.hand_out("forgets the old keys", &progress)?;
+    let left = progress.step("retire", |step| {
+        rotation.hand_out("knows no old key", &|text| step.say(text))
+    })?;
     Ok((mended, left))
 }
 
@@ -202,7 +212,10 @@ fn keep(
 
 fn rotated_at(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
     let file = EnvFile::read(&project.env_file)?;
-    let Some(text) = file.get(JWT_KEYS_ROTATED_AT).filter(|text| !text.is_empty()) else {
+    let Some(text) = file
+        .get(JWT_KEYS_ROTATED_AT)
+        .filter(|text| !text.is_empty())
+    else {
         return Ok(None);
     };
     let at = DateTime::parse_from_rfc3339(text).map_err(|_| {
@@ -236,17 +249,23 @@ fn look(project: &Project, mended: Vec<String>, left: &[Left]) -> anyhow::Result
     let lab = Lab::new(project)?;
     let keys = SigningKeys::of(lab.settings())?;
     let containers = lab.containers_of(SERVICE)?;
-    let mut ids = keys.ids();
+    let ids = keys.ids();
+    let all = |holds: &dyn Fn(&Vec<String>) -> bool| {
+        let mut sets = containers.iter().map(|container| &container.signing_keys);
+        sets.all(holds)
+    };
+    let cut_short = keys.pending().is_some() || !all(&|keys| keys.first() == ids.first());
+    let handed_out = all(&|keys| *keys == ids);
     let known = ids.len();
-    for id in containers.iter().flat_map(|container| &container.signing_keys) {
+    let mut ids = ids;
+    for id in containers
+        .iter()
+        .flat_map(|container| &container.signing_keys)
+    {
         if !ids.contains(id) {
             ids.push(id.clone());
         }
     }
-    let cut_short = keys.pending().is_some()
-        || containers
-            .iter()
-            .any(|container| container.signing_keys != keys.ids());
     let keys = ids.into_iter().enumerate().map(|(index, id)| {
         let count = |has: &dyn Fn(&Vec<String>) -> bool| {
             let sets = containers.iter().map(|container| &container.signing_keys);
@@ -271,15 +290,26 @@ fn look(project: &Project, mended: Vec<String>, left: &[Left]) -> anyhow::Result
         outcome: if graceful { Exit::Holds } else { Exit::Failed },
         mended,
         cut_short,
+        handed_out,
         rotated_at: rotated_at(project)?,
-        retire_from: if known > 1 { retire_from(project)? } else { None },
+        retire_from: if known > 1 {
+            retire_from(project)?
+        } else {
+            None
+        },
         keys,
         left: left.iter().map(|left| left.exit_code).collect(),
     })
 }
 
 fn print_text(report: &Report, left: &[Left]) {
-    let mut rows = table(["key", "made", "for new containers", "containers that have it", "that sign with it"]);
+    let mut rows = table([
+        "key",
+        "made",
+        "for new containers",
+        "containers that have it",
+        "that sign with it",
+    ]);
     for key in &report.keys {
         let made = key.made_at.map(|at| at.format("%F %T").to_string());
         rows.add_row([
@@ -292,8 +322,10 @@ fn print_text(report: &Report, left: &[Left]) {
     }
     println!("{rows}");
     if report.cut_short {
+        println!("A rotation was cut short: `cargo xtask keys rotate` finishes it.");
+    } else if !report.handed_out {
         println!(
-            "Not every container has what the env file says: `cargo xtask keys rotate` finishes what was cut short."
+            "Not every container has what the env file says: `cargo xtask rollout {SERVICE}` hands it out."
         );
     } else if let Some(from) = report.retire_from {
         println!(

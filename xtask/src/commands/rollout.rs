@@ -13,13 +13,15 @@ use crate::{
 
 /// What `rollout` can be told.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "The new containers are made as `cargo xtask up` would make them: from today's sources, with the \
+#[command(
+    after_help = "The new containers are made as `cargo xtask up` would make them: from today's sources, with the \
                         env file's settings. For each of them one more is started, and when it is healthy an old one \
                         is stopped with its grace period, and removed. A new one that doesn't get healthy is removed, \
                         and the old ones serve on. One that was killed is finished or undone by the next `rollout`, \
                         `scale` or `heal`.\n\n\
                         Exit codes: 0 all are new, 1 one did not get healthy, or an old one did not end by itself; \
-                        130 after Ctrl-C: what is new stays, as many serve as before.")]
+                        130 after Ctrl-C: what is new stays, as many serve as before."
+)]
 pub(crate) struct Options {
     /// One of the shop's services
     #[arg(value_parser = service)]
@@ -77,7 +79,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         for (number, old) in olds.iter().enumerate() {
             let name = format!("{service}: {} of {}", number + 1, olds.len());
             let one = progress.step(&name, |step| {
-                let one = rolling.replace(old, step)?;
+                let one = rolling.replace(old)?;
                 step.result(format!("healthy after {}", spell(one.healthy_after)));
                 Ok(one)
             });

@@ -14,11 +14,13 @@ use crate::{
 
 /// What `scale` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
-#[command(after_help = "More are started one by one, each healthy before the next one; fewer are stopped one by one, the \
+#[command(
+    after_help = "More are started one by one, each healthy before the next one; fewer are stopped one by one, the \
                         youngest first, each with its grace period. `cargo xtask up` keeps as many as there are; \
                         after `down` there is one of each again.\n\n\
                         Exit codes: 0 there are as many, all healthy; 1 a new one did not get healthy, or one that \
-                        left did not end by itself.")]
+                        left did not end by itself."
+)]
 pub(crate) struct Options {
     /// One of the shop's services
     #[arg(value_parser = service)]

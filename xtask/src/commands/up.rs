@@ -18,7 +18,7 @@ use crate::{
     output::{Progress, Step, table},
     patterns, ports,
     process::tail,
-    project::{PORTS, Project, Settings},
+    project::{PORTS, Project, SERVICES, Settings},
     service_images,
 };
 
@@ -73,7 +73,7 @@ pub(crate) fn bring_up(
         service_images::build(project, &compose, &settings, step)
     })?;
     let started = progress.step("containers", |step| {
-        start(project, &compose, &settings, step)
+        start(project, &compose, &settings, &before, step)
     });
     if let Err(error) = started {
         let ran_before = before.iter().any(|container| container.state == "running");
@@ -191,8 +191,16 @@ fn start(
     project: &Project,
     compose: &Compose,
     settings: &Settings,
+    before: &[Container],
     step: &Step,
 ) -> anyhow::Result<()> {
+    // Without a word about them compose would leave one container of each.
+    let scales = SERVICES.map(|service| {
+        let of_service = before
+            .iter()
+            .filter(|container| container.service == service && !container.provisional);
+        format!("--scale={service}={}", of_service.count().max(1))
+    });
     let result = compose
         .up(
             project,
@@ -200,6 +208,7 @@ fn start(
             HEALTHY_WITHIN_SECONDS,
             ["--remove-orphans"],
         )
+        .args(scales)
         .logged(&project.log("compose-up"), |line| step.update(line));
     let containers = match result {
         Ok(()) => engine::containers(project)?,

@@ -129,6 +129,9 @@ pub(crate) struct Configuration {
     pub(crate) patterns_off: BTreeMap<String, Vec<String>>,
     /// Running containers, by service, where there is more than one.
     pub(crate) replicas: BTreeMap<String, u32>,
+    /// The ids of user-service's signing keys: each set that a container has.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) signing_keys: BTreeSet<Vec<String>>,
 }
 
 impl Configuration {

@@ -62,7 +62,8 @@ impl ArmPlan {
 pub(crate) enum ArmFault {
     /// The experiment's fault.
     AsPlanned,
-    /// Another one at the same time, for as long.
+    /// Another one at the same time, for as long. In the first arm: the naive way of doing the same, where no switch
+    /// stands for a pattern.
     Instead(Fault),
     /// Nothing: what shows here is a false alarm.
     None,

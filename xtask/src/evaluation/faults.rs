@@ -14,6 +14,7 @@ mod healing;
 mod limits;
 mod messages;
 mod network;
+mod replacement;
 
 use std::fmt;
 
@@ -78,6 +79,14 @@ pub(crate) enum Fault {
     },
     /// The gateway gets the whole attack corpus, once, from somebody with an account.
     Attacks,
+    /// A service's containers are replaced one by one, as `rollout` does it.
+    Rollout { service: &'static str },
+    /// A service's containers are replaced all at once.
+    ReplaceAtOnce { service: &'static str },
+    /// A new key signs tokens while the old one still verifies, as `keys rotate` does it.
+    RotateKeys,
+    /// A new key takes the place of the one that signs tokens, in one container after the other.
+    ReplaceKeys,
 }
 
 /// A fault that is there now. Dropping it heals it.
@@ -156,6 +165,17 @@ impl Fault {
                 )
             }
             Self::Attacks => "the gateway is sent everything that must not get in".to_owned(),
+            Self::Rollout { service } => {
+                format!("the containers of {service} are replaced one by one")
+            }
+            Self::ReplaceAtOnce { service } => {
+                format!("the containers of {service} are replaced all at once")
+            }
+            Self::RotateKeys => {
+                "a new key signs tokens once everybody knows it, and the old one still verifies"
+                    .to_owned()
+            }
+            Self::ReplaceKeys => "a new key takes the place of the old one".to_owned(),
         }
     }
 
@@ -178,6 +198,7 @@ impl Fault {
 
     fn effect(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Effect>> {
         use containers::{Halt, Halted, RollingRestart};
+        use replacement::{How, NewKeys, Replaced};
         let all = |service| lab.containers_of(service);
         Ok(match self {
             Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),
@@ -209,6 +230,14 @@ impl Fault {
                 Box::new(database::LockTable::new(lab, database, table)?)
             }
             Self::Attacks => Box::new(attacks::Attacked::default()),
+            Self::Rollout { service } => {
+                Box::new(Replaced::new(How::OneByOne, service, all(service)?))
+            }
+            Self::ReplaceAtOnce { service } => {
+                Box::new(Replaced::new(How::AtOnce, service, all(service)?))
+            }
+            Self::RotateKeys => Box::new(NewKeys::new(true)),
+            Self::ReplaceKeys => Box::new(NewKeys::new(false)),
         })
     }
 }

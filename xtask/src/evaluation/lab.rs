@@ -22,7 +22,7 @@ use crate::{
     output::Step,
     process::Call,
     project::{Project, Settings},
-    service_images, wait,
+    service_images, signing_keys, wait,
 };
 
 /// As which program the databases see us: a session that was left behind is found by it.
@@ -98,7 +98,12 @@ impl<'a> Lab<'a> {
             .iter()
             .flat_map(|container| &container.patterns_off);
         let off: BTreeMap<String, String> = off
-            .map(|pattern| (format!("{SWITCH}{}", pattern.to_uppercase()), "off".to_owned()))
+            .map(|pattern| {
+                (
+                    format!("{SWITCH}{}", pattern.to_uppercase()),
+                    "off".to_owned(),
+                )
+            })
             .collect();
         let settings = self.settings.without_prefix(SWITCH);
         Ok(settings.with(off.iter().map(|(name, value)| (name.as_str(), value))))
@@ -225,7 +230,10 @@ impl<'a> Lab<'a> {
 
     /// How the configured services are set up now, as their containers say.
     pub(crate) fn configuration(&self) -> anyhow::Result<Configuration> {
-        let mut configuration = Configuration::default();
+        let mut configuration = Configuration {
+            signing_keys: signing_keys::in_use(self)?,
+            ..Configuration::default()
+        };
         let containers = self.containers()?;
         for service in CONFIGURED {
             let of_service = || {

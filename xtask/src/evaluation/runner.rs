@@ -20,7 +20,7 @@ use super::{
         Arm, Attacks, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage,
         Sample, Trial, Versions,
     },
-    experiment::{ArmPlan, Experiment, FaultPlan, Observed},
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Observed},
     faults,
     lab::Lab,
     load::{Ledger, Load},
@@ -386,7 +386,16 @@ impl Runner<'_> {
             self.folder.path.join("load").join(folder),
         )?;
         load.wait_until_begun()?;
-        if let Some(fault) = plan.fault_of(experiment) {
+        // Broken on purpose, an arm has done to it what the first one has, where that stands for a missing pattern.
+        let done_to = match (self.sabotage, experiment.arms) {
+            (Some(Sabotage::BreakPattern), [without, ..])
+                if matches!(without.fault, ArmFault::Instead(_)) =>
+            {
+                without
+            }
+            _ => plan,
+        };
+        if let Some(fault) = done_to.fault_of(experiment) {
             let (fault, attacks) = self.fault(&fault, seed, since, step)?;
             (arm.fault, arm.attacks) = (Some(fault), attacks);
         }

@@ -10,8 +10,10 @@ mod deadline;
 mod forward_auth;
 mod graceful_shutdown;
 mod inbox;
+mod key_rotation;
 mod outbox;
 mod retry;
+mod rolling_update;
 mod saga;
 mod telemetry_loss;
 mod trace_propagation;
@@ -23,7 +25,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 14] = [
+pub(crate) static ALL: [&Experiment; 16] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -38,6 +40,8 @@ pub(crate) static ALL: [&Experiment; 14] = [
     &forward_auth::EXPERIMENT,
     &deadline::EXPERIMENT,
     &circuit_breaker::EXPERIMENT,
+    &rolling_update::EXPERIMENT,
+    &key_rotation::EXPERIMENT,
 ];
 
 /// The experiment with this name.

@@ -19,7 +19,8 @@ use crate::{
     evaluation::lab::Lab,
     outcome::{self, Exit},
     output::Step,
-    wait,
+    project::SERVICES,
+    rolling, wait,
 };
 
 /// RabbitMQ takes ten seconds to boot; the services find it again within five.
@@ -71,6 +72,12 @@ impl Mended<'_> {
 }
 
 fn heal_containers(lab: &Lab<'_>, mended: &mut Mended<'_>) -> anyhow::Result<()> {
+    // First: one that was about to leave is not to be set going again.
+    for service in SERVICES {
+        for what in rolling::mend(lab, service)? {
+            mended.add(what);
+        }
+    }
     let composed = Composed::read(lab)?;
     for container in lab.containers()? {
         if limits::remove_cpu_quota(&container)? {

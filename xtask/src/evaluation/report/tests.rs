@@ -221,6 +221,7 @@ impl Sketch {
                     ]
                     .into()
                 },
+                signing_keys: [].into(),
                 replicas: self.replicas.clone(),
             },
             started_at: at(-6.0),
