@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// All but `greedy`, which the closed model hasn't.
-const SCENARIOS: [&str; 9] = [
+const SCENARIOS: [&str; 10] = [
     "browse",
     "checkout",
     "mixed",
@@ -32,6 +32,7 @@ const SCENARIOS: [&str; 9] = [
     "purchase",
     "protected",
     "edge",
+    "session",
 ];
 
 /// The arguments that choose each model.

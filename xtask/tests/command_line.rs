@@ -125,6 +125,28 @@ fn a_fault_needs_a_service_that_there_is() {
 }
 
 #[test]
+fn only_the_shops_services_are_rolled_out_and_scaled() {
+    for wrong in [
+        &["rollout", "orders"][..],
+        &["rollout", "postgres"],
+        &["scale", "traefik", "2"],
+    ] {
+        let output = xtask(wrong);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("order-service"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    for wrong in ["0", "9", "two"] {
+        let output = xtask(&["scale", "order-service", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    }
+    assert_eq!(xtask(&["keys"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_switch_that_cannot_be_read_keeps_up_from_starting_anything() {
     let folder = tempfile::tempdir().unwrap();
     let env_file = folder.path().join(".env");

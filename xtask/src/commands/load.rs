@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 
 /// What `loadtest` knows, and what its users do there.
-const SCENARIOS: [(&str, &str); 10] = [
+const SCENARIOS: [(&str, &str); 11] = [
     ("browse", "read users, the own account and stock"),
     ("checkout", "order, then read the order and its stock"),
     (
@@ -48,6 +48,10 @@ const SCENARIOS: [(&str, &str); 10] = [
     (
         "edge",
         "in equal parts buy, read the own account, and read stock",
+    ),
+    (
+        "session",
+        "read the own account; every tenth time log in, and read it with the new token",
     ),
     (
         "greedy",

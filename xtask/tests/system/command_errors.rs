@@ -11,7 +11,7 @@ const NOBODY: &str = "agora-test-nobody";
 #[test]
 fn a_command_without_a_running_system_says_how_to_start_one() {
     let folder = tempfile::tempdir().expect("a folder for the test");
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 17] = [
         &["status"],
         &["smoke"],
         &["load", "checkout"],
@@ -26,6 +26,9 @@ fn a_command_without_a_running_system_says_how_to_start_one() {
         &["dlq", "replay", "--all"],
         &["dlq", "purge", "--reason", "unreadable"],
         &["logs"],
+        &["rollout", "order-service"],
+        &["scale", "order-service", "2"],
+        &["keys", "list"],
     ];
     for command in commands {
         let refused = xtask(&folder.path().join(".env"), command).expect_code(3);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use load_record::{LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE};
+use load_record::{BEGUN_FILE, LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE};
 
 use crate::{system::System, wait};
 
@@ -241,6 +241,14 @@ impl Run {
         Self {
             id: started.max().expect("a run was begun"),
         }
+    }
+
+    /// The newest run whose measured part has begun, if there is one.
+    pub(crate) fn latest_begun() -> Option<String> {
+        let runs = fs::read_dir(runs()).ok()?.filter_map(Result::ok);
+        let begun = runs.filter(|run| run.path().join(BEGUN_FILE).is_file());
+        let names = begun.map(|run| run.file_name().to_string_lossy().into_owned());
+        names.max()
     }
 
     pub(crate) fn folder(&self) -> PathBuf {

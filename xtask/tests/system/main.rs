@@ -28,6 +28,7 @@ mod kills;
 mod load;
 mod mirror;
 mod outages;
+mod rolling;
 mod story;
 mod traces;
 

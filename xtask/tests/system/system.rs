@@ -100,11 +100,16 @@ impl System {
         ids.lines().map(str::to_owned).collect()
     }
 
+    /// The ids of a service's containers, stopped ones included.
+    pub(crate) fn containers_of(&self, service: &str) -> Vec<String> {
+        let label = format!("label=com.docker.compose.service={service}");
+        self.containers(&["--filter", &label])
+    }
+
     /// The id of a service's container.
     #[track_caller]
     pub(crate) fn container(&self, service: &str) -> String {
-        let label = format!("label=com.docker.compose.service={service}");
-        let ids = self.containers(&["--filter", &label]);
+        let ids = self.containers_of(service);
         let [id] = ids.as_slice() else {
             panic!("{service} has the containers {ids:?}");
         };

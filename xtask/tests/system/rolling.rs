@@ -1,0 +1,162 @@
+//! Containers and keys are replaced while customers are being served, and none of them notices; a replacement that can't
+//! work, or is killed, leaves as many containers as there were.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    client::{Client, Person},
+    load::{RUN_ENDS_WITHIN, Run},
+    program::{Call, Running},
+    reconciliation::reconcile,
+    system::System,
+    wait,
+};
+
+/// A container is healthy within seconds; this is for busy machines.
+const REPLACED_WITHIN: Duration = Duration::from_secs(120);
+const LOAD_BEGINS_WITHIN: Duration = Duration::from_secs(60);
+
+#[test]
+fn containers_come_go_and_are_replaced_under_load_and_no_request_fails() {
+    let system = System::take_turn();
+    let load = start_load(&system, "checkout", "25s");
+    let scaled = json(&system, &["scale", "order-service", "2"], 0);
+    assert_eq!(scaled["containers"], 2, "{scaled}");
+    let before = ids(&system, "order-service");
+    let report = json(&system, &["rollout", "order-service"], 0);
+    let after = ids(&system, "order-service");
+    assert_eq!(after.len(), 2, "{report}");
+    assert!(after.iter().all(|id| !before.contains(id)), "{report}");
+    let replaced = report["replaced"].as_array().expect("what was replaced");
+    let graceful = replaced.iter().filter(|one| one["exit_code"] == 0);
+    assert_eq!(graceful.count(), 2, "{report}");
+    // `up` takes no container away.
+    let up = system.start_xtask(&["up"]).end_within(REPLACED_WITHIN);
+    up.expect_code(0);
+    assert_eq!(ids(&system, "order-service"), after);
+    let scaled = json(&system, &["scale", "order-service", "1"], 0);
+    assert_eq!(scaled["left"], serde_json::json!([0]), "{scaled}");
+    load.expect_running();
+
+    let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());
+    assert_eq!(run.summary().failed, 0);
+    reconcile(&system, &run.ledger());
+}
+
+#[test]
+fn keys_are_rotated_under_load_and_no_token_is_refused() {
+    let system = System::take_turn();
+    let gateway = &system.gateway;
+    let ada = Person::new(gateway);
+    let load = start_load(&system, "session", "20s");
+    let before = json(&system, &["keys", "list"], 0);
+    let after = json(&system, &["keys", "rotate"], 0);
+    load.expect_running();
+    let signs = |report: &Value| report["keys"][0]["id"].clone();
+    assert_ne!(signs(&after), signs(&before), "{after}");
+    assert_eq!(after["keys"][1]["id"], signs(&before), "{after}");
+    assert_eq!(
+        after["keys"][0]["signing"], after["keys"][0]["of"],
+        "{after}"
+    );
+
+    assert_eq!(me(gateway, &ada.authorization), 200, "a token from before");
+    let eve = Person::new(gateway);
+    assert_eq!(me(gateway, &eve.authorization), 200, "a token from after");
+    let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());
+    assert_eq!(run.summary().failed, 0);
+
+    let refused = system.xtask(&["keys", "retire"]).expect_code(1);
+    assert!(refused.stderr.contains("valid for"), "{}", refused.stderr);
+    let retired = json(&system, &["keys", "retire", "--force"], 0);
+    let keys = retired["keys"].as_array().expect("keys");
+    assert_eq!(keys.len(), 1, "{retired}");
+    assert_eq!(me(gateway, &ada.authorization), 401, "of the old key");
+    assert_eq!(me(gateway, &eve.authorization), 200, "of the new key");
+}
+
+#[test]
+fn containers_that_cannot_start_are_removed_and_the_old_ones_serve_on() {
+    let system = System::take_turn();
+    let ada = Person::new(&system.gateway);
+    let before = ids(&system, "user-service");
+    let broken = [("AGORA_JWT_KEYS", "too-short:00")];
+    let rollout = ["rollout", "user-service"];
+    let failed = Call::xtask_with(&broken, system.project(), system.env_file(), &rollout)
+        .start()
+        .end_within(REPLACED_WITHIN)
+        .expect_code(1);
+    // The service says why, and the command repeats it.
+    for part in ["JWT_KEYS", "exit code 2", "the old ones serve on", "next: "] {
+        assert!(failed.stderr.contains(part), "{part}: {}", failed.stderr);
+    }
+    assert_eq!(ids(&system, "user-service"), before);
+    assert_eq!(me(&system.gateway, &ada.authorization), 200);
+}
+
+#[test]
+fn a_rollout_that_is_killed_is_made_good_by_heal() {
+    let system = System::take_turn();
+    let before = ids(&system, "inventory-service");
+    let rollout = system.start_xtask(&["rollout", "inventory-service"]);
+    wait::until("a second container", REPLACED_WITHIN, || {
+        match ids(&system, "inventory-service").len() {
+            1 => Err("one container".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    rollout.kill(REPLACED_WITHIN);
+    let healed = system.start_xtask(&["heal"]).end_within(REPLACED_WITHIN);
+    let healed = healed.expect_code(0).stdout;
+    assert!(healed.contains("cut short"), "{healed}");
+    assert_eq!(ids(&system, "inventory-service"), before);
+    system.xtask(&["status"]).expect_code(0);
+}
+
+/// Starts a load, and returns when its users are signed up and it is under way.
+#[track_caller]
+fn start_load(system: &System, scenario: &str, run_time: &str) -> Running {
+    let known = Run::latest_begun();
+    let load = system.start_xtask(&[
+        "load",
+        scenario,
+        "--run-time",
+        run_time,
+        "--users",
+        "5",
+        "--rate-limit",
+        "60",
+        "--format",
+        "json",
+    ]);
+    wait::until("a load under way", LOAD_BEGINS_WITHIN, || {
+        load.expect_running();
+        match Run::latest_begun() {
+            begun if begun != known => Ok(()),
+            _ => Err("its users are being signed up".to_owned()),
+        }
+    });
+    load
+}
+
+#[track_caller]
+fn json(system: &System, command: &[&str], code: i32) -> Value {
+    let args = [command, &["--format", "json"]].concat();
+    let ended = system.start_xtask(&args).end_within(REPLACED_WITHIN);
+    ended.expect_code(code).json()
+}
+
+/// The ids of a service's containers, sorted.
+fn ids(system: &System, service: &str) -> Vec<String> {
+    let mut ids = system.containers_of(service);
+    ids.sort();
+    ids
+}
+
+#[track_caller]
+fn me(gateway: &Client, authorization: &str) -> u16 {
+    let headers = [("authorization", authorization)];
+    gateway.get("/users/me", &headers).status
+}
