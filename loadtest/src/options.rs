@@ -140,7 +140,8 @@ pub(crate) enum ScenarioKind {
     Protected,
     /// In equal parts buy, read the own account, and read a product's stock.
     Edge,
-    /// Read the own account with a token from before the run; every tenth time log in, and read it with the new token.
+    /// Read the own account with a token from before the run; of thirty times once log in, and read it with the new
+    /// token.
     Session,
     /// Read the own account; one user, `greedy`, sends half of all requests, `others` share the rest. Open model only.
     Greedy,

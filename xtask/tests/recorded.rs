@@ -257,6 +257,25 @@ fn an_attack_that_gets_in_or_breaks_something_refutes_forward_auth_and_harmless_
 }
 
 #[test]
+fn a_request_that_fails_or_is_refused_refutes_rolling_update_and_key_rotation() {
+    let fail = |arm: &mut Value| arm["load"]["summary"]["failed"] = 1.into();
+    let spare = |arm: &mut Value| arm["load"]["summary"]["failed"] = 0.into();
+    tamper("rolling_update", 1, fail, "refuted");
+    tamper("rolling_update", 0, spare, "inconclusive");
+    tamper("key_rotation", 1, fail, "refuted");
+    let unrefused = |arm: &mut Value| {
+        let requests = arm["load"]["summary"]["requests"].as_array_mut();
+        let requests = requests.expect("counts of requests");
+        requests.retain(|request| request["status"] != 401);
+    };
+    tamper("key_rotation", 0, unrefused, "inconclusive");
+    // Replaced when nobody was there to notice.
+    let late = |arm: &mut Value| arm["fault"]["healed_at"] = arm["finished_at"].clone();
+    tamper("rolling_update", 1, late, "inconclusive");
+    tamper("key_rotation", 1, late, "inconclusive");
+}
+
+#[test]
 fn purchases_that_fail_or_hang_refute_the_breaker_and_the_deadline() {
     let purchases = |arm: &mut Value, change: fn(&mut Value)| {
         let seconds = arm["load"]["routes"].as_array_mut().expect("routes");

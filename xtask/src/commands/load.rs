@@ -51,7 +51,7 @@ const SCENARIOS: [(&str, &str); 11] = [
     ),
     (
         "session",
-        "read the own account; every tenth time log in, and read it with the new token",
+        "read the own account, of thirty times once with a new token",
     ),
     (
         "greedy",

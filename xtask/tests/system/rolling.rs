@@ -127,7 +127,7 @@ fn start_load(system: &System, scenario: &str, run_time: &str) -> Running {
         "--users",
         "5",
         "--rate-limit",
-        "60",
+        "40",
         "--format",
         "json",
     ]);

@@ -40,7 +40,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 15,
         },
-        run_time: Duration::from_secs(50),
+        run_time: Duration::from_secs(60),
         idempotency_keys: false,
     },
     fault: FaultPlan {
