@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use crate::{
     evaluation::{lab::Lab, under_way::Turn},
-    interrupt::Interrupted,
+    interrupt::{self, Interrupted},
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, spell},
+    patterns,
     project::{Project, SERVICES, among},
     rolling::{self, Rolling},
 };
@@ -67,6 +68,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let _turn = Turn::take(project)?;
     let progress = Progress::new();
     let service = options.service;
+    // A switch with a typing error would leave its pattern on and nobody the wiser.
+    patterns::off(lab.settings())?;
     progress.step("service images", |step| lab.build_services(step))?;
     let mended = mend(&lab, service, &progress)?;
     let rolling = Rolling::new(&lab, service, lab.settings().clone());
@@ -113,7 +116,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     match options.format.format {
         Format::Json => print_json(&report)?,
         Format::Text => {
-            println!("{service}: all {} containers are new.", report.containers);
+            match report.containers {
+                1 => println!("{service}: its container is new."),
+                count => println!("{service}: all {count} containers are new."),
+            }
             for left in replaced.iter().map(|one| &one.left) {
                 rolling::say_unless_graceful(left);
             }
@@ -140,7 +146,7 @@ pub(super) fn mend(
 }
 
 fn say_what_is_left(rolling: &Rolling<'_>, new: usize, of: usize) -> anyhow::Result<()> {
-    let serve = crate::interrupt::set_aside(|| rolling.containers())?.len();
+    let serve = interrupt::set_aside(|| rolling.containers())?.len();
     eprintln!("{new} of {of} containers are new, {serve} serve; run it again for the others");
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::{
     evaluation::{lab::Lab, under_way::Turn},
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json},
+    patterns,
     project::Project,
     rolling::{self, Left, MOST, Rolling},
 };
@@ -51,6 +52,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let _turn = Turn::take(project)?;
     let progress = Progress::new();
     let service = options.service;
+    patterns::off(lab.settings())?;
     let mended = mend(&lab, service, &progress)?;
     let rolling = Rolling::new(&lab, service, lab.settings().clone());
     let before = rolling.containers()?;

@@ -154,10 +154,8 @@ pub(crate) fn run(
 /// taken a [`Turn`].
 pub(crate) fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
     let left_over = under_way::left_over(lab.project)?;
-    if left_over.is_some() {
-        step.update("waiting for what a killed evaluation has set off");
-        lab.wait_for_abandoned_configuring()?;
-    }
+    step.update("waiting for what a killed command has set off");
+    lab.wait_for_abandoned_configuring()?;
     let mut done = faults::heal_everything(lab, step)?;
     if let Some(left_over) = left_over {
         step.update("restoring what a killed evaluation found");
