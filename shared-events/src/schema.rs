@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::ids::{OrderId, ProductId, Quantity, UserId};
@@ -27,13 +27,21 @@ impl PartialSchema for OrderId {
 
 impl PartialSchema for UserId {
     fn schema() -> RefOr<Schema> {
-        schema(object(Type::String, KnownFormat::Uuid, "A user of the shop."))
+        schema(object(
+            Type::String,
+            KnownFormat::Uuid,
+            "A user of the shop.",
+        ))
     }
 }
 
 impl PartialSchema for ProductId {
     fn schema() -> RefOr<Schema> {
-        let number = object(Type::Integer, KnownFormat::Int64, "A product of the catalogue.");
+        let number = object(
+            Type::Integer,
+            KnownFormat::Int64,
+            "A product of the catalogue.",
+        );
         schema(number.minimum(Some(1)).maximum(Some(i64::MAX)))
     }
 }

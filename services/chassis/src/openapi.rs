@@ -118,7 +118,10 @@ const WITH_TOKEN: [Refusal; 2] = [
 ];
 const WITH_BODY: [Refusal; 2] = [
     gateways(413, "`too-large`: the body is longer than 64 KiB"),
-    refusal(415, "`unsupported-media-type`: the body isn't `application/json`"),
+    refusal(
+        415,
+        "`unsupported-media-type`: the body isn't `application/json`",
+    ),
 ];
 const WITH_CONTENT: [Refusal; 1] = [refusal(
     422,
@@ -126,7 +129,9 @@ const WITH_CONTENT: [Refusal; 1] = [refusal(
 )];
 
 fn complete_operation(name: &str, operation: &mut Value) {
-    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    let parameters = operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
         // Absent or a value: there is no null outside of a body.
         if let Some(schema) = parameter.get_mut("schema") {
@@ -138,13 +143,18 @@ fn complete_operation(name: &str, operation: &mut Value) {
         .is_none_or(|schemes| !schemes.is_empty());
     let body = !operation["requestBody"].is_null();
     let parameters = operation["parameters"].as_array().into_iter().flatten();
-    let content = body || parameters.into_iter().any(|parameter| parameter["in"] != "path");
+    let content = body
+        || parameters
+            .into_iter()
+            .any(|parameter| parameter["in"] != "path");
     let refusals = ALWAYS
         .iter()
         .chain(WITH_TOKEN.iter().filter(|_| by_token))
         .chain(WITH_BODY.iter().filter(|_| body))
         .chain(WITH_CONTENT.iter().filter(|_| content));
-    let responses = operation.get_mut("responses").and_then(Value::as_object_mut);
+    let responses = operation
+        .get_mut("responses")
+        .and_then(Value::as_object_mut);
     let Some(responses) = responses else {
         return;
     };
@@ -258,11 +268,16 @@ mod tests {
         let protected = completed(&json!({ "requestBody": {}, "responses": { "202": {} } }));
         assert_eq!(
             statuses(&protected),
-            ["202", "400", "401", "413", "415", "422", "429", "502", "503", "504"]
+            [
+                "202", "400", "401", "413", "415", "422", "429", "502", "503", "504"
+            ]
         );
         assert!(protected["responses"]["503"]["headers"]["Retry-After"].is_object());
         let gone = &protected["responses"]["502"]["content"];
-        assert_eq!(gone.as_object().unwrap().keys().collect::<Vec<_>>(), [PLAIN]);
+        assert_eq!(
+            gone.as_object().unwrap().keys().collect::<Vec<_>>(),
+            [PLAIN]
+        );
     }
 
     #[test]

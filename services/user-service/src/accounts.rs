@@ -149,9 +149,16 @@ impl fmt::Debug for Email {
 
 #[derive(Deserialize, ToSchema)]
 struct SignUp {
-    #[schema(min_length = 1, max_length = 100, pattern = r"^[^\x00-\x1f\x7f-\x9f]*\S[^\x00-\x1f\x7f-\x9f]*$")]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*\S[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: String,
-    #[schema(max_length = 254, pattern = r"^\s*[!-?A-~]+@[!--/-?A-~]+(\.[!--/-?A-~]+)+\s*$")]
+    #[schema(
+        max_length = 254,
+        pattern = r"^\s*[!-?A-~]+@[!--/-?A-~]+(\.[!--/-?A-~]+)+\s*$"
+    )]
     email: String,
     /// At most 72 bytes in UTF-8.
     #[schema(value_type = String, format = Password, min_length = 8, max_length = 72, pattern = r"^[^\x00]*$")]
