@@ -10,6 +10,8 @@ mod envelope;
 mod ids;
 mod inventory;
 mod orders;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod topology;
 
 pub use envelope::{CONTENT_TYPE, DecodeError, Event, EventData};

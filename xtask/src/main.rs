@@ -11,6 +11,7 @@ mod broker;
 mod commands;
 mod compose;
 mod configuration;
+mod customers;
 mod dashboards;
 mod dead_letters;
 mod durations;
@@ -36,6 +37,7 @@ mod project;
 mod prometheus;
 mod promql;
 mod rolling;
+mod schemathesis;
 mod service_images;
 mod signing_keys;
 mod spans_check;
@@ -50,7 +52,7 @@ use serde_json::json;
 use crate::{
     commands::{
         alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, keys, load,
-        logs, rollout, scale, smoke, status, test, up, verify_dashboards, verify_dlq,
+        logs, rollout, scale, smoke, status, test, up, verify_api, verify_dashboards, verify_dlq,
         verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
@@ -103,6 +105,8 @@ enum Command {
     VerifyMetrics(verify_metrics::Options),
     /// Hold the traces of a run's orders against the shape that they should have
     VerifyTraces(verify_traces::Options),
+    /// Hold what the API answers to thousands of made-up requests against its documents
+    VerifyApi(verify_api::Options),
     /// Ask everything that the Grafana dashboards ask, and find the panels that show nothing
     VerifyDashboards(verify_dashboards::Options),
     /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
@@ -143,6 +147,7 @@ impl Command {
             Self::VerifyDlq(options) => verify_dlq::run(project, *options),
             Self::VerifyMetrics(options) => verify_metrics::run(project, options),
             Self::VerifyTraces(options) => verify_traces::run(project, options),
+            Self::VerifyApi(options) => verify_api::run(project, options),
             Self::VerifyDashboards(options) => verify_dashboards::run(project, options),
             Self::Alerts(options) => alerts::run(project, *options),
             Self::Attack(options) => attack::run(project, *options),
@@ -174,6 +179,7 @@ impl Command {
             Self::VerifyDlq(options) => options.format.format,
             Self::VerifyMetrics(options) => options.format.format,
             Self::VerifyTraces(options) => options.format.format,
+            Self::VerifyApi(options) => options.format.format,
             Self::VerifyDashboards(options) => options.format.format,
             Self::Alerts(options) => options.format.format,
             Self::Attack(options) => options.format.format,

@@ -22,6 +22,7 @@ mod inbox;
 pub mod lifecycle;
 pub mod message;
 pub mod metrics;
+pub mod openapi;
 mod ops;
 pub mod outbound;
 pub mod outbox;

@@ -1,6 +1,7 @@
 //! Lists come in pages: `?limit=&after=`, where `after` is the last id of the page before.
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::problem::Problem;
@@ -9,19 +10,23 @@ const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
 
 /// What a client asks for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
+    /// How many items at most.
+    #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<u32>,
     /// Items after the one with this id; from the beginning without it.
     pub after: Option<Uuid>,
 }
 
 /// What it gets.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Page<T> {
     /// At most as many as asked for.
     pub items: Vec<T>,
     /// The `after` of the next page; null on the last one.
+    #[schema(required)]
     pub next: Option<Uuid>,
 }
 
@@ -63,6 +68,16 @@ mod tests {
         assert_eq!((page.items.len(), page.next), (2, Some(ids[1])));
         let last = Page::cut(ids[..2].to_vec(), 3, |id| *id);
         assert_eq!((last.items.len(), last.next), (2, None));
+    }
+
+    #[test]
+    fn the_document_says_the_bounds_that_are_checked() {
+        let parameters = PageQuery::into_params(|| None);
+        let limit = serde_json::to_value(&parameters[0]).unwrap();
+        let schema = &limit["schema"];
+        assert_eq!(schema["minimum"], 1);
+        assert_eq!(schema["maximum"], MAX_LIMIT);
+        assert_eq!(schema["default"], DEFAULT_LIMIT);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::telemetry;
 
@@ -21,15 +22,27 @@ pub struct Problem {
     retry_after_seconds: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// A problem document (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Document<'a> {
+    /// What is wrong; never changes its meaning.
+    #[schema(pattern = "^urn:agora:problem:[a-z-]+$")]
     r#type: String,
+    /// The status in words.
     title: &'static str,
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What is wrong with this request, for people.
     detail: &'a str,
+    /// The trace that the request was served in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[0-9a-f]{32}$", nullable = false)]
     trace_id: Option<String>,
 }
+
+/// What problem documents are sent as.
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 /// How long a client should wait before it asks an unavailable service again, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -92,10 +105,15 @@ impl Problem {
     }
 }
 
+/// The `type` of a kind.
+pub(crate) fn type_of(kind: &str) -> String {
+    format!("urn:agora:problem:{kind}")
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let document = Document {
-            r#type: format!("urn:agora:problem:{}", self.kind),
+            r#type: type_of(self.kind),
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
@@ -103,10 +121,7 @@ impl IntoResponse for Problem {
         };
         let mut response = (self.status, axum::Json(document)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         match self.status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

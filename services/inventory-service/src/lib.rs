@@ -10,7 +10,7 @@ pub mod stock;
 use std::net::SocketAddr;
 
 use chassis::lifecycle::Lifecycle;
-use chassis::{broker, consumer, database, http, outbox};
+use chassis::{broker, consumer, database, http, openapi, outbox};
 use shared_events::topology;
 
 pub use crate::config::Config;
@@ -33,5 +33,8 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         outbox,
         reservations::Reservations::new(lifecycle.metrics()),
     );
-    http::serve(lifecycle, &config.http, stock::router(database.pool)).await
+    let about = "What is in stock.";
+    let stock = stock::router(database.pool);
+    let routes = openapi::documented(lifecycle.service(), about, stock);
+    http::serve(lifecycle, &config.http, routes).await
 }

@@ -1,32 +1,45 @@
 //! What is in stock, over HTTP.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use chassis::identity::Identity;
 use chassis::problem::{Path, Problem};
 use chassis::telemetry::Statement;
 use serde::Serialize;
 use shared_events::ProductId;
 use sqlx::PgPool;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// One product's stock.
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct Stock {
+    #[schema(value_type = ProductId)]
     product_id: i64,
     /// May still be ordered.
+    #[schema(minimum = 0)]
     available: i64,
     /// Taken by orders.
+    #[schema(minimum = 0)]
     reserved: i64,
 }
 
 /// `GET /inventory/{product_id}`.
-pub fn router(pool: PgPool) -> Router {
-    Router::new()
-        .route("/inventory/{product_id}", get(read_stock))
+pub fn router(pool: PgPool) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(read_stock))
         .with_state(pool)
 }
 
+/// How much of a product there is.
+#[utoipa::path(
+    get, path = "/inventory/{product_id}", tag = "stock",
+    params(("product_id" = ProductId, Path, description = "A product of the catalogue.")),
+    responses(
+        (status = 200, description = "Its stock.", body = Stock),
+        (status = 404, description = "`not-found`: there is no such product"),
+    )
+)]
 async fn read_stock(
     State(pool): State<PgPool>,
     _: Identity,

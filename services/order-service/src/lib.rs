@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use chassis::lifecycle::Lifecycle;
 use chassis::patterns::{Pattern, Switch};
-use chassis::{broker, consumer, database, http, outbox};
+use chassis::{broker, consumer, database, http, openapi, outbox};
 use shared_events::topology;
 
 pub use crate::config::Config;
@@ -44,5 +44,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
             Switch::Off => orders::Course::OPTIMISTIC,
         },
     });
-    http::serve(lifecycle, &config.http, orders).await
+    let about = "Orders, from when they are placed to where they end.";
+    let routes = openapi::documented(lifecycle.service(), about, orders);
+    http::serve(lifecycle, &config.http, routes).await
 }

@@ -6,6 +6,7 @@
 //! system that `cargo xtask test` takes down. Virtual hosts are costly: those of earlier test processes are
 //! removed by the next one, and what is repeated many times removes its own.
 
+mod documents;
 mod process;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use url::Url;
 use uuid::Uuid;
 
+pub use crate::documents::document_is_the_repositorys;
 pub use crate::process::{Process, command, free_address};
 
 /// The longest that a test waits for anything.

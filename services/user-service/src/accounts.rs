@@ -6,11 +6,10 @@
 
 use std::fmt;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post, put};
+use axum::routing::get;
 use chassis::database::violated_constraint;
 use chassis::identity::{Identity, USER_EMAIL_HEADER, USER_ID_HEADER};
 use chassis::metrics::{Metrics, Outcomes};
@@ -21,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use shared_events::UserId;
 use sqlx::PgPool;
 use tracing::{debug, error, info};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::attempts::{Account, Attempts};
@@ -104,6 +106,7 @@ impl Email {
     /// # Errors
     /// [`InvalidField::Email`].
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
+        let bounded = text.len() <= Self::MAX_CHARS;
         let text = text.trim();
         let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
         let complete = text.split_once('@').is_some_and(|(name, domain)| {
@@ -113,7 +116,7 @@ impl Email {
                 && labels.clone().count() > 1
                 && labels.into_iter().all(|label| !label.is_empty())
         });
-        if text.len() > Self::MAX_CHARS || !printable || !complete {
+        if !bounded || !printable || !complete {
             return Err(InvalidField::Email);
         }
         Ok(Self(text.to_ascii_lowercase()))
@@ -128,12 +131,12 @@ impl Name {
     /// # Errors
     /// [`InvalidField::Name`].
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
-        let text = text.trim();
-        let length = text.chars().count();
-        if length == 0 || length > Self::MAX_CHARS || text.chars().any(char::is_control) {
+        let bounded = text.chars().count() <= Self::MAX_CHARS;
+        let trimmed = text.trim();
+        if trimmed.is_empty() || !bounded || text.chars().any(char::is_control) {
             return Err(InvalidField::Name);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(trimmed.to_owned()))
     }
 }
 
@@ -144,26 +147,41 @@ impl fmt::Debug for Email {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct SignUp {
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*\S[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: String,
+    #[schema(
+        max_length = 254,
+        pattern = r"^\s*[!-?A-~]+@[!--/-?A-~]+(\.[!--/-?A-~]+)+\s*$"
+    )]
     email: String,
+    /// At most 72 bytes in UTF-8.
+    #[schema(value_type = String, format = Password, min_length = 8, max_length = 72, pattern = r"^[^\x00]*$")]
     password: SecretString,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct LogIn {
     email: String,
+    #[schema(value_type = String, format = Password)]
     password: SecretString,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct ChangePassword {
+    #[schema(value_type = String, format = Password)]
     current_password: SecretString,
+    /// At most 72 bytes in UTF-8.
+    #[schema(value_type = String, format = Password, min_length = 8, max_length = 72, pattern = r"^[^\x00]*$")]
     new_password: SecretString,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct SignedUp {
     id: UserId,
     name: String,
@@ -171,24 +189,35 @@ struct SignedUp {
 }
 
 /// RFC 6749, section 5.1.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct LoggedIn {
     access_token: String,
+    /// `Bearer`.
     token_type: &'static str,
+    /// Seconds.
     expires_in: u64,
 }
 
 /// `POST /auth/signup`, `/auth/login`, `/auth/logout`, `PUT /users/me/password`, and `GET /auth/verify` for the gateway alone.
-pub fn router(accounts: Accounts) -> Router {
-    Router::new()
-        .route("/auth/signup", post(sign_up))
-        .route("/auth/login", post(log_in))
-        .route("/auth/logout", post(log_out))
-        .route("/users/me/password", put(change_password))
+pub fn router(accounts: Accounts) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(sign_up))
+        .routes(routes!(log_in))
+        .routes(routes!(log_out))
+        .routes(routes!(change_password))
+        // In no document: no client can ask it.
         .route("/auth/verify", get(verify))
         .with_state(accounts)
 }
 
+/// Makes an account.
+#[utoipa::path(
+    post, path = "/auth/signup", tag = "accounts", security(()),
+    responses(
+        (status = 201, description = "Signed up.", body = SignedUp),
+        (status = 409, description = "`email-taken`: there is an account with this e-mail address"),
+    )
+)]
 async fn sign_up(
     State(accounts): State<Accounts>,
     Json(asked): Json<SignUp>,
@@ -222,6 +251,15 @@ async fn sign_up(
     ))
 }
 
+/// Gives a token for an address and a password.
+#[utoipa::path(
+    post, path = "/auth/login", tag = "accounts", security(()),
+    responses(
+        (status = 200, description = "Logged in.", body = LoggedIn),
+        (status = 401, description = "`wrong-credentials`: no account has this e-mail address and password"),
+        (status = 429, description = "`too-many-attempts`: too many wrong passwords for this address"),
+    )
+)]
 async fn log_in(
     State(accounts): State<Accounts>,
     Json(asked): Json<LogIn>,
@@ -280,6 +318,10 @@ async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<L
 
 /// Revokes the token that it is asked with, and no other: here at once, at other replicas within
 /// [`EFFECTIVE_WITHIN`](crate::revocations::EFFECTIVE_WITHIN).
+#[utoipa::path(
+    post, path = "/auth/logout", tag = "accounts",
+    responses((status = 204, description = "Logged out."))
+)]
 async fn log_out(
     State(accounts): State<Accounts>,
     headers: HeaderMap,
@@ -293,6 +335,16 @@ async fn log_out(
 
 /// Stores a new password and revokes all of the user's tokens, also the one that this is asked with. Whoever has found a
 /// token still has to know the password, and is throttled like somebody who guesses at the login.
+#[utoipa::path(
+    put, path = "/users/me/password", tag = "accounts",
+    responses(
+        (status = 204, description = "Changed."),
+        (status = 403, description = "`wrong-password`: this is not the current password"),
+        (status = 404, description = "`not-found`: the account is gone"),
+        (status = 409, description = "`password-changed`: somebody else changed it at the same time"),
+        (status = 429, description = "`too-many-attempts`: too many wrong passwords"),
+    )
+)]
 async fn change_password(
     State(accounts): State<Accounts>,
     Identity { user_id, .. }: Identity,

@@ -5,6 +5,7 @@
 pub mod accounts;
 pub mod attempts;
 mod config;
+mod docs;
 pub mod passwords;
 pub mod purchases;
 pub mod revocations;
@@ -18,7 +19,7 @@ use anyhow::Context as _;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbound::Outbound;
 use chassis::patterns::Pattern;
-use chassis::{database, http};
+use chassis::{database, http, openapi};
 
 use crate::accounts::{Accounts, Figures};
 use crate::attempts::Attempts;
@@ -59,7 +60,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
             .map(|(kid, role)| [("kid", kid.to_owned()), ("role", role.to_owned())]),
     );
     let catalog = catalog(config.catalog, lifecycle);
-    let routes = accounts::router(Accounts {
+    let api = accounts::router(Accounts {
         pool: pool.clone(),
         passwords,
         tokens: config.tokens,
@@ -69,7 +70,9 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
     })
     .merge(users::router(pool.clone()))
     .merge(purchases::http::router(Purchases { pool, catalog }));
-    http::serve(lifecycle, &config.http, routes).await
+    let about = "Accounts, tokens and purchases.";
+    let routes = openapi::documented(lifecycle.service(), about, api);
+    http::serve(lifecycle, &config.http, routes.merge(docs::router())).await
 }
 
 /// The way to the prices, as the two patterns say.

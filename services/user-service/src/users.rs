@@ -1,6 +1,5 @@
 //! Reading users. An e-mail address is shown to its owner only.
 
-use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use chassis::identity::Identity;
@@ -10,17 +9,20 @@ use chassis::telemetry::Statement;
 use serde::Serialize;
 use shared_events::UserId;
 use sqlx::PgPool;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 /// A user, as others see them.
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct PublicUser {
     id: Uuid,
     name: String,
 }
 
 /// A user, as they see themselves.
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct OwnUser {
     id: Uuid,
     name: String,
@@ -28,15 +30,22 @@ struct OwnUser {
 }
 
 /// `GET /users/`, `/users/me`, `/users/{id}`.
-pub fn router(pool: PgPool) -> Router {
-    Router::new()
-        .route("/users/", get(list_users))
+pub fn router(pool: PgPool) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(list_users))
+        // The same without the slash, for whoever forgets it; the document has one of them.
         .route("/users", get(list_users))
-        .route("/users/me", get(read_me))
-        .route("/users/{id}", get(read_user))
+        .routes(routes!(read_me))
+        .routes(routes!(read_user))
         .with_state(pool)
 }
 
+/// Everybody, by id.
+#[utoipa::path(
+    get, path = "/users/", tag = "users",
+    params(PageQuery),
+    responses((status = 200, description = "A page of users.", body = Page<PublicUser>))
+)]
 async fn list_users(
     State(pool): State<PgPool>,
     _: Identity,
@@ -56,6 +65,14 @@ async fn list_users(
     })))
 }
 
+/// Oneself, with the e-mail address.
+#[utoipa::path(
+    get, path = "/users/me", tag = "users",
+    responses(
+        (status = 200, description = "Oneself.", body = OwnUser),
+        (status = 404, description = "`not-found`: the account is gone"),
+    )
+)]
 async fn read_me(
     State(pool): State<PgPool>,
     identity: Identity,
@@ -68,6 +85,15 @@ async fn read_me(
     user.map(axum::Json).ok_or_else(no_such_user)
 }
 
+/// Somebody, as others see them.
+#[utoipa::path(
+    get, path = "/users/{id}", tag = "users",
+    params(("id" = UserId, Path, description = "Whose.")),
+    responses(
+        (status = 200, description = "The user.", body = PublicUser),
+        (status = 404, description = "`not-found`: there is no such user"),
+    )
+)]
 async fn read_user(
     State(pool): State<PgPool>,
     _: Identity,

@@ -20,6 +20,7 @@ pub(crate) mod smoke;
 pub(crate) mod status;
 pub(crate) mod test;
 pub(crate) mod up;
+pub(crate) mod verify_api;
 pub(crate) mod verify_dashboards;
 pub(crate) mod verify_dlq;
 pub(crate) mod verify_metrics;

@@ -1,6 +1,7 @@
 //! A gateway with recorders in place of the services behind it.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::atomic::{AtomicU16, Ordering},
 };
@@ -27,6 +28,8 @@ pub(crate) struct Gateway {
     /// Where ForwardAuth asks.
     pub(crate) inner: SocketAddr,
     pub(crate) web: SocketAddr,
+    /// The names of its routers.
+    pub(crate) routers: BTreeSet<String>,
     _traefik: Traefik,
 }
 
@@ -86,6 +89,7 @@ impl Gateway {
             ops,
             inner,
             web,
+            routers: configuration.routers(),
             _traefik: traefik,
         }
     }

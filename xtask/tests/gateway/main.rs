@@ -14,6 +14,7 @@ mod authentication;
 mod careless;
 mod client;
 mod corpus;
+mod documents;
 mod forgeries;
 mod harness;
 mod identity;

@@ -1,7 +1,7 @@
 //! The real Traefik in a container, with the repository's configuration or a copy changed on purpose.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     fs::{File, Permissions},
     io,
@@ -81,6 +81,20 @@ impl Configuration {
             *text = text.replace(old, new);
         }
         self
+    }
+
+    /// The names of the routers: the keys right below `routers`.
+    pub(crate) fn routers(&self) -> BTreeSet<String> {
+        let lines = self.files.values().flat_map(|text| text.lines());
+        let below = lines
+            .skip_while(|line| *line != "  routers:")
+            .skip(1)
+            .take_while(|line| line.is_empty() || line.starts_with("   "));
+        let names = below.filter_map(|line| {
+            let name = line.strip_prefix("    ")?.strip_suffix(':')?;
+            (!name.starts_with([' ', '#'])).then(|| name.to_owned())
+        });
+        names.collect()
     }
 
     /// Writes the files where the container's user can read them, whatever the umask.

@@ -506,3 +506,9 @@ async fn a_full_dead_letter_queue_holds_its_consumer_up_and_loses_nothing() {
     shop.publish(&event(&good).encode()).await;
     assert_eq!(shop.settled(&good).await.0, "reserved");
 }
+
+#[tokio::test]
+async fn the_document_is_the_one_in_the_repository() {
+    let shop = Shop::open().await;
+    testkit::document_is_the_repositorys(&shop.service, "inventory-service").await;
+}

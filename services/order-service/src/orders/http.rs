@@ -1,10 +1,9 @@
 //! Orders over HTTP: placing one, reading and cancelling one's own.
 
-use axum::Router;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
+use axum::routing::post;
 use chassis::identity::Identity;
 use chassis::outbox::Outbox;
 use chassis::paging::{Page, PageQuery};
@@ -14,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use shared_events::{OrderId, ProductId, Quantity};
 use sqlx::PgPool;
 use tracing::info;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::store;
 use super::{Course, IdempotencyKey, InvalidKey, Order, PlaceOrder, Status};
@@ -30,41 +32,63 @@ pub struct Orders {
 }
 
 /// The answer to an order: a promise that it will be decided.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Accepted {
     order_id: OrderId,
     status: Status,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Order)]
 struct OrderDocument {
     order_id: OrderId,
     product_id: ProductId,
     quantity: Quantity,
     status: Status,
     /// Why it was rejected.
+    #[schema(required)]
     reason: Option<String>,
     placed_at: DateTime<Utc>,
 }
 
 /// The order, when it is given in the query.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct OrderQuery {
+    /// What; here or in the body.
     product_id: Option<ProductId>,
+    /// How many; one if nothing is said.
     quantity: Option<Quantity>,
 }
 
 /// `POST` and `GET /orders/`, `GET /orders/{id}`, `POST /orders/{id}/cancel`.
-pub fn router(orders: Orders) -> Router {
-    Router::new()
-        .route("/orders/", post(place_order).get(list_orders))
+pub fn router(orders: Orders) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(place_order, list_orders))
+        // The same without the slash, for whoever forgets it; the document has one of them.
         .route("/orders", post(place_order).get(list_orders))
-        .route("/orders/{id}", get(read_order))
-        .route("/orders/{id}/cancel", post(cancel_order))
+        .routes(routes!(read_order))
+        .routes(routes!(cancel_order))
         .with_state(orders)
 }
 
+/// Places an order, which stands in the query or in the body. 202 is a promise that it will be decided.
+#[utoipa::path(
+    post, path = "/orders/", tag = "orders",
+    params(
+        OrderQuery,
+        (
+            "Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[ -~]*[!-~][ -~]*$",
+            description = "One's own name for this attempt: repeating it repeats the answer, not the order.",
+        ),
+    ),
+    request_body = Option<PlaceOrder>,
+    responses(
+        (status = 202, description = "Accepted.", body = Accepted),
+        (status = 422, description = "`idempotency-key-reused`: this key belongs to another order of yours"),
+    )
+)]
 async fn place_order(
     State(orders): State<Orders>,
     identity: Identity,
@@ -118,7 +142,16 @@ async fn placed_before(
     }
 }
 
-/// Repeating it repeats the answer: only the first cancellation of an order tells anybody.
+/// Cancels an order. Repeating it repeats the answer: only the first cancellation of an order tells anybody.
+#[utoipa::path(
+    post, path = "/orders/{id}/cancel", tag = "orders",
+    params(("id" = OrderId, Path, description = "An order of one's own.")),
+    responses(
+        (status = 202, description = "Accepted, now or before.", body = Accepted),
+        (status = 404, description = "`not-found`: you have no such order"),
+        (status = 409, description = "`order-rejected`: there is nothing to cancel"),
+    )
+)]
 async fn cancel_order(
     State(orders): State<Orders>,
     identity: Identity,
@@ -159,6 +192,12 @@ fn accepted(order: &Order) -> (StatusCode, axum::Json<Accepted>) {
     (StatusCode::ACCEPTED, axum::Json(accepted))
 }
 
+/// One's own orders, newest first.
+#[utoipa::path(
+    get, path = "/orders/", tag = "orders",
+    params(PageQuery),
+    responses((status = 200, description = "A page of orders.", body = Page<OrderDocument>))
+)]
 async fn list_orders(
     State(orders): State<Orders>,
     identity: Identity,
@@ -172,6 +211,15 @@ async fn list_orders(
     })))
 }
 
+/// An order of one's own.
+#[utoipa::path(
+    get, path = "/orders/{id}", tag = "orders",
+    params(("id" = OrderId, Path, description = "An order of one's own.")),
+    responses(
+        (status = 200, description = "The order.", body = OrderDocument),
+        (status = 404, description = "`not-found`: you have no such order"),
+    )
+)]
 async fn read_order(
     State(orders): State<Orders>,
     identity: Identity,

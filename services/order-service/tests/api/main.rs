@@ -603,3 +603,9 @@ async fn what_is_old_is_pruned_and_what_waits_never_is() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_document_is_the_one_in_the_repository() {
+    let shop = Shop::open().await;
+    testkit::document_is_the_repositorys(&shop.service, "order-service").await;
+}

@@ -89,7 +89,7 @@ async fn the_catalogue_is_read_in_pages() {
 }
 
 #[tokio::test]
-async fn health_says_serving_and_reflection_names_the_services() {
+async fn health_says_serving_and_reflection_names_and_describes_the_services() {
     let (_service, channel) = open().await;
     let health = async |service: &str, expected: ServingStatus| {
         let service = service.to_owned();
@@ -104,17 +104,21 @@ async fn health_says_serving_and_reflection_names_the_services() {
         .await;
     }
 
-    let request = ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
+    let reflect = async |asked: MessageRequest| {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(asked),
+        };
+        let mut answers = ServerReflectionClient::new(channel.clone())
+            .server_reflection_info(stream::once(ready(request)))
+            .await
+            .unwrap()
+            .into_inner();
+        let answer = answers.message().await?;
+        Ok(answer.and_then(|answer| answer.message_response))
     };
-    let mut answers = ServerReflectionClient::new(channel)
-        .server_reflection_info(stream::once(ready(request)))
-        .await
-        .unwrap()
-        .into_inner();
-    let answer = answers.message().await.unwrap().unwrap().message_response;
-    let Some(MessageResponse::ListServicesResponse(list)) = answer else {
+    let answer = reflect(MessageRequest::ListServices(String::new())).await;
+    let Ok(Some(MessageResponse::ListServicesResponse(list))) = answer else {
         panic!("{answer:?}");
     };
     let names: Vec<_> = list
@@ -124,5 +128,16 @@ async fn health_says_serving_and_reflection_names_the_services() {
         .collect();
     for name in ["agora.catalog.v1.Catalog", "grpc.health.v1.Health"] {
         assert!(names.iter().any(|found| found == name), "{names:?}");
+        // The file that describes it: enough for a client that has no .proto.
+        let answer = reflect(MessageRequest::FileContainingSymbol(name.to_owned())).await;
+        let Ok(Some(MessageResponse::FileDescriptorResponse(files))) = answer else {
+            panic!("{name}: {answer:?}");
+        };
+        let (_, bare) = name.rsplit_once('.').unwrap();
+        let described = |file: &Vec<u8>| String::from_utf8_lossy(file).contains(bare);
+        assert!(files.file_descriptor_proto.iter().any(described), "{name}");
     }
+    let unknown = MessageRequest::FileContainingSymbol("agora.Nothing".to_owned());
+    let refused: Result<_, tonic::Status> = reflect(unknown).await;
+    assert_eq!(refused.unwrap_err().code(), Code::NotFound);
 }

@@ -1,9 +1,7 @@
 //! Purchases over HTTP: one's own only.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
 use chassis::database::violated_constraint;
 use chassis::identity::Identity;
 use chassis::paging::{Page, PageQuery};
@@ -14,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use shared_events::{ProductId, Quantity, UserId};
 use sqlx::PgPool;
 use tracing::warn;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::catalog::{Catalog, CatalogError};
@@ -27,26 +28,30 @@ pub struct Purchases {
     pub catalog: Catalog,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Buy {
     product_id: ProductId,
     quantity: Quantity,
 }
 
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct Purchase {
     id: Uuid,
+    #[schema(value_type = ProductId)]
     product_id: i64,
     product_name: String,
+    #[schema(value_type = Quantity)]
     quantity: i32,
+    #[schema(minimum = 0)]
     unit_price_cents: i64,
+    #[schema(minimum = 0)]
     total_cents: i64,
     purchased_at: DateTime<Utc>,
 }
 
 /// A purchase as it was just made: with the age of its price. `stale` is true where product-service didn't answer and the
 /// price is the one that it gave at `price_as_of`, `CATALOG_MAX_STALE_SECONDS` ago at most.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Bought {
     #[serde(flatten)]
     purchase: Purchase,
@@ -55,12 +60,23 @@ struct Bought {
 }
 
 /// `POST` and `GET /users/{id}/purchases`.
-pub fn router(purchases: Purchases) -> Router {
-    Router::new()
-        .route("/users/{id}/purchases", post(buy).get(list_purchases))
+pub fn router(purchases: Purchases) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(buy, list_purchases))
         .with_state(purchases)
 }
 
+/// Buys for oneself, at the price of this moment.
+#[utoipa::path(
+    post, path = "/users/{id}/purchases", tag = "purchases",
+    params(("id" = UserId, Path, description = "Oneself.")),
+    responses(
+        (status = 201, description = "Bought.", body = Bought),
+        (status = 403, description = "`not-yours`: purchases are their owner's alone"),
+        (status = 404, description = "`not-found`: there is no such user"),
+        (status = 422, description = "`unknown-product`: there is no such product"),
+    )
+)]
 async fn buy(
     State(purchases): State<Purchases>,
     identity: Identity,
@@ -102,6 +118,16 @@ async fn buy(
     Ok((StatusCode::CREATED, axum::Json(bought)))
 }
 
+/// What oneself has bought, newest first.
+#[utoipa::path(
+    get, path = "/users/{id}/purchases", tag = "purchases",
+    params(("id" = UserId, Path, description = "Oneself."), PageQuery),
+    responses(
+        (status = 200, description = "A page of purchases.", body = Page<Purchase>),
+        (status = 403, description = "`not-yours`: purchases are their owner's alone"),
+        (status = 404, description = "`not-found`: the path names no user"),
+    )
+)]
 async fn list_purchases(
     State(purchases): State<Purchases>,
     identity: Identity,

@@ -1,0 +1,52 @@
+//! The API's document, and the pages to browse it with.
+
+use testkit::document_is_the_repositorys;
+
+use crate::open;
+
+#[tokio::test]
+async fn the_document_is_the_one_in_the_repository() {
+    document_is_the_repositorys(&open().await, "user-service").await;
+}
+
+#[tokio::test]
+async fn the_documents_can_be_browsed_without_anything_from_elsewhere() {
+    let service = open().await;
+    let page = async |path: &str| {
+        let answer = service.anonymous("GET", path).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{path}");
+        let kind = answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        (kind, answer.bytes().await.unwrap())
+    };
+    // Where a redirect leads.
+    let (kind, html) = page("/docs").await;
+    assert!(kind.starts_with("text/html"), "{kind}");
+    let html = String::from_utf8_lossy(&html).into_owned();
+    for file in [
+        "swagger-ui-bundle.js",
+        "swagger-ui.css",
+        "swagger-initializer.js",
+    ] {
+        assert!(html.contains(file), "{html}");
+        let (_, content) = page(&format!("/docs/{file}")).await;
+        assert!(!content.is_empty(), "{file}");
+    }
+    for elsewhere in ["http://", "https://", "//"] {
+        let loads = [format!("src=\"{elsewhere}"), format!("href=\"{elsewhere}")];
+        assert!(
+            !loads.iter().any(|load| html.contains(load.as_str())),
+            "{html}"
+        );
+    }
+    let (_, settings) = page("/docs/swagger-initializer.js").await;
+    let settings = String::from_utf8_lossy(&settings).into_owned();
+    for service in ["user-service", "order-service", "inventory-service"] {
+        assert!(
+            settings.contains(&chassis::openapi::path(service)),
+            "{settings}"
+        );
+    }
+}

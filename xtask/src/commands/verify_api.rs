@@ -1,0 +1,452 @@
+//! `verify-api`: what the API answers through the gateway, held against its OpenAPI documents by a property-based fuzzer.
+//!
+//! It signs up customers of its own and asks everything that the documents have, with made-up requests that they allow and
+//! ones that they don't. A 5xx, and whatever the document doesn't say (a status, a content type, a header, a body), is a violation.
+//! It leaves behind what it made: accounts, orders and purchases.
+//!
+//! Logging out is tried apart, with a token that nobody else needs. Left out: `positive_data_acceptance`, as a schema can't
+//! say what exists, and `unsupported_method`, as the gateway answers 404 where it has no route.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::{
+    attacks::Person,
+    customers, engine, env_file,
+    http::Client,
+    outcome::{self, Exit},
+    output::{Format, FormatOption, Progress, Step, print_json, table},
+    process::Call,
+    project::{Project, new_run_id},
+    schemathesis::{Run, Schemathesis, Violation},
+};
+
+const SERVICES: [&str; 3] = ["user-service", "order-service", "inventory-service"];
+const CHECKS: [&str; 7] = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "ignored_auth",
+];
+const LOGOUT: &str = "/auth/logout";
+/// Where a path has a user who must be oneself.
+const OWN: &str = "/users/{id}/purchases";
+/// More than the examples that an option allows can take.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+const TOKEN: &str = "AGORA_API_TOKEN";
+
+/// What `verify-api` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Made-up requests for each operation, at most, besides those for the edges of what its document allows
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    examples: u32,
+    /// Makes up the requests of an earlier run [default: random, printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
+    /// Holds the API against the documents in this folder (`<service>.json`), such as an earlier release's, instead of
+    /// those that it serves
+    #[arg(long, value_name = "FOLDER")]
+    documents: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+/// The result as JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    outcome: Exit,
+    seed: u32,
+    operations: Vec<Operation>,
+    violations: Vec<Violation>,
+    /// Of which nothing was learnt: not asked, or never answered with a 2xx.
+    untried: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Operation {
+    operation: String,
+    requests: usize,
+    /// How often each status was answered.
+    statuses: BTreeMap<u16, usize>,
+}
+
+/// A document, and the file where it is.
+struct Document {
+    service: &'static str,
+    file: PathBuf,
+    /// As the fuzzer calls them: `GET /users/`.
+    operations: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let containers = engine::running_system(project)?;
+    let gateway = engine::published_by(&containers, "traefik")?;
+    let progress = Progress::new();
+    let fuzzer = progress.step("schemathesis", |step| {
+        let fuzzer = Schemathesis::find_or_fetch(project, step)?;
+        step.result(fuzzer.version.as_str());
+        Ok(fuzzer)
+    })?;
+    let client = Client::new(&gateway);
+    let folder = project.outputs().join("api").join(new_run_id()?);
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("failed to create {}", folder.display()))?;
+    let documents = progress.step("documents", |step| {
+        let documents = documents(&client, options, &folder)?;
+        step.result(format!("{} services", documents.len()));
+        Ok(documents)
+    })?;
+    let seed = match options.seed {
+        Some(seed) => seed,
+        None => u32::from_str_radix(&env_file::random_hex(4)?, 16)?,
+    };
+    let mut all = Run::default();
+    let mut said = String::new();
+    for document in &documents {
+        for part in parts(document) {
+            let fuzz = Fuzz {
+                fuzzer: &fuzzer,
+                gateway: &gateway,
+                folder: &folder,
+                examples: options.examples,
+                seed,
+            };
+            let customer = customers::sign_up(&client, "fuzzer", "fuzzer")?;
+            progress.step(part.name, |step| {
+                let (run, text) = fuzz.run(&part, &customer, step)?;
+                said.push_str(&failures(&text));
+                merge(&mut all, run);
+                Ok(())
+            })?;
+        }
+    }
+    let wanted = documents.iter().flat_map(|document| &document.operations);
+    let report = judge(all, seed, wanted);
+    match options.format.format {
+        Format::Json => print_json(&report)?,
+        Format::Text => {
+            print!("{}", text(&report, &said));
+            println!("all of it is in {}", folder.display());
+        }
+    }
+    Ok(report.outcome)
+}
+
+/// The documents that are served, or those in the folder that was named; as files.
+fn documents(
+    client: &Client,
+    options: &Options,
+    folder: &std::path::Path,
+) -> anyhow::Result<Vec<Document>> {
+    let mut documents = Vec::new();
+    for service in SERVICES {
+        let name = format!("{service}.json");
+        let text = match &options.documents {
+            Some(given) if !given.join(&name).exists() => continue,
+            Some(given) => {
+                let file = given.join(&name);
+                fs::read_to_string(&file)
+                    .with_context(|| format!("failed to read {}", file.display()))?
+            }
+            None => {
+                let answer = client.get(&format!("/openapi/{name}"), &[], &[])?;
+                anyhow::ensure!(answer.status == 200, "{name}: {}", answer.shown());
+                answer.body
+            }
+        };
+        let file = folder.join(&name);
+        fs::write(&file, &text).with_context(|| format!("failed to write {}", file.display()))?;
+        documents.push(Document {
+            service,
+            operations: operations(&text).with_context(|| format!("{name} is no document"))?,
+            file,
+        });
+    }
+    if documents.is_empty() {
+        return Err(outcome::usage(
+            "there is no document to hold the API against",
+            format!(
+                "name a folder with one of `{}.json`",
+                SERVICES.join(".json`, `")
+            ),
+        ));
+    }
+    Ok(documents)
+}
+
+fn operations(document: &str) -> anyhow::Result<Vec<String>> {
+    let document: serde_json::Value = serde_json::from_str(document)?;
+    let paths = document["paths"].as_object().context("it has no paths")?;
+    let mut operations = Vec::new();
+    for (path, item) in paths {
+        let methods = item.as_object().context("a path without operations")?;
+        operations.extend(
+            methods
+                .keys()
+                .map(|method| format!("{} {path}", method.to_uppercase())),
+        );
+    }
+    Ok(operations)
+}
+
+/// What is asked of a service with one customer's token.
+struct Part<'a> {
+    name: &'static str,
+    document: &'a Document,
+    selection: &'static [&'static str],
+}
+
+fn parts(document: &Document) -> Vec<Part<'_>> {
+    let mut parts = vec![Part {
+        name: document.service,
+        document,
+        selection: &["--exclude-path", LOGOUT],
+    }];
+    if document
+        .operations
+        .iter()
+        .any(|operation| operation.ends_with(LOGOUT))
+    {
+        parts.push(Part {
+            name: "user-service, logging out",
+            document,
+            selection: &["--include-path", LOGOUT],
+        });
+    }
+    parts
+}
+
+/// How a service is asked.
+struct Fuzz<'a> {
+    fuzzer: &'a Schemathesis,
+    gateway: &'a str,
+    folder: &'a std::path::Path,
+    examples: u32,
+    seed: u32,
+}
+
+impl Fuzz<'_> {
+    /// What came of it, and what the fuzzer said.
+    fn run(
+        &self,
+        part: &Part<'_>,
+        customer: &Person,
+        step: &Step,
+    ) -> anyhow::Result<(Run, String)> {
+        let name = part.name.replace([' ', ','], "-");
+        let file = |extension: &str| self.folder.join(format!("{name}.{extension}"));
+        let settings = file("toml");
+        fs::write(&settings, configuration(customer))
+            .with_context(|| format!("failed to write {}", settings.display()))?;
+        let (events, log) = (file("ndjson"), file("log"));
+        let (seed, examples) = (self.seed.to_string(), self.examples.to_string());
+        let url = format!("http://{}", self.gateway);
+        let call: Call = self
+            .fuzzer
+            .call(["--config-file"])
+            .args([
+                settings.as_os_str(),
+                "run".as_ref(),
+                part.document.file.as_os_str(),
+            ])
+            .args(["--url", &url, "--checks", &CHECKS.join(",")])
+            .args(["--max-examples", &examples, "--seed", &seed])
+            // One at a time: what load does to the services is another question.
+            .args([
+                "--workers",
+                "1",
+                "--request-timeout",
+                "20",
+                "--max-redirects",
+                "0",
+            ])
+            .args(["--continue-on-failure", "--warnings", "off"])
+            .args(["--generation-database", "none", "--report", "ndjson"])
+            .args(["--report-ndjson-path".as_ref(), events.as_os_str()])
+            .args(part.selection)
+            .env(TOKEN, &customer.token)
+            .limit(LIMIT);
+        // It fails with what it found, which stands in its events.
+        let failed = call.logged(&log, |line| step.update(line)).err();
+        let run = fs::read_to_string(&events)
+            .map_err(anyhow::Error::from)
+            .and_then(|events| Run::read(&events));
+        let run = match (run, failed) {
+            (Ok(run), None) => run,
+            (Ok(run), Some(_)) if run.errors.is_empty() && !run.violations.is_empty() => run,
+            (_, Some(error)) => return Err(error),
+            (Err(error), None) => return Err(error),
+        };
+        let requests: usize = run.operations.values().flat_map(BTreeMap::values).sum();
+        step.result(format!("{requests} requests"));
+        Ok((run, fs::read_to_string(&log)?))
+    }
+}
+
+/// The fuzzer's settings. The token is in its environment: a file or a command line would tell it to others.
+fn configuration(customer: &Person) -> String {
+    format!(
+        "headers = {{ Authorization = \"Bearer ${{{TOKEN}}}\" }}\n\n\
+         [[operations]]\ninclude-path = \"{OWN}\"\nparameters = {{ id = \"{}\" }}\n",
+        customer.id
+    )
+}
+
+fn merge(all: &mut Run, run: Run) {
+    for (operation, statuses) in run.operations {
+        let known = all.operations.entry(operation).or_default();
+        for (status, count) in statuses {
+            *known.entry(status).or_default() += count;
+        }
+    }
+    all.violations.extend(run.violations);
+    all.errors.extend(run.errors);
+}
+
+/// The part of what the fuzzer said in which its findings stand, with the call that shows each again.
+fn failures(said: &str) -> String {
+    let lines = said
+        .lines()
+        .skip_while(|line| !line.contains("= FAILURES ="));
+    let mut text = String::new();
+    for line in lines
+        .skip(1)
+        .take_while(|line| !line.contains("= SUMMARY ="))
+    {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Whatever is not as documented is a failure; an operation that never succeeded shows next to nothing. Pure.
+fn judge<'a>(run: Run, seed: u32, wanted: impl Iterator<Item = &'a String>) -> Report {
+    let succeeded = |operation: &String| {
+        let statuses = run.operations.get(operation);
+        statuses.is_some_and(|statuses| statuses.range(200..300).next().is_some())
+    };
+    let untried: Vec<String> = wanted
+        .filter(|operation| !succeeded(operation))
+        .cloned()
+        .collect();
+    let outcome = if !run.violations.is_empty() {
+        Exit::Failed
+    } else if !untried.is_empty() {
+        Exit::Inconclusive
+    } else {
+        Exit::Holds
+    };
+    let operations = run
+        .operations
+        .into_iter()
+        .map(|(operation, statuses)| Operation {
+            operation,
+            requests: statuses.values().sum(),
+            statuses,
+        });
+    Report {
+        outcome,
+        seed,
+        operations: operations.collect(),
+        violations: run.violations,
+        untried,
+    }
+}
+
+fn text(report: &Report, said: &str) -> String {
+    let mut rows = table(["operation", "requests", "answers"]);
+    for operation in &report.operations {
+        let statuses = operation.statuses.iter();
+        let statuses: Vec<_> = statuses
+            .map(|(status, count)| format!("{count} × {status}"))
+            .collect();
+        rows.add_row([
+            operation.operation.clone(),
+            operation.requests.to_string(),
+            statuses.join(", "),
+        ]);
+    }
+    let requests: usize = report
+        .operations
+        .iter()
+        .map(|operation| operation.requests)
+        .sum();
+    let mut text = format!("{rows}\n{said}");
+    for violation in &report.violations {
+        text.push_str(&format!(
+            "not as documented: {}: {}\n",
+            violation.operation, violation.title
+        ));
+    }
+    for operation in &report.untried {
+        text.push_str(&format!("never succeeded: {operation}\n"));
+    }
+    let word = report.outcome.word();
+    text + &format!("{word}: {requests} requests, seed {}\n", report.seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(operations: &[(&str, u16)]) -> Run {
+        let operations = operations
+            .iter()
+            .map(|(operation, status)| ((*operation).to_owned(), BTreeMap::from([(*status, 1)])));
+        Run {
+            operations: operations.collect(),
+            ..Run::default()
+        }
+    }
+
+    fn judged(run: Run) -> Report {
+        let wanted = ["GET /a".to_owned(), "GET /b".to_owned()];
+        judge(run, 7, wanted.iter())
+    }
+
+    #[test]
+    fn a_violation_fails_and_what_never_succeeded_is_inconclusive() {
+        let good = || run(&[("GET /a", 200), ("GET /b", 204)]);
+        assert_eq!(judged(good()).outcome, Exit::Holds);
+        for missing in [
+            run(&[("GET /a", 200)]),
+            run(&[("GET /a", 200), ("GET /b", 404)]),
+        ] {
+            let report = judged(missing);
+            assert_eq!(report.outcome, Exit::Inconclusive);
+            assert_eq!(report.untried, ["GET /b"]);
+        }
+        let mut bad = good();
+        bad.violations.push(Violation {
+            operation: "GET /a".to_owned(),
+            title: "Server error".to_owned(),
+            detail: String::new(),
+            request: "GET http://shop/a".to_owned(),
+            status: Some(500),
+        });
+        let report = judged(bad);
+        assert_eq!(report.outcome, Exit::Failed);
+        assert!(text(&report, "").contains("GET /a: Server error"));
+    }
+
+    #[test]
+    fn findings_are_taken_from_between_the_headings() {
+        let said = "x\n=== FAILURES ===\none\n  curl\n=== SUMMARY ===\ny\n";
+        assert_eq!(failures(said), "one\n  curl\n");
+        assert_eq!(failures("all is well"), "");
+    }
+
+    #[test]
+    fn operations_are_called_as_the_fuzzer_calls_them() {
+        let document = r#"{"paths":{"/a":{"get":{},"post":{}}}}"#;
+        assert_eq!(operations(document).unwrap(), ["GET /a", "POST /a"]);
+        assert!(operations("{}").is_err());
+    }
+}
