@@ -9,6 +9,7 @@ pub mod stock;
 
 use std::net::SocketAddr;
 
+use chassis::admission::Lane;
 use chassis::lifecycle::Lifecycle;
 use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
@@ -33,5 +34,6 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         outbox,
         reservations::Reservations::new(lifecycle.metrics()),
     );
-    http::serve(lifecycle, &config.http, stock::router(database.pool)).await
+    let stock = Lane::new("stock", stock::router(database.pool));
+    http::serve(lifecycle, &config.http, [stock]).await
 }

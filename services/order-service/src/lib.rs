@@ -9,6 +9,7 @@ pub mod orders;
 
 use std::net::SocketAddr;
 
+use chassis::admission::Lane;
 use chassis::lifecycle::Lifecycle;
 use chassis::patterns::{Pattern, Switch};
 use chassis::{broker, consumer, database, http, outbox};
@@ -44,5 +45,5 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
             Switch::Off => orders::Course::OPTIMISTIC,
         },
     });
-    http::serve(lifecycle, &config.http, orders).await
+    http::serve(lifecycle, &config.http, [Lane::new("orders", orders)]).await
 }
