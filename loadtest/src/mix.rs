@@ -65,7 +65,8 @@ impl Mix {
             },
             ScenarioKind::ChangeOfMind => self.change_mind(),
             ScenarioKind::Purchase => self.purchase(),
-            ScenarioKind::Protected | ScenarioKind::Greedy => Action::ReadMe,
+            ScenarioKind::Protected => Action::ReadMe,
+            ScenarioKind::Greedy => self.read_stock(),
             ScenarioKind::Edge => match self.rng.random_range(0..3) {
                 0 => self.purchase(),
                 1 => Action::ReadMe,

@@ -140,7 +140,7 @@ pub(crate) enum ScenarioKind {
     Protected,
     /// In equal parts buy, read the own account, and read a product's stock.
     Edge,
-    /// Read the own account; one user, `greedy`, sends half of all requests, `others` share the rest. Open model only.
+    /// Read stock; one user, `greedy`, sends four fifths of all requests, `others` share the rest. Open model only.
     Greedy,
 }
 

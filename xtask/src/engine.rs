@@ -85,6 +85,8 @@ pub(crate) struct Container {
     pub(crate) limits: Limits,
     /// The patterns that its own environment turns off.
     pub(crate) patterns_off: Vec<String>,
+    /// The figures of patterns in its own environment.
+    pub(crate) figures: BTreeMap<String, String>,
     /// Made by `compose run` for one command.
     one_off: bool,
     /// Container port to the port on 127.0.0.1.
@@ -198,11 +200,13 @@ impl From<Inspected> for Container {
         });
         let networks = inspected.network_settings.networks.unwrap_or_default();
         let labels = &inspected.config.labels;
+        let environment = inspected.config.env.unwrap_or_default();
         Self {
             ports: ports.collect(),
             service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
             one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
-            patterns_off: patterns::off_in(&inspected.config.env.unwrap_or_default()),
+            patterns_off: patterns::off_in(&environment),
+            figures: patterns::figures_in(&environment),
             id: inspected.id,
             state: inspected.state.status,
             health: inspected.state.health.map(|health| health.status),

@@ -129,6 +129,9 @@ pub(crate) struct Configuration {
     pub(crate) patterns_off: BTreeMap<String, Vec<String>>,
     /// Running containers, by service, where there is more than one.
     pub(crate) replicas: BTreeMap<String, u32>,
+    /// The figures of patterns, by variable; empty in evidence from before it was kept.
+    #[serde(default)]
+    pub(crate) figures: BTreeMap<String, String>,
 }
 
 impl Configuration {

@@ -10,7 +10,9 @@ mod deadline;
 mod forward_auth;
 mod graceful_shutdown;
 mod inbox;
+mod load_shedding;
 mod outbox;
+mod rate_limit;
 mod retry;
 mod saga;
 mod telemetry_loss;
@@ -23,7 +25,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 14] = [
+pub(crate) static ALL: [&Experiment; 16] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -38,6 +40,8 @@ pub(crate) static ALL: [&Experiment; 14] = [
     &forward_auth::EXPERIMENT,
     &deadline::EXPERIMENT,
     &circuit_breaker::EXPERIMENT,
+    &load_shedding::EXPERIMENT,
+    &rate_limit::EXPERIMENT,
 ];
 
 /// The experiment with this name.
@@ -50,6 +54,7 @@ const ON: ArmPlan = ArmPlan {
     name: "on",
     patterns_off: &[],
     replicas: &[],
+    figures: &[],
     fault: ArmFault::AsPlanned,
 };
 
@@ -59,6 +64,7 @@ const fn without(pattern: &'static [&'static str]) -> ArmPlan {
         name: "off",
         patterns_off: pattern,
         replicas: &[],
+        figures: &[],
         fault: ArmFault::AsPlanned,
     }
 }
