@@ -66,11 +66,12 @@ impl Mix {
             },
             ScenarioKind::ChangeOfMind => self.change_mind(),
             ScenarioKind::Purchase => self.purchase(),
-            ScenarioKind::Protected | ScenarioKind::Greedy => Action::ReadMe,
+            ScenarioKind::Protected => Action::ReadMe,
             ScenarioKind::Session => match self.rng.random_range(0..30) {
                 0 => Action::LogInAndReadMe,
                 _ => Action::ReadMe,
             },
+            ScenarioKind::Greedy => self.read_stock(),
             ScenarioKind::Edge => match self.rng.random_range(0..3) {
                 0 => self.purchase(),
                 1 => Action::ReadMe,

@@ -33,12 +33,12 @@ impl Arrivals {
         Mix::new(self.scenario, self.seed, index).next_action()
     }
 
-    /// Which of `users` an arrival belongs to: one after the other, or every second one to the first of them.
+    /// Which of `users` an arrival belongs to: one after the other, or four of five to the first of them.
     fn user(&self, index: usize, users: usize) -> usize {
         match self.scenario.groups() {
             None => index % users,
-            Some(_) if index.is_multiple_of(2) => 0,
-            Some(_) => 1 + index / 2 % (users - 1),
+            Some(_) if !index.is_multiple_of(5) => 0,
+            Some(_) => 1 + index / 5 % (users - 1),
         }
     }
 
@@ -159,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_user_has_half_of_all_arrivals_and_the_others_share_the_rest() {
+    fn a_greedy_user_has_four_fifths_of_all_arrivals_and_the_others_share_the_rest() {
         let greedy = Arrivals {
             scenario: ScenarioKind::Greedy,
             ..arrivals(1, 1)
         };
-        let users: Vec<_> = (0..8).map(|index| greedy.user(index, 4)).collect();
-        assert_eq!(users, [0, 1, 0, 2, 0, 3, 0, 1]);
+        let users: Vec<_> = (0..16).map(|index| greedy.user(index, 4)).collect();
+        assert_eq!(users, [1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 1]);
         let users: Vec<_> = (0..4).map(|index| arrivals(1, 1).user(index, 3)).collect();
         assert_eq!(users, [0, 1, 2, 0]);
     }

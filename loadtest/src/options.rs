@@ -143,7 +143,7 @@ pub(crate) enum ScenarioKind {
     /// Read the own account with a token from before the run; of thirty times once log in, and read it with the new
     /// token.
     Session,
-    /// Read the own account; one user, `greedy`, sends half of all requests, `others` share the rest. Open model only.
+    /// Read stock; one user, `greedy`, sends four fifths of all requests, `others` share the rest. Open model only.
     Greedy,
 }
 

@@ -101,7 +101,7 @@ fn a_greedy_users_requests_are_told_from_the_others() {
             .filter(|second| second.group.as_deref() == Some(group));
         of_group.map(RouteSecond::sent).sum::<u64>()
     };
-    assert_eq!((sent("greedy"), sent("others")), (50, 50));
+    assert_eq!((sent("greedy"), sent("others")), (80, 20));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The patterns' switches, `AGORA_PATTERN_<NAME>=on|off`, as far as they concern who starts the services. Left out:
-//! what a pattern does; the services know.
+//! what a pattern does; the services know. And the figures of patterns that are set beside a switch.
+
+use std::collections::BTreeMap;
 
 use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 15] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
@@ -19,7 +21,42 @@ const NAMES: [&str; 13] = [
     "FORWARD_AUTH",
     "CIRCUIT_BREAKER",
     "DEADLINE",
+    "LOAD_SHEDDING",
+    "RATE_LIMIT",
 ];
+
+/// Settings that say how much a pattern lets through, whole numbers from 1 on. `compose.yaml` has their defaults, and passes them on under the
+/// same names.
+pub(crate) const FIGURES: [&str; 2] = ["AGORA_RATE_LIMIT_AVERAGE", "AGORA_RATE_LIMIT_BURST"];
+
+/// Refuses a figure that isn't one: the gateway would take no route at all from a file with it.
+pub(crate) fn check_figures(settings: &Settings) -> anyhow::Result<()> {
+    check_figures_among(settings.iter())
+}
+
+fn check_figures_among<'a>(
+    settings: impl Iterator<Item = (&'a str, &'a str)>,
+) -> anyhow::Result<()> {
+    for (variable, value) in settings {
+        let wrong = !value.is_empty() && !value.parse::<u32>().is_ok_and(|figure| figure > 0);
+        if FIGURES.contains(&variable) && wrong {
+            return Err(outcome::usage(
+                format!("{variable}={value}: not a number from 1 on"),
+                "remove it for the default; without any limit it is AGORA_PATTERN_RATE_LIMIT=off",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The figures in a container's environment, as `NAME=value`.
+pub(crate) fn figures_in(environment: &[String]) -> BTreeMap<String, String> {
+    let figures = environment.iter().filter_map(|variable| {
+        let (name, value) = variable.split_once('=')?;
+        (FIGURES.contains(&name)).then(|| (name.to_owned(), value.to_owned()))
+    });
+    figures.collect()
+}
 
 /// The patterns that the settings turn off; an unknown switch or position is wrong usage.
 pub(crate) fn off(settings: &Settings) -> anyhow::Result<Vec<String>> {
@@ -100,6 +137,31 @@ mod tests {
             let error = off_among([(variable, value)].into_iter()).unwrap_err();
             assert_eq!(Exit::of(&error), Exit::Usage);
             assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_figure_is_a_number_from_1_on() {
+        let check = |value| check_figures_among([("AGORA_RATE_LIMIT_BURST", value)].into_iter());
+        assert!(check("20").is_ok() && check("").is_ok());
+        for value in ["0", "-1", "many", "1.5", "99999999999"] {
+            let error = check(value).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Usage);
+            assert!(
+                error.to_string().contains("AGORA_RATE_LIMIT_BURST="),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn compose_passes_on_every_figure() {
+        let compose = include_str!("../../compose.yaml");
+        for variable in FIGURES {
+            assert!(
+                compose.contains(&format!("{variable}: ${{{variable}:-")),
+                "{variable}"
+            );
         }
     }
 

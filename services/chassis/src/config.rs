@@ -317,6 +317,14 @@ pub struct HttpConfig {
     pub max_body_bytes: usize,
     /// `HTTP_TIMEOUT_MS`: a request that takes longer is answered with 503.
     pub timeout: Duration,
+    /// `HTTP_MAX_CONNECTIONS`: what connects beyond them waits until one ends.
+    pub max_connections: usize,
+    /// `HTTP_MAX_IN_FLIGHT`: requests that a lane works on at the same time.
+    pub max_in_flight: usize,
+    /// `HTTP_MAX_WAIT_MS`: how long a request may wait for its place, until it is answered with 503.
+    pub max_wait: Duration,
+    /// `AGORA_PATTERN_LOAD_SHEDDING`.
+    pub load_shedding: Switch,
 }
 
 impl HttpConfig {
@@ -330,6 +338,10 @@ impl HttpConfig {
             max_body_bytes: env.number("HTTP_MAX_BODY_BYTES", 64 * 1024, 1..=16 * 1024 * 1024)?
                 as usize,
             timeout: env.millis("HTTP_TIMEOUT_MS", 10_000, 1..=600_000)?,
+            max_connections: env.number("HTTP_MAX_CONNECTIONS", 1_024, 1..=65_536)? as usize,
+            max_in_flight: env.number("HTTP_MAX_IN_FLIGHT", 32, 1..=10_000)? as usize,
+            max_wait: env.millis("HTTP_MAX_WAIT_MS", 250, 0..=60_000)?,
+            load_shedding: Switch::read(env, Pattern::LoadShedding)?,
         })
     }
 }

@@ -1,13 +1,12 @@
 //! Serving HTTP: one set of layers around a service's routes.
 //!
-//! From the outside in: the last answer of a connection → span and figures → panics become 500 → time limit → body limit → routes. What no
-//! route answers is a problem document as well.
+//! From the outside in: the last answer of a connection → span and figures → panics become 500 → time limit → body limit → the
+//! place in a lane ([`crate::admission`]) → routes. What no route answers is a problem document as well.
 
 use std::any::Any;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -17,12 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::field::Empty;
 use tracing::{Instrument, error, info_span, warn};
+use utoipa_axum::router::OpenApiRouter;
 
+use crate::admission::Lane;
 use crate::config::HttpConfig;
 use crate::connections;
 use crate::deadline;
 use crate::lifecycle::{Lifecycle, listen, panic_message};
 use crate::metrics::{Metrics, known_method};
+use crate::openapi;
+use crate::patterns::Pattern;
 use crate::problem::{Problem, method_not_allowed, no_such_route};
 use crate::telemetry::{self, Headers};
 
@@ -31,17 +34,23 @@ use crate::telemetry::{self, Headers};
 const UNMATCHED: &str = "unmatched";
 const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// Serves `routes` until the service drains; returns the address once it listens.
+/// Serves the lanes, and the OpenAPI document of what they take, until the service drains; returns the address once it
+/// listens. `about` says in that document what the service is for.
 ///
 /// # Errors
 /// When the address is taken.
 pub async fn serve(
     lifecycle: &Lifecycle,
     config: &HttpConfig,
-    routes: Router,
+    about: &str,
+    lanes: impl IntoIterator<Item = Lane>,
 ) -> anyhow::Result<SocketAddr> {
     let (listener, addr) = listen(config.addr).await?;
-    let app = routes
+    lifecycle.enter_pattern(Pattern::LoadShedding, config.load_shedding);
+    let routes = lanes.into_iter().fold(OpenApiRouter::new(), |routes, lane| {
+        routes.merge(lane.routes(config, lifecycle.metrics()))
+    });
+    let app = openapi::documented(lifecycle.service(), about, routes)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(config.max_body_bytes))
@@ -50,8 +59,9 @@ pub async fn serve(
         .layer(from_fn_with_state(lifecycle.metrics().clone(), observe))
         .layer(from_fn_with_state(lifecycle.draining(), part));
     let draining = lifecycle.draining();
+    let max_connections = config.max_connections;
     lifecycle.spawn_worker("http", async move {
-        connections::serve(listener, app, draining).await;
+        connections::serve(listener, app, max_connections, draining).await;
         Ok(())
     });
     Ok(addr)

@@ -5,6 +5,7 @@
 //! running tasks), handed to [`lifecycle::run`]. This crate knows [`shared_events::Event`] and never what
 //! an event says.
 
+pub mod admission;
 mod backoff;
 mod breaker;
 pub mod broker;

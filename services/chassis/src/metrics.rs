@@ -45,6 +45,7 @@ pub struct Metrics {
     inbox_duplicates: Family<QueueLabels, Counter>,
     patterns: Family<PatternLabels, Gauge>,
     calls: CallFamilies,
+    sheds: Family<[(&'static str, &'static str); 2], Counter>,
     spans: SpanMetrics,
     pools: process::Pools,
 }
@@ -60,6 +61,15 @@ pub(crate) struct SpanMetrics {
     pub(crate) dropped: Counter,
     /// Waiting, or on their way.
     pub(crate) queued: Gauge,
+}
+
+/// Requests that a lane refused; each is counted once.
+#[derive(Debug, Clone)]
+pub(crate) struct ShedMetrics {
+    /// There was no room to wait in.
+    pub(crate) full: Counter,
+    /// No place became free in time.
+    pub(crate) waited: Counter,
 }
 
 /// What waits in the outbox.
@@ -210,6 +220,12 @@ impl Metrics {
         );
 
         let calls = CallFamilies::register(&mut registry);
+        let sheds = Family::default();
+        registry.register(
+            "agora_requests_shed",
+            "Requests that were refused because there was too much to do, by the reason",
+            sheds.clone(),
+        );
 
         let by_outcome = Family::<[(&str, &str); 1], Counter>::default();
         let outcome = |name| by_outcome.get_or_create(&[("outcome", name)]).clone();
@@ -246,6 +262,7 @@ impl Metrics {
             inbox_duplicates,
             patterns,
             calls,
+            sheds,
             spans,
             pools,
         }
@@ -258,6 +275,18 @@ impl Metrics {
     /// What is done about calls to one target; all of its series are there from now on, at 0.
     pub(crate) fn calls(&self, target: &'static str) -> CallMetrics {
         CallMetrics::new(target, self.calls.clone())
+    }
+
+    /// What a lane refuses; both series are there from now on, at 0.
+    pub(crate) fn sheds(&self, lane: &'static str) -> ShedMetrics {
+        let reason = |reason| {
+            let labels = [("lane", lane), ("reason", reason)];
+            self.sheds.get_or_create(&labels).clone()
+        };
+        ShedMetrics {
+            full: reason("full"),
+            waited: reason("waited"),
+        }
     }
 
     /// Shows how much of a pool is in use; `name` says whose it is.

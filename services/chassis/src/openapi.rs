@@ -40,7 +40,7 @@ pub fn path(service: &str) -> String {
 ///
 /// # Panics
 /// When an error in the document doesn't name its problem types: the handler's description has to be mended.
-pub fn documented(service: &str, about: &str, routes: OpenApiRouter) -> Router {
+pub(crate) fn documented(service: &str, about: &str, routes: OpenApiRouter) -> Router {
     let (router, described) = routes.split_for_parts();
     let document = complete(service, about, described);
     // Read more often by people than by programs.

@@ -2,7 +2,7 @@
 //!
 //! A switch is read once, at start, and picks a strategy where a service is composed; it is entered here, so
 //! that `GET /patterns` on the ops port and the gauge `agora_pattern_enabled` tell what really runs. Left
-//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`, `outbound`), and changing one at run time.
+//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`, `outbound`, `admission`), and changing one at run time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +39,8 @@ pub enum Pattern {
     CircuitBreaker,
     /// A call ends when its time is up, or its request's. Off: it takes as long as it takes.
     Deadline,
+    /// So many requests are worked on at once, and what is too much is refused early. Off: whatever comes is worked on.
+    LoadShedding,
 }
 
 /// The position of a pattern's switch.
@@ -53,7 +55,7 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
@@ -65,6 +67,7 @@ impl Pattern {
         Self::AsyncExport,
         Self::CircuitBreaker,
         Self::Deadline,
+        Self::LoadShedding,
     ];
 
     /// As it stands in a metric's label.
@@ -81,6 +84,7 @@ impl Pattern {
             Self::AsyncExport => "async_export",
             Self::CircuitBreaker => "circuit_breaker",
             Self::Deadline => "deadline",
+            Self::LoadShedding => "load_shedding",
         }
     }
 
@@ -97,6 +101,7 @@ impl Pattern {
             Self::AsyncExport => "AGORA_PATTERN_ASYNC_EXPORT",
             Self::CircuitBreaker => "AGORA_PATTERN_CIRCUIT_BREAKER",
             Self::Deadline => "AGORA_PATTERN_DEADLINE",
+            Self::LoadShedding => "AGORA_PATTERN_LOAD_SHEDDING",
         }
     }
 }

@@ -44,21 +44,25 @@ pub(crate) struct Document<'a> {
 /// What problem documents are sent as.
 pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
-/// How long a client should wait before it asks an unavailable service again, in seconds.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// How long a client should wait before it asks again, where nobody knows better.
+const RETRY_AFTER_SECONDS: u64 = 1;
 
 impl Problem {
-    /// A problem with a kind of the service's own.
+    /// A problem with a kind of the service's own. A 429 and a 503 say when to try again: in a second, unless told otherwise.
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
+        let passes = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        );
         Self {
             status,
             kind,
             detail: detail.into(),
-            retry_after_seconds: None,
+            retry_after_seconds: passes.then_some(RETRY_AFTER_SECONDS),
         }
     }
 
-    /// 429 with `Retry-After`: this caller asked too often.
+    /// 429, to be tried again after so many seconds: this caller asked too often.
     pub fn too_many(
         kind: &'static str,
         detail: impl Into<String>,
@@ -90,9 +94,14 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
     }
 
-    /// 503 with `Retry-After`: a dependency is out of reach, trying later makes sense.
+    /// 503: a dependency is out of reach, trying later makes sense.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
+    }
+
+    /// 503: more is asked for than can be done. Nothing was begun.
+    pub fn overloaded(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
     }
 
     /// 500: our fault, with nothing to say about it; the log says more.
@@ -122,14 +131,8 @@ impl IntoResponse for Problem {
         let mut response = (self.status, axum::Json(document)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
-            }
-            _ => {}
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, seconds.into());
@@ -205,4 +208,29 @@ pub(crate) async fn method_not_allowed() -> Problem {
         "method-not-allowed",
         "this path doesn't answer to this method",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_passes_says_when_to_try_again() {
+        let wait = |problem: Problem| {
+            let response = problem.into_response();
+            let wait = response.headers().get(RETRY_AFTER);
+            wait.map(|wait| wait.to_str().unwrap_or_default().to_owned())
+        };
+        let one = Some("1".to_owned());
+        assert_eq!(wait(Problem::unavailable("")), one);
+        assert_eq!(wait(Problem::overloaded("")), one);
+        let own = Problem::new(StatusCode::TOO_MANY_REQUESTS, "own", "");
+        assert_eq!(wait(own), one);
+        assert_eq!(
+            wait(Problem::too_many("own", "", 30)),
+            Some("30".to_owned())
+        );
+        assert_eq!(wait(Problem::internal()), None);
+        assert_eq!(wait(Problem::not_found("")), None);
+    }
 }

@@ -9,8 +9,9 @@ pub mod stock;
 
 use std::net::SocketAddr;
 
+use chassis::admission::Lane;
 use chassis::lifecycle::Lifecycle;
-use chassis::{broker, consumer, database, http, openapi, outbox};
+use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
 
 pub use crate::config::Config;
@@ -34,7 +35,6 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         reservations::Reservations::new(lifecycle.metrics()),
     );
     let about = "What is in stock.";
-    let stock = stock::router(database.pool);
-    let routes = openapi::documented(lifecycle.service(), about, stock);
-    http::serve(lifecycle, &config.http, routes).await
+    let stock = Lane::new("stock", stock::router(database.pool));
+    http::serve(lifecycle, &config.http, about, [stock]).await
 }

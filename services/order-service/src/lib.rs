@@ -9,9 +9,10 @@ pub mod orders;
 
 use std::net::SocketAddr;
 
+use chassis::admission::Lane;
 use chassis::lifecycle::Lifecycle;
 use chassis::patterns::{Pattern, Switch};
-use chassis::{broker, consumer, database, http, openapi, outbox};
+use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
 
 pub use crate::config::Config;
@@ -45,6 +46,6 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         },
     });
     let about = "Orders, from when they are placed to where they end.";
-    let routes = openapi::documented(lifecycle.service(), about, orders);
-    http::serve(lifecycle, &config.http, routes).await
+    let lane = Lane::new("orders", orders);
+    http::serve(lifecycle, &config.http, about, [lane]).await
 }

@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use shared_events::UserId;
 use sqlx::PgPool;
-use tracing::{debug, error, info};
+use tracing::{Instrument, debug, error, info};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -198,14 +198,25 @@ struct LoggedIn {
     expires_in: u64,
 }
 
-/// `POST /auth/signup`, `/auth/login`, `/auth/logout`, `PUT /users/me/password`, and `GET /auth/verify` for the gateway alone.
-pub fn router(accounts: Accounts) -> OpenApiRouter {
+/// What hashes: `POST /auth/signup`, `/auth/login`, and `PUT /users/me/password`.
+pub fn passwords_router(accounts: Accounts) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(sign_up))
         .routes(routes!(log_in))
-        .routes(routes!(log_out))
         .routes(routes!(change_password))
-        // In no document: no client can ask it.
+        .with_state(accounts)
+}
+
+/// `POST /auth/logout`.
+pub fn log_out_router(accounts: Accounts) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(log_out))
+        .with_state(accounts)
+}
+
+/// `GET /auth/verify`, for the gateway alone: in no document, as no client can ask it.
+pub fn verify_router(accounts: Accounts) -> OpenApiRouter {
+    OpenApiRouter::new()
         .route("/auth/verify", get(verify))
         .with_state(accounts)
 }
@@ -226,7 +237,7 @@ async fn sign_up(
     let Email(email) = Email::parse(&asked.email).map_err(|e| Problem::invalid(e.to_string()))?;
     let password = Password::parse(asked.password.expose_secret())
         .map_err(|e| Problem::invalid(e.to_string()))?;
-    let password_hash = accounts.passwords.hash(password).await?;
+    let password_hash = accounts.passwords.turn().await?.hash(password).await?;
     let id = UserId::generate();
     sqlx::query("INSERT INTO users (id, name, email, password_hash) VALUES ($1, $2, $3, $4)")
         .bind(id.0)
@@ -293,8 +304,7 @@ async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<L
     .traced("SELECT users")
     .await?;
     let hash = account.as_ref().map(|(_, _, hash, _)| hash.clone());
-    let right = accounts.passwords.verify(asked.password, hash).await?;
-    accounts.attempts.settle(address, right).await?;
+    let right = accounts.settle(address, asked.password, hash).await?;
     let Some((id, email, _, generation)) = account.filter(|_| right) else {
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
@@ -362,10 +372,8 @@ async fn change_password(
     let account = Account::of_user(user_id);
     accounts.attempts.admit(account).await?;
     let right = accounts
-        .passwords
-        .verify(asked.current_password, Some(old_hash.clone()))
+        .settle(account, asked.current_password, Some(old_hash.clone()))
         .await?;
-    accounts.attempts.settle(account, right).await?;
     if !right {
         // Not 401: the token is good, and a client must not take it for lost.
         return Err(Problem::new(
@@ -374,7 +382,7 @@ async fn change_password(
             "this is not the current password",
         ));
     }
-    let new_hash = accounts.passwords.hash(new).await?;
+    let new_hash = accounts.passwords.turn().await?.hash(new).await?;
     let changed = accounts
         .revocations
         .change_password(user_id, &old_hash, &new_hash)
@@ -403,6 +411,30 @@ async fn verify(
 }
 
 impl Accounts {
+    /// Whether the password of an attempt that was admitted is right; the attempt is counted.
+    ///
+    /// Who goes away, or has too little time, while it waits for its turn has cost nothing. From then on the hash and the
+    /// count are a task of their own, which doesn't end with the request: or guesses could be made that nobody counts.
+    async fn settle(
+        &self,
+        account: Account,
+        password: SecretString,
+        hash: Option<String>,
+    ) -> Result<bool, Problem> {
+        let turn = self.passwords.turn().await?;
+        let attempts = self.attempts.clone();
+        let settled = async move {
+            let right = turn.verify(password, hash).await?;
+            attempts.settle(account, right).await?;
+            Ok(right)
+        };
+        let settled = tokio::spawn(settled.in_current_span());
+        settled.await.unwrap_or_else(|failed| {
+            error!(error = %failed, "an attempt could not be settled");
+            Err(Problem::internal())
+        })
+    }
+
     /// What the request's token says, if it counts; 401 otherwise, without a word on why. Asks nobody.
     fn check(&self, headers: &HeaderMap) -> Result<Claims, Problem> {
         let Some(token) = bearer(headers) else {

@@ -8,8 +8,8 @@
 //! The count is by address and not by client, because guesses come from many places as easily as from one. The price is
 //! that somebody who goes on guessing keeps the owner from logging in, fifteen minutes at a time for as long as the guesses go on;
 //! tokens that the owner has are good meanwhile, and the password can be changed with one, which is counted apart. It leaves a guesser some four hundred attempts a day at one address.
-//! Left out: telling the owner; devices that are known from before; one guess at each of many addresses; attempts whose
-//! client goes away before the hash is done, which have a hash's turn and are not counted.
+//! An attempt whose client goes away is counted once its hash has begun. Left out: telling the owner; devices that are known from before; one
+//! guess at each of many addresses.
 
 use chassis::problem::Problem;
 use chassis::telemetry::Statement;

@@ -26,7 +26,7 @@ pub struct Config {
     pub catalog: CatalogConfig,
     /// `BCRYPT_COST`: each step doubles the time of a hash.
     pub bcrypt_cost: u32,
-    /// `BCRYPT_CONCURRENCY`: hashes at the same time.
+    /// `BCRYPT_CONCURRENCY`: hashes at the same time; by default as many as take half of the processors.
     pub bcrypt_concurrency: usize,
 }
 
@@ -58,9 +58,19 @@ impl Config {
             ),
             // bcrypt itself takes 4 to 31; past 15 a login takes seconds.
             bcrypt_cost: env.number("BCRYPT_COST", 12, 4..=15)?,
-            bcrypt_concurrency: env.number("BCRYPT_CONCURRENCY", 2, 1..=64)? as usize,
+            bcrypt_concurrency: env.number(
+                "BCRYPT_CONCURRENCY",
+                half_of_the_processors(),
+                1..=64,
+            )? as usize,
         })
     }
+}
+
+/// A hash keeps one of them busy; the rest is for everything else.
+fn half_of_the_processors() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors as u32 / 2).clamp(1, 64)
 }
 
 /// Asking product-service.

@@ -16,10 +16,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use chassis::admission::Lane;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbound::Outbound;
 use chassis::patterns::Pattern;
-use chassis::{database, http, openapi};
+use chassis::{database, http};
 
 use crate::accounts::{Accounts, Figures};
 use crate::attempts::Attempts;
@@ -60,19 +61,30 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
             .map(|(kid, role)| [("kid", kid.to_owned()), ("role", role.to_owned())]),
     );
     let catalog = catalog(config.catalog, lifecycle);
-    let api = accounts::router(Accounts {
+    let accounts = Accounts {
         pool: pool.clone(),
         passwords,
         tokens: config.tokens,
         revocations,
         attempts,
         figures: Figures::new(metrics),
-    })
-    .merge(users::router(pool.clone()))
-    .merge(purchases::http::router(Purchases { pool, catalog }));
+    };
     let about = "Accounts, tokens and purchases.";
-    let routes = openapi::documented(lifecycle.service(), about, api);
-    http::serve(lifecycle, &config.http, routes.merge(docs::router())).await
+    // Apart, so that neither hashes nor a product-service that hangs keep the gateway from checking tokens, or anybody from reading.
+    let lanes = [
+        Lane::new("passwords", accounts::passwords_router(accounts.clone())),
+        Lane::new("verify", accounts::verify_router(accounts.clone())),
+        Lane::new(
+            "users",
+            accounts::log_out_router(accounts).merge(users::router(pool.clone())),
+        ),
+        Lane::new(
+            "purchases",
+            purchases::http::router(Purchases { pool, catalog }),
+        ),
+        Lane::new("docs", docs::router().into()),
+    ];
+    http::serve(lifecycle, &config.http, about, lanes).await
 }
 
 /// The way to the prices, as the two patterns say.

@@ -1,12 +1,13 @@
 //! Passwords: what is accepted as one, and bcrypt, off the async threads and bounded.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chassis::problem::Problem;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::error;
 
 /// A password that was chosen by somebody; never shown.
@@ -58,16 +59,33 @@ impl fmt::Debug for Password {
 /// The password of nobody's account.
 const DECOY: &str = "nobody's password";
 
-/// How long a hash may wait for its turn before the client is told to come back.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Whoever would wait longer for a hash is told at once to come back.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How much of the measured time of a hash the latest one is: enough to follow a machine that gets busy.
+const LATEST_SHARE: f64 = 0.125;
 
 /// Hashes and verifies, a bounded number at a time.
 #[derive(Clone)]
 pub struct Passwords {
     cost: u32,
+    concurrency: usize,
     turns: Arc<Semaphore>,
+    queue: Arc<Queue>,
     /// Compared with where there is no account, so that the answer takes as long as with one.
     decoy: Arc<str>,
+}
+
+/// Who waits for a turn, and for how long that will be.
+struct Queue {
+    waiting: AtomicUsize,
+    /// The mean time of a hash, in seconds.
+    mean: Mutex<f64>,
+}
+
+/// The right to one hash; the next one is let in when it is done, or when this is dropped unused.
+pub struct Turn {
+    passwords: Passwords,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Passwords {
@@ -76,60 +94,94 @@ impl Passwords {
     /// # Errors
     /// When bcrypt refuses the cost.
     pub async fn new(cost: u32, concurrency: usize) -> anyhow::Result<Self> {
+        let began = Instant::now();
         let decoy =
             tokio::task::spawn_blocking(move || bcrypt::non_truncating_hash(DECOY, cost)).await??;
         Ok(Self {
             cost,
+            concurrency,
             turns: Arc::new(Semaphore::new(concurrency)),
+            queue: Arc::new(Queue {
+                waiting: AtomicUsize::new(0),
+                mean: Mutex::new(began.elapsed().as_secs_f64()),
+            }),
             decoy: decoy.into(),
         })
     }
 
+    /// Waits for a turn to hash.
+    ///
+    /// # Errors
+    /// 503 at once when the wait would be longer than five seconds, as those before need them; 503 after as long should they have been
+    /// quicker until now.
+    pub async fn turn(&self) -> Result<Turn, Problem> {
+        let busy = || Problem::overloaded("too many passwords are being checked");
+        let permit = match Arc::clone(&self.turns).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let waiting = self.queue.enter();
+                if self.queue.wait(waiting.before, self.concurrency) > LONGEST_WAIT {
+                    return Err(busy());
+                }
+                let turn = Arc::clone(&self.turns).acquire_owned();
+                let Ok(Ok(permit)) = tokio::time::timeout(LONGEST_WAIT, turn).await else {
+                    return Err(busy());
+                };
+                permit
+            }
+        };
+        Ok(Turn {
+            passwords: self.clone(),
+            permit,
+        })
+    }
+}
+
+impl Turn {
     /// The hash to store.
     ///
     /// # Errors
-    /// 503 when too many wait for a turn.
-    pub async fn hash(&self, password: Password) -> Result<String, Problem> {
-        let cost = self.cost;
+    /// 500 should bcrypt fail.
+    pub async fn hash(self, password: Password) -> Result<String, Problem> {
+        let cost = self.passwords.cost;
         #[expect(
             clippy::disallowed_methods,
             reason = "a Password fits; the one that doesn't truncate refuses 72 bytes, too"
         )]
-        self.in_turn(move || bcrypt::hash(password.0.expose_secret(), cost))
+        self.take(move || bcrypt::hash(password.0.expose_secret(), cost))
             .await
     }
 
     /// Whether `attempt` is the password behind `hash`; `None` (no such account) takes as long and is false.
     ///
     /// # Errors
-    /// 503 when too many wait for a turn.
+    /// 500 should bcrypt fail.
     pub async fn verify(
-        &self,
+        self,
         attempt: SecretString,
         hash: Option<String>,
     ) -> Result<bool, Problem> {
         // bcrypt would compare the beginning of what is longer than any password that was ever accepted.
         let hash = hash.filter(|_| attempt.expose_secret().len() <= Password::MAX_BYTES);
         let exists = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.decoy.to_string());
+        let hash = hash.unwrap_or_else(|| self.passwords.decoy.to_string());
         let matches = self
-            .in_turn(move || bcrypt::verify(attempt.expose_secret(), &hash))
+            .take(move || bcrypt::verify(attempt.expose_secret(), &hash))
             .await?;
         Ok(exists && matches)
     }
 
-    async fn in_turn<T: Send + 'static>(
-        &self,
+    async fn take<T: Send + 'static>(
+        self,
         work: impl FnOnce() -> Result<T, bcrypt::BcryptError> + Send + 'static,
     ) -> Result<T, Problem> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned());
-        let Ok(Ok(turn)) = turn.await else {
-            return Err(Problem::unavailable("too many passwords are being checked"));
-        };
         let worked = tokio::task::spawn_blocking(move || {
             // Held by the work itself: a client that goes away doesn't free its turn early.
-            let _turn = turn;
-            work()
+            let _permit = self.permit;
+            let began = Instant::now();
+            let done = work();
+            self.passwords.queue.took(began.elapsed());
+            done
         });
         match worked.await {
             Ok(Ok(done)) => Ok(done),
@@ -142,6 +194,44 @@ impl Passwords {
                 Err(Problem::internal())
             }
         }
+    }
+}
+
+/// Somebody who waits, until dropped.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    /// How many waited already.
+    before: usize,
+}
+
+impl Queue {
+    fn enter(&self) -> Waiting<'_> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting {
+            queue: self,
+            before,
+        }
+    }
+
+    /// How long the turn of somebody new will take to come: all turns are taken, and so many wait before.
+    fn wait(&self, before: usize, concurrency: usize) -> Duration {
+        let hashes = (before + concurrency) as f64 / concurrency as f64;
+        Duration::from_secs_f64(*self.mean() * hashes)
+    }
+
+    fn took(&self, elapsed: Duration) {
+        let mut mean = self.mean();
+        *mean += (elapsed.as_secs_f64() - *mean) * LATEST_SHARE;
+    }
+
+    fn mean(&self) -> MutexGuard<'_, f64> {
+        self.mean.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -174,12 +264,15 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_of_an_account_is_right() {
         let passwords = Passwords::new(4, 1).await.unwrap();
-        let hash = passwords
+        let turn = async || passwords.turn().await.unwrap();
+        let hash = turn()
+            .await
             .hash(Password::parse("correct horse").unwrap())
             .await
             .unwrap();
-        let verify = |attempt: &str, hash: Option<&str>| {
-            passwords.verify(attempt.into(), hash.map(str::to_owned))
+        let verify = async |attempt: &str, hash: Option<&str>| {
+            let turn = turn().await;
+            turn.verify(attempt.into(), hash.map(str::to_owned)).await
         };
         assert!(verify("correct horse", Some(&hash)).await.unwrap());
         assert!(!verify("wrong horse", Some(&hash)).await.unwrap());
@@ -191,13 +284,67 @@ mod tests {
     async fn the_longest_password_counts_to_its_last_byte() {
         let passwords = Passwords::new(4, 1).await.unwrap();
         let longest = "é".repeat(36);
-        let hash = passwords
+        let turn = async || passwords.turn().await.unwrap();
+        let hash = turn()
+            .await
             .hash(Password::parse(&longest).unwrap())
             .await
             .unwrap();
-        let verify = |attempt: &str| passwords.verify(attempt.into(), Some(hash.clone()));
+        let verify = async |attempt: &str| {
+            let turn = turn().await;
+            turn.verify(attempt.into(), Some(hash.clone())).await
+        };
         assert!(verify(&longest).await.unwrap());
         assert!(!verify(&format!("{}e", "é".repeat(35))).await.unwrap());
         assert!(!verify(&format!("{longest}e")).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_would_wait_too_long_is_refused_at_once() {
+        let passwords = Passwords::new(4, 2).await.unwrap();
+        // As on a machine on which a hash takes a second.
+        *passwords.queue.mean() = 1.0;
+        let held = [
+            passwords.turn().await.unwrap(),
+            passwords.turn().await.unwrap(),
+        ];
+        // Two at a time: the eighth of those who wait has its turn after four seconds and the one that runs.
+        let waiting: Vec<_> = (0..8)
+            .map(|_| {
+                let passwords = passwords.clone();
+                tokio::spawn(async move { passwords.turn().await.map(drop) })
+            })
+            .collect();
+        while passwords.queue.waiting.load(Ordering::Relaxed) < waiting.len() {
+            tokio::task::yield_now().await;
+        }
+        let asked = tokio::time::Instant::now();
+        for _ in 0..20 {
+            let wait = passwords.queue.wait(8, 2);
+            assert_eq!(wait, Duration::from_secs(5), "just short enough");
+            let ninth = passwords.queue.enter();
+            let refused = passwords.turn().await.map(drop).unwrap_err();
+            assert_eq!(
+                refused,
+                Problem::overloaded("too many passwords are being checked")
+            );
+            drop(ninth);
+        }
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+        drop(held);
+        for waited in waiting {
+            assert_eq!(waited.await.unwrap(), Ok(()));
+        }
+        assert!(passwords.turn().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_longer_than_was_promised_either() {
+        let passwords = Passwords::new(4, 1).await.unwrap();
+        *passwords.queue.mean() = 0.001;
+        let _held = passwords.turn().await.unwrap();
+        let asked = tokio::time::Instant::now();
+        assert!(passwords.turn().await.is_err());
+        assert_eq!(asked.elapsed(), LONGEST_WAIT);
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn bring_up(
     // and a port with one would be found when most of the system is up.
     let asked_for = project.settings_from(&EnvFile::read(&project.env_file)?);
     let off = patterns::off(&asked_for)?;
+    patterns::check_figures(&asked_for)?;
     ports::require_numbers(&asked_for)?;
     let compose = progress.step("engine", |step| {
         let version = engine::version()?;

@@ -132,6 +132,9 @@ pub(crate) struct Configuration {
     /// The ids of user-service's signing keys: each set that a container has.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) signing_keys: BTreeSet<Vec<String>>,
+    /// The figures of patterns, by variable; empty in evidence from before it was kept.
+    #[serde(default)]
+    pub(crate) figures: BTreeMap<String, String>,
 }
 
 impl Configuration {

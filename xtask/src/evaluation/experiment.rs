@@ -39,6 +39,8 @@ pub(crate) struct ArmPlan {
     pub(crate) patterns_off: &'static [&'static str],
     /// Containers of a service, where it isn't one.
     pub(crate) replicas: &'static [(&'static str, u32)],
+    /// Figures of patterns that differ from what was found, by variable.
+    pub(crate) figures: &'static [(&'static str, &'static str)],
     pub(crate) fault: ArmFault,
 }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::evidence::Configuration;
+use super::{evidence::Configuration, experiment::ArmPlan};
 use crate::{
     binaries, broker,
     compose::Compose,
@@ -49,6 +49,44 @@ pub(crate) struct Lab<'a> {
     pub(crate) project: &'a Project,
     compose: Compose,
     settings: Settings,
+}
+
+/// How the configured services are to be set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Patterns that are off: `inbox`, …
+    pub(crate) patterns_off: BTreeSet<String>,
+    /// Containers of a service, where it isn't one.
+    pub(crate) replicas: BTreeMap<String, u32>,
+    /// Figures of patterns, by variable.
+    pub(crate) figures: BTreeMap<String, String>,
+}
+
+impl Wanted {
+    /// As it was found.
+    pub(crate) fn found(found: &Configuration) -> Self {
+        Self {
+            patterns_off: found.all_patterns_off(),
+            replicas: found.replicas.clone(),
+            figures: found.figures.clone(),
+        }
+    }
+
+    /// As an arm is to be, on a system that was found like this.
+    pub(crate) fn by(plan: &ArmPlan, found: &Configuration) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let mut figures = found.figures.clone();
+        figures.extend(plan.figures.iter().map(owned));
+        let patterns_off = plan.patterns_off.iter();
+        let replicas = plan.replicas.iter();
+        Self {
+            patterns_off: patterns_off.map(|pattern| (*pattern).to_owned()).collect(),
+            replicas: replicas
+                .map(|(service, count)| ((*service).to_owned(), *count))
+                .collect(),
+            figures,
+        }
+    }
 }
 
 impl<'a> Lab<'a> {
@@ -252,19 +290,18 @@ impl<'a> Lab<'a> {
             if count > 1 {
                 configuration.replicas.insert(service.to_owned(), count);
             }
+            configuration
+                .figures
+                .extend(of_service().flat_map(|container| container.figures.clone()));
         }
         Ok(configuration)
     }
 
-    /// Starts the configured services anew where they differ from this: the patterns that are off (`inbox`, …), and
-    /// how many containers a service has where it isn't one. Returns when all are healthy.
-    pub(crate) fn configure(
-        &self,
-        patterns_off: &BTreeSet<String>,
-        replicas: &BTreeMap<String, u32>,
-    ) -> anyhow::Result<()> {
+    /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers a service has
+    /// where it isn't one, and the patterns' figures. Returns when all are healthy.
+    pub(crate) fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
         let scales = CONFIGURED.map(|service| {
-            let count = replicas.get(service).copied().unwrap_or(1);
+            let count = wanted.replicas.get(service).copied().unwrap_or(1);
             format!("{SCALE}{service}={count}")
         });
         // What the settings say of switches is replaced as a whole.
@@ -279,8 +316,11 @@ impl<'a> Lab<'a> {
             )
             .args(scales)
             .args(CONFIGURED);
-        for pattern in patterns_off {
+        for pattern in &wanted.patterns_off {
             call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
+        }
+        for (variable, value) in &wanted.figures {
+            call = call.env(variable, value);
         }
         let output = call.output()?;
         anyhow::ensure!(

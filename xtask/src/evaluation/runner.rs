@@ -4,7 +4,6 @@
 //! settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -22,7 +21,7 @@ use super::{
     },
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Observed},
     faults,
-    lab::Lab,
+    lab::{Lab, Wanted},
     load::{Ledger, Load},
     mend,
     samples::Sampler,
@@ -267,8 +266,7 @@ impl Runner<'_> {
         }
         step.update("restoring");
         if self.lab.configuration()? != *self.found {
-            self.lab
-                .configure(&self.found.all_patterns_off(), &self.found.replicas)?;
+            self.lab.configure(&Wanted::found(self.found))?;
         }
         mend::books(self.lab, since)?;
         arm.steady_after = Some(steady::wait_for(self.lab, probe, STEADY_WITHIN)?);
@@ -290,21 +288,11 @@ impl Runner<'_> {
             (Some(Sabotage::BreakPattern), [without, ..]) => without,
             _ => plan,
         };
-        let patterns_off: BTreeSet<String> = configured
-            .patterns_off
-            .iter()
-            .map(|pattern| (*pattern).to_owned())
-            .collect();
-        let replicas: BTreeMap<String, u32> = configured
-            .replicas
-            .iter()
-            .map(|(service, count)| ((*service).to_owned(), *count))
-            .collect();
-        self.lab.configure(&patterns_off, &replicas)?;
+        let wanted = Wanted::by(configured, self.found);
+        self.lab.configure(&wanted)?;
         arm.configuration = self.lab.configuration()?;
         anyhow::ensure!(
-            arm.configuration.all_patterns_off() == patterns_off
-                && arm.configuration.replicas == replicas,
+            Wanted::found(&arm.configuration) == wanted,
             "the services run as {:?}, which isn't what was asked for",
             arm.configuration
         );

@@ -10,7 +10,12 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::Configuration, lab::Lab, mend, store::replace};
+use super::{
+    evidence::Configuration,
+    lab::{Lab, Wanted},
+    mend,
+    store::replace,
+};
 use crate::{outcome, project::Project};
 
 /// Whoever evaluates or heals a project's system, or replaces its containers, has it alone: a second one would take the
@@ -67,7 +72,7 @@ impl UnderWay {
     pub(crate) fn restore(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
         let mut done = Vec::new();
         if lab.configuration()? != self.found {
-            lab.configure(&self.found.all_patterns_off(), &self.found.replicas)?;
+            lab.configure(&Wanted::found(&self.found))?;
             done.push("the services run again as they did before the evaluation".to_owned());
         }
         let mended = mend::books(lab, self.since)?;

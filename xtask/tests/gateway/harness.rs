@@ -118,8 +118,10 @@ impl Gateway {
 /// `/auth/verify` for the clients that the tests know.
 pub(crate) fn auth_answer(request: &Request) -> String {
     let identity = ["X-User-Id: alice", "X-User-Email: alice@example.org"];
+    let bob = ["X-User-Id: bob", "X-User-Email: bob@example.org"];
     match request.header("Authorization") {
         Some("Bearer alice") => answer("200 OK", &identity, ""),
+        Some("Bearer bob") => answer("200 OK", &bob, ""),
         Some("Bearer nobody") => answer("200 OK", &[], ""),
         Some("Bearer verbose") => answer("200 OK", &identity, &"x".repeat(10_000)),
         _ => answer("401 Unauthorized", &[], "{}"),

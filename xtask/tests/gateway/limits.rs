@@ -1,9 +1,11 @@
-//! What is too large, or has no clear end, is refused before a service or the auth service sees it.
+//! What is too large, or has no clear end, is refused before a service or the auth service sees it; and what is too much of one
+//! user, before a service does.
 
 use crate::{
-    ALICE,
-    client::{request, request_with_body},
+    ALICE, BOB,
+    client::{self, request, request_with_body},
     harness::Gateway,
+    traefik::Configuration,
 };
 
 const MAX_BODY_BYTES: usize = 65_536;
@@ -125,4 +127,85 @@ fn a_body_has_one_length() {
         assert_eq!(routed.body, body.as_bytes(), "{headers:?}");
         assert_eq!(routed.header("Transfer-Encoding"), None, "{headers:?}");
     }
+}
+
+/// So few that no machine is too slow to meet them: one request in ten seconds, and five at once.
+fn narrow() -> Configuration {
+    Configuration::of_the_repository()
+        .replacing("sourceCriterion:", "period: 10s\n        sourceCriterion:")
+        .with("AGORA_RATE_LIMIT_AVERAGE", "1")
+        .with("AGORA_RATE_LIMIT_BURST", "5")
+}
+
+/// The statuses of so many requests of one client.
+fn statuses(gateway: &Gateway, count: usize, headers: &[&str]) -> Vec<u16> {
+    let ask = || gateway.send(&request("GET", "/inventory/99", headers));
+    std::iter::repeat_with(ask).take(count).collect()
+}
+
+#[test]
+fn a_user_beyond_the_limit_is_refused_and_another_one_is_not() {
+    let gateway = Gateway::start_with(narrow());
+    // Each route counts by itself.
+    for (method, target) in [
+        ("GET", "/inventory/99"),
+        ("GET", "/users/me"),
+        ("PUT", "/users/me/password"),
+        ("POST", "/auth/logout"),
+        ("POST", "/orders/"),
+    ] {
+        let ask = |who| request(method, target, &[who, "Content-Length: 0"]);
+        for _ in 0..5 {
+            assert_eq!(gateway.send(&ask(ALICE)), 200, "{target}");
+        }
+        let refused = client::head(gateway.web, &ask(ALICE)).expect("an answer");
+        assert!(refused.starts_with("HTTP/1.1 429 "), "{target}: {refused}");
+        assert!(refused.contains("\r\nRetry-After: "), "{target}: {refused}");
+        assert_eq!(gateway.send(&ask(BOB)), 200, "{target}");
+        assert_eq!(gateway.routed().len(), 5 + 1, "{target}");
+    }
+    // The public ones have other limits.
+    for _ in 0..8 {
+        let login = request("POST", "/auth/login", &[ALICE, "Content-Length: 0"]);
+        assert_eq!(gateway.send(&login), 200);
+    }
+}
+
+#[test]
+fn nobody_escapes_the_limit_by_another_name_nor_uses_up_anothers() {
+    let gateway = Gateway::start_with(narrow());
+    for n in 0..8 {
+        let name = format!("X-User-Id: somebody-{n}");
+        let expected = if n < 5 { 200 } else { 429 };
+        assert_eq!(statuses(&gateway, 1, &[ALICE, &name]), [expected]);
+    }
+    assert_eq!(statuses(&gateway, 6, &[ALICE, "X-User-Id: bob"]), [429; 6]);
+    assert_eq!(statuses(&gateway, 5, &[BOB]), [200; 5]);
+    // Without a token it is a 401, however often.
+    assert_eq!(statuses(&gateway, 8, &["X-User-Id: alice"]), [401; 8]);
+
+    let by_any_name =
+        narrow().replacing("requestHeaderName: X-User-Id", "requestHeaderName: X-Name");
+    let gateway = Gateway::start_with(by_any_name);
+    for n in 0..8 {
+        let name = format!("X-Name: somebody-{n}");
+        assert_eq!(
+            statuses(&gateway, 1, &[ALICE, &name]),
+            [200],
+            "the check sees it"
+        );
+    }
+}
+
+#[test]
+fn switched_off_nobody_is_refused() {
+    let off = narrow().with("AGORA_PATTERN_RATE_LIMIT", "off");
+    let gateway = Gateway::start_with(off);
+    assert_eq!(statuses(&gateway, 12, &[ALICE]), [200; 12]);
+}
+
+#[test]
+fn as_shipped_a_user_has_many_requests_a_second() {
+    let gateway = Gateway::start();
+    assert_eq!(statuses(&gateway, 300, &[ALICE]), [200; 300]);
 }

@@ -26,6 +26,8 @@ mod traefik;
 
 /// A client who is known.
 const ALICE: &str = "Authorization: Bearer alice";
+/// Another one.
+const BOB: &str = "Authorization: Bearer bob";
 /// A client whom the auth service lets pass without naming an identity.
 const NOBODY: &str = "Authorization: Bearer nobody";
 /// A client for whom the auth service's answer is longer than the gateway takes.

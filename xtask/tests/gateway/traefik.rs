@@ -36,8 +36,8 @@ docker start --attach "$container"
 pub(crate) struct Configuration {
     /// Its files, by their path below `/etc/traefik`.
     files: BTreeMap<String, String>,
-    /// The position of `AGORA_PATTERN_FORWARD_AUTH`.
-    forward_auth: &'static str,
+    /// Variables that it reads.
+    environment: BTreeMap<&'static str, &'static str>,
 }
 
 impl Configuration {
@@ -59,16 +59,19 @@ impl Configuration {
         }
         Ok(Self {
             files,
-            forward_auth: "on",
+            environment: BTreeMap::new(),
         })
     }
 
     /// The naive way: nobody is asked, nothing is taken away.
     pub(crate) fn without_forward_auth(self) -> Self {
-        Self {
-            forward_auth: "off",
-            ..self
-        }
+        self.with("AGORA_PATTERN_FORWARD_AUTH", "off")
+    }
+
+    /// With a variable of its environment.
+    pub(crate) fn with(mut self, variable: &'static str, value: &'static str) -> Self {
+        self.environment.insert(variable, value);
+        self
     }
 
     /// With a text replaced wherever it stands. One that stands nowhere would make a test pass for nothing.
@@ -129,7 +132,7 @@ impl Traefik {
         let folder = configuration
             .write()
             .expect("failed to write the configuration");
-        let container = run(&folder, configuration.forward_auth).expect("failed to run a shell");
+        let container = run(&folder, &configuration.environment).expect("failed to run a shell");
         let mut traefik = Self { container, folder };
         traefik.wait_for_routes(web);
         traefik
@@ -161,14 +164,16 @@ impl Drop for Traefik {
 }
 
 /// Runs the container, confined as in compose.yaml.
-fn run(folder: &TempDir, forward_auth: &str) -> io::Result<Child> {
+fn run(folder: &TempDir, environment: &BTreeMap<&str, &str>) -> io::Result<Child> {
     let log = File::create(folder.path().join("log"))?;
-    let switch = format!("AGORA_PATTERN_FORWARD_AUTH={forward_auth}");
+    let variables = environment
+        .iter()
+        .flat_map(|(name, value)| ["--env".to_owned(), format!("{name}={value}")]);
     let volume = format!("{}:/etc/traefik:ro", folder.path().display());
     Command::new("sh")
         .args(["-c", CONTAINER, "sh", "--label", "agora.test=gateway"])
         .args(["--network", "host", "--volume", &volume])
-        .args(["--env", &switch])
+        .args(variables)
         .args(["--user", "65532:65532", "--cap-drop", "ALL"])
         .args(["--security-opt", "no-new-privileges:true"])
         .args(["--read-only", "--tmpfs", "/tmp:size=64m"])

@@ -128,6 +128,29 @@ fn released(id: &str) -> Event {
 }
 
 #[tokio::test]
+async fn orders_beyond_what_can_be_stored_are_refused_early_and_leave_nothing_behind() {
+    let narrow = [("HTTP_MAX_IN_FLIGHT", "1"), ("HTTP_MAX_WAIT_MS", "200")];
+    let shop = Shop::open_with(&narrow).await;
+    let user = Uuid::now_v7();
+    let mut lock = shop.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let path = "/orders/?product_id=99";
+    let accepted = tokio::spawn(answer(shop.service.as_user(user, "POST", path)));
+    eventually("the first is under way", async || {
+        shop.service.metric("http_server_active_requests").await >= 1.0
+    })
+    .await;
+    refused(shop.service.as_user(user, "POST", path), 503, "overloaded").await;
+    lock.rollback().await.unwrap();
+    assert_eq!(accepted.await.unwrap().0, 202);
+    assert_eq!(shop.count("SELECT count(*) FROM orders").await, 1);
+    shop.announced().await;
+}
+
+#[tokio::test]
 async fn an_accepted_order_is_announced_in_the_agreed_form() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod documents;
+mod overload;
 mod purchases;
 mod revocation;
 mod throttling;

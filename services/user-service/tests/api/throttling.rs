@@ -1,5 +1,7 @@
 //! Guessing passwords, and what it costs.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::PgPool;
@@ -173,6 +175,27 @@ async fn many_guesses_at_the_same_time_get_no_more_answers_than_one_after_the_ot
     let answers = join_all(guesses).await;
     let told = |status| answers.iter().filter(|answer| **answer == status).count();
     assert_eq!((told(401), told(429)), (LIMIT, 50 - LIMIT), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_guess_counts_whether_or_not_its_answer_is_waited_for() {
+    let database = testkit::database().await;
+    let service = super::open_with(&database, &[("BCRYPT_COST", "12")]).await;
+    for (address, hang_up) in [(ADA, false), ("eve@example.com", true)] {
+        // Each has time for the way to its hash, and not for the hash. One that waits for its turn in vain makes none.
+        testkit::eventually("the guesses are counted", async || {
+            let guess = attempt(&service, address, WRONG);
+            let told = if hang_up {
+                guess.timeout(Duration::from_millis(80)).send().await
+            } else {
+                guess.header("X-Request-Timeout-Ms", "80").send().await
+            };
+            let told = told.map(|answer| answer.status().as_u16()).ok();
+            assert_ne!(told, Some(200));
+            told == Some(429)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

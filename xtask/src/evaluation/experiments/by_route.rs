@@ -18,7 +18,7 @@ fn is_purchase(second: &RouteSecond) -> bool {
     (second.method.as_str(), second.route.as_str()) == PURCHASES
 }
 
-fn routes(arm: &Arm) -> &[RouteSecond] {
+pub(super) fn routes(arm: &Arm) -> &[RouteSecond] {
     arm.load.as_ref().map_or(&[], |load| &load.routes)
 }
 
@@ -37,7 +37,7 @@ fn in_force(arm: &Arm) -> Option<(f64, f64)> {
 }
 
 /// The seconds that lie wholly within the fault.
-fn under_fault(arm: &Arm) -> impl Iterator<Item = &RouteSecond> {
+pub(super) fn under_fault(arm: &Arm) -> impl Iterator<Item = &RouteSecond> {
     let span = in_force(arm);
     routes(arm).iter().filter(move |second| {
         let begin = f64::from(second.second);
@@ -54,11 +54,11 @@ fn before_fault(arm: &Arm) -> impl Iterator<Item = &RouteSecond> {
     })
 }
 
-fn failed(second: &RouteSecond) -> u64 {
+pub(super) fn failed(second: &RouteSecond) -> u64 {
     second.sent().saturating_sub(second.succeeded)
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
@@ -285,6 +285,51 @@ pub(super) mod tests {
         pub(in super::super) others_failed: u64,
         /// Seconds after the healing in which purchases fail as under the fault.
         pub(in super::super) lingers: u32,
+    }
+
+    /// An arm of 50 seconds, the fault from 20.5 to 35.5, with what `seconds` says of each second, and of whether it has a part in the fault.
+    pub(in super::super) fn under(
+        name: &str,
+        seconds: impl Fn(u32, bool) -> Vec<RouteSecond>,
+    ) -> Arm {
+        let (from, until) = (20.5, 35.5);
+        let mut arm = Sketch::arm(name)
+            .seconds(50)
+            .rate(60)
+            .fault(from, until)
+            .build();
+        let load = arm.load.as_mut().unwrap();
+        load.routes = (0..50)
+            .flat_map(|second| {
+                let begin = f64::from(second);
+                seconds(second, begin + 1.0 > from && begin < until)
+            })
+            .collect();
+        arm
+    }
+
+    /// A second of a route and a group: the answers, of which those below 300 succeeded, all of them in the same time.
+    pub(in super::super) fn second(
+        number: u32,
+        (method, route, group): (&str, &str, Option<&str>),
+        answers: &[(&str, u64)],
+        took_ms: f64,
+    ) -> RouteSecond {
+        let good = answers.iter().filter(|(status, _)| *status < "300");
+        let succeeded = good.map(|(_, count)| count).sum();
+        let answers = answers.iter();
+        RouteSecond {
+            second: number,
+            method: method.to_owned(),
+            route: route.to_owned(),
+            group: group.map(str::to_owned),
+            answers: answers.map(|(s, n)| ((*s).to_owned(), *n)).collect(),
+            succeeded,
+            p50_ms: Some(took_ms),
+            p99_ms: Some(took_ms),
+            max_ms: Some(took_ms),
+            succeeded_p99_ms: (succeeded > 0).then_some(took_ms),
+        }
     }
 
     impl Seconds {

@@ -55,6 +55,7 @@ const fn consumers(name: &'static str, replicas: &'static [(&'static str, u32)])
         name,
         patterns_off: &[],
         replicas,
+        figures: &[],
         fault: ArmFault::AsPlanned,
     }
 }

@@ -11,7 +11,9 @@ mod forward_auth;
 mod graceful_shutdown;
 mod inbox;
 mod key_rotation;
+mod load_shedding;
 mod outbox;
+mod rate_limit;
 mod retry;
 mod rolling_update;
 mod saga;
@@ -25,7 +27,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 16] = [
+pub(crate) static ALL: [&Experiment; 18] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -40,6 +42,8 @@ pub(crate) static ALL: [&Experiment; 16] = [
     &forward_auth::EXPERIMENT,
     &deadline::EXPERIMENT,
     &circuit_breaker::EXPERIMENT,
+    &load_shedding::EXPERIMENT,
+    &rate_limit::EXPERIMENT,
     &rolling_update::EXPERIMENT,
     &key_rotation::EXPERIMENT,
 ];
@@ -54,6 +58,7 @@ const ON: ArmPlan = ArmPlan {
     name: "on",
     patterns_off: &[],
     replicas: &[],
+    figures: &[],
     fault: ArmFault::AsPlanned,
 };
 
@@ -63,6 +68,7 @@ const fn without(pattern: &'static [&'static str]) -> ArmPlan {
         name: "off",
         patterns_off: pattern,
         replicas: &[],
+        figures: &[],
         fault: ArmFault::AsPlanned,
     }
 }

@@ -592,7 +592,7 @@ fn row(what: &str, arms: &[Arm], say: impl Fn(&Arm) -> Option<Fact>) -> Option<F
 fn done(arms: &[Arm]) -> Vec<FactRow> {
     let rows = [
         row("configuration", arms, |arm| {
-            Some(fact(configuration(&arm.configuration)))
+            Some(fact(configuration(&arm.configuration, arms)))
         }),
         row("load", arms, |arm| {
             let load = arm.load.as_ref()?;
@@ -676,7 +676,8 @@ fn alert(fired: &FiredAlert) -> String {
     }
 }
 
-fn configuration(configuration: &Configuration) -> String {
+/// What an arm runs without or with, and the figures in which it differs from another arm.
+fn configuration(configuration: &Configuration, arms: &[Arm]) -> String {
     let off = configuration
         .patterns_off
         .iter()
@@ -684,7 +685,12 @@ fn configuration(configuration: &Configuration) -> String {
         .map(|(service, patterns)| format!("{service} without {}", patterns.join(", ")));
     let replicas = configuration.replicas.iter();
     let replicas = replicas.map(|(service, count)| format!("{service} ×{count}"));
-    let differs: Vec<String> = off.chain(replicas).collect();
+    let figures = configuration.figures.iter().filter(|(name, value)| {
+        let mut others = arms.iter().map(|arm| arm.configuration.figures.get(*name));
+        others.any(|other| other != Some(value))
+    });
+    let figures = figures.map(|(name, value)| format!("{name}={value}"));
+    let differs: Vec<String> = off.chain(replicas).chain(figures).collect();
     if differs.is_empty() {
         "everything as shipped".to_owned()
     } else {

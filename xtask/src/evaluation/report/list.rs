@@ -139,6 +139,11 @@ pub(crate) fn arm(plan: &ArmPlan) -> String {
             .iter()
             .map(|(service, count)| format!("{service} ×{count}")),
     );
+    differs.extend(
+        plan.figures
+            .iter()
+            .map(|(variable, value)| format!("{variable}={value}")),
+    );
     if differs.is_empty() {
         differs.push("everything as shipped".to_owned());
     }

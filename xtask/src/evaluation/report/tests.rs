@@ -223,6 +223,7 @@ impl Sketch {
                 },
                 signing_keys: [].into(),
                 replicas: self.replicas.clone(),
+                figures: BTreeMap::new(),
             },
             started_at: at(-6.0),
             finished_at: end + TimeDelta::seconds(2),
@@ -459,6 +460,11 @@ fn realistic() -> Evaluation {
                 sketch.description = "product-service is paused".into();
                 sketch.proof = "the container is `paused`".into();
                 sketch.failing = if off { 0.3 } else { 0.0 };
+            }
+            "load_shedding" | "rate_limit" => {
+                sketch.description = "postgres gets 90 thousandths of a core".into();
+                sketch.proof = "postgres was throttled 138 times".into();
+                sketch.failing = if off { 0.6 } else { 0.7 };
             }
             "alerting" => {
                 sketch.description = "inventory-service is killed".into();

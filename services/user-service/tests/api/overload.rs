@@ -1,0 +1,195 @@
+//! More requests than can be done, in one lane and beside it.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use testkit::{Service, answer, eventually, refused};
+use uuid::Uuid;
+
+use super::{PASSWORD, log_in, open_with, sign_up};
+
+const ADA: &str = "ada@example.com";
+/// Two places in each lane: sixteen may wait.
+const NARROW: [(&str, &str); 2] = [("HTTP_MAX_IN_FLIGHT", "2"), ("HTTP_MAX_WAIT_MS", "1000")];
+const WAITING: usize = 16;
+
+/// Keeps whoever asks for users or purchases waiting, until it is dropped.
+async fn lock(database: &str, table: &str) -> PgConnection {
+    let mut lock = PgConnection::connect(database).await.unwrap();
+    let sql = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&mut lock)
+        .await
+        .unwrap();
+    lock
+}
+
+async fn sheds(service: &Service, lane: &str, reason: &str) -> f64 {
+    let series = format!("agora_requests_shed_total{{lane=\"{lane}\",reason=\"{reason}\"}}");
+    service.metric(&series).await
+}
+
+/// A read of one's own account, under way in a task of its own.
+fn read(service: &Service, user: Uuid) -> tokio::task::JoinHandle<(u16, serde_json::Value)> {
+    tokio::spawn(answer(service.as_user(user, "GET", "/users/me")))
+}
+
+async fn under_way(service: &Service, count: f64) {
+    eventually("the requests are under way", async || {
+        service.metric("http_server_active_requests").await >= count
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_lane_refuses_early_and_keeps_what_it_has_accepted() {
+    let database = testkit::database().await;
+    let service = open_with(&database, &NARROW).await;
+    let ada = sign_up(&service, ADA).await;
+    let token = log_in(&service, ADA).await;
+    let lock = lock(&database, "users").await;
+    let accepted = [read(&service, ada), read(&service, ada)];
+    under_way(&service, 2.0).await;
+
+    let further = (0..WAITING + 5).map(|_| service.as_user(ada, "GET", "/users/me").send());
+    for answer in join_all(further).await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "1");
+        let problem: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(problem["type"], "urn:agora:problem:overloaded");
+    }
+    let (full, waited) = (
+        sheds(&service, "users", "full").await,
+        sheds(&service, "users", "waited").await,
+    );
+    assert_eq!((full, waited), (5.0, WAITING as f64));
+
+    // Other lanes have places of their own.
+    let verify = service.anonymous("GET", "/auth/verify").bearer_auth(token);
+    assert_eq!(verify.send().await.unwrap().status(), 200);
+    for lane in ["verify", "passwords", "purchases"] {
+        assert_eq!(sheds(&service, lane, "full").await, 0.0, "{lane}");
+    }
+    lock.close().await.unwrap();
+    for read in accepted {
+        let (status, user) = read.await.unwrap();
+        assert_eq!(
+            (status, user["id"].as_str()),
+            (200, Some(&*ada.to_string()))
+        );
+    }
+    assert_eq!(
+        answer(service.as_user(ada, "GET", "/users/me")).await.0,
+        200
+    );
+}
+
+#[tokio::test]
+async fn whoever_has_little_time_waits_no_longer_for_a_place() {
+    let database = testkit::database().await;
+    let service = open_with(
+        &database,
+        &[("HTTP_MAX_IN_FLIGHT", "1"), ("HTTP_MAX_WAIT_MS", "60000")],
+    )
+    .await;
+    let ada = sign_up(&service, ADA).await;
+    let lock = lock(&database, "users").await;
+    let accepted = read(&service, ada);
+    under_way(&service, 1.0).await;
+    let hasty = service
+        .as_user(ada, "GET", "/users/me")
+        .header("X-Request-Timeout-Ms", "300");
+    refused(hasty, 503, "overloaded").await;
+    assert_eq!(sheds(&service, "users", "waited").await, 1.0);
+    lock.close().await.unwrap();
+    assert_eq!(accepted.await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn switched_off_everything_is_accepted() {
+    let database = testkit::database().await;
+    let off = [NARROW.as_slice(), &[("AGORA_PATTERN_LOAD_SHEDDING", "off")]].concat();
+    let service = open_with(&database, &off).await;
+    let ada = sign_up(&service, ADA).await;
+    let lock = lock(&database, "users").await;
+    // As many as have a connection, and as many again that wait for one.
+    let all: Vec<_> = (0..20).map(|_| read(&service, ada)).collect();
+    under_way(&service, 20.0).await;
+    lock.close().await.unwrap();
+    for read in all {
+        assert_eq!(read.await.unwrap().0, 200);
+    }
+    assert_eq!(sheds(&service, "users", "full").await, 0.0);
+    let (_, patterns) = service.ops("/patterns").await;
+    assert!(patterns.contains(r#""load_shedding":"off""#), "{patterns}");
+}
+
+#[tokio::test]
+async fn tokens_are_checked_and_accounts_read_while_all_that_hash_are_busy() {
+    let database = testkit::database().await;
+    let service = open_with(
+        &database,
+        &[("BCRYPT_COST", "12"), ("BCRYPT_CONCURRENCY", "1")],
+    )
+    .await;
+    let ada = sign_up(&service, ADA).await;
+    let token = log_in(&service, ADA).await;
+    let logins: Vec<_> = (0..8)
+        .map(|n| {
+            let body = json!({ "email": format!("nobody{n}@example.com"), "password": PASSWORD });
+            tokio::spawn(answer(service.anonymous("POST", "/auth/login").json(&body)))
+        })
+        .collect();
+    under_way(&service, 8.0).await;
+    for _ in 0..10 {
+        let verify = service.anonymous("GET", "/auth/verify").bearer_auth(&token);
+        assert_eq!(verify.send().await.unwrap().status(), 200);
+        assert_eq!(
+            answer(service.as_user(ada, "GET", "/users/me")).await.0,
+            200
+        );
+    }
+    assert!(
+        logins.iter().any(|login| !login.is_finished()),
+        "they were not busy for long enough to tell"
+    );
+    for login in logins {
+        let (status, problem) = login.await.unwrap();
+        // A busy machine may foresee a wait that is too long.
+        assert!(matches!(status, 401 | 503), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn more_hashes_than_can_be_done_in_time_are_refused_at_once() {
+    let database = testkit::database().await;
+    let service = open_with(
+        &database,
+        &[("BCRYPT_COST", "14"), ("BCRYPT_CONCURRENCY", "1")],
+    )
+    .await;
+    let asked = std::time::Instant::now();
+    let logins = (0..30).map(async |n| {
+        let body = json!({ "email": format!("nobody{n}@example.com"), "password": PASSWORD });
+        let (status, problem) = answer(service.anonymous("POST", "/auth/login").json(&body)).await;
+        (status, problem["type"].clone(), asked.elapsed())
+    });
+    let answers = join_all(logins).await;
+    let refused: Vec<_> = answers
+        .iter()
+        .filter(|(status, ..)| *status == 503)
+        .collect();
+    let hashed = answers.iter().filter(|(status, ..)| *status == 401).count();
+    assert!(hashed > 0 && refused.len() > 10, "{answers:?}");
+    let mut waits: Vec<Duration> = refused.iter().map(|(.., took)| *took).collect();
+    waits.sort_unstable();
+    assert!(waits[waits.len() / 2] < Duration::from_secs(3), "{waits:?}");
+    assert!(
+        refused
+            .iter()
+            .all(|(_, kind, _)| *kind == "urn:agora:problem:overloaded")
+    );
+}
