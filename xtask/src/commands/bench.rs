@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// The gateways of `compose.bench.yaml`, and by which variable the benchmark knows each.
-const GATEWAYS: [(&str, &str); 3] = [
+const GATEWAYS: [(&str, &str); 4] = [
+    ("traefik-real", "AGORA_TEST_REAL_GATEWAY_URL"),
     ("traefik-trivial", "AGORA_TEST_TRIVIAL_GATEWAY_URL"),
     ("traefik-open", "AGORA_TEST_OPEN_GATEWAY_URL"),
     (

@@ -106,7 +106,7 @@ async fn measure(
 /// Where an arm's gateway is: `HOST:PORT`.
 fn address(arm: Arm) -> String {
     let variable = match arm {
-        Arm::Real => "AGORA_TEST_GATEWAY_URL",
+        Arm::Real => "AGORA_TEST_REAL_GATEWAY_URL",
         Arm::Trivial => "AGORA_TEST_TRIVIAL_GATEWAY_URL",
         Arm::RealOpen => "AGORA_TEST_OPEN_GATEWAY_URL",
         Arm::TrivialOpen => "AGORA_TEST_TRIVIAL_OPEN_GATEWAY_URL",
