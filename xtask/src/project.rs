@@ -16,8 +16,8 @@ use crate::{
     outcome,
 };
 
-/// The project that `cargo xtask test` starts.
-const TEST_PROJECT: &str = "agora-test";
+/// What the project that `cargo xtask test` starts is called, after the one beside which it is.
+const TEST_SUFFIX: &str = "-test";
 
 /// Our own services, in the order in which people read about them.
 pub(crate) const SERVICES: [&str; 4] = [
@@ -42,7 +42,7 @@ pub(crate) const ALERT_RECEIVER: &str = "alert-receiver";
 
 /// Programs of ours that a command runs beside the system for a moment: built and packed like the services, and
 /// not started by `up`.
-pub(crate) const TOOLS: [&str; 1] = ["dead-letters"];
+pub(crate) const TOOLS: [&str; 2] = ["dead-letters", "trivial-service"];
 
 /// Names a run and its folder: sorts by time, and two in the same second differ.
 pub(crate) fn new_run_id() -> anyhow::Result<String> {
@@ -164,18 +164,25 @@ impl Project {
 
     /// The project that tests bring up beside it: ports and secrets of its own, whatever the environment says.
     pub(crate) fn for_tests(&self) -> Self {
+        let name = format!("{}{TEST_SUFFIX}", self.name);
         Self {
             root: self.root.clone(),
-            name: TEST_PROJECT.to_owned(),
             env_file: self.outputs().join("test/.env"),
-            compose_files: compose_files(TEST_PROJECT),
+            compose_files: compose_files(&name),
+            name,
             environment_wins: false,
         }
     }
 
     /// Whether this is the project of the tests.
     pub(crate) fn is_for_tests(&self) -> bool {
-        self.name == TEST_PROJECT
+        self.name.ends_with(TEST_SUFFIX)
+    }
+
+    /// The same project with one more compose file.
+    pub(crate) fn with_compose_file(mut self, file: &'static str) -> Self {
+        self.compose_files.push(file);
+        self
     }
 
     /// The same project with other settings and secrets.
@@ -315,9 +322,10 @@ impl Settings {
 
 /// Whoever works on the test system means the one with its ports: an `up` without them would take them away.
 fn compose_files(project: &str) -> Vec<&'static str> {
-    match project {
-        TEST_PROJECT => vec!["compose.yaml", "compose.test.yaml"],
-        _ => vec!["compose.yaml"],
+    if project.ends_with(TEST_SUFFIX) {
+        vec!["compose.yaml", "compose.test.yaml"]
+    } else {
+        vec!["compose.yaml"]
     }
 }
 

@@ -5,6 +5,9 @@
 //! [`PROBES`] in a row succeeded (closed again, with nothing remembered) or one failed (open again). After Michael
 //! Nygard, "Release It!", and <https://martinfowler.com/bliki/CircuitBreaker.html>.
 //!
+//! A caller *in haste* gives the target less time than it may take. Its success counts; that it gave up says nothing. So that
+//! it can't keep somebody from the probe whose failure would count, it has a place of its own beside the probe's.
+//!
 //! Own code, as recloser 1.4 doesn't tell its state, lets any number of calls through when half open, takes the
 //! late answer of an old call for a probe's, and has a clock that a test can't move. Left out: what counts as a failure;
 //! the caller knows ([`crate::outbound`]).
@@ -68,9 +71,27 @@ enum Phase {
         until: Instant,
     },
     HalfOpen {
-        probing: bool,
+        /// Who is under way.
+        probing: Probing,
         succeeded: u32,
     },
+}
+
+/// The places of a half-open breaker that are taken.
+#[derive(Default)]
+struct Probing {
+    patient: bool,
+    hasty: bool,
+}
+
+impl Probing {
+    fn place(&mut self, haste: bool) -> &mut bool {
+        if haste {
+            &mut self.hasty
+        } else {
+            &mut self.patient
+        }
+    }
 }
 
 impl Phase {
@@ -89,6 +110,7 @@ pub(crate) struct Permit {
     breaker: Arc<Breaker>,
     generation: u64,
     began: Instant,
+    haste: bool,
     failed: Option<bool>,
 }
 
@@ -109,7 +131,7 @@ impl Drop for Permit {
         let failed = self
             .failed
             .or_else(|| (self.began.elapsed() >= self.breaker.patience).then_some(true));
-        self.breaker.record(self.generation, failed);
+        self.breaker.record(self.generation, self.haste, failed);
     }
 }
 
@@ -134,33 +156,43 @@ impl Breaker {
         }
     }
 
-    /// Leave to make a call; `None` while it is open, or half open with a probe under way.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<Permit> {
+    /// Leave to make a call that may take so long, `None` for as long as it takes; no leave while the breaker is open, or
+    /// half open with another call of that kind under way.
+    pub(crate) fn admit(self: &Arc<Self>, time: Option<Duration>) -> Option<Permit> {
+        let haste = self.is_haste(time);
         let mut inner = self.lock();
         let now = Instant::now();
-        match &mut inner.phase {
-            Phase::Closed { .. } => {}
-            Phase::Open { until } if now < *until => return None,
-            Phase::Open { .. } => self.enter(
-                &mut inner,
-                Phase::HalfOpen {
-                    probing: true,
-                    succeeded: 0,
-                },
-            ),
-            Phase::HalfOpen { probing: true, .. } => return None,
-            Phase::HalfOpen { probing, .. } => *probing = true,
+        if let Phase::Open { until } = inner.phase {
+            if now < until {
+                return None;
+            }
+            let half_open = Phase::HalfOpen {
+                probing: Probing::default(),
+                succeeded: 0,
+            };
+            self.enter(&mut inner, half_open);
+        }
+        if let Phase::HalfOpen { probing, .. } = &mut inner.phase
+            && std::mem::replace(probing.place(haste), true)
+        {
+            return None;
         }
         Some(Permit {
             breaker: Arc::clone(self),
             generation: inner.generation,
             began: now,
+            haste,
             failed: None,
         })
     }
 
+    /// Whether a call with so much time is given up before the target had its own.
+    pub(crate) fn is_haste(&self, time: Option<Duration>) -> bool {
+        time.is_some_and(|time| time < self.patience)
+    }
+
     /// `None`: nothing is known of the target's health.
-    fn record(&self, generation: u64, failed: Option<bool>) {
+    fn record(&self, generation: u64, haste: bool, failed: Option<bool>) {
         let mut inner = self.lock();
         if inner.generation != generation {
             return;
@@ -175,7 +207,7 @@ impl Breaker {
             }
             (Phase::HalfOpen { .. }, Some(true)) => Some(opened()),
             (Phase::HalfOpen { probing, succeeded }, failed) => {
-                *probing = false;
+                *probing.place(haste) = false;
                 *succeeded += u32::from(failed.is_some());
                 (*succeeded >= PROBES).then_some(Phase::Closed { outcomes: 0 })
             }
@@ -225,13 +257,13 @@ mod tests {
 
     fn fail(breaker: &Arc<Breaker>, times: u32) {
         for _ in 0..times {
-            breaker.admit().unwrap().failed();
+            breaker.admit(None).unwrap().failed();
         }
     }
 
     async fn half_open(breaker: &Arc<Breaker>) -> Permit {
         tokio::time::advance(OPEN_FOR).await;
-        let probe = breaker.admit().unwrap();
+        let probe = breaker.admit(None).unwrap();
         assert_eq!(state(breaker), BreakerState::HalfOpen);
         probe
     }
@@ -243,7 +275,7 @@ mod tests {
         assert_eq!(state(&breaker), BreakerState::Closed);
         fail(&breaker, 1);
         assert_eq!(state(&breaker), BreakerState::Open);
-        assert!(breaker.admit().is_none());
+        assert!(breaker.admit(None).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -252,12 +284,12 @@ mod tests {
         for _ in 0..5 {
             fail(&breaker, 1);
             for _ in 1..WINDOW {
-                breaker.admit().unwrap().succeeded();
+                breaker.admit(None).unwrap().succeeded();
             }
         }
         assert_eq!(state(&breaker), BreakerState::Closed);
         fail(&breaker, 1);
-        breaker.admit().unwrap().succeeded();
+        breaker.admit(None).unwrap().succeeded();
         fail(&breaker, 1);
         assert_eq!(state(&breaker), BreakerState::Open);
     }
@@ -268,10 +300,13 @@ mod tests {
         fail(&breaker, 1);
         let mut probe = half_open(&breaker).await;
         for _ in 1..PROBES {
-            assert!(breaker.admit().is_none(), "a second call beside the probe");
+            assert!(
+                breaker.admit(None).is_none(),
+                "a second call beside the probe"
+            );
             probe.succeeded();
             assert_eq!(state(&breaker), BreakerState::HalfOpen);
-            probe = breaker.admit().unwrap();
+            probe = breaker.admit(None).unwrap();
         }
         probe.succeeded();
         assert_eq!(state(&breaker), BreakerState::Closed);
@@ -296,9 +331,9 @@ mod tests {
         half_open(&breaker).await.failed();
         assert_eq!(state(&breaker), BreakerState::Open);
         tokio::time::advance(OPEN_FOR - Duration::from_millis(1)).await;
-        assert!(breaker.admit().is_none());
+        assert!(breaker.admit(None).is_none());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(breaker.admit().is_some());
+        assert!(breaker.admit(None).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,32 +342,63 @@ mod tests {
         fail(&breaker, 1);
         drop(half_open(&breaker).await);
         assert_eq!(state(&breaker), BreakerState::HalfOpen);
-        assert!(breaker.admit().is_some());
+        assert!(breaker.admit(None).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_in_a_hurry_opens_nothing_and_who_had_the_time_does() {
         let (breaker, _) = breaker(1);
-        let hurried = breaker.admit().unwrap();
+        let hurried = breaker.admit(None).unwrap();
         tokio::time::advance(PATIENCE / 2).await;
         drop(hurried);
         assert_eq!(state(&breaker), BreakerState::Closed);
-        let patient = breaker.admit().unwrap();
+        let patient = breaker.admit(None).unwrap();
         tokio::time::advance(PATIENCE).await;
         drop(patient);
         assert_eq!(state(&breaker), BreakerState::Open);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_is_in_a_hurry_takes_nobodys_probe_and_closes_it_as_well() {
+        const LITTLE: Option<Duration> = Some(Duration::from_millis(200));
+        let (breaker, _) = breaker(1);
+        fail(&breaker, 1);
+        tokio::time::advance(OPEN_FOR).await;
+        let hasty = breaker.admit(LITTLE).unwrap();
+        assert!(breaker.admit(LITTLE).is_none(), "one of them at a time");
+        let probe = breaker.admit(None).unwrap();
+        assert!(breaker.admit(None).is_none());
+        drop(hasty);
+        assert_eq!(state(&breaker), BreakerState::HalfOpen);
+        assert!(
+            breaker.admit(None).is_none(),
+            "the probe is still under way"
+        );
+        probe.failed();
+        assert_eq!(state(&breaker), BreakerState::Open);
+
+        // Where nobody has the time, they find out as well.
+        tokio::time::advance(OPEN_FOR).await;
+        for _ in 0..PROBES {
+            breaker.admit(LITTLE).unwrap().succeeded();
+        }
+        assert_eq!(state(&breaker), BreakerState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_late_answer_of_an_old_call_is_no_probe() {
         let (breaker, _) = breaker(1);
-        let (late_success, late_failure) = (breaker.admit().unwrap(), breaker.admit().unwrap());
+        let (late_success, late_failure) =
+            (breaker.admit(None).unwrap(), breaker.admit(None).unwrap());
         fail(&breaker, 1);
         let probe = half_open(&breaker).await;
         late_failure.failed();
         late_success.succeeded();
         assert_eq!(state(&breaker), BreakerState::HalfOpen);
-        assert!(breaker.admit().is_none(), "the probe is still under way");
+        assert!(
+            breaker.admit(None).is_none(),
+            "the probe is still under way"
+        );
         probe.failed();
         assert_eq!(state(&breaker), BreakerState::Open);
     }

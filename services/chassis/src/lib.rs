@@ -18,6 +18,7 @@ pub mod deadline;
 pub mod failure;
 pub mod grpc;
 pub mod http;
+pub mod idempotency;
 pub mod identity;
 mod inbox;
 pub mod lifecycle;

@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | deadline | a call ends when its own time is up, or the request's ([`crate::deadline`]) |
-//! | bulkhead | so many calls at once; one more is refused at once, as a queue would only be another wait |
+//! | bulkhead | so many calls at once; one more is refused at once, as a queue would only be another wait. Callers in haste have half of the places: others find room, and find out |
 //! | breaker | calls to a target that keeps failing are refused for a while (`breaker`) |
 //! | retries | of idempotent calls that the target never began, with a jittered backoff, for as long as there is a budget: retries may add a tenth to the calls of the last ten seconds, and ten more |
 //!
@@ -31,6 +31,8 @@ const MAX_RETRY_DELAY: Duration = Duration::from_millis(200);
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 const BUDGET_PER_SECOND: u32 = 1;
 const BUDGET_SHARE: f32 = 0.1;
+/// This share of the time that a call may take is all of it: a request that has the same limit always has a moment less left.
+const ENOUGH: f64 = 0.9;
 
 /// The way to one target; clones share its state.
 #[derive(Clone)]
@@ -42,6 +44,8 @@ pub struct Outbound {
 
 struct Guard {
     bulkhead: Semaphore,
+    /// What of it may be taken by calls that are given up before the target had its time.
+    haste: Semaphore,
     breaker: Arc<Breaker>,
     budget: TpsBudget,
 }
@@ -98,7 +102,7 @@ impl Refusal {
 struct Time {
     /// `None`: as long as it takes.
     until: Option<Instant>,
-    /// Less than a call may take, as the request has no more.
+    /// Clearly less than a call may take, as the request has no more.
     hurried: bool,
 }
 
@@ -133,12 +137,13 @@ impl Outbound {
             limits.failures,
             limits.open_for,
             // A moment passes between the call's beginning and its deadline being set.
-            limits.patience.mul_f64(0.9),
+            limits.patience.mul_f64(ENOUGH),
             self.metrics.clone(),
         );
         Self {
             guard: Some(Arc::new(Guard {
                 bulkhead: Semaphore::new(limits.concurrency),
+                haste: Semaphore::new(limits.concurrency.div_ceil(2)),
                 breaker: Arc::new(breaker),
                 budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_PER_SECOND, BUDGET_SHARE),
             })),
@@ -165,7 +170,7 @@ impl Outbound {
         let given = self.timeout.map(deadline::for_call);
         let time = Time {
             until: given.map(|given| Instant::now() + given),
-            hurried: given < self.timeout,
+            hurried: given < self.timeout.map(|timeout| timeout.mul_f64(ENOUGH)),
         };
         let Some(guard) = &self.guard else {
             let left = self.time_left(time)?;
@@ -213,12 +218,15 @@ impl Outbound {
         let left = self.time_left(time)?;
         let permit = guard
             .breaker
-            .admit()
+            .admit(left)
             .ok_or_else(|| self.refuse(Refusal::Open))?;
-        let _place = guard
-            .bulkhead
-            .try_acquire()
-            .map_err(|_| self.refuse(Refusal::Bulkhead))?;
+        let full = |_| self.refuse(Refusal::Bulkhead);
+        let haste = guard.breaker.is_haste(left);
+        let _place_of_haste = haste
+            .then(|| guard.haste.try_acquire())
+            .transpose()
+            .map_err(full)?;
+        let _place = guard.bulkhead.try_acquire().map_err(full)?;
         let result = attempt(left).await;
         match result
             .as_ref()
@@ -483,6 +491,58 @@ mod tests {
         let budget = r#"agora_calls_refused_total{target="shop",reason="budget"}"#;
         assert_eq!(counted(&metrics, budget), 1);
         outbound.idempotent(async |_| Ok(())).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_in_haste_leave_room_for_who_finds_out() {
+        let limits = Limits {
+            concurrency: 4,
+            ..LIMITS
+        };
+        let (outbound, metrics) = outbound(limits);
+        let hasty = || async {
+            let call = outbound.idempotent(hang);
+            deadline::within(Duration::from_millis(250), call).await
+        };
+        // As many as would fill it, and again as soon as they have given up.
+        let storm = async {
+            for _ in 0..40 {
+                let calls = [hasty(), hasty(), hasty(), hasty()];
+                futures_util::future::join_all(calls).await;
+            }
+        };
+        let patient = async {
+            for _ in 0..3 {
+                let error = outbound.idempotent(hang).await.unwrap_err();
+                assert!(matches!(error, CallError::Failed(_)), "{error}");
+            }
+        };
+        tokio::join!(storm, patient);
+        let refused = r#"agora_calls_refused_total{target="shop",reason="bulkhead"}"#;
+        assert!(counted(&metrics, refused) > 0);
+        let opened =
+            r#"agora_circuit_breaker_transitions_total{target="shop",from="closed",to="open"}"#;
+        assert_eq!(counted(&metrics, opened), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_with_the_same_limit_as_its_call_is_in_no_hurry() {
+        let (outbound, _) = outbound(LIMITS);
+        let request = PATIENCE + deadline::ANSWER_RESERVE;
+        for _ in 0..3 {
+            let call = async {
+                // What happens before anybody is asked.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                outbound.idempotent(hang).await
+            };
+            let error = deadline::within(request, call).await.unwrap().unwrap_err();
+            assert!(matches!(error, CallError::Failed(_)), "{error}");
+        }
+        let error = outbound.idempotent(hang).await.unwrap_err();
+        assert!(
+            matches!(error, CallError::Refused(Refusal::Open)),
+            "{error}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -129,16 +129,6 @@ impl Course {
 #[error("unknown status {0:?}")]
 pub struct UnknownStatus(String);
 
-/// A client's own name for one attempt to order: repeating it repeats the answer, not the order.
-/// Source: <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdempotencyKey(String);
-
-/// A key that can't be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an Idempotency-Key is 1 to {max} printable ASCII characters", max = IdempotencyKey::MAX_CHARS)]
-pub struct InvalidKey;
-
 const SERVICE: &str = "order-service";
 
 impl Order {
@@ -164,40 +154,6 @@ impl Order {
     }
 }
 
-impl IdempotencyKey {
-    const MAX_CHARS: usize = 255;
-
-    /// As it is stored.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for IdempotencyKey {
-    type Err = InvalidKey;
-
-    fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        if text.trim().is_empty() || text.len() > Self::MAX_CHARS || !printable {
-            return Err(InvalidKey);
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
 fn one() -> Quantity {
     Quantity::try_from(1).expect("one is a quantity")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_idempotency_key_is_printable_and_bounded() {
-        assert!("2f0c-1".parse::<IdempotencyKey>().is_ok());
-        for bad in ["", "  ", "a\tb", "é", &"x".repeat(256)] {
-            assert_eq!(bad.parse::<IdempotencyKey>(), Err(InvalidKey), "{bad:?}");
-        }
-    }
 }

@@ -1,11 +1,31 @@
-//! `bench`: what the order's whole way costs, beside what the same broker and the same database do without it; and what
-//! telemetry adds to that.
+//! `bench`: what the order's whole way costs, beside what the same broker and the same database do without it; what
+//! telemetry adds to that; and what comes through the gateway of what the gateway could do.
 //!
-//! The benchmark is `services/saga-tests/benches/throughput`; this gives it the test system.
+//! The benchmarks are `services/saga-tests/benches/throughput` and, for the part `gateway`,
+//! `services/trivial-service/benches/gateway`; this gives them the test system.
 
 use clap::ValueEnum;
 
-use crate::{commands::test, engine, outcome::Exit, project::Project};
+use crate::{
+    commands::test::{self, Variables},
+    compose::Compose,
+    engine,
+    outcome::Exit,
+    output::Progress,
+    project::Project,
+};
+
+/// The gateways of `compose.bench.yaml`, and by which variable the benchmark knows each.
+const GATEWAYS: [(&str, &str); 4] = [
+    ("traefik-real", "AGORA_TEST_REAL_GATEWAY_URL"),
+    ("traefik-trivial", "AGORA_TEST_TRIVIAL_GATEWAY_URL"),
+    ("traefik-open", "AGORA_TEST_OPEN_GATEWAY_URL"),
+    (
+        "traefik-trivial-open",
+        "AGORA_TEST_TRIVIAL_OPEN_GATEWAY_URL",
+    ),
+];
+const GATEWAYS_WITHIN_SECONDS: u64 = 60;
 
 /// What `bench` can be told.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +48,8 @@ enum Part {
     Scaling,
     /// Orders per CPU second with traces off, sampled at 10 %, and full
     Telemetry,
+    /// A protected GET through the gateway, beside a trivial auth and backend, and without the auth hop
+    Gateway,
 }
 
 impl Part {
@@ -39,19 +61,54 @@ impl Part {
             Self::Stages => "stages",
             Self::Scaling => "scaling",
             Self::Telemetry => "telemetry",
+            Self::Gateway => "gateway",
         }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let cargo = ["bench", "--locked", "--package", "saga-tests"];
-    // Not one of the libraries, whose own harness knows no `--only`.
-    let bench = ["--bench", "throughput", "--"];
+    let throughput = ["--package", "saga-tests", "--bench", "throughput"];
+    let gateway = ["--package", "trivial-service", "--bench", "gateway"];
+    let benches = match options.only {
+        None => [throughput, gateway].concat(),
+        Some(Part::Gateway) => gateway.to_vec(),
+        Some(_) => throughput.to_vec(),
+    };
     let only = options.only.map(|part| ["--only", part.name()]);
-    let cargo = cargo
+    let cargo = ["bench", "--locked", "--no-fail-fast"]
         .into_iter()
-        .chain(bench)
+        .chain(benches)
+        .chain(["--"])
         .chain(only.into_iter().flatten());
-    test::cargo_on_a_test_system(project, false, engine::direct_address, cargo)
+    let beside = |system: &Project, progress: &Progress| match options.only {
+        None | Some(Part::Gateway) => gateways(system, progress),
+        Some(_) => Ok(Variables::new()),
+    };
+    test::cargo_on_a_test_system(project, false, engine::direct_address, beside, cargo)
+}
+
+/// Starts the gateways to compare with, and what is behind them; where they are.
+fn gateways(system: &Project, progress: &Progress) -> anyhow::Result<Variables> {
+    progress.step("gateways to compare with", |step| {
+        let compose = Compose::find_or_fetch(system, step)?;
+        let with_gateways = system.clone().with_compose_file("compose.bench.yaml");
+        let services = GATEWAYS.map(|(service, _)| service);
+        compose
+            .up(
+                &with_gateways,
+                &system.settings()?,
+                GATEWAYS_WITHIN_SECONDS,
+                services.into_iter().chain(["trivial-service"]),
+            )
+            .logged(&system.log("compose-bench"), |line| step.update(line))?;
+        let containers = engine::containers(system)?;
+        GATEWAYS
+            .into_iter()
+            .map(|(service, variable)| {
+                let address = engine::direct_address(&containers, service, 8080)?;
+                Ok((variable, format!("http://{address}")))
+            })
+            .collect()
+    })
 }

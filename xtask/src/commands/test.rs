@@ -1,7 +1,7 @@
 //! `test`: every test, on a system of its own that is brought up before and removed after.
 //!
-//! The system is the compose project `agora-test` with secrets and free ports of its own; one that people
-//! use beside it stays as it is.
+//! The system is the compose project `agora-test` (the project's own name with `-test`), with secrets and free ports of
+//! its own; one that people use beside it stays as it is.
 
 use std::time::Duration;
 
@@ -39,23 +39,29 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         .into_iter()
         .chain(options.cargo_args.iter().map(String::as_str));
     // The published ports: tests stop containers and start them again.
-    cargo_on_a_test_system(project, options.keep, engine::address, args)
+    let nothing = |_: &Project, _: &Progress| Ok(Vec::new());
+    cargo_on_a_test_system(project, options.keep, engine::address, nothing, args)
 }
+
+/// Variables for cargo's environment.
+pub(crate) type Variables = Vec<(&'static str, String)>;
 
 /// How the address of a container's port is found.
 pub(crate) type Address = fn(&[Container], &str, u16) -> anyhow::Result<String>;
 
-/// Runs cargo with the test system's addresses in its environment; the system is there for that long.
+/// Runs cargo with the test system's addresses in its environment; the system is there for that long. `beside` starts
+/// what else is needed in it, and says where that is.
 pub(crate) fn cargo_on_a_test_system<'a>(
     project: &Project,
     keep: bool,
     address: Address,
+    beside: impl FnOnce(&Project, &Progress) -> anyhow::Result<Variables>,
     cargo_args: impl IntoIterator<Item = &'a str>,
 ) -> anyhow::Result<Exit> {
     let system = project.for_tests();
     let progress = Progress::new();
     prepare_env_file(&system)?;
-    let result = run_on(project, &system, address, cargo_args, &progress);
+    let result = run_on(project, &system, address, beside, cargo_args, &progress);
     if keep {
         eprintln!(
             "the test system `{}` keeps running; its settings are in {}",
@@ -86,6 +92,7 @@ fn run_on<'a>(
     project: &Project,
     system: &Project,
     address: Address,
+    beside: impl FnOnce(&Project, &Progress) -> anyhow::Result<Variables>,
     cargo_args: impl IntoIterator<Item = &'a str>,
     progress: &Progress,
 ) -> anyhow::Result<Exit> {
@@ -96,8 +103,10 @@ fn run_on<'a>(
         })?;
     }
     let containers = up::bring_up(system, up::Options::default(), progress)?;
+    let more = beside(system, progress)?;
     let mut cargo = binaries::cargo(project).args(cargo_args);
-    for (name, value) in environment(system, &containers, address)? {
+    let variables = environment(system, &containers, address)?;
+    for (name, value) in variables.into_iter().chain(more) {
         cargo = cargo.env(name, value);
     }
     let code = cargo.limit(LIMIT).run_visibly()?;
@@ -121,7 +130,7 @@ fn environment(
     system: &Project,
     containers: &[Container],
     address: Address,
-) -> anyhow::Result<Vec<(&'static str, String)>> {
+) -> anyhow::Result<Variables> {
     let settings = system.settings()?;
     let postgres = settings.require("AGORA_POSTGRES_PASSWORD")?;
     let rabbitmq = settings.require("AGORA_RABBITMQ_PASSWORD")?;

@@ -28,17 +28,35 @@ pub(crate) fn request_with_body(
 
 /// Sends a request on a connection of its own and gives the status of the answer.
 pub(crate) fn send(address: SocketAddr, request: &[u8]) -> io::Result<u16> {
+    let (status_line, _) = exchange(address, request)?;
+    let status = status_line.split(' ').nth(1).and_then(|s| s.parse().ok());
+    status.ok_or_else(|| io::Error::other(format!("no HTTP answer but {status_line:?}")))
+}
+
+/// Sends a request on a connection of its own and gives the head of the answer, with its line ends.
+pub(crate) fn head(address: SocketAddr, request: &[u8]) -> io::Result<String> {
+    let (mut head, mut rest) = exchange(address, request)?;
+    while !head.ends_with("\r\n\r\n") {
+        if rest.read_line(&mut head)? == 0 {
+            return Err(io::Error::other(format!("no whole head but {head:?}")));
+        }
+    }
+    Ok(head)
+}
+
+/// The first line of the answer, and what follows it.
+fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<(String, impl BufRead)> {
     let mut stream = TcpStream::connect_timeout(&address, SILENCE)?;
     bound(&stream)?;
     // A gateway that has refused a request may not read the rest of it; its answer counts.
     let written = stream.write_all(request);
-    let mut status_line = String::new();
-    BufReader::new(&stream).read_line(&mut status_line)?;
-    let status = status_line.split(' ').nth(1).and_then(|s| s.parse().ok());
-    status.ok_or_else(|| match written {
-        Err(error) => error,
-        Ok(()) => io::Error::other(format!("no HTTP answer but {status_line:?}")),
-    })
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    let read = reader.read_line(&mut line)?;
+    match written {
+        Err(error) if read == 0 => Err(error),
+        _ => Ok((line, reader)),
+    }
 }
 
 /// The same, and gives the whole head of the answer.

@@ -8,6 +8,7 @@
 //! (`smoke`), and HTTP/2. Traefik shares this machine's network, so the engine has to run on it and not in a
 //! virtual machine.
 
+mod answers;
 #[path = "../../src/attacks/mod.rs"]
 mod attacks;
 mod authentication;

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use chassis::idempotency::{IdempotencyKey, key_reused};
 use chassis::identity::Identity;
 use chassis::outbox::Outbox;
 use chassis::paging::{Page, PageQuery};
@@ -18,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::store;
-use super::{Course, IdempotencyKey, InvalidKey, Order, PlaceOrder, Status};
+use super::{Course, Order, PlaceOrder, Status};
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -97,7 +98,7 @@ async fn place_order(
     body: Result<Option<axum::Json<PlaceOrder>>, JsonRejection>,
 ) -> Result<(StatusCode, axum::Json<Accepted>), Problem> {
     let content = asked_for(query, body?.map(|axum::Json(order)| order))?;
-    let key = idempotency_key(&headers)?;
+    let key = IdempotencyKey::of_request(&headers)?;
     let mut work = orders.outbox.begin().await?;
     let inserted = store::insert(
         work.connection(),
@@ -132,11 +133,7 @@ async fn placed_before(
 ) -> Result<Order, Problem> {
     match store::find_by_key(pool, identity.user_id, key).await? {
         Some(order) if order.content == content => Ok(order),
-        Some(_) => Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency-key-reused",
-            "this Idempotency-Key belongs to another order of yours",
-        )),
+        Some(_) => Err(key_reused("order")),
         // It was there a moment ago, and no order is ever deleted.
         None => Err(Problem::internal()),
     }
@@ -260,19 +257,6 @@ fn asked_for(query: OrderQuery, body: Option<PlaceOrder>) -> Result<PlaceOrder, 
         }),
         (_, None) => Err(Problem::invalid("product_id is missing")),
     }
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(Problem::invalid("there is more than one Idempotency-Key"));
-    }
-    let key = value.to_str().map_err(|_| InvalidKey).and_then(str::parse);
-    key.map(Some)
-        .map_err(|error| Problem::invalid(error.to_string()))
 }
 
 impl From<Order> for OrderDocument {

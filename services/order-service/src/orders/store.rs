@@ -1,13 +1,14 @@
 //! Orders in PostgreSQL.
 
 use chassis::database::violated_constraint;
+use chassis::idempotency::IdempotencyKey;
 use chassis::telemetry::Statement;
 use chrono::{DateTime, Utc};
 use shared_events::{OrderId, ProductId, Quantity, UserId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{IdempotencyKey, Order, PlaceOrder, Status};
+use super::{Order, PlaceOrder, Status};
 
 const COLUMNS: &str = "id, user_id, product_id, quantity, status, reason, placed_at";
 

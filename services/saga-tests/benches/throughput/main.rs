@@ -17,6 +17,7 @@ mod ceilings;
 mod client;
 mod host;
 mod telemetry;
+mod usage;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -25,8 +26,8 @@ use futures_util::future::join_all;
 use saga_tests::{Cable, Replica, Shop};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::host::Usage;
 use crate::telemetry::Telemetry;
+use crate::usage::Usage;
 
 /// Connections of the client, each with one request at a time.
 const CONNECTIONS: usize = 32;

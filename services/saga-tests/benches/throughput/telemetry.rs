@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use saga_tests::{Replica, Sampling, Shop, Spans};
 use testkit::series;
 
-use crate::host::Usage;
+use crate::usage::Usage;
 use crate::{PATIENCE, Variables, WARM_UP, client, median, reached};
 
 /// Where the trace store takes spans over OTLP/gRPC.

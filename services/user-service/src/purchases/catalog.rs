@@ -55,10 +55,19 @@ pub enum CatalogError {
 }
 
 /// What was read lately; clones share it. The one that was asked for the longest ago makes room.
+///
+/// Answers may come in another order than they were asked for: the one that was asked for last holds.
 #[derive(Clone)]
 pub struct Recent {
-    products: Arc<Mutex<LruCache<ProductId, (Product, Instant)>>>,
+    known: Arc<Mutex<Known>>,
     max_age: Duration,
+}
+
+/// Each with the moment at which product-service was asked.
+struct Known {
+    products: LruCache<ProductId, (Product, Instant)>,
+    /// Apart from them: whoever asks for what never was must not push out what is.
+    absent: LruCache<ProductId, Instant>,
 }
 
 impl Recent {
@@ -68,30 +77,51 @@ impl Recent {
     /// Nothing yet; what is older than `max_age` isn't given out.
     pub fn new(max_age: Duration) -> Self {
         Self {
-            products: Arc::new(Mutex::new(LruCache::new(Self::CAPACITY))),
+            known: Arc::new(Mutex::new(Known {
+                products: LruCache::new(Self::CAPACITY),
+                absent: LruCache::new(Self::CAPACITY),
+            })),
             max_age,
         }
     }
 
-    fn keep(&self, id: ProductId, product: Product) {
-        self.lock().put(id, (product, Instant::now()));
+    fn keep(&self, id: ProductId, product: Product, asked_at: Instant) {
+        let mut known = self.lock();
+        let withdrawn = known.absent.peek(&id).is_some_and(|then| *then > asked_at);
+        let newer = known
+            .products
+            .peek(&id)
+            .is_some_and(|(_, then)| *then > asked_at);
+        if !withdrawn && !newer {
+            known.products.put(id, (product, asked_at));
+        }
     }
 
-    fn forget(&self, id: ProductId) {
-        self.lock().pop(&id);
+    fn forget(&self, id: ProductId, asked_at: Instant) {
+        let mut known = self.lock();
+        if known
+            .products
+            .peek(&id)
+            .is_some_and(|(_, then)| *then <= asked_at)
+        {
+            known.products.pop(&id);
+        }
+        if known.absent.peek(&id).is_none_or(|then| *then < asked_at) {
+            known.absent.put(id, asked_at);
+        }
     }
 
     fn get(&self, id: ProductId) -> Option<Product> {
-        let mut products = self.lock();
-        let (product, read_at) = products.get(&id)?;
-        (read_at.elapsed() <= self.max_age).then(|| Product {
+        let mut known = self.lock();
+        let (product, asked_at) = known.products.get(&id)?;
+        (asked_at.elapsed() <= self.max_age).then(|| Product {
             stale: true,
             ..product.clone()
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<ProductId, (Product, Instant)>> {
-        self.products.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,6 +146,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`], within the time that `calls` have.
     pub async fn product(&self, id: ProductId) -> Result<Product, CatalogError> {
+        let asked_at = Instant::now();
         let asked = self.calls.idempotent(|timeout| {
             let mut client = self.client.clone();
             grpc::call(
@@ -133,7 +164,7 @@ impl Catalog {
             {
                 // What is no longer on sale must not be sold from memory.
                 if let Some(recent) = &self.recent {
-                    recent.forget(id);
+                    recent.forget(id, asked_at);
                 }
                 return Err(CatalogError::Unknown(id));
             }
@@ -152,7 +183,7 @@ impl Catalog {
             stale: false,
         };
         if let Some(recent) = &self.recent {
-            recent.keep(id, product.clone());
+            recent.keep(id, product.clone(), asked_at);
         }
         Ok(product)
     }
@@ -188,7 +219,7 @@ mod tests {
         let recent = Recent::new(MAX_AGE);
         assert_eq!(recent.get(id(1)), None);
         let fresh = product("lamp");
-        recent.keep(id(1), fresh.clone());
+        recent.keep(id(1), fresh.clone(), Instant::now());
         tokio::time::advance(MAX_AGE).await;
         let stale = Product {
             stale: true,
@@ -204,12 +235,40 @@ mod tests {
         let recent = Recent::new(MAX_AGE);
         let capacity = i64::try_from(Recent::CAPACITY.get()).unwrap();
         for number in 1..=capacity + 1 {
-            recent.keep(id(number), product("lamp"));
+            recent.keep(id(number), product("lamp"), Instant::now());
         }
-        assert_eq!(recent.lock().len(), Recent::CAPACITY.get());
+        assert_eq!(recent.lock().products.len(), Recent::CAPACITY.get());
         assert_eq!(recent.get(id(1)), None);
         assert!(recent.get(id(capacity + 1)).is_some());
-        recent.forget(id(2));
+        recent.forget(id(2), Instant::now());
         assert_eq!(recent.get(id(2)), None);
+
+        // What never was takes nobody's place.
+        for number in 1..=capacity {
+            recent.forget(id(10 * capacity + number), Instant::now());
+        }
+        assert!(recent.get(id(capacity + 1)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_answers_the_one_that_was_asked_for_later_holds() {
+        let recent = Recent::new(MAX_AGE);
+        let before = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let after = Instant::now();
+
+        // Withdrawn meanwhile, known from before or not.
+        recent.keep(id(1), product("lamp"), before);
+        for number in [1, 2] {
+            recent.forget(id(number), after);
+            recent.keep(id(number), product("lamp"), before);
+            assert_eq!(recent.get(id(number)), None, "{number}");
+        }
+        // On sale again.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        recent.keep(id(1), product("new lamp"), Instant::now());
+        recent.forget(id(1), after);
+        recent.keep(id(1), product("lamp"), before);
+        assert_eq!(recent.get(id(1)).unwrap().name, "new lamp");
     }
 }

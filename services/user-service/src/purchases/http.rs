@@ -1,8 +1,9 @@
 //! Purchases over HTTP: one's own only.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use chassis::database::violated_constraint;
+use chassis::idempotency::{IdempotencyKey, key_reused};
 use chassis::identity::Identity;
 use chassis::paging::{Page, PageQuery};
 use chassis::problem::{Json, Path, Problem, Query};
@@ -51,9 +52,10 @@ struct Purchase {
 
 /// A purchase as it was just made: with the age of its price. `stale` is true where product-service didn't answer and the
 /// price is the one that it gave at `price_as_of`, `CATALOG_MAX_STALE_SECONDS` ago at most.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct Bought {
     #[serde(flatten)]
+    #[sqlx(flatten)]
     purchase: Purchase,
     price_as_of: DateTime<Utc>,
     stale: bool,
@@ -67,34 +69,50 @@ pub fn router(purchases: Purchases) -> OpenApiRouter {
 }
 
 /// Buys for oneself, at the price of this moment.
+///
+/// Repeating it with its `Idempotency-Key` repeats the answer, not the purchase, and asks nobody for a price.
 #[utoipa::path(
     post, path = "/users/{id}/purchases", tag = "purchases",
-    params(("id" = UserId, Path, description = "Oneself.")),
+    params(
+        ("id" = UserId, Path, description = "Oneself."),
+        (
+            "Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[ -~]*[!-~][ -~]*$",
+            description = "Sent again with the same key, the purchase is made once.",
+        ),
+    ),
     responses(
         (status = 201, description = "Bought.", body = Bought),
         (status = 403, description = "`not-yours`: purchases are their owner's alone"),
         (status = 404, description = "`not-found`: there is no such user"),
-        (status = 422, description = "`unknown-product`: there is no such product"),
+        (status = 422, description = "`unknown-product`: there is no such product; `idempotency-key-reused`: its key was used for another purchase"),
     )
 )]
 async fn buy(
     State(purchases): State<Purchases>,
     identity: Identity,
     Path(user_id): Path<UserId>,
+    headers: HeaderMap,
     Json(asked): Json<Buy>,
 ) -> Result<(StatusCode, axum::Json<Bought>), Problem> {
     only_oneself(&identity, user_id)?;
+    let key = IdempotencyKey::of_request(&headers)?;
+    if let Some(key) = &key
+        && let Some(bought) = bought_before(&purchases.pool, user_id, &asked, key).await?
+    {
+        return Ok((StatusCode::CREATED, axum::Json(bought)));
+    }
     let product = purchases.catalog.product(asked.product_id).await?;
     // A total that can't be counted is refused here, before it is stored.
     product
         .price
         .times(asked.quantity)
         .ok_or_else(|| Problem::invalid("the total is more than can be counted"))?;
-    let purchase = sqlx::query_as(
-        "INSERT INTO purchases (id, user_id, product_id, product_name, quantity, unit_price_cents)
-         VALUES ($1, $2, $3, $4, $5, $6)
+    let inserted = sqlx::query_as(
+        "INSERT INTO purchases (id, user_id, product_id, product_name, quantity, unit_price_cents,
+                                price_as_of, stale, idempotency_key)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          RETURNING id, product_id, product_name, quantity, unit_price_cents,
-                   unit_price_cents * quantity AS total_cents, purchased_at",
+                   unit_price_cents * quantity AS total_cents, purchased_at, price_as_of, stale",
     )
     .bind(Uuid::now_v7())
     .bind(user_id.0)
@@ -102,20 +120,59 @@ async fn buy(
     .bind(&product.name)
     .bind(asked.quantity.get())
     .bind(product.price.get())
+    .bind(product.price_as_of)
+    .bind(product.stale)
+    .bind(key.as_ref().map(IdempotencyKey::as_str))
     .fetch_one(&purchases.pool)
     .traced("INSERT purchases")
-    .await
-    .map_err(|error| match violated_constraint(&error) {
-        // The token outlived its account.
-        Some("purchases_user") => Problem::not_found("there is no such user"),
-        _ => error.into(),
-    })?;
-    let bought = Bought {
-        purchase,
-        price_as_of: product.price_as_of,
-        stale: product.stale,
+    .await;
+    let bought = match inserted {
+        Ok(bought) => bought,
+        Err(error) => match (violated_constraint(&error), &key) {
+            // The same request at the same time was quicker; no purchase is ever deleted.
+            (Some("purchases_idempotency_key"), Some(key)) => {
+                let before = bought_before(&purchases.pool, user_id, &asked, key).await?;
+                before.ok_or_else(Problem::internal)?
+            }
+            // The token outlived its account.
+            (Some("purchases_user"), _) => {
+                return Err(Problem::not_found("there is no such user"));
+            }
+            _ => return Err(error.into()),
+        },
     };
     Ok((StatusCode::CREATED, axum::Json(bought)))
+}
+
+/// What the user bought with this key; 422 if it was something else.
+async fn bought_before(
+    pool: &PgPool,
+    user_id: UserId,
+    asked: &Buy,
+    key: &IdempotencyKey,
+) -> Result<Option<Bought>, Problem> {
+    let found: Option<Bought> = sqlx::query_as(
+        "SELECT id, product_id, product_name, quantity, unit_price_cents,
+                unit_price_cents * quantity AS total_cents, purchased_at, price_as_of, stale
+         FROM purchases WHERE user_id = $1 AND idempotency_key = $2",
+    )
+    .bind(user_id.0)
+    .bind(key.as_str())
+    .fetch_optional(pool)
+    .traced("SELECT purchases")
+    .await?;
+    let the_same = |bought: &Bought| {
+        let Purchase {
+            product_id,
+            quantity,
+            ..
+        } = &bought.purchase;
+        *product_id == asked.product_id.get() && *quantity == asked.quantity.get()
+    };
+    match found {
+        Some(bought) if !the_same(&bought) => Err(key_reused("purchase")),
+        found => Ok(found),
+    }
 }
 
 /// What oneself has bought, newest first.

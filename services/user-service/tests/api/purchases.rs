@@ -1,5 +1,6 @@
 //! Purchases, priced by the real product-service. It is made slow by a lock on its table.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -312,4 +313,102 @@ async fn without_a_breaker_everybody_waits_and_fails() {
         refused(buy(&service, ada, 99), 503, "unavailable").await;
         assert!(started.elapsed() >= Duration::from_millis(300));
     }
+}
+
+#[tokio::test]
+async fn callers_with_little_time_neither_hide_an_outage_nor_its_end() {
+    let (service, _products, database) = open_shop_with(&HASTY).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
+    let over = Cell::new(false);
+    // Twice as many as may ask at once, without a pause.
+    let storm = join_all((0..8).map(async |_| {
+        while !over.get() {
+            let hasty = buy(&service, ada, 99).header("X-Request-Timeout-Ms", "300");
+            let status = answer(hasty).await.0;
+            assert!(matches!(status, 201 | 503), "{status}");
+        }
+    }));
+    let outage = async {
+        let lock = lock_products(&database).await;
+        eventually("a caller with time finds out", async || {
+            refused(buy(&service, ada, 98), 503, "unavailable").await;
+            state(&service, "open").await
+        })
+        .await;
+        drop(lock);
+        eventually("it is over", async || state(&service, "closed").await).await;
+        over.set(true);
+    };
+    tokio::join!(storm, outage);
+}
+
+#[tokio::test]
+async fn an_old_price_stands_in_where_a_request_has_no_more_time_than_its_call() {
+    let variables = [("HTTP_TIMEOUT_MS", "1000"), ("CATALOG_TIMEOUT_MS", "950")];
+    let (service, _products, database) = open_shop_with(&variables).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
+    let _lock = lock_products(&database).await;
+    // On a busy machine the rest of its time may not be enough for the first of them.
+    eventually("a price of a moment ago", async || {
+        let (status, bought) = answer(buy(&service, ada, 99)).await;
+        status == 201 && bought["stale"] == true
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_key_gives_the_same_purchase_also_while_nobody_knows_a_price() {
+    let (service, _products, database) = open_shop_with(&HASTY).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    let bob = sign_up(&service, "bob@example.com").await;
+    let with_key = |user, product_id, key: &str| {
+        buy(&service, user, product_id).header("Idempotency-Key", key.to_owned())
+    };
+    let first = answer(with_key(ada, 99, "k-1")).await;
+    assert_eq!(first.0, 201);
+    assert_eq!(answer(with_key(ada, 99, "k-1")).await, first);
+    let others = answer(with_key(bob, 99, "k-1")).await;
+    assert_ne!(others.1["id"], first.1["id"]);
+    refused(with_key(ada, 98, "k-1"), 422, "idempotency-key-reused").await;
+    let more = buy(&service, ada, 99).json(&json!({ "product_id": 99, "quantity": 2 }));
+    let more = more.header("Idempotency-Key", "k-1");
+    refused(more, 422, "idempotency-key-reused").await;
+    refused(with_key(ada, 99, &"k".repeat(256)), 422, "invalid").await;
+    let doubled = with_key(ada, 99, "k-1").header("Idempotency-Key", "k-2");
+    refused(doubled, 422, "invalid").await;
+    // Somebody else's purchases stay somebody else's.
+    let path = format!("/users/{ada}/purchases");
+    let foreign = service.as_user(bob, "POST", &path);
+    let foreign = foreign.header("Idempotency-Key", "k-1");
+    let body = json!({ "product_id": 99, "quantity": 1 });
+    refused(foreign.json(&body), 403, "not-yours").await;
+
+    let _lock = lock_products(&database).await;
+    let started = Instant::now();
+    assert_eq!(answer(with_key(ada, 99, "k-1")).await, first);
+    // An old price is repeated as one, whatever the price is now.
+    let stale = answer(with_key(ada, 99, "k-3")).await;
+    assert_eq!(stale.1["stale"], true);
+    assert_eq!(answer(with_key(ada, 99, "k-3")).await, stale);
+    assert!(started.elapsed() < Duration::from_millis(500) + SLACK);
+    let (_, list) = answer(service.as_user(ada, "GET", &path)).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_many_use_at_once_makes_one_purchase() {
+    let (service, _products) = open_shop().await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    let attempts = join_all((0..12).map(|_| {
+        let request = buy(&service, ada, 99).header("Idempotency-Key", "storm");
+        answer(request)
+    }));
+    for (status, bought) in attempts.await {
+        assert_eq!(status, 201, "{bought}");
+    }
+    let path = format!("/users/{ada}/purchases");
+    let (_, list) = answer(service.as_user(ada, "GET", &path)).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
 }

@@ -1,0 +1,201 @@
+//! An HTTP client that costs next to nothing: it shares the processor with what it measures.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use trivial_service::{Arm, Run};
+
+/// No answer takes longer, unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who asks.
+pub(crate) struct Customer {
+    id: String,
+    email: String,
+    token: String,
+}
+
+/// Requests, one after the other on each connection.
+pub(crate) struct Load {
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    /// With its empty line.
+    pub(crate) request: String,
+    /// How long its answer's body is.
+    pub(crate) answer_bytes: usize,
+    pub(crate) connections: usize,
+}
+
+/// What became of them.
+#[derive(Default)]
+pub(crate) struct Tally {
+    latencies: Vec<Duration>,
+    /// The first answer that was another one.
+    pub(crate) unexpected: Option<String>,
+}
+
+impl Customer {
+    /// Signs up and logs in.
+    pub(crate) async fn sign_up(gateway: &str) -> Self {
+        // Eight digits: as long as trivial-service's.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let email = format!("bench-{:08x}@agora.example", now.as_secs() as u32);
+        let password = "correct horse";
+        let account = json!({ "name": "Ada", "email": email, "password": password });
+        let account = post(gateway, "/auth/signup", &account).await;
+        let login = json!({ "email": email, "password": password });
+        let login = post(gateway, "/auth/login", &login).await;
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        Self {
+            id: text(&account["id"]),
+            token: text(&login["access_token"]),
+            email,
+        }
+    }
+
+    /// A look at the own account. Where nobody is asked, whoever names a user is that user.
+    pub(crate) fn request(&self, arm: Arm) -> String {
+        let Self { id, email, token } = self;
+        let identity = if arm.asks() {
+            format!("Authorization: Bearer {token}")
+        } else {
+            format!("X-User-Id: {id}\r\nX-User-Email: {email}")
+        };
+        format!("GET /users/me HTTP/1.1\r\nHost: agora\r\n{identity}\r\n\r\n")
+    }
+}
+
+async fn post(gateway: &str, path: &str, body: &Value) -> Value {
+    let body = body.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: agora\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut connection = Connection::open(gateway).await;
+    let (status, answer) = connection.ask(&request).await;
+    assert!(status.contains(" 20"), "POST {path}: {status}");
+    serde_json::from_slice(answer).expect("JSON")
+}
+
+impl Load {
+    /// Keeps all connections busy for so long.
+    pub(crate) async fn run(&self, duration: Duration) -> Tally {
+        let mut connections = Vec::new();
+        for _ in 0..self.connections {
+            connections.push(Connection::open(&self.address).await);
+        }
+        let until = Instant::now() + duration;
+        let mut tasks = JoinSet::new();
+        for connection in connections {
+            tasks.spawn(one_after_the_other(
+                connection,
+                self.request.clone(),
+                self.answer_bytes,
+                until,
+            ));
+        }
+        let mut all = Tally::default();
+        for tally in tasks.join_all().await {
+            all.latencies.extend(tally.latencies);
+            all.unexpected = all.unexpected.or(tally.unexpected);
+        }
+        all
+    }
+}
+
+async fn one_after_the_other(
+    mut connection: Connection,
+    request: String,
+    answer_bytes: usize,
+    until: Instant,
+) -> Tally {
+    let mut tally = Tally::default();
+    let mut began = Instant::now();
+    while began < until {
+        let (status, body) = timeout(PATIENCE, connection.ask(&request))
+            .await
+            .unwrap_or_else(|_| panic!("no answer within {PATIENCE:?}"));
+        let ended = Instant::now();
+        if !status.starts_with("HTTP/1.1 200") || body.len() != answer_bytes {
+            let body = String::from_utf8_lossy(body);
+            tally.unexpected = Some(format!("{} {body}", status.trim_end()));
+            // Nothing that is counted would be what is compared.
+            break;
+        }
+        tally.latencies.push(ended - began);
+        began = ended;
+    }
+    tally
+}
+
+impl Tally {
+    /// Requests a second and what they took; nothing but zeros if there were none.
+    pub(crate) fn figures(&self, duration: Duration) -> Run {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        let at = |percent: usize| {
+            let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+            sorted
+                .get(index)
+                .map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
+        };
+        Run {
+            per_second: sorted.len() as f64 / duration.as_secs_f64(),
+            p50_ms: at(50),
+            p99_ms: at(99),
+        }
+    }
+}
+
+/// A connection that is kept open.
+struct Connection {
+    stream: BufReader<TcpStream>,
+    line: String,
+    body: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(address: &str) -> Self {
+        let stream = timeout(PATIENCE, TcpStream::connect(address)).await;
+        let stream = stream
+            .unwrap_or_else(|_| panic!("no connection to {address} within {PATIENCE:?}"))
+            .unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream: BufReader::new(stream),
+            line: String::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// Status line and body.
+    async fn ask(&mut self, request: &str) -> (String, &[u8]) {
+        self.stream.write_all(request.as_bytes()).await.unwrap();
+        let (mut status, mut length) = (String::new(), 0);
+        loop {
+            self.line.clear();
+            let read = self.stream.read_line(&mut self.line).await.unwrap();
+            assert!(read > 0, "the gateway closed the connection");
+            if status.is_empty() {
+                status.clone_from(&self.line);
+                continue;
+            }
+            let header = self.line.trim_end();
+            if header.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = header.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        self.body.resize(length, 0);
+        self.stream.read_exact(&mut self.body).await.unwrap();
+        (status, &self.body)
+    }
+}
