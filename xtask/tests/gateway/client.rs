@@ -59,17 +59,6 @@ fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<(String, impl Buf
     }
 }
 
-/// The same, and gives the whole head of the answer.
-pub(crate) fn head(address: SocketAddr, request: &[u8]) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, SILENCE)?;
-    bound(&stream)?;
-    stream.write_all(request)?;
-    let mut head = String::new();
-    let mut answer = BufReader::new(&stream);
-    while answer.read_line(&mut head)? > 2 {}
-    Ok(head)
-}
-
 /// Ends every wait on this connection after [`SILENCE`].
 pub(crate) fn bound(stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(SILENCE))?;
