@@ -138,6 +138,11 @@ fn complete_operation(name: &str, operation: &mut Value) {
             without_null(schema);
         }
     }
+    let body = operation.pointer_mut("/requestBody/content/application~1json/schema");
+    if let Some(schema) = body {
+        // A body that may be absent is not one that may be null.
+        without_null(schema);
+    }
     let by_token = operation["security"]
         .as_array()
         .is_none_or(|schemes| !schemes.is_empty());
@@ -315,5 +320,16 @@ mod tests {
         let schemas: Vec<_> = schemas.map(|parameter| &parameter["schema"]).collect();
         assert_eq!(schemas[0], &json!({ "type": "integer", "minimum": 1 }));
         assert_eq!(schemas[1], &json!({ "$ref": "#/x" }));
+    }
+
+    #[test]
+    fn a_body_that_may_be_absent_is_not_one_that_may_be_null() {
+        let schema = json!({ "oneOf": [{ "type": "null" }, { "$ref": "#/x" }] });
+        let operation = completed(&json!({
+            "requestBody": { "content": { "application/json": { "schema": schema } } },
+            "responses": {},
+        }));
+        let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(schema, &json!({ "$ref": "#/x" }));
     }
 }

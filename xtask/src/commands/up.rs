@@ -262,6 +262,12 @@ pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
             _ => "none".to_owned(),
         };
         let address = format!("http://{}/", engine::published(&containers, port)?);
+        if port.service == "traefik" {
+            let docs = format!("{address}docs/");
+            addresses.add_row([port.what.to_owned(), address, login]);
+            addresses.add_row(["the API, browsable".to_owned(), docs, "none".to_owned()]);
+            continue;
+        }
         addresses.add_row([port.what.to_owned(), address, login]);
     }
     if let Ok(address) = engine::published(&containers, &extras::GRAFANA) {

@@ -16,6 +16,7 @@ mod system;
 mod wait;
 
 mod alerts;
+mod api;
 mod command_errors;
 mod dashboards;
 mod databases;
