@@ -180,15 +180,15 @@ async fn many_guesses_at_the_same_time_get_no_more_answers_than_one_after_the_ot
 #[tokio::test]
 async fn a_guess_counts_whether_or_not_its_answer_is_waited_for() {
     let database = testkit::database().await;
-    let service = super::open_with(&database, &[("BCRYPT_COST", "12")]).await;
+    let service = super::open_with(&database, &[("BCRYPT_COST", "13")]).await;
     for (address, hang_up) in [(ADA, false), ("eve@example.com", true)] {
         // Each has time for the way to its hash, and not for the hash. One that waits for its turn in vain makes none.
         testkit::eventually("the guesses are counted", async || {
             let guess = attempt(&service, address, WRONG);
             let told = if hang_up {
-                guess.timeout(Duration::from_millis(80)).send().await
+                guess.timeout(Duration::from_millis(250)).send().await
             } else {
-                guess.header("X-Request-Timeout-Ms", "80").send().await
+                guess.header("X-Request-Timeout-Ms", "250").send().await
             };
             let told = told.map(|answer| answer.status().as_u16()).ok();
             assert_ne!(told, Some(200));
