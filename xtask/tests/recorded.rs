@@ -294,3 +294,38 @@ fn purchases_that_fail_or_hang_refute_the_breaker_and_the_deadline() {
     let hurry = |second: &mut Value| second["max_ms"] = 900.into();
     tamper("deadline", 0, |arm| purchases(arm, hurry), "inconclusive");
 }
+
+#[test]
+fn slow_or_few_orders_refute_load_shedding_and_harmless_overload_decides_nothing() {
+    let each = |arm: &mut Value, change: fn(&mut Value)| {
+        let seconds = arm["load"]["routes"].as_array_mut().expect("routes");
+        seconds.iter_mut().for_each(change);
+    };
+    let slow = |second: &mut Value| second["succeeded_p99_ms"] = 1_500.into();
+    tamper("load_shedding", 1, |arm| each(arm, slow), "refuted");
+    let few = |second: &mut Value| divide(&mut second["succeeded"], 3);
+    tamper("load_shedding", 1, |arm| each(arm, few), "refuted");
+    let quick = |second: &mut Value| second["succeeded_p99_ms"] = 300.into();
+    tamper("load_shedding", 0, |arm| each(arm, quick), "inconclusive");
+}
+
+#[test]
+fn others_who_pay_for_the_greedy_one_refute_rate_limit() {
+    let others = |arm: &mut Value, change: fn(&mut Value)| {
+        let seconds = arm["load"]["routes"].as_array_mut().expect("routes");
+        let others = seconds
+            .iter_mut()
+            .filter(|second| second["group"] == "others");
+        others.for_each(change);
+    };
+    let fail = |second: &mut Value| second["succeeded"] = 0.into();
+    tamper("rate_limit", 1, |arm| others(arm, fail), "refuted");
+    let limit = |second: &mut Value| second["answers"]["429"] = 1.into();
+    tamper("rate_limit", 1, |arm| others(arm, limit), "refuted");
+    let serve = |second: &mut Value| {
+        let answers = second["answers"].as_object().expect("answers").values();
+        let sent: u64 = answers.filter_map(Value::as_u64).sum();
+        second["succeeded"] = sent.into();
+    };
+    tamper("rate_limit", 0, |arm| others(arm, serve), "inconclusive");
+}

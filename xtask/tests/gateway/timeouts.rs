@@ -173,6 +173,22 @@ fn a_read_that_a_service_died_of_is_sent_once_more_and_an_order_never() {
 }
 
 #[test]
+fn a_change_of_password_is_sent_once() {
+    let sent = |configuration| {
+        let dies = Recorder::start(|_| BROKEN_OFF.to_owned());
+        let auth = Recorder::start(auth_answer);
+        let gateway = Gateway::start_before(configuration, auth, [dies, service(), service()]);
+        let password = ["Content-Length: 0", ALICE];
+        let status = gateway.send(&request("PUT", "/users/me/password", &password));
+        (status, gateway.users.take().len())
+    };
+    let shipped = Configuration::of_the_repository;
+    assert_eq!(sent(shipped()), (502, 1));
+    let shadowed = shipped().replacing("priority: 100", "priority: 1");
+    assert_eq!(sent(shadowed), (502, 2), "the check sees it");
+}
+
+#[test]
 fn a_read_reaches_the_replica_that_lives() {
     static READS: AtomicU32 = AtomicU32::new(0);
     fn every_other_one(request: &Request) -> String {
