@@ -47,9 +47,11 @@ pub async fn serve(
 ) -> anyhow::Result<SocketAddr> {
     let (listener, addr) = listen(config.addr).await?;
     lifecycle.enter_pattern(Pattern::LoadShedding, config.load_shedding);
-    let routes = lanes.into_iter().fold(OpenApiRouter::new(), |routes, lane| {
-        routes.merge(lane.routes(config, lifecycle.metrics()))
-    });
+    let routes = lanes
+        .into_iter()
+        .fold(OpenApiRouter::new(), |routes, lane| {
+            routes.merge(lane.routes(config, lifecycle.metrics()))
+        });
     let app = openapi::documented(lifecycle.service(), about, routes)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
