@@ -1,5 +1,5 @@
 //! The keys that user-service signs and verifies tokens with: as the env file has them, and what the containers were
-//! started with. Rotating them takes two steps ([`rotate`]), so that a token is never made with a key that a replica
+//! started with. Rotating them takes two steps ([`Rotation::rotate`]), so that a token is never made with a key that a replica
 //! doesn't know yet. Left out: reading tokens; only user-service can.
 
 use std::{collections::BTreeSet, fmt};

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     client::{Client, Person},
     load::{RUN_ENDS_WITHIN, Run},
-    program::{Call, Running},
+    program::{Call, EXIT_INTERRUPTED, Running},
     reconciliation::reconcile,
     system::System,
     wait,
@@ -21,7 +21,7 @@ const LOAD_BEGINS_WITHIN: Duration = Duration::from_secs(60);
 #[test]
 fn containers_come_go_and_are_replaced_under_load_and_no_request_fails() {
     let system = System::take_turn();
-    let load = start_load(&system, "checkout", "25s");
+    let load = start_load(&system, "checkout");
     let scaled = json(&system, &["scale", "order-service", "2"], 0);
     assert_eq!(scaled["containers"], 2, "{scaled}");
     let before = ids(&system, "order-service");
@@ -38,9 +38,7 @@ fn containers_come_go_and_are_replaced_under_load_and_no_request_fails() {
     assert_eq!(ids(&system, "order-service"), after);
     let scaled = json(&system, &["scale", "order-service", "1"], 0);
     assert_eq!(scaled["left"], serde_json::json!([0]), "{scaled}");
-    load.expect_running();
-
-    let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());
+    let run = end(load);
     assert_eq!(run.summary().failed, 0);
     reconcile(&system, &run.ledger());
 }
@@ -50,10 +48,9 @@ fn keys_are_rotated_under_load_and_no_token_is_refused() {
     let system = System::take_turn();
     let gateway = &system.gateway;
     let ada = Person::new(gateway);
-    let load = start_load(&system, "session", "20s");
+    let load = start_load(&system, "session");
     let before = json(&system, &["keys", "list"], 0);
     let after = json(&system, &["keys", "rotate"], 0);
-    load.expect_running();
     let signs = |report: &Value| report["keys"][0]["id"].clone();
     assert_ne!(signs(&after), signs(&before), "{after}");
     assert_eq!(after["keys"][1]["id"], signs(&before), "{after}");
@@ -65,8 +62,7 @@ fn keys_are_rotated_under_load_and_no_token_is_refused() {
     assert_eq!(me(gateway, &ada.authorization), 200, "a token from before");
     let eve = Person::new(gateway);
     assert_eq!(me(gateway, &eve.authorization), 200, "a token from after");
-    let run = Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json());
-    assert_eq!(run.summary().failed, 0);
+    assert_eq!(end(load).summary().failed, 0);
 
     let refused = system.xtask(&["keys", "retire"]).expect_code(1);
     assert!(refused.stderr.contains("valid for"), "{}", refused.stderr);
@@ -115,15 +111,15 @@ fn a_rollout_that_is_killed_is_made_good_by_heal() {
     system.xtask(&["status"]).expect_code(0);
 }
 
-/// Starts a load, and returns when its users are signed up and it is under way.
+/// Starts a load that goes on until it is ended, and returns when its users are signed up and it is under way.
 #[track_caller]
-fn start_load(system: &System, scenario: &str, run_time: &str) -> Running {
+fn start_load(system: &System, scenario: &str) -> Running {
     let known = Run::latest_begun();
     let load = system.start_xtask(&[
         "load",
         scenario,
         "--run-time",
-        run_time,
+        "10m",
         "--users",
         "5",
         "--rate-limit",
@@ -139,6 +135,14 @@ fn start_load(system: &System, scenario: &str, run_time: &str) -> Running {
         }
     });
     load
+}
+
+/// Ends a load, which has gone on until now.
+#[track_caller]
+fn end(load: Running) -> Run {
+    load.interrupt(RUN_ENDS_WITHIN)
+        .expect_code(EXIT_INTERRUPTED);
+    Run::latest()
 }
 
 #[track_caller]

@@ -39,7 +39,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {
-            arrivals_per_second: 60,
+            arrivals_per_second: 40,
         },
         run_time: Duration::from_secs(35),
         // Who repeats a key may be repeated by the gateway, which would hide what is to be seen.
