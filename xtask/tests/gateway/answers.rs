@@ -82,7 +82,7 @@ fn one_of_each() -> Vec<(u16, Vec<u8>)> {
 fn defects(gateway: &Gateway) -> Vec<String> {
     let mut defects = Vec::new();
     for (status, request) in one_of_each() {
-        let head = client::head(gateway.web, &request).unwrap();
+        let head = client::head(gateway.web, &request).expect("an answer");
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         let headers: Vec<(&str, &str)> = head
             .lines()
@@ -169,8 +169,10 @@ fn every_route_of_the_api_begins_with_what_all_of_them_need() {
 /// The routers that anybody can reach and that don't begin with one of these.
 fn careless_routers(configuration: &str) -> Vec<&str> {
     const BEGINNINGS: [&str; 3] = ["api", "api-answer", "protected"];
-    let (_, routers) = configuration.split_once("  routers:\n").unwrap();
-    let (routers, _) = routers.split_once("\n  middlewares:\n").unwrap();
+    let (_, routers) = configuration.split_once("  routers:\n").expect("routers");
+    let (routers, _) = routers
+        .split_once("\n  middlewares:\n")
+        .expect("middlewares");
     let lines = routers.lines().filter(|line| !line.trim().starts_with('#'));
     let mut careless: Vec<&str> = Vec::new();
     let mut name = "";

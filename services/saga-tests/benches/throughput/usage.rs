@@ -53,13 +53,18 @@ impl Usage {
     }
 }
 
-/// Field 2 is the command in parentheses, fields 14 and 15 are user and system time.
+/// Field 2 is the command in parentheses, fields 14 and 15 are user and system time. The kernel's workers are one command:
+/// they are called by what they happen to do.
 fn command_and_ticks(stat: &str) -> Option<(String, u64)> {
     let (start, rest) = stat.rsplit_once(')')?;
     let (_, command) = start.split_once('(')?;
     let mut fields = rest.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
+    let command = match command.split_once('/') {
+        Some(("kworker", _)) => "kworker",
+        _ => command,
+    };
     Some((command.to_owned(), user + system))
 }
 
