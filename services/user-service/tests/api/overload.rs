@@ -152,33 +152,6 @@ async fn tokens_are_checked_while_all_that_hash_are_busy() {
     }
 }
 
-#[tokio::test]
-async fn more_hashes_than_can_be_done_in_time_are_refused_before_the_others_are_done() {
-    let database = testkit::database().await;
-    // A hash takes half a second or so: ten of them are done in five.
-    let slow = [
-        ("BCRYPT_COST", "13"),
-        ("BCRYPT_CONCURRENCY", "1"),
-        ("HTTP_TIMEOUT_MS", "60000"),
-    ];
-    let service = open_with(&database, &slow).await;
-    let mut logins: Vec<_> = (0..20).map(|n| guess(&service, n)).collect();
-    let mut answers = Vec::new();
-    while !logins.is_empty() {
-        let (answered, _, others) = futures_util::future::select_all(logins).await;
-        let (status, problem) = answered.unwrap();
-        answers.push((
-            status,
-            problem["type"].as_str().unwrap_or_default().to_owned(),
-        ));
-        logins = others;
-    }
-    let last_hash = answers.iter().rposition(|(status, _)| *status == 401);
-    let early = answers[..last_hash.expect("a hash")].iter();
-    let refused = early.filter(|(_, kind)| kind == "urn:agora:problem:overloaded");
-    assert!(refused.count() >= 4, "{answers:?}");
-}
-
 /// A login with a password that can't be right, under way in a task of its own.
 fn guess(service: &Service, n: usize) -> tokio::task::JoinHandle<(u16, serde_json::Value)> {
     let body = json!({ "email": format!("nobody{n}@example.com"), "password": PASSWORD });
