@@ -68,7 +68,7 @@ pub fn router(purchases: Purchases) -> OpenApiRouter {
 
 /// Buys for oneself, at the price of this moment.
 #[utoipa::path(
-    post, path = "/users/{id}/purchases", tag = "purchases",
+    post, path = "/users/{id}/purchases", tag = "purchases", request_body = Buy,
     params(("id" = UserId, Path, description = "Oneself.")),
     responses(
         (status = 201, description = "Bought.", body = Bought),
