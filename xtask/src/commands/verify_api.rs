@@ -291,6 +291,8 @@ impl Fuzz<'_> {
             .args(["--report-ndjson-path".as_ref(), events.as_os_str()])
             .args(&part.selection)
             .env(TOKEN, &customer.token)
+            // Where it keeps a cache of its own.
+            .dir(self.folder)
             .limit(LIMIT);
         // It fails with what it found, which stands in its events.
         let failed = call.logged(&log, |line| step.update(line)).err();
