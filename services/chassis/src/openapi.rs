@@ -145,7 +145,7 @@ fn complete_operation(name: &str, operation: &mut Value) {
     }
     let by_token = operation["security"]
         .as_array()
-        .is_none_or(|schemes| !schemes.is_empty());
+        .is_none_or(|schemes| !schemes.is_empty() && !schemes.contains(&json!({})));
     let body = !operation["requestBody"].is_null();
     let parameters = operation["parameters"].as_array().into_iter().flatten();
     let content = body

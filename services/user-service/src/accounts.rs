@@ -223,7 +223,7 @@ pub fn verify_router(accounts: Accounts) -> OpenApiRouter {
 
 /// Makes an account.
 #[utoipa::path(
-    post, path = "/auth/signup", tag = "accounts", security(()),
+    post, path = "/auth/signup", tag = "accounts", security(()), request_body = SignUp,
     responses(
         (status = 201, description = "Signed up.", body = SignedUp),
         (status = 409, description = "`email-taken`: there is an account with this e-mail address"),
@@ -264,7 +264,7 @@ async fn sign_up(
 
 /// Gives a token for an address and a password.
 #[utoipa::path(
-    post, path = "/auth/login", tag = "accounts", security(()),
+    post, path = "/auth/login", tag = "accounts", security(()), request_body = LogIn,
     responses(
         (status = 200, description = "Logged in.", body = LoggedIn),
         (status = 401, description = "`wrong-credentials`: no account has this e-mail address and password"),
@@ -346,7 +346,7 @@ async fn log_out(
 /// Stores a new password and revokes all of the user's tokens, also the one that this is asked with. Whoever has found a
 /// token still has to know the password, and is throttled like somebody who guesses at the login.
 #[utoipa::path(
-    put, path = "/users/me/password", tag = "accounts",
+    put, path = "/users/me/password", tag = "accounts", request_body = ChangePassword,
     responses(
         (status = 204, description = "Changed."),
         (status = 403, description = "`wrong-password`: this is not the current password"),

@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     attacks::Person,
@@ -34,8 +34,12 @@ const CHECKS: [&str; 7] = [
     "ignored_auth",
 ];
 const LOGOUT: &str = "/auth/logout";
-/// Where a path has a user who must be oneself.
-const OWN: &str = "/users/{id}/purchases";
+/// Where `id` is a user.
+const OWN_USER: [&str; 2] = ["/users/{id}", "/users/{id}/purchases"];
+/// Where `id` is an order.
+const OWN_ORDER: [&str; 2] = ["/orders/{id}", "/orders/{id}/cancel"];
+/// What needs a password, which nothing made up hits: here only refusals are seen.
+const NEEDS_PASSWORD: [&str; 2] = ["POST /auth/login", "PUT /users/me/password"];
 /// More than the examples that an option allows can take.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 const TOKEN: &str = "AGORA_API_TOKEN";
@@ -119,8 +123,9 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
                 seed,
             };
             let customer = customers::sign_up(&client, "fuzzer", "fuzzer")?;
-            progress.step(part.name, |step| {
-                let (run, text) = fuzz.run(&part, &customer, step)?;
+            let order = place_order(&client, &customer)?;
+            progress.step(&part.name, |step| {
+                let (run, text) = fuzz.run(&part, &customer, &order, step)?;
                 said.push_str(&failures(&text));
                 merge(&mut all, run);
                 Ok(())
@@ -198,29 +203,40 @@ fn operations(document: &str) -> anyhow::Result<Vec<String>> {
 
 /// What is asked of a service with one customer's token.
 struct Part<'a> {
-    name: &'static str,
+    name: String,
     document: &'a Document,
-    selection: &'static [&'static str],
+    selection: Vec<&'static str>,
 }
 
+/// Everything with whatever is made up, then the customer's own user and order, which nothing made up would hit, and
+/// logging out.
 fn parts(document: &Document) -> Vec<Part<'_>> {
-    let mut parts = vec![Part {
-        name: document.service,
-        document,
-        selection: &["--exclude-path", LOGOUT],
-    }];
-    if document
-        .operations
-        .iter()
-        .any(|operation| operation.ends_with(LOGOUT))
-    {
-        parts.push(Part {
-            name: "user-service, logging out",
+    let has = |path: &&str| {
+        let mut operations = document.operations.iter();
+        operations.any(|operation| operation.split(' ').nth(1) == Some(*path))
+    };
+    let part = |what: &str, option, paths: &[&'static str]| {
+        let paths: Vec<_> = paths.iter().copied().filter(|path| has(path)).collect();
+        (!paths.is_empty()).then(|| Part {
+            name: format!("{}{what}", document.service),
             document,
-            selection: &["--include-path", LOGOUT],
-        });
-    }
-    parts
+            selection: paths.into_iter().flat_map(|path| [option, path]).collect(),
+        })
+    };
+    let everything = part("", "--exclude-path", &[LOGOUT]).unwrap_or_else(|| Part {
+        name: document.service.to_owned(),
+        document,
+        selection: Vec::new(),
+    });
+    let own: Vec<_> = OWN_USER.into_iter().chain(OWN_ORDER).collect();
+    let apart = [
+        part(", one's own", "--include-path", &own),
+        part(", logging out", "--include-path", &[LOGOUT]),
+    ];
+    [everything]
+        .into_iter()
+        .chain(apart.into_iter().flatten())
+        .collect()
 }
 
 /// How a service is asked.
@@ -238,12 +254,15 @@ impl Fuzz<'_> {
         &self,
         part: &Part<'_>,
         customer: &Person,
+        order: &str,
         step: &Step,
     ) -> anyhow::Result<(Run, String)> {
         let name = part.name.replace([' ', ','], "-");
         let file = |extension: &str| self.folder.join(format!("{name}.{extension}"));
         let settings = file("toml");
-        fs::write(&settings, configuration(customer))
+        let own = part.selection.first() == Some(&"--include-path");
+        let own = own.then_some((customer.id.as_str(), order));
+        fs::write(&settings, configuration(own))
             .with_context(|| format!("failed to write {}", settings.display()))?;
         let (events, log) = (file("ndjson"), file("log"));
         let (seed, examples) = (self.seed.to_string(), self.examples.to_string());
@@ -270,8 +289,10 @@ impl Fuzz<'_> {
             .args(["--continue-on-failure", "--warnings", "off"])
             .args(["--generation-database", "none", "--report", "ndjson"])
             .args(["--report-ndjson-path".as_ref(), events.as_os_str()])
-            .args(part.selection)
+            .args(&part.selection)
             .env(TOKEN, &customer.token)
+            // Where it keeps a cache of its own.
+            .dir(self.folder)
             .limit(LIMIT);
         // It fails with what it found, which stands in its events.
         let failed = call.logged(&log, |line| step.update(line)).err();
@@ -290,13 +311,32 @@ impl Fuzz<'_> {
     }
 }
 
-/// The fuzzer's settings. The token is in its environment: a file or a command line would tell it to others.
-fn configuration(customer: &Person) -> String {
-    format!(
-        "headers = {{ Authorization = \"Bearer ${{{TOKEN}}}\" }}\n\n\
-         [[operations]]\ninclude-path = \"{OWN}\"\nparameters = {{ id = \"{}\" }}\n",
-        customer.id
-    )
+/// An order of the customer's; its id.
+fn place_order(client: &Client, customer: &Person) -> anyhow::Result<String> {
+    #[derive(Deserialize)]
+    struct Accepted {
+        order_id: String,
+    }
+    let authorization = format!("Bearer {}", customer.token);
+    let headers = [("authorization", authorization.as_str())];
+    let answer = client.post("/orders/?product_id=99&quantity=1", &headers, None)?;
+    anyhow::ensure!(answer.status == 202, "order: {}", answer.shown());
+    Ok(answer.json::<Accepted>()?.order_id)
+}
+
+/// The fuzzer's settings, with the ids of a user and an order where those are to be asked for. The token is in its
+/// environment: a file or a command line would tell it to others.
+fn configuration(own: Option<(&str, &str)>) -> String {
+    let mut text = format!("headers = {{ Authorization = \"Bearer ${{{TOKEN}}}\" }}\n");
+    if let Some((user, order)) = own {
+        let users = OWN_USER.into_iter().map(|path| (path, user));
+        for (path, id) in users.chain(OWN_ORDER.into_iter().map(|path| (path, order))) {
+            text.push_str(&format!(
+                "\n[[operations]]\ninclude-path = \"{path}\"\nparameters = {{ id = \"{id}\" }}\n"
+            ));
+        }
+    }
+    text
 }
 
 fn merge(all: &mut Run, run: Run) {
@@ -334,6 +374,7 @@ fn judge<'a>(run: Run, seed: u32, wanted: impl Iterator<Item = &'a String>) -> R
     };
     let untried: Vec<String> = wanted
         .filter(|operation| !succeeded(operation))
+        .filter(|operation| !NEEDS_PASSWORD.contains(&operation.as_str()))
         .cloned()
         .collect();
     let outcome = if !run.violations.is_empty() {

@@ -72,7 +72,7 @@ pub fn router(purchases: Purchases) -> OpenApiRouter {
 ///
 /// Repeating it with its `Idempotency-Key` repeats the answer, not the purchase, and asks nobody for a price.
 #[utoipa::path(
-    post, path = "/users/{id}/purchases", tag = "purchases",
+    post, path = "/users/{id}/purchases", tag = "purchases", request_body = Buy,
     params(
         ("id" = UserId, Path, description = "Oneself."),
         (
