@@ -1,8 +1,8 @@
 //! Admission: no more requests are worked on at once than a service can do well, and what is too much is told so early.
 //!
-//! A service's routes stand in lanes. A lane has so many places, and as many times [`WAITING_PER_PLACE`] may wait for one, for a
-//! moment; whoever finds no room there, or whose moment is over, gets a 503 with `Retry-After` before anything was done for it. Lanes don't
-//! share places: a full one takes nothing from the others. Off, whatever comes is worked on, and all of it gets slower.
+//! A service's routes stand in lanes. A lane has so many places, and eight times as many may wait for one, for a moment;
+//! whoever finds no room there, or whose moment is over, gets a 503 with `Retry-After` before anything was done for it. Lanes
+//! don't share places: a full one takes nothing from the others. Off, whatever comes is worked on, and all of it gets slower.
 //!
 //! Places are given in the order of coming. tower's `ConcurrencyLimit` waits without a bound, and its `LoadShed` not at all.
 //! Left out: places that follow what is measured (as in adaptive limits), priorities, and fairness between clients, which the
