@@ -212,7 +212,7 @@ fn a_route_that_is_not_as_documented_is_found() {
     const TO_INVENTORY: &str = "middlewares: [protected]
       service: inventory-service";
     const SIGNUP: &str = "rule: Method(`POST`) && Path(`/auth/signup`)
-      middlewares: [retry-once]";
+      middlewares: [api, retry-once]";
     for (what, old, new, expected) in [
         (
             "no route any more",
@@ -230,7 +230,7 @@ fn a_route_that_is_not_as_documented_is_found() {
         (
             "for anybody",
             TO_INVENTORY,
-            "middlewares: [retry-once]
+            "middlewares: [api, retry-once]
       service: inventory-service",
             "GET /inventory/1 as nobody: 200",
         ),
