@@ -301,7 +301,7 @@ fn slow_or_few_orders_refute_load_shedding_and_harmless_overload_decides_nothing
         let seconds = arm["load"]["routes"].as_array_mut().expect("routes");
         seconds.iter_mut().for_each(change);
     };
-    let slow = |second: &mut Value| second["succeeded_p99_ms"] = 1_500.into();
+    let slow = |second: &mut Value| second["succeeded_p99_ms"] = 1_600.into();
     tamper("load_shedding", 1, |arm| each(arm, slow), "refuted");
     let few = |second: &mut Value| divide(&mut second["succeeded"], 3);
     tamper("load_shedding", 1, |arm| each(arm, few), "refuted");
