@@ -10,7 +10,10 @@
 //! Left out: what isn't routed by the gateway (`/auth/verify`, the ops port), and `X-Request-Timeout-Ms` as a parameter:
 //! it stands in the document's introduction, as any operation takes it.
 
+use std::sync::{Arc, LazyLock};
+
 use axum::Router;
+use axum::body::Bytes;
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
@@ -38,18 +41,23 @@ pub fn path(service: &str) -> String {
 
 /// A service's routes, and their document at [`path`]. `about` says what the service is for.
 ///
-/// # Panics
-/// When an error in the document doesn't name its problem types: the handler's description has to be mended.
-pub(crate) fn documented(service: &str, about: &str, routes: OpenApiRouter) -> Router {
+/// The document is written when it is asked for the first time: a service that nobody reads about doesn't hold it.
+pub(crate) fn documented(service: &'static str, about: &str, routes: OpenApiRouter) -> Router {
     let (router, described) = routes.split_for_parts();
-    let document = complete(service, about, described);
-    // Read more often by people than by programs.
-    let text = format!("{document:#}\n");
-    let answer = move || async move { ([(CONTENT_TYPE, "application/json")], text) };
+    let about = about.to_owned();
+    let document = Arc::new(LazyLock::new(move || {
+        let document = complete(service, &about, &described);
+        // Read more often by people than by programs.
+        Bytes::from(format!("{document:#}\n"))
+    }));
+    let answer =
+        move || async move { ([(CONTENT_TYPE, "application/json")], Bytes::clone(&document)) };
     router.route(&path(service), get(answer))
 }
 
-fn complete(service: &str, about: &str, described: openapi::OpenApi) -> Value {
+/// Panics when an error doesn't name its problem types: the handler's description has to be mended, which the test
+/// of each service's document finds.
+fn complete(service: &str, about: &str, described: &openapi::OpenApi) -> Value {
     let mut document = json!(described);
     document["info"] = json!({
         "title": service,
