@@ -50,8 +50,12 @@ pub(crate) fn documented(service: &'static str, about: &str, routes: OpenApiRout
         // Read more often by people than by programs.
         Bytes::from(format!("{document:#}\n"))
     }));
-    let answer =
-        move || async move { ([(CONTENT_TYPE, "application/json")], Bytes::clone(&document)) };
+    let answer = move || async move {
+        (
+            [(CONTENT_TYPE, "application/json")],
+            Bytes::clone(&document),
+        )
+    };
     router.route(&path(service), get(answer))
 }
 
