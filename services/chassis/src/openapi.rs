@@ -41,7 +41,7 @@ pub fn path(service: &str) -> String {
 
 /// A service's routes, and their document at [`path`]. `about` says what the service is for.
 ///
-/// The document is written when it is asked for the first time: a service that nobody reads about doesn't hold it.
+/// The document is written when it is asked for the first time, so that none is at each start for nobody.
 pub(crate) fn documented(service: &'static str, about: &str, routes: OpenApiRouter) -> Router {
     let (router, described) = routes.split_for_parts();
     let about = about.to_owned();

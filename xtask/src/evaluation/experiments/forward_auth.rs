@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ON, count, failed_requests, harm, without};
+use super::{ON, count, failed_requests, harm, latency_p50, latency_p99, without};
 use crate::evaluation::{
     evidence::{Arm, Attacks},
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -40,11 +40,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Books,
     figures: |arms| {
-        let latency = |name, of: fn(&load_record::LatencySummary) -> f64| {
-            Figure::of(name, "ms", Better::Less, arms, move |arm| {
-                arm.load.as_ref().map(|load| of(&load.summary.latency))
-            })
-        };
         vec![
             harm(LET_IN.0, arms, LET_IN.1),
             harm(BROKE.0, arms, BROKE.1),
@@ -61,8 +56,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                 arms,
                 |arm| quiet(arm, |second| second.p50_ms),
             ),
-            latency("latency p50", |latency| latency.p50_ms),
-            latency("latency p99", |latency| latency.p99_ms),
+            latency_p50(arms),
+            latency_p99(arms),
         ]
     },
     judge,

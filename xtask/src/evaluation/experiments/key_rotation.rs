@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{failed_requests, harm, rolling_update::over_under_load};
+use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update::over_under_load};
 use crate::evaluation::{
     evidence::Arm,
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -23,17 +23,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[
         ArmPlan {
             name: "off",
-            patterns_off: &[],
             replicas: REPLICAS,
-            figures: &[],
             fault: ArmFault::Instead(Fault::ReplaceKeys),
+            ..ON
         },
         ArmPlan {
-            name: "on",
-            patterns_off: &[],
             replicas: REPLICAS,
-            figures: &[],
-            fault: ArmFault::AsPlanned,
+            ..ON
         },
     ],
     // Tokens from before, and some that are made meanwhile.
@@ -53,19 +49,14 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Books,
     figures: |arms| {
-        let latency = |name, of: fn(&load_record::LatencySummary) -> f64| {
-            Figure::of(name, "ms", Better::Less, arms, move |arm| {
-                arm.load.as_ref().map(|load| of(&load.summary.latency))
-            })
-        };
         vec![
             harm(REFUSED.0, arms, REFUSED.1),
             harm(FAILED.0, arms, FAILED.1),
             Figure::of("requests", "", Better::Neither, arms, |arm| {
                 arm.load.as_ref().map(|load| load.summary.measured as f64)
             }),
-            latency("latency p50", |latency| latency.p50_ms),
-            latency("latency p99", |latency| latency.p99_ms),
+            latency_p50(arms),
+            latency_p99(arms),
         ]
     },
     judge: |arms| {

@@ -143,6 +143,20 @@ fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Figure {
     .decisive()
 }
 
+/// Of all requests of the load.
+fn latency_p50(arms: &[Arm]) -> Figure {
+    Figure::of("latency p50", "ms", Better::Less, arms, |arm| {
+        arm.load.as_ref().map(|load| load.summary.latency.p50_ms)
+    })
+}
+
+/// Of all requests of the load.
+fn latency_p99(arms: &[Arm]) -> Figure {
+    Figure::of("latency p99", "ms", Better::Less, arms, |arm| {
+        arm.load.as_ref().map(|load| load.summary.latency.p99_ms)
+    })
+}
+
 /// What every experiment reports besides its own harm: how much there was to lose, and what clients felt.
 fn context(arms: &[Arm]) -> Vec<Figure> {
     let summary = |arm: &Arm| arm.load.as_ref().map(|load| load.summary.clone());
@@ -153,12 +167,8 @@ fn context(arms: &[Arm]) -> Vec<Figure> {
         Figure::of("requests failed", "", Better::Less, arms, |arm| {
             summary(arm).map(|summary| summary.failed as f64)
         }),
-        Figure::of("latency p50", "ms", Better::Less, arms, |arm| {
-            summary(arm).map(|summary| summary.latency.p50_ms)
-        }),
-        Figure::of("latency p99", "ms", Better::Less, arms, |arm| {
-            summary(arm).map(|summary| summary.latency.p99_ms)
-        }),
+        latency_p50(arms),
+        latency_p99(arms),
         Figure::of(
             "most orders waiting at once",
             "",

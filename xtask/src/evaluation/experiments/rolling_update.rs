@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{WRONG_BOOKS, failed_requests, figures};
+use super::{ON, WRONG_BOOKS, failed_requests, figures};
 use crate::evaluation::{
     evidence::Arm,
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -23,17 +23,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[
         ArmPlan {
             name: "off",
-            patterns_off: &[],
             replicas: REPLICAS,
-            figures: &[],
             fault: ArmFault::Instead(Fault::ReplaceAtOnce { service: SERVICE }),
+            ..ON
         },
         ArmPlan {
-            name: "on",
-            patterns_off: &[],
             replicas: REPLICAS,
-            figures: &[],
-            fault: ArmFault::AsPlanned,
+            ..ON
         },
     ],
     load: LoadPlan {
