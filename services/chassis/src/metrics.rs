@@ -32,8 +32,10 @@ const DURATION_BUCKETS: [f64; 13] = [
 
 /// Where a service counts; clones share the figures.
 #[derive(Clone)]
-pub struct Metrics {
-    registry: Arc<Mutex<Registry>>,
+pub struct Metrics(Arc<Families>);
+
+struct Families {
+    registry: Mutex<Registry>,
     http_requests: Durations<HttpLabels>,
     http_active: Gauge,
     rpc_served: Durations<RpcLabels>,
@@ -249,8 +251,8 @@ impl Metrics {
         registry.register_collector(Box::new(process::ProcessCollector));
         registry.register_collector(Box::new(pools.clone()));
 
-        Self {
-            registry: Arc::new(Mutex::new(registry)),
+        Self(Arc::new(Families {
+            registry: Mutex::new(registry),
             http_requests,
             http_active,
             rpc_served,
@@ -265,23 +267,23 @@ impl Metrics {
             sheds,
             spans,
             pools,
-        }
+        }))
     }
 
     pub(crate) fn spans(&self) -> SpanMetrics {
-        self.spans.clone()
+        self.0.spans.clone()
     }
 
     /// What is done about calls to one target; all of its series are there from now on, at 0.
     pub(crate) fn calls(&self, target: &'static str) -> CallMetrics {
-        CallMetrics::new(target, self.calls.clone())
+        CallMetrics::new(target, self.0.calls.clone())
     }
 
     /// What a lane refuses; both series are there from now on, at 0.
     pub(crate) fn sheds(&self, lane: &'static str) -> ShedMetrics {
         let reason = |reason| {
             let labels = [("lane", lane), ("reason", reason)];
-            self.sheds.get_or_create(&labels).clone()
+            self.0.sheds.get_or_create(&labels).clone()
         };
         ShedMetrics {
             full: reason("full"),
@@ -291,7 +293,7 @@ impl Metrics {
 
     /// Shows how much of a pool is in use; `name` says whose it is.
     pub(crate) fn pool(&self, name: &'static str, pool: &sqlx::PgPool) {
-        self.pools.enter(name, pool);
+        self.0.pools.enter(name, pool);
     }
 
     /// All figures, in the OpenMetrics text format.
@@ -362,7 +364,8 @@ impl Metrics {
         let labels = PatternLabels {
             pattern: pattern.name(),
         };
-        self.patterns
+        self.0
+            .patterns
             .get_or_create(&labels)
             .set(switch.is_on().into());
     }
@@ -371,16 +374,19 @@ impl Metrics {
         let labels = QueueLabels {
             queue: queue.to_owned(),
         };
-        self.inbox_duplicates.get_or_create(&labels).inc();
+        self.0.inbox_duplicates.get_or_create(&labels).inc();
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn http_active(&self) -> ActiveRequest {
-        self.http_active.inc();
-        ActiveRequest(self.http_active.clone())
+        self.0.http_active.inc();
+        ActiveRequest(self.0.http_active.clone())
     }
 
     pub(crate) fn http_answered(
@@ -396,7 +402,7 @@ impl Metrics {
             http_route: route,
             http_response_status_code: status,
         };
-        observe(&self.http_requests, &labels, took, trace);
+        observe(&self.0.http_requests, &labels, took, trace);
     }
 
     pub(crate) fn rpc_served(
@@ -410,7 +416,7 @@ impl Metrics {
             rpc_method: method,
             rpc_response_status_code: code,
         };
-        observe(&self.rpc_served, &labels, took, trace);
+        observe(&self.0.rpc_served, &labels, took, trace);
     }
 
     pub(crate) fn rpc_called(
@@ -424,11 +430,12 @@ impl Metrics {
             rpc_method: method,
             rpc_response_status_code: code,
         };
-        observe(&self.rpc_called, &labels, took, trace);
+        observe(&self.0.rpc_called, &labels, took, trace);
     }
 
     pub(crate) fn published(&self, exchange: &str, outcome: &'static str) {
-        self.published
+        self.0
+            .published
             .get_or_create(&MessageLabels {
                 messaging_destination_name: exchange.to_owned(),
                 outcome,
@@ -447,11 +454,12 @@ impl Metrics {
             messaging_destination_name: queue.to_owned(),
             outcome,
         };
-        observe(&self.processed, &labels, took, trace);
+        observe(&self.0.processed, &labels, took, trace);
     }
 
     pub(crate) fn dead_letter(&self, queue: &str, reason: DeadReason) {
-        self.dead_letters
+        self.0
+            .dead_letters
             .get_or_create(&DeadLabels {
                 queue: queue.to_owned(),
                 reason: reason.as_str(),
@@ -460,7 +468,8 @@ impl Metrics {
     }
 
     pub(crate) fn retried(&self, queue: &str, tier: &'static str) {
-        self.retries
+        self.0
+            .retries
             .get_or_create(&RetryLabels {
                 queue: queue.to_owned(),
                 tier,

@@ -70,10 +70,13 @@ pub fn start(config: &ServiceConfig, lifecycle: &Lifecycle) -> anyhow::Result<Te
 
 /// At its finer levels the AMQP client logs frames, and with them the password, whatever LOG_LEVEL asks for; and it logs
 /// what the broker sends back, bodies included, as a warning.
+///
+/// Nothing of a span is in a line but its ids, so that the log need not keep what spans say.
 fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    !target.starts_with("lapin")
-        || *metadata.level() <= Level::INFO && !target.starts_with("lapin::returned_messages")
+    let speaks_of_secrets = target.starts_with("lapin")
+        && (*metadata.level() > Level::INFO || target.starts_with("lapin::returned_messages"));
+    metadata.is_event() && !speaks_of_secrets
 }
 
 /// Spans of our own, and no log lines: an error's text may quote a row or a message, and the line has the span's id. The

@@ -2,7 +2,7 @@
 
 mod comparison;
 
-pub use crate::comparison::{Arm, BAR, Comparison, Run, Spread};
+pub use crate::comparison::{ARMS, Arm, BAR, Comparison, Run, Spread};
 
 /// An account as user-service writes one, in a text that `concat!` takes.
 macro_rules! account {
@@ -14,18 +14,32 @@ macro_rules! account {
     };
 }
 
+/// The head fields of every answer of a service: who takes them on has as much to do as with a real one's.
+macro_rules! every_answer {
+    () => {
+        concat!(
+            "HTTP/1.1 200 OK\r\n",
+            "traceresponse: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n",
+            "date: Thu, 26 Nov 2026 12:00:00 GMT\r\n"
+        )
+    };
+}
+
 /// The account that everybody has there: as long, in bytes, as the one that the benchmark has at user-service.
 pub const ACCOUNT: &str = account!();
 
 /// `/auth/verify`: it is the one above.
-const VERIFIED: &str = "HTTP/1.1 200 OK\r\n\
-                        x-user-id: 01938f70-0000-7aaa-8bbb-cccc00000001\r\n\
-                        x-user-email: bench-00000000@agora.example\r\n\
-                        content-length: 0\r\n\r\n";
+const VERIFIED: &str = concat!(
+    every_answer!(),
+    "x-user-id: 01938f70-0000-7aaa-8bbb-cccc00000001\r\n",
+    "x-user-email: bench-00000000@agora.example\r\n",
+    "content-length: 0\r\n\r\n"
+);
 
 /// Everything else.
 const FOUND: &str = concat!(
-    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 97\r\n\r\n",
+    every_answer!(),
+    "content-type: application/json\r\ncontent-length: 97\r\n\r\n",
     account!()
 );
 

@@ -5,6 +5,7 @@
 //! ignored. Left out: forgotten passwords, a list of sessions, deleting an account.
 
 use std::fmt;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::AUTHORIZATION;
@@ -30,8 +31,7 @@ use crate::passwords::{Password, Passwords};
 use crate::revocations::Revocations;
 use crate::tokens::{Claims, InvalidToken, Tokens};
 
-/// What the handlers need.
-#[derive(Clone)]
+/// What the handlers need. They share it: a copy for each request would be one of the keys, too.
 pub struct Accounts {
     /// The users' database.
     pub pool: PgPool,
@@ -48,7 +48,6 @@ pub struct Accounts {
 }
 
 /// What became of logins and of tokens that were to be checked.
-#[derive(Clone)]
 pub struct Figures {
     logins: Outcomes,
     token_checks: Outcomes,
@@ -199,7 +198,7 @@ struct LoggedIn {
 }
 
 /// What hashes: `POST /auth/signup`, `/auth/login`, and `PUT /users/me/password`.
-pub fn passwords_router(accounts: Accounts) -> OpenApiRouter {
+pub fn passwords_router(accounts: Arc<Accounts>) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(sign_up))
         .routes(routes!(log_in))
@@ -208,14 +207,14 @@ pub fn passwords_router(accounts: Accounts) -> OpenApiRouter {
 }
 
 /// `POST /auth/logout`.
-pub fn log_out_router(accounts: Accounts) -> OpenApiRouter {
+pub fn log_out_router(accounts: Arc<Accounts>) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(log_out))
         .with_state(accounts)
 }
 
 /// `GET /auth/verify`, for the gateway alone: in no document, as no client can ask it.
-pub fn verify_router(accounts: Accounts) -> OpenApiRouter {
+pub fn verify_router(accounts: Arc<Accounts>) -> OpenApiRouter {
     OpenApiRouter::new()
         .route("/auth/verify", get(verify))
         .with_state(accounts)
@@ -230,7 +229,7 @@ pub fn verify_router(accounts: Accounts) -> OpenApiRouter {
     )
 )]
 async fn sign_up(
-    State(accounts): State<Accounts>,
+    State(accounts): State<Arc<Accounts>>,
     Json(asked): Json<SignUp>,
 ) -> Result<(StatusCode, axum::Json<SignedUp>), Problem> {
     let Name(name) = Name::parse(&asked.name).map_err(|e| Problem::invalid(e.to_string()))?;
@@ -272,7 +271,7 @@ async fn sign_up(
     )
 )]
 async fn log_in(
-    State(accounts): State<Accounts>,
+    State(accounts): State<Arc<Accounts>>,
     Json(asked): Json<LogIn>,
 ) -> Result<axum::Json<LoggedIn>, Problem> {
     let answer = try_to_log_in(&accounts, asked).await;
@@ -333,7 +332,7 @@ async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<L
     responses((status = 204, description = "Logged out."))
 )]
 async fn log_out(
-    State(accounts): State<Accounts>,
+    State(accounts): State<Arc<Accounts>>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     // The token itself, not the gateway's word on whose it is: which one is to be revoked only it can say.
@@ -356,7 +355,7 @@ async fn log_out(
     )
 )]
 async fn change_password(
-    State(accounts): State<Accounts>,
+    State(accounts): State<Arc<Accounts>>,
     Identity { user_id, .. }: Identity,
     Json(asked): Json<ChangePassword>,
 ) -> Result<StatusCode, Problem> {
@@ -400,7 +399,7 @@ async fn change_password(
 
 /// For ForwardAuth: 200 with the identity headers, or 401.
 async fn verify(
-    State(accounts): State<Accounts>,
+    State(accounts): State<Arc<Accounts>>,
     headers: HeaderMap,
 ) -> Result<[(&'static str, String); 2], Problem> {
     let claims = accounts.check(&headers)?;

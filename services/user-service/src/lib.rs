@@ -13,6 +13,7 @@ pub mod tokens;
 pub mod users;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -61,19 +62,22 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
             .map(|(kid, role)| [("kid", kid.to_owned()), ("role", role.to_owned())]),
     );
     let catalog = catalog(config.catalog, lifecycle);
-    let accounts = Accounts {
+    let accounts = Arc::new(Accounts {
         pool: pool.clone(),
         passwords,
         tokens: config.tokens,
         revocations,
         attempts,
         figures: Figures::new(metrics),
-    };
+    });
     let about = "Accounts, tokens and purchases.";
     // Apart, so that neither hashes nor a product-service that hangs keep the gateway from checking tokens, or anybody from reading.
     let lanes = [
-        Lane::new("passwords", accounts::passwords_router(accounts.clone())),
-        Lane::new("verify", accounts::verify_router(accounts.clone())),
+        Lane::new(
+            "passwords",
+            accounts::passwords_router(Arc::clone(&accounts)),
+        ),
+        Lane::new("verify", accounts::verify_router(Arc::clone(&accounts))),
         Lane::new(
             "users",
             accounts::log_out_router(accounts).merge(users::router(pool.clone())),

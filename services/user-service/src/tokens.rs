@@ -20,6 +20,8 @@ pub struct Tokens {
     keys: Keys,
     issuer: String,
     audience: String,
+    /// What a token must be besides well signed.
+    validation: Validation,
     time_to_live: Duration,
 }
 
@@ -135,10 +137,17 @@ impl Keys {
 impl Tokens {
     /// Tokens of `issuer` for `audience`, valid for `time_to_live`.
     pub fn new(keys: Keys, issuer: String, audience: String, time_to_live: Duration) -> Self {
+        // The algorithm is ours to say, never the token's.
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = 0;
+        validation.set_issuer(&[&issuer]);
+        validation.set_audience(&[&audience]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         Self {
             keys,
             issuer,
             audience,
+            validation,
             time_to_live,
         }
     }
@@ -187,13 +196,7 @@ impl Tokens {
         let kid = jsonwebtoken::decode_header(token)?.kid;
         let key = self.keys.0.iter().find(|key| Some(&key.id) == kid.as_ref());
         let key = key.ok_or(InvalidToken::UnknownKey)?;
-        // The algorithm is ours to say, never the token's.
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = 0;
-        validation.set_issuer(&[&self.issuer]);
-        validation.set_audience(&[&self.audience]);
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        Ok(jsonwebtoken::decode(token, &key.verifying, &validation)?.claims)
+        Ok(jsonwebtoken::decode(token, &key.verifying, &self.validation)?.claims)
     }
 }
 

@@ -16,13 +16,18 @@ use crate::{
 };
 
 /// The gateways of `compose.bench.yaml`, and by which variable the benchmark knows each.
-const GATEWAYS: [(&str, &str); 4] = [
+const GATEWAYS: [(&str, &str); 6] = [
     ("traefik-real", "AGORA_TEST_REAL_GATEWAY_URL"),
     ("traefik-trivial", "AGORA_TEST_TRIVIAL_GATEWAY_URL"),
     ("traefik-open", "AGORA_TEST_OPEN_GATEWAY_URL"),
     (
         "traefik-trivial-open",
         "AGORA_TEST_TRIVIAL_OPEN_GATEWAY_URL",
+    ),
+    ("traefik-bounded", "AGORA_TEST_BOUNDED_GATEWAY_URL"),
+    (
+        "traefik-trivial-bounded",
+        "AGORA_TEST_TRIVIAL_BOUNDED_GATEWAY_URL",
     ),
 ];
 const GATEWAYS_WITHIN_SECONDS: u64 = 60;

@@ -1,14 +1,15 @@
 //! What the whole does of what its gateway could, and what the gateway's auth hop costs.
 //!
-//! `cargo xtask bench --only gateway` runs it. A protected GET goes through four gateways in turn: the same image, files and
-//! limits, with the auth hop and without it, before user-service and before trivial-service, which has nothing to do
-//! (`compose.bench.yaml`). The GET is `/users/me`: one row, by its primary key, which is the least that a protected
+//! `cargo xtask bench --only gateway` runs it. A protected GET goes through six gateways in turn: the same image and files,
+//! with the auth hop and without it, before user-service and before trivial-service, which has nothing to do; and with the
+//! hop once more, held to a fixed part of a processor (`compose.bench.yaml`). The GET is `/users/me`: one row, by its primary key, which is the least that a protected
 //! route of agora does. A closed model: so many connections, each with one request at a time, from one thread. Fails
 //! when less comes through than [`BAR`] says, and when anything but the account is answered.
 //!
 //! `AGORA_BENCH_ROUNDS` (5), `AGORA_BENCH_SECONDS` (6) an arm, and `AGORA_BENCH_CONNECTIONS` (32) change the size of a run.
 //! Left out: other machines. Client, gateway, services and database share this one's processors, so that whatever a service
-//! needs, the gateway doesn't get.
+//! needs, an unbounded gateway doesn't get: these arms show what the whole costs, and the bounded ones whether anybody but the
+//! gateway limits it.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that can't go on panics")]
 
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use client::{Customer, Load};
-use trivial_service::{ACCOUNT, Arm, BAR, Comparison, Run};
+use trivial_service::{ACCOUNT, ARMS, Arm, BAR, Comparison, Run};
 use usage::Usage;
 
 /// Before the clock runs: connections are made, and caches filled.
@@ -81,9 +82,9 @@ async fn measure(
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
         let mut turns = Arm::ALL;
-        // Over four rounds each is the first once.
+        // So that no arm is always the first, when the machine has just rested.
         turns.rotate_left((round - 1) % Arm::ALL.len());
-        let mut runs = [None; 4];
+        let mut runs = [None; ARMS];
         for arm in turns {
             let load = &loads[arm as usize];
             load.run(WARM_UP).await;
@@ -99,7 +100,7 @@ async fn measure(
         }
         measured.push(runs.map(Option::unwrap));
     }
-    let measured: Vec<[Run; 4]> = measured;
+    let measured: Vec<[Run; ARMS]> = measured;
     (Comparison::of(measured).expect("a round"), objections)
 }
 
@@ -110,6 +111,8 @@ fn address(arm: Arm) -> String {
         Arm::Trivial => "AGORA_TEST_TRIVIAL_GATEWAY_URL",
         Arm::RealOpen => "AGORA_TEST_OPEN_GATEWAY_URL",
         Arm::TrivialOpen => "AGORA_TEST_TRIVIAL_OPEN_GATEWAY_URL",
+        Arm::RealBounded => "AGORA_TEST_BOUNDED_GATEWAY_URL",
+        Arm::TrivialBounded => "AGORA_TEST_TRIVIAL_BOUNDED_GATEWAY_URL",
     };
     let url = std::env::var(variable).unwrap_or_else(|_| {
         panic!("{variable} is not set: run `cargo xtask bench --only gateway`")
