@@ -37,25 +37,28 @@ struct Operation {
 }
 
 impl Operation {
-    fn public_get(service: &'static str, path: String) -> Self {
-        Self {
+    /// What anybody may read, with its body and without.
+    fn readings(service: &'static str, path: &str) -> [Self; 2] {
+        ["GET", "HEAD"].map(|method| Self {
             service,
-            method: "GET".to_owned(),
-            path,
+            method: method.to_owned(),
+            path: path.to_owned(),
             by_token: false,
-        }
+        })
     }
 }
 
 /// All that the documents have, and the documents themselves with the pages to browse them.
 fn operations() -> Vec<Operation> {
-    let mut operations = vec![
-        Operation::public_get("user-service", "/docs".to_owned()),
-        Operation::public_get("user-service", "/docs/".to_owned()),
-    ];
+    let mut operations = Vec::new();
+    for path in ["/docs", "/docs/"] {
+        operations.extend(Operation::readings("user-service", path));
+    }
     for service in SERVICES {
-        let path = format!("/openapi/{service}.json");
-        operations.push(Operation::public_get(service, path));
+        operations.extend(Operation::readings(
+            service,
+            &format!("/openapi/{service}.json"),
+        ));
         operations.extend(documented(service));
     }
     operations
