@@ -91,6 +91,15 @@ impl<'a> Rolling<'a> {
         Ok(by_age(self.lab.containers_of(self.service)?))
     }
 
+    /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the order in
+    /// which they go. `containers` stand in the order of their age, the oldest first.
+    pub(crate) fn surplus(containers: &[Container], stay: usize) -> Vec<&Container> {
+        let mut leaving: Vec<_> = containers.iter().rev().collect();
+        leaving.sort_by_key(|container| container.is_healthy());
+        leaving.truncate(containers.len().saturating_sub(stay));
+        leaving
+    }
+
     /// Replaces one container. When the new one doesn't get healthy, or at Ctrl-C, nothing has changed; an old one that
     /// is leaving already leaves all the same.
     pub(crate) fn replace(&self, old: &Container) -> anyhow::Result<Replaced> {
@@ -123,7 +132,7 @@ impl<'a> Rolling<'a> {
         })
     }
 
-    /// The naive way: all containers are ended and made anew, all at once. Returns when all are healthy.
+    /// The naive way: all containers are ended and made anew, all at once. Returns when all are healthy; at Ctrl-C, too.
     pub(crate) fn replace_at_once(&self) -> anyhow::Result<Vec<Container>> {
         let count = self.containers()?.len();
         let within = HEALTHY_WITHIN.as_secs().to_string();
@@ -137,7 +146,8 @@ impl<'a> Rolling<'a> {
         let call = self
             .lab
             .compose_up(&self.settings, self.service, count, &options);
-        let output = call.output()?;
+        // Cut short, it would leave nobody to serve.
+        let output = to_the_end(|| call.output())?;
         let containers = self.containers()?;
         if output.status.success() {
             return Ok(containers);
@@ -383,6 +393,22 @@ mod tests {
             ids.map(|container| container.id.clone()).collect(),
             left_over.relied_on.map(|container| container.id.clone()),
         )
+    }
+
+    #[test]
+    fn who_does_not_serve_goes_before_the_youngest() {
+        let goes = |words: &[&str], stay| -> Vec<String> {
+            let containers = containers(words);
+            let surplus = Rolling::surplus(&containers, stay);
+            surplus
+                .iter()
+                .map(|container| container.id.clone())
+                .collect()
+        };
+        assert_eq!(goes(&["steady", "steady", "steady"], 1), ["2", "1"]);
+        assert_eq!(goes(&["stopped", "steady"], 1), ["0"]);
+        assert_eq!(goes(&["steady", "stopped", "steady"], 1), ["1", "2"]);
+        assert!(goes(&["stopped"], 2).is_empty());
     }
 
     fn removes<const N: usize>(ids: [&str; N]) -> (Vec<String>, Option<String>) {

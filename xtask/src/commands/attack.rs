@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     attacks::{Ending, Family, Finding},
-    engine,
+    engine::{self, Container},
     evaluation::faults,
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, table},
@@ -27,6 +27,8 @@ struct Report {
     families: Vec<Row>,
     /// Every attack that did not simply fail.
     not_held: Vec<NotHeld>,
+    /// Containers that no longer run as they did before: an attack whose connection just ends may have ended the gateway.
+    fallen: Vec<String>,
 }
 
 /// What became of a family's attacks.
@@ -58,7 +60,8 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         step.result(format!("{} attacks", findings.len()));
         Ok(findings)
     })?;
-    let report = judge(&findings);
+    let fallen = fallen(&containers, &engine::containers(project)?);
+    let report = judge(&findings, fallen);
     match options.format.format {
         Format::Json => print_json(&report)?,
         Format::Text => print!("{}", text(&report)),
@@ -66,8 +69,21 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     Ok(report.outcome)
 }
 
+/// The names of those that don't run any more, or were started again. Pure.
+fn fallen(before: &[Container], after: &[Container]) -> Vec<String> {
+    let runs_on = |container: &&Container| {
+        after.iter().any(|now| {
+            now.id == container.id
+                && now.started_at == container.started_at
+                && now.state == container.state
+        })
+    };
+    let fallen = before.iter().filter(|container| !runs_on(container));
+    fallen.map(engine::name).collect()
+}
+
 /// Whatever got in or broke something is a failure; silence and statuses that nobody foresaw show neither. Pure.
-fn judge(findings: &[Finding]) -> Report {
+fn judge(findings: &[Finding], fallen: Vec<String>) -> Report {
     let mut not_held = Vec::new();
     let mut families: Vec<Row> = Family::ALL
         .iter()
@@ -105,7 +121,7 @@ fn judge(findings: &[Finding]) -> Report {
         });
     }
     let any = |count: fn(&Row) -> usize| families.iter().any(|row| count(row) > 0);
-    let outcome = if any(|row| row.let_in + row.server_errors) {
+    let outcome = if any(|row| row.let_in + row.server_errors) || !fallen.is_empty() {
         Exit::Failed
     } else if any(|row| row.unforeseen) || findings.is_empty() {
         Exit::Inconclusive
@@ -116,6 +132,7 @@ fn judge(findings: &[Finding]) -> Report {
         outcome,
         families,
         not_held,
+        fallen,
     }
 }
 
@@ -149,6 +166,9 @@ fn text(report: &Report) -> String {
             finding.family, finding.tries, finding.why
         );
     }
+    for container in &report.fallen {
+        let _ = writeln!(text, "{container} ended, or was started again, meanwhile");
+    }
     let verdict = match report.outcome {
         Exit::Holds => format!("None of {tried} attacks got in, and none broke anything."),
         Exit::Inconclusive => {
@@ -176,7 +196,7 @@ mod tests {
     fn what_got_in_or_broke_something_fails_and_what_nobody_foresaw_shows_nothing() {
         let outcome = |endings: &[Ending]| {
             let findings: Vec<Finding> = endings.iter().cloned().map(finding).collect();
-            judge(&findings).outcome
+            judge(&findings, Vec::new()).outcome
         };
         let unforeseen = || Ending::Unforeseen("silence".to_owned());
         assert_eq!(outcome(&[Ending::Held]), Exit::Holds);
@@ -189,10 +209,34 @@ mod tests {
 
     #[test]
     fn the_text_counts_by_family_and_names_what_did_not_hold() {
-        let report = judge(&[finding(Ending::Held), finding(Ending::ServerError(502))]);
+        let findings = [finding(Ending::Held), finding(Ending::ServerError(502))];
+        let report = judge(&findings, Vec::new());
         let text = text(&report);
         assert!(text.contains("paths: it: answered 502"), "{text}");
         assert!(text.contains("does not hold"), "{text}");
         assert_eq!(report.families[2].tried, 2);
+    }
+
+    #[test]
+    fn a_gateway_that_fell_while_its_attackers_heard_nothing_does_not_hold() {
+        let traefik = |started: &str, status: &str| {
+            engine::inspected(&format!(
+                r#"{{"Id":"1","Image":"i","RestartCount":0,"Created":"2026-11-26T15:00:00Z",
+                "State":{{"Status":"{status}","StartedAt":"2026-11-26T15:00:{started}Z"}},
+                "Config":{{"Labels":{{"com.docker.compose.service":"traefik"}}}},
+                "HostConfig":{{"Memory":1}},"NetworkSettings":{{}}}}"#
+            ))
+        };
+        let before = [traefik("01", "running")];
+        assert!(fallen(&before, &[traefik("01", "running")]).is_empty());
+        for after in [
+            vec![traefik("09", "running")],
+            vec![traefik("01", "exited")],
+            Vec::new(),
+        ] {
+            assert_eq!(fallen(&before, &after).len(), 1);
+        }
+        let report = judge(&[finding(Ending::Held)], fallen(&before, &[]));
+        assert_eq!(report.outcome, Exit::Failed);
     }
 }

@@ -55,7 +55,7 @@ const SCENARIOS: [(&str, &str); 11] = [
     ),
     (
         "greedy",
-        "read the own account, half of it one user alone (open model)",
+        "read stock, four fifths of it one user alone (open model)",
     ),
 ];
 

@@ -16,11 +16,11 @@ use crate::{
 /// What `scale` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[command(
-    after_help = "More are started one by one, each healthy before the next one; fewer are stopped one by one, the \
-                        youngest first, each with its grace period. `cargo xtask up` keeps as many as there are; \
+    after_help = "More are started one by one, each healthy before the next one; fewer are stopped one by one, those \
+                        that don't serve and then the youngest first, each with its grace period. `cargo xtask up` keeps as many as there are; \
                         after `down` there is one of each again.\n\n\
-                        Exit codes: 0 there are as many, all healthy; 1 a new one did not get healthy, or one that \
-                        left did not end by itself."
+                        Exit codes: 0 there are as many, all healthy; 1 one is not healthy, or one that left \
+                        did not end by itself."
 )]
 pub(crate) struct Options {
     /// One of the shop's services
@@ -42,6 +42,8 @@ struct Report {
     mended: Vec<String>,
     before: usize,
     containers: usize,
+    /// Those of them that don't serve.
+    not_healthy: Vec<String>,
     /// Exit codes of those that left; `null` of one that didn't run.
     left: Vec<Option<i64>>,
 }
@@ -63,17 +65,26 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         })?;
     }
     let mut left: Vec<Left> = Vec::new();
-    for container in before.iter().skip(count).rev() {
+    for container in Rolling::surplus(&before, count) {
         let name = format!("stop {}", engine::name(container));
         left.push(progress.step(&name, |_| rolling.remove(container))?);
     }
-    let graceful = left.iter().all(Left::gracefully);
+    let now = rolling.containers()?;
+    let sick: Vec<_> = now
+        .iter()
+        .filter(|container| !container.is_healthy())
+        .collect();
+    let as_asked = sick.is_empty() && now.len() == count && left.iter().all(Left::gracefully);
     let report = Report {
-        outcome: if graceful { Exit::Holds } else { Exit::Failed },
+        outcome: if as_asked { Exit::Holds } else { Exit::Failed },
         service,
         mended,
         before: before.len(),
-        containers: rolling.containers()?.len(),
+        containers: now.len(),
+        not_healthy: sick
+            .iter()
+            .map(|container| engine::name(container))
+            .collect(),
         left: left.iter().map(|left| left.exit_code).collect(),
     };
     match options.format.format {
@@ -83,6 +94,13 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
                 "{service}: {} → {} containers.",
                 report.before, report.containers
             );
+            for container in sick {
+                println!(
+                    "{} is {}: `cargo xtask logs {service}` shows more, and `cargo xtask up` mends what is mended by a start.",
+                    engine::name(container),
+                    container.condition()
+                );
+            }
             left.iter().for_each(rolling::say_unless_graceful);
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     configuration,
     engine::{self, Container},
     env_file::{EnvFile, SECRETS_ID},
+    evaluation::under_way::Turn,
     extras, images,
     interrupt::Interrupted,
     outcome::{self, Exit},
@@ -54,6 +55,7 @@ pub(crate) fn bring_up(
     let off = patterns::off(&asked_for)?;
     patterns::check_figures(&asked_for)?;
     ports::require_numbers(&asked_for)?;
+    let _turn = Turn::take(project)?;
     let compose = progress.step("engine", |step| {
         let version = engine::version()?;
         let compose = Compose::find_or_fetch(project, step)?;

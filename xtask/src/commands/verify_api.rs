@@ -16,6 +16,7 @@ use crate::{
     attacks::Person,
     customers, engine, env_file,
     http::Client,
+    interrupt::Interrupted,
     outcome::{self, Exit},
     output::{Format, FormatOption, Progress, Step, print_json, table},
     process::Call,
@@ -48,7 +49,7 @@ const TOKEN: &str = "AGORA_API_TOKEN";
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// Made-up requests for each operation, at most, besides those for the edges of what its document allows
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     examples: u32,
     /// Makes up the requests of an earlier run [default: random, printed]
     #[arg(long, value_name = "N")]
@@ -295,7 +296,11 @@ impl Fuzz<'_> {
             .dir(self.folder)
             .limit(LIMIT);
         // It fails with what it found, which stands in its events.
-        let failed = call.logged(&log, |line| step.update(line)).err();
+        let failed = match call.logged(&log, |line| step.update(line)) {
+            // Whatever it has found until then is not all that there is.
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            result => result.err(),
+        };
         let run = fs::read_to_string(&events)
             .map_err(anyhow::Error::from)
             .and_then(|events| Run::read(&events));

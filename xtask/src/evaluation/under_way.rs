@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{outcome, project::Project};
 
-/// Whoever evaluates or heals a project's system, or replaces its containers, has it alone: a second one would take the
-/// first one's arm for what a killed evaluation left. Given back when it is dropped, and by the kernel when its process is killed.
+/// Whoever evaluates, heals or sets up a project's system, or replaces its containers, has it alone: a second one would take the
+/// first one's arm for what a killed evaluation left, or set the services up with keys that the first one has replaced. Given back when it is dropped, and by the kernel when its process is killed.
 #[derive(Debug)]
 pub(crate) struct Turn {
     _lock: File,
@@ -37,7 +37,7 @@ impl Turn {
         match lock.try_lock() {
             Ok(()) => Ok(Self { _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(outcome::unavailable(
-                "an evaluation, a healing, a rollout or a rotation of keys is under way in this system",
+                "an evaluation, a healing, an `up`, a rollout or a rotation of keys is under way in this system",
                 "wait for its end, or end it with Ctrl-C",
             )),
             Err(TryLockError::Error(error)) => {

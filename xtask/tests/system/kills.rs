@@ -109,7 +109,7 @@ const UNCHANGED_WITHIN: Duration = Duration::from_secs(120);
 #[test]
 fn two_thousand_orders_outlive_a_kill_of_everything_they_depend_on() {
     let system = System::take_turn();
-    let run = kill_everything(&system, 2_500);
+    let run = kill_each(&system, &VICTIMS, 2_500);
     let accepted = promised(&run.ledger()).len();
     assert!(accepted >= 2_000, "only {accepted} orders were accepted");
     reconcile(&system, &run.ledger());
@@ -118,10 +118,10 @@ fn two_thousand_orders_outlive_a_kill_of_everything_they_depend_on() {
 }
 
 #[test]
-fn without_the_outbox_the_same_run_loses_orders() {
+fn without_the_outbox_a_kill_of_the_broker_loses_orders() {
     let system = System::take_turn();
     let naive = system.without("OUTBOX");
-    let run = kill_everything(&system, 0);
+    let run = kill_each(&system, &["rabbitmq"], 0);
     let lost = undecided_for_good(&system);
     println!(
         "outbox off: of {} accepted orders, {lost} are never decided",
@@ -130,26 +130,6 @@ fn without_the_outbox_the_same_run_loses_orders() {
     drop(naive);
     settle_by_hand(&system);
     assert!(lost > 0);
-}
-
-#[test]
-fn without_retries_the_same_run_fills_the_dead_letter_queue() {
-    let system = System::take_turn();
-    let naive = system.without("RETRY");
-    kill_everything(&system, 0);
-    undecided_for_good(&system);
-    let verdict = system
-        .xtask(&["verify-dlq", "--format", "json"])
-        .expect_code(1)
-        .json();
-    println!(
-        "retry off: {} dead letters: {}",
-        verdict["total"], verdict["reasons"]
-    );
-    drop(naive);
-    // They are orders like any other: sent again, they are decided.
-    system.xtask(&["dlq", "replay", "--all"]).expect_code(0);
-    reconcile(&system, &[]);
 }
 
 /// How many orders are left when nothing moves any more.
@@ -165,9 +145,9 @@ fn undecided_for_good(system: &System) -> u64 {
     })
 }
 
-/// Puts load on the system, locks a table for longer than anybody waits, kills each part once, and goes on until
-/// there were so many orders; what the load generator saw.
-fn kill_everything(system: &System, orders: u64) -> Run {
+/// Puts load on the system, locks a table for longer than anybody waits, kills each of the victims once, and goes on
+/// until there were so many orders; what the load generator saw.
+fn kill_each(system: &System, victims: &[&str], orders: u64) -> Run {
     let before = placed_orders(system);
     let load = system.start_xtask(&[
         "load",
@@ -195,7 +175,7 @@ fn kill_everything(system: &System, orders: u64) -> Run {
     let lock = "BEGIN; LOCK TABLE stock IN ACCESS EXCLUSIVE MODE";
     let lock = format!("{lock}; SELECT pg_sleep({TABLE_LOCKED_SECONDS}); COMMIT");
     system.query("inventory", &lock);
-    for victim in VICTIMS {
+    for victim in victims {
         wait_for(placed_orders(system) + ORDERS_BETWEEN);
         let outage = system.kill(victim);
         wait::pause(OUTAGE);

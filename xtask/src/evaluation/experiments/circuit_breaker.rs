@@ -23,7 +23,7 @@ const PROMPT_MS: f64 = 500.0;
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "circuit_breaker",
     claim: "With the breaker, purchases go on while product-service hangs: at prices of a moment ago, without waiting for it, \
-            and at its own prices within 5 s of its return; the other routes notice nothing.",
+            and undisturbed from 5 s after its return on; the other routes notice nothing.",
     refuted_by: "more than 20 % of the purchases failing while it hangs, a median above 500 ms, one that takes longer than 3 s, \
                  another route that fails or whose p99 trebles, or no recovery within 5 s, with the breaker on",
     harm: "Without it every purchase waits two seconds for an answer that doesn't come, and fails.",

@@ -116,18 +116,22 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     let [off, on] = arms else {
         return inconclusive("there are no two arms".to_owned());
     };
-    let measured = |arm| Some((accepted_p99(arm)?, accepted_per_second(arm)?));
-    let (Some((off_ms, off_rate)), Some((on_ms, on_rate))) = (measured(off), measured(on)) else {
-        return inconclusive("no order was accepted while the database was starved".to_owned());
+    let (Some(off_rate), Some(on_rate)) = (accepted_per_second(off), accepted_per_second(on))
+    else {
+        return inconclusive("no order arrived while the database was starved".to_owned());
     };
-    if on_ms > PROMPT_MS {
-        let reason = format!("with it the p99 of accepted orders was {on_ms:.0} ms");
-        return (Outcome::Refuted, reason);
-    }
+    // First: where none was accepted there is no p99 either.
     if on_rate < off_rate * FLAT {
         let reason = format!(
             "with it {on_rate:.0} orders a second were accepted, and {off_rate:.0} without it"
         );
+        return (Outcome::Refuted, reason);
+    }
+    let (Some(off_ms), Some(on_ms)) = (accepted_p99(off), accepted_p99(on)) else {
+        return inconclusive("no order was accepted while the database was starved".to_owned());
+    };
+    if on_ms > PROMPT_MS {
+        let reason = format!("with it the p99 of accepted orders was {on_ms:.0} ms");
         return (Outcome::Refuted, reason);
     }
     let arrived = arrived_per_second(on).unwrap_or_default();
@@ -198,6 +202,11 @@ mod tests {
         expect(judged(off(), slow), Outcome::Refuted, "was 1600 ms");
         let few = arm("on", 270, 60, 300.0);
         expect(judged(off(), few), Outcome::Refuted, "60 orders a second");
+        let none = under("on", |number, _| {
+            let answers = [("503", 270)];
+            vec![second(number, ("POST", "/orders/", None), &answers, 3.0)]
+        });
+        expect(judged(off(), none), Outcome::Refuted, "with it 0 orders");
         let mut lossy = arm("on", 270, 85, 500.0);
         lossy.books.as_mut().unwrap().lost.push("one".to_owned());
         expect(judged(off(), lossy), Outcome::Refuted, "orders lost");
@@ -217,7 +226,7 @@ mod tests {
         expect(
             judged(withheld(off()), withheld(on())),
             Outcome::Inconclusive,
-            "no order was accepted while",
+            "no order arrived while",
         );
     }
 }
