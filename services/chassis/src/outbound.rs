@@ -69,7 +69,7 @@ pub enum CallError {
     /// No call was made.
     #[error("not asked: {0}")]
     Refused(Refusal),
-    /// The request had less time than such a call may take, and that was used up.
+    /// The request had less time than such a call may take, and that was used up; or too many such calls are under way.
     #[error("the request's time was used up")]
     OutOfTime,
     /// The call's last status.
@@ -143,7 +143,7 @@ impl Outbound {
         Self {
             guard: Some(Arc::new(Guard {
                 bulkhead: Semaphore::new(limits.concurrency),
-                haste: Semaphore::new(limits.concurrency.div_ceil(2)),
+                haste: Semaphore::new(limits.concurrency / 2),
                 breaker: Arc::new(breaker),
                 budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_PER_SECOND, BUDGET_SHARE),
             })),
@@ -220,12 +220,14 @@ impl Outbound {
             .breaker
             .admit(left)
             .ok_or_else(|| self.refuse(Refusal::Open))?;
-        let full = |_| self.refuse(Refusal::Bulkhead);
         let haste = guard.breaker.is_haste(left);
-        let _place_of_haste = haste
-            .then(|| guard.haste.try_acquire())
-            .transpose()
-            .map_err(full)?;
+        let place_of_haste = haste.then(|| guard.haste.try_acquire()).transpose();
+        let Ok(_place_of_haste) = place_of_haste else {
+            // The target may be well: it is the request that leaves too little time.
+            self.metrics.refused(Refusal::Bulkhead.name());
+            return Err(CallError::OutOfTime);
+        };
+        let full = |_| self.refuse(Refusal::Bulkhead);
         let _place = guard.bulkhead.try_acquire().map_err(full)?;
         let result = attempt(left).await;
         match result
@@ -508,7 +510,11 @@ mod tests {
         let storm = async {
             for _ in 0..40 {
                 let calls = [hasty(), hasty(), hasty(), hasty()];
-                futures_util::future::join_all(calls).await;
+                for refused in futures_util::future::join_all(calls).await {
+                    // Never as a full bulkhead is: that would speak against a target that may be well.
+                    let as_full = matches!(refused, Ok(Err(CallError::Refused(Refusal::Bulkhead))));
+                    assert!(!as_full, "{refused:?}");
+                }
             }
         };
         let patient = async {

@@ -107,7 +107,7 @@ impl CatalogConfig {
             )?,
             timeout,
             limits: Limits {
-                concurrency: env.number("CATALOG_CONCURRENCY", 16, 1..=256)? as usize,
+                concurrency: env.number("CATALOG_CONCURRENCY", 16, 2..=256)? as usize,
                 failures: env.number("CATALOG_BREAKER_FAILURES", 10, 1..=20)?,
                 open_for: env.millis("CATALOG_BREAKER_OPEN_MS", 1_000, 1..=60_000)?,
                 patience: timeout,

@@ -140,6 +140,8 @@ impl Tokens {
         // The algorithm is ours to say, never the token's.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
+        // Over at its `exp` and not a second after it, when nobody remembers any more that it was revoked.
+        validation.reject_tokens_expiring_in_less_than = 1;
         validation.set_issuer(&[&issuer]);
         validation.set_audience(&[&audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
@@ -228,6 +230,20 @@ mod tests {
         let keys = Keys::parse(keys).unwrap();
         let hour = Duration::from_secs(3600);
         Tokens::new(keys, "agora".to_owned(), "agora".to_owned(), hour)
+    }
+
+    #[test]
+    fn a_token_is_over_at_its_end() {
+        let keys = Keys::parse(&format!("a:{}", "ab".repeat(32))).unwrap();
+        let lasting =
+            |time| Tokens::new(keys.clone(), "agora".to_owned(), "agora".to_owned(), time);
+        let issue = |tokens: &Tokens| tokens.issue(UserId::generate(), "ada@example.com", 0);
+        let tokens = lasting(Duration::ZERO);
+        let token = issue(&tokens).unwrap();
+        assert!(matches!(tokens.verify(&token), Err(InvalidToken::Expired)));
+        let tokens = lasting(Duration::from_secs(60));
+        let token = issue(&tokens).unwrap();
+        assert!(tokens.verify(&token).is_ok());
     }
 
     #[test]
