@@ -132,22 +132,24 @@ impl<'a> Rolling<'a> {
         })
     }
 
-    /// The naive way: all containers are ended and made anew, all at once. Returns when all are healthy; at Ctrl-C, too.
+    /// The naive way: all containers are ended and made anew, all at once. Returns when all are healthy, at Ctrl-C
+    /// as well.
     pub(crate) fn replace_at_once(&self) -> anyhow::Result<Vec<Container>> {
         let count = self.containers()?.len();
         let within = HEALTHY_WITHIN.as_secs().to_string();
-        let options = [
-            "--detach",
-            "--force-recreate",
-            "--wait",
-            "--wait-timeout",
-            &within,
-        ];
-        let call = self
-            .lab
-            .compose_up(&self.settings, self.service, count, &options);
-        // Cut short, it would leave nobody to serve.
-        let output = to_the_end(|| call.output())?;
+        let healthy = ["--detach", "--wait", "--wait-timeout", &within];
+        let up = |options: &[&str]| {
+            self.lab
+                .compose_up(&self.settings, self.service, count, options)
+        };
+        let output = match up(&[&healthy[..], &["--force-recreate"]].concat()).output() {
+            Err(error) if error.is::<Interrupted>() => {
+                // Cut short, it has left nobody to serve.
+                interrupt::set_aside(|| up(&healthy).read())?;
+                return Err(error);
+            }
+            result => result?,
+        };
         let containers = self.containers()?;
         if output.status.success() {
             return Ok(containers);
