@@ -1,5 +1,5 @@
 //! Parts are killed under load and started again: everything comes back by itself, and every order that was
-//! promised is accounted for. With a pattern off the same run shows what the pattern is for.
+//! promised is accounted for. With a pattern off one of these kills shows what the pattern is for.
 
 use std::time::Duration;
 
@@ -130,6 +130,26 @@ fn without_the_outbox_a_kill_of_the_broker_loses_orders() {
     drop(naive);
     settle_by_hand(&system);
     assert!(lost > 0);
+}
+
+#[test]
+fn without_retries_a_locked_table_and_a_kill_fill_the_dead_letter_queue() {
+    let system = System::take_turn();
+    let naive = system.without("RETRY");
+    kill_each(&system, &["postgres"], 0);
+    undecided_for_good(&system);
+    let verdict = system
+        .xtask(&["verify-dlq", "--format", "json"])
+        .expect_code(1)
+        .json();
+    println!(
+        "retry off: {} dead letters: {}",
+        verdict["total"], verdict["reasons"]
+    );
+    drop(naive);
+    // They are orders like any other: sent again, they are decided.
+    system.xtask(&["dlq", "replay", "--all"]).expect_code(0);
+    reconcile(&system, &[]);
 }
 
 /// How many orders are left when nothing moves any more.

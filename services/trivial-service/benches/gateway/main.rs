@@ -2,7 +2,8 @@
 //!
 //! `cargo xtask bench --only gateway` runs it. A protected GET goes through six gateways in turn: the same image and files,
 //! with the auth hop and without it, before user-service and before trivial-service, which has nothing to do; and with the
-//! hop once more, held to a fixed part of a processor (`compose.bench.yaml`). The GET is `/users/me`: one row, by its primary key, which is the least that a protected
+//! hop once more, held to a fixed part of a processor (`compose.bench.yaml`). The GET is `/users/me`: one row, by its
+//! primary key, which is the least that a protected
 //! route of agora does. A closed model: so many connections, each with one request at a time, from one thread. Fails
 //! when less comes through than [`BAR`] says, and when anything but the account is answered.
 //!
