@@ -47,7 +47,7 @@ fn engine_failure(said: &str) -> anyhow::Error {
     let next_step = if said.contains("permission denied") {
         "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and log in again"
     } else {
-        "start Docker (`sudo systemctl start docker`, or Docker Desktop) and try again"
+        "`cargo xtask up` starts it where it may; `cargo xtask doctor` names the command otherwise"
     };
     outcome::unavailable(
         format!("the container engine doesn't answer: {said}"),

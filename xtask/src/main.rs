@@ -16,6 +16,7 @@ mod dashboards;
 mod dead_letters;
 mod durations;
 mod engine;
+mod engine_setup;
 mod env_file;
 mod evaluation;
 mod events_check;

@@ -1,5 +1,7 @@
 //! The binary from outside, where nothing runs: exit codes, errors with a next step, clean JSON.
 
+#[cfg(target_os = "linux")]
+mod engine;
 mod small_repository;
 
 use std::{

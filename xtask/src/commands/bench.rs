@@ -7,7 +7,10 @@
 use clap::ValueEnum;
 
 use crate::{
-    commands::test::{self, Variables},
+    commands::{
+        test::{self, Variables},
+        up::Consent,
+    },
     compose::Compose,
     engine,
     outcome::Exit,
@@ -38,6 +41,8 @@ pub(crate) struct Options {
     /// This part alone
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 /// What can be measured by itself.
@@ -90,7 +95,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         None | Some(Part::Gateway) => gateways(system, progress),
         Some(_) => Ok(Variables::new()),
     };
-    test::cargo_on_a_test_system(project, false, engine::direct_address, beside, cargo)
+    test::cargo_on_a_test_system(
+        project,
+        options.consent,
+        false,
+        engine::direct_address,
+        beside,
+        cargo,
+    )
 }
 
 /// Starts the gateways to compare with, and what is behind them; where they are.

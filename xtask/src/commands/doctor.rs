@@ -8,9 +8,10 @@ use crate::{
     binaries,
     compose::Compose,
     engine,
+    engine_setup::{self, INSTALL, Plan},
     env_file::EnvFile,
     images,
-    outcome::{Exit, Failure},
+    outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, table},
     ports,
     process::Call,
@@ -108,22 +109,12 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
 
 fn examine(project: &Project) -> anyhow::Result<Vec<Check>> {
     let mut checks = vec![toolchain(project), disk(project)];
-    match engine::version() {
-        Ok(version) => {
-            checks.push(engine_version(&version));
-            checks.extend(engine_resources());
-            checks.push(free_ports(project)?);
-        }
-        Err(error) => checks.push(match error.downcast_ref::<Failure>() {
-            Some(failure) => {
-                Check::missing("engine", failure.cause.clone(), failure.next_step.clone())
-            }
-            None => Check::missing(
-                "engine",
-                format!("{error:#}"),
-                "install Docker Engine 20.10 or newer",
-            ),
-        }),
+    let plan = engine_setup::plan(project)?;
+    let runs = matches!(plan, Plan::Running(_));
+    checks.push(engine(plan));
+    if runs {
+        checks.extend(engine_resources());
+        checks.push(free_ports(project)?);
     }
     let recipes = recipes();
     checks.push(compose(recipes.state == State::Ok)?);
@@ -171,6 +162,28 @@ fn disk(project: &Project) -> Check {
 /// The fourth column of the second line of `df -Pk`.
 fn free_kib(df: &str) -> Option<u64> {
     df.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()
+}
+
+/// The engine, or what `up` would do about one that doesn't answer.
+fn engine(plan: Plan) -> Check {
+    const WHAT: &str = "engine";
+    match plan {
+        Plan::Running(version) => engine_version(&version),
+        Plan::Start(starter) => Check::dispensable(
+            WHAT,
+            format!("doesn't run: `up` starts it (`{}`)", starter.command()),
+            starter.command(),
+        ),
+        Plan::Install(starter) => Check::dispensable(
+            WHAT,
+            format!(
+                "not installed: `up` installs it (`{INSTALL}`) and starts it (`{}`)",
+                starter.command()
+            ),
+            INSTALL,
+        ),
+        Plan::ByHand { cause, next_step } => Check::missing(WHAT, cause, next_step),
+    }
 }
 
 fn engine_version(version: &str) -> Check {

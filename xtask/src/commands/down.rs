@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{engine, interrupt, outcome::Exit, output::Progress, project::Project};
+use crate::{engine, engine_setup, interrupt, outcome::Exit, output::Progress, project::Project};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -12,12 +12,16 @@ pub(crate) struct Options {
     /// Delete all data as well: accounts, orders, messages, metrics
     #[arg(long)]
     volumes: bool,
+    /// Stop the container engine as well, if agora started it
+    #[arg(long)]
+    engine: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     engine::version()?;
-    Progress::new().step("down", |step| {
+    let progress = Progress::new();
+    progress.step("down", |step| {
         take_down(project, options.volumes)?;
         step.result(if options.volumes {
             "containers and data removed"
@@ -26,6 +30,9 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         });
         Ok(())
     })?;
+    if options.engine {
+        progress.step("container engine", engine_setup::stop)?;
+    }
     Ok(Exit::Holds)
 }
 

@@ -9,6 +9,7 @@ use crate::{
     binaries,
     commands::{down, up},
     engine::{self, Container},
+    engine_setup,
     env_file::EnvFile,
     outcome::Exit,
     output::Progress,
@@ -23,6 +24,8 @@ pub(crate) struct Options {
     /// Leave the test system running
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    consent: up::Consent,
     /// Passed on to `cargo test`, e.g. `-- --package order-service`
     #[arg(last = true)]
     cargo_args: Vec<String>,
@@ -40,7 +43,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         .chain(options.cargo_args.iter().map(String::as_str));
     // The published ports: tests stop containers and start them again.
     let nothing = |_: &Project, _: &Progress| Ok(Vec::new());
-    cargo_on_a_test_system(project, options.keep, engine::address, nothing, args)
+    cargo_on_a_test_system(
+        project,
+        options.consent,
+        options.keep,
+        engine::address,
+        nothing,
+        args,
+    )
 }
 
 /// Variables for cargo's environment.
@@ -53,6 +63,7 @@ pub(crate) type Address = fn(&[Container], &str, u16) -> anyhow::Result<String>;
 /// what else is needed in it, and says where that is.
 pub(crate) fn cargo_on_a_test_system<'a>(
     project: &Project,
+    consent: up::Consent,
     keep: bool,
     address: Address,
     beside: impl FnOnce(&Project, &Progress) -> anyhow::Result<Variables>,
@@ -60,6 +71,7 @@ pub(crate) fn cargo_on_a_test_system<'a>(
 ) -> anyhow::Result<Exit> {
     let system = project.for_tests();
     let progress = Progress::new();
+    engine_setup::provide(project, consent.yes, &progress)?;
     prepare_env_file(&system)?;
     let result = run_on(project, &system, address, beside, cargo_args, &progress);
     if keep {

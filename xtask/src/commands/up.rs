@@ -11,6 +11,7 @@ use crate::{
     compose::Compose,
     configuration,
     engine::{self, Container},
+    engine_setup,
     env_file::{EnvFile, SECRETS_ID},
     evaluation::under_way::Turn,
     extras, images,
@@ -34,6 +35,16 @@ pub(crate) struct Options {
     /// Where third-party images come from
     #[arg(long, value_enum, default_value_t)]
     images: images::Source,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+/// What a command that needs an engine may be told beforehand.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Consent {
+    /// Install a missing container engine without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Runs the command.
@@ -56,6 +67,7 @@ pub(crate) fn bring_up(
     patterns::check_figures(&asked_for)?;
     ports::require_numbers(&asked_for)?;
     let _turn = Turn::take(project)?;
+    engine_setup::provide(project, options.consent.yes, progress)?;
     let compose = progress.step("engine", |step| {
         let version = engine::version()?;
         let compose = Compose::find_or_fetch(project, step)?;

@@ -1,0 +1,254 @@
+//! The engine's set-up from outside, on machines whose engine is a script.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use super::stderr;
+
+/// A machine on which `docker` and `dockerd` are scripts, so that no test touches a real engine.
+struct Machine {
+    folder: tempfile::TempDir,
+    /// Its own, as a project's system is set up by one command at a time.
+    project: &'static str,
+}
+
+impl Machine {
+    /// With an engine that is installed and doesn't run.
+    fn with_stopped_engine(project: &'static str) -> Self {
+        let machine = Self::bare(project);
+        machine.install("docker");
+        machine.install("dockerd");
+        machine
+    }
+
+    /// Without an engine; `apt-get install` provides one.
+    fn bare(project: &'static str) -> Self {
+        let machine = Self {
+            project,
+            folder: tempfile::tempdir().unwrap(),
+        };
+        for folder in ["bin", "packages", "cache", "home"] {
+            fs::create_dir(machine.path(folder)).unwrap();
+        }
+        let up = machine.path("up").display().to_string();
+        let bin = machine.path("bin").display().to_string();
+        let packages = machine.path("packages").display().to_string();
+        machine.script(
+            "packages/docker",
+            &format!(
+                r#"case "$1" in --version) exit 0;; esac
+[ -e {up} ] || {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
+case "$1" in
+version) echo 99.1;;
+compose) echo 2.40.0;;
+ps) [ -z "$FAIL_AT_PS" ] || {{ echo "far enough" >&2; exit 1; }};;
+esac"#
+            ),
+        );
+        machine.script(
+            "packages/dockerd",
+            &format!(
+                r#"case "$1" in --version) exit 0;; esac
+trap 'rm -f {up}; exit 0' TERM
+touch {up}
+sleep 60 & wait"#
+            ),
+        );
+        // Where systemd is the init system it is asked to start the engine.
+        machine.script(
+            "bin/systemctl",
+            &format!(
+                r#"case "$1" in
+start) touch {up};;
+stop) rm -f {up};;
+show) [ ! -e {up} ] || echo 0123456789abcdef;;
+esac"#
+            ),
+        );
+        machine.script(
+            "bin/apt-get",
+            &format!(
+                r#"case "$1" in
+install) echo "$@" >> {packages}/log; cp {packages}/docker {packages}/dockerd {bin};;
+esac"#
+            ),
+        );
+        machine.script("bin/id", "echo 0");
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn script(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.path(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn install(&self, program: &str) {
+        fs::copy(
+            self.path("packages").join(program),
+            self.path("bin").join(program),
+        )
+        .unwrap();
+    }
+
+    /// Runs xtask on it. Everything that `up` does after its first question to the engine is left out.
+    fn xtask(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
+        // The basic tools, without an engine that this machine may really have.
+        let tools = self.path("tools");
+        if !tools.exists() {
+            fs::create_dir(&tools).unwrap();
+            for tool in [
+                "bash", "cat", "cp", "df", "kill", "rm", "setsid", "sh", "sleep", "touch",
+            ] {
+                let found = ["/usr/bin", "/bin"]
+                    .map(|folder| Path::new(folder).join(tool))
+                    .into_iter()
+                    .find(|path| path.exists());
+                std::os::unix::fs::symlink(found.expect(tool), tools.join(tool)).unwrap();
+            }
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command
+            .args(args)
+            .env_remove("DOCKER_HOST")
+            .env_remove("DOCKER_CONTEXT")
+            .env_remove("DOCKER_CONFIG")
+            .env_remove("AGORA_ENGINE_SETUP")
+            .env("HOME", self.path("home"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("AGORA_ENV_FILE", self.path(".env"))
+            .env("AGORA_PROJECT", self.project)
+            .env(
+                "PATH",
+                std::env::join_paths([self.path("bin"), tools]).unwrap(),
+            )
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .expect("failed to start xtask")
+    }
+
+    fn engine_runs(&self) -> bool {
+        self.path("up").exists()
+    }
+}
+
+#[test]
+fn an_engine_that_does_not_run_is_started_and_only_that_one_is_stopped() {
+    let machine = Machine::with_stopped_engine("agora-nobody-2");
+    let doctor = machine.xtask(&["doctor"], &[]);
+    assert!(
+        String::from_utf8_lossy(&doctor.stdout).contains("`up` starts it"),
+        "{doctor:?}"
+    );
+    assert!(!machine.engine_runs(), "doctor only looks");
+
+    let up = machine.xtask(&["up"], &[("FAIL_AT_PS", "1")]);
+    assert!(
+        stderr(&up).contains("✓ container engine: started"),
+        "{}",
+        stderr(&up)
+    );
+    assert!(stderr(&up).contains("far enough"), "{}", stderr(&up));
+    assert!(machine.engine_runs(), "it keeps running after `up`");
+    // Another `up` finds it running.
+    let again = machine.xtask(&["up"], &[("FAIL_AT_PS", "1")]);
+    assert!(
+        !stderr(&again).contains("container engine:"),
+        "{}",
+        stderr(&again)
+    );
+
+    let down = machine.xtask(&["down"], &[]);
+    assert_eq!(down.status.code(), Some(0), "{}", stderr(&down));
+    assert!(machine.engine_runs(), "`down` alone leaves it");
+    let down = machine.xtask(&["down", "--engine"], &[]);
+    assert_eq!(down.status.code(), Some(0), "{}", stderr(&down));
+    assert!(!machine.engine_runs(), "{}", stderr(&down));
+
+    // One that somebody else started.
+    fs::write(machine.path("up"), "").unwrap();
+    let down = machine.xtask(&["down", "--engine"], &[]);
+    assert_eq!(down.status.code(), Some(0), "{}", stderr(&down));
+    assert!(
+        stderr(&down).contains("not started by agora"),
+        "{}",
+        stderr(&down)
+    );
+    assert!(machine.engine_runs());
+}
+
+#[test]
+fn a_machine_without_an_engine_gets_one_where_it_may() {
+    let machine = Machine::bare("agora-nobody-1");
+    let up = machine.xtask(&["up"], &[("FAIL_AT_PS", "1")]);
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let is_debian = release
+        .lines()
+        .any(|line| ["ID=debian", "ID=ubuntu"].contains(&line.replace('"', "").as_str()));
+    if !is_debian {
+        assert_eq!(up.status.code(), Some(3), "{}", stderr(&up));
+        assert!(stderr(&up).contains("docs.docker.com"), "{}", stderr(&up));
+        return;
+    }
+    // It says so first, asks nobody without a terminal, and does both.
+    assert!(
+        stderr(&up).contains("no container engine is installed"),
+        "{}",
+        stderr(&up)
+    );
+    let installed = fs::read_to_string(machine.path("packages/log")).unwrap();
+    assert_eq!(installed.trim(), "install --yes docker.io");
+    assert!(machine.engine_runs(), "{}", stderr(&up));
+    machine.xtask(&["down", "--engine"], &[]);
+    assert!(!machine.engine_runs());
+}
+
+#[test]
+fn nothing_is_provided_where_the_user_forbade_it_or_chose_another_engine() {
+    let machine = Machine::with_stopped_engine("agora-nobody-3");
+    for (name, value, expected) in [
+        ("AGORA_ENGINE_SETUP", "never", "AGORA_ENGINE_SETUP=never"),
+        ("DOCKER_HOST", "tcp://127.0.0.1:1", "tcp://127.0.0.1:1"),
+        ("DOCKER_CONTEXT", "elsewhere", "DOCKER_CONTEXT=elsewhere"),
+    ] {
+        let up = machine.xtask(&["up"], &[(name, value)]);
+        assert_eq!(up.status.code(), Some(3), "{name}: {}", stderr(&up));
+        assert!(stderr(&up).contains(expected), "{name}: {}", stderr(&up));
+        assert!(!machine.engine_runs(), "{name}");
+    }
+    let typing_error = machine.xtask(&["up"], &[("AGORA_ENGINE_SETUP", "nevr")]);
+    assert_eq!(typing_error.status.code(), Some(2));
+    assert!(!machine.engine_runs());
+    let down = machine.xtask(&["down"], &[("AGORA_ENGINE_SETUP", "never")]);
+    assert_eq!(down.status.code(), Some(3), "{}", stderr(&down));
+}
+
+#[test]
+fn an_engine_that_ends_at_once_is_shown_with_the_end_of_its_log() {
+    let machine = Machine::with_stopped_engine("agora-nobody-4");
+    if Path::new("/run/systemd/system").is_dir() {
+        // systemd keeps the log there.
+        return;
+    }
+    machine.script(
+        "bin/dockerd",
+        r#"case "$1" in --version) exit 0;; esac
+echo "no space left on device"; exit 1"#,
+    );
+    let up = machine.xtask(&["up"], &[]);
+    assert_eq!(up.status.code(), Some(3), "{}", stderr(&up));
+    assert!(
+        stderr(&up).contains("no space left on device"),
+        "{}",
+        stderr(&up)
+    );
+}
