@@ -93,6 +93,12 @@ fn off_among<'a>(
     Ok(off)
 }
 
+/// Whether a pattern with this name, as the services call it, has a switch.
+#[cfg(test)]
+pub(crate) fn is_known(name: &str) -> bool {
+    NAMES.iter().any(|known| shown(known) == name)
+}
+
 /// The patterns that a container's environment, as `NAME=value`, turns off.
 pub(crate) fn off_in(environment: &[String]) -> Vec<String> {
     let off = environment.iter().filter_map(|variable| {

@@ -156,7 +156,7 @@ fn an_arm_that_broke_off_or_was_not_steady_decides_nothing() {
 #[test]
 fn consumers_that_gain_nothing_refute_competing_consumers() {
     let slow = |arm: &mut Value| divide(&mut arm["fault"]["in_force"]["decided"], 3);
-    tamper("competing_consumers", 2, slow, "refuted");
+    tamper("competing_consumers", 1, slow, "refuted");
 }
 
 #[test]
@@ -165,11 +165,23 @@ fn consumers_that_keep_up_with_the_load_decide_nothing() {
         divide(&mut arm["load"]["summary"]["orders"]["accepted"], 5);
         divide(&mut arm["fault"]["in_force"]["decided"], 3);
     };
-    tamper("competing_consumers", 2, little, "inconclusive");
+    tamper("competing_consumers", 1, little, "inconclusive");
 }
 
 fn divide(count: &mut Value, by: u64) {
     *count = (count.as_u64().expect("a count") / by).into();
+}
+
+#[test]
+fn requests_refused_without_the_outbox_are_harm_and_with_it_refute_it() {
+    let refuse = |arm: &mut Value| {
+        let summary = &mut arm["load"]["summary"];
+        summary["failed"] = summary["measured"].clone();
+        arm["books"]["promised"] = 0.into();
+        arm["books"]["lost"] = serde_json::json!([]);
+    };
+    tamper("outbox", 0, refuse, "upheld");
+    tamper("outbox", 1, refuse, "refuted");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What an experiment is: all of it said before anything runs. The order of the steps is the runner's.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     evidence::Arm,
@@ -21,6 +21,8 @@ pub(crate) struct Experiment {
     pub(crate) harm: &'static str,
     /// The configurations that are compared: without the pattern first.
     pub(crate) arms: &'static [ArmPlan],
+    /// Patterns that could hide or cause what is measured: off in every arm, so that only the pattern itself differs.
+    pub(crate) confounders: &'static [Confounder],
     pub(crate) load: LoadPlan,
     pub(crate) fault: FaultPlan,
     pub(crate) observed: Observed,
@@ -28,6 +30,15 @@ pub(crate) struct Experiment {
     pub(crate) figures: fn(&[Arm]) -> Vec<Figure>,
     /// The verdict and its reason, from arms that can be trusted. Pure.
     pub(crate) judge: fn(&[Arm]) -> (Outcome, String),
+}
+
+/// A pattern that an experiment is not about and that could change its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Confounder {
+    /// Its switch, as in `AGORA_PATTERN_<NAME>`.
+    pub(crate) pattern: &'static str,
+    /// What it would do to the result, as a sentence without its subject and its full stop: `refuses orders that …`.
+    pub(crate) effect: &'static str,
 }
 
 /// One configuration of the system.
@@ -45,6 +56,17 @@ pub(crate) struct ArmPlan {
 }
 
 impl ArmPlan {
+    /// Every switch that is off in this arm of an experiment.
+    pub(crate) fn off_in(&self, experiment: &Experiment) -> BTreeSet<&'static str> {
+        let confounders = experiment.confounders.iter();
+        let confounders = confounders.map(|confounder| confounder.pattern);
+        self.patterns_off
+            .iter()
+            .copied()
+            .chain(confounders)
+            .collect()
+    }
+
     /// The fault of this arm, if it has one.
     pub(crate) fn fault_of(&self, experiment: &Experiment) -> Option<FaultPlan> {
         let fault = match self.fault {

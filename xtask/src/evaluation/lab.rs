@@ -12,7 +12,10 @@ use std::{
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::{evidence::Configuration, experiment::ArmPlan};
+use super::{
+    evidence::Configuration,
+    experiment::{ArmPlan, Experiment},
+};
 use crate::{
     binaries, broker,
     compose::Compose,
@@ -73,14 +76,14 @@ impl Wanted {
     }
 
     /// As an arm is to be, on a system that was found like this.
-    pub(crate) fn by(plan: &ArmPlan, found: &Configuration) -> Self {
+    pub(crate) fn by(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Self {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut figures = found.figures.clone();
         figures.extend(plan.figures.iter().map(owned));
-        let patterns_off = plan.patterns_off.iter();
+        let patterns_off = plan.off_in(experiment).into_iter();
         let replicas = plan.replicas.iter();
         Self {
-            patterns_off: patterns_off.map(|pattern| (*pattern).to_owned()).collect(),
+            patterns_off: patterns_off.map(str::to_owned).collect(),
             replicas: replicas
                 .map(|(service, count)| ((*service).to_owned(), *count))
                 .collect(),

@@ -288,7 +288,7 @@ impl Runner<'_> {
             (Some(Sabotage::BreakPattern), [without, ..]) => without,
             _ => plan,
         };
-        let wanted = Wanted::by(configured, self.found);
+        let wanted = Wanted::by(experiment, configured, self.found);
         self.lab.configure(&wanted)?;
         arm.configuration = self.lab.configuration()?;
         anyhow::ensure!(

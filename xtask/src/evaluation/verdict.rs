@@ -2,11 +2,12 @@
 //!
 //! | verdict | when |
 //! |---|---|
-//! | inconclusive | an arm broke off, was not steady, never came to rest, or had much less load than another |
+//! | inconclusive | an arm broke off, was not steady, never came to rest, or was offered much less load than another |
 //! | refuted | no fault was injected on purpose (a control run), and with the pattern there is harm all the same: a false alarm |
 //! | inconclusive | a fault did not bite |
 //! | refuted | with the pattern, the harm is there that it should prevent |
 //! | inconclusive | without the pattern, there is no harm: the run shows no need for it |
+//! | inconclusive | the arm with the pattern had much less to lose than another |
 //! | upheld | harm without the pattern, none with it |
 //!
 //! In this order: what can't be trusted decides nothing, and a pattern that failed has failed, whatever the other arm
@@ -132,7 +133,8 @@ impl Figure {
 
 /// Judges a trial. Pure: the same evidence gives the same verdict.
 pub(crate) fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
-    let figures = (experiment.figures)(&trial.arms);
+    let mut figures = (experiment.figures)(&trial.arms);
+    figures.extend(load_figures(&trial.arms));
     let judged = || (experiment.judge)(&trial.arms);
     let (outcome, reason) = if let Some(reason) = unusable(experiment, trial) {
         (Outcome::Inconclusive, reason)
@@ -145,13 +147,29 @@ pub(crate) fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
             _ => (Outcome::Inconclusive, reason),
         }
     } else {
-        judged()
+        match (judged(), little_at_stake(&trial.arms)) {
+            ((Outcome::Upheld, _), Some(reason)) => (Outcome::Inconclusive, reason),
+            (judged, _) => judged,
+        }
     };
     Verdict {
         outcome,
         reason,
         figures,
     }
+}
+
+/// What every arm was offered, and how much of it was accepted.
+fn load_figures(arms: &[Arm]) -> [Figure; 2] {
+    let of = |name, count: fn(&Arm) -> u64| {
+        Figure::of(name, "", Better::Neither, arms, |arm| {
+            arm.load.as_ref().map(|_| count(arm) as f64)
+        })
+    };
+    [
+        of("requests offered", offered),
+        of("requests accepted", accepted),
+    ]
 }
 
 /// Whether the fault was withheld from every arm: then nothing may be seen, by a check that can be trusted.
@@ -176,12 +194,43 @@ fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
         .or_else(|| uneven(&trial.arms))
 }
 
-/// Arms are compared, so that they must have had about as much to lose.
+/// Arms are compared, so that they must have been offered about as much. What an arm made of it is its own result: one
+/// that refuses what another accepts did harm, which the experiment counts.
 fn uneven(arms: &[Arm]) -> Option<String> {
+    let most = arms.iter().max_by_key(|arm| offered(arm))?;
+    let least = arms.iter().min_by_key(|arm| offered(arm))?;
+    (offered(least) * 2 < offered(most)).then(|| {
+        format!(
+            "the arm `{}` was offered only {} requests, and the arm `{}` {}",
+            least.name,
+            offered(least),
+            most.name,
+            offered(most)
+        )
+    })
+}
+
+/// Requests that the load was to send in the measured part, those that it had no place for included.
+pub(crate) fn offered(arm: &Arm) -> u64 {
+    arm.load.as_ref().map_or(0, |load| {
+        load.summary.measured as u64 + load.summary.not_sent
+    })
+}
+
+/// Requests that were answered as their scenario wants it.
+pub(crate) fn accepted(arm: &Arm) -> u64 {
+    arm.load.as_ref().map_or(0, |load| {
+        (load.summary.measured as u64).saturating_sub(load.summary.failed as u64)
+    })
+}
+
+/// Why an arm with the pattern can't show that it prevents harm: it had less than half as much to lose as another arm.
+fn little_at_stake(arms: &[Arm]) -> Option<String> {
     let most = arms.iter().max_by_key(|arm| at_stake(arm).0)?;
-    let least = arms.iter().min_by_key(|arm| at_stake(arm).0)?;
-    let ((few, what), (many, _)) = (at_stake(least), at_stake(most));
-    (few * 2 < many).then(|| {
+    let (many, _) = at_stake(most);
+    let least = arms.iter().skip(1).min_by_key(|arm| at_stake(arm).0)?;
+    let (few, what) = at_stake(least);
+    (few == 0 || few * 2 < many).then(|| {
         format!(
             "in the arm `{}` only {few} {what}, and {many} in the arm `{}`",
             least.name, most.name
@@ -242,9 +291,6 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
         .is_none_or(|load| load.summary.measured == 0)
     {
         return Some(format!("in the arm `{name}` there was no load"));
-    }
-    if at_stake(arm).0 == 0 {
-        return Some(format!("in the arm `{name}` no order was accepted"));
     }
     if arm.settled_after_ms.is_none() {
         return Some(format!(
@@ -328,4 +374,100 @@ pub(crate) fn harm_without_none_with(
         Outcome::Upheld,
         format!("without it {}; with it none", suffered.join(", ")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::{experiments, report::tests::Sketch};
+
+    /// A trial of `outbox` whose arms were offered 560 requests each, except for what `change` does to them.
+    fn judged(change: impl Fn(&mut Arm, &mut Arm)) -> Verdict {
+        let mut off = Sketch::arm("off").build();
+        off.books.as_mut().unwrap().lost = vec!["one".to_owned()];
+        let mut on = Sketch::arm("on").build();
+        change(&mut off, &mut on);
+        let trial = Trial {
+            experiment: "outbox".to_owned(),
+            repetition: 1,
+            seed: 1,
+            arms: vec![off, on],
+        };
+        judge(experiments::find("outbox").unwrap(), &trial)
+    }
+
+    /// Refuses three of four requests.
+    fn refuse(arm: &mut Arm) {
+        let summary = &mut arm.load.as_mut().unwrap().summary;
+        summary.failed = summary.measured * 3 / 4;
+        let books = arm.books.as_mut().unwrap();
+        books.promised /= 4;
+    }
+
+    #[test]
+    fn requests_that_only_the_arm_without_the_pattern_refuses_are_harm() {
+        let verdict = judged(|off, _| refuse(off));
+        assert_eq!(verdict.outcome, Outcome::Upheld, "{}", verdict.reason);
+        assert!(
+            verdict.reason.contains("requests failed"),
+            "{}",
+            verdict.reason
+        );
+        // Also where nothing was lost, as nothing was accepted.
+        let verdict = judged(|off, _| {
+            refuse(off);
+            let books = off.books.as_mut().unwrap();
+            books.promised = 0;
+            books.lost.clear();
+        });
+        assert_eq!(verdict.outcome, Outcome::Upheld, "{}", verdict.reason);
+    }
+
+    #[test]
+    fn requests_that_the_arm_with_the_pattern_refuses_refute_it() {
+        let verdict = judged(|_, on| refuse(on));
+        assert_eq!(verdict.outcome, Outcome::Refuted, "{}", verdict.reason);
+    }
+
+    #[test]
+    fn an_arm_with_the_pattern_that_had_little_to_lose_does_not_uphold_it() {
+        for promised in [0, 10] {
+            let verdict = judged(|_, on| on.books.as_mut().unwrap().promised = promised);
+            assert_eq!(verdict.outcome, Outcome::Inconclusive, "{}", verdict.reason);
+            assert!(
+                verdict.reason.contains("orders were accepted"),
+                "{}",
+                verdict.reason
+            );
+        }
+    }
+
+    #[test]
+    fn arms_that_were_not_offered_the_same_are_not_compared() {
+        let verdict = judged(|off, _| {
+            off.load.as_mut().unwrap().summary.measured /= 4;
+        });
+        assert_eq!(verdict.outcome, Outcome::Inconclusive);
+        assert!(
+            verdict.reason.contains("was offered only"),
+            "{}",
+            verdict.reason
+        );
+    }
+
+    #[test]
+    fn every_verdict_shows_what_was_offered_and_accepted() {
+        let verdict = judged(|off, _| refuse(off));
+        let values = |name: &str| -> Vec<Option<f64>> {
+            let figure = verdict.figures.iter().find(|figure| figure.name == name);
+            figure
+                .unwrap()
+                .values
+                .iter()
+                .map(|value| value.value)
+                .collect()
+        };
+        assert_eq!(values("requests offered"), [Some(560.0), Some(560.0)]);
+        assert_eq!(values("requests accepted"), [Some(140.0), Some(560.0)]);
+    }
 }

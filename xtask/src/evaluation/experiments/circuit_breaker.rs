@@ -28,6 +28,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  another route that fails or whose p99 trebles, or no recovery within 5 s, with the breaker on",
     harm: "Without it every purchase waits two seconds for an answer that doesn't come, and fails.",
     arms: &[without(&["circuit_breaker"]), ON],
+    confounders: &[],
     load: LoadPlan {
         scenario: "edge",
         model: Model::Open {

@@ -10,8 +10,11 @@ use crate::evaluation::{
     verdict::{Better, Figure, Outcome},
 };
 
-/// How much faster each doubling must be, at least. Not twice: consumers wait for each other's rows, as batches of
+/// How much faster two must be than one, at least. Not twice: consumers wait for each other's rows, as batches of
 /// orders for a hundred products have most of them in common. Arms that are alike differ by less.
+///
+/// Four are not claimed to be faster than two: where the whole system shares two cores, a consumer that isn't scheduled
+/// keeps the rows that the other three wait for. Whether they are takes a core for each consumer beside the system's own.
 const GAIN: f64 = 1.15;
 /// Consumers that decide this part of what arrives keep up: nobody can be faster than they are.
 const KEEPING_UP: f64 = 0.9;
@@ -19,16 +22,15 @@ const KEEPING_UP: f64 = 0.9;
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "competing_consumers",
     claim: "Consumers that share a queue share its work: with each of them held to the same part of a core, two \
-            decide more orders a second than one, and four more than two, and no order is decided twice.",
-    refuted_by: "two or four consumers that are less than 1.15 times as fast as half as many, or a book that doesn't \
-                 balance",
+            decide more orders a second than one, and no order is decided twice.",
+    refuted_by: "two consumers that are less than 1.15 times as fast as one, or a book that doesn't balance",
     harm: "One consumer alone is as fast as its own processor: orders come faster than it decides them, and the rest \
            wait.",
     arms: &[
         consumers("1", &[]),
         consumers("2", &[("inventory-service", 2)]),
-        consumers("4", &[("inventory-service", 4)]),
     ],
+    confounders: &[],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {
@@ -133,7 +135,7 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
         (
             Outcome::Refuted,
             format!(
-                "each doubling should bring {GAIN} times the speed; consumers and orders decided a second: {}",
+                "two should be at least {GAIN} times as fast as one; consumers and orders decided a second: {}",
                 said.join(", ")
             ),
         )

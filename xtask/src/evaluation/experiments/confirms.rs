@@ -21,6 +21,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without them an event counts as published once it is written to the socket; the broker drops what it \
            can't route.",
     arms: &[without(&["confirms"]), ON],
+    confounders: &[],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

@@ -21,6 +21,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it an unreadable message is tried again and again and keeps its place: as many of them as the \
            consumer handles at once stop the queue for good.",
     arms: &[without(&["dead_letter"]), ON],
+    confounders: &[],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

@@ -8,7 +8,7 @@ use super::{
     context, without,
 };
 use crate::evaluation::{
-    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Better, Figure},
 };
@@ -23,14 +23,11 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a purchase that takes longer than 3 s, another route that fails or whose p99 trebles, or no recovery within \
                  5 s, with the deadline on",
     harm: "Without it purchases hang until their request's own limit of 10 s, or until product-service is back.",
-    // Neither has the breaker, which would spare most requests the wait.
-    arms: &[
-        without(&["circuit_breaker", "deadline"]),
-        ArmPlan {
-            patterns_off: &["circuit_breaker"],
-            ..ON
-        },
-    ],
+    arms: &[without(&["deadline"]), ON],
+    confounders: &[Confounder {
+        pattern: "circuit_breaker",
+        effect: "spares most requests the wait",
+    }],
     load: LoadPlan {
         scenario: "edge",
         model: Model::Open {

@@ -23,6 +23,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "an attack that got in, or that was answered with a 5xx that HTTP itself doesn't ask for, with it on",
     harm: "Without it services believe what a client writes: whoever names a user's id is that user.",
     arms: &[without(&["forward_auth"]), ON],
+    confounders: &[],
     // The price: the same protected read, with and without the question before it.
     load: LoadPlan {
         scenario: "protected",

@@ -33,6 +33,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             fault: ArmFault::AsPlanned,
         },
     ],
+    confounders: &[],
     load: LoadPlan {
         scenario: "order",
         // Requests are under way at every moment; those that fail are counted, so that no stall can hide.

@@ -20,6 +20,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "an order that takes its stock twice, or books that don't add up, with the inbox on",
     harm: "Without it whatever arrives is applied, and at-least-once delivery means that some of it arrives twice.",
     arms: &[without(&["inbox"]), ON],
+    confounders: &[],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

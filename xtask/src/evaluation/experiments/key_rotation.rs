@@ -32,6 +32,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             ..ON
         },
     ],
+    confounders: &[],
     // Tokens from before, and some that are made meanwhile.
     load: LoadPlan {
         scenario: "session",

@@ -36,6 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it every order is worked on at once: each waits for a connection behind all the others, for seconds, whether it \
            gets one in the end or not.",
     arms: &[without(&["load_shedding"]), ON],
+    confounders: &[],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

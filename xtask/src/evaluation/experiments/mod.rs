@@ -195,6 +195,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::patterns;
 
     #[test]
     fn every_experiment_has_a_name_of_its_own_and_says_what_it_is_about() {
@@ -203,6 +204,20 @@ mod tests {
             assert_eq!(same.count(), 1, "{}", experiment.name);
             assert!(experiment.arms.len() >= 2, "{}", experiment.name);
             assert!(!experiment.claim.is_empty() && !experiment.refuted_by.is_empty());
+            for confounder in experiment.confounders {
+                assert!(
+                    patterns::is_known(confounder.pattern),
+                    "{}",
+                    experiment.name
+                );
+                let mut arms = experiment.arms.iter();
+                assert!(
+                    arms.all(|arm| !arm.patterns_off.contains(&confounder.pattern)),
+                    "{}: {} can't be both",
+                    experiment.name,
+                    confounder.pattern
+                );
+            }
             let ends = experiment.fault.after + experiment.fault.lasts;
             assert!(ends < experiment.load.run_time, "{}", experiment.name);
 

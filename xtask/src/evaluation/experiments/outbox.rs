@@ -2,23 +2,28 @@
 
 use std::time::Duration;
 
-use super::{ON, WRONG_BOOKS, figures, lost, without};
+use super::{ON, WRONG_BOOKS, failed_requests, figures, lost, without};
 use crate::evaluation::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [Count; 1] = [("orders lost", lost)];
+/// An order that was refused without the pattern and taken with it is harm as well.
+const HARMS: [Count; 2] = [("orders lost", lost), ("requests failed", failed_requests)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "outbox",
-    claim: "With the outbox, every order that a client was promised comes to its end, although the broker is killed \
-            while orders are placed.",
-    refuted_by: "a promised order that never ends, or one that takes its stock twice, with the outbox on",
+    claim: "With the outbox, orders are accepted and every accepted one comes to its end, although the broker is killed \
+            while they are placed.",
+    refuted_by: "a failed request, an accepted order that never ends, or one that takes its stock twice, with the outbox on",
     harm: "Without it the order is committed first and published then: what can't be published is lost, and the \
            client has its 202.",
     arms: &[without(&["outbox"]), ON],
+    confounders: &[Confounder {
+        pattern: "load_shedding",
+        effect: "refuses orders while requests that publish by themselves wait for the broker, which leaves fewer to lose",
+    }],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

@@ -43,6 +43,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             ..ON
         },
     ],
+    confounders: &[],
     load: LoadPlan {
         scenario: "greedy",
         model: Model::Open {

@@ -36,6 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a dead letter, or an order that is not decided, with retries on",
     harm: "Without them the first failure is final: the order's event is dead, and the order waits for a person.",
     arms: &[without(&["retry"]), ON],
+    confounders: &[],
     load: LOAD,
     fault: FAULT,
     observed: Observed::Books,

@@ -32,6 +32,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             ..ON
         },
     ],
+    confounders: &[],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

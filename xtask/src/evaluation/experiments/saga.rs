@@ -24,6 +24,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it an order is confirmed as soon as it is taken and cancelled as soon as it is asked for; nobody \
            waits for the stock, and nobody gives it back.",
     arms: &[without(&["saga"]), ON],
+    confounders: &[],
     load: LoadPlan {
         scenario: "change-of-mind",
         model: Model::Open {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{ON, WRONG_BOOKS, failed_requests, figures, telemetry, without};
 use crate::evaluation::{
     evidence::Arm,
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Better, Count, Figure, Outcome, harm_without_none_with},
 };
@@ -25,6 +25,10 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it whoever ends a span waits for the store: the threads that should answer requests stand still, \
            and clients get no answer in time.",
     arms: &[without(&["async_export"]), ON],
+    confounders: &[Confounder {
+        pattern: "load_shedding",
+        effect: "refuses requests while those that wait for the trace store keep their places",
+    }],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

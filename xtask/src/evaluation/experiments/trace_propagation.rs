@@ -17,6 +17,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it each side of a message starts a trace of its own: a trace ends where the message is sent, and \
            nothing leads to what became of it.",
     arms: &[without(&["trace_propagation"]), ON],
+    confounders: &[],
     load: retry::LOAD,
     // Retries are where a context is lost most easily.
     fault: retry::FAULT,

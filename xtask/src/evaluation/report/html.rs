@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{
     charts::{self, Clock, Scales},
+    list,
     numbers::{self, NONE},
     terminal::mark,
 };
@@ -123,6 +124,7 @@ struct ExperimentView<'a> {
     harm: &'static str,
     reason: &'a str,
     arms: Vec<String>,
+    confounders: Vec<String>,
     headlines: Vec<Headline<'a>>,
     figures: Vec<FigureView<'a>>,
     /// Heads the column of effects.
@@ -315,6 +317,7 @@ impl<'a> ExperimentView<'a> {
             claim: &experiment.claim,
             refuted_by: &experiment.refuted_by,
             harm: plan.map_or("", |plan| plan.harm),
+            confounders: plan.map_or_else(Vec::new, list::confounders),
             reason: &experiment.reason,
             against: match arms.as_slice() {
                 [from, .., to] => format!("{to} against {from}"),

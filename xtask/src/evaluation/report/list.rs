@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     load: String,
     fault: String,
     arms: Vec<String>,
+    /// Patterns that are off in every arm, and why.
+    confounders: Vec<String>,
     /// What the verdict rests on.
     counts: Vec<String>,
 }
@@ -34,6 +36,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         load: load(&experiment.load),
         fault: fault(&experiment.fault),
         arms: experiment.arms.iter().map(arm).collect(),
+        confounders: confounders(experiment),
         counts: (experiment.figures)(&[])
             .into_iter()
             .filter(|figure| figure.decisive)
@@ -54,9 +57,12 @@ pub(crate) fn print() {
             ("load", &entry.load),
             ("fault", &entry.fault),
             ("arms", &entry.arms.join("; ")),
+            ("confounder", &entry.confounders.join("; ")),
             ("counts", &entry.counts.join(", ")),
         ] {
-            println!("{}", paragraph(what, text));
+            if !text.is_empty() {
+                println!("{}", paragraph(what, text));
+            }
         }
         println!();
     }
@@ -121,6 +127,18 @@ fn fault(plan: &FaultPlan) -> String {
         spell(plan.after),
         spell(FaultPlan::JITTER),
     )
+}
+
+/// `load_shedding, off in every arm: it refuses orders that …`
+pub(crate) fn confounders(experiment: &Experiment) -> Vec<String> {
+    let confounders = experiment.confounders.iter();
+    let said = confounders.map(|confounder| {
+        format!(
+            "{}, off in every arm: it {}",
+            confounder.pattern, confounder.effect
+        )
+    });
+    said.collect()
 }
 
 /// `off: without outbox`, `2: inventory-service ×2`, `on: everything as shipped`.
