@@ -11,7 +11,9 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 images_dir=$root/images
 log_dir=$root/target/agora/images
-read -ra compose <<<"${AGORA_COMPOSE:-docker compose}"
+compose=("${AGORA_COMPOSE:-docker compose}")
+# words, where it isn't the path of a program, in which a space may be
+[[ -x ${compose[0]} ]] || read -ra compose <<<"${compose[0]}"
 image_timeout_seconds=900
 
 # What the recipe gives today, for people who read `docker images`; the hash decides.

@@ -59,6 +59,11 @@ pub const DELIVERY_LIMIT: i64 = 20;
 /// The largest event that a consumer reads, in bytes; a larger one is dead at once.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
 
+/// How a service says that the broker has a queue or an exchange that was declared differently. An operator has to decide,
+/// and `cargo xtask up` finds it by these words.
+pub const OTHER_ARGUMENTS: &str =
+    "is in the broker with other arguments than this version declares";
+
 /// One stream of events: an exchange and its queue, the retry tiers and the dead-letter queue beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topology {

@@ -15,6 +15,10 @@ use crate::{
 
 /// The Debian package and suite that hold Compose V2 as one static binary.
 const DEBIAN_PACKAGE: [&str; 2] = ["docker-compose", "forky"];
+/// Empty, and there on every system that has an engine.
+const NO_ENV_FILE: &str = "/dev/null";
+/// Of Compose's own variables those that may come from outside: how many calls of the engine it makes at a time.
+const HARMLESS: [&str; 1] = ["COMPOSE_PARALLEL_LIMIT"];
 const HOW_TO_GET_IT: &str = "install Docker Compose V2 as https://docs.docker.com/compose/install/ describes, then run this again";
 
 /// A Compose V2 that answers.
@@ -90,10 +94,14 @@ impl Compose {
         self.command.join(" ")
     }
 
+    /// A call of it that nothing but its arguments decides.
+    pub(crate) fn command(&self) -> Call {
+        by_its_arguments_alone(&self.command)
+    }
+
     /// A call that reads one file and does nothing with it; a syntax error names line and cause.
     pub(crate) fn read_alone(&self, file: &Path) -> Call {
-        Call::new(&self.command[0])
-            .args(&self.command[1..])
+        self.command()
             .args(["--project-name", "check"])
             .args([Path::new("--file"), file])
             .args(["config", "--no-interpolate", "--quiet"])
@@ -130,25 +138,46 @@ impl Compose {
         settings: &Settings,
         args: impl IntoIterator<Item = &'a str>,
     ) -> Call {
-        let mut call = Call::new(&self.command[0])
-            .args(&self.command[1..])
+        let mut call = self
+            .command()
             .args(["--project-name", &project.name])
             .args([Path::new("--project-directory"), &project.root])
-            .args([Path::new("--env-file"), &project.env_file])
+            // The settings are in its environment. What else .env says is for people who call compose by hand.
+            .args(["--env-file", NO_ENV_FILE])
             .env("AGORA_BIN_DIR", project.binaries());
         // What this process has and the settings don't isn't meant for this project: compose would take it.
-        let foreign = std::env::vars_os()
-            .map(|(name, _)| name)
-            .filter(|name| name.to_string_lossy().starts_with("AGORA_"));
-        call = foreign.fold(call, Call::env_remove);
+        call = without_own(call, |name| name.starts_with("AGORA_"));
         for file in &project.compose_files {
             call = call.args([Path::new("--file"), &project.root.join(file)]);
         }
-        for (name, value) in settings.iter().filter(|(name, _)| *name != "AGORA_BIN_DIR") {
-            call = call.env(name, value);
+        for (name, value) in settings.iter() {
+            if name != "AGORA_BIN_DIR" && !commands_compose(name) {
+                call = call.env(name, value);
+            }
         }
         call.args(args)
     }
+}
+
+/// Whether a variable decides what Compose does: its files, profiles, project, …
+fn commands_compose(name: &str) -> bool {
+    name.starts_with("COMPOSE_") && !HARMLESS.contains(&name)
+}
+
+/// Keeps from a call what this process's own environment would have Compose do.
+pub(crate) fn unmoved_from_outside(call: Call) -> Call {
+    without_own(call, commands_compose)
+}
+
+fn by_its_arguments_alone(command: &[String]) -> Call {
+    unmoved_from_outside(Call::new(&command[0]).args(&command[1..]))
+}
+
+/// Without the variables of this process's own that are meant.
+fn without_own(call: Call, meant: impl Fn(&str) -> bool) -> Call {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    let meant = names.filter(|name| meant(&name.to_string_lossy()));
+    meant.fold(call, Call::env_remove)
 }
 
 fn cached_binary() -> anyhow::Result<PathBuf> {
@@ -161,9 +190,7 @@ fn path_text(path: &Path) -> String {
 
 /// The version, if the command is there and is V2 or newer.
 fn version_of(command: &[String]) -> Option<String> {
-    let call = Call::new(&command[0])
-        .args(&command[1..])
-        .args(["version", "--short"]);
+    let call = by_its_arguments_alone(command).args(["version", "--short"]);
     let version = call.limit(Duration::from_secs(15)).read().ok()?;
     let version = version.trim().trim_start_matches('v').to_owned();
     is_usable(&version).then_some(version)
@@ -181,6 +208,39 @@ fn is_usable(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_commands_compose_does_not_come_from_outside() {
+        for name in ["COMPOSE_PROFILES", "COMPOSE_FILE", "COMPOSE_ENV_FILES"] {
+            assert!(commands_compose(name), "{name}");
+        }
+        for name in ["COMPOSE_PARALLEL_LIMIT", "DOCKER_HOST", "AGORA_HTTP_PORT"] {
+            assert!(!commands_compose(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_commands_compose_does_not_come_from_the_env_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let env_file = folder.path().join(".env");
+        let text = "COMPOSE_PROFILES=tools\nCOMPOSE_PARALLEL_LIMIT=2\nAGORA_HTTP_PORT=81 # mine\n";
+        fs::write(&env_file, text).unwrap();
+        let project = Project::discover().unwrap().with_env_file(env_file.clone());
+        // Shows what it is given, in place of a Compose.
+        let shows = Compose {
+            command: ["sh", "-c", "echo \"$@\"; env", "sh"]
+                .map(str::to_owned)
+                .to_vec(),
+            version: "2".to_owned(),
+        };
+        let settings = project.for_tests().with_env_file(env_file.clone());
+        let settings = settings.settings().unwrap();
+        let given = shows.call(&project, &settings, ["ps"]).read().unwrap();
+        assert!(!given.contains("COMPOSE_PROFILES"), "{given}");
+        assert!(!given.contains(&*env_file.to_string_lossy()), "{given}");
+        assert!(given.contains("\nCOMPOSE_PARALLEL_LIMIT=2\n"), "{given}");
+        assert!(given.contains("\nAGORA_HTTP_PORT=81\n"), "{given}");
+    }
 
     #[test]
     fn compose_v1_is_refused() {

@@ -24,8 +24,16 @@ use crate::{
     project::Project,
 };
 
-/// How many messages of a queue are looked at; the count is exact beyond that.
+/// How many messages of a queue are looked at, at most; the count is exact beyond that.
 pub(crate) const READ_LIMIT: usize = 1_000;
+/// How many bytes of bodies are looked at, where a queue has more. The broker cuts a body only after it has loaded it, and
+/// has all of them in memory at once: a thousand of the largest messages are more than its container has, and the kernel
+/// ends it.
+pub(crate) const READ_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// How many messages of such a queue are looked at first, and how many more at a time: nobody knows the size of what comes
+/// next, and a message may have a MiB.
+const FIRST_READ: usize = 8;
+const MOST_READ_MORE: usize = 128;
 /// How old the broker's statistics of a queue may be.
 pub(crate) const STATISTICS_LAG: Duration = Duration::from_secs(5);
 /// How many letters a verdict shows.
@@ -124,7 +132,7 @@ impl Reader {
     pub(crate) fn waiting(&self) -> anyhow::Result<usize> {
         let counts = live_queues()
             .into_iter()
-            .map(|queue| self.statistics(&queue));
+            .map(|queue| Ok(self.statistics(&queue)?.messages));
         counts.sum()
     }
 
@@ -133,27 +141,46 @@ impl Reader {
         let tiers = topology::ALL
             .into_iter()
             .flat_map(|stream| RETRY_TIERS.map(|tier| stream.retry_queue(tier)));
-        tiers.map(|queue| self.statistics(&queue)).sum()
+        tiers
+            .map(|queue| Ok(self.statistics(&queue)?.messages))
+            .sum()
     }
 
-    fn statistics(&self, queue: &str) -> anyhow::Result<usize> {
-        #[derive(Deserialize)]
-        struct Statistics {
-            // Absent until the first statistics of a new queue.
-            #[serde(default)]
-            messages: usize,
-        }
+    fn statistics(&self, queue: &str) -> anyhow::Result<Statistics> {
         let answer = self
             .client
             .get(&format!("/api/queues/%2F/{queue}"), &[], &[])?;
         match answer.status {
-            200 => Ok(answer.json::<Statistics>()?.messages),
+            200 => answer.json(),
             _ => Err(unreadable(queue, &answer)),
         }
     }
 
-    /// Looks at the first messages of a queue and puts them back.
+    /// Looks at the first messages of a queue and puts them back: at `limit` of them, or at those that come before
+    /// [`READ_LIMIT_BYTES`].
     pub(crate) fn read(
+        &self,
+        queue: &str,
+        limit: usize,
+        payload_limit_bytes: usize,
+    ) -> anyhow::Result<QueueContent> {
+        if limit <= FIRST_READ || self.statistics(queue)?.message_bytes <= READ_LIMIT_BYTES {
+            return self.look(queue, limit, payload_limit_bytes);
+        }
+        let mut asked = FIRST_READ;
+        let mut content = self.look(queue, asked, payload_limit_bytes)?;
+        // What one look puts back may be on its way when the next one counts.
+        let count = content.count;
+        while let Some(next) = next_look(&content, asked, limit) {
+            asked = next;
+            content = self.look(queue, asked, payload_limit_bytes)?;
+            content.count = content.count.max(count);
+        }
+        Ok(content)
+    }
+
+    /// Looks at so many, whatever they weigh.
+    fn look(
         &self,
         queue: &str,
         limit: usize,
@@ -170,6 +197,32 @@ impl Reader {
             _ => Err(unreadable(queue, &answer)),
         }
     }
+}
+
+/// How many to look at instead of those `asked` for; `None` where that was enough.
+fn next_look(content: &QueueContent, asked: usize, limit: usize) -> Option<usize> {
+    let seen = content.letters.len();
+    if seen < asked || seen >= content.count {
+        return None;
+    }
+    let sizes = content.letters.iter().map(|letter| letter.payload_bytes);
+    let largest = sizes.clone().max().unwrap_or_default().max(1);
+    let room = READ_LIMIT_BYTES.saturating_sub(sizes.sum()) / largest;
+    let more = seen
+        .clamp(FIRST_READ, MOST_READ_MORE)
+        .min(room)
+        .min(limit.saturating_sub(seen));
+    (more > 0).then_some(seen + more)
+}
+
+/// What the broker's statistics say of a queue.
+#[derive(Debug, Deserialize)]
+struct Statistics {
+    // Absent until the first statistics of a new queue.
+    #[serde(default)]
+    messages: usize,
+    #[serde(default)]
+    message_bytes: usize,
 }
 
 fn unreadable(queue: &str, answer: &Answer) -> anyhow::Error {
@@ -332,6 +385,65 @@ mod tests {
         "message_count":11,"payload":"nope","payload_encoding":"string","properties":{"message_id":"m-1",
         "headers":{"x-agora-reason":"unreadable","x-agora-error":"expected value","x-agora-attempts":1,
         "x-agora-routing-key":"agora.order.placed.v1","x-agora-failed-at":"2026-11-22T10:00:00Z"}}}]"#;
+
+    /// What [`Reader::read`] asks for, one look after the other, of a large queue with messages of these sizes.
+    fn looks(sizes: &[usize], limit: usize) -> Vec<usize> {
+        let look = |count: usize| {
+            let read = sizes.iter().take(count).zip((0..sizes.len()).rev());
+            let read = read.map(|(size, left)| {
+                let message = json!({ "routing_key": "k", "message_count": left, "payload": "",
+                    "payload_bytes": size, "properties": [] });
+                serde_json::from_value(message).unwrap()
+            });
+            content("q", read.collect())
+        };
+        let mut looks = vec![FIRST_READ];
+        while let Some(next) = {
+            let asked = *looks.last().unwrap();
+            next_look(&look(asked), asked, limit)
+        } {
+            looks.push(next);
+        }
+        looks
+    }
+
+    const KIB: usize = 1024;
+    const MIB: usize = 1024 * KIB;
+
+    #[test]
+    fn many_small_letters_are_read_in_few_looks() {
+        let looks = looks(&[KIB; 90_000], READ_LIMIT);
+        assert_eq!(looks.last(), Some(&READ_LIMIT));
+        assert!(looks.len() < 15, "{looks:?}");
+    }
+
+    #[test]
+    fn no_look_asks_the_broker_for_more_than_it_has_room_for() {
+        let large = looks(&[MIB; 1_000], READ_LIMIT);
+        assert_eq!(large, [8, 16]);
+        // Whatever comes first: what is not known yet is bounded by its number.
+        for small_first in [1, 100, 500, 900] {
+            let sizes = [vec![KIB; small_first], vec![MIB; 1_000]].concat();
+            for look in looks(&sizes, READ_LIMIT) {
+                let bytes: usize = sizes[..look].iter().sum();
+                let bound = READ_LIMIT_BYTES + MOST_READ_MORE * MIB;
+                assert!(bytes <= bound, "{small_first}: {look} letters");
+            }
+        }
+    }
+
+    #[test]
+    fn a_look_ends_with_the_queue_or_with_what_was_asked_for() {
+        assert_eq!(looks(&[], READ_LIMIT), [8]);
+        assert_eq!(looks(&[KIB; 3], READ_LIMIT), [8]);
+        assert_eq!(looks(&[KIB; 12], READ_LIMIT), [8, 16]);
+        assert_eq!(looks(&[KIB; 100], 20), [8, 16, 20]);
+        // Some are on their way back from the look before.
+        assert_eq!(
+            next_look(&content("q", messages(OURS)), 8, READ_LIMIT),
+            None
+        );
+    }
 
     #[test]
     fn the_count_is_exact_beyond_what_was_read() {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::{
     outcome, patterns,
     process::Call,
-    project::{PORTS, Project, PublishedPort},
+    project::{PORTS, Project, PublishedPort, TOOLS},
     signing_keys,
 };
 
@@ -123,6 +123,11 @@ impl Container {
                 .health
                 .as_deref()
                 .is_none_or(|health| health == "healthy")
+    }
+
+    /// Part of a command, and not of the system.
+    fn is_tool(&self) -> bool {
+        self.one_off || TOOLS.contains(&self.service.as_str())
     }
 
     /// State and health in a few words.
@@ -262,10 +267,10 @@ pub(crate) fn inspected(text: &str) -> Container {
 }
 
 /// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or
-/// left behind when it was killed.
+/// left behind when it was killed or started by hand.
 pub(crate) fn containers(project: &Project) -> anyhow::Result<Vec<Container>> {
     let mut containers = every_container(project)?;
-    containers.retain(|container| !container.one_off);
+    containers.retain(|container| !container.is_tool());
     Ok(containers)
 }
 
@@ -519,6 +524,19 @@ mod tests {
         let tool = INSPECTED.replace(r#""Labels":{"#, label);
         let tool: Container = serde_json::from_str::<Inspected>(&tool).unwrap().into();
         assert!(tool.one_off);
+    }
+
+    #[test]
+    fn a_tool_is_no_part_of_the_system_however_it_was_started() {
+        let inspected = |labels: &str| {
+            let text = INSPECTED.replace(r#""com.docker.compose.service":"traefik""#, labels);
+            inspected(&text)
+        };
+        assert!(!traefik().is_tool());
+        assert!(inspected(r#""com.docker.compose.service":"dead-letters""#).is_tool());
+        let one_off =
+            r#""com.docker.compose.service":"traefik","com.docker.compose.oneoff":"True""#;
+        assert!(inspected(one_off).is_tool());
     }
 
     #[test]

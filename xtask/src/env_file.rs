@@ -3,6 +3,8 @@
 //! The file is made on the first `up` with mode 0600 and never replaced, only completed. Lines that
 //! people added stay as they are.
 
+mod syntax;
+
 use std::{
     fs::{self, OpenOptions, Permissions},
     io::{Read, Write},
@@ -12,6 +14,7 @@ use std::{
 
 use anyhow::Context;
 
+use self::syntax::{Piece, SyntaxError};
 use crate::{outcome, signing_keys::SigningKeys};
 
 /// Names the secrets that the volumes were made with.
@@ -35,11 +38,11 @@ const STORED_SECRETS: [&str; 6] = [
 
 const MODE: u32 = 0o600;
 
-/// The lines of an env file.
+/// An env file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EnvFile {
     path: PathBuf,
-    lines: Vec<String>,
+    pieces: Vec<Piece>,
 }
 
 impl EnvFile {
@@ -52,19 +55,17 @@ impl EnvFile {
                 return Err(error).with_context(|| format!("failed to read {}", path.display()));
             }
         };
-        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        for (number, line) in lines.iter().enumerate() {
-            if !is_ignored(line) && parse_line(line).is_none() {
-                return Err(outcome::usage(
-                    format!("{}:{}: not `NAME=value`", path.display(), number + 1),
-                    "correct the line or remove it",
-                ));
-            }
+        let outside = |name: &str| std::env::var(name).ok();
+        match syntax::parse(&text, outside) {
+            Ok(pieces) => Ok(Self {
+                path: path.to_owned(),
+                pieces,
+            }),
+            Err(SyntaxError { line, cause }) => Err(outcome::usage(
+                format!("{}:{line}: {cause}", path.display()),
+                "correct the line or remove it",
+            )),
         }
-        Ok(Self {
-            path: path.to_owned(),
-            lines,
-        })
     }
 
     /// The value of a variable; the last line wins, as in compose.
@@ -77,19 +78,19 @@ impl EnvFile {
 
     /// All variables in the file's order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.lines.iter().filter_map(|line| parse_line(line))
+        self.pieces.iter().filter_map(|piece| {
+            let (name, value) = piece.entry.as_ref()?;
+            Some((name.as_str(), value.as_str()))
+        })
     }
 
-    /// Sets a variable, in place where it stands already.
+    /// Sets a variable, in place where it stands already; a line that gives it this value stays as it is.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        let line = format!("{name}={value}");
-        let stands = self
-            .lines
-            .iter()
-            .rposition(|old| parse_line(old).is_some_and(|(key, _)| key == name));
-        match stands {
-            Some(position) => self.lines[position] = line,
-            None => self.lines.push(line),
+        let sets = |piece: &Piece| piece.entry.as_ref().is_some_and(|(key, _)| key == name);
+        match self.pieces.iter().rposition(sets) {
+            Some(_) if self.get(name) == Some(value) => {}
+            Some(position) => self.pieces[position] = syntax::assign(name, value),
+            None => self.pieces.push(syntax::assign(name, value)),
         }
     }
 
@@ -98,10 +99,12 @@ impl EnvFile {
     /// A new secret of the database or the broker comes with a new [`SECRETS_ID`], so that volumes made
     /// with the old one are noticed.
     pub(crate) fn complete(&mut self, defaults: &[(&str, &str)]) -> anyhow::Result<()> {
-        if self.lines.is_empty() {
-            self.lines.push(
-                "# Made by `cargo xtask up`. Holds secrets: not for the repository.".to_owned(),
-            );
+        if self.pieces.is_empty() {
+            self.pieces.push(Piece {
+                text: "# Made by `cargo xtask up`. Holds secrets: not for the repository."
+                    .to_owned(),
+                entry: None,
+            });
         }
         for (name, value) in defaults {
             if self.get(name).is_none() {
@@ -126,7 +129,12 @@ impl EnvFile {
 
     /// Writes the file in one piece, readable for its owner alone; nothing happens when it stands so already.
     pub(crate) fn save(&self) -> anyhow::Result<()> {
-        let text = self.lines.join("\n") + "\n";
+        let pieces: Vec<&str> = self
+            .pieces
+            .iter()
+            .map(|piece| piece.text.as_str())
+            .collect();
+        let text = pieces.join("\n") + "\n";
         if fs::read_to_string(&self.path).is_ok_and(|old| old == text) {
             return self.protect();
         }
@@ -174,33 +182,6 @@ pub(crate) fn random_hex(bytes: usize) -> anyhow::Result<String> {
 /// Bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn is_ignored(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line.starts_with('#')
-}
-
-fn parse_line(line: &str) -> Option<(&str, &str)> {
-    if is_ignored(line) {
-        return None;
-    }
-    let (name, value) = line.split_once('=')?;
-    let name = name.trim().trim_start_matches("export ").trim();
-    let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    valid.then(|| (name, unquote(value.trim())))
-}
-
-fn unquote(value: &str) -> &str {
-    for quote in ['"', '\''] {
-        if let Some(inner) = value
-            .strip_prefix(quote)
-            .and_then(|rest| rest.strip_suffix(quote))
-        {
-            return inner;
-        }
-    }
-    value
 }
 
 #[cfg(test)]
@@ -279,8 +260,8 @@ mod tests {
         let mut env = EnvFile::read(&folder.path().join(".env")).unwrap();
         env.complete(&[]).unwrap();
         let id = env.get(SECRETS_ID).unwrap().to_owned();
-        env.lines
-            .retain(|line| !line.starts_with("AGORA_ORDER_DB_PASSWORD"));
+        env.pieces
+            .retain(|piece| !piece.text.starts_with("AGORA_ORDER_DB_PASSWORD"));
         env.complete(&[]).unwrap();
         assert_ne!(env.get(SECRETS_ID).unwrap(), id);
     }
@@ -294,6 +275,19 @@ mod tests {
         assert_eq!(
             fs::metadata(&env.path).unwrap().permissions().mode() & 0o777,
             0o600
+        );
+    }
+
+    #[test]
+    fn a_comment_behind_a_value_is_no_part_of_it_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut env = file(&folder, "AGORA_HTTP_PORT=8081 # mine\n");
+        assert_eq!(env.get("AGORA_HTTP_PORT"), Some("8081"));
+        env.set("AGORA_HTTP_PORT", "8081");
+        env.save().unwrap();
+        assert_eq!(
+            fs::read_to_string(&env.path).unwrap(),
+            "AGORA_HTTP_PORT=8081 # mine\n"
         );
     }
 

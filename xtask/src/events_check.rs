@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use load_record::{CancellationEntry, LedgerEntry};
 
-use crate::metrics_check::{Finding, Row};
+use crate::metrics_check::{Cause, Finding, Row};
 
 /// Publishes into `order_events` and consumes `inventory_events`.
 pub(crate) const ORDERS: &str = "order-service";
@@ -406,22 +406,27 @@ impl<'a> Line<'a> {
 
     fn finding(&self) -> Finding {
         if self.disturbed {
-            return Finding::Unsettled(
-                "messages of before were still on their way when the run began".to_owned(),
+            return Finding::unsettled(
+                Cause::EarlierMessages,
+                "messages of before were still on their way when the run began",
             );
         }
         if self.counted == self.expected {
             return Finding::Equal;
         }
         if self.observed.restarted.contains(self.job) {
-            return Finding::Unsettled(format!(
-                "{} restarted meanwhile or is gone, and its counters with it",
-                self.job
-            ));
+            return Finding::unsettled(
+                Cause::Restarted(self.job.to_owned()),
+                format!(
+                    "{} restarted meanwhile or is gone, and its counters with it",
+                    self.job
+                ),
+            );
         }
         if !self.observed.at_rest {
-            return Finding::Unsettled(
-                "messages were still on their way, or others' were".to_owned(),
+            return Finding::unsettled(
+                Cause::NotAtRest,
+                "messages were still on their way, or others' were",
             );
         }
         if self.counted < self.expected {
@@ -434,11 +439,12 @@ impl<'a> Line<'a> {
         let surplus = self.counted - self.expected;
         match explanation(surplus, &self.more) {
             Some(why) => Finding::Explained(why),
-            None if self.surplus() <= self.others => Finding::Unsettled(format!(
-                "{surplus} more than the run caused: other traffic in its time"
-            )),
+            None if self.surplus() <= self.others => Finding::unsettled(
+                Cause::OtherTraffic,
+                format!("{surplus} more than the run caused: other traffic in its time"),
+            ),
             None => match self.twice {
-                Some(why) => Finding::Unsettled(format!("{surplus} more: {why}")),
+                Some(why) => Finding::unsettled(Cause::InboxOff, format!("{surplus} more: {why}")),
                 None => Finding::Differs(format!("{surplus} more than the run caused")),
             },
         }
@@ -740,8 +746,9 @@ mod tests {
         assert_eq!(verdict(&promises(), &observed), Exit::Inconclusive);
         assert_eq!(
             finding(&observed, "order_events: events applied"),
-            Finding::Unsettled(
-                "messages of before were still on their way when the run began".to_owned()
+            Finding::unsettled(
+                Cause::EarlierMessages,
+                "messages of before were still on their way when the run began"
             )
         );
         // Requests were counted as they came.

@@ -5,8 +5,14 @@ use std::{collections::BTreeMap, env, thread, time::Duration};
 use clap::ValueEnum;
 
 use crate::{
-    compose::Compose, engine, env_file::EnvFile, interrupt::Interrupted, outcome, output::Step,
-    process::Call, project::Project,
+    compose::{self, Compose},
+    engine,
+    env_file::EnvFile,
+    interrupt::Interrupted,
+    outcome,
+    output::Step,
+    process::Call,
+    project::Project,
 };
 
 /// The image that shows whether a registry answers at all.
@@ -246,10 +252,11 @@ fn build(project: &Project, compose: &Compose, step: &Step) -> anyhow::Result<Re
 }
 
 fn build_script(project: &Project, compose: &Compose) -> Call {
-    Call::new("bash")
+    let script = Call::new("bash")
         .args([project.root.join("images/build.sh")])
         .dir(&project.root)
-        .env("AGORA_COMPOSE", compose.command_line())
+        .env("AGORA_COMPOSE", compose.command_line());
+    compose::unmoved_from_outside(script)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod http;
 mod images;
 mod interrupt;
 mod jaeger;
+mod known_causes;
 mod load_runs;
 mod logql;
 mod metrics_check;

@@ -3,7 +3,10 @@
 //! Pure: counts in, findings out. A difference is either explained (by what the generator itself saw),
 //! unsettled (something beyond the run touched the counters), or it is a difference.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use load_record::RequestCount;
 use serde::Serialize;
@@ -123,12 +126,86 @@ pub(crate) enum Finding {
     /// They differ, and the run itself says why.
     Explained(String),
     /// They differ, and something beyond the run touched the counters.
-    Unsettled(String),
+    Unsettled(Unsettled),
     /// They differ.
     Differs(String),
 }
 
+/// Why nothing can be said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub(crate) struct Unsettled {
+    /// In words, with the numbers of its row.
+    pub(crate) why: String,
+    /// What a better run has to do without.
+    pub(crate) cause: Cause,
+}
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl From<Unsettled> for String {
+    fn from(unsettled: Unsettled) -> Self {
+        unsettled.why
+    }
+}
+
+/// What touched the counters beyond the run, or kept them from being the run's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cause {
+    /// A job's counters began anew. It makes rows of other jobs look like other causes: it comes first.
+    Restarted(String),
+    /// Messages of before were on their way when the run began.
+    EarlierMessages,
+    /// Messages were on their way for longer after the run than anybody waits.
+    NotAtRest,
+    /// What came twice was applied twice.
+    InboxOff,
+    /// Others used the system.
+    OtherTraffic,
+    /// There is no counter, or nothing that it can be held against.
+    NothingToCompare,
+}
+
+impl Cause {
+    /// The cause, and what to do about it.
+    pub(crate) fn advice(&self) -> String {
+        match self {
+            Self::Restarted(job) => format!(
+                "{job} restarted meanwhile or is gone: make another run in which it doesn't; `cargo xtask status` \
+                 shows what runs"
+            ),
+            Self::EarlierMessages => "messages of before were on their way when the run began: make another run once \
+                                      `cargo xtask verify-dlq --settled` holds"
+                .to_owned(),
+            Self::NotAtRest => "messages were still on their way long after the run: make another run with less load, \
+                                once `cargo xtask verify-dlq --settled` holds"
+                .to_owned(),
+            Self::InboxOff => "the inbox is off, so that what came twice was applied twice: make another run with \
+                               the pattern on"
+                .to_owned(),
+            Self::OtherTraffic => {
+                "others used the system meanwhile: make another run while nobody else does".to_owned()
+            }
+            Self::NothingToCompare => {
+                "there is nothing to compare: `cargo xtask status` shows what runs".to_owned()
+            }
+        }
+    }
+}
+
 impl Finding {
+    /// Nothing can be said, for this cause.
+    pub(crate) fn unsettled(cause: Cause, why: impl Into<String>) -> Self {
+        Self::Unsettled(Unsettled {
+            why: why.into(),
+            cause,
+        })
+    }
+
     /// What it means for the command as a whole.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -232,9 +309,10 @@ fn gateway_rows(run: &Run, observed: &Observed) -> Vec<(GatewayKey, Row)> {
             Some(surplus) if surplus <= run.unanswered(&key.router, &key.method) => {
                 unanswered(surplus)
             }
-            Some(surplus) => Finding::Unsettled(format!(
-                "{surplus} more than the run sent: other traffic in its time"
-            )),
+            Some(surplus) => Finding::unsettled(
+                Cause::OtherTraffic,
+                format!("{surplus} more than the run sent: other traffic in its time"),
+            ),
             None => Finding::Differs(format!(
                 "{} answers that the gateway did not count",
                 sent - counted
@@ -284,9 +362,10 @@ fn service_rows(
             Some(0) => Finding::Equal,
             _ if observed.restarted.contains(&key.job) => restarted(&key.job),
             Some(surplus) if surplus <= run.unanswered(router, &key.method) => unanswered(surplus),
-            Some(surplus) if surplus <= others => Finding::Unsettled(format!(
-                "{surplus} more than the run sent; the gateway saw them too"
-            )),
+            Some(surplus) if surplus <= others => Finding::unsettled(
+                Cause::OtherTraffic,
+                format!("{surplus} more than the run sent; the gateway saw them too"),
+            ),
             Some(surplus) => {
                 Finding::Differs(format!("{surplus} more than came through the gateway"))
             }
@@ -347,9 +426,10 @@ fn verify_row(run: &Run, observed: &Observed, gateway_surplus: u64) -> Row {
         Some(0) => Finding::Equal,
         _ if observed.restarted.contains(job) => restarted(job),
         Some(surplus) if surplus <= no_answer => unanswered(surplus),
-        Some(surplus) if surplus <= gateway_surplus + no_answer => Finding::Unsettled(format!(
-            "{surplus} more than the run sent; the gateway saw them too"
-        )),
+        Some(surplus) if surplus <= gateway_surplus + no_answer => Finding::unsettled(
+            Cause::OtherTraffic,
+            format!("{surplus} more than the run sent; the gateway saw them too"),
+        ),
         Some(surplus) => Finding::Differs(format!(
             "asked {surplus} times more than protected requests came"
         )),
@@ -371,9 +451,10 @@ fn verify_row(run: &Run, observed: &Observed, gateway_surplus: u64) -> Row {
 }
 
 fn restarted(job: &str) -> Finding {
-    Finding::Unsettled(format!(
-        "{job} restarted during the run or is gone, and its counters with it"
-    ))
+    Finding::unsettled(
+        Cause::Restarted(job.to_owned()),
+        format!("{job} restarted during the run or is gone, and its counters with it"),
+    )
 }
 
 fn unanswered(count: u64) -> Finding {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::metrics_check::Finding;
+use crate::metrics_check::{Cause, Finding};
 
 /// Spans, by the counters of those who send them and of the store that takes them in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -45,14 +45,16 @@ impl SpanCounts {
 /// Compares what was sent with what was stored. Of the gateway so many spans were seen in traces: they are stored, too.
 pub(crate) fn compare(counts: &SpanCounts, gateway_spans_seen: usize) -> Finding {
     if !counts.counted {
-        return Finding::Unsettled("Prometheus has no counter of spans".to_owned());
+        return Finding::unsettled(
+            Cause::NothingToCompare,
+            "Prometheus has no counter of spans",
+        );
     }
     if !counts.restarted.is_empty() {
         let who: Vec<&str> = counts.restarted.iter().map(String::as_str).collect();
-        return Finding::Unsettled(format!(
-            "{} restarted meanwhile or is gone, and the counters with it",
-            who.join(", ")
-        ));
+        let who = who.join(", ");
+        let why = format!("{who} restarted meanwhile or is gone, and the counters with it");
+        return Finding::unsettled(Cause::Restarted(who), why);
     }
     match counts.rest() {
         None => Finding::Differs(format!(
@@ -65,13 +67,17 @@ pub(crate) fn compare(counts: &SpanCounts, gateway_spans_seen: usize) -> Finding
         )),
         Some(0) if counts.gateway_requests == 0 => Finding::Equal,
         // Its traces are looked at one by one; perhaps it samples none.
-        Some(0) => Finding::Unsettled(format!(
-            "none of the {} requests at the gateway left a span of its own",
-            counts.gateway_requests
-        )),
-        Some(rest) if counts.gateway_requests == 0 => Finding::Unsettled(format!(
-            "{rest} more than the services sent, and no request at the gateway"
-        )),
+        Some(0) => Finding::unsettled(
+            Cause::NothingToCompare,
+            format!(
+                "none of the {} requests at the gateway left a span of its own",
+                counts.gateway_requests
+            ),
+        ),
+        Some(rest) if counts.gateway_requests == 0 => Finding::unsettled(
+            Cause::OtherTraffic,
+            format!("{rest} more than the services sent, and no request at the gateway"),
+        ),
         Some(rest) => Finding::Explained(format!(
             "{rest} of the gateway, which doesn't count them: {:.2} for each of {} requests",
             rest as f64 / counts.gateway_requests as f64,

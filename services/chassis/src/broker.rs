@@ -25,7 +25,7 @@ use secrecy::ExposeSecret;
 use shared_events::topology::{self, Argument, Topology};
 use shared_events::{CONTENT_TYPE, Event};
 use tokio::sync::{Mutex, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::backoff::backoff;
@@ -43,6 +43,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the supervisor looks at the connection besides listening to its events.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// AMQP: what is declared exists with other arguments.
+const PRECONDITION_FAILED: u16 = 406;
 /// AMQP: persistent.
 const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
@@ -187,6 +189,12 @@ impl Broker {
                     // Where only one of them was lost, nobody must stay on the other.
                     session.close("reconnecting").await;
                 }
+                Ok(Err(error)) if error.is::<OtherArguments>() => {
+                    error!(
+                        error = format!("{error:#}"),
+                        "the broker refuses a declaration"
+                    );
+                }
                 Ok(Err(error)) => warn!(error = format!("{error:#}"), "broker still away"),
                 Err(_) => warn!("broker does not answer"),
             }
@@ -203,7 +211,9 @@ impl Broker {
         let publishing = publisher.create_channel().await?;
         let handing_over = publisher.create_channel().await?;
         for topology in topologies {
-            declare(&publishing, *topology).await?;
+            declare(&publishing, *topology)
+                .await
+                .map_err(OtherArguments::explain)?;
         }
         if self.config.confirms.is_on() {
             for channel in [&publishing, &handing_over] {
@@ -309,6 +319,40 @@ async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &H
                     return "the channel for publishing is closed".to_owned();
                 }
             }
+        }
+    }
+}
+
+/// Something in the broker was declared differently: by an older version, or by hand.
+#[derive(Debug, thiserror::Error)]
+#[error("the {kind} `{name}` {}", topology::OTHER_ARGUMENTS)]
+struct OtherArguments {
+    kind: String,
+    name: String,
+    #[source]
+    refusal: lapin::Error,
+}
+
+impl OtherArguments {
+    /// Names what it is where the broker refused a declaration because of it.
+    fn explain(error: lapin::Error) -> anyhow::Error {
+        let lapin::ErrorKind::ProtocolError(refusal) = error.kind() else {
+            return error.into();
+        };
+        // "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'order_events.retry.5s' in vhost '/': …"
+        let text = refusal.get_message().to_string();
+        let named = text.split_once(" for ").and_then(|(_, named)| {
+            let (kind, rest) = named.split_once(" '")?;
+            Some((kind.to_owned(), rest.split('\'').next()?.to_owned()))
+        });
+        match named {
+            Some((kind, name)) if refusal.get_id() == PRECONDITION_FAILED => Self {
+                kind,
+                name,
+                refusal: error,
+            }
+            .into(),
+            _ => error.into(),
         }
     }
 }

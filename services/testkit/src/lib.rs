@@ -150,6 +150,19 @@ pub async fn bound_queue(broker_url: &str, queue: &str, messages: u32) {
         .expect("a policy can be set");
 }
 
+/// Declares a queue with these arguments, as somebody else would have.
+pub async fn declare_queue(broker_url: &str, queue: &str, arguments: Value) {
+    let api = required_url("AGORA_TEST_RABBITMQ_API");
+    let vhost = Url::parse(broker_url).expect("a URL");
+    let path = format!("/api/queues{}/{queue}", vhost.path());
+    let declared = serde_json::json!({ "durable": true, "arguments": arguments });
+    let url = api.join(&path).expect("a path of the management API");
+    let answer = reqwest::Client::new().put(url).json(&declared).send().await;
+    answer
+        .and_then(reqwest::Response::error_for_status)
+        .expect("a queue can be declared");
+}
+
 fn required_url(variable: &str) -> Url {
     let value = std::env::var(variable)
         .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"));

@@ -325,8 +325,8 @@ async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<L
     }))
 }
 
-/// Revokes the token that it is asked with, and no other: here at once, at other replicas within
-/// [`EFFECTIVE_WITHIN`](crate::revocations::EFFECTIVE_WITHIN).
+/// Revokes the token that the request carries, and no other. At the replica that answers it is refused from then on, at
+/// the others within 2 s.
 #[utoipa::path(
     post, path = "/auth/logout", tag = "accounts",
     responses((status = 204, description = "Logged out."))

@@ -31,7 +31,8 @@ use crate::config::MAX_TOKEN_TTL_SECONDS;
 use crate::tokens::Claims;
 
 /// How long a revoked token may still pass at a replica that reaches its database. One that has lost it without a word (its
-/// packets vanish) finds that out within 5 s, and reads over a new connection from then on.
+/// packets vanish) finds that out within 5 s, and reads over a new connection from then on. The document of
+/// `POST /auth/logout` has it in words.
 pub const EFFECTIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The channel of `NOTIFY`.

@@ -251,9 +251,9 @@ fn compose_files(project: &Project, step: &Step) -> anyhow::Result<Option<String
         for (name, reference) in references.chain(extras::upstream(project)?) {
             file.set(name, &reference);
         }
-        file.set("COMPOSE_PROFILES", "pulled");
         file.save()?;
-        let call = compose.call(&system, &system.settings_from(&file), ["config", "--quiet"]);
+        let config = ["--profile", "pulled", "config", "--quiet"];
+        let call = compose.call(&system, &system.settings_from(&file), config);
         logged(project, step, "compose", call)?;
     }
     Ok(None)

@@ -12,7 +12,7 @@ use self::{
     moving::{PurgeOptions, ReplayOptions},
 };
 use crate::{
-    dead_letters::{self, DeadLetter, READ_LIMIT, Reader},
+    dead_letters::{self, DeadLetter, READ_LIMIT, READ_LIMIT_BYTES, Reader},
     engine,
     outcome::{self, Exit},
     output::{Format, FormatOption, print_json, table},
@@ -167,8 +167,9 @@ fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
     println!("{shown} shown of {read} read");
     if read < letters.total {
         println!(
-            "There are {} letters: the first {READ_LIMIT} of each queue are read.",
-            letters.total
+            "There are {} letters: of each queue the first {READ_LIMIT} are read, or {} MiB of them.",
+            letters.total,
+            READ_LIMIT_BYTES >> 20
         );
     }
     Ok(Exit::Holds)

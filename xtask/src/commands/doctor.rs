@@ -10,7 +10,7 @@ use crate::{
     engine,
     engine_setup::{self, INSTALL, Plan},
     env_file::EnvFile,
-    images,
+    images, known_causes,
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, table},
     ports,
@@ -115,6 +115,7 @@ fn examine(project: &Project) -> anyhow::Result<Vec<Check>> {
     if runs {
         checks.extend(engine_resources());
         checks.push(free_ports(project)?);
+        checks.push(networks(project));
     }
     let recipes = recipes();
     checks.push(compose(recipes.state == State::Ok)?);
@@ -260,6 +261,18 @@ fn free_ports(project: &Project) -> anyhow::Result<Check> {
         taken.join("; "),
         format!("`{} cargo xtask up`", variables.join(" ")),
     ))
+}
+
+/// Whether the engine has address ranges for the networks.
+fn networks(project: &Project) -> Check {
+    const WHAT: &str = "networks";
+    match known_causes::require_subnets(project) {
+        Ok(()) => Check::ok(WHAT, "the engine has address ranges for them"),
+        Err(error) => match error.downcast_ref::<Failure>() {
+            Some(failure) => Check::missing(WHAT, failure.cause.clone(), failure.next_step.clone()),
+            None => Check::missing(WHAT, format!("{error:#}"), "`docker network ls` shows them"),
+        },
+    }
 }
 
 fn compose(fetchable: bool) -> anyhow::Result<Check> {

@@ -17,7 +17,6 @@ use crate::{
     outcome::Exit,
     output::{Format, Progress, print_json, spell, table},
     project::{CONTAINERS, Project, among},
-    wait,
 };
 
 /// The networks of compose.yaml, without `logs`, on which only optional containers stand.
@@ -28,7 +27,6 @@ const DATABASES: [&str; 4] = ["users", "products", "orders", "inventory"];
 const LEAST_MEBIBYTES: i64 = 6;
 /// The kernel takes no smaller quota: a millisecond of each tenth of a second.
 const LEAST_MILLICORES: i64 = 10;
-const TICK: Duration = Duration::from_millis(100);
 
 /// What `fault` can be told.
 #[derive(Debug, Clone, clap::Args)]
@@ -152,7 +150,7 @@ const LIST: [[&str; 3]; 13] = [
     [
         "restart SERVICE [--rounds N]",
         "restarted one container after the other",
-        "every container was started since",
+        "every container was started since the injection",
     ],
     [
         "cut SERVICE NETWORK",
@@ -254,7 +252,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     Ok(report.outcome)
 }
 
-/// Injects, waits, looks, heals; heals as well when it ends early.
+/// Injects, holds and watches, heals; heals as well when it ends early.
 fn carry_out(
     fault: Fault,
     since: DateTime<Utc>,
@@ -267,10 +265,10 @@ fn carry_out(
         fault.inject(lab, since)
     })?;
     let injected_at = Utc::now();
-    let bite = progress.step(&format!("wait {}, then look", spell(lasts)), |_| {
-        wait::until(lasts, TICK, || Ok(None::<()>))?;
-        injected.bite()
-    })?;
+    let bite = progress.step(
+        &format!("hold for {}, and look for its effect", spell(lasts)),
+        |_| injected.hold(lasts),
+    )?;
     progress.step("heal", |_| Injected::heal(injected))?;
     Ok(Report {
         outcome: if bite.bit { Exit::Holds } else { Exit::Failed },
@@ -336,7 +334,7 @@ fn list(format: Format) -> anyhow::Result<Exit> {
     }
     println!("{rows}");
     println!(
-        "`cargo xtask fault NAME … --for 10s` injects one, looks, and heals it; Ctrl-C heals it at once."
+        "`cargo xtask fault NAME … --for 10s` injects one, looks for its effect while it lasts, and heals it; Ctrl-C heals it at once."
     );
     println!("`cargo xtask heal` mends what a run left behind that was cut short.");
     Ok(Exit::Holds)

@@ -16,6 +16,7 @@ use crate::{
     evaluation::under_way::Turn,
     extras, images,
     interrupt::Interrupted,
+    known_causes,
     outcome::{self, Exit},
     output::{Progress, Step, table},
     patterns, ports,
@@ -234,8 +235,11 @@ fn start(
     Ok(())
 }
 
-/// Names the containers that aren't healthy, each with the end of its log.
+/// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log.
 fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
+    if let Some(known) = known_causes::of(&format!("{error:#}")) {
+        return known;
+    }
     let containers = engine::containers(project).unwrap_or_default();
     let sick: Vec<String> = containers
         .iter()
@@ -249,6 +253,9 @@ fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
             )
         })
         .collect();
+    if let Some(known) = known_causes::of(&sick.join("\n")) {
+        return known;
+    }
     if sick.is_empty() {
         return outcome::failed(
             format!("the containers can't be started: {error:#}"),

@@ -1,7 +1,10 @@
 //! `verify-metrics`: holds Prometheus's figures against what the load generator counted, and against what its ledger
 //! says must have followed from that.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -10,7 +13,7 @@ use crate::{
     engine,
     events_check::{self, ORDERS, Promises},
     load_runs::{RunFolder, Window},
-    metrics_check::{self, Finding, GATEWAY_JOB, GatewayKey, Observed, Row, ServiceKey},
+    metrics_check::{self, Cause, Finding, GATEWAY_JOB, GatewayKey, Observed, Row, ServiceKey},
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, table},
     project::{ALERT_RECEIVER, CONTAINERS, Project},
@@ -293,20 +296,7 @@ fn print_text(report: &Report) {
         [] => println!("Every target of Prometheus is up."),
         down => println!("Targets that are not up: {}", down.join(", ")),
     }
-    let verdict = match report.outcome {
-        Exit::Holds => "Prometheus and the load generator agree",
-        Exit::Inconclusive => {
-            "nothing can be said: make another run while nobody else uses the system"
-        }
-        _ if report
-            .rows
-            .iter()
-            .all(|row| row.finding.exit() == Exit::Holds) =>
-        {
-            "the counts agree, but not every target is up"
-        }
-        _ => "Prometheus and the load generator do not agree",
-    };
+    let verdict = conclusion(report);
     println!(
         "{}: run {}: {verdict}",
         report.outcome.word(),
@@ -314,9 +304,146 @@ fn print_text(report: &Report) {
     );
 }
 
+/// What came of it, and the cause that was found.
+fn conclusion(report: &Report) -> String {
+    let of = |exit: Exit| {
+        let rows = report.rows.iter();
+        rows.filter(move |row| row.finding.exit() == exit)
+    };
+    match report.outcome {
+        Exit::Holds => "Prometheus and the load generator agree".to_owned(),
+        Exit::Inconclusive => {
+            let causes = of(Exit::Inconclusive).filter_map(|row| match &row.finding {
+                Finding::Unsettled(unsettled) => Some(&unsettled.cause),
+                _ => None,
+            });
+            let causes: BTreeSet<&Cause> = causes.collect();
+            let advice: Vec<String> = causes.into_iter().map(Cause::advice).collect();
+            format!("nothing can be said: {}", advice.join("; "))
+        }
+        _ => {
+            let down = match report.targets_down.as_slice() {
+                [] => String::new(),
+                down => format!("not every target is up: {}", down.join(", ")),
+            };
+            let mut differ = of(Exit::Failed);
+            let Some(first) = differ.next() else {
+                return format!("no count differs, but {down}");
+            };
+            let Finding::Differs(why) = &first.finding else {
+                return "Prometheus and the load generator do not agree".to_owned();
+            };
+            let others = match differ.count() {
+                0 => String::new(),
+                others => format!(", and {others} more differ"),
+            };
+            let (counter, requests) = (&first.counter, &first.requests);
+            let down = if down.is_empty() {
+                down
+            } else {
+                format!("; {down}")
+            };
+            format!(
+                "Prometheus and the load generator do not agree: {counter}: {requests}: {why}{others}{down}"
+            )
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn report(findings: impl IntoIterator<Item = Finding>, targets_down: &[&str]) -> Report {
+        let rows = findings.into_iter().map(|finding| Row {
+            counter: "order-service".to_owned(),
+            requests: "POST /orders/ 202".to_owned(),
+            sent: 3,
+            counted: 2,
+            finding,
+        });
+        let rows: Vec<Row> = rows.collect();
+        let targets = match targets_down {
+            [] => Exit::Holds,
+            _ => Exit::Failed,
+        };
+        Report {
+            outcome: Exit::worst(rows.iter().map(|row| row.finding.exit()).chain([targets])),
+            run_id: "one".to_owned(),
+            window: Window {
+                project: "agora".to_owned(),
+                from: 0.0,
+                to: 1.0,
+            },
+            unanswered: 0,
+            targets_down: targets_down.iter().map(|&job| job.to_owned()).collect(),
+            rows,
+        }
+    }
+
+    #[test]
+    fn the_last_line_names_the_cause_and_what_helps_against_that() {
+        let restarted = Cause::Restarted("order-service".to_owned());
+        for (cause, parts) in [
+            (restarted, ["order-service restarted", "cargo xtask status"]),
+            (
+                Cause::EarlierMessages,
+                ["when the run began", "verify-dlq --settled"],
+            ),
+            (Cause::NotAtRest, ["long after the run", "less load"]),
+            (Cause::InboxOff, ["inbox is off", "the pattern on"]),
+            (Cause::OtherTraffic, ["others used", "nobody else"]),
+            (Cause::NothingToCompare, ["nothing to compare", "status"]),
+        ] {
+            let line = conclusion(&report([Finding::unsettled(cause.clone(), "")], &[]));
+            for part in parts {
+                assert!(line.contains(part), "{part}: {line}");
+            }
+            let blames_others = line.contains("nobody else");
+            assert_eq!(blames_others, cause == Cause::OtherTraffic, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_cause_is_named_once_and_the_restart_first() {
+        let restarted = || Cause::Restarted("traefik".to_owned());
+        let causes = [
+            Cause::OtherTraffic,
+            restarted(),
+            Cause::OtherTraffic,
+            restarted(),
+        ];
+        let line = conclusion(&report(
+            causes.map(|cause| Finding::unsettled(cause, "")),
+            &[],
+        ));
+        let at = |part: &str| {
+            line.match_indices(part)
+                .map(|(at, _)| at)
+                .collect::<Vec<_>>()
+        };
+        let (restart, others) = (at("traefik restarted"), at("others used"));
+        assert!(restart.len() == 1 && others.len() == 1, "{line}");
+        assert!(restart < others, "{line}");
+    }
+
+    #[test]
+    fn the_last_line_names_what_differs_and_what_is_down() {
+        let differs = || Finding::Differs("1 answers that the service did not count".to_owned());
+        let line = conclusion(&report(
+            [Finding::Equal, differs(), differs()],
+            &["rabbitmq"],
+        ));
+        for part in [
+            "order-service: POST /orders/ 202: 1 answers",
+            "and 1 more",
+            "rabbitmq",
+        ] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        let line = conclusion(&report([Finding::Equal], &["rabbitmq"]));
+        assert!(line.contains("not every target is up: rabbitmq"), "{line}");
+    }
 
     fn up(job: &str, value: f64) -> Sample {
         Sample {

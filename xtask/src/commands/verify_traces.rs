@@ -759,7 +759,8 @@ mod tests {
         let tally = traces_check::tally(&[(&order, Some(Examined::default()))], EXAMPLES);
         let differs = Finding::Differs(String::new());
         assert_eq!(verdict(&tally, 99.9, &differs), Exit::Failed);
-        let unsettled = Finding::Unsettled(String::new());
+        let unsettled =
+            Finding::unsettled(crate::metrics_check::Cause::OtherTraffic, String::new());
         assert_eq!(verdict(&tally, 99.9, &unsettled), Exit::Holds);
     }
 }

@@ -192,8 +192,9 @@ pub(super) fn dead_letters_since(
         let content = reader.read(&queue, READ_LIMIT, 0)?;
         anyhow::ensure!(
             content.count == content.letters.len(),
-            "{queue} holds {} letters and only {READ_LIMIT} can be looked at: `cargo xtask dlq` makes room",
-            content.count
+            "{queue} holds {} letters and only {} can be looked at: `cargo xtask dlq` makes room",
+            content.count,
+            content.letters.len()
         );
         let of_this_arm = |letter: &DeadLetter| letter.failed_at.is_none_or(|at| at >= since);
         dead.extend(content.letters.into_iter().filter(of_this_arm));

@@ -16,7 +16,10 @@ mod messages;
 mod network;
 mod replacement;
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use shared_events::topology::Topology;
@@ -29,7 +32,15 @@ use super::{
     evidence::{Attacks, Bite},
     lab::Lab,
 };
-use crate::interrupt::{self, Interrupted};
+use crate::{
+    interrupt::{self, Interrupted},
+    wait,
+};
+
+/// How often a fault's effect is looked for while it lasts: each look asks the engine, the broker or a database.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How precisely a fault is held.
+const TICK: Duration = Duration::from_millis(100);
 
 /// The type of messages that nobody can read, by which they are found among the dead letters.
 pub(crate) const POISON_TYPE: &str = "agora.evaluation.poison.v1";
@@ -105,9 +116,14 @@ trait Effect: fmt::Debug + Send {
     /// Does it. Whatever of it was done when this fails is healed.
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
 
-    /// Looks at what it did: at the system's own state, or at what the system answered (where the broker put a message).
-    /// That our calls succeeded proves nothing.
+    /// Looks once at what it did: at the system's own state, or at what the system answered (where the broker put a
+    /// message). That our calls succeeded proves nothing. Called again and again while the fault lasts: see [`hold`].
     fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite>;
+
+    /// How long the last look, before the fault is healed, may wait for an effect that no look has found.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Undoes what of it is still there, and waits for that within a bound. May be called again.
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
@@ -243,9 +259,10 @@ impl Fault {
 }
 
 impl Injected<'_> {
-    /// Whether the system felt it. To be asked at the end of the fault, before it is healed.
-    pub(crate) fn bite(&mut self) -> anyhow::Result<Bite> {
-        self.effect.bite(self.lab)
+    /// Lets it last for so long; whether it had an effect in that time. It is not healed yet.
+    pub(crate) fn hold(&mut self, lasts: Duration) -> anyhow::Result<Bite> {
+        let patience = self.effect.patience();
+        hold(lasts, patience, || self.effect.bite(self.lab))
     }
 
     /// What became of attacks, where these are the fault.
@@ -275,10 +292,159 @@ impl Drop for Injected<'_> {
     }
 }
 
+/// Waits for `lasts`, and looks meanwhile until an effect was seen, and once more at the end: an effect that came and went
+/// is an effect. Where nothing was seen, the last look may wait for `patience`.
+fn hold(
+    lasts: Duration,
+    patience: Duration,
+    mut look: impl FnMut() -> anyhow::Result<Bite>,
+) -> anyhow::Result<Bite> {
+    let begun = Instant::now();
+    let mut next_look = Duration::ZERO;
+    let mut seen: Option<(DateTime<Utc>, Bite)> = None;
+    wait::until(lasts, TICK.min(lasts), || {
+        let elapsed = begun.elapsed();
+        if seen.is_some() || elapsed < next_look || elapsed >= lasts {
+            return Ok(None::<()>);
+        }
+        match look() {
+            Ok(bite) if bite.bit => seen = Some((Utc::now(), bite)),
+            // What was asked may be what the fault keeps from answering: the last look decides.
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Ok(_) | Err(_) => next_look = begun.elapsed() + LOOK_INTERVAL,
+        }
+        Ok(None)
+    })?;
+    let patience = if seen.is_some() {
+        Duration::ZERO
+    } else {
+        patience
+    };
+    let mut last = look();
+    wait::until(patience, TICK, || match &last {
+        Ok(bite) if !bite.bit && !patience.is_zero() => {
+            last = look();
+            Ok(None)
+        }
+        _ => Ok(Some(())),
+    })?;
+    match (last, seen) {
+        (Ok(last), Some((at, earlier))) if !last.bit => Ok(bit(format!(
+            "{}, at {}; at the end: {}",
+            earlier.proof,
+            at.format("%T"),
+            last.proof
+        ))),
+        (Err(error), Some((at, earlier))) if !error.is::<Interrupted>() => Ok(bit(format!(
+            "{}, at {}; at the end nothing could be seen: {error:#}",
+            earlier.proof,
+            at.format("%T"),
+        ))),
+        (last, _) => last,
+    }
+}
+
 fn bit(proof: String) -> Bite {
     Bite { bit: true, proof }
 }
 
 fn did_not_bite(proof: String) -> Bite {
     Bite { bit: false, proof }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LASTS: Duration = Duration::from_millis(1_500);
+
+    fn seen(number: u32) -> anyhow::Result<Bite> {
+        Ok(bit(format!("effect {number}")))
+    }
+
+    fn nothing() -> anyhow::Result<Bite> {
+        Ok(did_not_bite("no effect".to_owned()))
+    }
+
+    /// The outcome of a fault whose n-th look, from 1, finds what `look` says.
+    fn held(
+        lasts: Duration,
+        patience: Duration,
+        look: impl Fn(u32) -> anyhow::Result<Bite>,
+    ) -> (anyhow::Result<Bite>, u32) {
+        let mut looks = 0;
+        let bite = hold(lasts, patience, || {
+            looks += 1;
+            look(looks)
+        });
+        (bite, looks)
+    }
+
+    #[test]
+    fn an_effect_that_is_gone_at_the_end_is_an_effect() {
+        let (bite, looks) = held(LASTS, Duration::ZERO, |look| match look {
+            1 => seen(1),
+            _ => nothing(),
+        });
+        let bite = bite.unwrap();
+        assert!(bite.bit, "{}", bite.proof);
+        assert!(
+            bite.proof.starts_with("effect 1, at "),
+            "what was seen, and when: {}",
+            bite.proof
+        );
+        assert!(bite.proof.ends_with("no effect"), "{}", bite.proof);
+        // Once seen, it needn't be looked for: looking takes the system's time.
+        assert_eq!(looks, 2);
+    }
+
+    #[test]
+    fn an_effect_that_comes_late_is_seen_by_a_later_look() {
+        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+            2 => seen(2),
+            _ => nothing(),
+        });
+        assert!(bite.unwrap().bit);
+    }
+
+    #[test]
+    fn what_the_last_look_sees_is_the_proof() {
+        let (bite, looks) = held(LASTS, Duration::ZERO, seen);
+        assert_eq!((bite.unwrap().proof.as_str(), looks), ("effect 2", 2));
+        let (bite, looks) = held(Duration::ZERO, Duration::ZERO, seen);
+        assert_eq!((bite.unwrap().proof.as_str(), looks), ("effect 1", 1));
+    }
+
+    #[test]
+    fn without_any_effect_there_is_none() {
+        let (bite, looks) = held(LASTS, Duration::ZERO, |_| nothing());
+        assert!(!bite.unwrap().bit);
+        assert!(looks > 1, "{looks}");
+    }
+
+    #[test]
+    fn the_last_look_waits_for_an_effect_that_nobody_saw_yet() {
+        let (bite, _) = held(Duration::ZERO, LASTS, |look| match look {
+            4 => seen(4),
+            _ => nothing(),
+        });
+        assert_eq!(bite.unwrap().proof, "effect 4");
+    }
+
+    #[test]
+    fn a_look_that_fails_while_the_fault_lasts_decides_nothing() {
+        let failed = || Err(anyhow::anyhow!("no answer"));
+        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+            1 => failed(),
+            _ => seen(look),
+        });
+        assert!(bite.unwrap().bit);
+        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+            1 => seen(1),
+            _ => failed(),
+        });
+        assert!(bite.unwrap().proof.contains("no answer"));
+        let (bite, _) = held(LASTS, Duration::ZERO, |_| failed());
+        assert!(bite.is_err());
+    }
 }

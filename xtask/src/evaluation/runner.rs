@@ -392,7 +392,7 @@ impl Runner<'_> {
         Ok(ledger)
     }
 
-    /// Injects the fault when its time has come, holds it, asks whether it bit, and heals it; with it, what became of
+    /// Injects the fault when its time has come, holds it, sees whether it has an effect, and heals it; with it, what became of
     /// attacks, where these are the fault. `since` is when the load
     /// began.
     fn fault(
@@ -422,8 +422,7 @@ impl Runner<'_> {
         let injected_at = Utc::now();
         let mut injected = plan.fault.inject(self.lab, since)?;
         let from = Utc::now();
-        pass(plan.lasts)?;
-        let bite = injected.bite()?;
+        let bite = injected.hold(plan.lasts)?;
         let until = Utc::now();
         let attacks = injected.attacks();
         step.update("healing");

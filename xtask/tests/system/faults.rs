@@ -7,6 +7,7 @@ use serde_json::Value;
 use shared_events::topology::{ORDER_EVENTS, Topology};
 
 use crate::{
+    client::PASSWORD,
     program::{EXIT_INTERRUPTED, Running, docker},
     reconciliation,
     system::System,
@@ -111,6 +112,34 @@ fn a_held_table_is_waited_for_and_free_afterwards() {
     let system = System::take_turn();
     fault(&system, "lock-table orders outbox --for 2s", 0);
     an_order_is_confirmed(&system);
+}
+
+/// A sign-up waits for 5 s at most: at the end of the fault nobody waits any more.
+#[test]
+fn an_effect_that_is_over_before_the_fault_is_none_the_less_one() {
+    let system = System::take_turn();
+    let lock = ["fault", "lock-table", "users", "users", "--for", "12s"];
+    let lock = system.start_xtask(&[&lock[..], &["--format", "json"]].concat());
+    wait::until("the table is held", INJECTED_WITHIN, || {
+        let held = "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'
+                    AND relation = 'users'::regclass";
+        let held = system.query("users", held);
+        (held == [["1"]])
+            .then_some(())
+            .ok_or_else(|| format!("{held:?}"))
+    });
+    let account =
+        serde_json::json!({ "name": "Ada", "email": "ada@example.org", "password": PASSWORD });
+    let answer = system.gateway.post("/auth/signup", &[], Some(&account));
+    assert!(answer.status >= 500, "{}", answer.status);
+    lock.expect_running();
+    let report = lock.end_within(OVER_WITHIN).expect_code(0).json();
+    let proof = report["proof"].as_str().expect("a proof");
+    assert!(
+        proof.contains("sessions wait for the table `users`, at ")
+            && proof.ends_with("at the end: no session waits for the table `users`"),
+        "{proof}"
+    );
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod load;
 mod mirror;
 mod outages;
 mod rolling;
+mod settings;
 mod story;
 mod traces;
 

@@ -59,6 +59,32 @@ async fn dependencies_that_never_answer_are_named_and_end_the_start() {
 }
 
 #[tokio::test]
+async fn a_retry_queue_with_other_arguments_is_named_and_declared_anew_once_it_is_gone() {
+    let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
+    let queue = "inventory_events.retry.5s";
+    let arguments = serde_json::json!({ "x-queue-type": "quorum", "x-message-ttl": 4000 });
+    testkit::declare_queue(&broker, queue, arguments).await;
+    let mut process = Process::start(
+        BINARY,
+        &[("DATABASE_URL", &database), ("AMQP_URL", &broker)],
+    );
+    let refused = process.logged("the broker refuses a declaration").await;
+    let error = refused["error"].as_str().unwrap();
+    let named = format!(
+        "the queue `{queue}` {}",
+        shared_events::topology::OTHER_ARGUMENTS
+    );
+    assert!(error.contains(&named), "{error}");
+    assert!(error.contains("PRECONDITION_FAILED"), "{error}");
+    assert_eq!(refused["level"], "ERROR");
+    BrokerClient::connect(&broker)
+        .await
+        .delete_queue(queue)
+        .await;
+    process.serving().await;
+}
+
+#[tokio::test]
 async fn the_broker_clients_frames_and_so_the_password_stay_out_of_the_log() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let mut process = Process::start(

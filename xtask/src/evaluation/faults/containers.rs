@@ -66,9 +66,8 @@ impl Effect for Halted {
         for (before, now) in pairs(&self.before, &now) {
             all &= match self.how {
                 Halt::Pause => now.state == "paused",
-                Halt::Kill | Halt::Stop => {
-                    now.state == "exited" && now.finished_at != before.finished_at
-                }
+                // Even if somebody has started it again.
+                Halt::Kill | Halt::Stop => ended_since(before, now),
             };
             found.push(match now.finished_at {
                 Some(at) if now.state == "exited" => format!(
@@ -76,6 +75,12 @@ impl Effect for Halted {
                     name(now),
                     at.format("%T%.3f"),
                     now.exit_code
+                ),
+                Some(at) if ended_since(before, now) => format!(
+                    "{} ended at {}, and is {} again",
+                    name(now),
+                    at.format("%T%.3f"),
+                    now.condition()
                 ),
                 _ => format!("{} is {}", name(now), now.condition()),
             });
@@ -119,10 +124,11 @@ impl Effect for RollingRestart {
         let pairs: Vec<_> = pairs(&self.before, &now).collect();
         let restarted = pairs
             .iter()
-            .filter(|(before, now)| now.state == "running" && now.started_at != before.started_at)
+            // What became of them since is another matter.
+            .filter(|(before, now)| now.started_at != before.started_at)
             .count();
         let proof = format!(
-            "{restarted} of {} containers run since a start after the injection",
+            "{restarted} of {} containers were started after the injection",
             self.before.len()
         );
         let all = restarted == self.before.len() && restarted > 0;
@@ -132,6 +138,11 @@ impl Effect for RollingRestart {
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         revive(lab, &self.before)
     }
+}
+
+/// By the engine's clock.
+fn ended_since(before: &Container, now: &Container) -> bool {
+    now.finished_at.is_some() && now.finished_at != before.finished_at
 }
 
 /// The same containers as they are now; without those that are gone.

@@ -93,15 +93,15 @@ impl Effect for LockTable {
             "SELECT count(*) FROM pg_stat_activity WHERE pg_blocking_pids(pid) && ARRAY({})",
             holders("pid")
         );
-        let waiting = wait::until(WANTED_WITHIN, LOOK_INTERVAL, || {
-            let waiting = lab.number(self.database, &waiting)?;
-            Ok((waiting > 0).then_some(waiting))
-        })?;
         let table = self.table;
-        Ok(match waiting {
-            Some(waiting) => bit(format!("{waiting} sessions wait for the table `{table}`")),
-            None => did_not_bite(format!("no session waits for the table `{table}`")),
+        Ok(match lab.number(self.database, &waiting)? {
+            0 => did_not_bite(format!("no session waits for the table `{table}`")),
+            waiting => bit(format!("{waiting} sessions wait for the table `{table}`")),
         })
+    }
+
+    fn patience(&self) -> Duration {
+        WANTED_WITHIN
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {

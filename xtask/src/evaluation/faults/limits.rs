@@ -59,14 +59,15 @@ impl Effect for StarveCpu {
         let now = again(lab, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
-        for (container, before) in self.before.iter().zip(&self.throttled_before) {
-            let (starved, proof) = match (before, throttled(container)) {
-                (Some(before), Some(now)) => {
-                    let times = now.saturating_sub(*before);
+        for (before, container) in pairs(&self.before, &now) {
+            let counted = throttled(container).zip(self.throttled_so_far(before, container));
+            let (starved, proof) = match counted {
+                Some((now, before)) => {
+                    let times = now.saturating_sub(before);
                     let proof = format!("{} was throttled {times} times", name(container));
                     (times > 0, proof)
                 }
-                _ => self.by_its_use(container)?,
+                None => self.by_its_use(container)?,
             };
             all &= starved;
             found.push(proof);
@@ -84,6 +85,15 @@ impl Effect for StarveCpu {
 }
 
 impl StarveCpu {
+    /// How often a container had been throttled when it had its quota. A start begins the count anew.
+    fn throttled_so_far(&self, before: &Container, now: &Container) -> Option<u64> {
+        if before.pid != now.pid {
+            return Some(0);
+        }
+        let mut counts = self.before.iter().zip(&self.throttled_before);
+        *counts.find(|(one, _)| one.id == before.id)?.1
+    }
+
     fn by_its_use(&self, container: &Container) -> anyhow::Result<(bool, String)> {
         let stats = [
             "stats",

@@ -13,12 +13,10 @@ use crate::{
     evaluation::{evidence::Bite, lab::Lab},
     http::Client,
     project::{ALERT_RECEIVER, SERVICES},
-    wait,
 };
 
 /// A service looks at its database every second, and waits for two.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// Third-party containers with a shell.
 const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
@@ -148,12 +146,15 @@ impl Effect for Cut {
                 self.network
             )));
         }
-        let noticed = wait::until(NOTICED_WITHIN, LOOK_INTERVAL, || self.noticed(lab))?;
         let without = format!("{} is not in the network {}", self.service, self.network);
-        Ok(match noticed {
+        Ok(match self.noticed(lab)? {
             Some(who) => bit(format!("{without}, and {who}")),
             None => did_not_bite(format!("{without}, but nobody misses it there")),
         })
+    }
+
+    fn patience(&self) -> Duration {
+        NOTICED_WITHIN
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
