@@ -2,8 +2,8 @@
 //! of them.
 //!
 //! The SDK's own batch processor drops as quietly, but tells nobody how many; here every ended span is in the end
-//! counted once, as `sent`, `failed` or `dropped`; what the store rejects of a batch that it takes has failed. Nobody who ends a span ever waits: a store that is away costs the
-//! spans of that time, and nothing else. With the pattern `async_export` off whoever ends a span sends it and waits for
+//! counted once, as `sent`, `failed` or `dropped`; what the store rejects of a batch that it takes has failed (`otlp`).
+//! Nobody who ends a span ever waits: a store that is away costs the spans of that time, and nothing else. With the pattern `async_export` off whoever ends a span sends it and waits for
 //! the store's answer, as the SDK's simple processor does, and the store's weather is everybody's. Left out: trying again
 //! what failed.
 
@@ -18,8 +18,6 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::instrument::WithSubscriber;
-use tracing::subscriber::NoSubscriber;
 use tracing::{info, warn};
 
 use crate::lifecycle::{Lifecycle, panic_message};
@@ -40,7 +38,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the exporting task, or thread, is called where its end is told of.
 const TASK: &str = "span export";
 
-/// Takes a batch to a store.
+/// Takes a batch to a store, one at a time, and makes no spans of its own while it does.
 pub(super) trait Exporter: Send + Sync + 'static {
     /// What the store rejected of the batch; an error when it took none of it, or may not have.
     fn export(&self, batch: Vec<SpanData>)
@@ -244,9 +242,8 @@ async fn export(
     metrics: &SpanMetrics,
 ) -> Option<String> {
     let spans = batch.len() as u64;
-    // What the exporter's own client would trace is about spans, and would make more of them.
-    let exported = exporter.export(batch).with_subscriber(NoSubscriber::new());
-    let (failed, failure) = match tokio::time::timeout(EXPORT_TIMEOUT, exported).await {
+    let exported = tokio::time::timeout(EXPORT_TIMEOUT, exporter.export(batch)).await;
+    let (failed, failure) = match exported {
         Ok(Ok(Rejected { spans: 0, .. })) => (0, None),
         Ok(Ok(rejected)) => {
             let reason = format!(

@@ -33,11 +33,14 @@ pub(crate) struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
     /// How many spans of each batch it says that it rejects.
     rejects: Arc<AtomicI64>,
+    /// How many it has said that it rejects.
+    told: Arc<AtomicI64>,
 }
 
 struct Receiver {
     spans: Arc<Mutex<Vec<Span>>>,
     rejects: Arc<AtomicI64>,
+    told: Arc<AtomicI64>,
 }
 
 #[tonic::async_trait]
@@ -52,6 +55,7 @@ impl TraceService for Receiver {
             .flat_map(|scope| scope.spans);
         self.spans.lock().await.extend(spans);
         let rejected_spans = self.rejects.load(Ordering::Relaxed);
+        self.told.fetch_add(rejected_spans, Ordering::Relaxed);
         Ok(Response::new(ExportTraceServiceResponse {
             partial_success: (rejected_spans > 0).then(|| ExportTracePartialSuccess {
                 rejected_spans,
@@ -67,9 +71,11 @@ impl Collector {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let spans = Arc::<Mutex<Vec<Span>>>::default();
         let rejects = Arc::<AtomicI64>::default();
+        let told = Arc::<AtomicI64>::default();
         let receiver = Receiver {
             spans: Arc::clone(&spans),
             rejects: Arc::clone(&rejects),
+            told: Arc::clone(&told),
         };
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(receiver))
@@ -79,6 +85,7 @@ impl Collector {
             url,
             spans,
             rejects,
+            told,
         }
     }
 
@@ -368,6 +375,31 @@ async fn what_a_store_rejects_of_a_batch_is_counted_and_its_reason_told() {
         .logged("the trace store takes no spans, or not all: they are lost");
     let error = line.await["error"].to_string();
     assert!(error.contains("the trace is full"), "{error}");
+}
+
+/// The number comes from an event of the exporter's crate: neither the log's filter nor a pattern may hold it back. (The
+/// test itself waits for a line of the chassis.)
+#[tokio::test]
+async fn what_a_store_rejects_is_counted_whatever_is_logged_and_however_spans_are_sent() {
+    for variables in [
+        ("LOG_LEVEL", "off,chassis=info"),
+        ("AGORA_PATTERN_ASYNC_EXPORT", "off"),
+    ] {
+        let traced = Traced::start(&[variables]).await;
+        traced.collector.rejects.store(1, Ordering::Relaxed);
+        traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
+        eventually("each span is counted as the store told", async || {
+            let metric = async |outcome: &str| {
+                let name = format!("agora_spans_total{{outcome=\"{outcome}\"}}");
+                traced.process.metric(&name).await as u64
+            };
+            let (failed, sent) = (metric("failed").await, metric("sent").await);
+            let told = traced.collector.told.load(Ordering::Relaxed);
+            let received = traced.collector.spans.lock().await.len() as u64;
+            failed > 0 && failed == told as u64 && sent + failed == received
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
