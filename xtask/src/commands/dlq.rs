@@ -6,6 +6,7 @@ mod moving;
 
 use chrono::Utc;
 use clap::Subcommand;
+use shared_events::dead_letters::BODY_BEGINNING_BYTES;
 
 use self::{
     filters::Filters,
@@ -19,8 +20,6 @@ use crate::{
     project::Project,
 };
 
-/// How much of each body a list reads, in bytes: enough for an event's id and type.
-const LIST_PAYLOAD_LIMIT_BYTES: usize = 2_048;
 /// How much of a body is shown, in bytes.
 const PEEK_PAYLOAD_LIMIT_BYTES: usize = 16_384;
 
@@ -123,7 +122,7 @@ impl Letters {
 }
 
 fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
-    let letters = Letters::read(reader, LIST_PAYLOAD_LIMIT_BYTES)?;
+    let letters = Letters::read(reader, BODY_BEGINNING_BYTES)?;
     let mut selected = letters.selected(&options.filters);
     selected.truncate(options.limit);
     if options.format.format == Format::Json {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
-use shared_events::topology::RETRY_TIERS;
+use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
 
 use crate::{
     dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
@@ -14,9 +14,6 @@ use crate::{
     project::Project,
     wait,
 };
-
-/// How much of each body is read, in bytes: enough for an event's id and type.
-const PAYLOAD_LIMIT_BYTES: usize = 2_048;
 
 /// How often the statistics are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
@@ -58,7 +55,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     };
     let contents = dead_letters::queues()
         .iter()
-        .map(|queue| reader.read(queue, READ_LIMIT, PAYLOAD_LIMIT_BYTES))
+        .map(|queue| reader.read(queue, READ_LIMIT, BODY_BEGINNING_BYTES))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let expectation = Expectation {
         dead: options.expect,
