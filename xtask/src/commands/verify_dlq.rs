@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
+use terminal::one_line;
 
 use crate::{
     dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
@@ -92,7 +93,7 @@ fn print_text(verdict: &Verdict) {
     for (queue, count) in &verdict.queues {
         let reasons = verdict.reasons.get(queue).into_iter().flatten();
         let reasons: Vec<String> = reasons
-            .map(|(reason, count)| format!("{reason} {count}"))
+            .map(|(reason, count)| format!("{} {count}", one_line(reason)))
             .collect();
         queues.add_row([queue.clone(), count.to_string(), reasons.join(", ")]);
     }
@@ -112,10 +113,10 @@ fn print_text(verdict: &Verdict) {
     for letter in &verdict.samples {
         println!(
             "  {} {} {}: {}",
-            letter.id.as_deref().unwrap_or("(no id)"),
-            letter.event_type.as_deref().unwrap_or("(no type)"),
-            letter.reason(),
-            letter.error.as_deref().unwrap_or("(no error text)")
+            one_line(letter.id.as_deref().unwrap_or("(no id)")),
+            one_line(letter.event_type.as_deref().unwrap_or("(no type)")),
+            one_line(letter.reason()),
+            one_line(letter.error.as_deref().unwrap_or("(no error text)"))
         );
     }
     println!("under way in queues and retry tiers: {}", verdict.waiting);
