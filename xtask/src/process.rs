@@ -107,7 +107,7 @@ impl Call {
         self
     }
 
-    /// Sends what a [`Call::run_visibly`] program writes to standard output to standard error.
+    /// Sends what a [`Call::run_printed`] program writes to standard output to standard error.
     pub(crate) fn stdout_to_stderr(mut self) -> Self {
         self.stdout_to_stderr = true;
         self
@@ -153,11 +153,7 @@ impl Call {
 
     /// Runs it with its output on this process's own and returns its exit code; `None` after a signal.
     pub(crate) fn run_visibly(&self) -> anyhow::Result<Option<i32>> {
-        let mut expression = self.expression();
-        if self.stdout_to_stderr {
-            expression = expression.stdout_to_stderr();
-        }
-        code_unless_unread(self.supervise(&expression, |_| Ok(()))?.status)
+        code_unless_unread(self.supervise(&self.expression(), |_| Ok(()))?.status)
     }
 
     /// Runs it with each line that it writes printed by this process, as every text of others is: to standard output or
@@ -166,7 +162,13 @@ impl Call {
         let (out, out_end) = io::pipe()?;
         let (err, err_end) = io::pipe()?;
         thread::scope(|scope| {
-            scope.spawn(move || each_line(out, |line| println!("{line}")));
+            let aside = self.stdout_to_stderr;
+            scope.spawn(move || {
+                each_line(out, |line| match aside {
+                    true => eprintln!("{line}"),
+                    false => println!("{line}"),
+                });
+            });
             scope.spawn(move || each_line(err, |line| eprintln!("{line}")));
             let expression = self.expression().stdout_file(out_end).stderr_file(err_end);
             let output = self.supervise(&expression, |_| Ok(()));

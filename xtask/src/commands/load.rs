@@ -166,7 +166,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     if options.format.format == Format::Json {
         loadtest = loadtest.stdout_to_stderr();
     }
-    let exit = Exit::from_code(loadtest.run_visibly()?);
+    let exit = Exit::from_code(loadtest.run_printed()?);
     if !run.path.join(SUMMARY_FILE).is_file() {
         anyhow::ensure!(
             exit != Exit::Holds,

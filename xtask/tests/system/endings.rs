@@ -132,6 +132,9 @@ fn a_reader_that_goes_ends_a_command_and_heals_its_fault() {
     }
     // It would go on for ever.
     assert_eq!(before_a_reader(1, &["logs", "--follow"]), EXIT_UNREAD);
+    let load = ["load", "browse", "--users", "2", "--run-time", "3s"];
+    let code = before_a_reader(0, &load);
+    assert!(["0", EXIT_UNREAD].contains(&&*code), "{code}");
     before_a_reader(0, &["fault", "pause", "jaeger", "--for", "1s"]);
     assert!(!is_paused(&system, "jaeger"));
 }
