@@ -5,6 +5,10 @@
 //! two models: in the closed one goose drives users, who wait for their answers; in the open one actions arrive at a
 //! constant rate. Left out: starting the system and comparing the counts with Prometheus, which is `xtask`'s work.
 
+// Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
+#[macro_use]
+extern crate terminal;
+
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{BufWriter, Write};

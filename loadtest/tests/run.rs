@@ -1,9 +1,11 @@
 //! Runs the binary against a small shop made here, which counts what reaches it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -426,6 +428,27 @@ fn a_run_whose_starter_is_gone_before_it_begins_is_interrupted() {
         );
         assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn a_run_goes_on_and_counts_when_nobody_reads_what_it_says() {
+    let shop = Shop::open(Weather::Good);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let nobody_reads = || {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let mut run = loadtest("browse", &shop.url(), dir.path());
+    // In the closed model goose itself writes a line, and panics.
+    run.args(["--run-time", "1s"])
+        .args(OPEN)
+        .env("JUNK", OsStr::from_bytes(b"\xff"))
+        .stdout(nobody_reads())
+        .stderr(nobody_reads());
+    let output = output_of(run.spawn().expect("loadtest starts"));
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(counted(&summary(dir.path())), shop.counted());
 }
 
 /// Begins a long run, ends it by `end`, and looks at what it left.

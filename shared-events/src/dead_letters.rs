@@ -1,13 +1,19 @@
 //! How a dead letter is chosen among others, in one place: `cargo xtask dlq list` looks at letters through
 //! the broker's management API, and the `dead-letters` tool moves them over AMQP; both have to mean the same
-//! ones.
+//! ones. The API cuts bodies, so both go by the same beginning of a body ([`BODY_BEGINNING_BYTES`]).
 
+use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::topology::headers;
+
+/// How much of a body is looked at for the event's id and type. A list of a thousand letters asks the broker for no more
+/// of each, and nobody else looks further: a letter that one of them finds would be overlooked by the other.
+pub const BODY_BEGINNING_BYTES: usize = 2_048;
 
 /// What a letter is chosen by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,16 +50,50 @@ pub struct Report {
 }
 
 /// The parts of an envelope that tell about a letter whose properties don't.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Default)]
 struct Told {
     id: Option<String>,
-    #[serde(rename = "type")]
     event_type: Option<String>,
 }
 
+impl Told {
+    /// What the beginning of a body tells: everything up to where it is cut, or is no JSON any more.
+    fn by(body: &[u8]) -> Self {
+        let beginning = &body[..body.len().min(BODY_BEGINNING_BYTES)];
+        let mut told = Self::default();
+        // An error says where reading had to end; what was told before it stands.
+        let _ = serde_json::Deserializer::from_slice(beginning).deserialize_map(&mut told);
+        told
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Told {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(name) = members.next_key::<String>()? {
+            let place = match name.as_str() {
+                "id" => &mut self.id,
+                "type" => &mut self.event_type,
+                _ => {
+                    members.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            let value: serde_json::Value = members.next_value()?;
+            *place = value.as_str().map(str::to_owned);
+        }
+        Ok(())
+    }
+}
+
 impl Facts {
-    /// From what a message carries: the properties before the body, our headers before the broker's.
+    /// From what a message carries: the properties before the body, our headers before the broker's. Of the body only
+    /// the first [`BODY_BEGINNING_BYTES`] count, so that it may be given whole or cut behind them.
     ///
     /// `header` gives the text of a header, `broker_time` is when the broker itself called the message dead
     /// (`x-death`), as one of its own reasons comes without our headers.
@@ -65,7 +105,7 @@ impl Facts {
         broker_time: Option<DateTime<Utc>>,
     ) -> Self {
         let told = if message_id.is_none() || event_type.is_none() {
-            serde_json::from_slice(body).unwrap_or_default()
+            Told::by(body)
         } else {
             Told::default()
         };
@@ -176,6 +216,62 @@ mod tests {
         let letter = Facts::gather(None, None, b"not JSON", theirs, time);
         assert_eq!(letter.reason.as_deref(), Some("delivery_limit"));
         assert_eq!((letter.id, letter.failed_at), (None, time));
+    }
+
+    /// What a body alone tells.
+    fn told(body: &[u8]) -> (Option<String>, Option<String>) {
+        let facts = Facts::gather(None, None, body, |_| None, None);
+        (facts.id, facts.event_type)
+    }
+
+    #[test]
+    fn a_long_body_tells_the_same_whole_and_cut() {
+        let (early, late) = (
+            "\"id\":\"e\",\"type\":\"t\"",
+            "x".repeat(BODY_BEGINNING_BYTES),
+        );
+        let both = (Some("e".to_owned()), Some("t".to_owned()));
+        for (body, expected) in [
+            (format!("{{{early},\"data\":\"{late}\"}}"), both),
+            (
+                format!("{{\"id\":\"e\",\"data\":\"{late}\",\"type\":\"t\"}}"),
+                (Some("e".to_owned()), None),
+            ),
+            // The cut goes through the value.
+            (
+                format!("{{\"id\":\"e\",\"type\":\"{late}\"}}"),
+                (Some("e".to_owned()), None),
+            ),
+            (
+                format!(
+                    "{{\"id\":\"e\",\"data\":\"{}\"}}",
+                    "é".repeat(BODY_BEGINNING_BYTES)
+                ),
+                (Some("e".to_owned()), None),
+            ),
+        ] {
+            assert_eq!(told(body.as_bytes()), expected, "{body:.60}");
+            assert_eq!(
+                told(&body.as_bytes()[..BODY_BEGINNING_BYTES]),
+                expected,
+                "{body:.60}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_event_tells_what_it_can() {
+        assert_eq!(
+            told(br#"{"id":7,"type":"t"}"#),
+            (None, Some("t".to_owned()))
+        );
+        assert_eq!(
+            told(br#"{"id":"e", and then"#),
+            (Some("e".to_owned()), None)
+        );
+        for nothing in [&b"nope"[..], b"", b"[]", b"\"id\"", b"\xff\xfe"] {
+            assert_eq!(told(nothing), (None, None));
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@
 
 pub(crate) mod tool;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use anyhow::anyhow;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -245,9 +246,23 @@ struct Message {
     routing_key: String,
     message_count: usize,
     payload: String,
+    /// `base64` where the part that was asked for isn't UTF-8, be it only because a character is cut in two.
+    #[serde(default)]
+    payload_encoding: String,
     payload_bytes: usize,
     /// An object; an empty *array* when the message has no properties.
     properties: Value,
+}
+
+impl Message {
+    /// The body's bytes, as the tool that moves letters has them.
+    fn body(&self) -> Cow<'_, [u8]> {
+        let decoded = (self.payload_encoding == "base64").then(|| BASE64.decode(&self.payload));
+        match decoded {
+            Some(Ok(bytes)) => Cow::Owned(bytes),
+            _ => Cow::Borrowed(self.payload.as_bytes()),
+        }
+    }
 }
 
 fn content(queue: &str, messages: Vec<Message>) -> QueueContent {
@@ -275,7 +290,7 @@ fn letter(queue: &str, message: Message) -> DeadLetter {
     let facts = Facts::gather(
         of_property("message_id"),
         of_property("type"),
-        message.payload.as_bytes(),
+        &message.body(),
         text,
         broker_time(),
     );
@@ -287,10 +302,22 @@ fn letter(queue: &str, message: Message) -> DeadLetter {
         failed_at: facts.failed_at,
         error: text(headers::ERROR),
         attempts: all.get(headers::ATTEMPTS).and_then(Value::as_i64),
+        payload: shown(&message),
         routing_key: text(headers::ROUTING_KEY).unwrap_or(message.routing_key),
-        payload: message.payload,
         payload_bytes: message.payload_bytes,
         headers: all,
+    }
+}
+
+/// The body as text; without the character at its end that is cut in two. Base64 where it isn't text.
+fn shown(message: &Message) -> String {
+    match std::str::from_utf8(&message.body()) {
+        Ok(text) => text.to_owned(),
+        Err(error) if error.error_len().is_none() => {
+            let whole = &message.body()[..error.valid_up_to()];
+            String::from_utf8_lossy(whole).into_owned()
+        }
+        Err(_) => message.payload.clone(),
     }
 }
 
@@ -479,6 +506,19 @@ mod tests {
             content("q", messages(json)).letters[0].reason(),
             "none given"
         );
+    }
+
+    #[test]
+    fn a_body_that_is_cut_in_the_middle_of_a_character_is_read_up_to_there() {
+        // `{"id":"e","type":"t","data":"é`, without the last byte.
+        let json = r#"[{"payload_bytes":3000,"routing_key":"k","message_count":0,"payload_encoding":"base64",
+            "payload":"eyJpZCI6ImUiLCJ0eXBlIjoidCIsImRhdGEiOiLD","properties":[]}]"#;
+        let letter = content("q", messages(json)).letters.remove(0);
+        assert_eq!(letter.event_type.as_deref(), Some("t"));
+        assert_eq!(letter.payload, r#"{"id":"e","type":"t","data":""#);
+        let no_text = json.replace("eyJpZCI6ImUiLCJ0eXBlIjoidCIsImRhdGEiOiLD", "//7/");
+        let letter = content("q", messages(&no_text)).letters.remove(0);
+        assert_eq!(letter.payload, "//7/");
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! This file reads the command line and turns results into exit codes; each command is a module of
 //! its own.
 
+// Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
+#[macro_use]
+extern crate terminal;
+
 mod alert_history;
 mod alloy;
 mod attacks;
@@ -50,6 +54,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use terminal::Stdout;
 
 use crate::{
     commands::{
@@ -69,7 +74,7 @@ use crate::{
     name = "cargo xtask",
     bin_name = "cargo xtask",
     after_help = "Exit codes: 0 holds, 1 a check failed, 2 wrong usage, 3 the system isn't up or a tool is missing, \
-                  4 inconclusive; 130 after Ctrl-C."
+                  4 inconclusive; 130 after Ctrl-C, 129 when the terminal was closed, 141 when nobody reads the output."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -134,6 +139,9 @@ enum Command {
 
 impl Command {
     fn run(&self, project: &Project) -> anyhow::Result<Exit> {
+        if self.finds_the_system() {
+            heal::undo_left_over(project)?;
+        }
         match self {
             Self::Demo(options) => demo::run(project, *options),
             Self::Up(options) => up::run(project, *options),
@@ -160,6 +168,35 @@ impl Command {
             Self::Test(options) => test::run(project, options),
             Self::Bench(options) => bench::run(project, options),
             Self::Check(options) => check::run(project, options),
+        }
+    }
+
+    /// Whether it is about the system as it is: what a killed command left would be part of what it finds.
+    fn finds_the_system(&self) -> bool {
+        match self {
+            Self::Down(_) | Self::Doctor(_) | Self::Test(_) | Self::Bench(_) | Self::Check(_) => {
+                false
+            }
+            // They heal by themselves, where they have to do with the system at all.
+            Self::Evaluate(_) | Self::Heal(_) => false,
+            Self::Demo(_)
+            | Self::Up(_)
+            | Self::Status(_)
+            | Self::Logs(_)
+            | Self::Smoke(_)
+            | Self::Load(_)
+            | Self::Rollout(_)
+            | Self::Scale(_)
+            | Self::Keys(_)
+            | Self::VerifyDlq(_)
+            | Self::VerifyMetrics(_)
+            | Self::VerifyTraces(_)
+            | Self::VerifyApi(_)
+            | Self::VerifyDashboards(_)
+            | Self::Alerts(_)
+            | Self::Attack(_)
+            | Self::Dlq(_)
+            | Self::Fault(_) => true,
         }
     }
 
@@ -201,11 +238,16 @@ fn main() -> ExitCode {
         .and_then(|()| Project::discover())
         .and_then(|project| command.run(&project));
     match result {
-        Ok(exit) => ExitCode::from(exit.code()),
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("interrupted");
-            ExitCode::from(interrupt::EXIT_CODE)
+            if !interrupt::is_unread() {
+                eprintln!("interrupted");
+            }
+            ExitCode::from(interrupt::exit_code())
         }
+        Ok(_) if interrupt::is_unread() => ExitCode::from(interrupt::exit_code()),
+        // It said why.
+        Ok(_) if terminal::stdout() == Stdout::Failed => ExitCode::from(Exit::Failed.code()),
+        Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => ExitCode::from(report(&error, command.format()).code()),
     }
 }

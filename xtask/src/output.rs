@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use terminal::one_line;
 
 /// How often a long step says where it is when nobody watches a spinner.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -107,7 +108,7 @@ impl Progress {
                     },
                 ),
             );
-            bar.set_prefix(name.to_owned());
+            bar.set_prefix(one_line(name).into_owned());
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
@@ -142,6 +143,7 @@ impl Step {
     pub(crate) fn update(&self, text: &str) {
         // A compiler's or an engine's line may fill screens.
         let text: String = text.trim().chars().take(MAX_UPDATE_CHARS).collect();
+        let text = one_line(&text).into_owned();
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None if self.said_at.get().elapsed() > HEARTBEAT => {

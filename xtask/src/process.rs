@@ -1,20 +1,24 @@
-//! Running other programs: each call has a time limit, ends on Ctrl-C, and takes its children with it.
+//! Running other programs: each call has a time limit, ends on Ctrl-C, and takes its children with it, however this
+//! process ends. Only SIGKILL gives it no say: a program that would then run for long is started with
+//! [`Call::while_we_live`].
 
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{Read, Seek, SeekFrom},
-    os::unix::process::CommandExt,
+    io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Seek, SeekFrom},
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
-    process::Output,
+    process::{ExitStatus, Output},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow};
 use duct::Expression;
+use signal_hook::consts::SIGPIPE;
 
 use crate::{
-    interrupt::{self, Interrupted},
+    interrupt::{self, Groups, Interrupted},
     outcome,
 };
 
@@ -22,6 +26,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// How long a program may take to end after it was asked to, before it is killed.
 const TERMINATION_GRACE: Duration = Duration::from_secs(15);
+/// A longer line is passed on in parts: nobody has to keep it.
+const LONGEST_LINE_BYTES: u64 = 256 * 1024;
 /// How many lines of a failed program's output an error repeats.
 const TAIL_LINES: usize = 25;
 
@@ -37,6 +43,7 @@ pub(crate) struct Call {
     first_output_limit: Option<Duration>,
     end_signal: &'static str,
     stdout_to_stderr: bool,
+    while_we_live: bool,
 }
 
 impl Call {
@@ -52,6 +59,7 @@ impl Call {
             first_output_limit: None,
             end_signal: "-TERM",
             stdout_to_stderr: false,
+            while_we_live: false,
         }
     }
 
@@ -99,9 +107,15 @@ impl Call {
         self
     }
 
-    /// Sends what a [`Call::run_visibly`] program writes to standard output to standard error.
+    /// Sends what a [`Call::run_printed`] program writes to standard output to standard error.
     pub(crate) fn stdout_to_stderr(mut self) -> Self {
         self.stdout_to_stderr = true;
+        self
+    }
+
+    /// Gives it a standard input that ends with this process, even with a killed one. It has to look there.
+    pub(crate) fn while_we_live(mut self) -> Self {
+        self.while_we_live = true;
         self
     }
 
@@ -139,11 +153,29 @@ impl Call {
 
     /// Runs it with its output on this process's own and returns its exit code; `None` after a signal.
     pub(crate) fn run_visibly(&self) -> anyhow::Result<Option<i32>> {
-        let mut expression = self.expression();
-        if self.stdout_to_stderr {
-            expression = expression.stdout_to_stderr();
-        }
-        Ok(self.supervise(&expression, |_| Ok(()))?.status.code())
+        code_unless_unread(self.supervise(&self.expression(), |_| Ok(()))?.status)
+    }
+
+    /// Runs it with each line that it writes printed by this process, as every text of others is: to standard output or
+    /// standard error, as it wrote it. Returns its exit code; `None` after a signal.
+    pub(crate) fn run_printed(&self) -> anyhow::Result<Option<i32>> {
+        let (out, out_end) = io::pipe()?;
+        let (err, err_end) = io::pipe()?;
+        thread::scope(|scope| {
+            let aside = self.stdout_to_stderr;
+            scope.spawn(move || {
+                each_line(out, |line| match aside {
+                    true => eprintln!("{line}"),
+                    false => println!("{line}"),
+                });
+            });
+            scope.spawn(move || each_line(err, |line| eprintln!("{line}")));
+            let expression = self.expression().stdout_file(out_end).stderr_file(err_end);
+            let output = self.supervise(&expression, |_| Ok(()));
+            // The readers see the end once all that could write has let go.
+            drop(expression);
+            code_unless_unread(output?.status)
+        })
     }
 
     /// Runs it with all output in the file `log`, each new line also given to `on_line`.
@@ -191,7 +223,7 @@ impl Call {
     }
 
     fn expression(&self) -> Expression {
-        let mut expression = duct::cmd(&self.program, &self.args).stdin_null();
+        let mut expression = duct::cmd(&self.program, &self.args);
         // What is nearer to the command wins: a variable that is set here stays, even if this process's own is
         // to be removed.
         for (name, value) in &self.env {
@@ -217,6 +249,7 @@ impl Call {
             return Err(Interrupted.into());
         }
         let started = Instant::now();
+        let (expression, life) = self.with_input(expression)?;
         let handle = expression
             .unchecked()
             .before_spawn(|command| {
@@ -225,28 +258,42 @@ impl Call {
             })
             .start()
             .map_err(|error| self.not_started(&error))?;
+        let mut running = Running {
+            groups: Groups::of(handle.pids()),
+            handle,
+            end_signal: self.end_signal,
+            over: false,
+            _life: life,
+        };
         loop {
-            if let Some(output) = handle
+            if let Some(output) = running
+                .handle
                 .wait_timeout(TICK)
                 .with_context(|| format!("failed to wait for `{self}`"))?
             {
+                running.over = true;
                 return Ok(output.clone());
             }
-            let end = if interrupt::requested() {
-                Err(Interrupted.into())
-            } else if started.elapsed() > self.limit {
-                Err(anyhow!(
+            if interrupt::requested() {
+                return Err(Interrupted.into());
+            }
+            if started.elapsed() > self.limit {
+                return Err(anyhow!(
                     "`{self}` did not end within {} s",
                     self.limit.as_secs()
-                ))
-            } else {
-                tick(started.elapsed())
-            };
-            if let Err(error) = end {
-                terminate(&handle, self.end_signal);
-                return Err(error);
+                ));
             }
+            tick(started.elapsed())?;
         }
+    }
+
+    /// With its standard input, and what keeps that open.
+    fn with_input(&self, expression: &Expression) -> io::Result<(Expression, Option<PipeWriter>)> {
+        if !self.while_we_live {
+            return Ok((expression.stdin_null(), None));
+        }
+        let (input, life) = io::pipe()?;
+        Ok((expression.stdin_file(input), Some(life)))
     }
 
     fn not_started(&self, error: &std::io::Error) -> anyhow::Error {
@@ -278,25 +325,59 @@ pub(crate) fn tail(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// Ends the handle's whole process group: politely first, then for good.
-fn terminate(handle: &duct::Handle, end_signal: &str) {
-    // std has no kill(2) for a group, and this workspace forbids unsafe code: POSIX `kill` has both.
-    for (signal, grace) in [
-        (end_signal, TERMINATION_GRACE),
-        ("-KILL", Duration::from_secs(5)),
-    ] {
-        let groups = handle.pids().into_iter().map(|pid| format!("-{pid}"));
-        let kill = duct::cmd(
-            "kill",
-            [signal.to_owned(), "--".to_owned()]
-                .into_iter()
-                .chain(groups),
-        );
-        // A group that ended by itself in this moment makes `kill` fail: that's what was wanted.
-        let _ = kill.stdout_null().stderr_null().unchecked().run();
-        if matches!(handle.wait_timeout(grace), Ok(Some(_))) {
+/// A program under way. Dropping it ends its whole process group, politely first, then for good: whatever error or panic
+/// ends this process's interest in it, it doesn't go on by itself.
+struct Running {
+    handle: duct::Handle,
+    groups: Groups,
+    end_signal: &'static str,
+    over: bool,
+    /// The other end of its standard input.
+    _life: Option<PipeWriter>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.over {
             return;
         }
+        for (signal, grace) in [
+            (self.end_signal, TERMINATION_GRACE),
+            ("-KILL", Duration::from_secs(5)),
+        ] {
+            self.groups.signal(signal);
+            if matches!(self.handle.wait_timeout(grace), Ok(Some(_))) {
+                return;
+            }
+        }
+    }
+}
+
+/// The exit code; the end of this process where the program ended because nobody reads what they write.
+fn code_unless_unread(status: ExitStatus) -> anyhow::Result<Option<i32>> {
+    if status.signal() == Some(SIGPIPE) {
+        interrupt::closed();
+        return Err(Interrupted.into());
+    }
+    Ok(status.code())
+}
+
+/// Reads to the end, whatever becomes of the lines: else whoever writes them would wait.
+fn each_line(from: PipeReader, mut on_line: impl FnMut(&str)) {
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = from
+            .by_ref()
+            .take(LONGEST_LINE_BYTES)
+            .read_until(b'\n', &mut line);
+        // Nothing more can be read after an error either.
+        if !matches!(read, Ok(1..)) {
+            return;
+        }
+        let text = String::from_utf8_lossy(&line);
+        on_line(text.strip_suffix('\n').unwrap_or(&text));
     }
 }
 
@@ -336,6 +417,29 @@ mod tests {
         let error = call.output().unwrap_err().to_string();
         assert!(error.contains("did not end within"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_program_does_not_outlive_an_interest_that_ends_in_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pid, log) = (folder.path().join("pid"), folder.path().join("log"));
+        let script = format!("echo $$ >{}; echo started; sleep 30", pid.display());
+        let call = Call::new("sh").args(["-c", &script]);
+        let logged = std::panic::catch_unwind(|| call.logged(&log, |_| panic!("seen")));
+        assert!(logged.is_err());
+        let pid = std::fs::read_to_string(pid).unwrap();
+        let still_there = duct::cmd!("kill", "-0", pid.trim()).stderr_null().run();
+        assert!(still_there.is_err());
+    }
+
+    #[test]
+    fn a_program_that_is_tied_to_this_process_has_an_input_that_stays_open() {
+        let call = Call::new("sh")
+            .args(["-c", "cat; echo over"])
+            .limit(Duration::from_millis(300));
+        let error = call.clone().while_we_live().read().unwrap_err().to_string();
+        assert!(error.contains("did not end within"), "{error}");
+        assert_eq!(call.read().unwrap().trim(), "over");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     env,
+    ffi::OsString,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +16,9 @@ use crate::{
     env_file::{self, EnvFile},
     outcome,
 };
+
+/// How the names of all settings begin.
+const OWN_PREFIX: &str = "AGORA_";
 
 /// What the project that `cargo xtask test` starts is called, after the one beside which it is.
 const TEST_SUFFIX: &str = "-test";
@@ -149,6 +153,7 @@ pub(crate) struct Project {
 impl Project {
     /// The project around the current folder.
     pub(crate) fn discover() -> anyhow::Result<Self> {
+        require_text(env::vars_os())?;
         let root = find_root()?;
         let env_file =
             set("AGORA_ENV_FILE").map_or_else(|| root.join(".env"), |path| root.join(path));
@@ -250,7 +255,7 @@ impl Project {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         if self.environment_wins {
-            values.extend(env::vars().filter(|(name, _)| name.starts_with("AGORA_")));
+            values.extend(env::vars_os().filter_map(own_setting));
         }
         Settings { values }
     }
@@ -320,6 +325,27 @@ impl Settings {
     }
 }
 
+/// A variable that is a setting of ours. Others may hold whatever they like.
+fn own_setting((name, value): (OsString, OsString)) -> Option<(String, String)> {
+    let name = name.into_string().ok()?;
+    let is_ours = name.starts_with(OWN_PREFIX);
+    is_ours.then_some((name, value.into_string().ok()?))
+}
+
+/// A setting of ours that can't be read is refused, instead of being left out.
+fn require_text(variables: impl Iterator<Item = (OsString, OsString)>) -> anyhow::Result<()> {
+    for (name, value) in variables {
+        let name = name.to_string_lossy();
+        if name.starts_with(OWN_PREFIX) && value.to_str().is_none() {
+            return Err(outcome::usage(
+                format!("{name}: `{}` is not UTF-8", value.to_string_lossy()),
+                format!("set {name} to text, or unset it"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Whoever works on the test system means the one with its ports: an `up` without them would take them away.
 fn compose_files(project: &str) -> Vec<&'static str> {
     if project.ends_with(TEST_SUFFIX) {
@@ -361,8 +387,38 @@ fn find_root() -> anyhow::Result<PathBuf> {
 }
 
 #[cfg(test)]
+impl Project {
+    /// A project of tests, in a folder of their own.
+    pub(crate) fn at(root: PathBuf, name: &str) -> Self {
+        Self {
+            env_file: root.join(".env"),
+            root,
+            name: name.to_owned(),
+            compose_files: compose_files(name),
+            environment_wins: false,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
+
+    #[test]
+    fn only_settings_of_ours_have_to_be_text() {
+        let bytes = || OsString::from_vec(vec![b'8', 0xff]);
+        let strange = [
+            (OsString::from("JUNK"), bytes()),
+            (bytes(), OsString::from("AGORA_")),
+        ];
+        require_text(strange.clone().into_iter()).unwrap();
+        assert_eq!(strange.into_iter().find_map(own_setting), None);
+        let ours = (OsString::from("AGORA_HTTP_PORT"), bytes());
+        let error = require_text([ours].into_iter()).unwrap_err();
+        assert!(error.to_string().contains("AGORA_HTTP_PORT"), "{error}");
+    }
 
     fn settings(values: &[(&str, &str)]) -> Settings {
         Settings {

@@ -11,6 +11,10 @@
 //! one id, by which the consumer's inbox recognises it. Left out: looking at letters (`cargo xtask dlq list` and
 //! `peek` do that over the management API), and mending what they say.
 
+// Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
+#[macro_use]
+extern crate terminal;
+
 mod letter;
 mod queue;
 

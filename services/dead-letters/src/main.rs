@@ -1,6 +1,10 @@
 //! `dead-letters replay|purge --queue QUEUE …`: reads the command line, turns signals into an orderly end and the
 //! result into one JSON object on standard output. `cargo xtask dlq` runs it beside the system.
 
+// Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
+#[macro_use]
+extern crate terminal;
+
 use std::process::ExitCode;
 use std::time::Duration;
 

@@ -6,6 +6,8 @@ mod moving;
 
 use chrono::Utc;
 use clap::Subcommand;
+use shared_events::dead_letters::BODY_BEGINNING_BYTES;
+use terminal::one_line;
 
 use self::{
     filters::Filters,
@@ -19,8 +21,6 @@ use crate::{
     project::Project,
 };
 
-/// How much of each body a list reads, in bytes: enough for an event's id and type.
-const LIST_PAYLOAD_LIMIT_BYTES: usize = 2_048;
 /// How much of a body is shown, in bytes.
 const PEEK_PAYLOAD_LIMIT_BYTES: usize = 16_384;
 
@@ -123,7 +123,7 @@ impl Letters {
 }
 
 fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
-    let letters = Letters::read(reader, LIST_PAYLOAD_LIMIT_BYTES)?;
+    let letters = Letters::read(reader, BODY_BEGINNING_BYTES)?;
     let mut selected = letters.selected(&options.filters);
     selected.truncate(options.limit);
     if options.format.format == Format::Json {
@@ -146,13 +146,15 @@ fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
         "error",
     ]);
     for (number, letter) in &selected {
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let or_dash = |text: Option<String>| {
+            text.map_or_else(|| "-".to_owned(), |text| one_line(&text).into_owned())
+        };
         rows.add_row([
             number.to_string(),
             letter.queue.clone(),
             or_dash(letter.id.clone()),
             or_dash(letter.event_type.clone()),
-            letter.reason().to_owned(),
+            one_line(letter.reason()).into_owned(),
             or_dash(letter.attempts.map(|attempts| attempts.to_string())),
             or_dash(
                 letter
@@ -197,14 +199,14 @@ fn peek(reader: &Reader, options: &PeekOptions) -> anyhow::Result<Exit> {
         return Ok(Exit::Holds);
     }
     println!("queue        {}", letter.queue);
-    println!("routing key  {}", letter.routing_key);
-    println!("reason       {}", letter.reason());
+    println!("routing key  {}", one_line(&letter.routing_key));
+    println!("reason       {}", one_line(letter.reason()));
     if let Some(error) = &letter.error {
-        println!("error        {error}");
+        println!("error        {}", one_line(error));
     }
     println!("headers");
     for (name, value) in &letter.headers {
-        println!("  {name}: {value}");
+        println!("  {}: {value}", one_line(name));
     }
     println!("body ({} bytes)", letter.payload_bytes);
     match serde_json::from_str::<serde_json::Value>(&letter.payload) {

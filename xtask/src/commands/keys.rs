@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::rollout::mend;
 use crate::{
     env_file::{EnvFile, JWT_KEYS, JWT_KEYS_ROTATED_AT, JWT_TTL_SECONDS},
-    evaluation::{lab::Lab, under_way::Turn},
+    evaluation::{lab::Lab, note::Note, under_way::Turn},
     outcome::{self, Exit},
     output::{Format, FormatOption, Progress, print_json, spell, table},
     project::Project,
@@ -122,6 +122,7 @@ type Done = (Vec<String>, Vec<Left>);
 
 fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
     let _turn = Turn::take(lab.project)?;
+    let _note = Note::leave(lab.project, "a change of the signing keys")?;
     let progress = Progress::new();
     let mended = mend(lab, SERVICE, &progress)?;
     let mut rotation = rotation(lab)?;
@@ -145,6 +146,7 @@ fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
 
 fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
     let _turn = Turn::take(lab.project)?;
+    let _note = Note::leave(lab.project, "a change of the signing keys")?;
     let progress = Progress::new();
     let mended = mend(lab, SERVICE, &progress)?;
     let mut rotation = rotation(lab)?;

@@ -159,11 +159,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         ])
         .args([&run.path])
         .limit(LIMIT)
-        .ended_by_sigint();
+        .ended_by_sigint()
+        // When this process is killed, the load ends with it.
+        .args(["--while-stdin-open"])
+        .while_we_live();
     if options.format.format == Format::Json {
         loadtest = loadtest.stdout_to_stderr();
     }
-    let exit = Exit::from_code(loadtest.run_visibly()?);
+    let exit = Exit::from_code(loadtest.run_printed()?);
     if !run.path.join(SUMMARY_FILE).is_file() {
         anyhow::ensure!(
             exit != Exit::Holds,

@@ -81,7 +81,7 @@ fn print_logs(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let code = compose
         .call(project, &project.settings()?, args)
         .limit(LIMIT)
-        .run_visibly()?;
+        .run_printed()?;
     Ok(if code == Some(0) {
         Exit::Holds
     } else {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    evaluation::{lab::Lab, under_way::Turn},
+    evaluation::{lab::Lab, note::Note, under_way::Turn},
     interrupt::{self, Interrupted},
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json, spell},
@@ -66,6 +66,7 @@ struct Replaced {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let _turn = Turn::take(project)?;
+    let _note = Note::leave(project, &format!("a rollout of {}", options.service))?;
     let progress = Progress::new();
     let service = options.service;
     // A switch with a typing error would leave its pattern on and nobody the wiser.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::rollout::{mend, service};
 use crate::{
     engine,
-    evaluation::{lab::Lab, under_way::Turn},
+    evaluation::{lab::Lab, note::Note, under_way::Turn},
     outcome::Exit,
     output::{Format, FormatOption, Progress, print_json},
     patterns,
@@ -52,6 +52,7 @@ struct Report {
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let _turn = Turn::take(project)?;
+    let _note = Note::leave(project, &format!("a scaling of {}", options.service))?;
     let progress = Progress::new();
     let service = options.service;
     patterns::off(lab.settings())?;

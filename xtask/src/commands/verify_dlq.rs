@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
-use shared_events::topology::RETRY_TIERS;
+use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
+use terminal::one_line;
 
 use crate::{
     dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
@@ -14,9 +15,6 @@ use crate::{
     project::Project,
     wait,
 };
-
-/// How much of each body is read, in bytes: enough for an event's id and type.
-const PAYLOAD_LIMIT_BYTES: usize = 2_048;
 
 /// How often the statistics are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
@@ -58,7 +56,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     };
     let contents = dead_letters::queues()
         .iter()
-        .map(|queue| reader.read(queue, READ_LIMIT, PAYLOAD_LIMIT_BYTES))
+        .map(|queue| reader.read(queue, READ_LIMIT, BODY_BEGINNING_BYTES))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let expectation = Expectation {
         dead: options.expect,
@@ -95,7 +93,7 @@ fn print_text(verdict: &Verdict) {
     for (queue, count) in &verdict.queues {
         let reasons = verdict.reasons.get(queue).into_iter().flatten();
         let reasons: Vec<String> = reasons
-            .map(|(reason, count)| format!("{reason} {count}"))
+            .map(|(reason, count)| format!("{} {count}", one_line(reason)))
             .collect();
         queues.add_row([queue.clone(), count.to_string(), reasons.join(", ")]);
     }
@@ -115,10 +113,10 @@ fn print_text(verdict: &Verdict) {
     for letter in &verdict.samples {
         println!(
             "  {} {} {}: {}",
-            letter.id.as_deref().unwrap_or("(no id)"),
-            letter.event_type.as_deref().unwrap_or("(no type)"),
-            letter.reason(),
-            letter.error.as_deref().unwrap_or("(no error text)")
+            one_line(letter.id.as_deref().unwrap_or("(no id)")),
+            one_line(letter.event_type.as_deref().unwrap_or("(no type)")),
+            one_line(letter.reason()),
+            one_line(letter.error.as_deref().unwrap_or("(no error text)"))
         );
     }
     println!("under way in queues and retry tiers: {}", verdict.waiting);

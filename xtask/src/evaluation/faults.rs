@@ -3,7 +3,7 @@
 //!
 //! A fault is data ([`Fault`]); injected, it is a guard ([`Injected`]) that can prove that the system felt it and heals
 //! when it is dropped. What a guard couldn't heal, because its process was killed, [`heal_everything`] finds by looking
-//! at the system alone.
+//! at the system alone; the guard's [`Note`] tells the next command that there is something to look for.
 
 mod attacks;
 mod broker;
@@ -31,6 +31,7 @@ pub(crate) use self::{
 use super::{
     evidence::{Attacks, Bite},
     lab::Lab,
+    note::Note,
 };
 use crate::{
     interrupt::{self, Interrupted},
@@ -107,6 +108,7 @@ pub(crate) struct Injected<'a> {
     fault: Fault,
     effect: Box<dyn Effect>,
     healed: bool,
+    note: Note,
 }
 
 /// What a kind of fault does, how it shows, and how it is undone: these three stand together, a type for each kind.
@@ -206,6 +208,7 @@ impl Fault {
             fault: self,
             effect: self.effect(lab, since)?,
             healed: false,
+            note: Note::leave(lab.project, &format!("a fault ({})", self.describe()))?,
         };
         // The guard is there before the deed: half a fault is healed as well.
         injected.effect.inject(lab)?;
@@ -275,6 +278,9 @@ impl Injected<'_> {
         let result = self.effect.heal(self.lab);
         // An interrupted healing is taken up again when this is dropped; a failed one would fail again.
         self.healed = !matches!(&result, Err(error) if error.is::<Interrupted>());
+        if self.healed && result.is_err() {
+            self.note.keep();
+        }
         result
     }
 }
@@ -286,6 +292,7 @@ impl Drop for Injected<'_> {
         }
         eprintln!("healing: {}", self.fault.describe());
         if let Err(error) = interrupt::set_aside(|| self.effect.heal(self.lab)) {
+            self.note.keep();
             // No panic in a drop, and nobody to return it to.
             eprintln!("the fault is not healed: {error:#}\n  next: `cargo xtask heal`");
         }

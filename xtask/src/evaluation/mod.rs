@@ -16,6 +16,7 @@ pub(crate) mod faults;
 pub(crate) mod lab;
 pub(crate) mod load;
 pub(crate) mod mend;
+pub(crate) mod note;
 pub(crate) mod report;
 pub(crate) mod runner;
 pub(crate) mod samples;

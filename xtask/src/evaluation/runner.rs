@@ -23,7 +23,7 @@ use super::{
     faults,
     lab::{Lab, Wanted},
     load::{Ledger, Load},
-    mend,
+    mend, note,
     samples::Sampler,
     steady::{self, Probe},
     store::EvaluationFolder,
@@ -161,6 +161,7 @@ pub(crate) fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
         done.extend(left_over.restore(lab)?);
         done.push(format!("evaluation {} was cut short", left_over.run));
     }
+    note::forget_abandoned(lab.project)?;
     Ok(done)
 }
 

@@ -57,6 +57,51 @@ fn ten_malformed_messages_are_explained_and_hold_nobody_up() {
     system.xtask(&["verify-dlq"]).expect_code(0);
 }
 
+#[test]
+fn a_letter_is_listed_and_removed_by_the_same_rule_however_long_it_is() {
+    let system = System::take_turn();
+    let long = "é".repeat(5_000);
+    let (early, late) = ("agora.test.early.v1", "agora.test.late.v1");
+    for body in [
+        format!(r#"{{"id":"01","type":"{early}","data":"{long}"}}"#),
+        // A byte more: the cut goes through a character in one of the two.
+        format!(r#"{{"id":"002","type":"{early}","data":"{long}"}}"#),
+        // Nobody reads as far as that.
+        format!(r#"{{"id":"03","data":"{long}","type":"{late}"}}"#),
+    ] {
+        system.bury(ORDER_EVENTS, &body, &json!({}));
+    }
+    for (of_type, expected) in [(early, 2), (late, 0)] {
+        let choice = ["--type", of_type, "--format", "json"];
+        let listed = system.xtask(&[&["dlq", "list"][..], &choice].concat());
+        let listed = listed.expect_code(0).json();
+        assert_eq!(listed.as_array().map(Vec::len), Some(expected), "{of_type}");
+        let removed = system.xtask(&[&["dlq", "purge"][..], &choice].concat());
+        assert_eq!(removed.expect_code(0).json()["done"], expected, "{of_type}");
+    }
+    system.purge_dead_letters();
+}
+
+#[test]
+fn no_letter_writes_to_the_terminal_what_it_likes() {
+    let system = System::take_turn();
+    let reason = "\u{1b}]0;owned\u{7}\u{9b}2J\nholds: 0 dead letters, 0 expected";
+    let headers = json!({ "x-agora-reason": reason, "x-agora-error": "\u{202e}\r\u{1b}[2K" });
+    system.bury(ORDER_EVENTS, "\u{1b}[31m", &headers);
+    for (command, code) in [("verify-dlq", 1), ("dlq list", 0), ("dlq peek 1", 0)] {
+        let args: Vec<&str> = command.split(' ').collect();
+        let shown = system.xtask(&args).expect_code(code).stdout;
+        assert!(shown.contains("owned"), "{command}: {shown:?}");
+        for obeyed in ['\u{1b}', '\u{7}', '\u{9b}', '\r', '\u{202e}'] {
+            assert!(!shown.contains(obeyed), "{command}: {shown:?}");
+        }
+        assert!(!shown.contains("\nholds"), "{command}: {shown:?}");
+    }
+    let listed = system.xtask(&["dlq", "list", "--format", "json"]);
+    assert_eq!(listed.expect_code(0).json()[0]["reason"], reason);
+    system.purge_dead_letters();
+}
+
 /// Six that can't be read, three of an unknown type, one that is too large.
 fn malformed() -> Vec<String> {
     let envelope = |event_type: &str, data: Value| {

@@ -218,15 +218,12 @@ fn heal_mends_what_killed_processes_left_behind() {
     let starve = start(&system, "starve-cpu order-service 200", || {
         inspect(&system, "order-service", "{{.HostConfig.CpuQuota}}").trim() == "20000"
     });
-    starve.kill(OVER_WITHIN);
     let unbind = start(&system, "unbind", || !is_bound(&system, ORDER_EVENTS));
-    unbind.kill(OVER_WITHIN);
     let lock = start(&system, "lock-table users users", || {
         let held = "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'
                     AND relation = 'users'::regclass";
         system.query("users", held) == [["1"]]
     });
-    lock.kill(OVER_WITHIN);
     let cut = start(&system, "cut inventory-service data", || {
         !inspect(
             &system,
@@ -235,16 +232,17 @@ fn heal_mends_what_killed_processes_left_behind() {
         )
         .contains("_data")
     });
-    cut.kill(OVER_WITHIN);
     let alarm = start(&system, "memory-alarm", || {
         let alarms = system.broker().get("/api/health/checks/alarms", &[]);
         alarms.status == 503
     });
-    alarm.kill(OVER_WITHIN);
     let pause = start(&system, "pause product-service", || {
         is_paused(&system, "product-service")
     });
-    pause.kill(OVER_WITHIN);
+    // Not one after the other: the next command would heal what the one before has left.
+    for killed in [starve, unbind, lock, cut, alarm, pause] {
+        killed.kill(OVER_WITHIN);
+    }
     docker(["kill", &system.container("alertmanager")]);
 
     let mended = heal(&system).join("; ");

@@ -21,6 +21,7 @@ mod command_errors;
 mod dashboards;
 mod databases;
 mod dead_letters;
+mod endings;
 mod evaluation;
 mod faults;
 mod footprint;

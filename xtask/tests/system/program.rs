@@ -11,6 +11,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const END_WITHIN: Duration = Duration::from_secs(20);
 /// As a shell has it: 128 and the number of SIGINT.
 pub(crate) const EXIT_INTERRUPTED: i32 = 130;
+/// The same of SIGHUP.
+pub(crate) const EXIT_HUNG_UP: i32 = 129;
 
 /// A program and its arguments.
 pub(crate) struct Call {
@@ -54,6 +56,26 @@ impl Call {
             expression: call
                 .expression
                 .full_env(environment.chain(system).chain(settings)),
+            ..call
+        }
+    }
+
+    /// The xtask binary before a reader that goes after it has read so many lines; the exit code of xtask is what is
+    /// written.
+    pub(crate) fn xtask_before_a_reader(
+        lines: usize,
+        project: &str,
+        env_file: &Path,
+        args: &[&str],
+    ) -> Self {
+        let script = format!("\"$@\" | head -n {lines} >/dev/null; echo ${{PIPESTATUS[0]}}");
+        let xtask = ["-c", &script, "bash", env!("CARGO_BIN_EXE_xtask")];
+        let call = Self::new("bash", xtask.into_iter().chain(args.iter().copied()));
+        Self {
+            expression: call
+                .expression
+                .env("AGORA_PROJECT", project)
+                .env("AGORA_ENV_FILE", env_file),
             ..call
         }
     }
@@ -106,19 +128,25 @@ impl Running {
     /// Kills it: it has no say in how it ends.
     #[track_caller]
     pub(crate) fn kill(self, limit: Duration) -> Ended {
-        for pid in self.handle.pids() {
-            Call::new("kill", ["-KILL", &pid.to_string()])
-                .run()
-                .expect_code(0);
-        }
-        self.end_within(limit)
+        self.end_by("-KILL", limit)
     }
 
     /// Presses Ctrl-C, and waits for its end.
     #[track_caller]
     pub(crate) fn interrupt(self, limit: Duration) -> Ended {
+        self.end_by("-INT", limit)
+    }
+
+    /// Closes its terminal, and waits for its end.
+    #[track_caller]
+    pub(crate) fn hang_up(self, limit: Duration) -> Ended {
+        self.end_by("-HUP", limit)
+    }
+
+    #[track_caller]
+    fn end_by(self, signal: &str, limit: Duration) -> Ended {
         for pid in self.handle.pids() {
-            Call::new("kill", ["-INT", &pid.to_string()])
+            Call::new("kill", [signal, &pid.to_string()])
                 .run()
                 .expect_code(0);
         }
