@@ -17,6 +17,7 @@ mod rate_limit;
 mod retry;
 mod rolling_update;
 mod saga;
+mod saga_recovery;
 mod telemetry_loss;
 mod trace_propagation;
 
@@ -27,7 +28,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 18] = [
+pub(crate) static ALL: [&Experiment; 19] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -35,6 +36,7 @@ pub(crate) static ALL: [&Experiment; 18] = [
     &confirms::EXPERIMENT,
     &graceful_shutdown::EXPERIMENT,
     &saga::EXPERIMENT,
+    &saga_recovery::EXPERIMENT,
     &competing_consumers::EXPERIMENT,
     &trace_propagation::EXPERIMENT,
     &telemetry_loss::EXPERIMENT,
