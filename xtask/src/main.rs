@@ -52,8 +52,8 @@ use serde_json::json;
 use crate::{
     commands::{
         alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, keys, load,
-        logs, orders, rollout, scale, smoke, status, test, up, verify_api, verify_dashboards, verify_dlq,
-        verify_metrics, verify_traces,
+        logs, orders, rollout, scale, smoke, status, test, up, verify_api, verify_dashboards,
+        verify_dlq, verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},

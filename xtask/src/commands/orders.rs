@@ -200,7 +200,11 @@ fn among(ids: &[String]) -> String {
 fn stuck(lab: &Lab<'_>, options: StuckOptions) -> anyhow::Result<Exit> {
     let (count, orders) = waiting(lab, &older_than(options.older_than))?;
     let report = Report {
-        outcome: if count == 0 { Exit::Holds } else { Exit::Failed },
+        outcome: if count == 0 {
+            Exit::Holds
+        } else {
+            Exit::Failed
+        },
         stuck: count,
         ended: None,
         orders: entries(orders),

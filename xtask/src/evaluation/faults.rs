@@ -160,7 +160,8 @@ impl Fault {
                 stream.exchange()
             ),
             Self::PurgeDeadLetters => {
-                "for 2 s no message can be applied, and half of the dead letters are purged".to_owned()
+                "for 2 s no message can be applied, and half of the dead letters are purged"
+                    .to_owned()
             }
             Self::Unbind { stream } => format!("the queue {} loses its binding", stream.queue()),
             Self::MemoryAlarm => {

@@ -31,6 +31,7 @@ mod mirror;
 mod outages;
 mod rolling;
 mod story;
+mod stuck_orders;
 mod traces;
 
 #[path = "../../src/evaluation/report/schema_check.rs"]

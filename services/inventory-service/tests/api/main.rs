@@ -187,7 +187,10 @@ async fn an_event_that_comes_again_is_answered_again_and_takes_nothing() {
         answers.push(shop.told().await.0);
     }
     let movements = "SELECT count(*) FROM stock_movements";
-    let moved: i64 = sqlx::query_scalar(movements).fetch_one(&shop.pool).await.unwrap();
+    let moved: i64 = sqlx::query_scalar(movements)
+        .fetch_one(&shop.pool)
+        .await
+        .unwrap();
     // Lost on the way, and kept in the outbox: the same answer. What was cancelled since is not confirmed again.
     for (event, answer) in events.iter().zip(&answers) {
         if event.id != events[3].id {
@@ -212,7 +215,10 @@ async fn an_event_that_comes_again_is_answered_again_and_takes_nothing() {
             assert_eq!(said(&again), said(answer));
         }
     }
-    let after: i64 = sqlx::query_scalar(movements).fetch_one(&shop.pool).await.unwrap();
+    let after: i64 = sqlx::query_scalar(movements)
+        .fetch_one(&shop.pool)
+        .await
+        .unwrap();
     assert_eq!(after, moved);
     assert_eq!(shop.broker.depth("inventory_events").await, 0);
     assert_eq!(shop.broker.depth("order_events.dead").await, 0);
