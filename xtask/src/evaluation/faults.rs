@@ -14,7 +14,6 @@ mod healing;
 mod limits;
 mod messages;
 mod network;
-mod purge;
 mod replacement;
 
 use std::fmt;
@@ -69,9 +68,6 @@ pub(crate) enum Fault {
     Poison { stream: Topology, count: u32 },
     /// So many events of this run that were published are published a second time, each under its own id.
     Redeliver { stream: Topology, count: u32 },
-    /// For two seconds no service can apply a message; of the dead letters of both streams half are purged, and the others
-    /// sent again when healed.
-    PurgeDeadLetters,
     /// A stream's queue loses its binding: the broker has nowhere to put what is published.
     Unbind { stream: Topology },
     /// The broker believes to be out of memory and takes no messages.
@@ -159,10 +155,6 @@ impl Fault {
                 "{count} published events are published to {} a second time",
                 stream.exchange()
             ),
-            Self::PurgeDeadLetters => {
-                "for 2 s no message can be applied, and half of the dead letters are purged"
-                    .to_owned()
-            }
             Self::Unbind { stream } => format!("the queue {} loses its binding", stream.queue()),
             Self::MemoryAlarm => {
                 "the broker believes to be out of memory and takes no messages".to_owned()
@@ -232,7 +224,6 @@ impl Fault {
             Self::Redeliver { stream, count } => {
                 Box::new(messages::Redeliver::new(stream, count, since))
             }
-            Self::PurgeDeadLetters => Box::new(purge::PurgeDeadLetters::new(since)),
             Self::Unbind { stream } => Box::new(broker::Unbind::new(stream)),
             Self::MemoryAlarm => Box::new(broker::MemoryAlarm),
             Self::LockTable { database, table } => {

@@ -17,7 +17,6 @@ mod rate_limit;
 mod retry;
 mod rolling_update;
 mod saga;
-mod saga_recovery;
 mod telemetry_loss;
 mod trace_propagation;
 
@@ -28,7 +27,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 19] = [
+pub(crate) static ALL: [&Experiment; 18] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -36,7 +35,6 @@ pub(crate) static ALL: [&Experiment; 19] = [
     &confirms::EXPERIMENT,
     &graceful_shutdown::EXPERIMENT,
     &saga::EXPERIMENT,
-    &saga_recovery::EXPERIMENT,
     &competing_consumers::EXPERIMENT,
     &trace_propagation::EXPERIMENT,
     &telemetry_loss::EXPERIMENT,
