@@ -7,7 +7,7 @@ use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
@@ -23,13 +23,19 @@ const NAMES: [&str; 15] = [
     "DEADLINE",
     "LOAD_SHEDDING",
     "RATE_LIMIT",
+    "SAGA_RECOVERY",
 ];
 
-/// Settings that say how much a pattern lets through, whole numbers from 1 on. `compose.yaml` has their defaults, and passes them on under the
-/// same names.
-pub(crate) const FIGURES: [&str; 2] = ["AGORA_RATE_LIMIT_AVERAGE", "AGORA_RATE_LIMIT_BURST"];
+/// Settings that say how much a pattern lets through, or how long it waits, whole numbers from 1 on. `compose.yaml` has their defaults, and
+/// passes them on under the same names.
+pub(crate) const FIGURES: [&str; 4] = [
+    "AGORA_RATE_LIMIT_AVERAGE",
+    "AGORA_RATE_LIMIT_BURST",
+    "AGORA_SAGA_RECOVERY_AFTER_SECONDS",
+    "AGORA_SAGA_RECOVERY_INTERVAL_SECONDS",
+];
 
-/// Refuses a figure that isn't one: the gateway would take no route at all from a file with it.
+/// Refuses a figure that isn't one: the gateway would take no route at all from a file with it, and a service would not start.
 pub(crate) fn check_figures(settings: &Settings) -> anyhow::Result<()> {
     check_figures_among(settings.iter())
 }
@@ -42,7 +48,7 @@ fn check_figures_among<'a>(
         if FIGURES.contains(&variable) && wrong {
             return Err(outcome::usage(
                 format!("{variable}={value}: not a number from 1 on"),
-                "remove it for the default; without any limit it is AGORA_PATTERN_RATE_LIMIT=off",
+                "remove it for the default; a pattern's switch (AGORA_PATTERN_…=off) turns it off as a whole",
             ));
         }
     }

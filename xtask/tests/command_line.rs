@@ -70,6 +70,13 @@ fn a_wrong_command_line_exits_with_2() {
             stderr(&output)
         );
     }
+    for wrong in [
+        &["stuck", "--older-than", "soon"][..],
+        &["repair", "not-an-order"],
+    ] {
+        let output = xtask(&[&["orders"], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
     let bench = xtask(&["bench", "--only", "nonsense"]);
     assert_eq!(bench.status.code(), Some(2));
     assert!(stderr(&bench).contains("telemetry"), "{}", stderr(&bench));
@@ -185,6 +192,8 @@ fn reports() -> impl Iterator<Item = Vec<&'static str>> {
         "alerts",
         "alerts --history",
         "heal",
+        "orders stuck",
+        "orders repair",
     ];
     commands
         .into_iter()

@@ -14,7 +14,7 @@
 //! between makes a duplicate, never a loss. While the broker has no room for it, or is slow, it is tried again; when the
 //! channel breaks, the broker hands the message out again. Left out: what an event means.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,17 @@ pub trait Handler: Send + Sync + 'static {
         event: &Event,
         work: &mut UnitOfWork<'_>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// An event that was applied before came again. That happens when a message is delivered twice, and when somebody sends
+    /// it again because the answer to it was lost: an answer is said again ([`UnitOfWork::say_again`]), and nothing else
+    /// is done. By default nothing at all.
+    fn repeat(
+        &self,
+        _event: &Event,
+        _work: &mut UnitOfWork<'_>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
 
     /// A number for what the event contends for with those of other orders, if anything. The events of a transaction
     /// are applied in the order of it, then of their subjects: who locks in the same order never waits crosswise.
@@ -535,16 +546,30 @@ impl<H: Handler> Consumer<H> {
         let mut work = self.outbox.begin().await?;
         let ids: Vec<_> = messages.iter().map(|(event, _)| event.id).collect();
         let new = self.inbox.are_new(work.connection(), &ids).await?;
-        let mut fresh: Vec<_> = messages.iter().zip(&new).filter(|(_, new)| **new).collect();
-        fresh.sort_by_cached_key(|((event, _), _)| {
-            (self.handler.contends_for(event), event.subject.clone())
-        });
-        for ((event, span), _) in fresh {
+        let in_order = |chosen: bool| {
+            let messages = messages.iter().zip(&new);
+            let chosen = messages.filter(|(_, new)| **new == chosen);
+            let mut chosen: Vec<_> = chosen.map(|(message, _)| message).collect();
+            chosen.sort_by_cached_key(|(event, _)| {
+                (self.handler.contends_for(event), event.subject.clone())
+            });
+            chosen
+        };
+        // Each once, whatever stands in a batch twice.
+        let mut handled = HashSet::new();
+        for (event, span) in in_order(true) {
             let applied = async {
                 debug!(event_id = %event.id, event_type = event.event_type, "handling");
                 self.handler.apply(event, &mut work).await
             };
             applied.instrument(span.clone()).await?;
+            handled.insert(event.id);
+        }
+        for (event, span) in in_order(false) {
+            if handled.insert(event.id) {
+                let repeated = self.handler.repeat(event, &mut work);
+                repeated.instrument(span.clone()).await?;
+            }
         }
         work.commit().await?;
         let outcomes = messages.iter().zip(new).map(|((event, span), new)| {
@@ -552,7 +577,7 @@ impl<H: Handler> Consumer<H> {
                 return Outcome::Applied;
             }
             let _entered = span.enter();
-            info!(event_id = %event.id, subject = event.subject, "delivered again: nothing to do");
+            info!(event_id = %event.id, subject = event.subject, "delivered again: its effect is there already");
             self.broker
                 .metrics()
                 .inbox_duplicate(&self.topology.queue());

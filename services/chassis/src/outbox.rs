@@ -11,6 +11,8 @@
 //! - it publishes persistent, mandatory and confirmed, and marks what was confirmed. A crash in between
 //!   publishes an event once more, under the same id: consumers keep an inbox.
 //!
+//! An event whose message was lost after that is published once more with [`UnitOfWork::say_again`].
+//!
 //! With the pattern off the transaction commits first and publishes then: what happens in between loses the
 //! event, and nobody notices. Left out: the tables (each service's migrations), and what an event says.
 //! Source: <https://microservices.io/patterns/data/transactional-outbox.html>.
@@ -87,6 +89,8 @@ pub struct UnitOfWork<'a> {
     outbox: &'a Outbox,
     /// What is stored with the commit, or published after it; each with the trace that it was said in.
     said: Vec<(Event, StoredContext)>,
+    /// Whether a stored event is to be published again.
+    said_again: bool,
 }
 
 /// Composes the strategy that the configuration asks for, and starts the relay and its housekeeping.
@@ -137,6 +141,7 @@ impl Outbox {
             transaction: self.pool.begin().traced("BEGIN").await?,
             outbox: self,
             said: Vec::new(),
+            said_again: false,
         })
     }
 }
@@ -154,6 +159,42 @@ impl UnitOfWork<'_> {
         self.said.push((event, trace));
     }
 
+    /// Says an event once more whose message may have been lost: the one with this subject and type. While the outbox keeps
+    /// it, it is published again as it was, under its own id and in its own trace; where it was pruned, or never stored
+    /// (`outbox` off), `event` is said in its place. `false` where it still waits to be published: then nothing is done.
+    ///
+    /// It counts as created now: its age in the metrics is the time that it waits for the broker, and pruning leaves it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn say_again(&mut self, event: Event) -> Result<bool, sqlx::Error> {
+        let waits: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM outbox WHERE subject = $1 AND event_type = $2 AND published_at IS NULL)",
+        )
+        .bind(&event.subject)
+        .bind(&event.event_type)
+        .fetch_one(&mut *self.transaction)
+        .traced("SELECT outbox")
+        .await?;
+        if waits {
+            return Ok(false);
+        }
+        let kept = sqlx::query(
+            "UPDATE outbox SET published_at = NULL, created_at = now()
+             WHERE subject = $1 AND event_type = $2 AND published_at IS NOT NULL",
+        )
+        .bind(&event.subject)
+        .bind(&event.event_type)
+        .execute(&mut *self.transaction)
+        .traced("UPDATE outbox")
+        .await?;
+        if kept.rows_affected() == 0 {
+            self.say(event);
+        }
+        self.said_again = true;
+        Ok(true)
+    }
+
     /// Commits. Events of a direct publisher are published then; what fails there is logged and counted,
     /// and not an error: the transaction stands.
     ///
@@ -162,10 +203,12 @@ impl UnitOfWork<'_> {
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         match &self.outbox.strategy {
             Strategy::Stored { bells } => {
-                if self.said.is_empty() {
+                if self.said.is_empty() && !self.said_again {
                     return self.transaction.commit().traced("COMMIT").await;
                 }
-                store(&mut self.transaction, &self.said).await?;
+                if !self.said.is_empty() {
+                    store(&mut self.transaction, &self.said).await?;
+                }
                 self.transaction.commit().traced("COMMIT").await?;
                 bells.relay.notify_one();
                 bells.replicas.notify_one();

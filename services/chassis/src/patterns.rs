@@ -41,6 +41,8 @@ pub enum Pattern {
     Deadline,
     /// So many requests are worked on at once, and what is too much is refused early. Off: whatever comes is worked on.
     LoadShedding,
+    /// The event of an order that is stuck is published again. Off: an order whose message was lost waits for ever.
+    SagaRecovery,
 }
 
 /// The position of a pattern's switch.
@@ -55,7 +57,7 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
@@ -68,6 +70,7 @@ impl Pattern {
         Self::CircuitBreaker,
         Self::Deadline,
         Self::LoadShedding,
+        Self::SagaRecovery,
     ];
 
     /// As it stands in a metric's label.
@@ -85,6 +88,7 @@ impl Pattern {
             Self::CircuitBreaker => "circuit_breaker",
             Self::Deadline => "deadline",
             Self::LoadShedding => "load_shedding",
+            Self::SagaRecovery => "saga_recovery",
         }
     }
 
@@ -102,6 +106,7 @@ impl Pattern {
             Self::CircuitBreaker => "AGORA_PATTERN_CIRCUIT_BREAKER",
             Self::Deadline => "AGORA_PATTERN_DEADLINE",
             Self::LoadShedding => "AGORA_PATTERN_LOAD_SHEDDING",
+            Self::SagaRecovery => "AGORA_PATTERN_SAGA_RECOVERY",
         }
     }
 }

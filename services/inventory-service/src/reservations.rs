@@ -1,7 +1,8 @@
 //! What an order takes from stock, and gives back: the effects of [`OrderPlaced`] and [`OrderCancelled`].
 //!
 //! The two may come in any order. A cancellation that is first leaves its mark, and the order then takes
-//! nothing. Left out: noticing that an event was delivered before; the consumer's inbox does.
+//! nothing. An event that comes again is answered again, as recorded: order-service sends it again when the answer was
+//! lost. Left out: noticing that an event was delivered before; the consumer's inbox does.
 
 use chassis::consumer::Handler;
 use chassis::failure::Failure;
@@ -9,7 +10,7 @@ use chassis::metrics::{Counter, Metrics};
 use chassis::outbox::UnitOfWork;
 use chassis::telemetry::Statement;
 use shared_events::{
-    Event, EventData, OrderCancelled, OrderPlaced, ProductId, RejectReason, StockRejected,
+    Event, EventData, OrderCancelled, OrderId, OrderPlaced, ProductId, RejectReason, StockRejected,
     StockReleased, StockReserved,
 };
 use sqlx::PgConnection;
@@ -40,23 +41,8 @@ impl Reservations {
         order: &OrderPlaced,
     ) -> Result<(), Failure> {
         let event = match decide(work.connection(), order).await? {
-            Decision::Reserved => Event::new(
-                SERVICE,
-                &StockReserved {
-                    order_id: order.order_id,
-                    product_id: order.product_id,
-                    quantity: order.quantity,
-                },
-            ),
-            Decision::Rejected(reason) => Event::new(
-                SERVICE,
-                &StockRejected {
-                    order_id: order.order_id,
-                    product_id: order.product_id,
-                    quantity: order.quantity,
-                    reason,
-                },
-            ),
+            Decision::Reserved => reserved(order),
+            Decision::Rejected(reason) => rejected(order, reason),
             Decision::CancelledBefore => {
                 self.overtaken.inc();
                 info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
@@ -76,6 +62,21 @@ impl Handler for Reservations {
             OrderCancelled::TYPE => release_stock(work, &event.data()?).await,
             _ => Err(Failure::unknown_type(event)),
         }
+    }
+
+    async fn repeat(&self, event: &Event, work: &mut UnitOfWork<'_>) -> Result<(), Failure> {
+        let answer = match event.event_type.as_str() {
+            OrderPlaced::TYPE => settled_as(work.connection(), &event.data()?).await?,
+            OrderCancelled::TYPE => released_as(work.connection(), &event.data()?).await?,
+            _ => None,
+        };
+        if let Some(answer) = answer {
+            let (order_id, outcome) = (answer.subject.clone(), answer.event_type.clone());
+            if work.say_again(answer).await? {
+                info!(order_id, outcome, "answered again");
+            }
+        }
+        Ok(())
     }
 
     /// The product, whose row in `stock` all its orders change.
@@ -145,19 +146,99 @@ async fn decide(
     })
 }
 
+/// What became of an order.
+#[derive(sqlx::FromRow)]
+struct Reservation {
+    outcome: String,
+    quantity: i32,
+    reason: Option<String>,
+}
+
+impl Reservation {
+    async fn find(
+        connection: &mut PgConnection,
+        order_id: OrderId,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        sqlx::query_as("SELECT outcome, quantity, reason FROM reservations WHERE order_id = $1")
+            .bind(order_id.0)
+            .fetch_optional(connection)
+            .traced("SELECT reservations")
+            .await
+    }
+}
+
+/// The answer that an order got, as it is recorded. None where it was cancelled since: the answer to that is what counts.
+async fn settled_as(
+    connection: &mut PgConnection,
+    order: &OrderPlaced,
+) -> Result<Option<Event>, sqlx::Error> {
+    let reservation = Reservation::find(connection, order.order_id).await?;
+    let Some(Reservation {
+        outcome, reason, ..
+    }) = reservation
+    else {
+        return Ok(None);
+    };
+    Ok(match (outcome.as_str(), reason) {
+        ("reserved", _) => Some(reserved(order)),
+        ("rejected", Some(reason)) if reason == RejectReason::UnknownProduct.as_str() => {
+            Some(rejected(order, RejectReason::UnknownProduct))
+        }
+        ("rejected", _) => Some(rejected(order, RejectReason::OutOfStock)),
+        _ => None,
+    })
+}
+
+/// The answer that a cancellation got, as it is recorded.
+async fn released_as(
+    connection: &mut PgConnection,
+    order: &OrderCancelled,
+) -> Result<Option<Event>, sqlx::Error> {
+    let reservation = Reservation::find(connection, order.order_id).await?;
+    Ok(
+        reservation.and_then(|reservation| match reservation.outcome.as_str() {
+            // It holds its stock: this cancellation had no effect, whatever the inbox says.
+            "reserved" => None,
+            "released" => Some(released(order, reservation.quantity.unsigned_abs())),
+            _ => Some(released(order, 0)),
+        }),
+    )
+}
+
 /// Gives back what the order holds, if anything; that it holds nothing is told in any case.
 async fn release_stock(work: &mut UnitOfWork<'_>, order: &OrderCancelled) -> Result<(), Failure> {
-    let released = give_back(work.connection(), order).await?;
-    info!(order_id = %order.order_id, released, "order cancelled");
-    work.say(Event::new(
-        SERVICE,
-        &StockReleased {
-            order_id: order.order_id,
-            product_id: order.product_id,
-            released,
-        },
-    ));
+    let quantity = give_back(work.connection(), order).await?;
+    info!(order_id = %order.order_id, released = quantity, "order cancelled");
+    work.say(released(order, quantity));
     Ok(())
+}
+
+fn reserved(order: &OrderPlaced) -> Event {
+    let data = StockReserved {
+        order_id: order.order_id,
+        product_id: order.product_id,
+        quantity: order.quantity,
+    };
+    Event::new(SERVICE, &data)
+}
+
+fn rejected(order: &OrderPlaced, reason: RejectReason) -> Event {
+    let data = StockRejected {
+        order_id: order.order_id,
+        product_id: order.product_id,
+        quantity: order.quantity,
+        reason,
+    };
+    Event::new(SERVICE, &data)
+}
+
+fn released(order: &OrderCancelled, released: u32) -> Event {
+    let data = StockReleased {
+        order_id: order.order_id,
+        product_id: order.product_id,
+        released,
+    };
+    Event::new(SERVICE, &data)
 }
 
 /// Moves what was reserved back to available; how much. An order that isn't known yet is marked as cancelled.

@@ -36,6 +36,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         orders::outcome::Outcomes,
     );
     orders::stuck::watch(lifecycle, &database, config.stuck_after);
+    orders::recovery::start(lifecycle, &database, outbox.clone(), config.recovery);
     lifecycle.enter_pattern(Pattern::Saga, config.saga);
     let orders = orders::http::router(orders::http::Orders {
         pool: database.pool,

@@ -12,6 +12,7 @@
 
 pub mod http;
 pub mod outcome;
+pub mod recovery;
 pub mod store;
 pub mod stuck;
 
@@ -21,6 +22,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use shared_events::{Event, OrderCancelled, OrderId, OrderPlaced, ProductId, Quantity, UserId};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
@@ -48,6 +50,10 @@ pub struct Order {
     pub reason: Option<String>,
     /// When it was taken.
     pub placed_at: DateTime<Utc>,
+    /// Since when it stands there.
+    pub changed_at: DateTime<Utc>,
+    /// The event that it waits, or waited, for the answer to.
+    pub event_id: Option<Uuid>,
 }
 
 /// Where an order stands.
@@ -140,7 +146,9 @@ impl Order {
             product_id: self.content.product_id,
             quantity: self.content.quantity,
         };
-        Event::new(SERVICE, &data)
+        let mut event = Event::new(SERVICE, &data);
+        event.id = self.event_id.unwrap_or(event.id);
+        event
     }
 
     /// Tells that its owner wants it no more.
@@ -151,6 +159,19 @@ impl Order {
             quantity: self.content.quantity,
         };
         Event::new(SERVICE, &data)
+    }
+
+    /// The event that it waits for the answer to, made anew: under its id, and with the time when it was first said. `None`
+    /// where it waits for nothing.
+    pub fn awaited(&self) -> Option<Event> {
+        let mut event = match self.status {
+            Status::Pending => self.placed(),
+            Status::Cancelling => self.cancelled(),
+            Status::Confirmed | Status::Rejected | Status::Cancelled => return None,
+        };
+        event.id = self.event_id.unwrap_or(event.id);
+        event.time = self.changed_at;
+        Some(event)
     }
 }
 

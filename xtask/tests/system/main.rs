@@ -33,6 +33,7 @@ mod outages;
 mod rolling;
 mod settings;
 mod story;
+mod stuck_orders;
 mod traces;
 
 #[path = "../../src/evaluation/report/schema_check.rs"]

@@ -135,18 +135,24 @@ impl System {
         Pause { container }
     }
 
-    /// Starts the services anew without a pattern; dropping the answer starts them with all of them.
+    /// Starts the services anew without a pattern, and without saga recovery, which brings back what others lose; dropping
+    /// the answer starts them with all of them.
     #[track_caller]
     #[must_use]
     pub(crate) fn without(&self, pattern: &str) -> Without<'_> {
-        self.with_setting(&format!("AGORA_PATTERN_{pattern}"), "off")
+        let switch = format!("AGORA_PATTERN_{pattern}");
+        self.with_settings(&[(&switch, "off"), ("AGORA_PATTERN_SAGA_RECOVERY", "off")])
     }
 
     /// Starts the services anew with a setting; dropping the answer starts them without it.
     #[track_caller]
     #[must_use]
     pub(crate) fn with_setting(&self, variable: &str, value: &str) -> Without<'_> {
-        Call::xtask_with(&[(variable, value)], &self.project, &self.env_file, &["up"])
+        self.with_settings(&[(variable, value)])
+    }
+
+    fn with_settings(&self, settings: &[(&str, &str)]) -> Without<'_> {
+        Call::xtask_with(settings, &self.project, &self.env_file, &["up"])
             .start()
             .end_within(UP_WITHIN)
             .expect_code(0);

@@ -150,6 +150,81 @@ async fn a_redelivered_order_takes_stock_once() {
 }
 
 #[tokio::test]
+async fn an_event_that_comes_again_is_answered_again_and_takes_nothing() {
+    let shop = Shop::open().await;
+    sqlx::query("UPDATE stock SET available = 2 WHERE product_id = 5")
+        .execute(&shop.pool)
+        .await
+        .unwrap();
+    let cancelled = |order: &OrderPlaced| {
+        let data = OrderCancelled {
+            order_id: order.order_id,
+            product_id: order.product_id,
+            quantity: order.quantity,
+        };
+        Event::new("order-service", &data)
+    };
+    let (taken, refused, unknown, given_back, never_seen) = (
+        order(7, 3),
+        order(5, 3),
+        order(12_345, 1),
+        order(8, 2),
+        order(9, 1),
+    );
+    let mut answers = Vec::new();
+    let events = [
+        event(&taken),
+        event(&refused),
+        event(&unknown),
+        event(&given_back),
+        cancelled(&given_back),
+        cancelled(&never_seen),
+        // Rejected before: there is nothing to give back.
+        cancelled(&refused),
+    ];
+    for event in &events {
+        shop.publish(&event.encode()).await;
+        answers.push(shop.told().await.0);
+    }
+    let movements = "SELECT count(*) FROM stock_movements";
+    let moved: i64 = sqlx::query_scalar(movements)
+        .fetch_one(&shop.pool)
+        .await
+        .unwrap();
+    // Lost on the way, and kept in the outbox: the same answer. What was cancelled since is not confirmed again.
+    for (event, answer) in events.iter().zip(&answers) {
+        if event.id != events[3].id {
+            shop.publish(&event.encode()).await;
+            assert_eq!(shop.told().await.0, *answer);
+        }
+    }
+    shop.publish(&events[3].encode()).await;
+    // Pruned: an answer that says the same.
+    sqlx::query("DELETE FROM outbox WHERE published_at IS NOT NULL")
+        .execute(&shop.pool)
+        .await
+        .unwrap();
+    for (event, answer) in events.iter().zip(&answers) {
+        if event.id != events[3].id {
+            shop.publish(&event.encode()).await;
+            let (again, _) = shop.told().await;
+            let said = |event: &Event| {
+                let mut raw: Value = serde_json::from_slice(&event.encode()).unwrap();
+                (raw["type"].take(), raw["data"].take())
+            };
+            assert_eq!(said(&again), said(answer));
+        }
+    }
+    let after: i64 = sqlx::query_scalar(movements)
+        .fetch_one(&shop.pool)
+        .await
+        .unwrap();
+    assert_eq!(after, moved);
+    assert_eq!(shop.broker.depth("inventory_events").await, 0);
+    assert_eq!(shop.broker.depth("order_events.dead").await, 0);
+}
+
+#[tokio::test]
 async fn too_little_stock_and_an_unknown_product_are_outcomes_not_failures() {
     let shop = Shop::open().await;
     sqlx::query("UPDATE stock SET available = 2 WHERE product_id = 5")

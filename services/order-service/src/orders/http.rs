@@ -161,8 +161,10 @@ async fn cancel_order(
     match order.status {
         Status::Pending | Status::Confirmed => {
             let (from, to) = (order.status, orders.course.cancelled);
-            store::change_status(work.connection(), id, from, to, None).await?;
-            if let Some(event) = orders.course.cancellation(&order) {
+            let event = orders.course.cancellation(&order);
+            let event_id = event.as_ref().map(|event| event.id);
+            store::change_status(work.connection(), id, from, to, None, event_id).await?;
+            if let Some(event) = event {
                 work.say(event);
             }
             work.commit().await?;

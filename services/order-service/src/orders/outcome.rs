@@ -62,7 +62,7 @@ async fn advance(
     to: Status,
     reason: Option<&str>,
 ) -> Result<(), Failure> {
-    if store::change_status(work.connection(), id, from, to, reason).await? {
+    if store::change_status(work.connection(), id, from, to, reason, None).await? {
         info!(order_id = %id, status = to.as_str(), reason, "order decided");
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! Orders in PostgreSQL.
 
+use std::time::Duration;
+
 use chassis::database::violated_constraint;
 use chassis::idempotency::IdempotencyKey;
 use chassis::telemetry::Statement;
@@ -10,7 +12,8 @@ use uuid::Uuid;
 
 use super::{Order, PlaceOrder, Status};
 
-const COLUMNS: &str = "id, user_id, product_id, quantity, status, reason, placed_at";
+const COLUMNS: &str =
+    "id, user_id, product_id, quantity, status, reason, placed_at, changed_at, event_id";
 
 #[derive(sqlx::FromRow)]
 struct OrderRow {
@@ -21,6 +24,8 @@ struct OrderRow {
     status: String,
     reason: Option<String>,
     placed_at: DateTime<Utc>,
+    changed_at: DateTime<Utc>,
+    event_id: Option<Uuid>,
 }
 
 /// Stores a new order; `None` when the user used the key before, and the transaction is of no more use then.
@@ -35,8 +40,8 @@ pub async fn insert(
     key: Option<&IdempotencyKey>,
 ) -> Result<Option<Order>, sqlx::Error> {
     let inserted = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key)
-         VALUES ($1, $2, $3, $4, $5, $6) RETURNING {COLUMNS}"
+        "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key, event_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {COLUMNS}"
     )))
     .bind(OrderId::generate().0)
     .bind(user_id.0)
@@ -44,6 +49,7 @@ pub async fn insert(
     .bind(content.quantity.get())
     .bind(status.as_str())
     .bind(key.map(IdempotencyKey::as_str))
+    .bind(Uuid::now_v7())
     .fetch_one(connection)
     .traced("INSERT orders")
     .await;
@@ -94,7 +100,8 @@ pub async fn find_for_update(
     row.map(order).transpose()
 }
 
-/// Moves an order from one status to the next; whether it stood there.
+/// Moves an order from one status to the next; whether it stood there. `event_id` is the event that it waits for the answer
+/// to from now on, if any. What was tried to have the one before answered is forgotten.
 ///
 /// # Errors
 /// The database's.
@@ -104,14 +111,18 @@ pub async fn change_status(
     from: Status,
     to: Status,
     reason: Option<&str>,
+    event_id: Option<Uuid>,
 ) -> Result<bool, sqlx::Error> {
     let changed = sqlx::query(
-        "UPDATE orders SET status = $3, reason = $4, changed_at = now() WHERE id = $1 AND status = $2",
+        "UPDATE orders SET status = $3, reason = $4, changed_at = now(), event_id = coalesce($5, event_id),
+                recoveries = 0, recovered_at = NULL, recovery_requested = false
+         WHERE id = $1 AND status = $2",
     )
     .bind(id.0)
     .bind(from.as_str())
     .bind(to.as_str())
     .bind(reason)
+    .bind(event_id)
     .execute(connection)
     .traced("UPDATE orders")
     .await?;
@@ -131,6 +142,85 @@ pub async fn status(
         .fetch_optional(connection)
         .traced("SELECT orders")
         .await
+}
+
+/// Orders whose event is to be published again, nobody else changes them until the transaction ends, and no two sweeps
+/// have the same: those of `repair`, and, if `by_age` is there, those that are stuck and not given up. An order whose event
+/// still waits in the outbox is not among them: nothing of it was lost.
+///
+/// # Errors
+/// The database's.
+pub async fn to_recover(
+    connection: &mut PgConnection,
+    by_age: Option<ByAge>,
+    rows: u32,
+) -> Result<Vec<(Order, i32)>, sqlx::Error> {
+    #[derive(sqlx::FromRow)]
+    struct StuckRow {
+        #[sqlx(flatten)]
+        order: OrderRow,
+        recoveries: i32,
+    }
+    let rows: Vec<StuckRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, recoveries FROM orders
+         WHERE status IN ('pending', 'cancelling')
+           AND (recovery_requested
+                OR (recoveries < $2
+                    AND coalesce(recovered_at, changed_at) < now() - make_interval(secs => $1 * 2 ^ recoveries)))
+           AND NOT EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND published_at IS NULL)
+         ORDER BY recovery_requested DESC, changed_at LIMIT $3 FOR UPDATE OF orders SKIP LOCKED"
+    )))
+    .bind(by_age.map_or(0.0, |by_age| by_age.after.as_secs_f64()))
+    .bind(by_age.map_or(0, |by_age| by_age.attempts as i32))
+    .bind(i64::from(rows))
+    .fetch_all(connection)
+    .await?;
+    let orders = rows.into_iter();
+    let orders = orders.map(|row| Ok((order(row.order)?, row.recoveries)));
+    orders.collect()
+}
+
+/// When an order that nobody asked for is recovered.
+#[derive(Debug, Clone, Copy)]
+pub struct ByAge {
+    /// In its status for longer than this; for twice as long after each attempt.
+    pub after: Duration,
+    /// So often.
+    pub attempts: u32,
+}
+
+/// Notes that an order's event, `event_id`, is published once more.
+///
+/// # Errors
+/// The database's.
+pub async fn note_recovery(
+    connection: &mut PgConnection,
+    id: OrderId,
+    event_id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE orders SET recoveries = recoveries + 1, recovered_at = now(), recovery_requested = false,
+                event_id = coalesce(event_id, $2)
+         WHERE id = $1",
+    )
+    .bind(id.0)
+    .bind(event_id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// How many orders wait although their event was published again `attempts` times.
+///
+/// # Errors
+/// The database's.
+pub async fn count_given_up(pool: &PgPool, attempts: u32) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM orders WHERE status IN ('pending', 'cancelling') AND recoveries >= $1",
+    )
+    .bind(attempts as i32)
+    .fetch_one(pool)
+    .await
 }
 
 /// The user's own order with this id.
@@ -192,5 +282,7 @@ fn order(row: OrderRow) -> Result<Order, sqlx::Error> {
         status: row.status.parse().map_err(|error| damaged(&error))?,
         reason: row.reason,
         placed_at: row.placed_at,
+        changed_at: row.changed_at,
+        event_id: row.event_id,
     })
 }

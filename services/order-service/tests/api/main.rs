@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod process;
+mod recovery;
 mod traces;
 
 use order_service::{Config, start};
@@ -551,7 +552,7 @@ async fn the_ops_port_tells_which_patterns_are_on() {
     let found: Value = serde_json::from_str(&body).unwrap();
     let patterns = json!({
         "outbox": "off", "inbox": "on", "retry": "off", "dead_letter": "on", "confirms": "on",
-        "saga": "on", "trace_propagation": "on", "load_shedding": "on",
+        "saga": "on", "trace_propagation": "on", "load_shedding": "on", "saga_recovery": "on",
     });
     let expected = json!({ "service": "order-service", "patterns": patterns });
     assert_eq!((status, found), (200, expected));

@@ -1,0 +1,374 @@
+//! `orders`: those that wait for longer than they may. `stuck` lists them, what each waits for and since when; `repair` has
+//! order-service publish their events again now, also with the pattern `saga_recovery` off, and waits until they end.
+//!
+//! Read in order-service's database. What is asked for is noted there as well: order-service takes it up with its next
+//! sweep, as it alone publishes its events. Left out: messages that are dead, see `dlq`.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    durations,
+    evaluation::lab::Lab,
+    outcome::{self, Exit},
+    output::{Format, FormatOption, Progress, print_json, spell, table},
+    project::Project,
+    wait,
+};
+
+/// The most orders that are listed; all are counted.
+const LISTED: usize = 100;
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// An order waits for what the other service says.
+const WAITING: &str = "status IN ('pending', 'cancelling')";
+
+/// What can be done with orders that wait.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Options {
+    /// List orders that wait for longer than they may, what each waits for, and since when
+    #[command(after_help = "Exit codes: 0 none is stuck, 1 one is, 3 the system isn't up.")]
+    Stuck(StuckOptions),
+    /// Have the events of stuck orders published again now, and wait until the orders end
+    #[command(
+        after_help = "Each is published under the id that it had, so that nothing is applied twice, and inventory-service \
+                            repeats an answer that was lost. It works with AGORA_PATTERN_SAGA_RECOVERY=off, too, and gives \
+                            an order that was given up its attempts back.\n\
+                            Exit codes: 0 all have ended (or none was stuck), 1 one hasn't, 3 the system isn't up."
+    )]
+    Repair(RepairOptions),
+}
+
+/// What `orders stuck` can be told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct StuckOptions {
+    /// Waiting for longer than this: 10s, 5m
+    #[arg(long, value_name = "TIME", value_parser = durations::parse, default_value = "60s")]
+    older_than: Duration,
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+/// What `orders repair` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct RepairOptions {
+    /// These orders, however long they have waited [default: all that are stuck]
+    #[arg(value_name = "ORDER", value_parser = order_id)]
+    orders: Vec<String>,
+    /// Waiting for longer than this: 10s, 5m
+    #[arg(long, value_name = "TIME", value_parser = durations::parse, default_value = "60s", conflicts_with = "orders")]
+    older_than: Duration,
+    /// How long to wait until they have ended: 0s doesn't wait, and judges nothing
+    #[arg(long, value_name = "TIME", value_parser = durations::parse, default_value = "60s")]
+    wait: Duration,
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+impl Options {
+    /// The form of the result.
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::Stuck(options) => options.format.format,
+            Self::Repair(options) => options.format.format,
+        }
+    }
+}
+
+/// As a UUID is written; nothing else gets into a statement.
+fn order_id(text: &str) -> Result<String, String> {
+    let lengths = text.split('-').map(str::len);
+    let is_uuid = lengths.eq([8, 4, 4, 4, 12])
+        && text
+            .bytes()
+            .all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    is_uuid
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "expected an order's id, a UUID".to_owned())
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let lab = Lab::new(project)?;
+    match options {
+        Options::Stuck(options) => stuck(&lab, *options),
+        Options::Repair(options) => repair(&lab, options),
+    }
+}
+
+/// An order that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct WaitingOrder {
+    order_id: String,
+    status: Status,
+    /// Since when it has this status.
+    since: DateTime<Utc>,
+    /// Whether its event still waits for the broker: then nothing is lost yet.
+    unpublished: bool,
+    /// How often its event was published again.
+    recoveries: u32,
+    /// When last.
+    recovered_at: Option<DateTime<Utc>>,
+    /// Whether it is to be published again at the next sweep.
+    recovery_requested: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Pending,
+    Cancelling,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "pending",
+            Self::Cancelling => "cancelling",
+        })
+    }
+}
+
+impl WaitingOrder {
+    fn waits_for(&self) -> &'static str {
+        match (self.status, self.unpublished) {
+            (Status::Pending, true) => "OrderPlaced to be published",
+            (Status::Pending, false) => "StockReserved or StockRejected",
+            (Status::Cancelling, true) => "OrderCancelled to be published",
+            (Status::Cancelling, false) => "StockReleased",
+        }
+    }
+}
+
+/// The result as JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    outcome: Exit,
+    /// How many are stuck.
+    stuck: u64,
+    /// How many had their event published again, and have ended. Only of `repair`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<usize>,
+    /// The longest waiting first, at most a hundred.
+    orders: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    #[serde(flatten)]
+    order: WaitingOrder,
+    waits_for: &'static str,
+}
+
+/// The orders that wait and meet a condition, the longest waiting first.
+fn waiting(lab: &Lab<'_>, condition: &str) -> anyhow::Result<(u64, Vec<WaitingOrder>)> {
+    let count = lab.number(
+        "orders",
+        &format!("SELECT count(*) FROM orders WHERE {WAITING} AND {condition}"),
+    )?;
+    let list = format!(
+        "SELECT json_build_object('order_id', id, 'status', status, 'since', changed_at, 'recoveries', recoveries,
+                'recovered_at', recovered_at, 'recovery_requested', recovery_requested,
+                'unpublished', EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND published_at IS NULL))
+         FROM orders WHERE {WAITING} AND {condition} ORDER BY changed_at, id LIMIT {LISTED}"
+    );
+    let rows = lab.psql("orders", &list)?.read()?;
+    let orders = rows.lines().map(serde_json::from_str);
+    let orders = orders
+        .collect::<Result<_, _>>()
+        .context("failed to read the waiting orders")?;
+    Ok((count, orders))
+}
+
+fn older_than(age: Duration) -> String {
+    format!(
+        "changed_at < now() - make_interval(secs => {})",
+        age.as_secs()
+    )
+}
+
+fn among(ids: &[String]) -> String {
+    format!("id = ANY('{{{}}}'::uuid[])", ids.join(","))
+}
+
+fn stuck(lab: &Lab<'_>, options: StuckOptions) -> anyhow::Result<Exit> {
+    let (count, orders) = waiting(lab, &older_than(options.older_than))?;
+    let report = Report {
+        outcome: if count == 0 {
+            Exit::Holds
+        } else {
+            Exit::Failed
+        },
+        stuck: count,
+        ended: None,
+        orders: entries(orders),
+    };
+    if options.format.format == Format::Json {
+        print_json(&report)?;
+        return Ok(report.outcome);
+    }
+    print_orders(&report.orders);
+    println!(
+        "{}: {count} orders have waited for longer than {}",
+        report.outcome.word(),
+        spell(options.older_than)
+    );
+    if count > 0 {
+        println!("`cargo xtask orders repair` has their events published again.");
+    }
+    Ok(report.outcome)
+}
+
+fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
+    let serving = lab.containers_of("order-service")?;
+    if !serving.iter().any(|container| container.is_healthy()) {
+        return Err(outcome::unavailable(
+            "no container of order-service is healthy, and it alone publishes its events",
+            "`cargo xtask up` starts what is stopped; `cargo xtask logs order-service` says why it isn't healthy",
+        ));
+    }
+    let condition = match options.orders.as_slice() {
+        [] => older_than(options.older_than),
+        ids => among(ids),
+    };
+    // What was tried before counts no more.
+    let request = format!(
+        "UPDATE orders SET recovery_requested = true, recoveries = 0 WHERE {WAITING} AND {condition} RETURNING id"
+    );
+    let requested: Vec<String> = lab
+        .query("orders", &request)?
+        .into_iter()
+        .flatten()
+        .collect();
+    if let Some(other) = options.orders.iter().find(|id| !requested.contains(id)) {
+        return Err(outcome::failed(
+            format!("order {other} doesn't wait for anything, or there is none"),
+            "`cargo xtask orders stuck` lists those that wait",
+        ));
+    }
+    let ours = among(&requested);
+    let progress = Progress::new();
+    let (left, orders) = progress.step("repair", |step| {
+        let started = Instant::now();
+        let mut left = waiting(lab, &ours)?;
+        wait::until(options.wait, LOOK_INTERVAL, || {
+            left = waiting(lab, &ours)?;
+            step.update(&format!("{} of {} wait", left.0, requested.len()));
+            Ok((left.0 == 0).then_some(()))
+        })?;
+        step.result(format!(
+            "{} orders asked for, {} wait after {}",
+            requested.len(),
+            left.0,
+            spell(started.elapsed())
+        ));
+        Ok(left)
+    })?;
+    let judged = options.wait > Duration::ZERO;
+    let report = Report {
+        outcome: if judged && left > 0 {
+            Exit::Failed
+        } else {
+            Exit::Holds
+        },
+        stuck: left,
+        ended: Some(requested.len() - usize::try_from(left)?),
+        orders: entries(orders),
+    };
+    if options.format.format == Format::Json {
+        print_json(&report)?;
+        return Ok(report.outcome);
+    }
+    print_orders(&report.orders);
+    println!(
+        "{}: of {} orders {} have ended, {left} wait",
+        report.outcome.word(),
+        requested.len(),
+        requested.len() - usize::try_from(left)?,
+    );
+    if report.outcome == Exit::Failed {
+        println!(
+            "Their messages fail again, or nobody handles them: see `cargo xtask dlq list` and `cargo xtask alerts`."
+        );
+    }
+    Ok(report.outcome)
+}
+
+fn entries(orders: Vec<WaitingOrder>) -> Vec<Entry> {
+    let orders = orders.into_iter();
+    orders
+        .map(|order| Entry {
+            waits_for: order.waits_for(),
+            order,
+        })
+        .collect()
+}
+
+fn print_orders(orders: &[Entry]) {
+    if orders.is_empty() {
+        return;
+    }
+    let mut rows = table([
+        "order",
+        "status",
+        "waits for",
+        "since",
+        "published again",
+        "last",
+    ]);
+    for Entry { order, waits_for } in orders {
+        let time = |time: DateTime<Utc>| time.format("%F %T").to_string();
+        rows.add_row([
+            order.order_id.clone(),
+            order.status.to_string(),
+            (*waits_for).to_owned(),
+            time(order.since),
+            order.recoveries.to_string(),
+            order.recovered_at.map_or_else(|| "-".to_owned(), time),
+        ]);
+    }
+    println!("{rows}");
+    if orders.len() == LISTED {
+        println!("The first {LISTED} are listed.");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_id_gets_into_a_statement() {
+        assert_eq!(
+            order_id("01A21685-95F2-7000-8000-000000000001").as_deref(),
+            Ok("01a21685-95f2-7000-8000-000000000001")
+        );
+        for text in [
+            "",
+            "01a21685",
+            "01a21685-95f2-7000-8000-00000000000'",
+            "01a21685-95f2-7000-8000-0000000000012",
+        ] {
+            assert!(order_id(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_order_is_read_as_postgresql_writes_it() {
+        let order: WaitingOrder = serde_json::from_str(
+            r#"{"order_id":"01","status":"cancelling","since":"2026-11-28T20:00:00.123456+00:00","recoveries":2,
+                "recovered_at":null,"recovery_requested":false,"unpublished":false}"#,
+        )
+        .unwrap();
+        assert_eq!(order.waits_for(), "StockReleased");
+        let entry = serde_json::to_value(entries(vec![order]).remove(0)).unwrap();
+        assert_eq!(entry["status"], "cancelling");
+        assert_eq!(entry["waits_for"], "StockReleased");
+    }
+}
