@@ -2,7 +2,7 @@
 //!
 //! A switch is read once, at start, and picks a strategy where a service is composed; it is entered here, so
 //! that `GET /patterns` on the ops port and the gauge `agora_pattern_enabled` tell what really runs. Left
-//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`, `outbound`, `admission`), and changing one at run time.
+//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`, `outbound`, `replicas`, `admission`), and changing one at run time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +41,8 @@ pub enum Pattern {
     Deadline,
     /// So many requests are worked on at once, and what is too much is refused early. Off: whatever comes is worked on.
     LoadShedding,
+    /// Calls to another service are spread over its healthy replicas. Off: they go over a single connection, to one replica.
+    ClientLoadBalancing,
 }
 
 /// The position of a pattern's switch.
@@ -55,7 +57,7 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
@@ -68,6 +70,7 @@ impl Pattern {
         Self::CircuitBreaker,
         Self::Deadline,
         Self::LoadShedding,
+        Self::ClientLoadBalancing,
     ];
 
     /// As it stands in a metric's label.
@@ -85,6 +88,7 @@ impl Pattern {
             Self::CircuitBreaker => "circuit_breaker",
             Self::Deadline => "deadline",
             Self::LoadShedding => "load_shedding",
+            Self::ClientLoadBalancing => "client_load_balancing",
         }
     }
 
@@ -102,6 +106,7 @@ impl Pattern {
             Self::CircuitBreaker => "AGORA_PATTERN_CIRCUIT_BREAKER",
             Self::Deadline => "AGORA_PATTERN_DEADLINE",
             Self::LoadShedding => "AGORA_PATTERN_LOAD_SHEDDING",
+            Self::ClientLoadBalancing => "AGORA_PATTERN_CLIENT_LOAD_BALANCING",
         }
     }
 }

@@ -3,6 +3,7 @@
 mod alerting;
 mod by_route;
 mod circuit_breaker;
+mod client_load_balancing;
 mod competing_consumers;
 mod confirms;
 mod dead_letter;
@@ -27,7 +28,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 18] = [
+pub(crate) static ALL: [&Experiment; 19] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -42,6 +43,7 @@ pub(crate) static ALL: [&Experiment; 18] = [
     &forward_auth::EXPERIMENT,
     &deadline::EXPERIMENT,
     &circuit_breaker::EXPERIMENT,
+    &client_load_balancing::EXPERIMENT,
     &load_shedding::EXPERIMENT,
     &rate_limit::EXPERIMENT,
     &rolling_update::EXPERIMENT,
