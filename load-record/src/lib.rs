@@ -151,7 +151,7 @@ pub struct RouteSecond {
     /// As [`RequestCount::route`].
     pub route: String,
     /// Whose requests these are, where the scenario tells its users apart.
-    #[serde(default, skip_serializing_if = "Option::is_zero")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// How often each answer came, by its status; `none` where none came.
     pub answers: BTreeMap<String, u64>,

@@ -296,6 +296,29 @@ fn purchases_that_fail_or_hang_refute_the_breaker_and_the_deadline() {
 }
 
 #[test]
+fn failed_stale_or_slow_purchases_refute_client_load_balancing_and_fresh_ones_decide_nothing() {
+    let each = |arm: &mut Value, change: fn(&mut Value)| {
+        let seconds = arm["load"]["routes"].as_array_mut().expect("routes");
+        seconds.iter_mut().for_each(change);
+    };
+    let name = "client_load_balancing";
+    let fail = |second: &mut Value| second["succeeded"] = 0.into();
+    tamper(name, 1, |arm| each(arm, fail), "refuted");
+    let stale = |second: &mut Value| second["stale"] = second["succeeded"].clone();
+    tamper(name, 1, |arm| each(arm, stale), "refuted");
+    // The same in every second, so that the recovery is late as well; either refutes.
+    let slow = |second: &mut Value| second["max_ms"] = 1_200.into();
+    tamper(name, 1, |arm| each(arm, slow), "refuted");
+    let fresh = |second: &mut Value| {
+        let answers = second["answers"].as_object().expect("answers").values();
+        let sent: u64 = answers.filter_map(Value::as_u64).sum();
+        second["succeeded"] = sent.into();
+        second["stale"] = 0.into();
+    };
+    tamper(name, 0, |arm| each(arm, fresh), "inconclusive");
+}
+
+#[test]
 fn slow_or_few_orders_refute_load_shedding_and_harmless_overload_decides_nothing() {
     let each = |arm: &mut Value, change: fn(&mut Value)| {
         let seconds = arm["load"]["routes"].as_array_mut().expect("routes");

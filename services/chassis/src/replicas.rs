@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | discovery | the service's name is resolved every [`RESOLVE_INTERVAL`]; new addresses are added, addresses that are gone are removed |
-//! | health checks | every [`PROBE_INTERVAL`] each address is asked through `grpc.health.v1`. A replica that does not answer `SERVING` within [`PROBE_TIMEOUT`] gets no calls until it does |
+//! | health checks | every [`PROBE_INTERVAL`] each address is asked through `grpc.health.v1`. A replica that does not answer `SERVING` within [`PROBE_TIMEOUT`], [`MAX_FAILED_PROBES`] times in a row, gets no calls until it does |
 //! | selection | power of two choices by pending requests (tower's [`Balance`]) |
 //! | keepalive | a connection on which an HTTP/2 ping gets no answer is closed; its calls fail with `Unavailable` and may be retried on another replica ([`crate::outbound`]) |
 //!
@@ -47,10 +47,13 @@ use crate::metrics::CallMetrics;
 /// Time between two resolutions of the name.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between two health checks of a replica.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a health check may take. Interval and timeout together are shorter than those of the keepalive: when a call fails because
-/// its connection was closed, the frozen replica is already removed, and the retry goes to another one.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
+const PROBE_INTERVAL: Duration = Duration::from_millis(300);
+/// How long a health check may take.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
+/// A replica gets no more calls after so many failed checks in a row, so that one slow answer doesn't remove a busy replica. That
+/// takes 0.9 s at most, which is less than the keepalive needs: when a call fails because its connection was closed, the frozen
+/// replica is already removed, and the retry goes to another one.
+const MAX_FAILED_PROBES: u32 = 2;
 /// A connection that received nothing for this long is pinged.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the answer to a ping may take.
@@ -211,7 +214,14 @@ async fn keep_resolving(
 
 struct Replica {
     channel: Channel,
-    healthy: bool,
+    /// Failed checks since the last successful one; a new replica has to pass one first.
+    failed_probes: u32,
+}
+
+impl Replica {
+    fn is_healthy(&self) -> bool {
+        self.failed_probes < MAX_FAILED_PROBES
+    }
 }
 
 struct Checker {
@@ -234,10 +244,10 @@ impl Checker {
             self.update(&addresses);
             let probes = self.replicas.iter().map(|(addr, replica)| {
                 let channel = replica.channel.clone();
-                async move { (*addr, is_healthy(channel).await) }
+                async move { (*addr, is_serving(channel).await) }
             });
-            for (addr, healthy) in join_all(probes).await {
-                self.record(addr, healthy);
+            for (addr, passed) in join_all(probes).await {
+                self.record(addr, passed);
             }
             self.publish();
         }
@@ -259,20 +269,25 @@ impl Checker {
             {
                 let replica = Replica {
                     channel: endpoint.connect_lazy(),
-                    healthy: false,
+                    failed_probes: MAX_FAILED_PROBES,
                 };
                 self.replicas.insert(*address, replica);
             }
         }
     }
 
-    fn record(&mut self, address: SocketAddr, healthy: bool) {
+    fn record(&mut self, address: SocketAddr, passed: bool) {
         let Some(replica) = self.replicas.get_mut(&address) else {
             return;
         };
-        let was = std::mem::replace(&mut replica.healthy, healthy);
+        let was = replica.is_healthy();
+        replica.failed_probes = if passed {
+            0
+        } else {
+            replica.failed_probes.saturating_add(1)
+        };
         let target = self.metrics.target();
-        match (was, healthy) {
+        match (was, replica.is_healthy()) {
             (false, true) => info!(target_service = target, %address, "replica healthy"),
             (true, false) => warn!(target_service = target, %address, "replica unhealthy"),
             (true, true) | (false, false) => {}
@@ -280,7 +295,10 @@ impl Checker {
     }
 
     fn publish(&self) {
-        let healthy = self.replicas.iter().filter(|(_, replica)| replica.healthy);
+        let healthy = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| replica.is_healthy());
         let healthy: Members = healthy
             .map(|(address, replica)| (Member::Replica(*address), replica.channel.clone()))
             .collect();
@@ -314,7 +332,7 @@ fn towards(endpoint: &Endpoint, address: SocketAddr) -> Option<Endpoint> {
     )
 }
 
-async fn is_healthy(channel: Channel) -> bool {
+async fn is_serving(channel: Channel) -> bool {
     // The empty name asks for the server as a whole.
     let mut request = tonic::Request::new(HealthCheckRequest::default());
     request.set_timeout(PROBE_TIMEOUT);
