@@ -519,7 +519,7 @@ impl CallFamilies {
         );
         registry.register(
             "agora_target_replicas",
-            "Replicas of a target, by the result of their last health check",
+            "Replicas of a target, by whether they get calls",
             families.replicas.clone(),
         );
         families
@@ -585,8 +585,8 @@ impl CallMetrics {
         self.families.fallbacks.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn replicas(&self, known: usize, healthy: usize) {
-        for (state, count) in [("healthy", healthy), ("unhealthy", known - healthy)] {
+    pub(crate) fn replicas(&self, known: usize, used: usize) {
+        for (state, count) in [("used", used), ("left_out", known - used)] {
             let labels = [("target", self.target), ("state", state)];
             let gauge = self.families.replicas.get_or_create(&labels);
             gauge.set(count.try_into().unwrap_or(i64::MAX));

@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | discovery | the service's name is resolved every [`RESOLVE_INTERVAL`]; new addresses are added, addresses that are gone are removed |
-//! | health checks | every [`PROBE_INTERVAL`] each address is asked through `grpc.health.v1`. A replica that does not answer `SERVING` within [`PROBE_TIMEOUT`], [`MAX_FAILED_PROBES`] times in a row, gets no calls until it does |
+//! | health checks | every [`PROBE_INTERVAL`] each address is asked through `grpc.health.v1`, and has to answer `SERVING` within [`PROBE_TIMEOUT`]. Calls go to the replicas with the fewest failed checks in a row |
 //! | selection | power of two choices by pending requests (tower's [`Balance`]) |
 //! | keepalive | a connection on which an HTTP/2 ping gets no answer is closed; its calls fail with `Unavailable` and may be retried on another replica ([`crate::outbound`]) |
 //!
@@ -50,10 +50,8 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a health check may take.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
-/// A replica gets no more calls after so many failed checks in a row, so that one slow answer doesn't remove a busy replica. That
-/// takes 0.9 s at most, which is less than the keepalive needs: when a call fails because its connection was closed, the frozen
-/// replica is already removed, and the retry goes to another one.
-const MAX_FAILED_PROBES: u32 = 2;
+/// A replica that failed so many checks in a row is unhealthy: it gets no calls even if every other one is, too.
+const UNHEALTHY_AFTER: u32 = 6;
 /// A connection that received nothing for this long is pinged.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the answer to a ping may take.
@@ -220,7 +218,7 @@ struct Replica {
 
 impl Replica {
     fn is_healthy(&self) -> bool {
-        self.failed_probes < MAX_FAILED_PROBES
+        self.failed_probes < UNHEALTHY_AFTER
     }
 }
 
@@ -269,7 +267,7 @@ impl Checker {
             {
                 let replica = Replica {
                     channel: endpoint.connect_lazy(),
-                    failed_probes: MAX_FAILED_PROBES,
+                    failed_probes: UNHEALTHY_AFTER,
                 };
                 self.replicas.insert(*address, replica);
             }
@@ -294,19 +292,24 @@ impl Checker {
         }
     }
 
+    /// Calls go to the replicas with the fewest failed checks in a row. So a frozen replica is left out after its first one, within
+    /// [`PROBE_INTERVAL`] and [`PROBE_TIMEOUT`], and on a busy machine a replica that is only slow isn't, when the others are frozen.
     fn publish(&self) {
-        let healthy = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.is_healthy());
-        let healthy: Members = healthy
+        let healthy = || {
+            self.replicas
+                .iter()
+                .filter(|(_, replica)| replica.is_healthy())
+        };
+        let fewest = healthy().map(|(_, replica)| replica.failed_probes).min();
+        let best = healthy().filter(|(_, replica)| Some(replica.failed_probes) == fewest);
+        let best: Members = best
             .map(|(address, replica)| (Member::Replica(*address), replica.channel.clone()))
             .collect();
-        self.metrics.replicas(self.replicas.len(), healthy.len());
-        let wanted = if healthy.is_empty() {
+        self.metrics.replicas(self.replicas.len(), best.len());
+        let wanted = if best.is_empty() {
             self.by_name.clone()
         } else {
-            healthy
+            best
         };
         self.members.send_if_modified(|known| {
             let modified = !known.keys().eq(wanted.keys());

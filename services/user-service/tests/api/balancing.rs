@@ -20,7 +20,7 @@ use super::{KEY, sign_up};
 /// How long a call to product-service may take (`CATALOG_TIMEOUT_MS`).
 const DEADLINE: Duration = Duration::from_secs(2);
 /// For a machine that is busy.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(2);
 
 /// A replica of product-service behind a proxy that can be frozen: as with a stopped process, the kernel still accepts connections
 /// and bytes, and nothing is answered.
@@ -164,7 +164,7 @@ async fn buy_fresh(service: &Service, user: Uuid, count: usize) {
 }
 
 async fn healthy(service: &Service, count: f64) {
-    let series = r#"agora_target_replicas{target="product-service",state="healthy"}"#;
+    let series = r#"agora_target_replicas{target="product-service",state="used"}"#;
     let what = format!("{count} healthy replicas");
     eventually(&what, async || service.metric(series).await == count).await;
 }
@@ -191,7 +191,8 @@ async fn a_frozen_replica_is_skipped_and_returns_after_recovery() {
     let (served, others) = (one.served().await, other.served().await);
     let begun = Instant::now();
     buy_fresh(&service, ada, 20).await;
-    assert!(begun.elapsed() < DEADLINE + SLACK, "{:?}", begun.elapsed());
+    // If it still got half of the calls, each of them would take more than a second.
+    assert!(begun.elapsed() < 3 * DEADLINE, "{:?}", begun.elapsed());
     assert_eq!(one.served().await, served);
     assert_eq!(other.served().await, others + 20.0);
     let closed = r#"agora_circuit_breaker_state{target="product-service",state="closed"}"#;
@@ -219,7 +220,8 @@ async fn a_frozen_replica_does_not_open_the_breaker_under_concurrent_calls() {
     let storm = (0..8).map(async |_| {
         let begun = Instant::now();
         while begun.elapsed() < DEADLINE {
-            buy_fresh(&service, ada, 1).await;
+            let (status, bought, _) = buy(&service, ada).await;
+            assert_eq!(status, 201, "{bought}");
             // Without a pause the clients alone keep the machine busy.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
