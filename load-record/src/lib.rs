@@ -157,6 +157,9 @@ pub struct RouteSecond {
     pub answers: BTreeMap<String, u64>,
     /// Of these, the ones that the scenario expects.
     pub succeeded: u64,
+    /// Of these, the ones whose answer is marked as made from old data: purchases at a stale price.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stale: u64,
     /// Median latency, in milliseconds, failed requests included.
     pub p50_ms: Option<f64>,
     /// 99th percentile, likewise.
@@ -165,6 +168,10 @@ pub struct RouteSecond {
     pub max_ms: Option<f64>,
     /// 99th percentile of the ones that succeeded; `None` where none did.
     pub succeeded_p99_ms: Option<f64>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl RouteSecond {

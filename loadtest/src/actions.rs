@@ -67,6 +67,12 @@ struct Stock {
 }
 
 #[derive(Deserialize)]
+struct Purchase {
+    /// Whether it was made at a cached price.
+    stale: bool,
+}
+
+#[derive(Deserialize)]
 struct AcceptedOrder {
     order_id: String,
 }
@@ -130,8 +136,12 @@ impl Visitor {
                     .request(Route::PURCHASE, &path)
                     .json(&json!({ "product_id": product_id, "quantity": QUANTITY }));
                 let answer = self
-                    .send(pace, Route::PURCHASE, request, |_: &IgnoredAny| true)
+                    .send(pace, Route::PURCHASE, request, |_: &Purchase| true)
                     .await?;
+                if answer.outcome.is_ok_and(|purchase| purchase.stale) {
+                    let whose = (Route::PURCHASE, self.group);
+                    self.recorder.count_stale(whose, answer.since);
+                }
                 Ok(answer.status)
             }
             Action::CheckOut { product_id } => self.check_out(pace, product_id).await,

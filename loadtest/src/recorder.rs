@@ -83,6 +83,12 @@ impl Recorder {
         }
     }
 
+    /// A request of the measured part, counted before, was answered from old data.
+    pub(crate) fn count_stale(&self, whose: (Route, Group), since: Instant) {
+        let offset = since.duration_since(self.beginning().instant);
+        lock(&self.tally).routes.count_stale(whose, offset);
+    }
+
     /// An action that was meant to begin at `intended` found the bound reached.
     pub(crate) fn count_not_sent(&self, intended: Instant) {
         let offset = intended.duration_since(self.beginning().instant);

@@ -20,6 +20,7 @@ struct Second {
     answers: BTreeMap<Option<u16>, u64>,
     succeeded_us: Vec<u32>,
     failed_us: Vec<u32>,
+    stale: u64,
 }
 
 impl Routes {
@@ -31,10 +32,7 @@ impl Routes {
         (status, latency): (Option<u16>, Duration),
         failed: bool,
     ) {
-        // A run ends after a day.
-        let number = offset.as_secs() as u32;
-        let seconds = self.0.entry((route, group)).or_default();
-        let second = seconds.entry(number).or_default();
+        let second = self.second((route, group), offset);
         *second.answers.entry(status).or_default() += 1;
         let latencies_us = if failed {
             &mut second.failed_us
@@ -42,6 +40,17 @@ impl Routes {
             &mut second.succeeded_us
         };
         latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    /// One of those that were counted was answered from old data.
+    pub(crate) fn count_stale(&mut self, whose: (Route, Group), offset: Duration) {
+        self.second(whose, offset).stale += 1;
+    }
+
+    fn second(&mut self, whose: (Route, Group), offset: Duration) -> &mut Second {
+        // A run ends after a day.
+        let number = offset.as_secs() as u32;
+        self.0.entry(whose).or_default().entry(number).or_default()
     }
 
     /// As it goes on record.
@@ -70,6 +79,7 @@ impl Second {
                 .map(|(&status, &count)| (name(status), count))
                 .collect(),
             succeeded: succeeded_us.len() as u64,
+            stale: self.stale,
             p50_ms: percentile_ms(&all_us, 0.50),
             p99_ms: percentile_ms(&all_us, 0.99),
             max_ms: percentile_ms(&all_us, 1.0),
@@ -95,6 +105,7 @@ mod tests {
             let whose = (Route::READ_ME, group);
             routes.count(whose, ms(offset), (status, ms(latency)), failed);
         }
+        routes.count_stale((Route::READ_ME, Some("others")), ms(100));
         let seconds: Vec<_> = routes.seconds().collect();
         let shown: Vec<_> = seconds
             .iter()
@@ -118,6 +129,7 @@ mod tests {
             (Some(1.0), Some(5.0))
         );
         assert_eq!(seconds[1].answers["none"], 1);
+        assert_eq!((seconds[0].stale, seconds[2].stale), (0, 1));
         assert_eq!(seconds[1].succeeded_p99_ms, None);
     }
 }

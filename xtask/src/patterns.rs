@@ -7,7 +7,7 @@ use crate::{outcome, project::Settings};
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "OUTBOX",
     "INBOX",
     "RETRY",
@@ -21,6 +21,7 @@ const NAMES: [&str; 16] = [
     "FORWARD_AUTH",
     "CIRCUIT_BREAKER",
     "DEADLINE",
+    "CLIENT_LOAD_BALANCING",
     "LOAD_SHEDDING",
     "RATE_LIMIT",
     "SAGA_RECOVERY",

@@ -1,5 +1,6 @@
 //! gRPC: serving with span, figures and the caller's deadline around each call, and calling with the trace context and a
-//! deadline. Left out: what is done about a target that doesn't answer ([`crate::outbound`]).
+//! deadline. Left out: what is done about a target that doesn't answer ([`crate::outbound`]), which
+//! of its replicas is called ([`crate::replicas`]), and observing health checks.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ use crate::telemetry::{self, Headers};
 
 /// A caller that sets no deadline gets this one.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Polled by clients and on behalf of no request: neither traced nor counted.
+const HEALTH: &str = "/grpc.health.v1.Health/";
 /// What the conventions call a method that nobody has: whatever a caller invents is one label.
 const UNKNOWN_METHOD: &str = "_OTHER";
 /// Calls at the same time on one connection.
@@ -55,6 +58,9 @@ pub async fn serve(
 }
 
 async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with(HEALTH) {
+        return next.run(request).await;
+    }
     // `package.Service/Method`, as the conventions have it.
     let method = request.uri().path().trim_start_matches('/').to_owned();
     let span = call_span("server", &method);

@@ -32,6 +32,7 @@ pub mod paging;
 pub mod patterns;
 pub mod problem;
 pub mod readiness;
+pub mod replicas;
 pub mod telemetry;
 
 pub use crash_points::{arm as arm_crash_points, crash_point};

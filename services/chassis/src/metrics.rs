@@ -486,6 +486,7 @@ struct CallFamilies {
     refused: Family<[(&'static str, &'static str); 2], Counter>,
     retries: Family<[(&'static str, &'static str); 2], Counter>,
     fallbacks: Family<[(&'static str, &'static str); 1], Counter>,
+    replicas: Family<[(&'static str, &'static str); 2], Gauge>,
 }
 
 impl CallFamilies {
@@ -515,6 +516,11 @@ impl CallFamilies {
             "agora_fallbacks",
             "Answers that were given in a target's place",
             families.fallbacks.clone(),
+        );
+        registry.register(
+            "agora_target_replicas",
+            "Replicas of a target, by whether they get calls",
+            families.replicas.clone(),
         );
         families
     }
@@ -577,6 +583,14 @@ impl CallMetrics {
     pub(crate) fn fallback(&self) {
         let labels = [("target", self.target)];
         self.families.fallbacks.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn replicas(&self, known: usize, used: usize) {
+        for (state, count) in [("used", used), ("left_out", known - used)] {
+            let labels = [("target", self.target), ("state", state)];
+            let gauge = self.families.replicas.get_or_create(&labels);
+            gauge.set(count.try_into().unwrap_or(i64::MAX));
+        }
     }
 }
 

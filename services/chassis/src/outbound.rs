@@ -5,7 +5,7 @@
 //! | deadline | a call ends when its own time is up, or the request's ([`crate::deadline`]) |
 //! | bulkhead | so many calls at once; one more is refused at once, as a queue would only be another wait. Callers in haste have half of the places: others find room, and find out |
 //! | breaker | calls to a target that keeps failing are refused for a while (`breaker`) |
-//! | retries | of idempotent calls that the target never began, with a jittered backoff, for as long as there is a budget: retries may add a tenth to the calls of the last ten seconds, and ten more |
+//! | retries | of idempotent calls that ended as `Unavailable` (never begun, or cut off with their connection), with a jittered backoff, for as long as there is a budget: retries may add a tenth to the calls of the last ten seconds, and ten more |
 //!
 //! Timeouts are not tried again: the time is used up, and who is slow gets no quicker by more to do. What stands in for an
 //! answer is the caller's to say. Without any of the parts a call is made, and waited for as long as it takes.
@@ -275,7 +275,8 @@ fn failed(status: Status, time: Time) -> CallError {
     }
 }
 
-/// The target was not reached, or turned the call away before it did anything.
+/// The target was not reached, turned the call away before it did anything, or lost the connection meanwhile, also by a
+/// keepalive without an answer ([`crate::replicas`]); such a call may have been processed, and is idempotent.
 fn may_be_tried_again(error: &CallError) -> bool {
     matches!(error, CallError::Failed(status) if status.code() == Code::Unavailable)
 }

@@ -2,7 +2,7 @@
 //!
 //! A switch is read once, at start, and picks a strategy where a service is composed; it is entered here, so
 //! that `GET /patterns` on the ops port and the gauge `agora_pattern_enabled` tell what really runs. Left
-//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`, `outbound`, `admission`), and changing one at run time.
+//! out: the strategies themselves (`outbox`, `consumer`, `broker`, `lifecycle`, `telemetry`, `outbound`, `replicas`, `admission`), and changing one at run time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +43,8 @@ pub enum Pattern {
     LoadShedding,
     /// The event of an order that is stuck is published again. Off: an order whose message was lost waits for ever.
     SagaRecovery,
+    /// Calls to another service are spread over its healthy replicas. Off: they go over a single connection, to one replica.
+    ClientLoadBalancing,
 }
 
 /// The position of a pattern's switch.
@@ -57,7 +59,7 @@ pub enum Switch {
 
 impl Pattern {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Outbox,
         Self::Inbox,
         Self::Retry,
@@ -71,6 +73,7 @@ impl Pattern {
         Self::Deadline,
         Self::LoadShedding,
         Self::SagaRecovery,
+        Self::ClientLoadBalancing,
     ];
 
     /// As it stands in a metric's label.
@@ -89,6 +92,7 @@ impl Pattern {
             Self::Deadline => "deadline",
             Self::LoadShedding => "load_shedding",
             Self::SagaRecovery => "saga_recovery",
+            Self::ClientLoadBalancing => "client_load_balancing",
         }
     }
 
@@ -107,6 +111,7 @@ impl Pattern {
             Self::Deadline => "AGORA_PATTERN_DEADLINE",
             Self::LoadShedding => "AGORA_PATTERN_LOAD_SHEDDING",
             Self::SagaRecovery => "AGORA_PATTERN_SAGA_RECOVERY",
+            Self::ClientLoadBalancing => "AGORA_PATTERN_CLIENT_LOAD_BALANCING",
         }
     }
 }

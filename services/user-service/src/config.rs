@@ -6,6 +6,7 @@ use chassis::config::{ConfigError, DatabaseConfig, Env, HttpConfig};
 use chassis::deadline::ANSWER_RESERVE;
 use chassis::outbound::Limits;
 use chassis::patterns::{Pattern, Switch};
+use chassis::replicas::Resolver;
 use tonic::transport::Endpoint;
 
 use crate::tokens::{Keys, Tokens};
@@ -78,6 +79,8 @@ fn half_of_the_processors() -> u32 {
 pub struct CatalogConfig {
     /// `PRODUCT_SERVICE_URL`.
     pub product_service: Endpoint,
+    /// Resolves its replicas; by default the host name in that URL.
+    pub replicas: Resolver,
     /// `CATALOG_TIMEOUT_MS`: a price that takes longer is no answer, retries and connecting included.
     pub timeout: Duration,
     /// `CATALOG_CONCURRENCY`: calls at the same time; `CATALOG_BREAKER_FAILURES` of the last 20 open the breaker, for
@@ -89,6 +92,8 @@ pub struct CatalogConfig {
     pub deadline: Switch,
     /// `AGORA_PATTERN_CIRCUIT_BREAKER`.
     pub circuit_breaker: Switch,
+    /// `AGORA_PATTERN_CLIENT_LOAD_BALANCING`.
+    pub client_load_balancing: Switch,
 }
 
 impl CatalogConfig {
@@ -100,11 +105,13 @@ impl CatalogConfig {
         let longest = http.timeout.saturating_sub(ANSWER_RESERVE);
         let longest_ms = u32::try_from(longest.as_millis()).map_or(u32::MAX, |ms| ms.max(1));
         let timeout = env.millis("CATALOG_TIMEOUT_MS", longest_ms.min(2_000), 1..=longest_ms)?;
+        let product_service = env.required(
+            "PRODUCT_SERVICE_URL",
+            "a URL, like http://product-service:50051",
+        )?;
         Ok(Self {
-            product_service: env.required(
-                "PRODUCT_SERVICE_URL",
-                "a URL, like http://product-service:50051",
-            )?,
+            replicas: Resolver::of(&product_service),
+            product_service,
             timeout,
             limits: Limits {
                 concurrency: env.number("CATALOG_CONCURRENCY", 16, 2..=256)? as usize,
@@ -115,6 +122,7 @@ impl CatalogConfig {
             max_stale: env.seconds("CATALOG_MAX_STALE_SECONDS", 60, 0..=3_600)?,
             deadline: Switch::read(env, Pattern::Deadline)?,
             circuit_breaker: Switch::read(env, Pattern::CircuitBreaker)?,
+            client_load_balancing: Switch::read(env, Pattern::ClientLoadBalancing)?,
         })
     }
 }

@@ -21,7 +21,7 @@ use chassis::admission::Lane;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbound::Outbound;
 use chassis::patterns::Pattern;
-use chassis::{database, http};
+use chassis::{database, http, replicas};
 
 use crate::accounts::{Accounts, Figures};
 use crate::attempts::Attempts;
@@ -91,12 +91,16 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
     http::serve(lifecycle, &config.http, about, lanes).await
 }
 
-/// The way to the prices, as the two patterns say.
+/// The service that has the prices.
+const PRODUCT_SERVICE: &str = "product-service";
+
+/// The client of the catalogue, composed as the three switches say.
 fn catalog(config: CatalogConfig, lifecycle: &Lifecycle) -> Catalog {
     lifecycle.enter_pattern(Pattern::CircuitBreaker, config.circuit_breaker);
     lifecycle.enter_pattern(Pattern::Deadline, config.deadline);
+    lifecycle.enter_pattern(Pattern::ClientLoadBalancing, config.client_load_balancing);
     let mut endpoint = config.product_service;
-    let mut calls = Outbound::new("product-service", lifecycle.metrics());
+    let mut calls = Outbound::new(PRODUCT_SERVICE, lifecycle.metrics());
     if config.deadline.is_on() {
         endpoint = endpoint.connect_timeout(config.timeout);
         calls = calls.within(config.timeout);
@@ -105,5 +109,10 @@ fn catalog(config: CatalogConfig, lifecycle: &Lifecycle) -> Catalog {
         calls = calls.clone().guarded(config.limits);
         Recent::new(config.max_stale)
     });
-    Catalog::new(&endpoint, lifecycle.metrics().clone(), calls, recent)
+    let channel = if config.client_load_balancing.is_on() {
+        replicas::balanced(lifecycle, PRODUCT_SERVICE, &endpoint, config.replicas)
+    } else {
+        replicas::single(&endpoint)
+    };
+    Catalog::new(channel, lifecycle.metrics().clone(), calls, recent)
 }

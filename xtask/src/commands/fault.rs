@@ -49,6 +49,9 @@ enum Kind {
     Pause {
         #[arg(value_parser = service)]
         service: &'static str,
+        /// Only the first of its containers
+        #[arg(long)]
+        one: bool,
     },
     /// A service's containers are killed (SIGKILL)
     Kill {
@@ -133,7 +136,7 @@ enum Kind {
 /// Each fault: how it is typed, what it does, how it is known that it bit.
 const LIST: [[&str; 3]; 13] = [
     [
-        "pause SERVICE",
+        "pause SERVICE [--one]",
         "all processes stand still",
         "the engine says paused",
     ],
@@ -285,7 +288,11 @@ impl Kind {
         let mut since = Utc::now();
         let fault = match *self {
             Self::List => return None,
-            Self::Pause { service } => Fault::Pause { service },
+            Self::Pause {
+                service,
+                one: false,
+            } => Fault::Pause { service },
+            Self::Pause { service, one: true } => Fault::PauseOne { service },
             Self::Kill {
                 service,
                 one: false,
@@ -383,6 +390,12 @@ mod tests {
             Fault::Poison {
                 stream: ORDER_EVENTS,
                 count: 3
+            }
+        );
+        assert_eq!(
+            fault("pause product-service --one").unwrap(),
+            Fault::PauseOne {
+                service: "product-service"
             }
         );
         assert_eq!(

@@ -51,6 +51,14 @@ pub(crate) const POISON_TYPE: &str = "agora.evaluation.poison.v1";
 pub(crate) enum Fault {
     /// All processes of a service stand still.
     Pause { service: &'static str },
+    /// One of a service's containers is paused: the first by id.
+    PauseOne { service: &'static str },
+    /// The container of a service that read a table of its database last is paused: with several replicas, one that gets requests.
+    PauseInUse {
+        service: &'static str,
+        database: &'static str,
+        table: &'static str,
+    },
     /// A service's containers are killed (SIGKILL), and started again when healed.
     Kill { service: &'static str },
     /// One of a service's containers is killed, and started again when healed: the first by id.
@@ -141,6 +149,10 @@ impl Fault {
     pub(crate) fn describe(self) -> String {
         match self {
             Self::Pause { service } => format!("{service} is paused"),
+            Self::PauseOne { service } => format!("one container of {service} is paused"),
+            Self::PauseInUse { service, table, .. } => {
+                format!("the container of {service} that last read `{table}` is paused")
+            }
             Self::Kill { service } => format!("{service} is killed"),
             Self::KillOne { service } => format!("one container of {service} is killed"),
             Self::Stop { service } => format!("{service} is stopped with its grace period"),
@@ -221,6 +233,18 @@ impl Fault {
         let all = |service| lab.containers_of(service);
         Ok(match self {
             Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),
+            Self::PauseOne { service } => Box::new(Halted::new(
+                Halt::Pause,
+                containers::first_by_id(all(service)?),
+            )),
+            Self::PauseInUse {
+                service,
+                database,
+                table,
+            } => Box::new(Halted::new(
+                Halt::Pause,
+                database::last_reader(lab, all(service)?, database, table)?,
+            )),
             Self::Kill { service } => Box::new(Halted::new(Halt::Kill, all(service)?)),
             Self::KillOne { service } => Box::new(Halted::new(
                 Halt::Kill,

@@ -31,8 +31,9 @@ use crate::{
 /// As which program the databases see us: a session that was left behind is found by it.
 pub(crate) const APPLICATION: &str = "agora-evaluation";
 /// The services whose configuration experiments change.
-pub(crate) const CONFIGURED: [&str; 5] = [
+pub(crate) const CONFIGURED: [&str; 6] = [
     "user-service",
+    "product-service",
     "order-service",
     "inventory-service",
     "alertmanager",

@@ -79,6 +79,7 @@ fn a_fault_of_the_engine_bites_and_is_gone_afterwards() {
     let system = System::take_turn();
     for line in [
         "pause inventory-service --for 1s",
+        "pause product-service --one --for 1s",
         "stop order-service --for 1s",
         "restart inventory-service --for 0s",
         "cut order-service data --for 1s",

@@ -7,13 +7,13 @@ use std::time::Duration;
 use chassis::grpc;
 use chassis::metrics::Metrics;
 use chassis::outbound::{CallError, Outbound};
+use chassis::replicas::ClientChannel;
 use chrono::{DateTime, Utc};
 use lru::LruCache;
 use proto::catalog::GetProductRequest;
 use proto::catalog::catalog_client::CatalogClient;
 use shared_events::ProductId;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::PriceCents;
@@ -21,7 +21,7 @@ use super::PriceCents;
 /// Asks product-service.
 #[derive(Clone)]
 pub struct Catalog {
-    client: CatalogClient<Channel>,
+    client: CatalogClient<ClientChannel>,
     metrics: Metrics,
     calls: Outbound,
     recent: Option<Recent>,
@@ -126,15 +126,15 @@ impl Recent {
 }
 
 impl Catalog {
-    /// Connects when first asked, and again whenever the connection is lost. `recent` stands in where `calls` bring no answer.
+    /// Calls product-service over `channel`. `recent` stands in where `calls` bring no answer.
     pub fn new(
-        endpoint: &Endpoint,
+        channel: ClientChannel,
         metrics: Metrics,
         calls: Outbound,
         recent: Option<Recent>,
     ) -> Self {
         Self {
-            client: CatalogClient::new(endpoint.connect_lazy()),
+            client: CatalogClient::new(channel),
             metrics,
             calls,
             recent,

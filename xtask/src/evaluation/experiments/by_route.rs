@@ -14,7 +14,7 @@ const PURCHASES: (&str, &str) = ("POST", "/users/{id}/purchases");
 /// After the fault a second is as usual in which nothing failed and nothing took longer.
 const USUAL_MS: f64 = 1_000.0;
 
-fn is_purchase(second: &RouteSecond) -> bool {
+pub(super) fn is_purchase(second: &RouteSecond) -> bool {
     (second.method.as_str(), second.route.as_str()) == PURCHASES
 }
 
@@ -28,7 +28,7 @@ fn since_start(arm: &Arm, at: DateTime<Utc>) -> Option<f64> {
 }
 
 /// From when to when the fault was in force, in seconds since the start.
-fn in_force(arm: &Arm) -> Option<(f64, f64)> {
+pub(super) fn in_force(arm: &Arm) -> Option<(f64, f64)> {
     let in_force = arm.fault.as_ref()?.in_force?;
     Some((
         since_start(arm, in_force.from)?,
@@ -325,6 +325,7 @@ pub(super) mod tests {
             group: group.map(str::to_owned),
             answers: answers.map(|(s, n)| ((*s).to_owned(), *n)).collect(),
             succeeded,
+            stale: 0,
             p50_ms: Some(took_ms),
             p99_ms: Some(took_ms),
             max_ms: Some(took_ms),
@@ -364,6 +365,7 @@ pub(super) mod tests {
                         group: None,
                         answers: BTreeMap::from(answers.map(|(s, n)| (s.to_owned(), n))),
                         succeeded: SENT - failed,
+                        stale: 0,
                         p50_ms: Some(p50),
                         p99_ms: Some(max),
                         max_ms: Some(max),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    ON,
+    BALANCING, ON,
     by_route::{self, Rule},
     context, without,
 };
@@ -28,7 +28,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  another route that fails or whose p99 trebles, or no recovery within 5 s, with the breaker on",
     harm: "Without it every purchase waits two seconds for an answer that doesn't come, and fails.",
     arms: &[without(&["circuit_breaker"]), ON],
-    confounders: &[],
+    confounders: &[BALANCING],
     load: LoadPlan {
         scenario: "edge",
         model: Model::Open {

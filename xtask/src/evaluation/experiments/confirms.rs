@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared_events::topology::ORDER_EVENTS;
 
-use super::{ON, WRONG_BOOKS, figures, lost, without};
+use super::{ON, RECOVERY, WRONG_BOOKS, figures, lost, without};
 use crate::evaluation::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -21,7 +21,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without them an event counts as published once it is written to the socket; the broker drops what it \
            can't route.",
     arms: &[without(&["confirms"]), ON],
-    confounders: &[],
+    confounders: &[RECOVERY],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

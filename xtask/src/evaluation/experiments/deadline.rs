@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    ON,
+    BALANCING, ON,
     by_route::{self, Rule},
     context, without,
 };
@@ -24,10 +24,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  5 s, with the deadline on",
     harm: "Without it purchases hang until their request's own limit of 10 s, or until product-service is back.",
     arms: &[without(&["deadline"]), ON],
-    confounders: &[Confounder {
-        pattern: "circuit_breaker",
-        effect: "spares most requests the wait",
-    }],
+    confounders: &[
+        BALANCING,
+        Confounder {
+            pattern: "circuit_breaker",
+            effect: "spares most requests the wait",
+        },
+    ],
     load: LoadPlan {
         scenario: "edge",
         model: Model::Open {

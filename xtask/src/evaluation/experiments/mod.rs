@@ -3,6 +3,7 @@
 mod alerting;
 mod by_route;
 mod circuit_breaker;
+mod client_load_balancing;
 mod competing_consumers;
 mod confirms;
 mod dead_letter;
@@ -22,12 +23,12 @@ mod trace_propagation;
 
 use super::{
     evidence::{Arm, Books, Telemetry},
-    experiment::{ArmFault, ArmPlan, Experiment},
+    experiment::{ArmFault, ArmPlan, Confounder, Experiment},
     verdict::{Better, Count, Figure},
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 18] = [
+pub(crate) static ALL: [&Experiment; 19] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -42,6 +43,7 @@ pub(crate) static ALL: [&Experiment; 18] = [
     &forward_auth::EXPERIMENT,
     &deadline::EXPERIMENT,
     &circuit_breaker::EXPERIMENT,
+    &client_load_balancing::EXPERIMENT,
     &load_shedding::EXPERIMENT,
     &rate_limit::EXPERIMENT,
     &rolling_update::EXPERIMENT,
@@ -52,6 +54,18 @@ pub(crate) static ALL: [&Experiment; 18] = [
 pub(crate) fn find(name: &str) -> Option<&'static Experiment> {
     ALL.into_iter().find(|experiment| experiment.name == name)
 }
+
+/// Where the only replica of product-service hangs, this pattern is not what is tried.
+const BALANCING: Confounder = Confounder {
+    pattern: "client_load_balancing",
+    effect: "stops using the only replica once its checks fail, so that calls fail at once instead of hanging",
+};
+
+/// Where orders are to be lost, this pattern would find them again.
+const RECOVERY: Confounder = Confounder {
+    pattern: "saga_recovery",
+    effect: "publishes the events of lost orders again after a while",
+};
 
 /// Everything as it is shipped.
 const ON: ArmPlan = ArmPlan {

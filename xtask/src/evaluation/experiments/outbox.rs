@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ON, WRONG_BOOKS, failed_requests, figures, lost, without};
+use super::{ON, RECOVERY, WRONG_BOOKS, failed_requests, figures, lost, without};
 use crate::evaluation::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -20,10 +20,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it the order is committed first and published then: what can't be published is lost, and the \
            client has its 202.",
     arms: &[without(&["outbox"]), ON],
-    confounders: &[Confounder {
-        pattern: "load_shedding",
-        effect: "refuses orders while requests that publish by themselves wait for the broker, which leaves fewer to lose",
-    }],
+    confounders: &[
+        RECOVERY,
+        Confounder {
+            pattern: "load_shedding",
+            effect: "refuses orders while requests that publish by themselves wait for the broker, which leaves fewer to lose",
+        },
+    ],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {

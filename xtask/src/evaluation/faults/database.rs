@@ -1,10 +1,10 @@
-//! A table that somebody holds, and the sessions that an evaluation leaves behind.
+//! A table that somebody holds, who read one last, and the sessions that an evaluation leaves behind.
 
 use std::time::Duration;
 
 use super::{Effect, bit, did_not_bite};
 use crate::{
-    engine::docker,
+    engine::{Container, docker},
     evaluation::{
         evidence::Bite,
         lab::{APPLICATION, Lab},
@@ -20,6 +20,8 @@ const HELD_AT_MOST_SECONDS: u32 = 120;
 const HELD_WITHIN: Duration = Duration::from_secs(15);
 /// Who waits gives up after some seconds and comes again: one look may fall in between.
 const WANTED_WITHIN: Duration = Duration::from_secs(3);
+/// Under load a table is read many times a second.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 const ENDED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -108,6 +110,33 @@ impl Effect for LockTable {
         end(lab, &holders("pg_terminate_backend(pid)"), &holders("pid"))?;
         Ok(())
     }
+}
+
+/// Of these containers, the one with the latest query of a table within the last second.
+pub(super) fn last_reader(
+    lab: &Lab<'_>,
+    mut containers: Vec<Container>,
+    database: &str,
+    table: &str,
+) -> anyhow::Result<Vec<Container>> {
+    let latest = format!(
+        "SELECT host(client_addr) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name NOT LIKE '{APPLICATION}%'
+           AND query LIKE '%FROM {table}%' AND query_start > clock_timestamp() - interval '1 second'
+         ORDER BY query_start DESC LIMIT 1"
+    );
+    let reader = wait::until(READ_WITHIN, LOOK_INTERVAL, || {
+        let rows = lab.query(database, &latest)?;
+        let address = rows.into_iter().flatten().next();
+        Ok(address.and_then(|address| {
+            let has_it = |c: &Container| c.networks.values().any(|own| *own == address);
+            containers.iter().position(has_it)
+        }))
+    })?;
+    let Some(reader) = reader else {
+        anyhow::bail!("no container has read the table `{table}` within the last second");
+    };
+    Ok(vec![containers.swap_remove(reader)])
 }
 
 /// Of the sessions that hold a table for an evaluation, in whatever database.

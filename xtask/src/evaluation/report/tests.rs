@@ -461,6 +461,11 @@ fn realistic() -> Evaluation {
                 sketch.proof = "the container is `paused`".into();
                 sketch.failing = if off { 0.3 } else { 0.0 };
             }
+            "client_load_balancing" => {
+                sketch.description = "one of two containers of product-service is paused".into();
+                sketch.proof = "the container is `paused`".into();
+                sketch.failing = if off { 0.8 } else { 0.0 };
+            }
             "load_shedding" | "rate_limit" => {
                 sketch.description = "postgres gets 90 thousandths of a core".into();
                 sketch.proof = "postgres was throttled 138 times".into();
