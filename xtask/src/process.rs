@@ -272,6 +272,10 @@ impl Call {
                 .with_context(|| format!("failed to wait for `{self}`"))?
             {
                 running.over = true;
+                // The second Ctrl-C kills it, and this process is about to end.
+                if output.status.signal().is_some() && interrupt::requested() {
+                    return Err(Interrupted.into());
+                }
                 return Ok(output.clone());
             }
             if interrupt::requested() {

@@ -1,6 +1,11 @@
 //! How commands end that somebody or something ends before their time: by a signal, or because nobody reads what they
 //! write. And what reaches the terminal of what others wrote. A program takes the engine's place here.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that fails here has nothing more to say"
+)]
+
 use std::{
     ffi::OsStr,
     fs,
