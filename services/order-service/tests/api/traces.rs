@@ -383,6 +383,7 @@ async fn what_a_store_rejects_of_a_batch_is_counted_and_its_reason_told() {
 async fn what_a_store_rejects_is_counted_whatever_is_logged_and_however_spans_are_sent() {
     for variables in [
         ("LOG_LEVEL", "off,chassis=info"),
+        ("LOG_LEVEL", "trace"),
         ("AGORA_PATTERN_ASYNC_EXPORT", "off"),
     ] {
         let traced = Traced::start(&[variables]).await;
