@@ -52,8 +52,8 @@ use serde_json::json;
 use crate::{
     commands::{
         alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, keys, load,
-        logs, rollout, scale, smoke, status, test, up, verify_api, verify_dashboards, verify_dlq,
-        verify_metrics, verify_traces,
+        logs, outbox, rollout, scale, smoke, status, test, up, verify_api, verify_dashboards,
+        verify_dlq, verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -118,6 +118,9 @@ enum Command {
     /// Look at dead letters, send them again, or remove them
     #[command(subcommand)]
     Dlq(dlq::Options),
+    /// Look at events that the broker rejects and that a relay has parked, have them published again, or drop them
+    #[command(subcommand)]
+    Outbox(outbox::Options),
     /// Inject one fault, say whether it bit, and heal it
     Fault(fault::Options),
     /// Undo whatever a fault or a cut-short evaluation left behind
@@ -153,6 +156,7 @@ impl Command {
             Self::Attack(options) => attack::run(project, *options),
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
+            Self::Outbox(options) => outbox::run(project, options),
             Self::Fault(options) => fault::run(project, options),
             Self::Heal(options) => heal::run(project, *options),
             Self::Test(options) => test::run(project, options),
@@ -185,6 +189,7 @@ impl Command {
             Self::Attack(options) => options.format.format,
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),
+            Self::Outbox(options) => options.format(),
             Self::Fault(options) => options.format,
             Self::Heal(options) => options.format.format,
             Self::Check(options) => options.format.format,

@@ -68,6 +68,15 @@ fn a_wrong_command_line_exits_with_2() {
             stderr(&output)
         );
     }
+    for wrong in [
+        &["retry"][..],
+        &["drop"],
+        &["drop", "not-an-event"],
+        &["drop", "--all", "0195a000-0000-7000-8000-000000000001"],
+    ] {
+        let output = xtask(&[&["outbox"], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
     let bench = xtask(&["bench", "--only", "nonsense"]);
     assert_eq!(bench.status.code(), Some(2));
     assert!(stderr(&bench).contains("telemetry"), "{}", stderr(&bench));
@@ -183,6 +192,9 @@ fn reports() -> impl Iterator<Item = Vec<&'static str>> {
         "alerts",
         "alerts --history",
         "heal",
+        "outbox parked",
+        "outbox retry --all",
+        "outbox drop --all",
     ];
     commands
         .into_iter()

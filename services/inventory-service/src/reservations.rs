@@ -1,12 +1,14 @@
 //! What an order takes from stock, and gives back: the effects of [`OrderPlaced`] and [`OrderCancelled`].
 //!
 //! The two may come in any order. A cancellation that is first leaves its mark, and the order then takes
-//! nothing. Left out: noticing that an event was delivered before; the consumer's inbox does.
+//! nothing. That an event was delivered before is noticed by the consumer's inbox, for as long as it remembers ids; beyond
+//! that an order's row in `reservations` protects its stock ([`Repeats`]).
 
 use chassis::consumer::Handler;
 use chassis::failure::Failure;
 use chassis::metrics::{Counter, Metrics};
 use chassis::outbox::UnitOfWork;
+use chassis::patterns::Switch;
 use chassis::telemetry::Statement;
 use shared_events::{
     Event, EventData, OrderCancelled, OrderPlaced, ProductId, RejectReason, StockRejected,
@@ -17,20 +19,41 @@ use tracing::info;
 
 const SERVICE: &str = "inventory-service";
 
+/// What becomes of an order that comes again and isn't known to the inbox: its id was pruned there, or nobody keeps one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeats {
+    /// It is settled as `reservations` says: nothing is taken, and nothing is told.
+    Recognised,
+    /// It takes its stock once more.
+    TakenAgain,
+}
+
+impl Repeats {
+    /// The business key belongs to the pattern `inbox`: without it nothing recognises a repeated order.
+    pub fn chosen(inbox: Switch) -> Self {
+        if inbox.is_on() {
+            Self::Recognised
+        } else {
+            Self::TakenAgain
+        }
+    }
+}
+
 /// Applies the events of the order stream.
 pub struct Reservations {
+    repeats: Repeats,
     /// Of these nothing is told. Counted before the commit: a transaction that is begun anew counts once more.
     overtaken: Counter,
 }
 
 impl Reservations {
     /// Counts in `metrics` what came too late.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics, repeats: Repeats) -> Self {
         let overtaken = metrics.counter(
             "agora_orders_overtaken",
             "Orders that came after their cancellation, and of which nothing is told",
         );
-        Self { overtaken }
+        Self { repeats, overtaken }
     }
 
     /// Too little stock is no failure: it is an outcome, and told as one.
@@ -39,7 +62,7 @@ impl Reservations {
         work: &mut UnitOfWork<'_>,
         order: &OrderPlaced,
     ) -> Result<(), Failure> {
-        let event = match decide(work.connection(), order).await? {
+        let event = match decide(work.connection(), order, self.repeats).await? {
             Decision::Reserved => Event::new(
                 SERVICE,
                 &StockReserved {
@@ -60,6 +83,10 @@ impl Reservations {
             Decision::CancelledBefore => {
                 self.overtaken.inc();
                 info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
+                return Ok(());
+            }
+            Decision::SettledBefore => {
+                info!(order_id = %order.order_id, "settled before it came again: nothing is reserved");
                 return Ok(());
             }
         };
@@ -94,10 +121,10 @@ enum Decision {
     Reserved,
     Rejected(RejectReason),
     CancelledBefore,
+    SettledBefore,
 }
 
-/// Notes what becomes of the order, and moves the quantity from available to reserved if there is so much. That it may
-/// have its stock already is no question here: an event that comes twice is the inbox's affair.
+/// Notes what becomes of the order, and moves the quantity from available to reserved if there is so much.
 ///
 /// One statement, as each is a round trip. The product's row is locked first, here and in [`give_back`]: where several
 /// events share a transaction all of them lock in the same order, and two events of one order queue up at it. New
@@ -106,6 +133,7 @@ enum Decision {
 async fn decide(
     connection: &mut PgConnection,
     order: &OrderPlaced,
+    repeats: Repeats,
 ) -> Result<Decision, sqlx::Error> {
     let reason: Option<Option<String>> = sqlx::query_scalar(
         "WITH held AS (SELECT * FROM stock WHERE product_id = $2 FOR UPDATE),
@@ -117,7 +145,7 @@ async fn decide(
              SELECT $1, $2, $3, CASE WHEN reason IS NULL THEN 'reserved' ELSE 'rejected' END, reason FROM decided
              ON CONFLICT (order_id) DO UPDATE
                  SET outcome = excluded.outcome, reason = excluded.reason, settled_at = now()
-                 WHERE reservations.outcome NOT IN ('cancelled', 'released')
+                 WHERE $6 AND reservations.outcome NOT IN ('cancelled', 'released')
              RETURNING reason),
          taken AS (
              UPDATE stock SET available = held.available - $3, reserved = held.reserved + $3
@@ -132,16 +160,36 @@ async fn decide(
     .bind(order.quantity.get())
     .bind(RejectReason::UnknownProduct.as_str())
     .bind(RejectReason::OutOfStock.as_str())
-    .fetch_optional(connection)
+    .bind(repeats == Repeats::TakenAgain)
+    .fetch_optional(&mut *connection)
     .traced("INSERT reservations")
     .await?;
     Ok(match reason {
-        None => Decision::CancelledBefore,
+        None => settled_before(connection, order).await?,
         Some(None) => Decision::Reserved,
         Some(Some(reason)) if reason == RejectReason::UnknownProduct.as_str() => {
             Decision::Rejected(RejectReason::UnknownProduct)
         }
         Some(Some(_)) => Decision::Rejected(RejectReason::OutOfStock),
+    })
+}
+
+/// How an order was settled that has its row already.
+async fn settled_before(
+    connection: &mut PgConnection,
+    order: &OrderPlaced,
+) -> Result<Decision, sqlx::Error> {
+    let cancelled: bool = sqlx::query_scalar(
+        "SELECT outcome IN ('cancelled', 'released') FROM reservations WHERE order_id = $1",
+    )
+    .bind(order.order_id.0)
+    .fetch_one(connection)
+    .traced("SELECT reservations")
+    .await?;
+    Ok(if cancelled {
+        Decision::CancelledBefore
+    } else {
+        Decision::SettledBefore
     })
 }
 
