@@ -202,7 +202,6 @@ async fn an_order_that_comes_again_beyond_the_inboxs_window_moves_its_stock_once
 async fn a_dead_letter_tells_when_it_failed_first_and_when_it_died() {
     let shop = Shop::open().await;
     let first = "2026-11-01T10:00:00.000Z";
-    let text = |table, name| header_text(table, name).unwrap();
     for (given, kept) in [(first, true), ("yesterday", false)] {
         let given = testkit::text_headers(&[
             (headers::FIRST_FAILED_AT, given),
@@ -212,8 +211,8 @@ async fn a_dead_letter_tells_when_it_failed_first_and_when_it_died() {
             .publish_with("order_events", "order.strange", b"not json", given)
             .await;
         let (_, table) = shop.broker.wait_for_message("order_events.dead").await;
-        let died = text(&table, headers::FAILED_AT);
-        let failed_first = text(&table, headers::FIRST_FAILED_AT);
+        let died = header_text(&table, headers::FAILED_AT).unwrap();
+        let failed_first = header_text(&table, headers::FIRST_FAILED_AT).unwrap();
         assert_ne!(died, first);
         assert_eq!(failed_first, if kept { first } else { &died });
     }
