@@ -26,6 +26,9 @@ pub struct Facts {
     pub reason: Option<String>,
     /// When it was called dead.
     pub failed_at: Option<DateTime<Utc>>,
+    /// When handling it first failed: before that nobody can have applied it for good. Where the letter doesn't say, when it
+    /// was called dead.
+    pub first_failed_at: Option<DateTime<Utc>>,
 }
 
 /// What the tool did to a queue, as it says it and `xtask` reads it.
@@ -45,8 +48,11 @@ pub struct Report {
     pub dry_run: bool,
     /// Whether it was asked to end before it was through.
     pub interrupted: bool,
-    /// When the first of the selected ones failed, as far as they tell.
+    /// When the first of the selected ones died, as far as they tell.
     pub oldest_failed_at: Option<DateTime<Utc>>,
+    /// The earliest first failure of the selected ones: earlier, where a letter was replayed and died again.
+    #[serde(default)]
+    pub oldest_first_failed_at: Option<DateTime<Utc>>,
 }
 
 /// The parts of an envelope that tell about a letter whose properties don't.
@@ -109,14 +115,18 @@ impl Facts {
         } else {
             Told::default()
         };
-        let failed_at = header(headers::FAILED_AT)
-            .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
-            .map(|time| time.with_timezone(&Utc));
+        let time = |name: &str| {
+            header(name)
+                .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
+                .map(|time| time.with_timezone(&Utc))
+        };
+        let failed_at = time(headers::FAILED_AT).or(broker_time);
         Self {
             id: message_id.or(told.id),
             event_type: event_type.or(told.event_type),
             reason: header(headers::REASON).or_else(|| header(headers::LAST_DEATH_REASON)),
-            failed_at: failed_at.or(broker_time),
+            failed_at,
+            first_failed_at: time(headers::FIRST_FAILED_AT).or(failed_at),
         }
     }
 }
@@ -169,6 +179,7 @@ mod tests {
             event_type: Some("agora.order.placed.v1".to_owned()),
             reason: Some("unreadable".to_owned()),
             failed_at: Some(now - Duration::from_secs(60)),
+            first_failed_at: Some(now - Duration::from_secs(60)),
         }
     }
 

@@ -239,6 +239,8 @@ pub mod headers {
     pub const ROUTING_KEY: &str = "x-agora-routing-key";
     /// When it was called dead, RFC 3339.
     pub const FAILED_AT: &str = "x-agora-failed-at";
+    /// When handling it first failed, RFC 3339: kept through retries, deaths and replays.
+    pub const FIRST_FAILED_AT: &str = "x-agora-first-failed-at";
     /// Which service called it dead.
     pub const CONSUMER: &str = "x-agora-consumer";
     /// How often it was taken out of a dead-letter queue and sent again; a number.

@@ -98,6 +98,7 @@ impl DeadLetter {
             event_type: self.event_type.clone(),
             reason: self.reason.clone(),
             failed_at: self.failed_at,
+            first_failed_at: None,
         }
     }
 }

@@ -59,8 +59,8 @@ use terminal::Stdout;
 use crate::{
     commands::{
         alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, keys, load,
-        logs, orders, rollout, scale, smoke, status, test, up, verify_api, verify_dashboards,
-        verify_dlq, verify_metrics, verify_traces,
+        logs, orders, outbox, rollout, scale, smoke, status, test, up, verify_api,
+        verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
     interrupt::Interrupted,
     outcome::{Exit, Failure},
@@ -128,6 +128,9 @@ enum Command {
     /// Find orders that wait for longer than they may, and have their events published again
     #[command(subcommand)]
     Orders(orders::Options),
+    /// Look at events that the broker rejects and that a relay has parked, have them published again, or drop them
+    #[command(subcommand)]
+    Outbox(outbox::Options),
     /// Inject one fault, say whether it bit, and heal it
     Fault(fault::Options),
     /// Undo whatever a fault or a cut-short evaluation left behind
@@ -167,6 +170,7 @@ impl Command {
             Self::Evaluate(options) => evaluate::run(project, options),
             Self::Dlq(options) => dlq::run(project, options),
             Self::Orders(options) => orders::run(project, options),
+            Self::Outbox(options) => outbox::run(project, options),
             Self::Fault(options) => fault::run(project, options),
             Self::Heal(options) => heal::run(project, *options),
             Self::Test(options) => test::run(project, options),
@@ -229,6 +233,7 @@ impl Command {
             Self::Evaluate(options) => options.format(),
             Self::Dlq(options) => options.format(),
             Self::Orders(options) => options.format(),
+            Self::Outbox(options) => options.format(),
             Self::Fault(options) => options.format,
             Self::Heal(options) => options.format.format,
             Self::Check(options) => options.format.format,

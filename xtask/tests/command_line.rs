@@ -71,10 +71,19 @@ fn a_wrong_command_line_exits_with_2() {
         );
     }
     for wrong in [
-        &["stuck", "--older-than", "soon"][..],
-        &["repair", "not-an-order"],
+        &["orders", "stuck", "--older-than", "soon"][..],
+        &["orders", "repair", "not-an-order"],
+        &["outbox", "retry"],
+        &["outbox", "drop"],
+        &["outbox", "drop", "not-an-event"],
+        &[
+            "outbox",
+            "drop",
+            "--all",
+            "0195a000-0000-7000-8000-000000000001",
+        ],
     ] {
-        let output = xtask(&[&["orders"], wrong].concat());
+        let output = xtask(wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
     }
     let bench = xtask(&["bench", "--only", "nonsense"]);
@@ -194,6 +203,9 @@ fn reports() -> impl Iterator<Item = Vec<&'static str>> {
         "heal",
         "orders stuck",
         "orders repair",
+        "outbox parked",
+        "outbox retry --all",
+        "outbox drop --all",
     ];
     commands
         .into_iter()

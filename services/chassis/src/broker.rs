@@ -2,7 +2,9 @@
 //! backoff for as long as the service runs; and the [`Publisher`] on them.
 //!
 //! Two, because a broker that is short of memory or disk stops reading from connections that publish: the
-//! acknowledgements that would relieve it must not wait behind. With the pattern `confirms` off nothing that
+//! acknowledgements that would relieve it must not wait behind. A message that the broker rejects ends the channel that
+//! it came on ([`PublishError::Rejected`]): the next message opens another one, and neither the connections nor the
+//! consumer are touched. With the pattern `confirms` off nothing that
 //! is published is waited for, and what the broker returns or refuses is noticed by nobody.
 //!
 //! Left out: consuming (`consumer`), and any name of a queue (`shared_events::topology`).
@@ -16,6 +18,7 @@ use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
     QueueDeclareOptions,
 };
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
@@ -33,7 +36,7 @@ use crate::config::BrokerConfig;
 use crate::crash_points::crash_point;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::patterns::Pattern;
+use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
 use crate::telemetry::MessageTraces;
 
@@ -60,11 +63,14 @@ pub struct Broker {
 /// A pair of connections, for as long as both last.
 #[derive(Clone)]
 pub(crate) struct Session {
-    /// Its channel is shared by all publishers.
     publisher: Arc<Connection>,
-    publishing: Channel,
+    /// Shared by all publishers.
+    publishing: Arc<Mutex<Channel>>,
     /// For one message at a time: see [`Session::hand_over`].
     handing_over: Arc<Mutex<Channel>>,
+    /// What a channel to publish on is opened with.
+    topologies: &'static [Topology],
+    confirms: Switch,
     consumer: Arc<Connection>,
     /// Whether the broker reads from `publisher` at the moment.
     blocked: watch::Receiver<bool>,
@@ -79,6 +85,10 @@ pub enum PublishError {
     /// The broker said no: the queue is at its bound.
     #[error("the broker refused the event (its queue is full)")]
     Refused,
+    /// The broker closed the channel because of a message that it never takes, however often it is sent: one that is too
+    /// large, say. It was this one where no other was under way on the channel. Or it can't be written at all.
+    #[error("the broker rejected the event: {0}")]
+    Rejected(String),
     /// No queue takes this routing key.
     #[error("no queue is bound for routing key {0:?}")]
     Unroutable(String),
@@ -87,12 +97,33 @@ pub enum PublishError {
     Connection(#[from] lapin::Error),
 }
 
+/// What the broker says of a message, and not of the connection, the exchange or the user.
+fn is_rejection(error: &lapin::Error) -> bool {
+    let lapin::ErrorKind::ProtocolError(error) = error.kind() else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::CONTENTTOOLARGE)
+    )
+}
+
+/// Of an error while a message was sent on a channel that was open.
+fn of_message(error: lapin::Error) -> PublishError {
+    if is_rejection(&error) {
+        PublishError::Rejected(error.to_string())
+    } else {
+        error.into()
+    }
+}
+
 impl PublishError {
     /// The label in metrics and spans.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::TimedOut(_) => "timed_out",
             Self::Refused => "refused",
+            Self::Rejected(_) => "rejected",
             Self::Unroutable(_) => "unroutable",
             Self::Connection(_) => "connection_failed",
         }
@@ -169,7 +200,7 @@ impl Broker {
 
     async fn supervise(
         &self,
-        topologies: &[Topology],
+        topologies: &'static [Topology],
         sessions: &watch::Sender<Option<Session>>,
         health: Health,
     ) {
@@ -204,28 +235,21 @@ impl Broker {
 
     async fn open(
         &self,
-        topologies: &[Topology],
+        topologies: &'static [Topology],
         blocked: watch::Receiver<bool>,
     ) -> anyhow::Result<Session> {
         let publisher = self.open_connection("publisher").await?;
-        let publishing = publisher.create_channel().await?;
-        let handing_over = publisher.create_channel().await?;
-        for topology in topologies {
-            declare(&publishing, *topology)
-                .await
-                .map_err(OtherArguments::explain)?;
-        }
-        if self.config.confirms.is_on() {
-            for channel in [&publishing, &handing_over] {
-                channel
-                    .confirm_select(ConfirmSelectOptions::default())
-                    .await?;
-            }
-        }
+        let confirms = self.config.confirms;
+        let publishing = open_channel(&publisher, topologies, confirms)
+            .await
+            .map_err(OtherArguments::explain)?;
+        let handing_over = open_channel(&publisher, &[], confirms).await?;
         Ok(Session {
             publisher: Arc::new(publisher),
-            publishing,
+            publishing: Arc::new(Mutex::new(publishing)),
             handing_over: Arc::new(Mutex::new(handing_over)),
+            topologies,
+            confirms,
             consumer: Arc::new(self.open_connection("consumer").await?),
             blocked,
         })
@@ -238,6 +262,24 @@ impl Broker {
             .await
             .context("failed to connect")
     }
+}
+
+/// A channel to publish on, with the streams declared.
+async fn open_channel(
+    connection: &Connection,
+    topologies: &[Topology],
+    confirms: Switch,
+) -> Result<Channel, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    for topology in topologies {
+        declare(&channel, *topology).await?;
+    }
+    if confirms.is_on() {
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+    }
+    Ok(channel)
 }
 
 impl Session {
@@ -258,8 +300,25 @@ impl Session {
         properties: BasicProperties,
     ) -> Result<(), PublishError> {
         self.unblocked().await;
-        let channel = self.handing_over.lock().await;
+        let mut channel = self.handing_over.lock().await;
+        self.open_again(&mut channel).await?;
         send(&channel, exchange, routing_key, payload, properties).await
+    }
+
+    /// The channel that publishers share.
+    async fn publishing(&self) -> Result<Channel, lapin::Error> {
+        let mut channel = self.publishing.lock().await;
+        self.open_again(&mut channel).await?;
+        Ok(channel.clone())
+    }
+
+    /// Replaces a channel that the broker has closed. The streams are declared again, as the reason may be that an exchange
+    /// was deleted.
+    async fn open_again(&self, channel: &mut Channel) -> Result<(), lapin::Error> {
+        if !channel.status().connected() {
+            *channel = open_channel(&self.publisher, self.topologies, self.confirms).await?;
+        }
+        Ok(())
     }
 
     /// Resolves while the broker takes messages: at once in good weather.
@@ -281,8 +340,9 @@ impl Session {
     }
 }
 
-/// Returns with the reason when a connection, or the channel for publishing, is gone. While the broker
-/// blocks publishers (memory or disk alarm), the dependency counts as unreachable.
+/// Returns with the reason when a connection is gone. A channel that the broker closed is an event of its connection, too:
+/// whoever uses it opens another one. While the broker blocks publishers (memory or disk alarm), the dependency counts as
+/// unreachable.
 async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &Health) -> String {
     let events = session.publisher.events_listener();
     let consumer_events = session.consumer.events_listener();
@@ -291,7 +351,10 @@ async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &H
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(lapin::Event::Error(error)) => return error.to_string(),
+                Some(lapin::Event::Error(error)) if !session.publisher.status().connected() => {
+                    return error.to_string();
+                }
+                Some(lapin::Event::Error(error)) => warn!(%error, "a channel to publish on was closed"),
                 Some(lapin::Event::ConnectionBlocked(reason)) => {
                     warn!(reason, "the broker blocks publishers");
                     blocked.send_replace(true);
@@ -306,7 +369,9 @@ async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &H
                 None => return "the connection was dropped".to_owned(),
             },
             event = consumer_events.next() => match event {
-                Some(lapin::Event::Error(error)) => return error.to_string(),
+                Some(lapin::Event::Error(error)) if !session.consumer.status().connected() => {
+                    return error.to_string();
+                }
                 Some(_) => {}
                 None => return "the connection was dropped".to_owned(),
             },
@@ -314,9 +379,6 @@ async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &H
                 let connections = [&session.publisher, &session.consumer];
                 if !connections.iter().all(|connection| connection.status().connected()) {
                     return "a connection is closed".to_owned();
-                }
-                if !session.publishing.status().connected() {
-                    return "the channel for publishing is closed".to_owned();
                 }
             }
         }
@@ -426,24 +488,51 @@ impl Publisher {
         routing_key: &str,
         payload: &[u8],
     ) -> Result<(), PublishError> {
-        let limit = self.broker.config.publish_timeout;
-        let exchange = self.exchange();
         let sent = async {
-            let session = self.broker.session().await;
-            let session = session.ok_or(PublishError::TimedOut(limit))?;
-            session.unblocked().await;
-            let mut headers = FieldTable::default();
-            self.broker.traces().send_with(&mut headers);
-            let properties = BasicProperties::default()
-                .with_content_type(CONTENT_TYPE.into())
-                .with_message_id(id.to_string().into())
-                .with_type(event_type.into())
-                .with_headers(headers);
-            let channel = &session.publishing;
-            let written = write(channel, &exchange, routing_key, payload, properties).await?;
+            let session = self.session().await?;
+            let exchange = self.exchange();
+            let properties = self.properties(id, event_type)?;
+            let channel = session.publishing().await?;
+            let written = write(&channel, &exchange, routing_key, payload, properties).await?;
             crash_point("publish.before_confirm");
             confirmed(written, routing_key).await
         };
+        self.in_time(sent).await
+    }
+
+    /// The same, with no other message under way on its channel: what the broker answers is about this one.
+    pub(crate) async fn publish_alone(
+        &self,
+        id: Uuid,
+        event_type: &str,
+        routing_key: &str,
+        payload: &[u8],
+    ) -> Result<(), PublishError> {
+        let sent = async {
+            let session = self.session().await?;
+            let properties = self.properties(id, event_type)?;
+            session
+                .hand_over(&self.exchange(), routing_key, payload, properties)
+                .await
+        };
+        self.in_time(sent).await
+    }
+
+    /// The current session, as soon as it takes messages.
+    async fn session(&self) -> Result<Session, PublishError> {
+        let session = self.broker.session().await;
+        let limit = self.broker.config.publish_timeout;
+        let session = session.ok_or(PublishError::TimedOut(limit))?;
+        session.unblocked().await;
+        Ok(session)
+    }
+
+    /// Bounds what sends an event, and counts what became of it.
+    async fn in_time(
+        &self,
+        sent: impl Future<Output = Result<(), PublishError>>,
+    ) -> Result<(), PublishError> {
+        let limit = self.broker.config.publish_timeout;
         let result = tokio::time::timeout(limit, sent)
             .await
             .unwrap_or(Err(PublishError::TimedOut(limit)));
@@ -452,8 +541,18 @@ impl Publisher {
             Ok(()) if self.broker.config.confirms.is_on() => "confirmed",
             Ok(()) => "sent",
         };
-        self.broker.metrics.published(&exchange, outcome);
+        self.broker.metrics.published(&self.exchange(), outcome);
         result
+    }
+
+    fn properties(&self, id: Uuid, event_type: &str) -> Result<BasicProperties, PublishError> {
+        let mut headers = FieldTable::default();
+        self.broker.traces().send_with(&mut headers);
+        Ok(BasicProperties::default()
+            .with_content_type(CONTENT_TYPE.into())
+            .with_message_id(id.to_string().into())
+            .with_type(short("type", event_type)?)
+            .with_headers(headers))
     }
 
     /// Resolves as soon as there is a connection that takes messages, or the service closes.
@@ -483,13 +582,19 @@ pub async fn send(
     confirmed(written, routing_key).await
 }
 
+/// A text as AMQP has it in routing keys and properties: at most 255 bytes. The client would panic at a longer one.
+fn short(what: &str, text: &str) -> Result<ShortString, PublishError> {
+    ShortString::try_new(text)
+        .map_err(|_| PublishError::Rejected(format!("its {what} has more than 255 bytes")))
+}
+
 async fn write(
     channel: &Channel,
     exchange: &str,
     routing_key: &str,
     payload: &[u8],
     properties: BasicProperties,
-) -> Result<PublisherConfirm, lapin::Error> {
+) -> Result<PublisherConfirm, PublishError> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
@@ -497,16 +602,17 @@ async fn write(
     channel
         .basic_publish(
             exchange.into(),
-            routing_key.into(),
+            short("routing key", routing_key)?,
             options,
             payload,
             properties.with_delivery_mode(DELIVERY_MODE_PERSISTENT),
         )
         .await
+        .map_err(of_message)
 }
 
 async fn confirmed(written: PublisherConfirm, routing_key: &str) -> Result<(), PublishError> {
-    match written.await? {
+    match written.await.map_err(of_message)? {
         // The broker confirms what it can't route, too; it says so by sending it back.
         // What was sent back hangs on whichever answer comes next.
         Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {

@@ -450,6 +450,8 @@ pub struct OutboxConfig {
     pub batch_size: u32,
     /// `OUTBOX_POLL_INTERVAL_MS`: how long an event may wait whose notification was lost.
     pub poll_interval: Duration,
+    /// `OUTBOX_MAX_REJECTIONS`: after so many tries an event that the broker rejects is parked.
+    pub max_rejections: u32,
     /// `OUTBOX_RETENTION_MINUTES`: how long a published row stays, for whoever wants to look.
     pub retention: Duration,
     /// `AGORA_PATTERN_OUTBOX`.
@@ -466,6 +468,7 @@ impl OutboxConfig {
         Ok(Self {
             batch_size: env.number("OUTBOX_BATCH_SIZE", 100, 1..=10_000)?,
             poll_interval: env.millis("OUTBOX_POLL_INTERVAL_MS", 1_000, 50..=60_000)?,
+            max_rejections: env.number("OUTBOX_MAX_REJECTIONS", 5, 1..=100)?,
             retention: Duration::from_secs(u64::from(minutes) * 60),
             outbox: Switch::read(env, Pattern::Outbox)?,
         })

@@ -42,7 +42,8 @@ use crate::failure::Failure;
 use crate::inbox::{self, Inbox};
 use crate::lifecycle::Lifecycle;
 use crate::message::{
-    attempts_so_far, copied, drop_excess, insert_text, original_routing_key, shortened,
+    attempts_so_far, copied, drop_excess, first_failure, insert_text, original_routing_key,
+    shortened,
 };
 use crate::outbox::{Outbox, UnitOfWork};
 use crate::patterns::{Pattern, Switch};
@@ -605,7 +606,10 @@ impl<H: Handler> Consumer<H> {
         way: &Way,
     ) -> Copy<'a> {
         let routing_key = original_routing_key(delivery).to_owned();
+        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        let first_failed_at = first_failure(&table).unwrap_or_else(|| now.clone());
         drop_excess(&mut table);
+        insert_text(&mut table, headers::FIRST_FAILED_AT, &first_failed_at);
         table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
         insert_text(&mut table, headers::ROUTING_KEY, &routing_key);
         let (exchange, routing_key, error) = match way {
@@ -620,7 +624,6 @@ impl<H: Handler> Consumer<H> {
             }
             Way::Death(reason, error) => {
                 error!(attempts, %reason, error, "event given up: dead letter");
-                let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
                 insert_text(&mut table, headers::FAILED_AT, &now);
                 insert_text(&mut table, headers::CONSUMER, self.broker.service());
                 insert_text(&mut table, headers::REASON, reason.as_str());

@@ -1,7 +1,8 @@
 //! The idempotent consumer: an event's id is recorded in the transaction that holds its effect, so that a
 //! second delivery finds it there and does nothing.
 //!
-//! Ids are remembered for a stated window and pruned after it. Left out: telling apart two events that mean
+//! Ids are remembered for a stated window and pruned after it. Beyond the window a handler's business key has to protect its
+//! effect: a row for each order in inventory-service, an order's status in order-service. Left out: telling apart two events that mean
 //! the same and have different ids; a producer makes an event once. The service's migrations make the table.
 //! Source: <https://microservices.io/patterns/communication-style/idempotent-consumer.html>.
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::DateTime;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
@@ -71,6 +72,17 @@ pub(crate) fn attempts_so_far(table: &FieldTable) -> i64 {
         Some(AMQPValue::LongLongInt(attempts)) => (*attempts).clamp(0, RETRY_TIERS.len() as i64),
         _ => 0,
     }
+}
+
+/// When handling the message first failed, as it says itself; nothing that isn't a time.
+pub(crate) fn first_failure(table: &FieldTable) -> Option<String> {
+    let Some(AMQPValue::LongString(time)) = table.inner().get(headers::FIRST_FAILED_AT) else {
+        return None;
+    };
+    let time = std::str::from_utf8(time.as_bytes()).ok()?;
+    DateTime::parse_from_rfc3339(time)
+        .is_ok()
+        .then(|| time.to_owned())
 }
 
 /// The longest routing key that AMQP has, in bytes.

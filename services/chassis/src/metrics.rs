@@ -79,7 +79,9 @@ pub(crate) struct ShedMetrics {
 pub(crate) struct OutboxGauges {
     /// Events that no broker has confirmed yet.
     pub(crate) backlog: Gauge,
-    /// The age of the oldest of them; 0 where there is none.
+    /// Of those, events that the broker rejected too often: they wait for somebody to decide.
+    pub(crate) parked: Gauge,
+    /// The age of the oldest one that the relay may publish; 0 where there is none.
     pub(crate) oldest_age_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -354,8 +356,13 @@ impl Metrics {
         );
         registry.register(
             "agora_outbox_oldest_age_seconds",
-            "For how long the oldest of them has waited",
+            "For how long the oldest of them has waited that isn't held up by a parked one",
             gauges.oldest_age_seconds.clone(),
+        );
+        registry.register(
+            "agora_outbox_parked",
+            "Events that the broker rejected too often, and that wait for somebody to decide",
+            gauges.parked.clone(),
         );
         gauges
     }

@@ -9,7 +9,12 @@
 //! - it takes batches with `FOR UPDATE SKIP LOCKED`, so that replicas share the work, and of each order only
 //!   the oldest unpublished event, so that no replica and no batch can overtake an earlier one;
 //! - it publishes persistent, mandatory and confirmed, and marks what was confirmed. A crash in between
-//!   publishes an event once more, under the same id: consumers keep an inbox.
+//!   publishes an event once more, under the same id: consumers keep an inbox;
+//! - an event that the broker rejects (too large, say) must not block the others: a batch in which one was rejected is
+//!   published one by one, which shows which one it is. It is tried again `OUTBOX_MAX_REJECTIONS` times, a second apart,
+//!   and then parked with the broker's error until somebody decides (`cargo xtask outbox`). Later events of the same
+//!   order wait behind it. A broker that is away, blocks publishers or has a full queue rejects no event: nothing is
+//!   parked because of it.
 //!
 //! An event whose message was lost after that is published once more with [`UnitOfWork::say_again`].
 //!
@@ -55,6 +60,10 @@ const PACE: Duration = Duration::from_millis(5);
 /// Longer than the statements of a batch and the longest wait for its confirms: past it the connection is dead, and
 /// nobody has said so.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(50);
+/// How long a rejected event waits until it is tried again.
+const REJECTED_PAUSE: Duration = Duration::from_secs(1);
+/// How many events of a batch are published one by one, at most: the rest waits for the next batch.
+const ONE_BY_ONE: usize = 100;
 /// How many old rows go at a time: a large delete would hold the table's pages for long.
 const PRUNED_ROWS: i64 = 1_000;
 
@@ -323,13 +332,19 @@ fn spawn_housekeeping(lifecycle: &Lifecycle, retention: Duration, database: &Dat
 }
 
 async fn measure(pool: &PgPool, gauges: &OutboxGauges) -> Result<(), sqlx::Error> {
-    let (backlog, oldest_age_seconds): (i64, f64) = sqlx::query_as(
-        "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8
-         FROM outbox WHERE published_at IS NULL",
+    // What is parked, and what waits behind it, doesn't wait for the relay: the age is of the others.
+    let (backlog, parked, oldest_age_seconds): (i64, i64, f64) = sqlx::query_as(
+        "WITH waiting AS MATERIALIZED (
+             SELECT subject, created_at, parked_at FROM outbox WHERE published_at IS NULL),
+         held AS (SELECT DISTINCT subject FROM waiting WHERE parked_at IS NOT NULL)
+         SELECT count(*), count(parked_at),
+                coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE held.subject IS NULL)), 0)::float8
+         FROM waiting LEFT JOIN held USING (subject)",
     )
     .fetch_one(pool)
     .await?;
     gauges.backlog.set(backlog);
+    gauges.parked.set(parked);
     gauges.oldest_age_seconds.set(oldest_age_seconds);
     Ok(())
 }
@@ -357,6 +372,8 @@ struct Relay {
     database: Database,
     publisher: Publisher,
     batch_size: i64,
+    /// A rejected event is parked after so many tries.
+    max_rejections: i32,
     poll_interval: Duration,
     /// Rung by every commit of this process with an event in it, and for those of other replicas.
     bell: Arc<Notify>,
@@ -373,6 +390,7 @@ struct Waiting {
     payload: String,
     traceparent: Option<String>,
     tracestate: Option<String>,
+    rejections: i32,
 }
 
 /// What became of a batch.
@@ -381,6 +399,16 @@ struct Batch {
     /// Whether more is known to wait: the batch was full, or one of its orders has a next event.
     more: bool,
     /// Why the rest of it was not published.
+    failure: Option<PublishError>,
+}
+
+/// What became of events that were published one by one.
+#[derive(Default)]
+struct OneByOne {
+    published: Vec<i64>,
+    /// With the broker's errors.
+    rejected: Vec<(i64, String)>,
+    /// Why it ended early.
     failure: Option<PublishError>,
 }
 
@@ -398,6 +426,7 @@ impl Relay {
             database: database.clone(),
             publisher,
             batch_size: config.batch_size.into(),
+            max_rejections: config.max_rejections as i32,
             poll_interval: config.poll_interval,
             draining: lifecycle.draining(),
         };
@@ -467,9 +496,9 @@ impl Relay {
     async fn publish_batch(&self) -> Result<Batch, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         let batch: Vec<Waiting> = sqlx::query_as(
-            "SELECT position, event_id, event_type, routing_key, payload, traceparent, tracestate
+            "SELECT position, event_id, event_type, routing_key, payload, traceparent, tracestate, rejections
              FROM outbox AS event
-             WHERE published_at IS NULL
+             WHERE published_at IS NULL AND parked_at IS NULL AND (retry_at IS NULL OR retry_at <= now())
                AND NOT EXISTS (SELECT FROM outbox AS earlier
                                WHERE earlier.subject = event.subject AND earlier.published_at IS NULL
                                  AND earlier.position < event.position)
@@ -487,13 +516,18 @@ impl Relay {
             });
         }
         crash_point("outbox.before_publish");
-        let results = join_all(batch.iter().map(|event| self.publish(event))).await;
+        // What was rejected before would take the channel of the others with it again.
+        let (together, mut alone): (Vec<&Waiting>, Vec<&Waiting>) =
+            batch.iter().partition(|event| event.rejections == 0);
+        let results = join_all(together.iter().map(|event| self.publish(event))).await;
         crash_point("outbox.before_mark");
         let mut published = Vec::with_capacity(batch.len());
-        let (mut failure, mut returned) = (None, false);
-        for (event, result) in batch.iter().zip(results) {
+        let (mut failure, mut returned, mut rejected) = (None, false, false);
+        for (event, result) in together.iter().zip(results) {
             match result {
                 Ok(()) => published.push(event.position),
+                // It took the channel of the whole batch with it: which one it was is found out below.
+                Err(PublishError::Rejected(_)) => rejected = true,
                 Err(error) => {
                     returned |= matches!(error, PublishError::Unroutable(_));
                     failure = failure.or(Some(error));
@@ -503,6 +537,20 @@ impl Relay {
         if returned {
             // What is sent back carries no number: of many under way nobody knows which one it was.
             published.clear();
+        }
+        if rejected {
+            let unknown = |event: &&Waiting| !published.contains(&event.position);
+            alone = together.into_iter().filter(unknown).chain(alone).collect();
+            failure = None;
+        }
+        let mut rest = false;
+        if failure.is_none() && !alone.is_empty() {
+            let done = self.publish_one_by_one(&alone).await;
+            rest = done.published.len() + done.rejected.len() < alone.len();
+            published.extend(done.published);
+            self.note_rejections(&mut transaction, &done.rejected)
+                .await?;
+            failure = done.failure;
         }
         // Asked here and not in a look of its own, which would mostly be in vain. The statement sees the rows as they
         // were before it: what it marks itself is left aside.
@@ -517,28 +565,94 @@ impl Relay {
         transaction.commit().await?;
         Ok(Batch {
             published: published.len(),
-            more: follow_ups || batch.len() as i64 == self.batch_size,
+            more: follow_ups || rest || batch.len() as i64 == self.batch_size,
             failure,
         })
     }
 
+    /// Publishes events with no other under way, so that a rejection tells which one is meant, until the bound or a failure
+    /// that is no event's fault.
+    async fn publish_one_by_one(&self, events: &[&Waiting]) -> OneByOne {
+        let mut done = OneByOne::default();
+        for event in events.iter().take(ONE_BY_ONE) {
+            let sent = self.publisher.publish_alone(
+                event.event_id,
+                &event.event_type,
+                &event.routing_key,
+                event.payload.as_bytes(),
+            );
+            match self.traced(event, sent).await {
+                Ok(()) => done.published.push(event.position),
+                Err(PublishError::Rejected(error)) => done.rejected.push((event.position, error)),
+                Err(error) => {
+                    done.failure = Some(error);
+                    break;
+                }
+            }
+        }
+        done
+    }
+
+    /// Counts the tries of rejected events, and parks those that have had all of them.
+    async fn note_rejections(
+        &self,
+        connection: &mut PgConnection,
+        rejected: &[(i64, String)],
+    ) -> Result<(), sqlx::Error> {
+        if rejected.is_empty() {
+            return Ok(());
+        }
+        let (positions, errors): (Vec<i64>, Vec<&str>) = rejected
+            .iter()
+            .map(|(position, error)| (*position, error.as_str()))
+            .unzip();
+        let noted: Vec<(Uuid, String, i32, String, bool)> = sqlx::query_as(
+            "UPDATE outbox SET rejections = rejections + 1, rejected_because = rejected.because,
+                 retry_at = now() + make_interval(secs => $3),
+                 parked_at = CASE WHEN rejections + 1 >= $4 THEN now() END
+             FROM unnest($1::bigint[], $2::text[]) AS rejected (position, because)
+             WHERE outbox.position = rejected.position
+             RETURNING event_id, subject, rejections, because, parked_at IS NOT NULL",
+        )
+        .bind(positions)
+        .bind(errors)
+        .bind(REJECTED_PAUSE.as_secs_f64())
+        .bind(self.max_rejections)
+        .fetch_all(connection)
+        .await?;
+        for (event_id, subject, tries, error, parked) in noted {
+            if parked {
+                error!(%event_id, subject, tries, error, "event parked: the broker rejects it");
+            } else {
+                warn!(%event_id, subject, tries, error, "event rejected by the broker: tried again");
+            }
+        }
+        Ok(())
+    }
+
     async fn publish(&self, event: &Waiting) -> Result<(), PublishError> {
+        let sent = self.publisher.publish_encoded(
+            event.event_id,
+            &event.event_type,
+            &event.routing_key,
+            event.payload.as_bytes(),
+        );
+        self.traced(event, sent).await
+    }
+
+    /// Sends an event in a span of the trace that it was said in.
+    async fn traced(
+        &self,
+        event: &Waiting,
+        sent: impl Future<Output = Result<(), PublishError>>,
+    ) -> Result<(), PublishError> {
         let context = StoredContext {
             traceparent: event.traceparent.clone(),
             tracestate: event.tracestate.clone(),
         };
         let exchange = self.publisher.exchange();
         let span = send_span(&exchange, &event.routing_key, event.event_id, &context);
-        let published = self
-            .publisher
-            .publish_encoded(
-                event.event_id,
-                &event.event_type,
-                &event.routing_key,
-                event.payload.as_bytes(),
-            )
-            .instrument(span.clone())
-            .await;
+        let published = sent.instrument(span.clone()).await;
         if let Err(error) = &published {
             telemetry::fail(&span, error.outcome());
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chassis::message::{MAX_HEADER_BYTES, copied, original_routing_key};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -90,6 +90,12 @@ fn next_headers(letter: &Delivery) -> FieldTable {
     next.insert(headers::ROUTING_KEY.into(), routing_key);
     let replays = AMQPValue::LongLongInt(replays(letter).saturating_add(1));
     next.insert(headers::REPLAYS.into(), replays);
+    // Each death writes its own time over the last one.
+    if let Some(time) = facts(letter).first_failed_at {
+        let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let time = AMQPValue::LongString(time.into());
+        next.insert(headers::FIRST_FAILED_AT.into(), time);
+    }
     next
 }
 

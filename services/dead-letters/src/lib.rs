@@ -107,6 +107,14 @@ pub enum Cause {
     /// The broker refused a letter.
     #[error("{0} refuses more messages (it is full): the letter stays where it is")]
     Refused(String),
+    /// The broker never takes this letter: it is too large, say.
+    #[error("the broker rejected a letter for {queue}: {error}; it stays where it is")]
+    Rejected {
+        /// The queue that it died from.
+        queue: String,
+        /// What the broker said.
+        error: String,
+    },
     /// The queue that a letter died from isn't there.
     #[error("there is no queue {0} to send the letter to: it stays where it is")]
     Unroutable(String),
@@ -150,6 +158,7 @@ pub async fn run(
         dry_run: options.dry_run,
         interrupted: false,
         oldest_failed_at: None,
+        oldest_first_failed_at: None,
     };
     let result = connect_and_work(options, amqp_url, &stop, &mut report).await;
     report.kept = report.examined - report.done;
@@ -211,10 +220,10 @@ async fn work(
         let selected = !sent.contains(&delivery) && options.selection.selects(&facts, Utc::now());
         if selected {
             report.selected += 1;
-            report.oldest_failed_at = [report.oldest_failed_at, facts.failed_at]
-                .into_iter()
-                .flatten()
-                .min();
+            let earlier = |known, this| [known, this].into_iter().flatten().min();
+            report.oldest_failed_at = earlier(report.oldest_failed_at, facts.failed_at);
+            report.oldest_first_failed_at =
+                earlier(report.oldest_first_failed_at, facts.first_failed_at);
         }
         if !selected || options.dry_run {
             letters.hold();
@@ -246,6 +255,10 @@ async fn replay(channel: &Channel, queue: &str, letter: &Delivery) -> Result<(),
         Ok(Ok(())) => Ok(()),
         Ok(Err(PublishError::Unroutable(_))) => Err(Cause::Unroutable(queue.to_owned())),
         Ok(Err(PublishError::Refused)) => Err(Cause::Refused(queue.to_owned())),
+        Ok(Err(PublishError::Rejected(error))) => Err(Cause::Rejected {
+            queue: queue.to_owned(),
+            error,
+        }),
         Ok(Err(PublishError::Connection(error))) => Err(error.into()),
         Ok(Err(PublishError::TimedOut(_))) | Err(_) => Err(Cause::TimedOut {
             what: CONFIRMING,

@@ -15,6 +15,7 @@ use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
 
 pub use crate::config::Config;
+use crate::reservations::{Repeats, Reservations};
 
 /// Composes the service; returns the address it serves HTTP on.
 ///
@@ -25,6 +26,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
     let broker = broker::connect(lifecycle, config.broker, &topology::ALL).await?;
     let publisher = broker.publisher(topology::INVENTORY_EVENTS);
     let outbox = outbox::start(lifecycle, config.outbox, &database, publisher);
+    let repeats = Repeats::chosen(config.consumer.inbox);
     consumer::spawn(
         lifecycle,
         config.consumer,
@@ -32,7 +34,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         topology::ORDER_EVENTS,
         database.clone(),
         outbox,
-        reservations::Reservations::new(lifecycle.metrics()),
+        Reservations::new(lifecycle.metrics(), repeats),
     );
     let about = "What is in stock.";
     let stock = Lane::new("stock", stock::router(database.pool));

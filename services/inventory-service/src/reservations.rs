@@ -2,12 +2,14 @@
 //!
 //! The two may come in any order. A cancellation that is first leaves its mark, and the order then takes
 //! nothing. An event that comes again is answered again, as recorded: order-service sends it again when the answer was
-//! lost. Left out: noticing that an event was delivered before; the consumer's inbox does.
+//! lost. That an event was delivered before is noticed by the consumer's inbox, for as long as it remembers ids; beyond
+//! that an order's row in `reservations` protects its stock ([`Repeats`]).
 
 use chassis::consumer::Handler;
 use chassis::failure::Failure;
 use chassis::metrics::{Counter, Metrics};
 use chassis::outbox::UnitOfWork;
+use chassis::patterns::Switch;
 use chassis::telemetry::Statement;
 use shared_events::{
     Event, EventData, OrderCancelled, OrderId, OrderPlaced, ProductId, RejectReason, StockRejected,
@@ -18,20 +20,41 @@ use tracing::info;
 
 const SERVICE: &str = "inventory-service";
 
+/// What becomes of an order that comes again and isn't known to the inbox: its id was pruned there, or nobody keeps one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeats {
+    /// It is settled as `reservations` says: nothing is taken, and the answer is the one that it got before.
+    Recognised,
+    /// It takes its stock once more.
+    TakenAgain,
+}
+
+impl Repeats {
+    /// The business key belongs to the pattern `inbox`: without it nothing recognises a repeated order.
+    pub fn chosen(inbox: Switch) -> Self {
+        if inbox.is_on() {
+            Self::Recognised
+        } else {
+            Self::TakenAgain
+        }
+    }
+}
+
 /// Applies the events of the order stream.
 pub struct Reservations {
+    repeats: Repeats,
     /// Of these nothing is told. Counted before the commit: a transaction that is begun anew counts once more.
     overtaken: Counter,
 }
 
 impl Reservations {
     /// Counts in `metrics` what came too late.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics, repeats: Repeats) -> Self {
         let overtaken = metrics.counter(
             "agora_orders_overtaken",
             "Orders that came after their cancellation, and of which nothing is told",
         );
-        Self { overtaken }
+        Self { repeats, overtaken }
     }
 
     /// Too little stock is no failure: it is an outcome, and told as one.
@@ -40,13 +63,16 @@ impl Reservations {
         work: &mut UnitOfWork<'_>,
         order: &OrderPlaced,
     ) -> Result<(), Failure> {
-        let event = match decide(work.connection(), order).await? {
+        let event = match decide(work.connection(), order, self.repeats).await? {
             Decision::Reserved => reserved(order),
             Decision::Rejected(reason) => rejected(order, reason),
-            Decision::CancelledBefore => {
-                self.overtaken.inc();
-                info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
-                return Ok(());
+            Decision::SettledBefore => {
+                let Some(answer) = settled_as(work.connection(), order).await? else {
+                    self.overtaken.inc();
+                    info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
+                    return Ok(());
+                };
+                return answer_again(work, answer).await;
             }
         };
         info!(order_id = %order.order_id, outcome = event.event_type, "order settled");
@@ -70,13 +96,10 @@ impl Handler for Reservations {
             OrderCancelled::TYPE => released_as(work.connection(), &event.data()?).await?,
             _ => None,
         };
-        if let Some(answer) = answer {
-            let (order_id, outcome) = (answer.subject.clone(), answer.event_type.clone());
-            if work.say_again(answer).await? {
-                info!(order_id, outcome, "answered again");
-            }
+        match answer {
+            Some(answer) => answer_again(work, answer).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The product, whose row in `stock` all its orders change.
@@ -94,11 +117,11 @@ impl Handler for Reservations {
 enum Decision {
     Reserved,
     Rejected(RejectReason),
-    CancelledBefore,
+    /// It has its row in `reservations` already: settled, or cancelled before it came.
+    SettledBefore,
 }
 
-/// Notes what becomes of the order, and moves the quantity from available to reserved if there is so much. That it may
-/// have its stock already is no question here: an event that comes twice is the inbox's affair.
+/// Notes what becomes of the order, and moves the quantity from available to reserved if there is so much.
 ///
 /// One statement, as each is a round trip. The product's row is locked first, here and in [`give_back`]: where several
 /// events share a transaction all of them lock in the same order, and two events of one order queue up at it. New
@@ -107,6 +130,7 @@ enum Decision {
 async fn decide(
     connection: &mut PgConnection,
     order: &OrderPlaced,
+    repeats: Repeats,
 ) -> Result<Decision, sqlx::Error> {
     let reason: Option<Option<String>> = sqlx::query_scalar(
         "WITH held AS (SELECT * FROM stock WHERE product_id = $2 FOR UPDATE),
@@ -118,7 +142,7 @@ async fn decide(
              SELECT $1, $2, $3, CASE WHEN reason IS NULL THEN 'reserved' ELSE 'rejected' END, reason FROM decided
              ON CONFLICT (order_id) DO UPDATE
                  SET outcome = excluded.outcome, reason = excluded.reason, settled_at = now()
-                 WHERE reservations.outcome NOT IN ('cancelled', 'released')
+                 WHERE $6 AND reservations.outcome NOT IN ('cancelled', 'released')
              RETURNING reason),
          taken AS (
              UPDATE stock SET available = held.available - $3, reserved = held.reserved + $3
@@ -133,17 +157,27 @@ async fn decide(
     .bind(order.quantity.get())
     .bind(RejectReason::UnknownProduct.as_str())
     .bind(RejectReason::OutOfStock.as_str())
+    .bind(repeats == Repeats::TakenAgain)
     .fetch_optional(connection)
     .traced("INSERT reservations")
     .await?;
     Ok(match reason {
-        None => Decision::CancelledBefore,
+        None => Decision::SettledBefore,
         Some(None) => Decision::Reserved,
         Some(Some(reason)) if reason == RejectReason::UnknownProduct.as_str() => {
             Decision::Rejected(RejectReason::UnknownProduct)
         }
         Some(Some(_)) => Decision::Rejected(RejectReason::OutOfStock),
     })
+}
+
+/// Publishes an answer that was given before, unless it waits to be published anyway.
+async fn answer_again(work: &mut UnitOfWork<'_>, answer: Event) -> Result<(), Failure> {
+    let (order_id, outcome) = (answer.subject.clone(), answer.event_type.clone());
+    if work.say_again(answer).await? {
+        info!(order_id, outcome, "answered again");
+    }
+    Ok(())
 }
 
 /// What became of an order.

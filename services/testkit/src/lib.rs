@@ -163,6 +163,25 @@ pub async fn declare_queue(broker_url: &str, queue: &str, arguments: Value) {
         .expect("a queue can be declared");
 }
 
+/// The connections to a virtual host that have this name, as the broker numbers them: a connection that was lost and made
+/// anew has another number.
+pub async fn connections(broker_url: &str, name: &str) -> Vec<String> {
+    let api = required_url("AGORA_TEST_RABBITMQ_API");
+    let vhost = Url::parse(broker_url).expect("a URL");
+    let path = format!("/api/vhosts{}/connections", vhost.path());
+    let url = api.join(&path).expect("a path of the management API");
+    let answer = reqwest::Client::new().get(url).send().await;
+    let all: Vec<Value> = answer
+        .expect("the management API answers")
+        .json()
+        .await
+        .expect("a list of connections");
+    all.iter()
+        .filter(|connection| connection["user_provided_name"] == name)
+        .filter_map(|connection| Some(connection["name"].as_str()?.to_owned()))
+        .collect()
+}
+
 fn required_url(variable: &str) -> Url {
     let value = std::env::var(variable)
         .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"));

@@ -15,6 +15,7 @@ pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod orders;
+pub(crate) mod outbox;
 pub(crate) mod rollout;
 pub(crate) mod scale;
 pub(crate) mod smoke;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{Options, Task};
 use lapin::types::{AMQPValue, FieldTable};
 use shared_events::dead_letters::Selection;
@@ -31,6 +31,7 @@ async fn a_replayed_letter_is_the_same_event_without_its_past() {
     letter.set("traceparent", text("00-4bf92f35-00f0-01"));
     letter.set("x-of-somebody-else", text("kept"));
     letter.properties = letter.properties.with_expiration("3600000".into());
+    let died = header_text(&letter.headers, headers::FAILED_AT).unwrap();
     broker.bury(&[letter]).await;
 
     let report = broker.run(&all(Task::Replay)).await.unwrap();
@@ -59,10 +60,37 @@ async fn a_replayed_letter_is_the_same_event_without_its_past() {
         ("traceparent", "00-4bf92f35-00f0-01"),
         ("x-of-somebody-else", "kept"),
         (headers::ROUTING_KEY, "order.placed.v1"),
+        // An old letter, which doesn't know of an earlier failure.
+        (headers::FIRST_FAILED_AT, &died),
     ]);
     expected.insert(headers::REPLAYS.into(), AMQPValue::LongLongInt(1));
     assert_eq!(properties.headers().as_ref().unwrap(), &expected);
     assert_eq!(broker.dead().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_first_failure_is_kept_and_it_is_the_age_that_is_told() {
+    let broker = Broker::declared().await;
+    let (first, last) = (
+        Utc::now() - Duration::from_secs(9 * 24 * 60 * 60),
+        Utc::now(),
+    );
+    let mut letter = Letter::new("m-1", "rejected").failed_at(last);
+    let first_text = first.to_rfc3339_opts(SecondsFormat::Millis, true);
+    letter.set(headers::FIRST_FAILED_AT, text(&first_text));
+    broker.bury(&[letter]).await;
+    let report = broker.run(&all(Task::Replay)).await.unwrap();
+    let seconds = |time: Option<DateTime<Utc>>| time.unwrap().timestamp();
+    assert_eq!(seconds(report.oldest_failed_at), last.timestamp());
+    assert_eq!(seconds(report.oldest_first_failed_at), first.timestamp());
+    let [message] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
+        panic!("exactly one message");
+    };
+    let headers_now = message.properties.headers().as_ref().unwrap();
+    assert_eq!(
+        header_text(headers_now, headers::FIRST_FAILED_AT),
+        Some(first_text)
+    );
 }
 
 #[tokio::test]

@@ -149,6 +149,75 @@ async fn a_redelivered_order_takes_stock_once() {
     assert_eq!(shop.broker.depth("order_events.dead").await, 0);
 }
 
+impl Shop {
+    /// Waits until so many messages were handled, and forgets their ids, as pruning does after a week.
+    async fn forget_after(&self, applied: f64) {
+        let series = r#"messaging_process_duration_seconds_count{messaging_destination_name="order_events",outcome="applied"}"#;
+        eventually("it is handled", async || {
+            self.service.metric(series).await == applied
+        })
+        .await;
+        sqlx::query("DELETE FROM inbox")
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_comes_again_beyond_the_inboxs_window_moves_its_stock_once() {
+    let shop = Shop::open().await;
+    let (good, bad) = (order(7, 3), order(12_345, 1));
+    let (available, reserved) = shop.stock(7).await;
+    let (placed, hopeless) = (event(&good).encode(), event(&bad).encode());
+    let cancelled = Event::new(
+        "order-service",
+        &OrderCancelled {
+            order_id: good.order_id,
+            product_id: good.product_id,
+            quantity: good.quantity,
+        },
+    )
+    .encode();
+    let mut applied = 0.0;
+    for payload in [&placed, &placed, &hopeless, &hopeless] {
+        shop.publish(payload).await;
+        applied += 1.0;
+        shop.forget_after(applied).await;
+    }
+    assert_eq!(shop.stock(7).await, (available - 3, reserved + 3));
+    assert_eq!(shop.movements(&good).await, [3]);
+    assert_eq!(shop.outcome(&bad).await.unwrap().0, "rejected");
+    for payload in [&cancelled, &cancelled, &placed] {
+        shop.publish(payload).await;
+        applied += 1.0;
+        shop.forget_after(applied).await;
+    }
+    assert_eq!(shop.stock(7).await, (available, reserved));
+    assert_eq!(shop.movements(&good).await, [3, -3]);
+    assert_eq!(shop.broker.depth("order_events.dead").await, 0);
+}
+
+#[tokio::test]
+async fn a_dead_letter_tells_when_it_failed_first_and_when_it_died() {
+    let shop = Shop::open().await;
+    let first = "2026-11-01T10:00:00.000Z";
+    for (given, kept) in [(first, true), ("yesterday", false)] {
+        let given = testkit::text_headers(&[
+            (headers::FIRST_FAILED_AT, given),
+            (headers::FAILED_AT, given),
+        ]);
+        shop.broker
+            .publish_with("order_events", "order.strange", b"not json", given)
+            .await;
+        let (_, table) = shop.broker.wait_for_message("order_events.dead").await;
+        let died = header_text(&table, headers::FAILED_AT).unwrap();
+        let failed_first = header_text(&table, headers::FIRST_FAILED_AT).unwrap();
+        assert_ne!(died, first);
+        assert_eq!(failed_first, if kept { first } else { &died });
+    }
+}
+
 #[tokio::test]
 async fn an_event_that_comes_again_is_answered_again_and_takes_nothing() {
     let shop = Shop::open().await;

@@ -483,6 +483,54 @@ async fn an_outcome_of_no_order_is_dead_and_one_that_was_heard_before_does_nothi
     shop.wait_for_status(user, &id, "confirmed").await;
 }
 
+impl Shop {
+    /// Says an outcome, waits until so many were handled, and forgets their ids, as pruning does after a week.
+    async fn hear_and_forget(&self, event: &Event, applied: f64) {
+        self.hear(event).await;
+        eventually("it is handled", async || {
+            self.service.metric(APPLIED).await == applied
+        })
+        .await;
+        sqlx::query("DELETE FROM inbox")
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_that_comes_again_beyond_the_inboxs_window_changes_nothing() {
+    let shop = Shop::open().await;
+    let user = Uuid::now_v7();
+    let mut applied = 0.0;
+    let confirmed = shop.place(user, "/orders/?product_id=99").await;
+    let rejected = shop.place(user, "/orders/?product_id=99").await;
+    let cancelled = shop.place(user, "/orders/?product_id=99").await;
+    let path = format!("/orders/{cancelled}/cancel");
+    assert_eq!(
+        answer(shop.service.as_user(user, "POST", &path)).await.0,
+        202
+    );
+    for (id, status, outcome) in [
+        (&confirmed, "confirmed", reserved(&confirmed)),
+        (&rejected, "rejected", refusal(&rejected)),
+        (&cancelled, "cancelled", released(&cancelled)),
+    ] {
+        applied += 1.0;
+        shop.hear_and_forget(&outcome, applied).await;
+        let before = shop.wait_for_status(user, id, status).await;
+        let events = shop.count("SELECT count(*) FROM outbox").await;
+        // The same once more, and each of the others, late.
+        for late in [outcome, reserved(id), refusal(id), released(id)] {
+            applied += 1.0;
+            shop.hear_and_forget(&late, applied).await;
+            assert_eq!(shop.wait_for_status(user, id, status).await, before);
+        }
+        assert_eq!(shop.count("SELECT count(*) FROM outbox").await, events);
+    }
+    assert_eq!(shop.broker.depth("inventory_events.dead").await, 0);
+}
+
 #[tokio::test]
 async fn a_cancelled_order_is_told_of_once_and_ends_when_its_stock_is_released() {
     let shop = Shop::open().await;
@@ -592,6 +640,150 @@ async fn at_the_bound_of_the_queue_orders_are_taken_and_wait_in_the_outbox() {
         *announced == placed && shop.count(waiting).await == 0
     })
     .await;
+}
+
+/// More than the broker takes: `max_message_size`.
+const TOO_LARGE_BYTES: usize = 2_000_000;
+
+impl Shop {
+    /// An event in the outbox, by hand; its id.
+    async fn store(&self, subject: &str, routing_key: &str, payload: &str) -> Uuid {
+        sqlx::query_scalar(
+            "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload)
+             VALUES (gen_random_uuid(), $1, 'agora.test.v1', $2, $3) RETURNING event_id",
+        )
+        .bind(subject)
+        .bind(routing_key)
+        .bind(payload)
+        .fetch_one(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    /// The number of tries, the broker's error, and whether the event is parked.
+    async fn rejection(&self, event_id: Uuid) -> (i32, Option<String>, bool) {
+        sqlx::query_as(
+            "SELECT rejections, rejected_because, parked_at IS NOT NULL FROM outbox WHERE event_id = $1",
+        )
+        .bind(event_id)
+        .fetch_one(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    async fn bodies(&self, count: usize) -> Vec<String> {
+        let mut bodies = Vec::new();
+        for _ in 0..count {
+            let (payload, _) = self.broker.wait_for_message("order_events").await;
+            bodies.push(String::from_utf8(payload).unwrap());
+        }
+        bodies
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_rejects_is_parked_and_holds_up_only_its_own_subject() {
+    let variables = [
+        ("OUTBOX_POLL_INTERVAL_MS", "100"),
+        ("OUTBOX_MAX_REJECTIONS", "2"),
+    ];
+    let shop = Shop::open_with(&variables).await;
+    let consumer = async || testkit::connections(&shop.broker_url, "order-service consumer").await;
+    eventually("the consumer is seen", async || consumer().await.len() == 1).await;
+    let consumer_before = consumer().await;
+
+    // One that is too large for the broker, and one whose routing key AMQP can't have; each with a later event behind it.
+    let large = shop
+        .store("large", "test.v1", &"x".repeat(TOO_LARGE_BYTES))
+        .await;
+    shop.store("large", "test.v1", "after the large one").await;
+    let long = shop.store("long", &"k".repeat(256), "long").await;
+    shop.store("long", "test.v1", "after the long one").await;
+    shop.store("other", "test.v1", "other").await;
+    let id = shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
+
+    eventually("both are parked", async || {
+        shop.service.metric("agora_outbox_parked").await == 2.0
+    })
+    .await;
+    for (event, reason) in [(large, "PRECONDITION"), (long, "255 bytes")] {
+        let (tries, error, parked) = shop.rejection(event).await;
+        assert_eq!((tries, parked), (2, true));
+        let error = error.unwrap();
+        assert!(error.contains(reason), "{error}");
+    }
+    let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
+    eventually("the others went on", async || {
+        shop.count(waiting).await == 4
+    })
+    .await;
+    // Perhaps more than once: the broker closed the channel that they were on.
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some((payload, _)) = shop.broker.take("order_events").await {
+        seen.insert(String::from_utf8(payload).unwrap());
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen.contains("other"), "{seen:?}");
+    assert!(seen.iter().any(|body| body.contains(&id)), "{seen:?}");
+    // What is parked, and what waits behind it, doesn't wait for the relay.
+    eventually("no event waits for the relay", async || {
+        shop.service.metric("agora_outbox_oldest_age_seconds").await == 0.0
+            && shop.service.metric("agora_outbox_backlog").await == 4.0
+    })
+    .await;
+    // The consumer was not touched.
+    assert_eq!(consumer().await, consumer_before);
+    shop.hear(&reserved(&id)).await;
+    eventually("the consumer goes on", async || {
+        shop.service.metric(APPLIED).await == 1.0
+    })
+    .await;
+
+    // Repaired and tried again, it comes before the events that wait behind it; the other one is dropped.
+    let repair =
+        "UPDATE outbox SET payload = 'repaired', rejections = 0, retry_at = NULL, parked_at = NULL
+                  WHERE subject = 'large' AND parked_at IS NOT NULL";
+    sqlx::query(repair).execute(&shop.pool).await.unwrap();
+    assert_eq!(shop.bodies(2).await, ["repaired", "after the large one"]);
+    let dropped = "DELETE FROM outbox WHERE subject = 'long' AND parked_at IS NOT NULL";
+    sqlx::query(dropped).execute(&shop.pool).await.unwrap();
+    assert_eq!(shop.bodies(1).await, ["after the long one"]);
+    eventually("nothing waits", async || {
+        shop.count(waiting).await == 0 && shop.service.metric("agora_outbox_parked").await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_full_or_has_no_queue_parks_no_event() {
+    let variables = [
+        ("OUTBOX_POLL_INTERVAL_MS", "100"),
+        ("OUTBOX_MAX_REJECTIONS", "1"),
+    ];
+    let shop = Shop::open_with(&variables).await;
+    let sent = |outcome: &str| {
+        format!(
+            r#"messaging_client_sent_messages_total{{messaging_destination_name="order_events",outcome="{outcome}"}}"#
+        )
+    };
+    let user = Uuid::now_v7();
+    shop.broker
+        .unbind("order_events", "order_events", "#")
+        .await;
+    shop.place(user, "/orders/?product_id=99").await;
+    eventually("no queue takes it, several times", async || {
+        shop.service.metric(&sent("unroutable")).await >= 3.0
+    })
+    .await;
+    shop.broker.bind("order_events", "order_events", "#").await;
+    testkit::bound_queue(&shop.broker_url, "order_events", 3).await;
+    eventually("the broker refuses some, several times", async || {
+        shop.place(user, "/orders/?product_id=99").await;
+        shop.service.metric(&sent("refused")).await >= 3.0
+    })
+    .await;
+    let rejected = "SELECT count(*) FROM outbox WHERE rejections > 0 OR parked_at IS NOT NULL";
+    assert_eq!(shop.count(rejected).await, 0);
 }
 
 #[tokio::test]

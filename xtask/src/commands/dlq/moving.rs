@@ -69,7 +69,7 @@ pub(crate) fn replay(project: &Project, options: &ReplayOptions) -> anyhow::Resu
     choice.require_a_word()?;
     let containers = engine::running_system(project)?;
     let tool = Tool::new(project, &containers)?;
-    if choice.dry_run || options.beyond_inbox_window || choice.is_within_inbox_window() {
+    if choice.dry_run || options.beyond_inbox_window {
         return choice.carry_out(Task::Replay, &tool);
     }
     // First a look at all of them: refused later, some would be on their way already.
@@ -77,12 +77,7 @@ pub(crate) fn replay(project: &Project, options: &ReplayOptions) -> anyhow::Resu
     if look.outcome != Exit::Holds {
         return choice.tell(&look);
     }
-    let oldest = look
-        .queues
-        .iter()
-        .filter_map(|queue| queue.oldest_failed_at)
-        .min();
-    require_within_inbox_window(oldest, Utc::now())?;
+    require_within_inbox_window(oldest(&look.queues), Utc::now())?;
     choice.carry_out(Task::Replay, &tool)
 }
 
@@ -92,6 +87,14 @@ pub(crate) fn purge(project: &Project, options: &PurgeOptions) -> anyhow::Result
     choice.require_a_word()?;
     let containers = engine::running_system(project)?;
     choice.carry_out(Task::Purge, &Tool::new(project, &containers)?)
+}
+
+/// The earliest first failure.
+fn oldest<'a>(queues: impl IntoIterator<Item = &'a Report>) -> Option<DateTime<Utc>> {
+    queues
+        .into_iter()
+        .filter_map(|queue| queue.oldest_first_failed_at.or(queue.oldest_failed_at))
+        .min()
 }
 
 /// A consumer recognises what it applied by the id, and forgets ids after the window.
@@ -104,13 +107,13 @@ fn require_within_inbox_window(
     match oldest {
         Some(oldest) if now - oldest > window => Err(outcome::failed(
             format!(
-                "the oldest of these letters died on {}, and consumers remember for {days} days which events they \
+                "handling the oldest of these letters first failed on {}, and consumers remember for {days} days which events they \
                  applied: if this one was applied after all, it would be applied a second time. Nothing was replayed",
                 oldest.format("%F %T UTC")
             ),
             format!(
-                "leave it out with `--younger-than {days}d`, or look at it (`cargo xtask dlq list --older-than \
-                 {days}d`) and say `--beyond-inbox-window`"
+                "leave it out (`--younger-than {days}d`, or `--id` where it died again since), or look at it (`cargo \
+                 xtask dlq list`, `dlq peek`: x-agora-first-failed-at) and say `--beyond-inbox-window`"
             ),
         )),
         _ => Ok(()),
@@ -127,12 +130,6 @@ impl Choice {
             "which letters? There is no condition",
             "give at least one of --queue, --reason, --type, --id, --older-than and --younger-than, or --all",
         ))
-    }
-
-    /// The conditions themselves leave out what is older than the window.
-    fn is_within_inbox_window(&self) -> bool {
-        let youth = self.filters.selection().younger_than;
-        youth.is_some_and(|younger_than| younger_than <= INBOX_WINDOW)
     }
 
     fn carry_out(&self, task: Task, tool: &Tool<'_>) -> anyhow::Result<Exit> {
@@ -286,22 +283,26 @@ mod tests {
     }
 
     #[test]
-    fn conditions_within_the_window_need_no_look_ahead() {
-        assert!(
-            choice(&["--younger-than", "7d"])
-                .unwrap()
-                .is_within_inbox_window()
+    fn what_counts_is_the_first_failure_of_a_letter_and_not_its_last_death() {
+        let now = Utc::now();
+        let report = |first| Report {
+            queue: "order_events.dead".to_owned(),
+            examined: 1,
+            selected: 1,
+            done: 0,
+            kept: 1,
+            dry_run: true,
+            interrupted: false,
+            oldest_failed_at: Some(now),
+            oldest_first_failed_at: first,
+        };
+        let long_ago = now - TimeDelta::days(9);
+        assert_eq!(
+            oldest([&report(Some(long_ago)), &report(None)]),
+            Some(long_ago)
         );
-        assert!(
-            !choice(&["--younger-than", "8d"])
-                .unwrap()
-                .is_within_inbox_window()
-        );
-        assert!(
-            !choice(&["--older-than", "1h"])
-                .unwrap()
-                .is_within_inbox_window()
-        );
+        // A tool of before doesn't tell.
+        assert_eq!(oldest([&report(None)]), Some(now));
     }
 
     fn summary(task: Task, dry_run: bool, done: usize) -> Summary {

@@ -1,0 +1,308 @@
+//! `outbox`: events that a service's relay has parked because the broker rejects them. `parked` lists them, `retry` gives
+//! them their tries back, `drop` removes them.
+//!
+//! Read and changed in the services' databases: a relay looks at its rows again by itself. Later events of the same subject
+//! wait behind a parked one; after `retry` they follow it in their order, after `drop` they go on without it. Left out:
+//! messages that reached the broker and are dead, see `dlq`.
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    evaluation::lab::Lab,
+    outcome::{self, Exit},
+    output::{Format, FormatOption, print_json, table},
+    project::Project,
+};
+
+/// The services with an outbox, and their databases.
+const OUTBOXES: [(&str, &str); 2] = [
+    ("order-service", "orders"),
+    ("inventory-service", "inventory"),
+];
+/// The most events of a service that are listed; all are counted.
+const LISTED: usize = 100;
+const PARKED: &str = "parked_at IS NOT NULL AND published_at IS NULL";
+
+/// What can be done with parked events.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Options {
+    /// List parked events with the broker's error, and how many events wait behind each
+    Parked(ParkedOptions),
+    /// Have parked events published again, once the cause is gone
+    Retry(ChangeOptions),
+    /// Remove parked events for good: nobody will hear of them, and later events of their subjects go on
+    Drop(ChangeOptions),
+}
+
+/// What `outbox parked` can be told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct ParkedOptions {
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+/// What `outbox retry` and `outbox drop` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ChangeOptions {
+    /// The events' ids, as `outbox parked` shows them
+    #[arg(value_name = "EVENT", value_parser = event_id, required_unless_present = "all")]
+    events: Vec<String>,
+    /// Every parked event
+    #[arg(long, conflicts_with = "events")]
+    all: bool,
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+impl Options {
+    /// The form of the result.
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::Parked(options) => options.format.format,
+            Self::Retry(options) | Self::Drop(options) => options.format.format,
+        }
+    }
+}
+
+/// As a UUID is written; nothing else gets into a statement.
+fn event_id(text: &str) -> Result<String, String> {
+    let lengths = text.split('-').map(str::len);
+    let is_uuid = lengths.eq([8, 4, 4, 4, 12])
+        && text
+            .bytes()
+            .all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    is_uuid
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "expected an event's id, a UUID".to_owned())
+}
+
+/// Runs the command.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    let lab = Lab::new(project)?;
+    match options {
+        Options::Parked(options) => parked(&lab, *options),
+        Options::Retry(options) => change(&lab, Change::Retry, options),
+        Options::Drop(options) => change(&lab, Change::Drop, options),
+    }
+}
+
+/// An event that the broker rejected too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ParkedEvent {
+    event_id: String,
+    subject: String,
+    event_type: String,
+    payload_bytes: u64,
+    /// How often it was tried.
+    rejections: u32,
+    /// The broker's error.
+    error: Option<String>,
+    parked_at: DateTime<Utc>,
+    /// Later events of the same subject, which wait for this one.
+    waiting_behind: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    service: &'static str,
+    #[serde(flatten)]
+    event: ParkedEvent,
+}
+
+/// The result of `parked` as JSON.
+#[derive(Debug, Serialize)]
+struct List {
+    /// All, listed or not.
+    parked: u64,
+    events: Vec<Entry>,
+}
+
+fn parked(lab: &Lab<'_>, options: ParkedOptions) -> anyhow::Result<Exit> {
+    let mut list = List {
+        parked: 0,
+        events: Vec::new(),
+    };
+    let count = format!("SELECT count(*) FROM outbox WHERE {PARKED}");
+    // An object a row: JSON escapes what would look like the end of a column or of a line.
+    let sql = format!(
+        "SELECT json_build_object('event_id', event_id, 'subject', subject, 'event_type', event_type,
+                'payload_bytes', octet_length(payload), 'rejections', rejections, 'error', rejected_because,
+                'parked_at', parked_at,
+                'waiting_behind', (SELECT count(*) FROM outbox AS later
+                                   WHERE later.subject = outbox.subject AND later.published_at IS NULL
+                                     AND later.position > outbox.position))
+         FROM outbox WHERE {PARKED} ORDER BY position LIMIT {LISTED}"
+    );
+    for (service, database) in OUTBOXES {
+        list.parked += lab.number(database, &count)?;
+        let rows = lab.psql(database, &sql)?.read()?;
+        for row in rows.lines() {
+            let event = serde_json::from_str(row).context("failed to read a parked event")?;
+            list.events.push(Entry { service, event });
+        }
+    }
+    if options.format.format == Format::Json {
+        print_json(&list)?;
+        return Ok(Exit::Holds);
+    }
+    let mut rows = table([
+        "service",
+        "event",
+        "type",
+        "subject",
+        "bytes",
+        "tries",
+        "parked at",
+        "behind it",
+        "error",
+    ]);
+    for Entry { service, event } in &list.events {
+        let error = event.error.as_deref().unwrap_or("-");
+        rows.add_row([
+            (*service).to_owned(),
+            event.event_id.clone(),
+            shown(&event.event_type),
+            shown(&event.subject),
+            event.payload_bytes.to_string(),
+            event.rejections.to_string(),
+            event.parked_at.format("%F %T").to_string(),
+            event.waiting_behind.to_string(),
+            shown(error),
+        ]);
+    }
+    println!("{rows}");
+    println!("{} shown of {} parked", list.events.len(), list.parked);
+    Ok(Exit::Holds)
+}
+
+/// What others wrote, without what a terminal would obey.
+fn shown(text: &str) -> String {
+    text.chars()
+        .flat_map(|character| {
+            let escaped = character.is_control().then(|| character.escape_default());
+            let plain = escaped.is_none().then_some(character);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+/// What is done to parked events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Change {
+    Retry,
+    Drop,
+}
+
+impl Change {
+    /// The statement for the events that meet a condition; it returns their ids.
+    fn sql(self, condition: &str) -> String {
+        match self {
+            Self::Retry => format!(
+                "UPDATE outbox SET parked_at = NULL, rejections = 0, retry_at = NULL
+                 WHERE {PARKED} AND {condition} RETURNING event_id"
+            ),
+            Self::Drop => {
+                format!("DELETE FROM outbox WHERE {PARKED} AND {condition} RETURNING event_id")
+            }
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "to be published again",
+            Self::Drop => "dropped",
+        }
+    }
+}
+
+/// The result of `retry` and `drop` as JSON.
+#[derive(Debug, Serialize)]
+struct Changed {
+    outcome: Exit,
+    change: Change,
+    events: Vec<String>,
+    /// Asked for, and not parked.
+    missing: Vec<String>,
+}
+
+fn change(lab: &Lab<'_>, change: Change, options: &ChangeOptions) -> anyhow::Result<Exit> {
+    let sql = change.sql(&condition(&options.events));
+    let mut events: Vec<String> = Vec::new();
+    for (_, database) in OUTBOXES {
+        let changed = lab.query(database, &sql)?;
+        events.extend(changed.into_iter().flatten());
+    }
+    let missing: Vec<String> = options
+        .events
+        .iter()
+        .filter(|event| !events.contains(event))
+        .cloned()
+        .collect();
+    let changed = Changed {
+        outcome: if missing.is_empty() {
+            Exit::Holds
+        } else {
+            Exit::Failed
+        },
+        change,
+        events,
+        missing,
+    };
+    if options.format.format == Format::Json {
+        print_json(&changed)?;
+        return Ok(changed.outcome);
+    }
+    for event in &changed.events {
+        println!("{event}");
+    }
+    println!("{} events {}", changed.events.len(), change.done());
+    if changed.missing.is_empty() {
+        return Ok(Exit::Holds);
+    }
+    Err(outcome::failed(
+        format!("not parked: {}", changed.missing.join(", ")),
+        "`cargo xtask outbox parked` shows their ids",
+    ))
+}
+
+/// Without any id all of them are meant: clap has seen that `--all` was said.
+fn condition(events: &[String]) -> String {
+    if events.is_empty() {
+        return "true".to_owned();
+    }
+    format!("event_id = ANY('{{{}}}'::uuid[])", events.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_get_into_a_statement() {
+        let id = "0195A000-0000-7000-8000-000000000001";
+        assert_eq!(event_id(id).unwrap(), id.to_ascii_lowercase());
+        for wrong in [
+            "",
+            "1",
+            "' OR true --",
+            "0195a000-0000-7000-8000-00000000000g",
+        ] {
+            assert!(event_id(wrong).is_err(), "{wrong}");
+        }
+        let sql = Change::Drop.sql(&condition(&["a".to_owned(), "b".to_owned()]));
+        assert!(sql.contains("event_id = ANY('{a,b}'::uuid[])"), "{sql}");
+        // Never an event that isn't parked.
+        for change in [Change::Retry, Change::Drop] {
+            assert!(change.sql("true").contains(PARKED));
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_reaches_no_terminal_raw() {
+        assert_eq!(shown("a\u{1b}[31mé\n"), r"a\u{1b}[31mé\n");
+    }
+}
