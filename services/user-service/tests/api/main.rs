@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod accounts;
+mod cancelled;
 mod documents;
 mod overload;
 mod purchases;
