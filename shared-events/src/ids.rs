@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -34,6 +35,12 @@ impl OrderId {
     /// A new id, now.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// The time in it, to the millisecond; `None` for a UUID of a version that has none.
+    pub fn generated_at(self) -> Option<DateTime<Utc>> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        DateTime::from_timestamp(seconds.try_into().ok()?, nanos)
     }
 }
 
@@ -126,5 +133,20 @@ impl fmt::Display for UserId {
 impl fmt::Display for ProductId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn an_order_id_has_the_time_of_its_making() {
+        let before = Utc::now() - TimeDelta::milliseconds(1);
+        let made = OrderId::generate().generated_at().unwrap();
+        assert!(before <= made && made <= Utc::now(), "{made}");
+        assert_eq!(OrderId(Uuid::nil()).generated_at(), None);
     }
 }

@@ -16,6 +16,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
@@ -30,6 +31,7 @@ use shared_events::Event;
 use shared_events::topology::{
     DeadReason, MAX_EVENT_BYTES, RETRY_TIERS, RetryTier, Topology, headers,
 };
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, warn};
 
@@ -114,35 +116,9 @@ pub fn spawn(
     outbox: Outbox,
     handler: impl Handler,
 ) {
-    for (pattern, switch) in [
-        (Pattern::Inbox, config.inbox),
-        (Pattern::Retry, config.retry),
-        (Pattern::DeadLetter, config.dead_letter),
-    ] {
-        lifecycle.enter_pattern(pattern, switch);
-    }
-    if config.inbox.is_on() {
-        spawn_pruning(lifecycle, config.inbox_window, &database);
-    }
-    // Connections of its own: requests that wait for one must not use up the retries of messages.
-    let pool = database.pool_of(config.concurrency as u32, &[]);
-    lifecycle.metrics().pool("consumer", &pool);
-    let outbox = outbox.on(pool);
-    let consumer = Consumer {
-        broker,
-        topology,
-        database,
-        outbox,
-        handler,
-        inbox: Inbox::chosen(config.inbox),
-        tiers: tiers(config.retry),
-        hopeless: Hopeless::chosen(config.dead_letter),
-        prefetch: config.prefetch,
-        concurrency: config.concurrency,
-        batch_size: config.batch_size,
-        consuming: lifecycle.readiness().depends_on("consumer"),
-        draining: lifecycle.draining(),
-    };
+    let consumer = Consumer::new(
+        lifecycle, config, broker, topology, database, outbox, handler,
+    );
     lifecycle.spawn_worker("consumer", async move {
         consumer.run().await;
         Ok(())
@@ -161,7 +137,8 @@ fn spawn_pruning(lifecycle: &Lifecycle, window: Duration, database: &Database) {
     });
 }
 
-struct Consumer<H> {
+/// A queue's consumer; [`spawn`] makes one and runs it.
+pub struct Consumer<H> {
     broker: Broker,
     topology: Topology,
     database: Database,
@@ -261,7 +238,49 @@ impl Way {
 }
 
 impl<H: Handler> Consumer<H> {
-    async fn run(&self) {
+    /// It consumes nothing until it [runs](Consumer::run); see [`spawn`].
+    pub fn new(
+        lifecycle: &Lifecycle,
+        config: ConsumerConfig,
+        broker: Broker,
+        topology: Topology,
+        database: Database,
+        outbox: Outbox,
+        handler: H,
+    ) -> Self {
+        for (pattern, switch) in [
+            (Pattern::Inbox, config.inbox),
+            (Pattern::Retry, config.retry),
+            (Pattern::DeadLetter, config.dead_letter),
+        ] {
+            lifecycle.enter_pattern(pattern, switch);
+        }
+        if config.inbox.is_on() {
+            spawn_pruning(lifecycle, config.inbox_window, &database);
+        }
+        // Connections of its own: requests that wait for one must not use up the retries of messages.
+        let pool = database.pool_of(config.concurrency as u32, &[]);
+        lifecycle.metrics().pool("consumer", &pool);
+        let outbox = outbox.on(pool);
+        Self {
+            broker,
+            topology,
+            database,
+            outbox,
+            handler,
+            inbox: Inbox::chosen(config.inbox),
+            tiers: tiers(config.retry),
+            hopeless: Hopeless::chosen(config.dead_letter),
+            prefetch: config.prefetch,
+            concurrency: config.concurrency,
+            batch_size: config.batch_size,
+            consuming: lifecycle.readiness().depends_on("consumer"),
+            draining: lifecycle.draining(),
+        }
+    }
+
+    /// Until the service drains. It may be dropped at any await, and run again: what isn't settled is handed out again then.
+    pub async fn run(&self) {
         let mut delays = backoff();
         while !self.draining.is_cancelled() {
             let session = tokio::select! {
@@ -336,8 +355,8 @@ impl<H: Handler> Consumer<H> {
     async fn subscribe(
         &self,
         session: &Session,
-    ) -> Result<(Channel, lapin::Consumer), lapin::Error> {
-        let channel = session.consuming().await?;
+    ) -> Result<(OwnChannel, lapin::Consumer), lapin::Error> {
+        let channel = OwnChannel(session.consuming().await?);
         // Again, as the queue may have been deleted since the connection was made.
         declare(&channel, self.topology).await?;
         channel
@@ -682,6 +701,36 @@ impl<H: Handler> Consumer<H> {
                 self.broker.metrics().dead_letter(&queue, reason);
                 Outcome::Dead
             }
+        }
+    }
+}
+
+/// A channel that is closed when it is dropped, at the latest.
+///
+/// lapin closes one of which nothing is left, but keeps what consumes on it: where the answer to `basic.consume` was not
+/// waited for, it would go on taking messages that nobody reads.
+struct OwnChannel(Channel);
+
+impl Deref for OwnChannel {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.0
+    }
+}
+
+impl Drop for OwnChannel {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if self.0.status().connected() {
+            let channel = self.0.clone();
+            runtime.spawn(async move {
+                // It is sent in any case, and the connection's supervisor looks after one that takes nothing.
+                let close = channel.close(200, "given up".into());
+                let _ = tokio::time::timeout(SETTLE_TIMEOUT, close).await;
+            });
         }
     }
 }

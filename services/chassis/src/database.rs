@@ -1,9 +1,13 @@
-//! The service's own PostgreSQL database: a bounded pool, migrations, and a watcher that knows whether it
+//! The service's own PostgreSQL database: a bounded pool, migrations, transactions, and a watcher that knows whether it
 //! is in reach.
+//!
+//! A transaction begins with [`begin`] or [`begin_in_time`] and in no other way (`clippy.toml` refuses sqlx's own): they may
+//! be dropped at any moment without leaving a connection of the pool in an open transaction.
 //!
 //! Left out: queries; they stand in the handlers that need them.
 
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +16,7 @@ use anyhow::Context as _;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr};
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
@@ -21,6 +25,7 @@ use crate::backoff::backoff;
 use crate::config::DatabaseConfig;
 use crate::deadline;
 use crate::failure::is_transient;
+use crate::finish::finished;
 use crate::lifecycle::Lifecycle;
 use crate::readiness::Health;
 
@@ -171,19 +176,72 @@ pub fn pool_options(connections: u32) -> PgPoolOptions {
         })
 }
 
+/// A transaction on a connection of a pool. Dropped, it is rolled back before the connection is used again.
+#[must_use = "what isn't committed did not happen"]
+pub struct Transaction(sqlx::Transaction<'static, Postgres>);
+
+/// Begins a transaction. Dropped while `BEGIN` is under way, it is rolled back; while it waits for a connection, nothing
+/// happened.
+///
+/// # Errors
+/// When there is no connection, or it breaks.
+pub async fn begin(pool: &PgPool) -> Result<Transaction, sqlx::Error> {
+    begin_with(pool, None).await
+}
+
 /// A transaction whose statements the server cuts off when the time for what is being done is up ([`deadline::remaining`]):
 /// nobody waits for their answer any more, and the connection is free again.
 ///
 /// # Errors
-/// When there is no connection.
-pub async fn begin_in_time(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+/// When there is no connection, or it breaks.
+pub async fn begin_in_time(pool: &PgPool) -> Result<Transaction, sqlx::Error> {
     let Some(left) = deadline::remaining().filter(|left| *left < STATEMENT_TIMEOUT) else {
-        return pool.begin().await;
+        return begin(pool).await;
     };
     // 0 would be no limit at all.
     let limit_ms = left.as_millis().max(1);
     let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
-    pool.begin_with(AssertSqlSafe(begin)).await
+    begin_with(pool, Some(AssertSqlSafe(begin).into_sql_str())).await
+}
+
+async fn begin_with(pool: &PgPool, begin: Option<SqlStr>) -> Result<Transaction, sqlx::Error> {
+    // The wait for it may be given up: nobody is served before those who still wait.
+    let connection = pool.acquire().await?;
+    finished(sqlx::Transaction::begin(connection, begin))
+        .await
+        .map(Transaction)
+}
+
+impl Transaction {
+    /// Commits. Dropped once it has begun, the commit is completed all the same.
+    ///
+    /// # Errors
+    /// The database's. Where the connection broke, the transaction may stand all the same.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        finished(self.0.commit()).await
+    }
+
+    /// Gives it up.
+    ///
+    /// # Errors
+    /// The database's; the transaction is gone all the same.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        finished(self.0.rollback()).await
+    }
+}
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
 }
 
 /// The name of the constraint that a statement violated.

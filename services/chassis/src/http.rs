@@ -7,6 +7,7 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -34,25 +35,28 @@ use crate::telemetry::{self, Headers};
 const UNMATCHED: &str = "unmatched";
 const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// Serves the lanes, and the OpenAPI document of what they take, until the service drains; returns the address once it
-/// listens. `about` says in that document what the service is for.
-///
-/// # Errors
-/// When the address is taken.
-pub async fn serve(
+/// A service's routes with all their layers, ready to be served.
+pub struct App {
+    router: Router,
+    config: HttpConfig,
+    lifecycle: Lifecycle,
+}
+
+/// Puts the lanes, and the OpenAPI document of what they take, into the layers. `about` says in that document what the
+/// service is for.
+pub fn compose(
     lifecycle: &Lifecycle,
-    config: &HttpConfig,
+    config: HttpConfig,
     about: &str,
     lanes: impl IntoIterator<Item = Lane>,
-) -> anyhow::Result<SocketAddr> {
-    let (listener, addr) = listen(config.addr).await?;
+) -> App {
     lifecycle.enter_pattern(Pattern::LoadShedding, config.load_shedding);
     let routes = lanes
         .into_iter()
         .fold(OpenApiRouter::new(), |routes, lane| {
-            routes.merge(lane.routes(config, lifecycle.metrics()))
+            routes.merge(lane.routes(&config, lifecycle.metrics()))
         });
-    let app = openapi::documented(lifecycle.service(), about, routes)
+    let router = openapi::documented(lifecycle.service(), about, routes)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(config.max_body_bytes))
@@ -60,13 +64,33 @@ pub async fn serve(
         .layer(CatchPanicLayer::custom(answer_panic))
         .layer(from_fn_with_state(lifecycle.metrics().clone(), observe))
         .layer(from_fn_with_state(lifecycle.draining(), part));
-    let draining = lifecycle.draining();
-    let max_connections = config.max_connections;
-    lifecycle.spawn_worker("http", async move {
-        connections::serve(listener, app, max_connections, draining).await;
-        Ok(())
-    });
-    Ok(addr)
+    App {
+        router,
+        config,
+        lifecycle: lifecycle.clone(),
+    }
+}
+
+impl App {
+    /// Serves until the service drains; returns the address once it listens.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn serve(self) -> anyhow::Result<SocketAddr> {
+        let (listener, addr) = listen(self.config.addr).await?;
+        let draining = self.lifecycle.draining();
+        self.lifecycle.spawn_worker("http", async move {
+            let max_connections = self.config.max_connections;
+            connections::serve(listener, self.router, max_connections, draining).await;
+            Ok(())
+        });
+        Ok(addr)
+    }
+
+    /// What is served, for a test that asks without a connection.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
 }
 
 /// While the service drains an answer is the last one on its connection.
@@ -133,7 +157,8 @@ fn shortened(path: &str) -> &str {
 }
 
 /// The handler is dropped at the limit, the service's or the client's: what it had not
-/// sent to the database did not happen; a statement that is there already is still carried out.
+/// sent to the database did not happen; a statement that is there already is still carried out, and so is a commit; any
+/// other transaction is rolled back.
 async fn limit_time(
     State(limit): State<std::time::Duration>,
     request: Request,

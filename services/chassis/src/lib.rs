@@ -16,6 +16,7 @@ mod crash_points;
 pub mod database;
 pub mod deadline;
 pub mod failure;
+mod finish;
 pub mod grpc;
 pub mod http;
 pub mod idempotency;

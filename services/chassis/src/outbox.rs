@@ -28,8 +28,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use opentelemetry::propagation::{Extractor, Injector};
 use shared_events::Event;
+use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
-use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,8 @@ use crate::backoff::backoff;
 use crate::broker::{PublishError, Publisher};
 use crate::config::OutboxConfig;
 use crate::crash_points::crash_point;
-use crate::database::Database;
+use crate::database::{self, Database, Transaction};
+use crate::finish::finished;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::OutboxGauges;
 use crate::patterns::Pattern;
@@ -94,7 +95,7 @@ struct Bells {
 /// A transaction, and the events that tell of it.
 #[must_use = "what isn't committed did not happen"]
 pub struct UnitOfWork<'a> {
-    transaction: Transaction<'static, Postgres>,
+    transaction: Transaction,
     outbox: &'a Outbox,
     /// What is stored with the commit, or published after it; each with the trace that it was said in.
     said: Vec<(Event, StoredContext)>,
@@ -113,7 +114,11 @@ pub fn start(
     let bells = Bells::default();
     // In either position: what an earlier process stored must not be taken for what the naive way loses.
     let bell = Arc::clone(&bells.relay);
-    Relay::spawn(lifecycle, &config, database, publisher.clone(), bell);
+    let relay = Relay::new(lifecycle, &config, database, publisher.clone(), bell);
+    lifecycle.spawn_worker("outbox relay", async move {
+        relay.run().await;
+        Ok(())
+    });
     // For the commits of other replicas. Its connection stays: one that were opened when the relay has nothing to do would
     // be given up at each commit.
     database.listen(
@@ -147,7 +152,7 @@ impl Outbox {
     /// The database's.
     pub async fn begin(&self) -> Result<UnitOfWork<'_>, sqlx::Error> {
         Ok(UnitOfWork {
-            transaction: self.pool.begin().traced("BEGIN").await?,
+            transaction: database::begin(&self.pool).traced("BEGIN").await?,
             outbox: self,
             said: Vec::new(),
             said_again: false,
@@ -218,9 +223,15 @@ impl UnitOfWork<'_> {
                 if !self.said.is_empty() {
                     store(&mut self.transaction, &self.said).await?;
                 }
-                self.transaction.commit().traced("COMMIT").await?;
-                bells.relay.notify_one();
-                bells.replicas.notify_one();
+                let (transaction, bells) = (self.transaction, bells.clone());
+                // As one: a commit whose request was dropped would be found by polling alone.
+                let told = async move {
+                    transaction.commit().await?;
+                    bells.relay.notify_one();
+                    bells.replicas.notify_one();
+                    Ok(())
+                };
+                finished(told).traced("COMMIT").await?;
             }
             Strategy::Direct(publisher) => {
                 self.transaction.commit().traced("COMMIT").await?;
@@ -365,7 +376,8 @@ async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
     Ok(gone)
 }
 
-struct Relay {
+/// Publishes what is stored, for as long as the service lives.
+pub struct Relay {
     /// One connection, so that a batch never waits for requests. Marks needn't be on disk when the commit
     /// returns: one that is lost in a crash of the database publishes an event twice, which the inbox knows.
     pool: PgPool,
@@ -413,14 +425,15 @@ struct OneByOne {
 }
 
 impl Relay {
-    fn spawn(
+    /// Rung by `bell`. It does nothing until it [runs](Relay::run); [`start`] makes one that does.
+    pub fn new(
         lifecycle: &Lifecycle,
         config: &OutboxConfig,
         database: &Database,
         publisher: Publisher,
         bell: Arc<Notify>,
-    ) {
-        let relay = Self {
+    ) -> Self {
+        Self {
             bell,
             pool: database.pool_of(1, &[("synchronous_commit", "off")]),
             database: database.clone(),
@@ -429,16 +442,12 @@ impl Relay {
             max_rejections: config.max_rejections as i32,
             poll_interval: config.poll_interval,
             draining: lifecycle.draining(),
-        };
-        lifecycle.spawn_worker("outbox relay", async move {
-            relay.run().await;
-            Ok(())
-        });
+        }
     }
 
     /// Until the service drains. A batch under way is finished; what is left waits for the next start, or for
-    /// another replica.
-    async fn run(&self) {
+    /// another replica. It may be dropped at any await, and run again: an event is published once more then.
+    pub async fn run(&self) {
         let mut delays = backoff();
         while !self.draining.is_cancelled() {
             let both = async {
@@ -494,7 +503,7 @@ impl Relay {
 
     /// Publishes what is next of each order, and marks it.
     async fn publish_batch(&self) -> Result<Batch, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = database::begin(&self.pool).await?;
         let batch: Vec<Waiting> = sqlx::query_as(
             "SELECT position, event_id, event_type, routing_key, payload, traceparent, tracestate, rejections
              FROM outbox AS event

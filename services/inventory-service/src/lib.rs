@@ -10,6 +10,7 @@ pub mod stock;
 use std::net::SocketAddr;
 
 use chassis::admission::Lane;
+use chassis::http::App;
 use chassis::lifecycle::Lifecycle;
 use chassis::{broker, consumer, database, http, outbox};
 use shared_events::topology;
@@ -17,11 +18,19 @@ use shared_events::topology;
 pub use crate::config::Config;
 use crate::reservations::{Repeats, Reservations};
 
-/// Composes the service; returns the address it serves HTTP on.
+/// Composes the service and serves it; returns the address it serves HTTP on.
 ///
 /// # Errors
 /// When a dependency can't be used or the address is taken.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
+    compose(config, lifecycle).await?.serve().await
+}
+
+/// Composes the service: connects it, starts what it does by itself, and returns what it serves.
+///
+/// # Errors
+/// When a dependency can't be used.
+pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<App> {
     let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
     let broker = broker::connect(lifecycle, config.broker, &topology::ALL).await?;
     let publisher = broker.publisher(topology::INVENTORY_EVENTS);
@@ -38,5 +47,5 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
     );
     let about = "What is in stock.";
     let stock = Lane::new("stock", stock::router(database.pool));
-    http::serve(lifecycle, &config.http, about, [stock]).await
+    Ok(http::compose(lifecycle, config.http, about, [stock]))
 }

@@ -225,7 +225,9 @@ async fn inventory_service_killed_amid_the_acknowledgements_of_a_batch() {
     let mut inventory = shop.inventory_service(&armed).await;
     let at_start = books::stock_at_start(&shop).await;
     // The first order is handled alone and waits; the others gather behind it.
-    let mut lock = shop.inventory.begin().await.expect("a transaction");
+    let mut lock = chassis::database::begin(&shop.inventory)
+        .await
+        .expect("a transaction");
     sqlx::query("LOCK TABLE stock IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
         .await

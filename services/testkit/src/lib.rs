@@ -6,6 +6,7 @@
 //! system that `cargo xtask test` takes down. Virtual hosts are costly: those of earlier test processes are
 //! removed by the next one, and what is repeated many times removes its own.
 
+pub mod cancellation;
 mod documents;
 mod process;
 
@@ -19,7 +20,7 @@ use lapin::options::{
     QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Queue};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use url::Url;
@@ -180,6 +181,17 @@ pub async fn connections(broker_url: &str, name: &str) -> Vec<String> {
         .filter(|connection| connection["user_provided_name"] == name)
         .filter_map(|connection| Some(connection["name"].as_str()?.to_owned()))
         .collect()
+}
+
+/// How many channels are open in a virtual host. A message that isn't acknowledged belongs to one.
+pub async fn open_channels(broker_url: &str) -> usize {
+    let api = required_url("AGORA_TEST_RABBITMQ_API");
+    let vhost = Url::parse(broker_url).expect("a URL");
+    let path = format!("/api/vhosts{}/channels", vhost.path());
+    let url = api.join(&path).expect("a path of the management API");
+    let answer = reqwest::get(url).await.expect("the management API answers");
+    let channels: Vec<Value> = answer.json().await.expect("a list of channels");
+    channels.len()
 }
 
 fn required_url(variable: &str) -> Url {
@@ -504,6 +516,15 @@ impl BrokerClient {
 
     /// How many messages a queue holds ready.
     pub async fn depth(&self, queue: &str) -> u32 {
+        self.state(queue).await.message_count()
+    }
+
+    /// How many consumers a queue has.
+    pub async fn consumers(&self, queue: &str) -> u32 {
+        self.state(queue).await.consumer_count()
+    }
+
+    async fn state(&self, queue: &str) -> Queue {
         let options = QueueDeclareOptions {
             passive: true,
             ..Default::default()
@@ -512,7 +533,6 @@ impl BrokerClient {
             .queue_declare(queue.into(), options, FieldTable::default())
             .await
             .expect("the queue exists")
-            .message_count()
     }
 }
 

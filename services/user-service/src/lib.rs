@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::admission::Lane;
+use chassis::http::App;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbound::Outbound;
 use chassis::patterns::Pattern;
@@ -34,11 +35,19 @@ use crate::revocations::Revocations;
 /// How often attempts that are forgotten are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Composes the service; returns the address it serves HTTP on.
+/// Composes the service and serves it; returns the address it serves HTTP on.
 ///
 /// # Errors
 /// When a dependency can't be used or the address is taken.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
+    compose(config, lifecycle).await?.serve().await
+}
+
+/// Composes the service: connects it, starts what it does by itself, and returns what it serves.
+///
+/// # Errors
+/// When a dependency can't be used.
+pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<App> {
     let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
     let pool = database.pool.clone();
     let passwords = Passwords::new(config.bcrypt_cost, config.bcrypt_concurrency)
@@ -88,7 +97,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
         ),
         Lane::new("docs", docs::router().into()),
     ];
-    http::serve(lifecycle, &config.http, about, lanes).await
+    Ok(http::compose(lifecycle, config.http, about, lanes))
 }
 
 /// The service that has the prices.

@@ -74,31 +74,15 @@ impl Revocations {
     /// # Errors
     /// When it can't be read: a service that doesn't know what is revoked must not begin.
     pub async fn start(lifecycle: &Lifecycle, database: &Database) -> anyhow::Result<Self> {
-        let revocations = Self {
-            pool: database.pool.clone(),
-            known: Arc::new(Known {
-                entries: RwLock::default(),
-                count: lifecycle.metrics().gauge(
-                    "agora_revocations_known",
-                    "Revocations that this replica knows of and that have not expired",
-                ),
-            }),
-        };
-        // Not behind requests, who may hold all connections of theirs.
-        let reader = database.pool_of(1, &[]);
-        let read_up_to = revocations
-            .known
-            .read(&reader, FROM_THE_BEGINNING)
-            .await
-            .context("failed to read which tokens are revoked")?;
-        let bell = Arc::new(Notify::new());
-        database.listen(
-            lifecycle,
-            "revocations listener",
-            CHANNEL,
-            Arc::clone(&bell),
-        );
-        revocations.spawn_reader(lifecycle, database, reader, read_up_to, bell);
+        let (revocations, mut reader) = Self::read(lifecycle, database).await?;
+        let closing = lifecycle.closing();
+        lifecycle.spawn_watcher("revocations", async move {
+            tokio::select! {
+                () = reader.run() => {}
+                () = closing.cancelled() => {}
+            }
+            Ok(())
+        });
 
         let pool = database.pool.clone();
         database.every(
@@ -111,6 +95,48 @@ impl Revocations {
             },
         );
         Ok(revocations)
+    }
+
+    /// Reads all that is revoked; and who keeps up with it, once it [runs](Reader::run).
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn read(
+        lifecycle: &Lifecycle,
+        database: &Database,
+    ) -> anyhow::Result<(Self, Reader)> {
+        let revocations = Self {
+            pool: database.pool.clone(),
+            known: Arc::new(Known {
+                entries: RwLock::default(),
+                count: lifecycle.metrics().gauge(
+                    "agora_revocations_known",
+                    "Revocations that this replica knows of and that have not expired",
+                ),
+            }),
+        };
+        // Not behind requests, who may hold all connections of theirs.
+        let pool = database.pool_of(1, &[]);
+        let read_up_to = revocations
+            .known
+            .read(&pool, FROM_THE_BEGINNING)
+            .await
+            .context("failed to read which tokens are revoked")?;
+        let bell = Arc::new(Notify::new());
+        database.listen(
+            lifecycle,
+            "revocations listener",
+            CHANNEL,
+            Arc::clone(&bell),
+        );
+        let reader = Reader {
+            known: Arc::clone(&revocations.known),
+            database: database.clone(),
+            pool,
+            read_up_to,
+            bell,
+        };
+        Ok((revocations, reader))
     }
 
     /// Whether a token of ours no longer counts.
@@ -191,51 +217,41 @@ impl Revocations {
         }));
         Ok(generation.is_some())
     }
+}
 
-    fn spawn_reader(
-        &self,
-        lifecycle: &Lifecycle,
-        database: &Database,
-        mut reader: PgPool,
-        mut read_up_to: String,
-        bell: Arc<Notify>,
-    ) {
-        let (database, known, closing) = (
-            database.clone(),
-            Arc::clone(&self.known),
-            lifecycle.closing(),
-        );
-        lifecycle.spawn_watcher("revocations", async move {
-            let mut ticks = tokio::time::interval(POLL_INTERVAL);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let keep_up = async {
-                loop {
-                    tokio::select! {
-                        _ = ticks.tick() => {}
-                        () = bell.notified() => {}
-                    }
-                    known.forget_expired(Utc::now());
-                    database.in_reach().await;
-                    match tokio::time::timeout(READ_TIMEOUT, known.read(&reader, &read_up_to)).await
-                    {
-                        Ok(Ok(up_to)) => read_up_to = up_to,
-                        Ok(Err(error)) => {
-                            warn!(%error, "revocations not read: the known ones hold")
-                        }
-                        Err(_) => {
-                            warn!("no answer about revocations: the known ones hold");
-                            // Its connection may be dead without a word, and is waited for before it goes back.
-                            reader = database.pool_of(1, &[]);
-                        }
-                    }
-                }
-            };
+/// Keeps up with what is revoked elsewhere; [`Revocations::start`] makes one and runs it.
+pub struct Reader {
+    known: Arc<Known>,
+    database: Database,
+    pool: PgPool,
+    /// What was committed before it is known.
+    read_up_to: String,
+    bell: Arc<Notify>,
+}
+
+impl Reader {
+    /// For as long as it is polled. It may be dropped at any await, and run again: what it had not noted is read once more.
+    pub async fn run(&mut self) {
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
             tokio::select! {
-                () = keep_up => {}
-                () = closing.cancelled() => {}
+                _ = ticks.tick() => {}
+                () = self.bell.notified() => {}
             }
-            Ok(())
-        });
+            self.known.forget_expired(Utc::now());
+            self.database.in_reach().await;
+            let read = self.known.read(&self.pool, &self.read_up_to);
+            match tokio::time::timeout(READ_TIMEOUT, read).await {
+                Ok(Ok(up_to)) => self.read_up_to = up_to,
+                Ok(Err(error)) => warn!(%error, "revocations not read: the known ones hold"),
+                Err(_) => {
+                    warn!("no answer about revocations: the known ones hold");
+                    // Its connection may be dead without a word, and is waited for before it goes back.
+                    self.pool = self.database.pool_of(1, &[]);
+                }
+            }
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
+mod cancelled;
+
 use inventory_service::{Config, start};
 use serde_json::{Value, json};
 use shared_events::topology::{DELIVERY_LIMIT, DeadReason, MAX_EVENT_BYTES, headers};
@@ -369,7 +371,7 @@ async fn what_cannot_be_read_is_dead_with_its_reason_and_good_orders_keep_flowin
 async fn a_transient_failure_is_tried_again_later_and_loses_nothing() {
     let shop = Shop::open().await;
     // A lock that outlasts the statement timeout: the database is there, this row isn't to be had.
-    let mut holder = shop.pool.begin().await.unwrap();
+    let mut holder = chassis::database::begin(&shop.pool).await.unwrap();
     sqlx::query("SELECT FROM stock WHERE product_id = 8 FOR UPDATE")
         .execute(&mut *holder)
         .await

@@ -39,17 +39,20 @@ pub async fn insert(
     status: Status,
     key: Option<&IdempotencyKey>,
 ) -> Result<Option<Order>, sqlx::Error> {
+    let id = OrderId::generate();
     let inserted = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key, event_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {COLUMNS}"
+        "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key, event_id, placed_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING {COLUMNS}"
     )))
-    .bind(OrderId::generate().0)
+    .bind(id.0)
     .bind(user_id.0)
     .bind(content.product_id.get())
     .bind(content.quantity.get())
     .bind(status.as_str())
     .bind(key.map(IdempotencyKey::as_str))
     .bind(Uuid::now_v7())
+    // The id's own time: the transaction may have begun earlier.
+    .bind(id.generated_at())
     .fetch_one(connection)
     .traced("INSERT orders")
     .await;

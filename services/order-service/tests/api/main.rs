@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
+mod cancelled;
 mod process;
 mod recovery;
 mod traces;
@@ -133,7 +134,7 @@ async fn orders_beyond_what_can_be_stored_are_refused_early_and_leave_nothing_be
     let narrow = [("HTTP_MAX_IN_FLIGHT", "1"), ("HTTP_MAX_WAIT_MS", "200")];
     let shop = Shop::open_with(&narrow).await;
     let user = Uuid::now_v7();
-    let mut lock = shop.pool.begin().await.unwrap();
+    let mut lock = chassis::database::begin(&shop.pool).await.unwrap();
     sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
         .await

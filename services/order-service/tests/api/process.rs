@@ -143,7 +143,7 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
 
     // While this lock is held, the order can't be stored: the request is in flight.
     let pool = PgPool::connect(&database).await.unwrap();
-    let mut lock = pool.begin().await.unwrap();
+    let mut lock = chassis::database::begin(&pool).await.unwrap();
     sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
         .await

@@ -4,14 +4,20 @@
 
 use std::collections::BTreeMap;
 use std::future::ready;
+use std::time::Duration;
 
+use chassis::config::Env;
+use chassis::lifecycle::Lifecycle;
+use chassis::{database, deadline};
 use futures_util::stream;
 use product_service::{Config, start};
 use proto::catalog::catalog_client::CatalogClient;
+use proto::catalog::catalog_server::Catalog as _;
 use proto::catalog::{GetProductRequest, ListProductsRequest};
+use testkit::cancellation::{Observer, drop_at_each_await};
 use testkit::{Service, eventually};
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -140,4 +146,38 @@ async fn health_says_serving_and_reflection_names_and_describes_the_services() {
     let unknown = MessageRequest::FileContainingSymbol("agora.Nothing".to_owned());
     let refused: Result<_, tonic::Status> = reflect(unknown).await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_leaves_nothing_behind() {
+    const IN_TIME: Duration = Duration::from_secs(4);
+    let database_url = testkit::database().await;
+    let variables = [("DATABASE_URL", &*database_url)];
+    let config = Config::read(&Env::from_pairs(variables)).unwrap();
+    let lifecycle = Lifecycle::new("product-service");
+    let database = database::connect(&lifecycle, &config.database, &sqlx::migrate!()).await;
+    let catalog = product_service::catalog::Catalog::new(database.unwrap().pool);
+    let observer = Observer::new(&database_url, &lifecycle).await;
+    let clean = async |when: &str| observer.clean(when).await;
+    // With a deadline that its statement has to keep, and without.
+    for limit in [Some(IN_TIME), None] {
+        let product = async |()| {
+            let product = catalog.get_product(Request::new(GetProductRequest { id: 99 }));
+            match limit {
+                Some(limit) => deadline::within(limit, product).await.unwrap(),
+                None => product.await,
+            }
+        };
+        let never = std::future::pending::<()>;
+        let (_, found) = drop_at_each_await("a product", async || (), product, never, clean).await;
+        assert_eq!(found.unwrap().unwrap().into_inner().id, 99);
+    }
+    let list = async |()| {
+        let all = Request::new(ListProductsRequest::default());
+        catalog.list_products(all).await
+    };
+    let never = std::future::pending::<()>;
+    let (_, found) = drop_at_each_await("the products", async || (), list, never, clean).await;
+    assert!(found.unwrap().is_ok());
+    assert!(lifecycle.stop(testkit::PATIENCE).await);
 }

@@ -265,7 +265,7 @@ async fn insert_order(pool: &PgPool) {
 
 async fn reserve(pool: &PgPool, number: usize) {
     let product_id = product(number);
-    let mut transaction = pool.begin().await.unwrap();
+    let mut transaction = chassis::database::begin(pool).await.unwrap();
     sqlx::query(
         "UPDATE stock SET available = available - 1, reserved = reserved + 1
          WHERE product_id = $1 AND available >= 1",

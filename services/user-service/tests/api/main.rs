@@ -4,6 +4,7 @@
 
 mod accounts;
 mod balancing;
+mod cancelled;
 mod documents;
 mod overload;
 mod purchases;

@@ -210,7 +210,7 @@ async fn a_revocation_whose_notification_is_lost_is_polled() {
     // Two transactions that end in the other order than they began, the second one seen long before the first.
     let (early, late) = (Uuid::now_v7(), ada);
     let insert = "INSERT INTO revocations (subject, generation, expires_at) VALUES ($1, $2, now() + interval '1 h')";
-    let mut first = pool.begin().await.unwrap();
+    let mut first = chassis::database::begin(&pool).await.unwrap();
     let subject = sqlx::query(insert).bind(late).bind(1_i64);
     subject.execute(&mut *first).await.unwrap();
     let subject = sqlx::query(insert).bind(early).bind(1_i64);

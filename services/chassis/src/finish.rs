@@ -1,0 +1,122 @@
+//! Work that is finished once it was begun, also when whoever waits for it is dropped.
+//!
+//! The future of a request is dropped at its deadline and when its client goes away, that of a message at its time limit, and
+//! any of them when a `select!` takes another branch. Most work can stop at every await. What changes the state of something
+//! that others use next can't: sqlx 0.9 counts a transaction when the answer to `BEGIN` was read, so that one whose `BEGIN`
+//! was sent and not answered goes back to its pool open, and the next request works in it
+//! (<https://github.com/transact-rs/sqlx/issues/4385>).
+//!
+//! Waiting for such work costs nothing more than waiting for the work itself: no task is spawned for it unless it is dropped.
+//! Left out: a limit to the time that it may go on for, which is its own affair.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+
+/// See [`finished`].
+pub(crate) struct Finished<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    work: Option<Pin<Box<F>>>,
+    begun: bool,
+}
+
+/// Does the work. Dropped after it has begun, it goes on as a task of its own, and its result is dropped there.
+pub(crate) fn finished<F>(work: F) -> Finished<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    Finished {
+        work: Some(Box::pin(work)),
+        begun: false,
+    }
+}
+
+impl<F> Future for Finished<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        // Out of its place meanwhile: work that panics is not begun again.
+        let mut work = self.work.take().expect("polled after its end");
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            self.work = Some(work);
+            self.begun = true;
+        }
+        polled
+    }
+}
+
+impl<F> Drop for Finished<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn drop(&mut self) {
+        let Some(work) = self.work.take().filter(|_| self.begun) else {
+            return;
+        };
+        // Without a runtime nothing can go on; what it held is closed then.
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(work));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Work that ends when it is told to, and says so.
+    fn work() -> (
+        impl Future<Output = ()> + Send + 'static,
+        oneshot::Sender<()>,
+        oneshot::Receiver<()>,
+    ) {
+        let (end, told) = oneshot::channel::<()>();
+        let (done, ended) = oneshot::channel();
+        let work = async move {
+            told.await.unwrap();
+            done.send(()).unwrap();
+        };
+        (work, end, ended)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_was_begun_is_finished_though_nobody_waits() {
+        let (work, end, ended) = work();
+        let waited = tokio::time::timeout(Duration::from_secs(1), finished(work)).await;
+        assert!(waited.is_err());
+        end.send(()).unwrap();
+        ended.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_was_not_begun_is_not_done() {
+        let (work, end, ended) = work();
+        drop(finished(work));
+        assert!(end.send(()).is_err() && ended.await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_the_result() {
+        assert_eq!(finished(async { 1 }).await, 1);
+        let slow = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            2
+        };
+        assert_eq!(finished(slow).await, 2);
+    }
+}
