@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod attempts;
 mod config;
 mod docs;
+pub mod home;
 pub mod passwords;
 pub mod purchases;
 pub mod revocations;
@@ -65,6 +66,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
     let accounts = Arc::new(Accounts {
         pool: pool.clone(),
         passwords,
+        password_min_chars: config.password_min_chars,
         tokens: config.tokens,
         revocations,
         attempts,
@@ -86,7 +88,12 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
             "purchases",
             purchases::http::router(Purchases { pool, catalog }),
         ),
-        Lane::new("docs", docs::router().into()),
+        Lane::new(
+            "docs",
+            docs::router()
+                .merge(home::router(&config.home_links))
+                .into(),
+        ),
     ];
     http::serve(lifecycle, &config.http, about, lanes).await
 }
