@@ -381,7 +381,7 @@ pub(crate) fn published(containers: &[Container], port: &PublishedPort) -> anyho
     address(containers, port.service, port.container_port)
 }
 
-/// The address of the one port that a service publishes, of [`PORTS`].
+/// The address of the first port that a service publishes, of [`PORTS`]: the gateway's is the shop.
 pub(crate) fn published_by(containers: &[Container], service: &str) -> anyhow::Result<String> {
     let port = PORTS.iter().find(|port| port.service == service);
     let port = port.with_context(|| format!("{service} publishes no port"))?;

@@ -21,7 +21,7 @@ pub(crate) const LOKI: (&str, u16) = ("loki", 3100);
 /// Grafana's port, where it runs.
 pub(crate) const GRAFANA: PublishedPort = PublishedPort {
     variable: "AGORA_GRAFANA_PORT",
-    default: "3000",
+    default: "3001",
     service: "grafana",
     container_port: 3000,
     what: "Grafana: dashboards, logs, traces",
@@ -227,7 +227,7 @@ fn startable(missing: &BTreeMap<&'static str, String>) -> Vec<&'static str> {
     usable.map(|part| part.service).collect()
 }
 
-/// Why Grafana can't have its port. 3000 is many a program's default: no reason to fail.
+/// Why Grafana can't have its port. A port that another program has is no reason to fail.
 fn port_conflict(settings: &Settings, own: &[Container]) -> anyhow::Result<Option<String>> {
     let conflict = ports::conflict(settings, own, &GRAFANA)?;
     Ok(conflict

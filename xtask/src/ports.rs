@@ -137,6 +137,46 @@ mod tests {
         );
     }
 
+    /// `(variable, default, port inside)` of each `- "127.0.0.1:${VARIABLE:-default}:inside"`.
+    fn published_by_compose(compose: &str) -> Vec<(&str, &str, &str)> {
+        let ports = compose
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- \"127.0.0.1:${"));
+        let read = |port| {
+            let (variable, rest) = str::split_once(port, ":-")?;
+            let (default, inside) = rest.split_once("}:")?;
+            Some((variable, default, inside.trim_end_matches('"')))
+        };
+        ports.filter_map(read).collect()
+    }
+
+    #[test]
+    fn compose_publishes_the_ports_that_are_known_here() {
+        let compose = concat!(env!("CARGO_MANIFEST_DIR"), "/../compose.yaml");
+        let compose = std::fs::read_to_string(compose).unwrap();
+        let mut published = published_by_compose(&compose);
+        let known = [&PORTS[..], &[extras::GRAFANA]].concat();
+        let inside: Vec<String> = known
+            .iter()
+            .map(|port| port.container_port.to_string())
+            .collect();
+        let known = known.iter().zip(&inside);
+        let mut known: Vec<(&str, &str, &str)> = known
+            .map(|(port, inside)| (port.variable, port.default, inside.as_str()))
+            .collect();
+        published.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(published, known);
+        // The two that people know from elsewhere; and whatever else names a port in the file means the same one.
+        assert!(published.contains(&("AGORA_GRAFANA_PORT", "3001", "3000")));
+        assert!(published.contains(&("AGORA_TRAEFIK_DASHBOARD_PORT", "8080", "8081")));
+        for (variable, default, _) in published {
+            let named = compose.matches(&format!("${{{variable}")).count();
+            let with_default = format!("${{{variable}:-{default}}}");
+            assert_eq!(compose.matches(&with_default).count(), named, "{variable}");
+        }
+    }
+
     #[test]
     fn the_holder_is_read_from_ss() {
         let line = r#"LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=1,fd=6),("nginx",pid=2,fd=6))"#;

@@ -90,13 +90,20 @@ pub(crate) struct PublishedPort {
 }
 
 /// Every published port.
-pub(crate) const PORTS: [PublishedPort; 6] = [
+pub(crate) const PORTS: [PublishedPort; 7] = [
     PublishedPort {
         variable: "AGORA_HTTP_PORT",
         default: "80",
         service: "traefik",
         container_port: 8080,
         what: "the shop, through the gateway",
+    },
+    PublishedPort {
+        variable: "AGORA_TRAEFIK_DASHBOARD_PORT",
+        default: "8080",
+        service: "traefik",
+        container_port: 8081,
+        what: "Traefik: the gateway's dashboard",
     },
     PublishedPort {
         variable: "AGORA_RABBITMQ_UI_PORT",

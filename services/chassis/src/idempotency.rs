@@ -1,4 +1,6 @@
-//! The header `Idempotency-Key`: who repeats a request with its key gets the first one's answer, and no second effect.
+//! The header `Idempotency-Key`: who repeats a request with its key gets the first one's answer, and no second effect. It is
+//! the first one's to the letter, whatever became of its effect since: a client that retries can't tell which attempt it
+//! hears of, and must not have to. A refused request made nothing, so its key is free, and the next attempt is the first.
 //! Source: <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>.
 //!
 //! Left out: where keys are kept. That is a column beside what the request made, unique together with its user, so that

@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 use shared_events::UserId;
 use sqlx::PgPool;
 use tracing::{Instrument, debug, error, info};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, Schema};
+use utoipa::openapi::{OpenApi, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -37,6 +40,8 @@ pub struct Accounts {
     pub pool: PgPool,
     /// Hashes and verifies.
     pub passwords: Passwords,
+    /// How many characters a new password has at least.
+    pub password_min_chars: usize,
     /// Makes and verifies tokens.
     pub tokens: Tokens,
     /// Which of them no longer count.
@@ -82,7 +87,7 @@ impl Figures {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Email(String);
 
-/// A person's name: not blank, no control characters.
+/// A person's name: something to be seen, and nothing that changes how the text around it is shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Name(String);
 
@@ -93,7 +98,10 @@ pub enum InvalidField {
     #[error("an e-mail address looks like name@example.com and has at most {max} characters", max = Email::MAX_CHARS)]
     Email,
     /// Not a name.
-    #[error("a name has 1 to {max} characters, none of them a control character", max = Name::MAX_CHARS)]
+    #[error(
+        "a name has 1 to {max} characters, one of them visible and none of them a control or format character",
+        max = Name::MAX_CHARS
+    )]
     Name,
 }
 
@@ -105,7 +113,7 @@ impl Email {
     /// # Errors
     /// [`InvalidField::Email`].
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
-        let bounded = text.len() <= Self::MAX_CHARS;
+        let bounded = text.chars().count() <= Self::MAX_CHARS;
         let text = text.trim();
         let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
         let complete = text.split_once('@').is_some_and(|(name, domain)| {
@@ -131,12 +139,44 @@ impl Name {
     /// [`InvalidField::Name`].
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
         let bounded = text.chars().count() <= Self::MAX_CHARS;
-        let trimmed = text.trim();
-        if trimmed.is_empty() || !bounded || text.chars().any(char::is_control) {
+        if !bounded || text.chars().any(shapes_text) || text.chars().all(is_blank) {
             return Err(InvalidField::Name);
         }
-        Ok(Self(trimmed.to_owned()))
+        Ok(Self(text.trim().to_owned()))
     }
+}
+
+/// Whether a character isn't shown itself, but says how others are: controls, breaks of lines, and Unicode's format
+/// characters, which reverse text or hide in it. The joiners are among them, although some scripts spell with them: who
+/// may stand where (RFC 5892, appendix A) is left out.
+fn shapes_text(character: char) -> bool {
+    matches!(
+        character.general_category(),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+    )
+}
+
+/// Whether a character shows nothing: white space, what Unicode calls default ignorable (`DerivedCoreProperties.txt`; of
+/// those only what doesn't [shape text](shapes_text) anyway), and the Braille pattern without a dot.
+fn is_blank(character: char) -> bool {
+    character.is_whitespace()
+        || matches!(
+            character,
+            '\u{34f}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{2065}'
+                | '\u{2800}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fff8}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 /// Addresses stay out of logs.
@@ -146,21 +186,23 @@ impl fmt::Debug for Email {
     }
 }
 
+/// What [`shapes_text`] is true for, up to U+FFFF, inside a regular expression's brackets. Beyond it no spelling means the
+/// same in every dialect.
+const SHAPES_TEXT: &str = r"\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb";
+/// White space, likewise, as `\s` isn't the same in every dialect.
+const WHITE_SPACE: &str = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000";
+/// What [`is_blank`] is true for besides, likewise.
+const OTHER_BLANKS: &str = r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8";
+
 #[derive(Deserialize, ToSchema)]
 struct SignUp {
-    #[schema(
-        min_length = 1,
-        max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*\S[^\x00-\x1f\x7f-\x9f]*$"
-    )]
+    /// Something visible, and no control or format character (Unicode's categories Cc, Cf, Zl, Zp).
+    #[schema(min_length = 1, max_length = 100)]
     name: String,
-    #[schema(
-        max_length = 254,
-        pattern = r"^\s*[!-?A-~]+@[!--/-?A-~]+(\.[!--/-?A-~]+)+\s*$"
-    )]
+    #[schema(max_length = 254)]
     email: String,
-    /// At most 72 bytes in UTF-8.
-    #[schema(value_type = String, format = Password, min_length = 8, max_length = 72, pattern = r"^[^\x00]*$")]
+    /// At most 72 bytes in UTF-8. Lengths are those after normalisation (RFC 8265, OpaqueString: any space is U+0020, NFC).
+    #[schema(value_type = String, format = Password, max_length = 72, pattern = r"^[^\x00]*$")]
     password: SecretString,
 }
 
@@ -175,8 +217,8 @@ struct LogIn {
 struct ChangePassword {
     #[schema(value_type = String, format = Password)]
     current_password: SecretString,
-    /// At most 72 bytes in UTF-8.
-    #[schema(value_type = String, format = Password, min_length = 8, max_length = 72, pattern = r"^[^\x00]*$")]
+    /// At most 72 bytes in UTF-8. Lengths are those after normalisation (RFC 8265, OpaqueString: any space is U+0020, NFC).
+    #[schema(value_type = String, format = Password, max_length = 72, pattern = r"^[^\x00]*$")]
     new_password: SecretString,
 }
 
@@ -199,11 +241,48 @@ struct LoggedIn {
 
 /// What hashes: `POST /auth/signup`, `/auth/login`, and `PUT /users/me/password`.
 pub fn passwords_router(accounts: Arc<Accounts>) -> OpenApiRouter {
-    OpenApiRouter::new()
+    let mut router = OpenApiRouter::new()
         .routes(routes!(sign_up))
         .routes(routes!(log_in))
-        .routes(routes!(change_password))
-        .with_state(accounts)
+        .routes(routes!(change_password));
+    document_bounds(router.get_openapi_mut(), accounts.password_min_chars);
+    router.with_state(accounts)
+}
+
+fn name_pattern() -> String {
+    let any = format!("[^{SHAPES_TEXT}]*");
+    format!("^{any}[^{SHAPES_TEXT}{WHITE_SPACE}{OTHER_BLANKS}]{any}$")
+}
+
+fn email_pattern() -> String {
+    let blank = format!("[{WHITE_SPACE}]*");
+    format!(r"^{blank}[!-?A-~]+@[!-\-/-?A-~]+(\.[!-\-/-?A-~]+)+{blank}$")
+}
+
+/// Says in the document what no literal of an attribute can: bounds that are made of others, or set.
+fn document_bounds(document: &mut OpenApi, password_min_chars: usize) {
+    if let Some(name) = field(document, "SignUp", "name") {
+        name.pattern = Some(name_pattern());
+    }
+    if let Some(email) = field(document, "SignUp", "email") {
+        email.pattern = Some(email_pattern());
+    }
+    for (schema, password) in [("SignUp", "password"), ("ChangePassword", "new_password")] {
+        if let Some(password) = field(document, schema, password) {
+            password.min_length = Some(password_min_chars);
+        }
+    }
+}
+
+fn field<'a>(document: &'a mut OpenApi, schema: &str, field: &str) -> Option<&'a mut Object> {
+    let schema = document.components.as_mut()?.schemas.get_mut(schema)?;
+    let RefOr::T(Schema::Object(schema)) = schema else {
+        return None;
+    };
+    match schema.properties.get_mut(field)? {
+        RefOr::T(Schema::Object(field)) => Some(field),
+        _ => None,
+    }
 }
 
 /// `POST /auth/logout`.
@@ -234,8 +313,7 @@ async fn sign_up(
 ) -> Result<(StatusCode, axum::Json<SignedUp>), Problem> {
     let Name(name) = Name::parse(&asked.name).map_err(|e| Problem::invalid(e.to_string()))?;
     let Email(email) = Email::parse(&asked.email).map_err(|e| Problem::invalid(e.to_string()))?;
-    let password = Password::parse(asked.password.expose_secret())
-        .map_err(|e| Problem::invalid(e.to_string()))?;
+    let password = accounts.new_password(&asked.password)?;
     let password_hash = accounts.passwords.turn().await?.hash(password).await?;
     let id = UserId::generate();
     sqlx::query("INSERT INTO users (id, name, email, password_hash) VALUES ($1, $2, $3, $4)")
@@ -359,8 +437,7 @@ async fn change_password(
     Identity { user_id, .. }: Identity,
     Json(asked): Json<ChangePassword>,
 ) -> Result<StatusCode, Problem> {
-    let new = Password::parse(asked.new_password.expose_secret())
-        .map_err(|e| Problem::invalid(e.to_string()))?;
+    let new = accounts.new_password(&asked.new_password)?;
     let old_hash: Option<String> =
         sqlx::query_scalar("SELECT password_hash FROM users WHERE id = $1")
             .bind(user_id.0)
@@ -410,6 +487,11 @@ async fn verify(
 }
 
 impl Accounts {
+    fn new_password(&self, text: &SecretString) -> Result<Password, Problem> {
+        Password::parse(text.expose_secret(), self.password_min_chars)
+            .map_err(|error| Problem::invalid(error.to_string()))
+    }
+
     /// Whether the password of an attempt that was admitted is right; the attempt is counted.
     ///
     /// Who goes away, or has too little time, while it waits for its turn has cost nothing. From then on the hash and the
@@ -510,6 +592,79 @@ mod tests {
         assert!(Name::parse("Ada Lovelace").is_ok());
         for bad in ["", "  ", "a\nb", &"x".repeat(101)] {
             assert!(Name::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_shows_something_and_hides_nothing() {
+        for good in [
+            "Zo\u{eb}",
+            "Zoe\u{308}",
+            "\u{5d3}\u{5d5}\u{5d3}",
+            "\u{674e}",
+            "\u{845b}\u{e0100}",
+            "\u{2764}\u{fe0f}",
+            "\u{1f980}",
+        ] {
+            assert!(Name::parse(good).is_ok(), "{good:?}");
+        }
+        for invisible in [
+            "\u{200b}",
+            " \u{200b}\u{2060} ",
+            "\u{3164}",
+            "\u{115f}\u{1160}",
+            "\u{2800}",
+            "\u{34f}",
+            "\u{fe0f}",
+            "\u{ffa0}",
+            "\u{e0100}",
+            "\u{3000}\u{a0}",
+        ] {
+            assert!(Name::parse(invisible).is_err(), "{invisible:?}");
+        }
+        for hidden in [
+            '\u{ad}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{2028}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            for name in [
+                format!("Ada{hidden}Eve"),
+                format!("{hidden}Ada"),
+                format!("Ada{hidden}"),
+            ] {
+                assert!(Name::parse(&name).is_err(), "{name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_document_and_the_service_accept_the_same() {
+        let [name, email] = [name_pattern(), email_pattern()]
+            .map(|pattern| regex::Regex::new(&pattern).expect("a pattern"));
+        for character in '\0'..='\u{ffff}' {
+            for text in [
+                character.to_string(),
+                format!("Ada{character}"),
+                format!("{character}Ada"),
+            ] {
+                let accepted = Name::parse(&text).is_ok();
+                assert_eq!(name.is_match(&text), accepted, "{text:?}");
+            }
+            for text in [
+                format!("ada@example.com{character}"),
+                format!("{character}ada@example.com"),
+                format!("ada@example{character}.com"),
+            ] {
+                let accepted = Email::parse(&text).is_ok();
+                assert_eq!(email.is_match(&text), accepted, "{text:?}");
+            }
         }
     }
 }

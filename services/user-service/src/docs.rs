@@ -7,7 +7,7 @@ use axum::Router;
 use utoipa_swagger_ui::{Config, SwaggerUi, Url};
 
 /// Each service's document, where it serves it itself (`chassis::openapi`).
-const DOCUMENTS: [(&str, &str); 3] = [
+pub(crate) const DOCUMENTS: [(&str, &str); 3] = [
     ("user-service", "/openapi/user-service.json"),
     ("order-service", "/openapi/order-service.json"),
     ("inventory-service", "/openapi/inventory-service.json"),

@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod attempts;
 mod config;
 mod docs;
+pub mod home;
 pub mod passwords;
 pub mod purchases;
 pub mod revocations;
@@ -74,6 +75,7 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
     let accounts = Arc::new(Accounts {
         pool: pool.clone(),
         passwords,
+        password_min_chars: config.password_min_chars,
         tokens: config.tokens,
         revocations,
         attempts,
@@ -95,7 +97,12 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
             "purchases",
             purchases::http::router(Purchases { pool, catalog }),
         ),
-        Lane::new("docs", docs::router().into()),
+        Lane::new(
+            "docs",
+            docs::router()
+                .merge(home::router(&config.home_links))
+                .into(),
+        ),
     ];
     Ok(http::compose(lifecycle, config.http, about, lanes))
 }

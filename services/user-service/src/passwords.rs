@@ -1,4 +1,8 @@
 //! Passwords: what is accepted as one, and bcrypt, off the async threads and bounded.
+//!
+//! A password is hashed as [`normalised`] has it, so that it is the same one from every keyboard. Hashes from before were
+//! made of what was typed, so that is tried, too, where it differs. Left out: the string class that OpaqueString allows, as
+//! it changes with Unicode, and a password is never shown.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +13,8 @@ use chassis::problem::Problem;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::error;
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 /// A password that was chosen by somebody; never shown.
 #[derive(Clone)]
@@ -18,8 +24,11 @@ pub struct Password(SecretString);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPassword {
     /// Too easy to guess.
-    #[error("a password has at least {min} characters", min = Password::MIN_CHARS)]
-    TooShort,
+    #[error("a password has at least {min_chars} characters")]
+    TooShort {
+        /// How many there have to be.
+        min_chars: usize,
+    },
     /// bcrypt reads 72 bytes and no further; cutting a longer one off would make different passwords equal.
     #[error("a password has at most {max} bytes", max = Password::MAX_BYTES)]
     TooLong,
@@ -29,16 +38,17 @@ pub enum InvalidPassword {
 }
 
 impl Password {
-    const MIN_CHARS: usize = 8;
-    const MAX_BYTES: usize = 72;
+    /// The longest that bcrypt reads, in UTF-8.
+    pub const MAX_BYTES: usize = 72;
 
-    /// Checks a new password.
+    /// Normalises and checks a new password, of `min_chars` characters at least.
     ///
     /// # Errors
     /// [`InvalidPassword`].
-    pub fn parse(text: &str) -> Result<Self, InvalidPassword> {
-        if text.chars().count() < Self::MIN_CHARS {
-            return Err(InvalidPassword::TooShort);
+    pub fn parse(text: &str, min_chars: usize) -> Result<Self, InvalidPassword> {
+        let text = normalised(text);
+        if text.chars().count() < min_chars {
+            return Err(InvalidPassword::TooShort { min_chars });
         }
         if text.len() > Self::MAX_BYTES {
             return Err(InvalidPassword::TooLong);
@@ -54,6 +64,30 @@ impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password")
     }
+}
+
+/// One spelling of each password: any space is U+0020, and characters are composed (NFC).
+/// Source: RFC 8265, section 4.2.2 (OpaqueString).
+fn normalised(text: &str) -> String {
+    let one_space = |character: char| match character.general_category() {
+        GeneralCategory::SpaceSeparator => ' ',
+        _ => character,
+    };
+    text.chars().map(one_space).nfc().collect()
+}
+
+/// What an attempt may have been hashed as: normalised, or as it was typed, before passwords were normalised. How many
+/// there are depends on the attempt alone, never on an account. What is longer than any password that was ever accepted is
+/// not among them, as bcrypt would compare its beginning.
+fn spellings(attempt: &SecretString) -> Vec<SecretString> {
+    let typed = attempt.expose_secret();
+    let normalised = normalised(typed);
+    let mut spellings = vec![normalised.as_str()];
+    if typed != normalised {
+        spellings.push(typed);
+    }
+    spellings.retain(|text| text.len() <= Password::MAX_BYTES);
+    spellings.into_iter().map(SecretString::from).collect()
 }
 
 /// The password of nobody's account.
@@ -152,7 +186,8 @@ impl Turn {
             .await
     }
 
-    /// Whether `attempt` is the password behind `hash`; `None` (no such account) takes as long and is false.
+    /// Whether `attempt` is the password behind `hash`; `None` (no such account) takes as long and is false. A wrong
+    /// attempt that isn't normalised takes two hashes of this turn.
     ///
     /// # Errors
     /// 500 should bcrypt fail.
@@ -161,12 +196,22 @@ impl Turn {
         attempt: SecretString,
         hash: Option<String>,
     ) -> Result<bool, Problem> {
-        // bcrypt would compare the beginning of what is longer than any password that was ever accepted.
-        let hash = hash.filter(|_| attempt.expose_secret().len() <= Password::MAX_BYTES);
-        let exists = hash.is_some();
+        let mut spellings = spellings(&attempt);
+        let exists = hash.is_some() && !spellings.is_empty();
+        if spellings.is_empty() {
+            spellings.push(attempt);
+        }
+        let hash = hash.filter(|_| exists);
         let hash = hash.unwrap_or_else(|| self.passwords.decoy.to_string());
         let matches = self
-            .take(move || bcrypt::verify(attempt.expose_secret(), &hash))
+            .take(move || {
+                for spelling in spellings {
+                    if bcrypt::verify(spelling.expose_secret(), &hash)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })
             .await?;
         Ok(exists && matches)
     }
@@ -239,24 +284,26 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
 
+    const MIN_CHARS: usize = 8;
+
     #[test]
     fn a_password_is_refused_rather_than_truncated() {
-        assert!(Password::parse("12345678").is_ok());
-        assert!(Password::parse(&"x".repeat(72)).is_ok());
+        assert!(Password::parse("12345678", MIN_CHARS).is_ok());
+        assert!(Password::parse(&"x".repeat(72), MIN_CHARS).is_ok());
         assert_eq!(
-            Password::parse("1234567").unwrap_err(),
-            InvalidPassword::TooShort
+            Password::parse("1234567", MIN_CHARS).unwrap_err(),
+            InvalidPassword::TooShort { min_chars: 8 }
         );
         assert_eq!(
-            Password::parse(&"x".repeat(73)).unwrap_err(),
+            Password::parse(&"x".repeat(73), MIN_CHARS).unwrap_err(),
             InvalidPassword::TooLong
         );
         assert_eq!(
-            Password::parse(&"é".repeat(37)).unwrap_err(),
+            Password::parse(&"é".repeat(37), MIN_CHARS).unwrap_err(),
             InvalidPassword::TooLong
         );
         assert_eq!(
-            Password::parse("1234\0xyz8").unwrap_err(),
+            Password::parse("1234\0xyz8", MIN_CHARS).unwrap_err(),
             InvalidPassword::Nul
         );
     }
@@ -267,7 +314,7 @@ mod tests {
         let turn = async || passwords.turn().await.unwrap();
         let hash = turn()
             .await
-            .hash(Password::parse("correct horse").unwrap())
+            .hash(Password::parse("correct horse", MIN_CHARS).unwrap())
             .await
             .unwrap();
         let verify = async |attempt: &str, hash: Option<&str>| {
@@ -287,7 +334,7 @@ mod tests {
         let turn = async || passwords.turn().await.unwrap();
         let hash = turn()
             .await
-            .hash(Password::parse(&longest).unwrap())
+            .hash(Password::parse(&longest, MIN_CHARS).unwrap())
             .await
             .unwrap();
         let verify = async |attempt: &str| {
@@ -297,6 +344,62 @@ mod tests {
         assert!(verify(&longest).await.unwrap());
         assert!(!verify(&format!("{}e", "é".repeat(35))).await.unwrap());
         assert!(!verify(&format!("{longest}e")).await.unwrap());
+    }
+
+    #[test]
+    fn a_password_is_counted_as_it_is_hashed() {
+        // Seven characters of two each, and 36 that are longer than 72 bytes until they are composed.
+        assert!(Password::parse(&"e\u{301}".repeat(7), MIN_CHARS).is_err());
+        assert!(Password::parse(&"e\u{301}".repeat(36), MIN_CHARS).is_ok());
+        assert!(Password::parse("hunter2", 7).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_password_is_the_same_from_every_keyboard() {
+        let passwords = Passwords::new(4, 1).await.unwrap();
+        let turn = async || passwords.turn().await.unwrap();
+        let composed = "caf\u{e9} au lait";
+        let decomposed = "cafe\u{301}\u{a0}au\u{2003}lait";
+        for (chosen, typed) in [(composed, decomposed), (decomposed, composed)] {
+            let password = Password::parse(chosen, MIN_CHARS).unwrap();
+            let hash = turn().await.hash(password).await.unwrap();
+            for attempt in [chosen, typed] {
+                let verified = turn().await.verify(attempt.into(), Some(hash.clone()));
+                assert!(verified.await.unwrap(), "{attempt:?}");
+            }
+            let other = turn()
+                .await
+                .verify("cafe au lait".into(), Some(hash.clone()));
+            assert!(!other.await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_what_was_typed_still_counts() {
+        let passwords = Passwords::new(4, 1).await.unwrap();
+        let turn = async || passwords.turn().await.unwrap();
+        // The last one is longer than 72 bytes once it is normalised.
+        for typed in [
+            "cafe\u{301} au lait",
+            "caf\u{e9}\u{a0}au lait",
+            &"\u{958}".repeat(23),
+        ] {
+            let before = bcrypt::non_truncating_hash(typed, 4).unwrap();
+            let verified = turn().await.verify(typed.into(), Some(before.clone()));
+            assert!(verified.await.unwrap(), "{typed:?}");
+            let other = format!("{typed}\u{301}");
+            let verified = turn().await.verify(other.as_str().into(), Some(before));
+            assert!(!verified.await.unwrap(), "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_costs_two_hashes_at_most_and_one_if_it_is_normalised() {
+        let count = |attempt: &str| spellings(&attempt.into()).len();
+        assert_eq!(count("correct horse"), 1);
+        assert_eq!(count("caf\u{e9} au lait"), 1);
+        assert_eq!(count("cafe\u{301}\u{a0}au lait"), 2);
+        assert_eq!(count(&"x".repeat(73)), 0);
     }
 
     #[tokio::test(start_paused = true)]

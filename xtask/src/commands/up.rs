@@ -277,13 +277,15 @@ pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
     let settings = project.settings()?;
     let mut addresses = table(["what", "address", "login"]);
     for port in &PORTS {
-        let login = match port.service {
-            "traefik" => "POST /auth/signup, then /auth/login".to_owned(),
-            "rabbitmq" => format!("agora / {}", settings.require("AGORA_RABBITMQ_PASSWORD")?),
+        let login = match port.variable {
+            "AGORA_HTTP_PORT" => "POST /auth/signup, then /auth/login".to_owned(),
+            "AGORA_RABBITMQ_UI_PORT" => {
+                format!("agora / {}", settings.require("AGORA_RABBITMQ_PASSWORD")?)
+            }
             _ => "none".to_owned(),
         };
         let address = format!("http://{}/", engine::published(&containers, port)?);
-        if port.service == "traefik" {
+        if port.variable == "AGORA_HTTP_PORT" {
             let docs = format!("{address}docs/");
             addresses.add_row([port.what.to_owned(), address, login]);
             addresses.add_row(["the API, browsable".to_owned(), docs, "none".to_owned()]);

@@ -63,7 +63,8 @@ fn one_of_each() -> Vec<(u16, Vec<u8>)> {
         (401, request("GET", "/users/me", &[])),
         (401, request("POST", "/auth/logout", &[])),
         // by the gateway
-        (404, request("GET", "/", &[])),
+        (404, request("POST", "/", &[])),
+        (404, request("GET", "/elsewhere", &[])),
         (404, request("GET", "/nothing/here", &[ALICE])),
         (404, request("OPTIONS", "/auth/login", &[from_elsewhere])),
         (
@@ -191,7 +192,7 @@ fn careless_routers(configuration: &str) -> Vec<&str> {
         if !line.starts_with("     ") {
             name = text.trim_end_matches(':');
             careless.push(name);
-        } else if text == "entryPoints: [auth]"
+        } else if ["entryPoints: [auth]", "entryPoints: [dashboard]"].contains(&text)
             || text
                 .strip_prefix("middlewares: [")
                 .and_then(|list| list.split([',', ']']).next())

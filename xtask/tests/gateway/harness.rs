@@ -27,6 +27,8 @@ pub(crate) struct Gateway {
     pub(crate) ops: SocketAddr,
     /// Where ForwardAuth asks.
     pub(crate) inner: SocketAddr,
+    /// Where the gateway's own dashboard is.
+    pub(crate) dashboard: SocketAddr,
     pub(crate) web: SocketAddr,
     /// The names of its routers.
     pub(crate) routers: BTreeSet<String>,
@@ -56,10 +58,11 @@ impl Gateway {
         auth: Recorder,
         [users, orders, inventory]: [Recorder; 3],
     ) -> Self {
-        let [web, ops, inner] = free_addresses();
+        let [web, ops, inner, dashboard] = free_addresses();
         for (old, new) in [
             (r#"address: ":8080""#, format!("address: {web}")),
             (r#"address: ":8082""#, format!("address: {ops}")),
+            (r#"address: ":8081""#, format!("address: {dashboard}")),
             ("127.0.0.1:8083", inner.to_string()),
             (
                 "serversTransport: auth-service
@@ -88,6 +91,7 @@ impl Gateway {
             inventory,
             ops,
             inner,
+            dashboard,
             web,
             routers: configuration.routers(),
             _traefik: traefik,
@@ -128,11 +132,11 @@ pub(crate) fn auth_answer(request: &Request) -> String {
     }
 }
 
-/// Three addresses where nothing listens: of ports that the kernel gives to nobody who doesn't ask for them, and each
+/// Four addresses where nothing listens: of ports that the kernel gives to nobody who doesn't ask for them, and each
 /// once. A port that it chose itself would be another connection's before Traefik gets to it, now and then.
-fn free_addresses() -> [SocketAddr; 3] {
+fn free_addresses() -> [SocketAddr; 4] {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
-    [(); 3].map(|()| {
+    [(); 4].map(|()| {
         let free = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
             .take(1_000)
             .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());

@@ -4,6 +4,7 @@ use crate::{
     ALICE,
     client::{self, request},
     harness::Gateway,
+    traefik::Configuration,
 };
 
 /// Ways to ask for the auth service's own path.
@@ -55,10 +56,21 @@ const ELSEWHERE: &[&str] = &[
     "/orders/../readyz",
     "/inventory/../metrics",
     "/ping",
+    "/api",
+    "/api/",
     "/api/rawdata",
+    "/api/overview",
+    "/api/http/routers",
+    "/api/version",
+    "/users/../api/rawdata",
+    "/docs/../api/rawdata",
+    "//api/rawdata",
+    "/%61pi/rawdata",
+    "http://127.0.0.1:8081/api/rawdata",
+    "/dashboard",
     "/dashboard/",
+    "/users/../dashboard/",
     "/debug/pprof/",
-    "/",
     "*",
     "/auth",
     "/auth/signup/",
@@ -161,4 +173,98 @@ fn operation_has_an_entry_point_of_its_own_without_routes() {
         assert_eq!(answered, status, "{target}");
     }
     gateway.assert_nothing_routed();
+}
+
+/// The gateway's own API, which only the dashboard's entry point has.
+const API: [&str; 5] = [
+    "/api/rawdata",
+    "/api/overview",
+    "/api/http/routers",
+    "/api/version",
+    "/dashboard/",
+];
+
+#[test]
+fn the_dashboard_has_an_entry_point_of_its_own_where_it_can_only_be_read() {
+    let gateway = Gateway::start();
+    let send = |method: &str, target: &str| {
+        client::send(gateway.dashboard, &request(method, target, &[ALICE])).unwrap()
+    };
+    for target in API {
+        assert_eq!(send("GET", target), 200, "{target}");
+        for method in ["HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
+            assert_eq!(send(method, target), 404, "{method} {target}");
+        }
+    }
+    // To the page.
+    assert!(matches!(send("GET", "/"), 301 | 302));
+    // Nothing of the shop, of the auth service, or of how the gateway is operated.
+    for target in [
+        "/users/",
+        "/auth/login",
+        "/auth/verify",
+        "/docs/",
+        "/ping",
+        "/metrics",
+        "/debug/pprof/",
+        "/debug/vars",
+    ] {
+        for method in ["GET", "POST"] {
+            assert_eq!(send(method, target), 404, "{method} {target}");
+        }
+    }
+    gateway.assert_nothing_routed();
+    assert!(gateway.auth.take().is_empty());
+}
+
+/// What of the gateway's API answers at the entry points that aren't for it.
+fn exposed(gateway: &Gateway) -> Vec<String> {
+    let entry_points = [
+        ("web", gateway.web),
+        ("ops", gateway.ops),
+        ("auth", gateway.inner),
+    ];
+    let mut exposed = Vec::new();
+    for (name, address) in entry_points {
+        for target in API {
+            for host in ["shop", "localhost", "127.0.0.1:8081", "traefik"] {
+                let get = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{ALICE}\r\n\r\n");
+                let status = client::send(address, get.as_bytes()).unwrap();
+                if status != 404 {
+                    exposed.push(format!("{name}: {target} for {host}: {status}"));
+                }
+            }
+        }
+    }
+    exposed
+}
+
+#[test]
+fn the_gateways_api_answers_at_no_other_entry_point() {
+    assert_eq!(exposed(&Gateway::start()), Vec::<String>::new());
+    // Seen where it is.
+    let open = Configuration::of_the_repository()
+        .replacing("entryPoints: [dashboard]", "entryPoints: [dashboard, web]");
+    let exposed = exposed(&Gateway::start_with(open));
+    assert_eq!(exposed.len(), API.len() * 4, "{exposed:?}");
+    assert!(exposed.iter().all(|found| found.starts_with("web: ")));
+}
+
+#[test]
+fn the_first_page_is_read_by_anybody_and_nothing_else_done_to_it() {
+    let gateway = Gateway::start();
+    for method in ["GET", "HEAD"] {
+        assert_eq!(gateway.send(&request(method, "/", &[])), 200, "{method}");
+        let routed = gateway.users.take_one();
+        assert!(routed.head.starts_with(&format!("{method} / HTTP/1.1")));
+    }
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        assert_eq!(
+            gateway.send(&request(method, "/", &[ALICE])),
+            404,
+            "{method}"
+        );
+    }
+    gateway.assert_nothing_routed();
+    assert!(gateway.auth.take().is_empty());
 }

@@ -47,6 +47,11 @@ impl Client {
         Self { agent, base }
     }
 
+    /// The server's host and port.
+    pub(crate) fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
     #[track_caller]
     pub(crate) fn get(&self, path: &str, headers: Headers<'_>) -> Answer {
         let mut request = self.agent.get(format!("{}{path}", self.base));

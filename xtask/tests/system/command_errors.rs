@@ -55,6 +55,7 @@ fn a_taken_port_keeps_up_from_starting_anything() {
         "AGORA_ALERTMANAGER_PORT",
         "AGORA_ALERT_RECEIVER_PORT",
         "AGORA_JAEGER_PORT",
+        "AGORA_TRAEFIK_DASHBOARD_PORT",
     ]
     .map(|name| format!("{name}=0\n"));
     std::fs::write(

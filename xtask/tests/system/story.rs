@@ -1,8 +1,12 @@
-//! The seed story: sign up, log in, read, order, watch the stock drop.
+//! The seed story: sign up, log in, read, order, watch the stock drop; and the pages from which people find the rest.
+
+use std::{fs, path::Path, time::Duration};
 
 use crate::{
-    client::{Person, text},
+    client::{Client, Person, text},
+    program::{Call, docker},
     system::System,
+    wait,
 };
 
 #[test]
@@ -82,4 +86,103 @@ fn status_says_which_patterns_a_service_runs_without() {
     assert!(text.contains("order-service runs without inbox"), "{text}");
     drop(naive);
     assert_eq!(without("order-service"), serde_json::json!([]));
+}
+
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+/// From the order's 202 to the stock.
+const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The lines of the README's first block under the story's heading: what anybody would paste into a shell.
+fn story_of_the_readme() -> String {
+    let readme = fs::read_to_string(Path::new(README)).expect("the README");
+    let (_, story) = readme
+        .split_once("\n## The story, with plain curl\n")
+        .expect("the story has a heading");
+    let (_, block) = story.split_once("\n```sh\n").expect("a block of its own");
+    let (lines, _) = block.split_once("\n```").expect("the block ends");
+    lines.to_owned()
+}
+
+/// The originals, word for word: the README may not drift from them.
+const LINES: [&str; 5] = [
+    r#"curl -X POST http://localhost/auth/signup -H 'content-type: application/json' -d '{"name":"alice","email":"a@b.com","password":"hunter2"}'"#,
+    r#"TOKEN=$(curl -s -X POST http://localhost/auth/login -H 'content-type: application/json' -d '{"email":"a@b.com","password":"hunter2"}' | python3 -c "import sys,json; print(json.load(sys.stdin)['access_token'])")"#,
+    r#"curl http://localhost/users/ -H "Authorization: Bearer $TOKEN""#,
+    r#"curl -X POST 'http://localhost/orders/?product_id=99' -H "Authorization: Bearer $TOKEN""#,
+    r#"curl http://localhost/inventory/99 -H "Authorization: Bearer $TOKEN""#,
+];
+
+#[test]
+fn the_storys_five_lines_work_unchanged() {
+    let system = System::take_turn();
+    let script = story_of_the_readme();
+    assert_eq!(script.lines().collect::<Vec<_>>(), LINES);
+
+    let reader = Person::new(&system.gateway);
+    let before = reader.available(&system.gateway);
+    // Where `localhost` is, and what became of each request, are curl's own settings.
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let settings = format!(
+        "connect-to = \"localhost:80:{}\"\nnoproxy = \"*\"\nsilent\nmax-time = 15\nwrite-out = \"%{{stderr}}%{{http_code}}\\n\"\n",
+        system.gateway.address()
+    );
+    fs::write(folder.path().join(".curlrc"), settings).expect("curl's settings can be written");
+    let home = folder.path().to_string_lossy();
+    let told = Call::new("env", [&format!("CURL_HOME={home}"), "bash", "-c", &script]).run();
+    let statuses: Vec<&str> = told.stderr.lines().collect();
+    assert_eq!(
+        statuses,
+        ["201", "200", "200", "202", "200"],
+        "{}",
+        told.account()
+    );
+    wait::until(
+        "one piece less in stock",
+        STOCK_DROPS_WITHIN,
+        || match reader.available(&system.gateway) {
+            now if now == before - 1 => Ok(()),
+            now => Err(format!("{now} available, {before} before")),
+        },
+    );
+}
+
+#[test]
+fn the_first_page_leads_to_the_documents_and_the_pages() {
+    let system = System::take_turn();
+    let page = system.gateway.get("/", &[]).expect_status(200);
+    assert!(
+        page.content_type.starts_with("text/html"),
+        "{}",
+        page.content_type
+    );
+    let links = page.body.split("href=\"").skip(1);
+    let own = links
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|address| address.starts_with('/'));
+    let own: Vec<&str> = own.collect();
+    assert_eq!(own.len(), 4, "{}", page.body);
+    for path in own {
+        system.gateway.get(path, &[]).expect_status(200);
+    }
+}
+
+#[test]
+fn the_gateways_dashboard_is_at_a_port_of_its_own() {
+    let system = System::take_turn();
+    let address = docker(["port", &system.container("traefik"), "8081"]);
+    let address = address.lines().next().expect("the dashboard's port");
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let dashboard = Client::new(format!("http://{address}"));
+    let page = dashboard.get("/dashboard/", &[]).expect_status(200);
+    assert!(page.body.contains("<title>Traefik"), "{}", page.body);
+    let routers = dashboard.get("/api/http/routers", &[]).expect_status(200);
+    let routers = routers.json();
+    let routers = routers.as_array().expect("a list of routers");
+    assert!(routers.iter().any(|router| router["name"] == "orders@file"));
+    dashboard
+        .post("/api/http/routers", &[], None)
+        .expect_status(404);
+    for path in ["/api/http/routers", "/dashboard/"] {
+        system.gateway.get(path, &[]).expect_status(404);
+    }
 }

@@ -32,7 +32,7 @@ pub struct Orders {
     pub course: Course,
 }
 
-/// The answer to an order: a promise that it will be decided.
+/// The answer to an order, or to its cancellation: a promise that it will be decided.
 #[derive(Debug, Serialize, ToSchema)]
 struct Accepted {
     order_id: OrderId,
@@ -81,7 +81,8 @@ pub fn router(orders: Orders) -> OpenApiRouter {
         OrderQuery,
         (
             "Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[ -~]*[!-~][ -~]*$",
-            description = "One's own name for this attempt: repeating it repeats the answer, not the order.",
+            description = "One's own name for this attempt: repeating it repeats the first answer, whatever became of the \
+                           order since, and places nothing. A request that was refused uses up no key.",
         ),
     ),
     request_body = Option<PlaceOrder>,
@@ -121,7 +122,8 @@ async fn place_order(
         }
         (None, None) => return Err(Problem::internal()),
     };
-    Ok(accepted(&order))
+    // Also of one that was placed before: a repeated request gets the first answer, not the latest news.
+    Ok(accepted(order.id, orders.course.placed))
 }
 
 /// The order that was placed with this key, if it asked for the same.
@@ -139,7 +141,9 @@ async fn placed_before(
     }
 }
 
-/// Cancels an order. Repeating it repeats the answer: only the first cancellation of an order tells anybody.
+/// Cancels an order.
+///
+/// Repeating it changes nothing and says where the order stands by then.
 #[utoipa::path(
     post, path = "/orders/{id}/cancel", tag = "orders",
     params(("id" = OrderId, Path, description = "An order of one's own.")),
@@ -180,15 +184,14 @@ async fn cancel_order(
             ));
         }
     }
-    Ok(accepted(&order))
+    Ok(accepted(id, order.status))
 }
 
-fn accepted(order: &Order) -> (StatusCode, axum::Json<Accepted>) {
-    let accepted = Accepted {
-        order_id: order.id,
-        status: order.status,
-    };
-    (StatusCode::ACCEPTED, axum::Json(accepted))
+fn accepted(order_id: OrderId, status: Status) -> (StatusCode, axum::Json<Accepted>) {
+    (
+        StatusCode::ACCEPTED,
+        axum::Json(Accepted { order_id, status }),
+    )
 }
 
 /// One's own orders, newest first.

@@ -273,6 +273,69 @@ async fn the_same_key_gives_the_same_order_and_one_event() {
 }
 
 #[tokio::test]
+async fn a_repeated_key_gets_the_first_answer_whatever_became_of_the_order() {
+    let shop = Shop::open().await;
+    let user = Uuid::now_v7();
+    let post = |path: &str, key: &str| {
+        let request = shop.service.as_user(user, "POST", path);
+        answer(request.header("Idempotency-Key", key.to_owned()))
+    };
+    let path = "/orders/?product_id=99";
+    let first = post(path, "confirmed").await;
+    assert_eq!(
+        (first.0, &first.1["status"]),
+        (202, &json!("pending")),
+        "{}",
+        first.1
+    );
+    let id = first.1["order_id"].as_str().unwrap();
+    shop.hear(&reserved(id)).await;
+    shop.wait_for_status(user, id, "confirmed").await;
+    assert_eq!(post(path, "confirmed").await, first);
+    let cancel = format!("/orders/{id}/cancel");
+    assert_eq!(
+        answer(shop.service.as_user(user, "POST", &cancel)).await.0,
+        202
+    );
+    assert_eq!(post(path, "confirmed").await, first);
+    shop.hear(&released(id)).await;
+    shop.wait_for_status(user, id, "cancelled").await;
+    assert_eq!(post(path, "confirmed").await, first);
+
+    let first = post(path, "rejected").await;
+    let id = first.1["order_id"].as_str().unwrap();
+    shop.hear(&refusal(id)).await;
+    shop.wait_for_status(user, id, "rejected").await;
+    assert_eq!(post(path, "rejected").await, first);
+
+    // What was refused made nothing: the next attempt is the first one.
+    assert_eq!(post("/orders/?product_id=0", "refused").await.0, 422);
+    assert_eq!(post(path, "refused").await.0, 202);
+}
+
+#[tokio::test]
+async fn a_number_without_a_fraction_is_an_integer() {
+    let shop = Shop::open().await;
+    let user = Uuid::now_v7();
+    let post = |body: &'static str| {
+        let request = shop.service.as_user(user, "POST", "/orders/");
+        request
+            .header("content-type", "application/json")
+            .body(body)
+    };
+    let (status, order) = answer(post(r#"{"product_id":99.0,"quantity":2e0}"#)).await;
+    assert_eq!(status, 202, "{order}");
+    let placed: OrderPlaced = shop.announced().await.0.data().unwrap();
+    assert_eq!((placed.product_id.get(), placed.quantity.get()), (99, 2));
+    for body in [
+        r#"{"product_id":99.5}"#,
+        r#"{"product_id":99,"quantity":1.5}"#,
+    ] {
+        refused(post(body), 422, "invalid").await;
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_many_use_at_once_makes_one_order() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();

@@ -77,7 +77,8 @@ pub fn router(purchases: Purchases) -> OpenApiRouter {
         ("id" = UserId, Path, description = "Oneself."),
         (
             "Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[ -~]*[!-~][ -~]*$",
-            description = "Sent again with the same key, the purchase is made once.",
+            description = "One's own name for this attempt: repeating it repeats the first answer, whatever the price is \
+                           by then, and buys nothing. A request that was refused uses up no key.",
         ),
     ),
     responses(

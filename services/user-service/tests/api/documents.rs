@@ -2,7 +2,7 @@
 
 use testkit::document_is_the_repositorys;
 
-use crate::open;
+use crate::{open, open_with};
 
 #[tokio::test]
 async fn the_document_is_the_one_in_the_repository() {
@@ -48,5 +48,29 @@ async fn the_documents_can_be_browsed_without_anything_from_elsewhere() {
             settings.contains(&chassis::openapi::path(service)),
             "{settings}"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_first_page_says_what_this_is_and_links_to_what_there_is() {
+    let links = [("HOME_LINKS", "Jaeger: the traces=16686; Prometheus=0")];
+    let service = open_with(&testkit::database().await, &links).await;
+    let answer = service.anonymous("GET", "/").send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
+    let html = answer.text().await.unwrap();
+    assert!(html.contains("laboratory for distributed-system patterns"));
+    assert!(html.contains("http://localhost:16686/") && !html.contains("Prometheus"));
+    let own = html
+        .split("href=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|address| address.starts_with('/'))
+        .filter(|path| !path.contains("order-service") && !path.contains("inventory-service"));
+    let own: Vec<&str> = own.collect();
+    assert_eq!(own, ["/docs/", "/openapi/user-service.json"]);
+    for path in own {
+        let answer = service.anonymous("GET", path).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{path}");
     }
 }

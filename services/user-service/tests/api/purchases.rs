@@ -399,6 +399,57 @@ async fn the_same_key_gives_the_same_purchase_also_while_nobody_knows_a_price() 
 }
 
 #[tokio::test]
+async fn a_repeated_key_gets_the_first_answer_whatever_the_price_is_by_then() {
+    let (service, _products, database) = open_shop_with(&[]).await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    let with_key = |product_id, key: &'static str| {
+        buy(&service, ada, product_id).header("Idempotency-Key", key)
+    };
+    let first = answer(with_key(99, "k-1")).await;
+    assert_eq!(first.0, 201);
+    let products = PgPool::connect(&database).await.unwrap();
+    sqlx::query(
+        "UPDATE products SET price_cents = price_cents + 1, name = 'another' WHERE id = 99",
+    )
+    .execute(&products)
+    .await
+    .unwrap();
+    assert_eq!(answer(with_key(99, "k-1")).await, first);
+    let now = answer(with_key(99, "k-2")).await;
+    assert_ne!(now.1["unit_price_cents"], first.1["unit_price_cents"]);
+
+    // What was refused made nothing: the next attempt is the first one.
+    refused(with_key(12_345, "k-3"), 422, "unknown-product").await;
+    let lock = lock_products(&database).await;
+    refused(with_key(98, "k-3"), 503, "unavailable").await;
+    drop(lock);
+    eventually("a price again", async || {
+        answer(with_key(98, "k-3")).await.0 == 201
+    })
+    .await;
+    products.close().await;
+}
+
+#[tokio::test]
+async fn a_number_without_a_fraction_is_an_integer() {
+    let (service, _products) = open_shop().await;
+    let ada = sign_up(&service, "ada@example.com").await;
+    let post = |body: &'static str| {
+        let request = service.as_user(ada, "POST", &format!("/users/{ada}/purchases"));
+        request
+            .header("content-type", "application/json")
+            .body(body)
+    };
+    let (status, bought) = answer(post(r#"{"product_id":99.0,"quantity":2.0}"#)).await;
+    assert_eq!(status, 201, "{bought}");
+    assert_eq!(
+        (&bought["product_id"], &bought["quantity"]),
+        (&json!(99), &json!(2))
+    );
+    refused(post(r#"{"product_id":99.5,"quantity":1}"#), 422, "invalid").await;
+}
+
+#[tokio::test]
 async fn a_key_that_many_use_at_once_makes_one_purchase() {
     let (service, _products) = open_shop().await;
     let ada = sign_up(&service, "ada@example.com").await;
