@@ -11,7 +11,7 @@ use crate::{
     engine_setup::{self, INSTALL, Plan},
     env_file::EnvFile,
     images, known_causes,
-    outcome::Exit,
+    outcome::{Exit, Failure},
     output::{Format, FormatOption, Progress, print_json, table},
     ports,
     process::Call,

@@ -9,7 +9,7 @@ use chassis::failure::Failure;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbox::{Outbox, UnitOfWork};
 use chassis::{broker, database, outbox};
-use inventory_service::reservations::Reservations;
+use inventory_service::reservations::{Repeats, Reservations};
 use inventory_service::{Config, compose};
 use serde_json::Value;
 use shared_events::Event;
@@ -148,7 +148,7 @@ fn an_order() -> Vec<u8> {
 /// So many messages each time.
 async fn drop_consumer_of(messages: u32) {
     let stage = Stage::set().await;
-    let handler = Reservations::new(stage.lifecycle.metrics());
+    let handler = Reservations::new(stage.lifecycle.metrics(), Repeats::Recognised);
     let observer = stage
         .drop_consumer(handler, messages, an_order, "applied")
         .await;
