@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     durations,
+    engine::Container,
     evaluation::lab::Lab,
     outcome::{self, Exit},
     output::{Format, FormatOption, Progress, print_json, spell, table},
@@ -227,7 +228,7 @@ fn stuck(lab: &Lab<'_>, options: StuckOptions) -> anyhow::Result<Exit> {
 
 fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
     let serving = lab.containers_of("order-service")?;
-    if !serving.iter().any(|container| container.is_healthy()) {
+    if !serving.iter().any(Container::is_healthy) {
         return Err(outcome::unavailable(
             "no container of order-service is healthy, and it alone publishes its events",
             "`cargo xtask up` starts what is stopped; `cargo xtask logs order-service` says why it isn't healthy",

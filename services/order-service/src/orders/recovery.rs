@@ -83,7 +83,12 @@ impl Sweeper {
                 recovered.push((order, event_type, attempts + 1));
             }
         }
-        work.commit().await?;
+        if recovered.is_empty() {
+            // Mostly: nothing is to be written, nor published.
+            work.rollback().await?;
+        } else {
+            work.commit().await?;
+        }
         for (order, event_type, attempt) in recovered {
             self.recovered.inc();
             warn!(
