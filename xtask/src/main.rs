@@ -204,6 +204,8 @@ impl Command {
             | Self::Alerts(_)
             | Self::Attack(_)
             | Self::Dlq(_)
+            | Self::Orders(_)
+            | Self::Outbox(_)
             | Self::Fault(_) => true,
         }
     }

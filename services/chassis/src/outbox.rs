@@ -194,7 +194,7 @@ impl UnitOfWork<'_> {
             return Ok(false);
         }
         let kept = sqlx::query(
-            "UPDATE outbox SET published_at = NULL, created_at = now()
+            "UPDATE outbox SET published_at = NULL, created_at = now(), rejections = 0, retry_at = NULL
              WHERE subject = $1 AND event_type = $2 AND published_at IS NOT NULL",
         )
         .bind(&event.subject)
