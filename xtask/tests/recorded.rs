@@ -4,7 +4,7 @@
 //! To record `tests/fixtures/evaluations/` anew, on a running system: `cargo xtask evaluate --seed 7`, and the same with
 //! `--sabotage break-pattern` and `--sabotage withhold-fault`; the evidence of a run is in
 //! `target/agora/evaluations/<run>/`. (The three experiments on telemetry are of later runs than the rest, put into the
-//! same files, three systems side by side on one machine. `broken-patterns.json` is older than `in_force`: it was put in later, from the
+//! same files, three systems side by side on one machine; `saga_recovery` is of later runs, too. `broken-patterns.json` is older than `in_force`: it was put in later, from the
 //! samples of the same run.)
 
 use std::{
@@ -137,6 +137,16 @@ fn harm_without_any_fault_is_a_false_alarm() {
 fn one_lost_order_with_the_outbox_refutes_it() {
     let lose = |arm: &mut Value| arm["books"]["lost"] = serde_json::json!(["one"]);
     tamper("outbox", 1, lose, "refuted");
+}
+
+#[test]
+fn an_order_that_stays_stuck_or_takes_stock_twice_refutes_saga_recovery() {
+    let stuck = |arm: &mut Value| arm["books"]["lost"] = serde_json::json!(["one"]);
+    tamper("saga_recovery", 1, stuck, "refuted");
+    let doubled = |arm: &mut Value| arm["books"]["doubled"] = serde_json::json!(["one"]);
+    tamper("saga_recovery", 1, doubled, "refuted");
+    let none = |arm: &mut Value| arm["books"]["lost"] = serde_json::json!([]);
+    tamper("saga_recovery", 0, none, "inconclusive");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod healing;
 mod limits;
 mod messages;
 mod network;
+mod purge;
 mod replacement;
 
 use std::{
@@ -88,6 +89,9 @@ pub(crate) enum Fault {
     Poison { stream: Topology, count: u32 },
     /// So many events of this run that were published are published a second time, each under its own id.
     Redeliver { stream: Topology, count: u32 },
+    /// For two seconds no service can apply a message; of the dead letters of both streams half are purged, and the others
+    /// sent again when healed.
+    PurgeDeadLetters,
     /// A stream's queue loses its binding: the broker has nowhere to put what is published.
     Unbind { stream: Topology },
     /// The broker believes to be out of memory and takes no messages.
@@ -185,6 +189,10 @@ impl Fault {
                 "{count} published events are published to {} a second time",
                 stream.exchange()
             ),
+            Self::PurgeDeadLetters => {
+                "for 2 s no message can be applied, and half of the dead letters are purged"
+                    .to_owned()
+            }
             Self::Unbind { stream } => format!("the queue {} loses its binding", stream.queue()),
             Self::MemoryAlarm => {
                 "the broker believes to be out of memory and takes no messages".to_owned()
@@ -267,6 +275,7 @@ impl Fault {
             Self::Redeliver { stream, count } => {
                 Box::new(messages::Redeliver::new(stream, count, since))
             }
+            Self::PurgeDeadLetters => Box::new(purge::PurgeDeadLetters::new(since)),
             Self::Unbind { stream } => Box::new(broker::Unbind::new(stream)),
             Self::MemoryAlarm => Box::new(broker::MemoryAlarm),
             Self::LockTable { database, table } => {

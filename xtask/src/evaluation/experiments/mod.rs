@@ -18,6 +18,7 @@ mod rate_limit;
 mod retry;
 mod rolling_update;
 mod saga;
+mod saga_recovery;
 mod telemetry_loss;
 mod trace_propagation;
 
@@ -36,6 +37,7 @@ pub(crate) static ALL: [&Experiment; 19] = [
     &confirms::EXPERIMENT,
     &graceful_shutdown::EXPERIMENT,
     &saga::EXPERIMENT,
+    &saga_recovery::EXPERIMENT,
     &competing_consumers::EXPERIMENT,
     &trace_propagation::EXPERIMENT,
     &telemetry_loss::EXPERIMENT,

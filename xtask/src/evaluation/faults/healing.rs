@@ -8,7 +8,7 @@ use super::{
     POISON_TYPE, broker,
     composed::Composed,
     containers::{self, name},
-    database, limits,
+    database, limits, purge,
 };
 use crate::{
     dead_letters::{
@@ -45,6 +45,10 @@ pub(crate) fn heal_everything(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<
     match database::end_sessions(lab)? {
         0 => {}
         ended => mended.add(format!("{ended} database sessions of an evaluation ended")),
+    }
+    match purge::accept(lab)? {
+        0 => {}
+        accepting => mended.add(format!("{accepting} services can apply messages again")),
     }
     if broker::restore_watermark(lab)? {
         mended.add("the broker's memory watermark set back".to_owned());

@@ -149,7 +149,7 @@ impl Redeliver {
 }
 
 /// The database whose outbox a stream's events come from.
-fn database(stream: Topology) -> &'static str {
+pub(super) fn database(stream: Topology) -> &'static str {
     if stream == ORDER_EVENTS {
         "orders"
     } else {
