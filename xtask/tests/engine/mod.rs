@@ -1,5 +1,7 @@
 //! The engine's set-up from outside, on machines whose engine is a script.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

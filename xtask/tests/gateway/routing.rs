@@ -229,7 +229,7 @@ fn exposed(gateway: &Gateway) -> Vec<String> {
         for target in API {
             for host in ["shop", "localhost", "127.0.0.1:8081", "traefik"] {
                 let get = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{ALICE}\r\n\r\n");
-                let status = client::send(address, get.as_bytes()).unwrap();
+                let status = client::send(address, get.as_bytes()).expect("an answer");
                 if status != 404 {
                     exposed.push(format!("{name}: {target} for {host}: {status}"));
                 }

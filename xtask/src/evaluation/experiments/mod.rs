@@ -29,7 +29,7 @@ use super::{
 };
 
 /// All of them, in the order in which they are run.
-pub(crate) static ALL: [&Experiment; 19] = [
+pub(crate) static ALL: [&Experiment; 20] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,

@@ -34,6 +34,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             ..ON
         },
     ],
+    confounders: &[],
     load: LoadPlan {
         scenario: "change-of-mind",
         model: Model::Open {
