@@ -54,11 +54,10 @@ pub(crate) enum Fault {
     Pause { service: &'static str },
     /// One of a service's containers is paused: the first by id.
     PauseOne { service: &'static str },
-    /// The container of a service that read a table of its database last is paused: with several replicas, one that gets requests.
+    /// The container of a service that asked its database last is paused: with several replicas, one that gets requests.
     PauseInUse {
         service: &'static str,
         database: &'static str,
-        table: &'static str,
     },
     /// A service's containers are killed (SIGKILL), and started again when healed.
     Kill { service: &'static str },
@@ -154,8 +153,8 @@ impl Fault {
         match self {
             Self::Pause { service } => format!("{service} is paused"),
             Self::PauseOne { service } => format!("one container of {service} is paused"),
-            Self::PauseInUse { service, table, .. } => {
-                format!("the container of {service} that last read `{table}` is paused")
+            Self::PauseInUse { service, .. } => {
+                format!("the container of {service} that gets the requests is paused")
             }
             Self::Kill { service } => format!("{service} is killed"),
             Self::KillOne { service } => format!("one container of {service} is killed"),
@@ -245,13 +244,9 @@ impl Fault {
                 Halt::Pause,
                 containers::first_by_id(all(service)?),
             )),
-            Self::PauseInUse {
-                service,
-                database,
-                table,
-            } => Box::new(Halted::new(
+            Self::PauseInUse { service, database } => Box::new(Halted::new(
                 Halt::Pause,
-                database::last_reader(lab, all(service)?, database, table)?,
+                database::in_use(lab, all(service)?, database)?,
             )),
             Self::Kill { service } => Box::new(Halted::new(Halt::Kill, all(service)?)),
             Self::KillOne { service } => Box::new(Halted::new(

@@ -57,7 +57,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         fault: Fault::PauseInUse {
             service: "product-service",
             database: "products",
-            table: "products",
         },
         after: Duration::from_secs(6),
         lasts: Duration::from_secs(12),

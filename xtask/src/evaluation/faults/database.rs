@@ -112,17 +112,17 @@ impl Effect for LockTable {
     }
 }
 
-/// Of these containers, the one with the latest query of a table within the last second.
-pub(super) fn last_reader(
+/// Of these containers, the one with the latest statement in a database within the last second. Pings, which have no text,
+/// don't count.
+pub(super) fn in_use(
     lab: &Lab<'_>,
     mut containers: Vec<Container>,
     database: &str,
-    table: &str,
 ) -> anyhow::Result<Vec<Container>> {
     let latest = format!(
         "SELECT host(client_addr) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name NOT LIKE '{APPLICATION}%'
-           AND query LIKE '%FROM {table}%' AND query_start > clock_timestamp() - interval '1 second'
+           AND query <> '' AND query_start > clock_timestamp() - interval '1 second'
          ORDER BY query_start DESC LIMIT 1"
     );
     let reader = wait::until(READ_WITHIN, LOOK_INTERVAL, || {
@@ -134,7 +134,9 @@ pub(super) fn last_reader(
         }))
     })?;
     let Some(reader) = reader else {
-        anyhow::bail!("no container has read the table `{table}` within the last second");
+        anyhow::bail!(
+            "no container has asked the database `{database}` anything within the last second"
+        );
     };
     Ok(vec![containers.swap_remove(reader)])
 }
