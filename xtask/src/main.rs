@@ -48,6 +48,7 @@ mod service_images;
 mod signing_keys;
 mod spans_check;
 mod traces_check;
+mod uuids;
 mod wait;
 
 use std::process::ExitCode;

@@ -21,7 +21,7 @@ use crate::{
     outcome::{self, Exit},
     output::{Format, FormatOption, Progress, print_json, spell, table},
     project::Project,
-    wait,
+    uuids, wait,
 };
 
 /// The most orders that are listed; all are counted.
@@ -60,7 +60,7 @@ pub(crate) struct StuckOptions {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RepairOptions {
     /// These orders, however long they have waited [default: all that are stuck]
-    #[arg(value_name = "ORDER", value_parser = order_id)]
+    #[arg(value_name = "ORDER", value_parser = uuids::parse)]
     orders: Vec<String>,
     /// Waiting for longer than this: 10s, 5m
     #[arg(long, value_name = "TIME", value_parser = durations::parse, default_value = "60s", conflicts_with = "orders")]
@@ -80,18 +80,6 @@ impl Options {
             Self::Repair(options) => options.format.format,
         }
     }
-}
-
-/// As a UUID is written; nothing else gets into a statement.
-fn order_id(text: &str) -> Result<String, String> {
-    let lengths = text.split('-').map(str::len);
-    let is_uuid = lengths.eq([8, 4, 4, 4, 12])
-        && text
-            .bytes()
-            .all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
-    is_uuid
-        .then(|| text.to_ascii_lowercase())
-        .ok_or_else(|| "expected an order's id, a UUID".to_owned())
 }
 
 /// Runs the command.
@@ -343,22 +331,6 @@ fn print_orders(orders: &[Entry]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_an_id_gets_into_a_statement() {
-        assert_eq!(
-            order_id("01A21685-95F2-7000-8000-000000000001").as_deref(),
-            Ok("01a21685-95f2-7000-8000-000000000001")
-        );
-        for text in [
-            "",
-            "01a21685",
-            "01a21685-95f2-7000-8000-00000000000'",
-            "01a21685-95f2-7000-8000-0000000000012",
-        ] {
-            assert!(order_id(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn an_order_is_read_as_postgresql_writes_it() {

@@ -9,12 +9,14 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
+use terminal::one_line;
 
 use crate::{
     evaluation::lab::Lab,
     outcome::{self, Exit},
     output::{Format, FormatOption, print_json, table},
     project::Project,
+    uuids,
 };
 
 /// The services with an outbox, and their databases.
@@ -48,7 +50,7 @@ pub(crate) struct ParkedOptions {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ChangeOptions {
     /// The events' ids, as `outbox parked` shows them
-    #[arg(value_name = "EVENT", value_parser = event_id, required_unless_present = "all")]
+    #[arg(value_name = "EVENT", value_parser = uuids::parse, required_unless_present = "all")]
     events: Vec<String>,
     /// Every parked event
     #[arg(long, conflicts_with = "events")]
@@ -65,18 +67,6 @@ impl Options {
             Self::Retry(options) | Self::Drop(options) => options.format.format,
         }
     }
-}
-
-/// As a UUID is written; nothing else gets into a statement.
-fn event_id(text: &str) -> Result<String, String> {
-    let lengths = text.split('-').map(str::len);
-    let is_uuid = lengths.eq([8, 4, 4, 4, 12])
-        && text
-            .bytes()
-            .all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
-    is_uuid
-        .then(|| text.to_ascii_lowercase())
-        .ok_or_else(|| "expected an event's id, a UUID".to_owned())
 }
 
 /// Runs the command.
@@ -164,29 +154,18 @@ fn parked(lab: &Lab<'_>, options: ParkedOptions) -> anyhow::Result<Exit> {
         rows.add_row([
             (*service).to_owned(),
             event.event_id.clone(),
-            shown(&event.event_type),
-            shown(&event.subject),
+            one_line(&event.event_type).into_owned(),
+            one_line(&event.subject).into_owned(),
             event.payload_bytes.to_string(),
             event.rejections.to_string(),
             event.parked_at.format("%F %T").to_string(),
             event.waiting_behind.to_string(),
-            shown(error),
+            one_line(error).into_owned(),
         ]);
     }
     println!("{rows}");
     println!("{} shown of {} parked", list.events.len(), list.parked);
     Ok(Exit::Holds)
-}
-
-/// What others wrote, without what a terminal would obey.
-fn shown(text: &str) -> String {
-    text.chars()
-        .flat_map(|character| {
-            let escaped = character.is_control().then(|| character.escape_default());
-            let plain = escaped.is_none().then_some(character);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
 }
 
 /// What is done to parked events.
@@ -282,27 +261,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_ids_get_into_a_statement() {
-        let id = "0195A000-0000-7000-8000-000000000001";
-        assert_eq!(event_id(id).unwrap(), id.to_ascii_lowercase());
-        for wrong in [
-            "",
-            "1",
-            "' OR true --",
-            "0195a000-0000-7000-8000-00000000000g",
-        ] {
-            assert!(event_id(wrong).is_err(), "{wrong}");
-        }
+    fn only_parked_events_are_changed() {
         let sql = Change::Drop.sql(&condition(&["a".to_owned(), "b".to_owned()]));
         assert!(sql.contains("event_id = ANY('{a,b}'::uuid[])"), "{sql}");
         // Never an event that isn't parked.
         for change in [Change::Retry, Change::Drop] {
             assert!(change.sql("true").contains(PARKED));
         }
-    }
-
-    #[test]
-    fn what_others_wrote_reaches_no_terminal_raw() {
-        assert_eq!(shown("a\u{1b}[31mé\n"), r"a\u{1b}[31mé\n");
     }
 }
