@@ -802,7 +802,11 @@ fn answer(
         ("GET", ["users", "me"]) => ("/users/me", Some(200), json!({ "id": request.token })),
         ("POST", ["users", id, "purchases"]) => {
             let status = if *id == request.token { 201 } else { 403 };
-            ("/users/{id}/purchases", Some(status), json!({ "stale": false }))
+            (
+                "/users/{id}/purchases",
+                Some(status),
+                json!({ "stale": false }),
+            )
         }
         ("POST", ["orders", ""]) => {
             let number = books.orders_tried.fetch_add(1, Ordering::Relaxed);

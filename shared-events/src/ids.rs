@@ -24,12 +24,12 @@ pub struct UserId(pub Uuid);
 
 /// A product of the catalogue: a positive number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "WholeNumber", into = "i64")]
+#[serde(try_from = "i64", into = "i64")]
 pub struct ProductId(i64);
 
 /// How many of a product one order takes: 1 to [`Quantity::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "WholeNumber", into = "i64")]
+#[serde(try_from = "i64", into = "i64")]
 pub struct Quantity(i32);
 
 impl OrderId {
@@ -97,22 +97,6 @@ impl TryFrom<i64> for Quantity {
     }
 }
 
-impl TryFrom<WholeNumber> for ProductId {
-    type Error = InvalidValue;
-
-    fn try_from(WholeNumber(value): WholeNumber) -> Result<Self, InvalidValue> {
-        value.try_into()
-    }
-}
-
-impl TryFrom<WholeNumber> for Quantity {
-    type Error = InvalidValue;
-
-    fn try_from(WholeNumber(value): WholeNumber) -> Result<Self, InvalidValue> {
-        value.try_into()
-    }
-}
-
 impl From<ProductId> for i64 {
     fn from(id: ProductId) -> i64 {
         id.0
@@ -125,39 +109,44 @@ impl From<Quantity> for i64 {
     }
 }
 
-/// An integer as JSON Schema defines it: a number without a fraction, however it is written (99, 99.0, 9.9e1). A number
-/// with a point or an exponent is exact to 2^53 and refused beyond.
+/// Reads a number that a client wrote, for serde's `deserialize_with`: an integer as JSON Schema defines it, that is a
+/// number without a fraction, however it is written (99, 99.0, 9.9e1). A number with a point or an exponent is exact to
+/// 2^53 and refused beyond. Events are written by services alone, and keep to digits.
 /// Source: <https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.1>.
-struct WholeNumber(i64);
-
-impl<'de> Deserialize<'de> for WholeNumber {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_i64(WholeNumberVisitor)
-    }
+///
+/// # Errors
+/// What isn't such a number, or is none that the type allows.
+pub fn whole_number<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i64, Error = InvalidValue>,
+{
+    let value = deserializer.deserialize_i64(WholeNumber)?;
+    value.try_into().map_err(de::Error::custom)
 }
 
-struct WholeNumberVisitor;
+struct WholeNumber;
 
-impl Visitor<'_> for WholeNumberVisitor {
-    type Value = WholeNumber;
+impl Visitor<'_> for WholeNumber {
+    type Value = i64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a whole number")
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<WholeNumber, E> {
-        Ok(WholeNumber(value))
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<i64, E> {
+        Ok(value)
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<WholeNumber, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<i64, E> {
         let out_of_range = |_| E::invalid_value(Unexpected::Unsigned(value), &self);
-        i64::try_from(value).map(WholeNumber).map_err(out_of_range)
+        i64::try_from(value).map_err(out_of_range)
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<WholeNumber, E> {
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<i64, E> {
         const EXACT: f64 = (1_i64 << f64::MANTISSA_DIGITS) as f64;
         if value.fract() == 0.0 && value.abs() <= EXACT {
-            return Ok(WholeNumber(value as i64));
+            return Ok(value as i64);
         }
         Err(E::invalid_value(Unexpected::Float(value), &self))
     }
@@ -205,17 +194,19 @@ mod tests {
         assert_eq!(OrderId(Uuid::nil()).generated_at(), None);
     }
 
+    fn written<T: TryFrom<i64, Error = InvalidValue>>(json: &str) -> Option<T> {
+        whole_number(&mut serde_json::Deserializer::from_str(json)).ok()
+    }
+
     fn product(json: &str) -> Option<i64> {
-        let id: Option<ProductId> = serde_json::from_str(json).ok();
-        id.map(ProductId::get)
+        written(json).map(ProductId::get)
     }
 
     #[test]
     fn an_integer_may_be_written_as_json_schema_allows() {
         for json in ["99", "99.0", "9.9e1", "990e-1"] {
             assert_eq!(product(json), Some(99), "{json}");
-            let quantity: Quantity = serde_json::from_str(json).expect(json);
-            assert_eq!(quantity.get(), 99, "{json}");
+            assert_eq!(written(json).map(Quantity::get), Some(99), "{json}");
         }
         assert_eq!(product(&i64::MAX.to_string()), Some(i64::MAX));
         assert_eq!(product("9007199254740992.0"), Some(1 << 53));

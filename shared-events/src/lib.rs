@@ -15,6 +15,6 @@ mod schema;
 pub mod topology;
 
 pub use envelope::{CONTENT_TYPE, DecodeError, Event, EventData};
-pub use ids::{InvalidValue, OrderId, ProductId, Quantity, UserId};
+pub use ids::{InvalidValue, OrderId, ProductId, Quantity, UserId, whole_number};
 pub use inventory::{RejectReason, StockRejected, StockReleased, StockReserved};
 pub use orders::{OrderCancelled, OrderPlaced};

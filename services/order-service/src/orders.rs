@@ -29,9 +29,10 @@ use uuid::Uuid;
 #[serde(deny_unknown_fields)]
 pub struct PlaceOrder {
     /// What.
+    #[serde(deserialize_with = "shared_events::whole_number")]
     pub product_id: ProductId,
     /// How many; one if nothing is said.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "shared_events::whole_number")]
     pub quantity: Quantity,
 }
 

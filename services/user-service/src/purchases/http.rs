@@ -31,7 +31,9 @@ pub struct Purchases {
 
 #[derive(Debug, Deserialize, ToSchema)]
 struct Buy {
+    #[serde(deserialize_with = "shared_events::whole_number")]
     product_id: ProductId,
+    #[serde(deserialize_with = "shared_events::whole_number")]
     quantity: Quantity,
 }
 

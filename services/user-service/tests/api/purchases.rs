@@ -327,7 +327,7 @@ async fn callers_with_little_time_neither_hide_an_outage_nor_its_end() {
             let hasty = buy(&service, ada, 99).header("X-Request-Timeout-Ms", "300");
             let status = answer(hasty).await.0;
             assert!(matches!(status, 201 | 503), "{status}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
         }
     }));
     let outage = async {
