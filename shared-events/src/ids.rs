@@ -110,8 +110,8 @@ impl From<Quantity> for i64 {
 }
 
 /// Reads a number that a client wrote, for serde's `deserialize_with`: an integer as JSON Schema defines it, that is a
-/// number without a fraction, however it is written (99, 99.0, 9.9e1). A number with a point or an exponent is exact to
-/// 2^53 and refused beyond. Events are written by services alone, and keep to digits.
+/// number without a fraction, however it is written (99, 99.0, 9.9e1). A number with a point or an exponent is exact below
+/// 2^53 and refused from there on. Events are written by services alone, and keep to digits.
 /// Source: <https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.1>.
 ///
 /// # Errors
@@ -145,7 +145,7 @@ impl Visitor<'_> for WholeNumber {
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<i64, E> {
         const EXACT: f64 = (1_i64 << f64::MANTISSA_DIGITS) as f64;
-        if value.fract() == 0.0 && value.abs() <= EXACT {
+        if value.fract() == 0.0 && value.abs() < EXACT {
             return Ok(value as i64);
         }
         Err(E::invalid_value(Unexpected::Float(value), &self))
@@ -209,7 +209,7 @@ mod tests {
             assert_eq!(written(json).map(Quantity::get), Some(99), "{json}");
         }
         assert_eq!(product(&i64::MAX.to_string()), Some(i64::MAX));
-        assert_eq!(product("9007199254740992.0"), Some(1 << 53));
+        assert_eq!(product("9007199254740991.0"), Some((1 << 53) - 1));
     }
 
     #[test]
@@ -221,6 +221,8 @@ mod tests {
             "0.0",
             "1e300",
             "1e16",
+            // Reads as 2^53, as 9007199254740993.0 does.
+            "9007199254740992.0",
             "9223372036854775808",
             "\"99\"",
             "null",

@@ -63,8 +63,10 @@ const PACE: Duration = Duration::from_millis(5);
 const BATCH_TIMEOUT: Duration = Duration::from_secs(50);
 /// How long a rejected event waits until it is tried again.
 const REJECTED_PAUSE: Duration = Duration::from_secs(1);
-/// How many events of a batch are published one by one, at most: the rest waits for the next batch.
+/// How many events of a batch are published one by one, and for how long, at most: the rest waits for the next batch. Well
+/// within [`BATCH_TIMEOUT`], with what was tried before.
 const ONE_BY_ONE: usize = 100;
+const ONE_BY_ONE_WITHIN: Duration = Duration::from_secs(10);
 /// How many old rows go at a time: a large delete would hold the table's pages for long.
 const PRUNED_ROWS: i64 = 1_000;
 
@@ -193,6 +195,12 @@ impl UnitOfWork<'_> {
         if waits {
             return Ok(false);
         }
+        let is_said = |(said, _): &(Event, StoredContext)| {
+            said.subject == event.subject && said.event_type == event.event_type
+        };
+        if self.said.iter().any(is_said) {
+            return Ok(false);
+        }
         let kept = sqlx::query(
             "UPDATE outbox SET published_at = NULL, created_at = now(), rejections = 0, retry_at = NULL
              WHERE subject = $1 AND event_type = $2 AND published_at IS NOT NULL",
@@ -203,6 +211,18 @@ impl UnitOfWork<'_> {
         .traced("UPDATE outbox")
         .await?;
         if kept.rows_affected() == 0 {
+            // Another transaction may have done the same since: its row is there, and waits.
+            let is_kept: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM outbox WHERE subject = $1 AND event_type = $2)",
+            )
+            .bind(&event.subject)
+            .bind(&event.event_type)
+            .fetch_one(&mut *self.transaction)
+            .traced("SELECT outbox")
+            .await?;
+            if is_kept {
+                return Ok(false);
+            }
             self.say(event);
         }
         self.said_again = true;
@@ -363,9 +383,11 @@ async fn measure(pool: &PgPool, gauges: &OutboxGauges) -> Result<(), sqlx::Error
 /// Removes some of the rows that were published and are older than they need to be; how many.
 async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
     let gone = sqlx::query(
-        "DELETE FROM outbox WHERE position IN
+        // One that is said again meanwhile is locked, and passed over.
+        "DELETE FROM outbox WHERE published_at IS NOT NULL AND position IN
              (SELECT position FROM outbox
-              WHERE published_at IS NOT NULL AND created_at < now() - make_interval(secs => $1) LIMIT $2)",
+              WHERE published_at IS NOT NULL AND created_at < now() - make_interval(secs => $1)
+              LIMIT $2 FOR UPDATE SKIP LOCKED)",
     )
     .bind(retention.as_secs_f64())
     .bind(PRUNED_ROWS)
@@ -583,7 +605,11 @@ impl Relay {
     /// that is no event's fault.
     async fn publish_one_by_one(&self, events: &[&Waiting]) -> OneByOne {
         let mut done = OneByOne::default();
+        let started = Instant::now();
         for event in events.iter().take(ONE_BY_ONE) {
+            if started.elapsed() > ONE_BY_ONE_WITHIN {
+                break;
+            }
             let sent = self.publisher.publish_alone(
                 event.event_id,
                 &event.event_type,

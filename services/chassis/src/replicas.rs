@@ -167,7 +167,10 @@ fn changes(
 ) -> impl Stream<Item = Result<Change<Member, Channel>, Infallible>> {
     wanted.mark_changed();
     let steps = stream::unfold((wanted, Members::new()), async |(mut wanted, known)| {
-        wanted.changed().await.ok()?;
+        if wanted.changed().await.is_err() {
+            // The service is ending. The last members stay: an ended stream must not be asked again, and would be.
+            return std::future::pending().await;
+        }
         let now = wanted.borrow_and_update().clone();
         let come = now.iter().filter(|(who, _)| !known.contains_key(who));
         let come = come.map(|(who, channel)| Change::Insert(who.clone(), channel.clone()));

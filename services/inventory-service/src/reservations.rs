@@ -91,14 +91,14 @@ impl Handler for Reservations {
     }
 
     async fn repeat(&self, event: &Event, work: &mut UnitOfWork<'_>) -> Result<(), Failure> {
-        let answer = match event.event_type.as_str() {
-            OrderPlaced::TYPE => settled_as(work.connection(), &event.data()?).await?,
-            OrderCancelled::TYPE => released_as(work.connection(), &event.data()?).await?,
-            _ => None,
-        };
-        match answer {
-            Some(answer) => answer_again(work, answer).await,
-            None => Ok(()),
+        match event.event_type.as_str() {
+            OrderPlaced::TYPE => match settled_as(work.connection(), &event.data()?).await? {
+                Some(answer) => answer_again(work, answer).await,
+                None => Ok(()),
+            },
+            // It gives back what is still held, and nothing twice.
+            OrderCancelled::TYPE => release_stock(work, &event.data()?).await,
+            _ => Ok(()),
         }
     }
 
@@ -230,11 +230,9 @@ async fn released_as(
 ) -> Result<Option<Event>, sqlx::Error> {
     let reservation = Reservation::find(connection, order.order_id).await?;
     Ok(
-        reservation.and_then(|reservation| match reservation.outcome.as_str() {
-            // It holds its stock: this cancellation had no effect, whatever the inbox says.
-            "reserved" => None,
-            "released" => Some(released(order, reservation.quantity.unsigned_abs())),
-            _ => Some(released(order, 0)),
+        reservation.map(|reservation| match reservation.outcome.as_str() {
+            "released" => released(order, reservation.quantity.unsigned_abs()),
+            _ => released(order, 0),
         }),
     )
 }
@@ -243,8 +241,14 @@ async fn released_as(
 async fn release_stock(work: &mut UnitOfWork<'_>, order: &OrderCancelled) -> Result<(), Failure> {
     let quantity = give_back(work.connection(), order).await?;
     info!(order_id = %order.order_id, released = quantity, "order cancelled");
-    work.say(released(order, quantity));
-    Ok(())
+    if quantity > 0 {
+        work.say(released(order, quantity));
+        return Ok(());
+    }
+    match released_as(work.connection(), order).await? {
+        Some(answer) => answer_again(work, answer).await,
+        None => Ok(()),
+    }
 }
 
 fn reserved(order: &OrderPlaced) -> Event {

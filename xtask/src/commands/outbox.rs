@@ -35,7 +35,8 @@ pub(crate) enum Options {
     Parked(ParkedOptions),
     /// Have parked events published again, once the cause is gone
     Retry(ChangeOptions),
-    /// Remove parked events for good: nobody will hear of them, and later events of their subjects go on
+    /// Remove parked events: later events of their subjects go on. With saga recovery on, an order that still waits for what
+    /// a dropped event said has it said again: repair the cause first, or switch it off
     Drop(ChangeOptions),
 }
 

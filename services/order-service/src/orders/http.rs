@@ -122,7 +122,8 @@ async fn place_order(
         }
         (None, None) => return Err(Problem::internal()),
     };
-    // Also of one that was placed before: a repeated request gets the first answer, not the latest news.
+    // Also of one that was placed before: a repeated request gets the first answer, whatever became of the order. (Which
+    // status that is goes by the pattern `saga` as it is now: who switches it in between gets the other one.)
     Ok(accepted(order.id, orders.course.placed))
 }
 

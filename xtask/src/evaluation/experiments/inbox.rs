@@ -6,7 +6,7 @@ use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, WRONG_BOOKS, doubled, figures, without};
 use crate::evaluation::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -20,7 +20,10 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "an order that takes its stock twice, or books that don't add up, with the inbox on",
     harm: "Without it whatever arrives is applied, and at-least-once delivery means that some of it arrives twice.",
     arms: &[without(&["inbox"]), ON],
-    confounders: &[],
+    confounders: &[Confounder {
+        pattern: "saga_recovery",
+        effect: "publishes the events of orders that wait for long a second time, as the fault does",
+    }],
     load: LoadPlan {
         scenario: "order",
         model: Model::Open {
