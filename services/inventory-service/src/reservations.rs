@@ -96,8 +96,14 @@ impl Handler for Reservations {
                 Some(answer) => answer_again(work, answer).await,
                 None => Ok(()),
             },
-            // It gives back what is still held, and nothing twice.
-            OrderCancelled::TYPE => release_stock(work, &event.data()?).await,
+            OrderCancelled::TYPE => {
+                let order = event.data()?;
+                match released_as(work.connection(), &order).await? {
+                    Some(answer) => answer_again(work, answer).await,
+                    // It holds its stock still: this cancellation had no effect yet, whatever the inbox says.
+                    None => release_stock(work, &order).await,
+                }
+            }
             _ => Ok(()),
         }
     }
@@ -223,7 +229,7 @@ async fn settled_as(
     })
 }
 
-/// The answer that a cancellation got, as it is recorded.
+/// The answer that a cancellation got, as it is recorded; none where the order holds its stock, or isn't known.
 async fn released_as(
     connection: &mut PgConnection,
     order: &OrderCancelled,
@@ -241,14 +247,8 @@ async fn released_as(
 async fn release_stock(work: &mut UnitOfWork<'_>, order: &OrderCancelled) -> Result<(), Failure> {
     let quantity = give_back(work.connection(), order).await?;
     info!(order_id = %order.order_id, released = quantity, "order cancelled");
-    if quantity > 0 {
-        work.say(released(order, quantity));
-        return Ok(());
-    }
-    match released_as(work.connection(), order).await? {
-        Some(answer) => answer_again(work, answer).await,
-        None => Ok(()),
-    }
+    work.say(released(order, quantity));
+    Ok(())
 }
 
 fn reserved(order: &OrderPlaced) -> Event {
