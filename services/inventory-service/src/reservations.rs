@@ -236,9 +236,10 @@ async fn released_as(
 ) -> Result<Option<Event>, sqlx::Error> {
     let reservation = Reservation::find(connection, order.order_id).await?;
     Ok(
-        reservation.map(|reservation| match reservation.outcome.as_str() {
-            "released" => released(order, reservation.quantity.unsigned_abs()),
-            _ => released(order, 0),
+        reservation.and_then(|reservation| match reservation.outcome.as_str() {
+            "reserved" => None,
+            "released" => Some(released(order, reservation.quantity.unsigned_abs())),
+            _ => Some(released(order, 0)),
         }),
     )
 }
