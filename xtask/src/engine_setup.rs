@@ -237,10 +237,12 @@ fn confirm(yes: bool) -> anyhow::Result<()> {
     thread::spawn(move || {
         let mut line = String::new();
         // Nobody waits any more: the command ended.
-        let _ = sender.send(io::stdin().read_line(&mut line).map(|_| line));
+        // The end of the input is no answer.
+        let read = io::stdin().read_line(&mut line);
+        let _ = sender.send(read.map(|bytes| (bytes > 0).then_some(line)));
     });
     let line = wait::until(ANSWER_LIMIT, TICK, || Ok(answer.try_recv().ok()))?.transpose()?;
-    match line.as_deref().map(str::trim) {
+    match line.flatten().as_deref().map(str::trim) {
         Some("" | "y" | "Y" | "yes") => Ok(()),
         _ => Err(outcome::unavailable(
             "no container engine is installed",
@@ -280,50 +282,71 @@ fn install(project: &Project, step: &Step) -> anyhow::Result<()> {
 
 fn start(starter: Starter, step: &Step) -> anyhow::Result<()> {
     step.say(&format!("starting the engine: `{}`", starter.command()));
-    let started = match starter {
-        Starter::Systemd => {
-            Call::new("systemctl").args(["start", "docker"]).read()?;
-            await_answer(|| Ok(None))?;
-            Started::Systemd {
-                invocation: systemd_invocation()?,
-            }
-        }
-        Starter::Dockerd => {
-            let log = state_folder()?.join("dockerd.log");
-            let mut dockerd = spawn_dockerd(&log)?;
-            let answered = await_answer(|| {
-                let ended = dockerd.try_wait()?;
-                Ok(ended.and_then(|status| {
-                    let said = fs::read_to_string(&log).unwrap_or_default();
-                    // dockerd's own guard: another one is about to answer, so this goes on waiting.
-                    let beside_another = said.contains("is still running");
-                    (!beside_another).then(|| {
-                        format!(
-                            "`dockerd` ended ({status}); its log, {}, ends with:\n{}",
-                            log.display(),
-                            tail(said.trim(), LOG_LINES)
-                        )
-                    })
-                }))
-            });
-            if let Err(error) = answered {
-                interrupt::set_aside(|| end(dockerd.id()));
-                return Err(error);
-            }
-            let pid = dockerd.id();
-            match start_ticks(pid) {
-                Some(start_ticks) => Started::Dockerd { pid, start_ticks },
-                // It gave way to another one, which isn't ours.
-                None => {
-                    step.result("another command started it");
-                    return Ok(());
-                }
-            }
-        }
-    };
-    started.record()?;
+    match starter {
+        Starter::Systemd => start_by_systemd()?,
+        Starter::Dockerd => start_dockerd()?,
+    }
     step.result("started; `cargo xtask down --engine` stops it");
     Ok(())
+}
+
+fn start_by_systemd() -> anyhow::Result<()> {
+    Call::new("systemctl")
+        .args(["start", "docker"])
+        .limit(ANSWERS_WITHIN)
+        .read()
+        .map_err(|error| {
+            not_started(format!("{error:#}"), "`journalctl --unit docker` says why")
+        })?;
+    Started::Systemd {
+        invocation: systemd_invocation()?,
+    }
+    .record()?;
+    await_answer(
+        || Ok(None),
+        || "`journalctl --unit docker` says more".to_owned(),
+    )
+}
+
+fn start_dockerd() -> anyhow::Result<()> {
+    let log = state_folder()?.join("dockerd.log");
+    let log_end = || {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        let end = tail(said.trim(), LOG_LINES);
+        format!("its log, {}, ends with:\n{end}", log.display())
+    };
+    let mut dockerd = spawn_dockerd(&log)?;
+    let pid = dockerd.id();
+    // Before it answers: this command may be killed meanwhile.
+    if let Some(start_ticks) = start_ticks(pid) {
+        Started::Dockerd { pid, start_ticks }.record()?;
+    }
+    let answered = await_answer(
+        || {
+            let ended = dockerd.try_wait()?;
+            // dockerd's own guard against a second one: the first is about to answer, so this goes on waiting.
+            let beside_another =
+                || fs::read_to_string(&log).is_ok_and(|said| said.contains("is still running"));
+            Ok(ended
+                .filter(|_| !beside_another())
+                .map(|status| format!("`dockerd` ended ({status}); {}", log_end())))
+        },
+        log_end,
+    );
+    if answered.is_err() {
+        interrupt::set_aside(|| end(pid));
+        fs::remove_file(record_file()?)?;
+    }
+    answered
+}
+
+fn not_started(cause: String, hint: &str) -> anyhow::Error {
+    outcome::unavailable(
+        cause,
+        format!(
+            "{hint}; start an engine yourself and try again ({SETTING}=never keeps agora from doing it)"
+        ),
+    )
 }
 
 fn spawn_dockerd(log: &Path) -> anyhow::Result<Child> {
@@ -343,8 +366,11 @@ fn spawn_dockerd(log: &Path) -> anyhow::Result<Child> {
         .context("failed to start `setsid dockerd`")
 }
 
-/// Waits until the engine answers; `ended` says why it can't any more.
-fn await_answer(mut ended: impl FnMut() -> anyhow::Result<Option<String>>) -> anyhow::Result<()> {
+/// Waits until the engine answers. `ended` says why it can't any more, `more` what is known where it simply doesn't.
+fn await_answer(
+    mut ended: impl FnMut() -> anyhow::Result<Option<String>>,
+    more: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
     let answered = wait::until(ANSWERS_WITHIN, TICK, || {
         match engine::version() {
             Ok(_) => return Ok(Some(Ok(()))),
@@ -353,22 +379,16 @@ fn await_answer(mut ended: impl FnMut() -> anyhow::Result<Option<String>>) -> an
         }
         Ok(ended()?.map(Err))
     })?;
-    let failed = |cause: String| {
-        outcome::unavailable(
-            cause,
-            format!(
-                "start an engine yourself and try again; {SETTING}=never keeps agora from doing it"
-            ),
-        )
+    let cause = match answered {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(why)) => why,
+        None => format!(
+            "the engine was started and doesn't answer within {} s; {}",
+            ANSWERS_WITHIN.as_secs(),
+            more()
+        ),
     };
-    match answered {
-        Some(Ok(())) => Ok(()),
-        Some(Err(why)) => Err(failed(why)),
-        None => Err(failed(format!(
-            "the engine was started and doesn't answer within {} s",
-            ANSWERS_WITHIN.as_secs()
-        ))),
-    }
+    Err(not_started(cause, "remove the cause"))
 }
 
 /// An engine that agora started, and how it is known again.
@@ -419,6 +439,12 @@ pub(crate) fn stop(step: &Step) -> anyhow::Result<()> {
         step.result("not started by agora: left as it is");
         return Ok(());
     };
+    if let Some(chosen) = chosen() {
+        step.result(format!(
+            "{chosen} names another engine: both are left as they are"
+        ));
+        return Ok(());
+    }
     let running = engine::docker(["ps", "--format", "{{.Names}}"]).read()?;
     let running: Vec<&str> = running.lines().collect();
     if !running.is_empty() {
@@ -551,7 +577,7 @@ fn chosen() -> Option<String> {
         Some(format!("{name}={}", value.to_string_lossy()))
     };
     variable("DOCKER_HOST")
-        .or_else(|| variable("DOCKER_CONTEXT"))
+        .or_else(|| variable("DOCKER_CONTEXT").filter(|chosen| chosen != "DOCKER_CONTEXT=default"))
         .or_else(|| {
             let folder = env::var_os("DOCKER_CONFIG").map_or_else(
                 || env::var_os("HOME").map(|home| Path::new(&home).join(".docker")),

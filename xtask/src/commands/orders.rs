@@ -226,6 +226,19 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
         [] => older_than(options.older_than),
         ids => among(ids),
     };
+    // All of them or none.
+    let (count, found) = waiting(lab, &condition)?;
+    let waits = |id: &&String| found.iter().any(|order| order.order_id == **id);
+    if count < options.orders.len() as u64
+        && let Some(other) = options.orders.iter().find(|id| !waits(id))
+    {
+        return Err(outcome::failed(
+            format!(
+                "order {other} doesn't wait for anything, or there is none: nothing was changed"
+            ),
+            "`cargo xtask orders stuck` lists those that wait",
+        ));
+    }
     // What was tried before counts no more.
     let request = format!(
         "UPDATE orders SET recovery_requested = true, recoveries = 0 WHERE {WAITING} AND {condition} RETURNING id"
@@ -235,12 +248,6 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
         .into_iter()
         .flatten()
         .collect();
-    if let Some(other) = options.orders.iter().find(|id| !requested.contains(id)) {
-        return Err(outcome::failed(
-            format!("order {other} doesn't wait for anything, or there is none"),
-            "`cargo xtask orders stuck` lists those that wait",
-        ));
-    }
     let ours = among(&requested);
     let progress = Progress::new();
     let (left, orders) = progress.step("repair", |step| {
@@ -283,7 +290,8 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
     );
     if report.outcome == Exit::Failed {
         println!(
-            "Their messages fail again, or nobody handles them: see `cargo xtask dlq list` and `cargo xtask alerts`."
+            "Their messages fail again, the broker rejects their events, or nobody handles them: see `cargo xtask dlq list`, \
+             `cargo xtask outbox parked` and `cargo xtask alerts`."
         );
     }
     Ok(report.outcome)

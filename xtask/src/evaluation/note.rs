@@ -112,7 +112,8 @@ pub(crate) fn forget_abandoned(project: &Project) -> anyhow::Result<()> {
 /// What it says, and whether its process is gone.
 fn look(path: &PathBuf) -> io::Result<(String, bool)> {
     let what = fs::read_to_string(path)?;
-    match File::open(path)?.try_lock() {
+    // Shared, so that two who look don't take each other for its process.
+    match File::open(path)?.try_lock_shared() {
         Ok(()) => Ok((what, true)),
         Err(TryLockError::WouldBlock) => Ok((what, false)),
         Err(TryLockError::Error(error)) => Err(error),

@@ -242,10 +242,8 @@ fn little_at_stake(arms: &[Arm]) -> Option<String> {
 fn at_stake(arm: &Arm) -> (u64, &'static str) {
     let summary = arm.load.as_ref().map(|load| &load.summary);
     match summary.filter(|summary| summary.orders.tried == 0) {
-        Some(summary) => (
-            summary.measured as u64 + summary.not_sent,
-            "requests were to be sent",
-        ),
+        // What becomes of them is what such an experiment judges.
+        Some(_) => (offered(arm), "requests were to be sent"),
         None => (
             arm.books.as_ref().map_or(0, |books| books.promised),
             "orders were accepted",

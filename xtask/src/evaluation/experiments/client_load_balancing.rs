@@ -18,7 +18,7 @@ use crate::evaluation::{
 const HARM_PERCENT: f64 = 50.0;
 /// With the pattern at most this share may: calls that were already sent to the frozen replica are retried only within a budget.
 const ALLOWED_PERCENT: f64 = 2.0;
-/// From this time after the pause on no call may be sent to the frozen replica: 0.5 s until the next health check, 0.4 s until it
+/// From this time after the pause on no call may be sent to the frozen replica: 0.3 s until the next health check, 0.3 s until it
 /// times out, and a margin for a busy machine.
 const SKIPPED_AFTER_SECONDS: f64 = 3.0;
 /// Less than the keepalive needs to close a connection, so a call to the frozen replica always takes longer.
