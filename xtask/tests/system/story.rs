@@ -77,7 +77,7 @@ fn status_says_which_patterns_a_service_runs_without() {
         service.expect("every service is listed")["patterns_off"].clone()
     };
     assert_eq!(without("order-service"), serde_json::json!([]));
-    let naive = system.without("INBOX");
+    let naive = system.with_setting("AGORA_PATTERN_INBOX", "off");
     for service in ["order-service", "inventory-service"] {
         assert_eq!(without(service), serde_json::json!(["inbox"]), "{service}");
     }
