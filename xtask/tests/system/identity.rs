@@ -120,7 +120,6 @@ fn what_is_not_routed_cannot_be_reached_from_outside() {
     let ada = Person::new(&system.gateway);
     let authorization = [("authorization", ada.authorization.as_str())];
     for path in [
-        "/",
         "/auth/verify",
         "/auth/login/../verify",
         "/metrics",
