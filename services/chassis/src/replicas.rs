@@ -2,8 +2,8 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | discovery | the service's name is resolved every [`RESOLVE_INTERVAL`]; new addresses are added, addresses that are gone are removed |
-//! | health checks | every [`PROBE_INTERVAL`] each address is asked through `grpc.health.v1`, and has to answer `SERVING` within [`PROBE_TIMEOUT`]. Calls go to the replicas with the fewest failed checks in a row |
+//! | discovery | the service's name is resolved every `RESOLVE_INTERVAL`; new addresses are added, addresses that are gone are removed |
+//! | health checks | every `PROBE_INTERVAL` each address is asked through `grpc.health.v1`, and has to answer `SERVING` within `PROBE_TIMEOUT`. Calls go to the replicas with the fewest failed checks in a row |
 //! | selection | power of two choices by pending requests (tower's [`Balance`]) |
 //! | keepalive | a connection on which an HTTP/2 ping gets no answer is closed; its calls fail with `Unavailable` and may be retried on another replica ([`crate::outbound`]) |
 //!
@@ -296,7 +296,7 @@ impl Checker {
     }
 
     /// Calls go to the replicas with the fewest failed checks in a row. So a frozen replica is left out after its first one, within
-    /// [`PROBE_INTERVAL`] and [`PROBE_TIMEOUT`], and on a busy machine a replica that is only slow isn't, when the others are frozen.
+    /// `PROBE_INTERVAL` and `PROBE_TIMEOUT`, and on a busy machine a replica that is only slow isn't, when the others are frozen.
     fn publish(&self) {
         let healthy = || {
             self.replicas

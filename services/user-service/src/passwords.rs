@@ -1,6 +1,6 @@
 //! Passwords: what is accepted as one, and bcrypt, off the async threads and bounded.
 //!
-//! A password is hashed as [`normalised`] has it, so that it is the same one from every keyboard. Hashes from before were
+//! A password is hashed as `normalised` has it, so that it is the same one from every keyboard. Hashes from before were
 //! made of what was typed, so that is tried, too, where it differs. Left out: the string class that OpaqueString allows, as
 //! it changes with Unicode, and a password is never shown.
 
