@@ -1,5 +1,5 @@
 //! The note that an evaluation leaves while it runs: what it found and has to restore. If it is killed, the note stays,
-//! and the next `heal` or `evaluate` restores in its place.
+//! and the next command that finds the system (`evaluate` and `heal` among them) restores in its place.
 
 use std::{
     fs::{self, File, TryLockError},
