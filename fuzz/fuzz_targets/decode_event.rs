@@ -1,4 +1,4 @@
-//! Any bytes, read as every event there is. What has to hold is `shared-events/tests/invariants`, which a
+//! Any bytes, read as every event there is. What has to hold is `tests/event-invariants`, which a
 //! test runs on the stable compiler too (`cargo test -p shared-events --test any_bytes`).
 //!
 //! To look for longer, with `cargo install cargo-fuzz` and a nightly compiler, from the repository's root:
@@ -18,7 +18,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../shared-events/tests/invariants/mod.rs"]
-mod invariants;
-
-fuzz_target!(|bytes: &[u8]| invariants::check(bytes));
+fuzz_target!(|bytes: &[u8]| event_invariants::check(bytes));

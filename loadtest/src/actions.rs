@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use load_record::{CancellationEntry, LedgerEntry};
+use records::load::{CancellationEntry, LedgerEntry};
 use reqwest::RequestBuilder;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};

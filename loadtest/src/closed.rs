@@ -12,7 +12,7 @@ use anyhow::Context;
 use goose::client::GooseClientBuilder;
 use goose::config::GooseConfiguration;
 use goose::prelude::*;
-use load_record::REPORT_FILE;
+use records::load::REPORT_FILE;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use load_record::{CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, OrderCount};
+use records::load::{CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, OrderCount};
 use serde::Serialize;
 
 /// Appends entries and counts them.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
-use load_record::{BEGUN_FILE, LoadModel, ROUTES_FILE, RunSummary, SUMMARY_FILE, TIMELINE_FILE};
+use records::load::{BEGUN_FILE, LoadModel, ROUTES_FILE, RunSummary, SUMMARY_FILE, TIMELINE_FILE};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
-use load_record::LoadModel;
+use records::load::LoadModel;
 use reqwest::Url;
 
 /// Puts load on agora through its gateway.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use load_record::{CancellationEntry, LatencySummary, LedgerEntry, OrderCount, RequestCount};
+use records::load::{CancellationEntry, LatencySummary, LedgerEntry, OrderCount, RequestCount};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::{Answer, Route};

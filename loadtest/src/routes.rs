@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use load_record::RouteSecond;
+use records::load::RouteSecond;
 
 use crate::gateway::Route;
 use crate::timeline::{percentile_ms, sorted};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use load_record::{
+use records::load::{
     CANCELLATIONS_FILE, LEDGER_FILE, LoadModel, REPORT_FILE, RunSummary, SUMMARY_FILE,
     TIMELINE_FILE,
 };

@@ -1,6 +1,6 @@
 //! Holds the measured part of a run against what was asked of it.
 
-use load_record::ThresholdOutcome;
+use records::load::ThresholdOutcome;
 
 use crate::options::Options;
 use crate::recorder::Tally;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use load_record::{LatencySummary, TimelineSecond};
+use records::load::{LatencySummary, TimelineSecond};
 
 /// Every second of the measured part until the last answer.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use load_record::{
+use records::load::{
     CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, LoadModel, REPORT_FILE,
     ROUTES_FILE, RouteSecond, RunSummary, SUMMARY_FILE, TIMELINE_FILE, TimelineSecond,
 };

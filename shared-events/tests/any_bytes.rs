@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod invariants;
-
 use std::fs;
 use std::path::Path;
 
@@ -13,7 +11,7 @@ use proptest::sample::Index;
 use shared_events::Event;
 use shared_events::topology::MAX_EVENT_BYTES;
 
-use invariants::check;
+use event_invariants::check;
 
 const ORDER: &str = include_str!("golden/order_placed.v1.json");
 

@@ -7,49 +7,9 @@
 #[macro_use]
 extern crate terminal;
 
-mod alert_history;
-mod alloy;
-mod attacks;
-mod binaries;
-mod broker;
 mod commands;
-mod compose;
-mod configuration;
-mod customers;
-mod dashboards;
-mod dead_letters;
-mod durations;
-mod engine;
-mod engine_setup;
-mod env_file;
-mod evaluation;
-mod events_check;
-mod extras;
-mod http;
-mod images;
-mod interrupt;
-mod jaeger;
-mod known_causes;
-mod load_runs;
-mod logql;
-mod metrics_check;
-mod our_figures;
-mod outcome;
+mod confirm;
 mod output;
-mod patterns;
-mod ports;
-mod process;
-mod project;
-mod prometheus;
-mod promql;
-mod rolling;
-mod schemathesis;
-mod service_images;
-mod signing_keys;
-mod spans_check;
-mod traces_check;
-mod uuids;
-mod wait;
 
 use std::process::ExitCode;
 
@@ -63,10 +23,16 @@ use crate::{
         logs, orders, outbox, rollout, scale, smoke, status, test, up, verify_api,
         verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
-    interrupt::Interrupted,
-    outcome::{Exit, Failure},
     output::Format,
+};
+use system::{
+    interrupt::{self, Interrupted},
     project::Project,
+};
+
+use base::{
+    outcome::{Exit, Failure},
+    progress,
 };
 
 /// agora's orchestrator: starts the system, puts load on it, and says what holds
@@ -245,6 +211,8 @@ impl Command {
 }
 
 fn main() -> ExitCode {
+    terminal::on_closed(interrupt::closed);
+    progress::show_warnings(|text| eprintln!("{text}"));
     let command = Cli::parse().command;
     let result = interrupt::install()
         .map_err(anyhow::Error::from)

@@ -1,12 +1,16 @@
 //! What people see: progress of long work on standard error, results on standard output.
 
 use std::{
-    cell::{Cell, RefCell},
-    io::IsTerminal,
+    cell::Cell,
+    io::{self, IsTerminal},
     time::{Duration, Instant},
 };
 
-use clap::ValueEnum;
+use base::progress::{Display, Progress, StepDisplay, spell};
+use clap::{
+    ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -37,6 +41,31 @@ pub(crate) struct FormatOption {
     pub(crate) format: Format,
 }
 
+/// Reads one of the values by its name; help shows each with its explanation.
+pub(crate) fn one_of<T: Copy + Send + Sync + 'static>(
+    values: &'static [T],
+    name: fn(T) -> &'static str,
+    help: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    let possible = values
+        .iter()
+        .map(|value| PossibleValue::new(name(*value)).help(help(*value)));
+    PossibleValuesParser::new(possible).try_map(move |text| {
+        let found = values.iter().find(|value| name(**value) == text);
+        found.copied().ok_or("not one of the values")
+    })
+}
+
+/// Prints a line that a program wrote to its standard output.
+pub(crate) fn print_stdout(line: &str) {
+    println!("{line}");
+}
+
+/// Prints a line that a program wrote to its standard error.
+pub(crate) fn print_stderr(line: &str) {
+    eprintln!("{line}");
+}
+
 /// Prints a value as JSON on standard output.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
@@ -59,45 +88,19 @@ pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// A duration as people say it: `340 ms`, `3.2 s`, `4 min 10 s`, `3 h 05 min`, `9 d 04 h`.
-pub(crate) fn spell(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match duration.as_millis() {
-        0..1_000 => format!("{} ms", duration.as_millis()),
-        1_000..60_000 => format!("{:.1} s", duration.as_secs_f64()),
-        60_000..3_600_000 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        3_600_000..86_400_000 => format!("{} h {:02} min", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{} d {:02} h", seconds / 86_400, seconds / 3_600 % 24),
-    }
+/// Progress on standard error: spinners on a terminal, plain lines elsewhere.
+pub(crate) fn progress() -> Progress {
+    Progress::new(Steps {
+        bars: io::stderr().is_terminal().then(MultiProgress::new),
+    })
 }
 
-/// Shows steps: spinners on a terminal, plain lines elsewhere.
-#[derive(Debug)]
-pub(crate) struct Progress {
+struct Steps {
     bars: Option<MultiProgress>,
 }
 
-impl Progress {
-    /// Looks whether standard error is a terminal.
-    pub(crate) fn new() -> Self {
-        Self {
-            bars: std::io::stderr().is_terminal().then(MultiProgress::new),
-        }
-    }
-
-    /// Runs one step and shows how it went and how long it took.
-    pub(crate) fn step<T>(
-        &self,
-        name: &str,
-        work: impl FnOnce(&Step) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
-        let step = self.begin(name);
-        let result = work(&step);
-        step.end(result.is_ok());
-        result
-    }
-
-    fn begin(&self, name: &str) -> Step {
+impl Display for Steps {
+    fn begin(&self, name: &str) -> Box<dyn StepDisplay> {
         let bar = self.bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::new_spinner());
             bar.set_style(
@@ -112,35 +115,29 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Step {
+        Box::new(Shown {
             name: name.to_owned(),
             bar,
             started: Instant::now(),
             said_at: Cell::new(Instant::now()),
-            result: RefCell::default(),
-        }
+        })
     }
 }
 
-/// One step under way.
-#[derive(Debug)]
-pub(crate) struct Step {
+struct Shown {
     name: String,
     bar: Option<ProgressBar>,
     started: Instant,
     said_at: Cell<Instant>,
-    result: RefCell<String>,
 }
 
-impl Step {
-    /// Says something worth a line of its own.
-    pub(crate) fn say(&self, text: &str) {
+impl StepDisplay for Shown {
+    fn say(&self, text: &str) {
         self.said_at.set(Instant::now());
         self.line(&format!("  {}: {text}", self.name));
     }
 
-    /// Shows where the step is; away from a terminal only now and then.
-    pub(crate) fn update(&self, text: &str) {
+    fn update(&self, text: &str) {
         // A compiler's or an engine's line may fill screens.
         let text: String = text.trim().chars().take(MAX_UPDATE_CHARS).collect();
         let text = one_line(&text).into_owned();
@@ -153,14 +150,8 @@ impl Step {
         }
     }
 
-    /// What the line at the step's end says besides its name and time.
-    pub(crate) fn result(&self, text: impl Into<String>) {
-        self.result.replace(text.into());
-    }
-
-    fn end(&self, ok: bool) {
+    fn end(&self, ok: bool, result: &str) {
         let mark = if ok { "✓" } else { "✗" };
-        let result = self.result.take();
         let gap = if result.is_empty() { "" } else { ": " };
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -171,28 +162,13 @@ impl Step {
             spell(self.started.elapsed())
         ));
     }
+}
 
+impl Shown {
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_spelled_in_the_unit_that_fits() {
-        assert_eq!(spell(Duration::from_millis(340)), "340 ms");
-        assert_eq!(spell(Duration::from_millis(3_240)), "3.2 s");
-        assert_eq!(spell(Duration::from_secs(250)), "4 min 10 s");
-        assert_eq!(spell(Duration::from_secs(3 * 3_600 + 5 * 60)), "3 h 05 min");
-        assert_eq!(
-            spell(Duration::from_secs(9 * 86_400 + 4 * 3_600)),
-            "9 d 04 h"
-        );
     }
 }

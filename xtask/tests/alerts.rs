@@ -1,8 +1,6 @@
 //! Alerts that help whoever gets them: each says how bad it is, what it is about and where it is explained, and is
 //! tested. That the rules do what they say is `promtool`'s to test: see `cargo xtask check`.
 
-mod runbook;
-
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 fn read(path: &str) -> String {
@@ -73,12 +71,12 @@ const ON_THE_WAY: Duration = Duration::from_secs(15);
 #[test]
 fn the_runbook_says_how_long_each_alert_takes_and_leaves_it_that_long() {
     let alerts = alerts();
-    let bounds = runbook::bounds();
+    let bounds = support::runbook::bounds();
     let names: Vec<&String> = bounds.keys().collect();
     assert_eq!(names, alerts.keys().collect::<Vec<_>>());
     for (name, rule) in alerts {
         let waits = rule.iter().find_map(|line| line.strip_prefix("for: "));
-        let waits = waits.map_or(Duration::ZERO, runbook::duration);
+        let waits = waits.map_or(Duration::ZERO, support::runbook::duration);
         let bound = bounds[&name];
         assert!(
             bound.fires_within >= waits + ON_THE_WAY,

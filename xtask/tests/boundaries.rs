@@ -1,12 +1,10 @@
 //! The boundaries between the crates, as ARCHITECTURE states them: held against what cargo resolves.
 
-mod sources;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
-use sources::{root, texts};
+use support::sources::{root, texts};
 
 /// The services, and the programs beside them.
 const SERVICES: [&str; 6] = [

@@ -2,7 +2,6 @@
 
 #[cfg(target_os = "linux")]
 mod engine;
-mod small_repository;
 
 use std::{
     fs,
@@ -10,7 +9,7 @@ use std::{
     process::{Command, Output},
 };
 
-use small_repository::small_repository;
+use support::small_repository::small_repository;
 
 /// Runs xtask against a container engine that can't be there.
 fn xtask(args: &[&str]) -> Output {

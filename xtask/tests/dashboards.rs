@@ -1,14 +1,10 @@
 //! Dashboards that ask for what there is: every figure of our own that a panel asks for is one that the services' code
 //! names. A panel with a fallback (`or vector(0)`) shows data whatever it asks, so the running system can't tell.
 
-#[path = "../src/our_figures.rs"]
-mod our_figures;
-mod sources;
-
 use std::collections::BTreeSet;
 
-use our_figures::OURS;
-use sources::{root, texts};
+use checks::our_figures::OURS;
+use support::sources::{root, texts};
 
 /// What the format adds to the name of a counter, with or without its unit, and of a histogram.
 const SUFFIXES: [&str; 6] = ["_seconds_total", "_total", "_bucket", "_count", "_sum", ""];

@@ -1,12 +1,10 @@
 //! What people read who know no Rust: the OpenAPI documents and the help texts. Both are made of doc comments, in which a
 //! link or a path of rustdoc is right, and out of place there.
 
-mod sources;
-
 use std::{collections::BTreeSet, process::Command};
 
 use serde_json::Value;
-use sources::{root, texts};
+use support::sources::{root, texts};
 
 /// Whether a text has what only rustdoc understands: a link to code, or a path of Rust.
 fn has_rust(text: &str) -> bool {

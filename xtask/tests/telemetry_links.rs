@@ -5,8 +5,7 @@
 //! `public/app/features/explore/TraceView/createSpanLink.tsx`, and the Jaeger source's `querydata.go`. Left out: what a browser
 //! shows.
 
-#[path = "../src/logql.rs"]
-mod logql;
+use checks::logql;
 
 use std::{
     collections::BTreeSet,

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use alert_record::{Change, History};
 use chrono::{DateTime, Utc};
+use records::alerts::{Change, History};
 
 /// The most changes that are kept.
 const LIMIT: usize = 1_000;
@@ -76,8 +76,8 @@ fn size(change: &Change) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use alert_record::Status;
     use chrono::TimeDelta;
+    use records::alerts::Status;
 
     use super::*;
 

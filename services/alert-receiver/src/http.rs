@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use alert_record::{HISTORY_PATH, History};
 use axum::{
     Json, Router,
     body::Bytes,
@@ -17,6 +16,7 @@ use axum::{
     routing::{get, post},
 };
 use chrono::{DateTime, Utc};
+use records::alerts::{HISTORY_PATH, History};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;

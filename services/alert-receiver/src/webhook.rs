@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use alert_record::{Change, Status};
 use chrono::{DateTime, Utc};
+use records::alerts::{Change, Status};
 use serde::Deserialize;
 
 /// The only version of the format that there has been since 2015.

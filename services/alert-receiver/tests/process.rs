@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alert_record::{History, Status};
 use chrono::{DateTime, Utc};
+use records::alerts::{History, Status};
 use serde_json::{Value, json};
 use ureq::Agent;
 

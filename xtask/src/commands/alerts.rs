@@ -8,10 +8,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::{
-    durations, engine,
-    outcome::Exit,
-    output::{Format, FormatOption, print_json, spell, table},
+use crate::output::{Format, FormatOption, print_json, table};
+use base::{durations, outcome::Exit, progress::spell};
+use system::{
+    engine,
     project::Project,
     prometheus::{Alert, AlertState, Prometheus},
 };

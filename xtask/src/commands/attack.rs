@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::{
-    attacks::{Ending, Family, Finding},
+use crate::output::{Format, FormatOption, print_json, progress, table};
+use base::outcome::Exit;
+use checks::attacks::{Ending, Family, Finding};
+use evaluation::faults;
+use system::{
     engine::{self, Container},
-    evaluation::faults,
-    outcome::Exit,
-    output::{Format, FormatOption, Progress, print_json, table},
     project::Project,
 };
 
@@ -55,7 +55,7 @@ struct NotHeld {
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let gateway = engine::published_by(&containers, "traefik")?;
-    let findings = Progress::new().step("attack", |step| {
+    let findings = progress().step("attack", |step| {
         let findings = faults::attack(&gateway)?;
         step.result(format!("{} attacks", findings.len()));
         Ok(findings)
@@ -225,7 +225,7 @@ mod tests {
                 "State":{{"Status":"{status}","StartedAt":"2026-11-26T15:00:{started}Z"}},
                 "Config":{{"Labels":{{"com.docker.compose.service":"traefik"}}}},
                 "HostConfig":{{"Memory":1}},"NetworkSettings":{{}}}}"#
-            ))
+            )).unwrap()
         };
         let before = [traefik("01", "running")];
         assert!(fallen(&before, &[traefik("01", "running")]).is_empty());

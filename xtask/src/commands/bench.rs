@@ -1,22 +1,17 @@
 //! `bench`: what the order's whole way costs, beside what the same broker and the same database do without it; what
 //! telemetry adds to that; and what comes through the gateway of what the gateway could do.
 //!
-//! The benchmarks are `services/saga-tests/benches/throughput` and, for the part `gateway`,
-//! `services/trivial-service/benches/gateway`; this gives them the test system.
+//! The benchmarks are `benches/throughput` and, for the part `gateway`,
+//! `benches/gateway`; this gives them the test system.
 
 use clap::ValueEnum;
 
-use crate::{
-    commands::{
-        test::{self, Variables},
-        up::Consent,
-    },
-    compose::Compose,
-    engine,
-    outcome::Exit,
-    output::Progress,
-    project::Project,
+use crate::commands::{
+    test::{self, Variables},
+    up::Consent,
 };
+use base::{outcome::Exit, progress::Progress};
+use system::{compose::Compose, engine, project::Project};
 
 /// The gateways of `compose.bench.yaml`, and by which variable the benchmark knows each.
 const GATEWAYS: [(&str, &str); 6] = [
@@ -78,8 +73,8 @@ impl Part {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let throughput = ["--package", "saga-tests", "--bench", "throughput"];
-    let gateway = ["--package", "trivial-service", "--bench", "gateway"];
+    let throughput = ["--package", "benches", "--bench", "throughput"];
+    let gateway = ["--package", "benches", "--bench", "gateway"];
     let benches = match options.only {
         None => [throughput, gateway].concat(),
         Some(Part::Gateway) => gateway.to_vec(),

@@ -10,19 +10,19 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{
-    alloy, binaries,
-    compose::Compose,
-    dashboards::{self, Dashboard, Language},
-    engine,
-    env_file::EnvFile,
-    extras, images,
-    interrupt::Interrupted,
-    logql,
+use crate::output::{Format, FormatOption, print_json, progress, table};
+use base::{
     outcome::{self, Exit},
-    output::{Format, FormatOption, Progress, Step, print_json, table},
-    process::Call,
-    project::Project,
+    progress::Step,
+};
+use checks::{
+    alloy,
+    dashboards::{self, Dashboard, Language},
+    logql,
+};
+use system::{
+    binaries, compose::Compose, engine, env_file::EnvFile, extras, images, interrupt::Interrupted,
+    process::Call, project::Project,
 };
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -93,7 +93,7 @@ const CHECKS: [Check; 13] = [
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let chosen = chosen(&options.only)?;
-    let progress = Progress::new();
+    let progress = progress();
     let mut checks = Vec::new();
     for (name, check) in chosen {
         let result = progress.step(name, |step| {

@@ -1,16 +1,16 @@
 //! `demo`: the whole main job from nothing, with one summary at the end.
 
+use crate::output::progress;
 use std::time::{Duration, Instant};
 
 use crate::{
     commands::{
         evaluate, load, smoke, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
-    interrupt::Interrupted,
-    outcome::Exit,
-    output::{Progress, spell, table},
-    project::Project,
+    output::table,
 };
+use base::{outcome::Exit, progress::spell};
+use system::{interrupt::Interrupted, project::Project};
 
 /// Long enough for every pattern to be seen at work, short enough to wait for.
 const LOAD_RUN_TIME: &str = "20s";
@@ -36,7 +36,7 @@ struct Part {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let mut parts = vec![part("up", || {
-        up::bring_up(project, options.up, &Progress::new())?;
+        up::bring_up(project, options.up, &progress())?;
         Ok(Exit::Holds)
     })?];
     // Nothing else can be said of a system that didn't come up.

@@ -13,11 +13,11 @@ use self::{
     filters::Filters,
     moving::{PurgeOptions, ReplayOptions},
 };
-use crate::{
+use crate::output::{Format, FormatOption, print_json, table};
+use base::outcome::{self, Exit};
+use system::{
     dead_letters::{self, DeadLetter, READ_LIMIT, READ_LIMIT_BYTES, Reader},
     engine,
-    outcome::{self, Exit},
-    output::{Format, FormatOption, print_json, table},
     project::Project,
 };
 

@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{
+use crate::output::{Format, FormatOption, print_json, progress, table};
+use base::outcome::{Exit, Failure};
+use system::{
     binaries,
     compose::Compose,
     engine,
     engine_setup::{self, INSTALL, Plan},
     env_file::EnvFile,
-    images, known_causes,
-    outcome::{Exit, Failure},
-    output::{Format, FormatOption, Progress, print_json, table},
-    ports,
+    images, known_causes, ports,
     process::Call,
     project::Project,
 };
@@ -87,7 +86,7 @@ impl Check {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
-    let checks = Progress::new().step("looking around", |step| {
+    let checks = progress().step("looking around", |step| {
         step.update("asking the engine, the registry and the toolchain");
         examine(project)
     })?;

@@ -1,8 +1,10 @@
 //! `down`: stops and removes the project's containers and networks, and its data when asked to.
 
+use crate::output::progress;
 use std::time::Duration;
 
-use crate::{engine, engine_setup, interrupt, outcome::Exit, output::Progress, project::Project};
+use base::outcome::Exit;
+use system::{engine, engine_setup, interrupt, project::Project};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -20,7 +22,7 @@ pub(crate) struct Options {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     engine::version()?;
-    let progress = Progress::new();
+    let progress = progress();
     progress.step("down", |step| {
         take_down(project, options.volumes)?;
         step.result(if options.volumes {

@@ -1,19 +1,21 @@
 //! `evaluate`: experiments with a pattern off and on, and what can be done with their evidence later.
 
-use crate::{
-    evaluation::{
-        conclusion::Conclusion,
-        evidence::Sabotage,
-        experiment::Experiment,
-        experiments,
-        report::{compare::Comparison, list, terminal},
-        runner::{self, Plan},
-        store::{EvaluationFolder, LATEST},
-    },
-    outcome::{self, Exit},
-    output::{Format, FormatOption, Progress, print_json},
-    project::Project,
+mod comparison;
+mod list;
+mod terminal;
+
+use crate::output::{Format, FormatOption, one_of, print_json, progress};
+use base::outcome::{self, Exit};
+use evaluation::{
+    conclusion::Conclusion,
+    experiment::Experiment,
+    experiments,
+    report::{compare::Comparison, list::entries},
+    runner::{self, Plan},
+    store::{EvaluationFolder, LATEST},
 };
+use records::evaluation::Sabotage;
+use system::project::Project;
 
 /// Above it a seed is hard to type and says no more.
 const MAX_SEED: u64 = 1_000_000;
@@ -42,7 +44,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Break the experiments on purpose, to see their verdicts change
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of(&Sabotage::ALL, Sabotage::option, Sabotage::explanation))]
     sabotage: Option<Sabotage>,
     /// Run nothing: say what changed from the run A to the run B, and fail on a regression
     #[arg(
@@ -118,7 +120,7 @@ fn evaluate(project: &Project, options: &Options) -> anyhow::Result<Exit> {
         seed: options.seed.unwrap_or_else(random_seed),
         sabotage: options.sabotage,
     };
-    let evaluation = runner::run(project, &plan, &Progress::new())?;
+    let evaluation = runner::run(project, &plan, &progress())?;
     let folder = EvaluationFolder::new(project, &evaluation.run);
     folder.write_evidence(project, &evaluation)?;
     let conclusion = Conclusion::of(&evaluation)?;
@@ -128,7 +130,7 @@ fn evaluate(project: &Project, options: &Options) -> anyhow::Result<Exit> {
 
 fn explain(format: Format) -> anyhow::Result<Exit> {
     match format {
-        Format::Json => print_json(&list::entries())?,
+        Format::Json => print_json(&entries())?,
         Format::Text => list::print(),
     }
     Ok(Exit::Holds)
@@ -153,7 +155,7 @@ fn compare(
     let comparison = Comparison::of(&judged(before)?, &judged(after)?, tolerance);
     match format {
         Format::Json => print_json(&comparison)?,
-        Format::Text => comparison.print(),
+        Format::Text => comparison::print(&comparison),
     }
     Ok(comparison.outcome)
 }

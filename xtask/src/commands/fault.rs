@@ -7,15 +7,12 @@ use clap::Subcommand;
 use serde::Serialize;
 use shared_events::topology::{self, Topology};
 
-use crate::{
-    durations,
-    evaluation::{
-        evidence::Bite,
-        faults::{Fault, Injected},
-        lab::Lab,
-    },
-    outcome::Exit,
-    output::{Format, Progress, print_json, spell, table},
+use crate::output::{Format, print_json, progress, table};
+use base::{durations, outcome::Exit, progress::spell};
+use evaluation::faults::{Fault, Injected};
+use records::evaluation::Bite;
+use system::{
+    lab::Lab,
     project::{CONTAINERS, Project, among},
 };
 
@@ -262,7 +259,7 @@ fn carry_out(
     lab: &Lab<'_>,
     lasts: Duration,
 ) -> anyhow::Result<Report> {
-    let progress = Progress::new();
+    let progress = progress();
     let mut injected = progress.step("inject", |step| {
         step.result(fault.describe());
         fault.inject(lab, since)

@@ -4,17 +4,11 @@
 
 use serde::Serialize;
 
-use crate::{
-    evaluation::{
-        lab::Lab,
-        note, runner,
-        under_way::{self, Turn},
-    },
-    interrupt::Interrupted,
-    outcome::Exit,
-    output::{Format, FormatOption, Progress, print_json},
-    project::Project,
-};
+use crate::output::{Format, FormatOption, print_json, progress};
+use base::outcome::Exit;
+use evaluation::{run_journal, runner};
+use system::lock::SystemLock;
+use system::{interrupt::Interrupted, lab::Lab, note, project::Project};
 
 /// What `heal` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -34,8 +28,8 @@ struct Report {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
-    let _turn = Turn::take(project)?;
-    let mended = Progress::new().step("heal", |step| runner::heal(&lab, step))?;
+    let _lock = SystemLock::take(project)?;
+    let mended = progress().step("heal", |step| runner::heal(&lab, step))?;
     match options.format.format {
         Format::Json => print_json(&Report {
             outcome: Exit::Holds,
@@ -71,14 +65,14 @@ pub(crate) fn undo_left_over(project: &Project) -> anyhow::Result<()> {
 
 fn try_to_undo(project: &Project) -> anyhow::Result<()> {
     let notes = note::all(project)?;
-    let evaluation = under_way::left_over(project)?;
+    let evaluation = run_journal::left_over(project)?;
     let evaluation = evaluation.map(|evaluation| format!("evaluation {}", evaluation.run));
     let left: Vec<String> = notes.abandoned.into_iter().chain(evaluation).collect();
     if left.is_empty() {
         return Ok(());
     }
     // Whoever has the system alone is at work on it, and an evaluation's note may be theirs.
-    let Ok(_turn) = Turn::take(project) else {
+    let Ok(_lock) = SystemLock::take(project) else {
         return Ok(());
     };
     let left = left.join(", ");
@@ -90,7 +84,7 @@ fn try_to_undo(project: &Project) -> anyhow::Result<()> {
     let Ok(lab) = Lab::new(project) else {
         return Ok(());
     };
-    Progress::new().step("heal", |step| {
+    progress().step("heal", |step| {
         step.say(&format!("{left} was cut short"));
         runner::heal(&lab, step)?;
         Ok(())

@@ -6,14 +6,20 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::rollout::mend;
-use crate::{
-    env_file::{EnvFile, JWT_KEYS, JWT_KEYS_ROTATED_AT, JWT_TTL_SECONDS},
-    evaluation::{lab::Lab, note::Note, under_way::Turn},
+use crate::output::{Format, FormatOption, print_json, progress, table};
+use base::{
     outcome::{self, Exit},
-    output::{Format, FormatOption, Progress, print_json, spell, table},
+    progress::spell,
+};
+use system::lock::SystemLock;
+use system::{
+    env_file::{EnvFile, JWT_KEYS_ROTATED_AT, JWT_TTL_SECONDS},
+    key_rotation::{self, Rotation},
+    lab::Lab,
+    note::Note,
     project::Project,
-    rolling::{self, Left},
-    signing_keys::{self, Rotation, SERVICE, SigningKeys},
+    rolling::Left,
+    signing_keys::{self, JWT_KEYS, SERVICE, SigningKeys},
 };
 
 /// The most keys at once: each of them stands in a metric, and is one more that may leak.
@@ -121,9 +127,9 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
 type Done = (Vec<String>, Vec<Left>);
 
 fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
-    let _turn = Turn::take(lab.project)?;
+    let _lock = SystemLock::take(lab.project)?;
     let _note = Note::leave(lab.project, "a change of the signing keys")?;
-    let progress = Progress::new();
+    let progress = progress();
     let mended = mend(lab, SERVICE, &progress)?;
     let mut rotation = rotation(lab)?;
     let finishing = rotation.is_finishing()?;
@@ -145,9 +151,9 @@ fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
 }
 
 fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
-    let _turn = Turn::take(lab.project)?;
+    let _lock = SystemLock::take(lab.project)?;
     let _note = Note::leave(lab.project, "a change of the signing keys")?;
-    let progress = Progress::new();
+    let progress = progress();
     let mended = mend(lab, SERVICE, &progress)?;
     let mut rotation = rotation(lab)?;
     if rotation.is_finishing()? {
@@ -195,7 +201,7 @@ fn rotation<'a>(lab: &'a Lab<'a>) -> anyhow::Result<Rotation<'a>> {
     Ok(Rotation {
         lab,
         settings: lab.settings().clone(),
-        keys: SigningKeys::of(lab.settings())?,
+        keys: key_rotation::keys_of(lab.settings())?,
     })
 }
 
@@ -249,7 +255,7 @@ fn retire_from(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
 /// What there is, read anew.
 fn look(project: &Project, mended: Vec<String>, left: &[Left]) -> anyhow::Result<Report> {
     let lab = Lab::new(project)?;
-    let keys = SigningKeys::of(lab.settings())?;
+    let keys = key_rotation::keys_of(lab.settings())?;
     let containers = lab.containers_of(SERVICE)?;
     let ids = keys.ids();
     let all = |holds: &dyn Fn(&Vec<String>) -> bool| {
@@ -335,5 +341,7 @@ fn print_text(report: &Report, left: &[Left]) {
             from.format("%F %T")
         );
     }
-    left.iter().for_each(rolling::say_unless_graceful);
+    left.iter()
+        .filter_map(Left::complaint)
+        .for_each(|complaint| println!("{complaint}"));
 }

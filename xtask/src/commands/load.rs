@@ -4,19 +4,25 @@
 //! Prometheus has scraped everything before the first request and after the last one, so that
 //! `verify-metrics` can compare exact counts.
 
+use crate::output::{print_stderr, print_stdout, progress};
 use std::{fs, time::Duration};
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use load_record::{REPORT_FILE, SUMMARY_FILE};
+use records::load::{REPORT_FILE, SUMMARY_FILE};
 
 use crate::{
-    binaries,
     commands::verify_metrics,
+    output::{Format, FormatOption},
+};
+use base::{
+    outcome::{Exit, unavailable},
+    progress::Step,
+};
+use system::{
+    binaries,
     engine::{self, Container},
     extras,
     load_runs::{RunFolder, Window},
-    outcome::{Exit, unavailable},
-    output::{Format, FormatOption, Progress, Step},
     process::Call,
     project::{self, Project},
     prometheus::{Moment, Prometheus},
@@ -141,14 +147,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     require_healthy(&containers)?;
     let gateway = engine::published_by(&containers, "traefik")?;
     let prometheus = Prometheus::new(&containers)?;
-    let progress = Progress::new();
+    let progress = progress();
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
     let id = project::new_run_id()?;
     let run = RunFolder::new(project, &id);
     fs::create_dir_all(&run.path)?;
 
     let from = progress.step("metrics before the run", |step| begin(&prometheus, step))?;
-    let mut loadtest = Call::new(&binaries.loadtest)
+    let loadtest = Call::new(&binaries.loadtest)
         .args(options.passed_on())
         .args([
             "--base-url",
@@ -163,10 +169,12 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         // When this process is killed, the load ends with it.
         .args(["--while-stdin-open"])
         .while_we_live();
-    if options.format.format == Format::Json {
-        loadtest = loadtest.stdout_to_stderr();
-    }
-    let exit = Exit::from_code(loadtest.run_printed()?);
+    // With JSON standard output is for the result alone.
+    let on_stdout = match options.format.format {
+        Format::Json => print_stderr,
+        Format::Text => print_stdout,
+    };
+    let exit = Exit::from_code(loadtest.run_by_line(on_stdout, print_stderr)?);
     if !run.path.join(SUMMARY_FILE).is_file() {
         anyhow::ensure!(
             exit != Exit::Holds,

@@ -1,12 +1,13 @@
 //! `logs`: what the containers wrote; with `--trace`, the lines of one trace over all of them.
 
+use crate::output::{print_stderr, print_stdout};
 use std::time::Duration;
 
-use crate::{
+use base::outcome::{self, Exit};
+use system::{
     compose::Compose,
     engine::{self, Container},
     extras,
-    outcome::{self, Exit},
     project::{CONTAINERS, Project},
 };
 
@@ -81,7 +82,7 @@ fn print_logs(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let code = compose
         .call(project, &project.settings()?, args)
         .limit(LIMIT)
-        .run_printed()?;
+        .run_by_line(print_stdout, print_stderr)?;
     Ok(if code == Some(0) {
         Exit::Holds
     } else {

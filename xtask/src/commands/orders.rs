@@ -14,15 +14,14 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use crate::output::{Format, FormatOption, print_json, progress, table};
+use base::{
     durations,
-    engine::Container,
-    evaluation::lab::Lab,
     outcome::{self, Exit},
-    output::{Format, FormatOption, Progress, print_json, spell, table},
-    project::Project,
-    uuids, wait,
+    progress::spell,
+    uuids,
 };
+use system::{engine::Container, lab::Lab, project::Project, wait};
 
 /// The most orders that are listed; all are counted.
 const LISTED: usize = 100;
@@ -249,7 +248,7 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
         .flatten()
         .collect();
     let ours = among(&requested);
-    let progress = Progress::new();
+    let progress = progress();
     let (left, orders) = progress.step("repair", |step| {
         let started = Instant::now();
         let mut left = waiting(lab, &ours)?;

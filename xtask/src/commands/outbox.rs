@@ -11,13 +11,12 @@ use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use terminal::one_line;
 
-use crate::{
-    evaluation::lab::Lab,
+use crate::output::{Format, FormatOption, print_json, table};
+use base::{
     outcome::{self, Exit},
-    output::{Format, FormatOption, print_json, table},
-    project::Project,
     uuids,
 };
+use system::{lab::Lab, project::Project};
 
 /// The services with an outbox, and their databases.
 const OUTBOXES: [(&str, &str); 2] = [

@@ -2,11 +2,16 @@
 
 use serde::Serialize;
 
-use crate::{
-    evaluation::{lab::Lab, note::Note, under_way::Turn},
-    interrupt::{self, Interrupted},
+use crate::output::{Format, FormatOption, print_json, progress};
+use base::{
     outcome::Exit,
-    output::{Format, FormatOption, Progress, print_json, spell},
+    progress::{Progress, spell},
+};
+use system::lock::SystemLock;
+use system::{
+    interrupt::{self, Interrupted},
+    lab::Lab,
+    note::Note,
     patterns,
     project::{Project, SERVICES, among},
     rolling::{self, Rolling},
@@ -65,9 +70,9 @@ struct Replaced {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
-    let _turn = Turn::take(project)?;
+    let _lock = SystemLock::take(project)?;
     let _note = Note::leave(project, &format!("a rollout of {}", options.service))?;
-    let progress = Progress::new();
+    let progress = progress();
     let service = options.service;
     // A switch with a typing error would leave its pattern on and nobody the wiser.
     patterns::off(lab.settings())?;
@@ -122,7 +127,9 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
                 count => println!("{service}: all {count} containers are new."),
             }
             for left in replaced.iter().map(|one| &one.left) {
-                rolling::say_unless_graceful(left);
+                if let Some(complaint) = left.complaint() {
+                    println!("{complaint}");
+                }
             }
         }
     }

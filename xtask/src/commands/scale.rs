@@ -3,14 +3,16 @@
 use serde::Serialize;
 
 use super::rollout::{mend, service};
-use crate::{
+use crate::output::{Format, FormatOption, print_json, progress};
+use base::outcome::Exit;
+use system::lock::SystemLock;
+use system::{
     engine,
-    evaluation::{lab::Lab, note::Note, under_way::Turn},
-    outcome::Exit,
-    output::{Format, FormatOption, Progress, print_json},
+    lab::Lab,
+    note::Note,
     patterns,
     project::Project,
-    rolling::{self, Left, MOST, Rolling},
+    rolling::{Left, MOST, Rolling},
 };
 
 /// What `scale` can be told.
@@ -51,9 +53,9 @@ struct Report {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
-    let _turn = Turn::take(project)?;
+    let _lock = SystemLock::take(project)?;
     let _note = Note::leave(project, &format!("a scaling of {}", options.service))?;
-    let progress = Progress::new();
+    let progress = progress();
     let service = options.service;
     patterns::off(lab.settings())?;
     let mended = mend(&lab, service, &progress)?;
@@ -102,7 +104,9 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
                     container.condition()
                 );
             }
-            left.iter().for_each(rolling::say_unless_graceful);
+            left.iter()
+                .filter_map(Left::complaint)
+                .for_each(|complaint| println!("{complaint}"));
         }
     }
     Ok(report.outcome)

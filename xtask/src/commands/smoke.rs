@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{
+use crate::output::{Format, FormatOption, print_json};
+use base::{outcome::Exit, progress::spell};
+use system::{
     engine::{self, Container},
-    env_file,
     http::{Answer, Client},
-    outcome::Exit,
-    output::{Format, FormatOption, print_json, spell},
     project::Project,
-    wait,
+    random, wait,
 };
 
 /// The story's product.
@@ -128,7 +127,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
     let stock_path = format!("/inventory/{PRODUCT}");
     let name = format!(
         "smoke-{}",
-        env_file::random_hex(6).map_err(|error| StepFailed::unexpected("start", error))?
+        random::hex(6).map_err(|error| StepFailed::unexpected("start", error))?
     );
 
     teller.step("no token, no users", "user-service", || {

@@ -4,11 +4,11 @@ use std::thread;
 
 use serde::Serialize;
 
-use crate::{
+use crate::output::{Format, FormatOption, print_json, table};
+use base::outcome::Exit;
+use system::{
     engine::{self, Container},
     extras,
-    outcome::Exit,
-    output::{Format, FormatOption, print_json, table},
     project::{CONTAINERS, Project, SERVICES},
     service_images,
 };

@@ -3,16 +3,17 @@
 //! The system is the compose project `agora-test` (the project's own name with `-test`), with secrets and free ports of
 //! its own; one that people use beside it stays as it is.
 
+use crate::confirm;
+use crate::output::progress;
 use std::time::Duration;
 
-use crate::{
+use crate::commands::{down, up};
+use base::{outcome::Exit, progress::Progress};
+use system::{
     binaries,
-    commands::{down, up},
     engine::{self, Container},
     engine_setup,
     env_file::EnvFile,
-    outcome::Exit,
-    output::Progress,
     project::{PORTS, Project},
 };
 
@@ -70,8 +71,8 @@ pub(crate) fn cargo_on_a_test_system<'a>(
     cargo_args: impl IntoIterator<Item = &'a str>,
 ) -> anyhow::Result<Exit> {
     let system = project.for_tests();
-    let progress = Progress::new();
-    engine_setup::provide(project, consent.yes, &progress)?;
+    let progress = progress();
+    engine_setup::provide(project, || confirm::install(consent.yes), &progress)?;
     prepare_env_file(&system)?;
     let result = run_on(project, &system, address, beside, cargo_args, &progress);
     if keep {

@@ -3,25 +3,28 @@
 //! A second `up` with nothing changed asks the engine a few questions, touches no container and needs no
 //! network.
 
+use crate::output::progress;
 use std::thread;
 
-use crate::{
+use crate::{commands::down, output::table};
+use crate::{confirm, output::one_of};
+use base::{
+    outcome::{self, Exit},
+    progress::{Progress, Step},
+};
+use system::lock::SystemLock;
+use system::{
     binaries::{self, Binaries},
-    commands::down,
     compose::Compose,
     configuration,
     engine::{self, Container},
     engine_setup,
     env_file::{EnvFile, SECRETS_ID},
-    evaluation::under_way::Turn,
     extras, images,
     interrupt::Interrupted,
-    known_causes,
-    outcome::{self, Exit},
-    output::{Progress, Step, table},
-    patterns, ports,
+    known_causes, patterns, ports,
     process::tail,
-    project::{PORTS, Project, SERVICES, Settings},
+    project::{GRAFANA, PORTS, Project, SERVICES, Settings},
     service_images,
 };
 
@@ -34,7 +37,11 @@ const LOG_LINES: usize = 12;
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Options {
     /// Where third-party images come from
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(
+        long,
+        default_value = "auto",
+        value_parser = one_of(&images::Source::ALL, images::Source::name, images::Source::explanation)
+    )]
     images: images::Source,
     #[command(flatten)]
     consent: Consent,
@@ -50,7 +57,7 @@ pub(crate) struct Consent {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
-    bring_up(project, options, &Progress::new())?;
+    bring_up(project, options, &progress())?;
     print_addresses(project)?;
     Ok(Exit::Holds)
 }
@@ -67,8 +74,8 @@ pub(crate) fn bring_up(
     let off = patterns::off(&asked_for)?;
     patterns::check_figures(&asked_for)?;
     ports::require_numbers(&asked_for)?;
-    let _turn = Turn::take(project)?;
-    engine_setup::provide(project, options.consent.yes, progress)?;
+    let _lock = SystemLock::take(project)?;
+    engine_setup::provide(project, || confirm::install(options.consent.yes), progress)?;
     let compose = progress.step("engine", |step| {
         let version = engine::version()?;
         let compose = Compose::find_or_fetch(project, step)?;
@@ -293,8 +300,8 @@ pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
         }
         addresses.add_row([port.what.to_owned(), address, login]);
     }
-    if let Ok(address) = engine::published(&containers, &extras::GRAFANA) {
-        let (what, address) = (extras::GRAFANA.what, format!("http://{address}/"));
+    if let Ok(address) = engine::published(&containers, &GRAFANA) {
+        let (what, address) = (GRAFANA.what, format!("http://{address}/"));
         addresses.add_row([what, &address, "none"]);
     }
     println!("{addresses}");

@@ -12,15 +12,19 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    attacks::Person,
-    customers, engine, env_file,
+use crate::output::{Format, FormatOption, print_json, progress, table};
+use base::test_user::TestUser;
+use base::{
+    outcome::{self, Exit},
+    progress::Step,
+};
+use system::{
+    customers, engine,
     http::Client,
     interrupt::Interrupted,
-    outcome::{self, Exit},
-    output::{Format, FormatOption, Progress, Step, print_json, table},
     process::Call,
     project::{Project, new_run_id},
+    random,
     schemathesis::{Run, Schemathesis, Violation},
 };
 
@@ -93,7 +97,7 @@ struct Document {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let gateway = engine::published_by(&containers, "traefik")?;
-    let progress = Progress::new();
+    let progress = progress();
     let fuzzer = progress.step("schemathesis", |step| {
         let fuzzer = Schemathesis::find_or_fetch(project, step)?;
         step.result(fuzzer.version.as_str());
@@ -110,7 +114,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     })?;
     let seed = match options.seed {
         Some(seed) => seed,
-        None => u32::from_str_radix(&env_file::random_hex(4)?, 16)?,
+        None => u32::from_str_radix(&random::hex(4)?, 16)?,
     };
     let mut all = Run::default();
     let mut said = String::new();
@@ -254,7 +258,7 @@ impl Fuzz<'_> {
     fn run(
         &self,
         part: &Part<'_>,
-        customer: &Person,
+        customer: &TestUser,
         order: &str,
         step: &Step,
     ) -> anyhow::Result<(Run, String)> {
@@ -317,7 +321,7 @@ impl Fuzz<'_> {
 }
 
 /// An order of the customer's; its id.
-fn place_order(client: &Client, customer: &Person) -> anyhow::Result<String> {
+fn place_order(client: &Client, customer: &TestUser) -> anyhow::Result<String> {
     #[derive(Deserialize)]
     struct Accepted {
         order_id: String,

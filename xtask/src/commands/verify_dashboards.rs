@@ -13,19 +13,23 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    dashboards::{self, Dashboard, Language, Values},
+use crate::output::{Format, FormatOption, print_json};
+use base::{
     durations,
+    outcome::{self, Exit},
+};
+use checks::{
+    dashboards::{self, Dashboard, Language, Values},
+    our_figures::OURS,
+    promql,
+};
+use system::{
     engine::{self, Container},
     extras,
     http::Client,
     interrupt::{self, Interrupted},
-    our_figures::OURS,
-    outcome::{self, Exit},
-    output::{Format, FormatOption, print_json},
     project::Project,
     prometheus::{Figures, Moment, Prometheus, Span},
-    promql,
 };
 
 /// Others' figures that are not there in good weather: nothing fires.
@@ -406,7 +410,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::evaluation::report::schema_check::violations;
+    use records::schema_check::violations;
 
     fn figures(series: usize, with_numbers: usize) -> Result<Figures, String> {
         Ok(Figures {

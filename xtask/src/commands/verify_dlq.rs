@@ -7,11 +7,11 @@ use chrono::Utc;
 use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
 use terminal::one_line;
 
-use crate::{
+use crate::output::{Format, FormatOption, print_json, table};
+use base::{outcome::Exit, progress::spell};
+use system::{
     dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
     engine,
-    outcome::Exit,
-    output::{Format, FormatOption, print_json, spell, table},
     project::Project,
     wait,
 };

@@ -9,15 +9,17 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::{
-    engine,
+use crate::output::{Format, FormatOption, print_json, progress, table};
+use base::{SCRAPE_INTERVAL, outcome::Exit};
+use checks::{
     events_check::{self, ORDERS, Promises},
-    load_runs::{RunFolder, Window},
     metrics_check::{self, Cause, Finding, GATEWAY_JOB, GatewayKey, Observed, Row, ServiceKey},
-    outcome::Exit,
-    output::{Format, FormatOption, Progress, print_json, table},
+};
+use system::{
+    engine,
+    load_runs::{RunFolder, Window},
     project::{ALERT_RECEIVER, CONTAINERS, Project},
-    prometheus::{Moment, Prometheus, SCRAPE_INTERVAL, Sample, fresh},
+    prometheus::{Moment, Prometheus, Sample, fresh},
     wait,
 };
 
@@ -77,7 +79,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let window = run.window_on(project)?;
     let promises = Promises::of(&run.ledger()?, &run.cancellations()?);
     let mut rows = metrics_check::compare(&summary.requests, &observe(&prometheus, &window)?);
-    let settled = Progress::new().step("messages settled", |_| settled(&prometheus, &window))?;
+    let settled = progress().step("messages settled", |_| settled(&prometheus, &window))?;
     let events = observe_events(&prometheus, &window, settled)?;
     rows.extend(events_check::compare(&promises, &events));
     let targets_down = targets_down(&prometheus.query("up", prometheus.now()?)?);

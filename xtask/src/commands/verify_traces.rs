@@ -1,31 +1,24 @@
 //! `verify-traces`: holds the traces of a load run's accepted orders against the shape that an order's trace has, and
 //! the spans that were sent against those that the store took in.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
-use crate::{
-    engine,
-    interrupt::{self, Interrupted},
-    jaeger::{Jaeger, Trace},
-    load_runs::{RunFolder, Window},
+use crate::output::{Format, FormatOption, print_json, progress};
+use base::{SCRAPE_INTERVAL, outcome::Exit};
+use checks::{
     metrics_check::Finding,
-    outcome::Exit,
-    output::{Format, FormatOption, Progress, Step, print_json},
-    project::{Project, SERVICES},
-    prometheus::{Moment, Prometheus, SCRAPE_INTERVAL, fresh},
     spans_check::{self, SpanCounts},
     traces_check::{self, Defect, Examined, Order, Tally},
-    wait,
+};
+use evaluation::traces;
+use system::{
+    engine,
+    jaeger::Jaeger,
+    load_runs::{RunFolder, Window},
+    project::{Project, SERVICES},
+    prometheus::{Moment, Prometheus, fresh},
 };
 
 /// How much of the traces has to be whole, in percent.
@@ -34,23 +27,6 @@ const MIN_SHARE_PERCENT: f64 = 99.9;
 const ORDERS: usize = 1_000;
 /// How many orders of each defect are named.
 const EXAMPLES: usize = 3;
-
-/// Spans come in batches, those of a message that is tried again after 31 s only then.
-const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
-/// The longest that a service keeps spans back, an outbox waits and the store takes; longer without a new span, and
-/// none is to come.
-const CALM_FOR: Duration = Duration::from_secs(12);
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// How many traces are asked for at once.
-const WORKERS: usize = 4;
-
-/// How far from its sending a message is looked for in other traces.
-const LINKED_WITHIN: Duration = Duration::from_secs(3_600);
-/// A message that was delivered again and again is not followed further than this.
-const LINKED_TRACES: usize = 20;
-/// How many messages may be looked for in vain in each look, as long as no search ever led anywhere: without links all
-/// of them would be in vain.
-const VAIN_SEARCHES: usize = 100;
 
 /// How many traces the store keeps, `MAX_TRACES` in `compose.yaml`; the oldest go first. A trace has a span at least.
 const KEPT_TRACES: u64 = 20_000;
@@ -146,8 +122,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     let window = run.window_on(project)?;
     let orders = traces_check::orders(&run.ledger()?, &run.cancellations()?);
     let chosen = traces_check::chosen(&orders, options.orders);
-    let progress = Progress::new();
-    let mut results = progress.step("traces", |step| look_up(&jaeger, &chosen, step))?;
+    let progress = progress();
+    let mut results = progress.step("traces", |step| traces::look_up(&jaeger, &chosen, step))?;
     note_forgotten(&jaeger, &prometheus, &window, &mut results)?;
     let counts = progress.step("spans, counted on both sides", |_| {
         count_spans(&prometheus, &window)
@@ -186,90 +162,6 @@ fn trace_url(containers: &[engine::Container]) -> anyhow::Result<String> {
         "http://{}/trace/",
         engine::published_by(containers, "jaeger")?
     ))
-}
-
-/// Looks the orders' traces up until all are whole, or no new span comes any more. An order whose trace can't be
-/// there (not named, or not sampled) comes back without a result.
-pub(crate) fn look_up<'a>(
-    jaeger: &Jaeger,
-    orders: &[&'a Order],
-    step: &Step,
-) -> anyhow::Result<Vec<(&'a Order, Option<Examined>)>> {
-    let mut results: Vec<(&Order, Option<Examined>)> =
-        orders.iter().map(|order| (*order, None)).collect();
-    let mut last_news = Instant::now();
-    let mut searches = Searches::default();
-    wait::until(COMPLETE_WITHIN, LOOK_INTERVAL, || {
-        let open: Vec<usize> = (0..results.len())
-            .filter(|number| match &results[*number] {
-                (order, None) => order.sampled && order.trace_id.is_some(),
-                (_, Some(examined)) => !examined.defects.is_empty(),
-            })
-            .collect();
-        if open.is_empty() {
-            return Ok(Some(()));
-        }
-        let asked: Vec<&Order> = open.iter().map(|number| results[*number].0).collect();
-        searches.begin_look();
-        for (number, examined) in open.iter().zip(examine_all(jaeger, &asked, &searches)?) {
-            let result = &mut results[*number].1;
-            let spans_before = result.as_ref().map_or(0, |before| before.spans);
-            if examined.spans > spans_before {
-                last_news = Instant::now();
-            }
-            *result = Some(examined);
-        }
-        let whole = |(_, examined): &&(&Order, Option<Examined>)| {
-            let examined = examined.as_ref();
-            examined.is_some_and(|examined| examined.defects.is_empty())
-        };
-        let count = results.iter().filter(whole).count();
-        step.update(&format!("{count} of {} are whole", results.len()));
-        // What waits in a retry tier moves on after longer than that.
-        let retrying = open.iter().any(|number| {
-            let examined = results[*number].1.as_ref();
-            examined.is_some_and(|examined| examined.retried > 0)
-        });
-        Ok((!retrying && last_news.elapsed() > CALM_FOR).then_some(()))
-    })?;
-    Ok(results)
-}
-
-/// What came of looking for messages in other traces.
-#[derive(Debug, Default)]
-struct Searches {
-    /// Of this look.
-    vain: AtomicUsize,
-    /// In any look: consumers do link to what they were sent.
-    any_found: AtomicBool,
-    looks: usize,
-}
-
-impl Searches {
-    fn begin_look(&mut self) {
-        *self.vain.get_mut() = 0;
-        self.looks += 1;
-    }
-
-    /// Whether another search may lead anywhere. Once one did, each message is worth it: whoever gave up then would
-    /// take the traces that were not looked for as missing.
-    fn are_worth_it(&self) -> bool {
-        self.any_found.load(Ordering::Relaxed) || self.vain.load(Ordering::Relaxed) < VAIN_SEARCHES
-    }
-
-    fn note(&self, found: bool) {
-        if found {
-            self.any_found.store(true, Ordering::Relaxed);
-        } else {
-            self.vain.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The order that is examined as the `number`th of so many. Each look begins elsewhere: orders whose messages nobody
-    /// handles must not use up the searches of all others.
-    fn turn(&self, number: usize, count: usize) -> usize {
-        (number + self.looks.saturating_sub(1) * VAIN_SEARCHES) % count
-    }
 }
 
 /// Notes of which orders nothing is stored any more: the store was started after the run began, or took in enough since
@@ -332,89 +224,6 @@ fn store_restarted(prometheus: &Prometheus, from: Moment, to: Moment) -> anyhow:
 /// What the store ever took in.
 fn stored_spans() -> String {
     format!("sum by (job) ({})", fresh(STORED_COUNTER))
-}
-
-/// Examines each of the orders, some of them at once; in their order.
-fn examine_all(
-    jaeger: &Jaeger,
-    orders: &[&Order],
-    searches: &Searches,
-) -> anyhow::Result<Vec<Examined>> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(orders.len()));
-    let work = || -> anyhow::Result<()> {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= orders.len() {
-                return Ok(());
-            }
-            let number = searches.turn(number, orders.len());
-            let order = orders[number];
-            if interrupt::requested() {
-                return Err(Interrupted.into());
-            }
-            let examined = traces_check::examine(order, &traces_of(jaeger, order, searches)?);
-            done.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((number, examined));
-        }
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS.min(orders.len()))
-            .map(|_| scope.spawn(work))
-            .collect();
-        for worker in workers {
-            match worker.join() {
-                Ok(result) => result?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok::<_, anyhow::Error>(())
-    })?;
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(number, _)| *number);
-    Ok(done.into_iter().map(|(_, examined)| examined).collect())
-}
-
-/// The order's own trace, and those that the consumers of its messages began with a link to it. The store can't be
-/// asked who links to a span: it is asked for the message's id, and what it answers has to name the trace.
-fn traces_of(jaeger: &Jaeger, order: &Order, searches: &Searches) -> anyhow::Result<Vec<Trace>> {
-    let own = match &order.trace_id {
-        Some(id) => jaeger.trace(id)?,
-        None => None,
-    };
-    let mut traces: Vec<Trace> = own.into_iter().collect();
-    let mut looked_for: BTreeSet<String> = BTreeSet::new();
-    loop {
-        let next = traces_check::unprocessed(&traces)
-            .into_iter()
-            .find(|sent| !looked_for.contains(sent.message_id));
-        let Some(sent) = next else {
-            return Ok(traces);
-        };
-        if !searches.are_worth_it() || traces.len() >= LINKED_TRACES {
-            return Ok(traces);
-        }
-        let message_id = sent.message_id.to_owned();
-        let mut candidates = jaeger.find(
-            sent.consumer,
-            ("messaging.message.id", &message_id),
-            sent.start_us,
-            LINKED_WITHIN,
-            LINKED_TRACES,
-        )?;
-        candidates.retain(|candidate| traces.iter().all(|trace| trace.id != candidate.id));
-        let known = traces.len();
-        // One that was tried again links to the trace of the attempt before.
-        while let Some(at) = candidates
-            .iter()
-            .position(|candidate| traces_check::is_linked_to(candidate, &traces))
-        {
-            traces.push(candidates.swap_remove(at));
-        }
-        searches.note(traces.len() > known);
-        looked_for.insert(message_id);
-    }
 }
 
 /// The spans that were sent and stored since the run began: until a minute after it, or until now.
@@ -631,7 +440,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{evaluation::report::schema_check, traces_check::tests::order};
+    use records::schema_check;
+
+    fn order(id: &str) -> Order {
+        Order {
+            id: id.to_owned(),
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+            sampled: true,
+            at: chrono::DateTime::UNIX_EPOCH,
+            cancelled: false,
+        }
+    }
 
     fn report(results: &[(&Order, Option<Examined>)]) -> Report {
         let tally = traces_check::tally(results, EXAMPLES);
@@ -725,42 +544,13 @@ mod tests {
     }
 
     #[test]
-    fn searches_end_when_all_are_in_vain_and_not_when_one_led_somewhere() {
-        let mut searches = Searches::default();
-        searches.begin_look();
-        for _ in 0..VAIN_SEARCHES {
-            assert!(searches.are_worth_it());
-            searches.note(false);
-        }
-        assert!(!searches.are_worth_it());
-        // The next look tries again, with other orders.
-        let turns = |searches: &Searches| -> Vec<usize> {
-            (0..250).map(|number| searches.turn(number, 250)).collect()
-        };
-        assert_eq!(turns(&searches)[..2], [0, 1]);
-        searches.begin_look();
-        assert!(searches.are_worth_it());
-        assert_eq!(turns(&searches)[..2], [100, 101]);
-        let mut all = turns(&searches);
-        all.sort_unstable();
-        assert_eq!(all, (0..250).collect::<Vec<_>>());
-        searches.note(true);
-        for _ in 0..2 * VAIN_SEARCHES {
-            searches.note(false);
-        }
-        assert!(searches.are_worth_it());
-        searches.begin_look();
-        assert!(searches.are_worth_it());
-    }
-
-    #[test]
     fn spans_that_the_store_lost_fail_whole_traces_and_uncounted_ones_do_not() {
         let order = order("o");
         let tally = traces_check::tally(&[(&order, Some(Examined::default()))], EXAMPLES);
         let differs = Finding::Differs(String::new());
         assert_eq!(verdict(&tally, 99.9, &differs), Exit::Failed);
         let unsettled =
-            Finding::unsettled(crate::metrics_check::Cause::OtherTraffic, String::new());
+            Finding::unsettled(checks::metrics_check::Cause::OtherTraffic, String::new());
         assert_eq!(verdict(&tally, 99.9, &unsettled), Exit::Holds);
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use shared_events::topology::ORDER_EVENTS;
+use support::runbook::{Bounds, bounds};
 
 use crate::{
     client::{Person, text},
@@ -20,7 +21,6 @@ use crate::{
     load::RUN_ENDS_WITHIN,
     program::{EXIT_INTERRUPTED, Running},
     reconciliation::undecided,
-    runbook::{Bounds, bounds},
     system::System,
     wait,
 };

@@ -5,11 +5,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+use support::small_repository::small_repository;
 
 use crate::{
     client::text,
     program::{Call, Ended},
-    small_repository::small_repository,
     system::System,
 };
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use load_record::{BEGUN_FILE, LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE};
+use records::load::{BEGUN_FILE, LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE};
 
 use crate::{system::System, wait};
 

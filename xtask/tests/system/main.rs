@@ -8,10 +8,6 @@
 mod client;
 mod program;
 mod reconciliation;
-#[path = "../runbook/mod.rs"]
-mod runbook;
-#[path = "../small_repository/mod.rs"]
-mod small_repository;
 mod system;
 mod wait;
 
@@ -35,6 +31,3 @@ mod settings;
 mod story;
 mod stuck_orders;
 mod traces;
-
-#[path = "../../src/evaluation/report/schema_check.rs"]
-mod schema_check;

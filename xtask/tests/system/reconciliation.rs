@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use load_record::LedgerEntry;
+use records::load::LedgerEntry;
 
 use crate::{client::Person, system::System, wait};
 

@@ -3,12 +3,12 @@
 use std::{fs, sync::OnceLock, time::Duration};
 
 use serde_json::Value;
+use records::schema_check;
 
 use crate::{
     client::Person,
     load::{RUN_ENDS_WITHIN, Run},
     program::Ended,
-    schema_check,
     system::System,
     wait,
 };
@@ -162,7 +162,7 @@ fn each_answer_names_its_trace() {
     let header = answer.expect_status(200).traceresponse;
     let header = header.expect("a `traceresponse` header");
     assert!(
-        load_record::TraceResponse::parse(&header).is_some(),
+        records::load::TraceResponse::parse(&header).is_some(),
         "{header}"
     );
 }

@@ -4,17 +4,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use alert_record::{Change, History, Status};
 use chrono::{DateTime, Local, SubsecRound, TimeDelta, Utc};
+use records::alerts::{Change, History, Status};
 use serde::Serialize;
 
-use crate::{
-    alert_history::AlertReceiver,
-    engine,
-    outcome::Exit,
-    output::{Format, print_json, spell, table},
-    project::Project,
-};
+use crate::output::{Format, print_json, table};
+use base::{outcome::Exit, progress::spell};
+use system::{alert_history::AlertReceiver, engine, project::Project};
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]
@@ -183,7 +179,7 @@ fn local(time: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluation::report::schema_check::violations;
+    use records::schema_check::violations;
 
     const NOW: &str = "2026-11-25T08:10:00Z";
 

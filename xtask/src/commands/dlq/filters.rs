@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use shared_events::dead_letters::Selection;
 
-use crate::{dead_letters, durations};
+use base::durations;
+use system::dead_letters;
 
 /// The options that choose letters; all of them have to be met.
 #[derive(Debug, Clone, Default, clap::Args)]

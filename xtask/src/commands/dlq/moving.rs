@@ -7,11 +7,11 @@ use shared_events::dead_letters::Report;
 use shared_events::topology::INBOX_WINDOW;
 
 use super::filters::Filters;
-use crate::{
+use crate::output::{Format, FormatOption, print_json};
+use base::outcome::{self, Exit};
+use system::{
     dead_letters::tool::{Order, Task, Tool},
     engine,
-    outcome::{self, Exit},
-    output::{Format, FormatOption, print_json},
     project::Project,
 };
 

@@ -1,0 +1,120 @@
+//! What the whole does of what its gateway could, and what the gateway's auth hop costs.
+//!
+//! `cargo xtask bench --only gateway` runs it. A protected GET goes through six gateways in turn: the same image and files,
+//! with the auth hop and without it, before user-service and before trivial-service, which has nothing to do; and with the
+//! hop once more, held to a fixed part of a processor (`compose.bench.yaml`). The GET is `/users/me`: one row, by its
+//! primary key, which is the least that a protected
+//! route of agora does. A closed model: so many connections, each with one request at a time, from one thread. Fails
+//! when less comes through than [`BAR`] says, and when anything but the account is answered.
+//!
+//! `AGORA_BENCH_ROUNDS` (5), `AGORA_BENCH_SECONDS` (6) an arm, and `AGORA_BENCH_CONNECTIONS` (32) change the size of a run.
+//! Left out: other machines. Client, gateway, services and database share this one's processors, so that whatever a service
+//! needs, an unbounded gateway doesn't get: these arms show what the whole costs, and the bounded ones whether anybody but the
+//! gateway limits it.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that can't go on panics")]
+
+mod client;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use benches::usage::Usage;
+use client::{Customer, Load};
+use trivial_service::{ACCOUNT, ARMS, Arm, BAR, Comparison, Run};
+
+/// Before the clock runs: connections are made, and caches filled.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    // `cargo test --benches` runs benchmarks, too, to see that they work.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("a measurement: `cargo xtask bench --only gateway`");
+        return ExitCode::SUCCESS;
+    }
+    let size = |variable, default| {
+        std::env::var(variable).map_or(default, |value| value.parse().expect(variable))
+    };
+    let (rounds, seconds, connections) = (
+        size("AGORA_BENCH_ROUNDS", 5),
+        size("AGORA_BENCH_SECONDS", 6),
+        size("AGORA_BENCH_CONNECTIONS", 32),
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (comparison, objections) = runtime.block_on(measure(
+        rounds,
+        Duration::from_secs(seconds as u64),
+        connections,
+    ));
+    println!("\n{}", comparison.describe());
+    for objection in &objections {
+        eprintln!("the figures stand for nothing: {objection}");
+    }
+    if !comparison.holds() {
+        eprintln!("less than {BAR} comes through");
+    }
+    if comparison.holds() && objections.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// All rounds, and why their figures can't be relied on.
+async fn measure(
+    rounds: usize,
+    duration: Duration,
+    connections: usize,
+) -> (Comparison, Vec<String>) {
+    let addresses = Arm::ALL.map(|arm| (arm, address(arm)));
+    let customer = Customer::sign_up(&addresses[Arm::Real as usize].1).await;
+    let loads = addresses.map(|(arm, address)| Load {
+        request: customer.request(arm),
+        answer_bytes: ACCOUNT.len(),
+        address,
+        connections,
+    });
+    let (mut measured, mut objections) = (Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        println!("round {round} of {rounds}");
+        let mut turns = Arm::ALL;
+        // So that no arm is always the first, when the machine has just rested.
+        turns.rotate_left((round - 1) % Arm::ALL.len());
+        let mut runs = [None; ARMS];
+        for arm in turns {
+            let load = &loads[arm as usize];
+            load.run(WARM_UP).await;
+            let usage = Usage::now();
+            let tally = load.run(duration).await;
+            let (used, name) = (usage.until_now(), arm.name());
+            let run = tally.figures(duration);
+            println!("  {name}: {:.0}/s; processor: {used}", run.per_second);
+            if let Some(unexpected) = tally.unexpected {
+                objections.push(format!("round {round}, {name}: {unexpected}"));
+            }
+            runs[arm as usize] = Some(run);
+        }
+        measured.push(runs.map(Option::unwrap));
+    }
+    let measured: Vec<[Run; ARMS]> = measured;
+    (Comparison::of(measured).expect("a round"), objections)
+}
+
+/// Where an arm's gateway is: `HOST:PORT`.
+fn address(arm: Arm) -> String {
+    let variable = match arm {
+        Arm::Real => "AGORA_TEST_REAL_GATEWAY_URL",
+        Arm::Trivial => "AGORA_TEST_TRIVIAL_GATEWAY_URL",
+        Arm::RealOpen => "AGORA_TEST_OPEN_GATEWAY_URL",
+        Arm::TrivialOpen => "AGORA_TEST_TRIVIAL_OPEN_GATEWAY_URL",
+        Arm::RealBounded => "AGORA_TEST_BOUNDED_GATEWAY_URL",
+        Arm::TrivialBounded => "AGORA_TEST_TRIVIAL_BOUNDED_GATEWAY_URL",
+    };
+    let url = std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run `cargo xtask bench --only gateway`")
+    });
+    url.trim_start_matches("http://").to_owned()
+}

@@ -1,0 +1,246 @@
+//! Attacks on the gateway: requests that try to get in, byte for byte, and whether one did.
+//!
+//! The corpus is data ([`mod@corpus`]); who sends it and what it means for a command or an experiment is theirs to say.
+//! `xtask attack` and the experiment `forward_auth` send it to the running system, the gateway's tests to the real
+//! Traefik before recorders and, to see that the check bites, to a server without any defence. For the tests' sake
+//! nothing here uses the rest of xtask.
+//!
+//! Left out: attacks on passwords and by load, HTTP/2 (not spoken without TLS), and TLS itself.
+
+mod corpus;
+mod tokens;
+
+use std::io;
+
+use base::test_user::TestUser;
+
+pub use self::corpus::corpus;
+
+/// Who attacks whom.
+#[derive(Debug, Clone)]
+pub struct Cast {
+    /// Whose account is the aim.
+    pub victim: TestUser,
+    /// Who attacks.
+    pub attacker: TestUser,
+}
+
+/// A kind of attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// Forged, confused, expired and borrowed tokens.
+    Tokens,
+    /// Identity headers in every disguise.
+    Identity,
+    /// Paths that two readers read differently, and ones that aren't for clients.
+    Paths,
+    /// Methods that a check might not cover, and headers that change them.
+    Methods,
+    /// What is too large or no HTTP.
+    Malformed,
+    /// Requests hidden in requests.
+    Smuggling,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Tokens,
+        Self::Identity,
+        Self::Paths,
+        Self::Methods,
+        Self::Malformed,
+        Self::Smuggling,
+    ];
+
+    /// As it stands in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+            Self::Identity => "identity headers",
+            Self::Paths => "paths",
+            Self::Methods => "methods",
+            Self::Malformed => "malformed",
+            Self::Smuggling => "smuggling",
+        }
+    }
+}
+
+/// One attack.
+#[derive(Debug, Clone)]
+pub struct Attack {
+    /// Its kind.
+    pub family: Family,
+    /// What it tries; of its own in the corpus.
+    pub tries: String,
+    /// What is written on a connection of its own.
+    pub bytes: Vec<u8>,
+    /// The only statuses that any answer on the connection may have. A connection that is closed without an answer is
+    /// a refusal, too. A 2xx is among them only where the attacker's own token is valid, and may not show the victim.
+    pub allowed: &'static [u16],
+    /// Requests in `bytes`, as RFC 9112 reads them: one answer more is a request that was smuggled.
+    pub answers: usize,
+}
+
+/// How an attack ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Refused, or it did nothing that its sender may not do.
+    Held,
+    /// It got in; how that showed.
+    LetIn(String),
+    /// The gateway or a service broke over it; its status.
+    ServerError(u16),
+    /// Neither: a status that isn't foreseen, or silence.
+    Unforeseen(String),
+}
+
+/// An attack and how it ended.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// The attack's kind.
+    pub family: Family,
+    /// What the attack tries.
+    pub tries: String,
+    /// Statuses of the answers, in their order; empty when the connection was closed without one.
+    pub statuses: Vec<u16>,
+    /// What became of it.
+    pub ending: Ending,
+}
+
+impl Finding {
+    /// What became of an attack, from all that the gateway sent back.
+    pub fn of(attack: &Attack, cast: &Cast, answers: io::Result<Vec<u8>>) -> Self {
+        let (statuses, ending) = match answers {
+            Ok(answers) => {
+                let statuses = statuses(&answers);
+                let ending = judge(attack, cast, &statuses, &answers);
+                (statuses, ending)
+            }
+            Err(error) => (Vec::new(), Ending::Unforeseen(error.to_string())),
+        };
+        Self {
+            family: attack.family,
+            tries: attack.tries.clone(),
+            statuses,
+            ending,
+        }
+    }
+}
+
+/// What the answers to an attack mean.
+fn judge(attack: &Attack, cast: &Cast, statuses: &[u16], answers: &[u8]) -> Ending {
+    let text = String::from_utf8_lossy(answers);
+    if text.contains(&cast.victim.email) {
+        return Ending::LetIn("the answer shows the victim's account".to_owned());
+    }
+    if statuses.len() > attack.answers {
+        return Ending::LetIn(format!(
+            "{} answers to {} request(s)",
+            statuses.len(),
+            attack.answers
+        ));
+    }
+    for status in statuses {
+        if attack.allowed.contains(status) {
+            continue;
+        }
+        return match status {
+            200..=299 => Ending::LetIn(format!("answered {status}")),
+            500.. => Ending::ServerError(*status),
+            _ => Ending::Unforeseen(format!("answered {status}")),
+        };
+    }
+    Ending::Held
+}
+
+/// The statuses of the final answers in what came back. Every status line is counted, wherever it stands: no body of
+/// the shop's looks like one, and an answer that stands where none should is what is looked for.
+pub fn statuses(answers: &[u8]) -> Vec<u16> {
+    let text = String::from_utf8_lossy(answers);
+    let lines = text.match_indices("HTTP/1.").filter_map(|(at, _)| {
+        let line = text[at..].lines().next()?;
+        line.split(' ').nth(1)?.parse().ok()
+    });
+    // After 101 there is no more HTTP/1: it is as final as any.
+    let last = |status: &u16| *status >= 200 || *status == 101;
+    lines.filter(last).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(name: &str) -> TestUser {
+        TestUser {
+            id: format!("01938f70-0000-7aaa-8bbb-cccc{name:0>8}"),
+            email: format!("{name}@example.org"),
+            token: "e30.e30.c2ln".to_owned(),
+        }
+    }
+
+    fn cast() -> Cast {
+        Cast {
+            victim: person("victim"),
+            attacker: person("eve"),
+        }
+    }
+
+    #[test]
+    fn there_are_many_attacks_of_every_family_and_no_two_of_a_name() {
+        let attacks = corpus(&cast());
+        assert!(attacks.len() >= 60, "{}", attacks.len());
+        for family in Family::ALL {
+            let of_family = attacks.iter().filter(|attack| attack.family == family);
+            assert!(of_family.count() >= 8, "{}", family.name());
+        }
+        let mut names: Vec<&str> = attacks.iter().map(|attack| attack.tries.as_str()).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn an_attack_never_writes_what_tells_that_it_got_in() {
+        let cast = cast();
+        for attack in corpus(&cast) {
+            let text = String::from_utf8_lossy(&attack.bytes).into_owned();
+            assert!(!text.contains(&cast.victim.email), "{}", attack.tries);
+        }
+    }
+
+    #[test]
+    fn who_got_in_is_seen_by_what_comes_back() {
+        let attack = Attack {
+            family: Family::Tokens,
+            tries: "it".to_owned(),
+            bytes: Vec::new(),
+            allowed: &[200, 401],
+            answers: 1,
+        };
+        let cast = cast();
+        let judged =
+            |statuses: &[u16], body: &str| judge(&attack, &cast, statuses, body.as_bytes());
+        assert_eq!(judged(&[401], ""), Ending::Held);
+        assert_eq!(judged(&[], ""), Ending::Held);
+        assert_eq!(judged(&[200], "eve@example.org"), Ending::Held);
+        assert!(matches!(
+            judged(&[200], "victim@example.org"),
+            Ending::LetIn(_)
+        ));
+        assert!(matches!(judged(&[401, 200], ""), Ending::LetIn(_)));
+        assert!(matches!(judged(&[201], ""), Ending::LetIn(_)));
+        assert_eq!(judged(&[502], ""), Ending::ServerError(502));
+        assert!(matches!(judged(&[302], ""), Ending::Unforeseen(_)));
+    }
+
+    #[test]
+    fn every_answer_is_seen_and_an_interim_one_is_none() {
+        let answers = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}\
+                        HTTP/1.1 200 OK\r\n\r\n";
+        assert_eq!(statuses(answers), [401, 200]);
+        assert_eq!(statuses(b""), [0; 0]);
+        assert_eq!(statuses(b"HTTP/1.1 garbage\r\n"), [0; 0]);
+    }
+}

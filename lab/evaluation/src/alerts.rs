@@ -1,0 +1,185 @@
+//! Which alerts fired in an arm, by Prometheus, and who was told, by the receiver of Alertmanager's notifications.
+//!
+//! Left out: whether they should have; that is the experiment's to judge.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use records::alerts::{Change, History, Status};
+
+use base::outcome;
+use records::evaluation::FiredAlert;
+use system::lab::Lab;
+use system::{
+    alert_history::AlertReceiver,
+    prometheus::{AlertState, Prometheus},
+    wait,
+};
+
+/// The longest time that the runbook gives an alert of the experiments to clear, and as long again.
+const CLEARED_WITHIN: Duration = Duration::from_secs(180);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The runbook's longest time for any alert to clear, and some more.
+const QUIET_WITHIN: Duration = Duration::from_secs(360);
+
+/// Waits until nothing fires: an alert of before would be taken for a false one.
+pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
+    let prometheus = Prometheus::new(&lab.containers()?)?;
+    let mut fires = String::new();
+    let quiet = wait::until(QUIET_WITHIN, LOOK_INTERVAL, || {
+        let alerts = prometheus.alerts()?;
+        let firing = alerts.iter().find(|one| one.state == AlertState::Firing);
+        fires = firing
+            .and_then(|one| one.labels.get("alertname").cloned())
+            .unwrap_or_default();
+        Ok(firing.is_none().then_some(()))
+    })?;
+    quiet.ok_or_else(|| {
+        outcome::failed(
+            format!("{fires} fires before anything was done"),
+            "`cargo xtask alerts` says what it is about; mend that first",
+        )
+    })
+}
+
+/// Waits until nothing fires and the receiver was told so; then all that fired since then. What fires twice is told
+/// of twice.
+pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<FiredAlert>> {
+    let containers = lab.containers()?;
+    let (prometheus, receiver) = (
+        Prometheus::new(&containers)?,
+        AlertReceiver::new(&containers)?,
+    );
+    let quiet = wait::until(CLEARED_WITHIN, LOOK_INTERVAL, || {
+        let firing = prometheus.alerts()?;
+        if firing.iter().any(|alert| alert.state == AlertState::Firing) {
+            return Ok(None);
+        }
+        let history = receiver.history(Some(since))?;
+        require_record(&history, since)?;
+        let told = told(&history.alerts);
+        Ok(told
+            .iter()
+            .all(|alert| alert.over_at.is_some())
+            .then_some(told))
+    })?;
+    let mut fired = quiet.ok_or_else(|| {
+        outcome::failed(
+            "alerts still fire, or nobody was told that they are over",
+            "`cargo xtask alerts` shows which",
+        )
+    })?;
+    for name in fired_by_prometheus(&prometheus, since)? {
+        if fired.iter().all(|alert| alert.name != name) {
+            fired.push(FiredAlert {
+                name,
+                told_at: None,
+                over_at: None,
+            });
+        }
+    }
+    Ok(fired)
+}
+
+/// A receiver that started anew meanwhile would pass for one that was told nothing.
+fn require_record(history: &History, since: DateTime<Utc>) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        history.recording_since <= since,
+        "the alert receiver was started at {}, and has forgotten what it was told before",
+        history.recording_since
+    );
+    Ok(())
+}
+
+/// What the receiver was told, a line for each time that an alert fired.
+fn told(changes: &[Change]) -> Vec<FiredAlert> {
+    let mut fired: Vec<(&Change, FiredAlert)> = Vec::new();
+    for change in changes {
+        match change.status {
+            Status::Firing => fired.push((
+                change,
+                FiredAlert {
+                    name: change.name.clone(),
+                    told_at: Some(change.received_at),
+                    over_at: None,
+                },
+            )),
+            Status::Resolved => {
+                let same = fired
+                    .iter_mut()
+                    .find(|(first, _)| first.is_of_the_same(change));
+                // One that fired before belongs to whoever came before.
+                if let Some((_, alert)) = same {
+                    alert.over_at = Some(change.received_at);
+                }
+            }
+        }
+    }
+    fired.into_iter().map(|(_, alert)| alert).collect()
+}
+
+fn fired_by_prometheus(
+    prometheus: &Prometheus,
+    since: DateTime<Utc>,
+) -> anyhow::Result<Vec<String>> {
+    let now = prometheus.now()?;
+    let seconds = (now - since.timestamp_millis() as f64 / 1_000.0).ceil();
+    let query =
+        format!("max by (alertname) (max_over_time(ALERTS{{alertstate=\"firing\"}}[{seconds}s]))");
+    let fired = prometheus.query(&query, now)?;
+    Ok(fired
+        .iter()
+        .map(|sample| sample.label("alertname").to_owned())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn change(status: Status, job: &str, second: u32) -> Change {
+        let at = |second| DateTime::from_timestamp(i64::from(second), 0).unwrap();
+        Change {
+            received_at: at(second),
+            status,
+            name: "TargetDown".to_owned(),
+            severity: "critical".to_owned(),
+            labels: BTreeMap::from([("job".to_owned(), job.to_owned())]),
+            annotations: BTreeMap::new(),
+            starts_at: at(1),
+            ends_at: None,
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_started_anew_has_no_say() {
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let history = History {
+            alerts: Vec::new(),
+            dropped: 0,
+            recording_since: at(10),
+        };
+        assert!(require_record(&history, at(10)).is_ok());
+        let error = require_record(&history, at(9)).unwrap_err().to_string();
+        assert!(error.contains("was started"), "{error}");
+    }
+
+    #[test]
+    fn what_fired_and_what_is_over_are_told_apart_by_their_labels() {
+        let changes = [
+            change(Status::Resolved, "before", 5),
+            change(Status::Firing, "a", 10),
+            change(Status::Firing, "b", 11),
+            change(Status::Resolved, "b", 20),
+        ];
+        let told: Vec<_> = told(&changes)
+            .into_iter()
+            .map(|alert| (alert.told_at, alert.over_at))
+            .collect();
+        let at = |second| DateTime::from_timestamp(second, 0);
+        assert_eq!(told, [(at(10), None), (at(11), at(20))]);
+    }
+}

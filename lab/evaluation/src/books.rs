@@ -1,0 +1,501 @@
+//! The books of an arm: what clients were promised, held against databases and queues as they are.
+//!
+//! An order's way is read hop by hop: its row, its event in the outbox, that event in inventory-service's inbox, the
+//! reservation, the stock it moved, the event that tells of it, and where the order ended. What the services say of
+//! themselves isn't asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context;
+use chrono::{DateTime, TimeDelta, Utc};
+use records::load::{CancellationEntry, LedgerEntry};
+
+use records::evaluation::{Books, Configuration, Hop};
+use system::dead_letters::{self, DeadLetter, READ_LIMIT, Reader};
+use system::lab::Lab;
+
+/// Clocks of containers on one machine are one clock; a margin for times that are rounded.
+const MARGIN: TimeDelta = TimeDelta::seconds(1);
+const ACCEPTED: u16 = 202;
+
+/// How much of each product there is, available or reserved.
+pub type Stock = BTreeMap<i64, i64>;
+
+/// What the databases and queues hold of one arm.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    /// By order id, of the arm's users.
+    orders: BTreeMap<String, OrderRow>,
+    /// Orders whose `OrderPlaced` was published from the outbox: the event's id by order id.
+    placed_events: BTreeMap<String, String>,
+    /// Ids of events that inventory-service recorded.
+    inbox: BTreeSet<String>,
+    /// What inventory-service made of an order.
+    reservations: BTreeMap<String, String>,
+    /// Movements by order id.
+    movements: BTreeMap<String, Moved>,
+    /// Orders whose outcome was published from inventory-service's outbox.
+    told: BTreeSet<String>,
+    /// Dead letters of this arm.
+    dead: Vec<DeadLetter>,
+    stock: Stock,
+    /// Products whose reserved stock isn't the sum of its movements.
+    unexplained: Vec<String>,
+}
+
+#[derive(Debug)]
+struct OrderRow {
+    status: String,
+    quantity: i64,
+}
+
+/// What an order moved.
+#[derive(Debug, Default)]
+struct Moved {
+    /// How often it took stock.
+    takings: u64,
+    /// What it holds now.
+    holds: i64,
+}
+
+impl OrderRow {
+    fn ended(&self) -> bool {
+        matches!(self.status.as_str(), "confirmed" | "rejected" | "cancelled")
+    }
+}
+
+/// How much there is of each product now.
+pub fn stock(lab: &Lab<'_>) -> anyhow::Result<Stock> {
+    let rows = lab.query(
+        "inventory",
+        "SELECT product_id, available + reserved FROM stock",
+    )?;
+    rows.iter()
+        .map(|row| Ok((number(row, 0)?, number(row, 1)?)))
+        .collect()
+}
+
+/// How many orders that were placed since then came to their end in a span of time.
+pub fn decided_between(
+    lab: &Lab<'_>,
+    since: DateTime<Utc>,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> anyhow::Result<u64> {
+    let sql = format!(
+        "SELECT count(*) FROM orders WHERE placed_at >= '{}' AND changed_at >= '{}' AND changed_at < '{}'
+         AND status NOT IN ('pending', 'cancelling')",
+        since.to_rfc3339(),
+        from.to_rfc3339(),
+        until.to_rfc3339()
+    );
+    lab.number("orders", &sql)
+}
+
+/// Reads everything that there is of an arm: the orders of these users since it began.
+pub fn read(
+    lab: &Lab<'_>,
+    users: &BTreeSet<String>,
+    since: DateTime<Utc>,
+) -> anyhow::Result<Holdings> {
+    let since = since - MARGIN;
+    let from = since.to_rfc3339();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    let orders = format!(
+        "SELECT id, status, quantity FROM orders WHERE placed_at >= '{from}' AND user_id = ANY('{{{}}}')",
+        users.join(",")
+    );
+    let orders = lab.query("orders", &orders)?;
+    let orders = orders.iter().map(|row| {
+        let order = OrderRow {
+            status: text(row, 1)?.to_owned(),
+            quantity: number(row, 2)?,
+        };
+        Ok((text(row, 0)?.to_owned(), order))
+    });
+    let pairs = |database: &str, sql: String| -> anyhow::Result<Vec<(String, String)>> {
+        let rows = lab.query(database, &sql)?;
+        let pair = |row: &Vec<String>| Ok((text(row, 0)?.to_owned(), text(row, 1)?.to_owned()));
+        rows.iter().map(pair).collect()
+    };
+    let published = |types: &str| {
+        format!(
+            "SELECT subject, event_id FROM outbox
+             WHERE created_at >= '{from}' AND published_at IS NOT NULL AND event_type IN ({types})"
+        )
+    };
+    let movements = format!(
+        "SELECT order_id, count(*) FILTER (WHERE quantity > 0), sum(quantity) FROM stock_movements
+         WHERE moved_at >= '{from}' GROUP BY order_id"
+    );
+    let movements = lab.query("inventory", &movements)?;
+    let movements = movements.iter().map(|row| {
+        let moved = Moved {
+            takings: number(row, 1)?.try_into()?,
+            holds: number(row, 2)?,
+        };
+        Ok((text(row, 0)?.to_owned(), moved))
+    });
+    let inbox = format!("SELECT event_id FROM inbox WHERE received_at >= '{from}'");
+    let inbox = lab.query("inventory", &inbox)?;
+    let reservations =
+        format!("SELECT order_id, outcome FROM reservations WHERE settled_at >= '{from}'");
+    let unexplained = lab.query(
+        "inventory",
+        "SELECT stock.product_id, stock.reserved, coalesce(sum(quantity), 0)
+         FROM stock LEFT JOIN stock_movements USING (product_id) GROUP BY stock.product_id
+         HAVING stock.reserved <> coalesce(sum(quantity), 0)",
+    )?;
+    Ok(Holdings {
+        orders: orders.collect::<anyhow::Result<_>>()?,
+        placed_events: pairs("orders", published("'agora.order.placed.v1'"))?
+            .into_iter()
+            .collect(),
+        inbox: inbox.into_iter().flatten().collect(),
+        reservations: pairs("inventory", reservations)?.into_iter().collect(),
+        movements: movements.collect::<anyhow::Result<_>>()?,
+        told: pairs(
+            "inventory",
+            published(
+                "'agora.stock.reserved.v1', 'agora.stock.rejected.v1', 'agora.stock.released.v1'",
+            ),
+        )?
+        .into_iter()
+        .map(|(order, _)| order)
+        .collect(),
+        dead: dead_letters_since(lab, since)?,
+        stock: stock(lab)?,
+        unexplained: unexplained
+            .iter()
+            .map(|row| {
+                Ok(format!(
+                    "product {}: {} reserved, its movements add up to {}",
+                    text(row, 0)?,
+                    text(row, 1)?,
+                    text(row, 2)?
+                ))
+            })
+            .collect::<anyhow::Result<_>>()?,
+    })
+}
+
+/// The letters that died since then, and those that don't say when.
+pub(super) fn dead_letters_since(
+    lab: &Lab<'_>,
+    since: DateTime<Utc>,
+) -> anyhow::Result<Vec<DeadLetter>> {
+    let reader = Reader::new(lab.project, &lab.containers()?)?;
+    let mut dead = Vec::new();
+    for queue in dead_letters::queues() {
+        let content = reader.read(&queue, READ_LIMIT, 0)?;
+        anyhow::ensure!(
+            content.count == content.letters.len(),
+            "{queue} holds {} letters and only {} can be looked at: `cargo xtask dlq` makes room",
+            content.count,
+            content.letters.len()
+        );
+        let of_this_arm = |letter: &DeadLetter| letter.failed_at.is_none_or(|at| at >= since);
+        dead.extend(content.letters.into_iter().filter(of_this_arm));
+    }
+    Ok(dead)
+}
+
+impl Holdings {
+    /// Orders that are not as they should be when nothing moves any more, promised or not: what has to be mended
+    /// before others can rely on the books.
+    pub fn wrong(&self) -> BTreeSet<&str> {
+        let books = self.judge_orders();
+        [books.undecided, books.doubled, books.oversold, books.held]
+            .concat()
+            .into_iter()
+            .collect()
+    }
+
+    fn judge_orders(&self) -> WrongOrders<'_> {
+        let mut wrong = WrongOrders::default();
+        let nothing = Moved::default();
+        for (id, order) in &self.orders {
+            let moved = self.movements.get(id).unwrap_or(&nothing);
+            if !order.ended() {
+                wrong.undecided.push(id);
+            }
+            if moved.takings > 1 {
+                wrong.doubled.push(id);
+            }
+            if order.status == "confirmed" && moved.holds < order.quantity {
+                wrong.oversold.push(id);
+            }
+            // Below 0 it gave back more than it took.
+            if matches!(order.status.as_str(), "rejected" | "cancelled") && moved.holds != 0 {
+                wrong.held.push(id);
+            }
+        }
+        wrong
+    }
+
+    /// Holds a ledger against what there is. `before` is the stock at the arm's beginning.
+    pub fn reconcile(
+        &self,
+        ledger: &[LedgerEntry],
+        cancellations: &[CancellationEntry],
+        before: &Stock,
+        configuration: &Configuration,
+    ) -> Books {
+        let promised: BTreeSet<&str> = ledger
+            .iter()
+            .filter_map(|entry| entry.order_id.as_deref())
+            .collect();
+        let cancelled: BTreeSet<&str> = cancellations
+            .iter()
+            .filter(|entry| entry.status == Some(ACCEPTED))
+            .map(|entry| entry.order_id.as_str())
+            .collect();
+        let owned = |ids: Vec<&str>| ids.into_iter().map(str::to_owned).collect();
+        let wrong = self.judge_orders();
+        let without_end = |id: &&str| !self.orders.get(*id).is_some_and(OrderRow::ended);
+        let uncancelled = |id: &&str| {
+            let order = self.orders.get(*id);
+            order.is_none_or(|order| order.status != "cancelled")
+        };
+        let mut statuses = BTreeMap::new();
+        for order in self.orders.values() {
+            *statuses.entry(order.status.clone()).or_default() += 1;
+        }
+        let mut dead_letters = BTreeMap::new();
+        for letter in &self.dead {
+            *dead_letters.entry(letter.reason().to_owned()).or_default() += 1;
+        }
+        let stored = |id: &&String| !promised.contains(id.as_str());
+        Books {
+            promised: promised.len() as u64,
+            unpromised: self.orders.keys().filter(stored).count() as u64,
+            cancellations: cancelled.len() as u64,
+            hops: self.hops(&promised, configuration),
+            statuses,
+            lost: owned(promised.iter().copied().filter(without_end).collect()),
+            doubled: owned(wrong.doubled),
+            oversold: owned(wrong.oversold),
+            held: owned(wrong.held),
+            uncancelled: owned(cancelled.iter().copied().filter(uncancelled).collect()),
+            dead_letters,
+            unbalanced: self.unbalanced(before),
+        }
+    }
+
+    fn hops(&self, promised: &BTreeSet<&str>, configuration: &Configuration) -> Vec<Hop> {
+        let is_off = |pattern: &str| {
+            let off = configuration.patterns_off.values().flatten();
+            off.into_iter().any(|off| off == pattern)
+        };
+        let (outbox, inbox) = (!is_off("outbox"), !is_off("inbox"));
+        let hop = |name: &str, there: bool, came: &dyn Fn(&str) -> bool| {
+            let missing = || promised.iter().filter(|id| !came(id));
+            Hop {
+                name: name.to_owned(),
+                count: there.then(|| promised.len() as u64 - missing().count() as u64),
+                missing: match there {
+                    true => missing()
+                        .take(Hop::NAMED)
+                        .map(|id| (*id).to_owned())
+                        .collect(),
+                    false => Vec::new(),
+                },
+            }
+        };
+        vec![
+            hop("order row", true, &|id| self.orders.contains_key(id)),
+            hop("order event published from the outbox", outbox, &|id| {
+                self.placed_events.contains_key(id)
+            }),
+            hop("order event in the inbox", outbox && inbox, &|id| {
+                let event = self.placed_events.get(id);
+                event.is_some_and(|event| self.inbox.contains(event))
+            }),
+            hop("decided by inventory-service", true, &|id| {
+                self.reservations.contains_key(id)
+            }),
+            hop("stock moved, or none to move", true, &|id| match self
+                .reservations
+                .get(id)
+                .map(String::as_str)
+            {
+                Some("reserved" | "released") => self.movements.contains_key(id),
+                Some(_) => true,
+                None => false,
+            }),
+            hop("outcome published from the outbox", outbox, &|id| {
+                self.told.contains(id)
+            }),
+            hop("order ended", true, &|id| {
+                self.orders.get(id).is_some_and(OrderRow::ended)
+            }),
+        ]
+    }
+
+    fn unbalanced(&self, before: &Stock) -> Vec<String> {
+        let changed = before.iter().filter_map(|(product, before)| {
+            let now = self.stock.get(product).copied().unwrap_or_default();
+            (now != *before)
+                .then(|| format!("product {product}: {before} in all before, {now} after"))
+        });
+        self.unexplained.iter().cloned().chain(changed).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct WrongOrders<'a> {
+    undecided: Vec<&'a str>,
+    doubled: Vec<&'a str>,
+    oversold: Vec<&'a str>,
+    held: Vec<&'a str>,
+}
+
+fn text(row: &[String], column: usize) -> anyhow::Result<&str> {
+    row.get(column)
+        .map(String::as_str)
+        .with_context(|| format!("a row with {} columns: {row:?}", row.len()))
+}
+
+fn number(row: &[String], column: usize) -> anyhow::Result<i64> {
+    let text = text(row, column)?;
+    text.parse()
+        .with_context(|| format!("{text:?} is not a number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(ids: &[&str]) -> Vec<LedgerEntry> {
+        ids.iter()
+            .map(|id| LedgerEntry {
+                at: DateTime::UNIX_EPOCH,
+                intended_at: DateTime::UNIX_EPOCH,
+                idempotency_key: None,
+                user_id: "u".to_owned(),
+                product_id: 1,
+                quantity: 2,
+                status: Some(ACCEPTED),
+                order_id: Some((*id).to_owned()),
+                trace_id: None,
+                trace_sampled: None,
+                latency_ms: 1,
+                error: None,
+            })
+            .collect()
+    }
+
+    fn order(status: &str) -> OrderRow {
+        OrderRow {
+            status: status.to_owned(),
+            quantity: 2,
+        }
+    }
+
+    fn moved(takings: u64, holds: i64) -> Moved {
+        Moved { takings, holds }
+    }
+
+    /// An order that went all the way, and what else is given.
+    fn holdings(orders: &[(&str, &str, Moved)]) -> Holdings {
+        let mut holdings = Holdings::default();
+        for (id, status, _) in orders {
+            holdings.orders.insert((*id).to_owned(), order(status));
+            holdings
+                .placed_events
+                .insert((*id).to_owned(), format!("event of {id}"));
+            holdings.inbox.insert(format!("event of {id}"));
+            holdings
+                .reservations
+                .insert((*id).to_owned(), "reserved".to_owned());
+            holdings.told.insert((*id).to_owned());
+        }
+        for (id, _, moved) in orders {
+            let moved = Moved { ..*moved };
+            holdings.movements.insert((*id).to_owned(), moved);
+        }
+        holdings
+    }
+
+    fn reconcile(holdings: &Holdings, promised: &[&str]) -> Books {
+        holdings.reconcile(
+            &ledger(promised),
+            &[],
+            &Stock::new(),
+            &Configuration::default(),
+        )
+    }
+
+    #[test]
+    fn books_that_balance_have_nothing_to_say() {
+        let holdings = holdings(&[
+            ("a", "confirmed", moved(1, 2)),
+            ("b", "rejected", moved(0, 0)),
+            ("c", "cancelled", moved(1, 0)),
+        ]);
+        let books = reconcile(&holdings, &["a", "b", "c"]);
+        assert!(books.lost.is_empty() && books.doubled.is_empty());
+        assert!(books.oversold.is_empty() && books.held.is_empty());
+        assert!(holdings.wrong().is_empty());
+        assert!(
+            books.hops.iter().all(|hop| hop.count == Some(3)),
+            "{books:?}"
+        );
+    }
+
+    #[test]
+    fn a_promise_without_a_row_or_an_end_is_lost_and_named_at_the_hop_where_it_was_last_seen() {
+        let mut holdings = holdings(&[
+            ("a", "confirmed", moved(1, 2)),
+            ("b", "pending", moved(0, 0)),
+        ]);
+        holdings.inbox.remove("event of b");
+        let books = reconcile(&holdings, &["a", "b", "c"]);
+        assert_eq!(books.lost, ["b", "c"]);
+        let missing = |name: &str| {
+            let hop = books.hops.iter().find(|hop| hop.name == name);
+            hop.map(|hop| hop.missing.clone()).unwrap_or_default()
+        };
+        assert_eq!(missing("order row"), ["c"]);
+        assert_eq!(missing("order event in the inbox"), ["b", "c"]);
+    }
+
+    #[test]
+    fn stock_taken_twice_not_at_all_or_kept_is_found() {
+        let holdings = holdings(&[
+            ("a", "confirmed", moved(2, 4)),
+            ("b", "confirmed", moved(0, 0)),
+            ("c", "cancelled", moved(1, 2)),
+        ]);
+        let books = reconcile(&holdings, &["a", "b", "c"]);
+        assert_eq!(books.doubled, ["a"]);
+        assert_eq!(books.oversold, ["b"]);
+        assert_eq!(books.held, ["c"]);
+        assert_eq!(holdings.wrong().len(), 3);
+    }
+
+    #[test]
+    fn stock_that_vanished_is_found_by_its_product() {
+        let mut holdings = holdings(&[]);
+        holdings.stock = Stock::from([(1, 99), (2, 100)]);
+        let before = Stock::from([(1, 100), (2, 100)]);
+        let books = holdings.reconcile(&[], &[], &before, &Configuration::default());
+        assert_eq!(books.unbalanced, ["product 1: 100 in all before, 99 after"]);
+    }
+
+    #[test]
+    fn a_station_that_the_configuration_leaves_out_has_no_count() {
+        let holdings = holdings(&[("a", "confirmed", moved(1, 2))]);
+        let off = BTreeMap::from([("order-service".to_owned(), vec!["outbox".to_owned()])]);
+        let configuration = Configuration {
+            patterns_off: off,
+            ..Configuration::default()
+        };
+        let books = holdings.reconcile(&ledger(&["a"]), &[], &Stock::new(), &configuration);
+        let counts: Vec<Option<u64>> = books.hops.iter().map(|hop| hop.count).collect();
+        assert_eq!(
+            counts,
+            [Some(1), None, None, Some(1), Some(1), None, Some(1)]
+        );
+    }
+}

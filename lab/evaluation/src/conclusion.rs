@@ -1,0 +1,292 @@
+//! The judged form of an evaluation: what `--format json` prints and `verdicts.json` holds.
+//! `xtask/schemas/evaluation.schema.json` describes it for others.
+//!
+//! Made from the evidence alone, by [`super::verdict`]; how it looks is `report/`'s.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    experiment::Experiment,
+    experiments,
+    statistics::{Effect, Spread},
+    verdict::{self, Better, Outcome, Verdict},
+};
+use base::outcome::{self, Exit};
+use records::evaluation::{Evaluation, Sabotage, Trial, Versions};
+
+/// The version of this form.
+pub const FORMAT: u32 = 1;
+
+/// What an evaluation comes to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conclusion {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Names the run and its folder.
+    pub run: String,
+    /// The command that repeats it.
+    pub command: String,
+    /// Reproduces the request mix and the moment of each fault.
+    pub seed: u64,
+    /// What was broken on purpose.
+    pub sabotage: Option<Sabotage>,
+    /// Before the first arm.
+    pub started_at: DateTime<Utc>,
+    /// After the last arm.
+    pub finished_at: DateTime<Utc>,
+    /// What was evaluated.
+    pub versions: Versions,
+    /// `holds`, `failed` or `inconclusive`: the exit code in a word.
+    pub outcome: Exit,
+    /// In the order in which they were run.
+    pub experiments: Vec<ExperimentConclusion>,
+}
+
+/// What an experiment comes to, over its repetitions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExperimentConclusion {
+    /// As it is typed or read.
+    pub name: String,
+    /// What it says about the pattern.
+    pub claim: String,
+    /// What would refute it.
+    pub refuted_by: String,
+    /// The verdict.
+    pub outcome: Outcome,
+    /// What it rests on, in words.
+    pub reason: String,
+    /// The harm first. Values of trials that were inconclusive are among them.
+    pub figures: Vec<FigureSummary>,
+    /// One for each repetition.
+    pub trials: Vec<TrialVerdict>,
+}
+
+/// The verdict on one repetition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialVerdict {
+    /// From 1.
+    pub repetition: u32,
+    /// Reproduces the request mix and the moment of each fault.
+    pub seed: u64,
+    /// The verdict.
+    pub outcome: Outcome,
+    /// What it rests on, in words.
+    pub reason: String,
+}
+
+/// One quantity over arms and repetitions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FigureSummary {
+    /// As it is typed or read.
+    pub name: String,
+    /// Of all its values.
+    pub unit: String,
+    /// In which direction it gets better.
+    pub better: Better,
+    /// Whether the verdict rests on it.
+    pub decisive: bool,
+    /// In the order of the experiment's arms: without the pattern first.
+    pub arms: Vec<ArmSummary>,
+    /// The last arm against the first; `None` when no repetition measured both.
+    pub effect: Option<Effect>,
+}
+
+/// A figure's values in one arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArmSummary {
+    /// The arm.
+    pub arm: String,
+    /// `None` when no repetition measured it.
+    pub spread: Option<Spread>,
+    /// One for each repetition; `None` where it could not be measured.
+    pub values: Vec<Option<f64>>,
+}
+
+impl Conclusion {
+    /// Judges what was seen. The same evidence gives the same conclusion.
+    pub fn of(evaluation: &Evaluation) -> anyhow::Result<Self> {
+        let mut names: Vec<&str> = Vec::new();
+        for trial in &evaluation.trials {
+            if !names.contains(&trial.experiment.as_str()) {
+                names.push(&trial.experiment);
+            }
+        }
+        let experiments = names
+            .into_iter()
+            .map(|name| {
+                let experiment = experiments::find(name).ok_or_else(|| unknown(name))?;
+                let trials = evaluation.trials.iter();
+                let trials: Vec<&Trial> = trials.filter(|trial| trial.experiment == name).collect();
+                Ok(ExperimentConclusion::of(experiment, &trials))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Self {
+            format: FORMAT,
+            run: evaluation.run.clone(),
+            command: evaluation.command.clone(),
+            seed: evaluation.seed,
+            sabotage: evaluation.sabotage,
+            started_at: evaluation.started_at,
+            finished_at: evaluation.finished_at,
+            versions: evaluation.versions.clone(),
+            outcome: exit(Outcome::over(
+                experiments.iter().map(|experiment| experiment.outcome),
+            )),
+            experiments,
+        })
+    }
+
+    /// How many experiments came out so.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        let outcomes = self.experiments.iter().map(|experiment| experiment.outcome);
+        outcomes.filter(|other| *other == outcome).count()
+    }
+
+    /// All verdicts in one line: `6 upheld, 1 refuted, 1 inconclusive`.
+    pub fn tally(&self) -> String {
+        let tally: Vec<String> = [Outcome::Upheld, Outcome::Refuted, Outcome::Inconclusive]
+            .into_iter()
+            .map(|outcome| (self.count(outcome), outcome.word()))
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect();
+        if tally.is_empty() {
+            "nothing was evaluated".to_owned()
+        } else {
+            tally.join(", ")
+        }
+    }
+}
+
+/// A refuted claim is a check that failed; only what was upheld holds.
+pub fn exit(outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::Upheld => Exit::Holds,
+        Outcome::Refuted => Exit::Failed,
+        Outcome::Inconclusive => Exit::Inconclusive,
+    }
+}
+
+impl ExperimentConclusion {
+    fn of(experiment: &Experiment, trials: &[&Trial]) -> Self {
+        let verdicts: Vec<Verdict> = trials
+            .iter()
+            .map(|trial| verdict::judge(experiment, trial))
+            .collect();
+        let trials: Vec<TrialVerdict> = trials
+            .iter()
+            .zip(&verdicts)
+            .map(|(trial, verdict)| TrialVerdict {
+                repetition: trial.repetition,
+                seed: trial.seed,
+                outcome: verdict.outcome,
+                reason: verdict.reason.clone(),
+            })
+            .collect();
+        let outcome = Outcome::over(trials.iter().map(|trial| trial.outcome));
+        Self {
+            name: experiment.name.to_owned(),
+            claim: experiment.claim.to_owned(),
+            refuted_by: experiment.refuted_by.to_owned(),
+            outcome,
+            reason: reason(outcome, &trials),
+            figures: figures(experiment, &verdicts),
+            trials,
+        }
+    }
+
+    /// How often it was run.
+    pub fn repetitions(&self) -> usize {
+        self.trials.len()
+    }
+
+    /// The first trial that came out as the experiment did.
+    pub fn deciding(&self) -> Option<&TrialVerdict> {
+        let mut trials = self.trials.iter();
+        trials.find(|trial| trial.outcome == self.outcome)
+    }
+}
+
+/// Of several trials, the first that decided speaks for those like it. Follows on the outcome's word.
+fn reason(outcome: Outcome, trials: &[TrialVerdict]) -> String {
+    let alike: Vec<&TrialVerdict> = trials
+        .iter()
+        .filter(|trial| trial.outcome == outcome)
+        .collect();
+    match alike.as_slice() {
+        [] => "it was not run".to_owned(),
+        [only] if trials.len() == 1 => only.reason.clone(),
+        [first, ..] => format!(
+            "in {} of {} repetitions; in repetition {}: {}",
+            alike.len(),
+            trials.len(),
+            first.repetition,
+            first.reason
+        ),
+    }
+}
+
+/// The figures over all trials. A trial that broke off lacks arms: it has no value there.
+fn figures(experiment: &Experiment, verdicts: &[Verdict]) -> Vec<FigureSummary> {
+    let Some(first) = verdicts.first() else {
+        return Vec::new();
+    };
+    first
+        .figures
+        .iter()
+        .map(|figure| {
+            let values = |arm: &str| -> Vec<Option<f64>> {
+                let value = |verdict: &Verdict| {
+                    let mut figures = verdict.figures.iter();
+                    let same = figures.find(|other| other.name == figure.name)?;
+                    same.values.iter().find(|value| value.arm == arm)?.value
+                };
+                verdicts.iter().map(value).collect()
+            };
+            let arms: Vec<ArmSummary> = experiment
+                .arms
+                .iter()
+                .map(|plan| {
+                    let values = values(plan.name);
+                    ArmSummary {
+                        arm: plan.name.to_owned(),
+                        spread: Spread::of(values.iter().flatten().copied()),
+                        values,
+                    }
+                })
+                .collect();
+            let effect = match arms.as_slice() {
+                [from, .., to] => {
+                    let pairs = from.values.iter().copied().zip(to.values.iter().copied());
+                    Effect::of(&from.arm, &to.arm, &pairs.collect::<Vec<_>>())
+                }
+                _ => None,
+            };
+            FigureSummary {
+                name: figure.name.clone(),
+                unit: figure.unit.clone(),
+                better: figure.better,
+                decisive: figure.decisive,
+                arms,
+                effect,
+            }
+        })
+        .collect()
+}
+
+fn unknown(name: &str) -> anyhow::Error {
+    let known: Vec<&str> = experiments::ALL.iter().map(|known| known.name).collect();
+    outcome::unavailable(
+        format!("the evidence is of an experiment that this version doesn't know: {name}"),
+        format!(
+            "judge it with the version that made it; known here are {}",
+            known.join(", ")
+        ),
+    )
+}

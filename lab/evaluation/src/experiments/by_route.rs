@@ -1,0 +1,443 @@
+//! Figures of single routes, for experiments on what one dependency's trouble costs those who need it, and those who don't.
+
+use chrono::{DateTime, Utc};
+use records::load::RouteSecond;
+
+use super::WRONG_BOOKS;
+use crate::verdict::{Better, Figure, Outcome, harm_without_none_with};
+use records::evaluation::Arm;
+
+/// Purchases: the one route that asks product-service.
+const PURCHASES: (&str, &str) = ("POST", "/users/{id}/purchases");
+/// After the fault a second is as usual in which nothing failed and nothing took longer.
+const USUAL_MS: f64 = 1_000.0;
+
+pub(super) fn is_purchase(second: &RouteSecond) -> bool {
+    (second.method.as_str(), second.route.as_str()) == PURCHASES
+}
+
+pub(super) fn routes(arm: &Arm) -> &[RouteSecond] {
+    arm.load.as_ref().map_or(&[], |load| &load.routes)
+}
+
+fn since_start(arm: &Arm, at: DateTime<Utc>) -> Option<f64> {
+    let load = arm.load.as_ref()?;
+    Some((at - load.summary.measured_from).as_seconds_f64())
+}
+
+/// From when to when the fault was in force, in seconds since the start.
+pub(super) fn in_force(arm: &Arm) -> Option<(f64, f64)> {
+    let in_force = arm.fault.as_ref()?.in_force?;
+    Some((
+        since_start(arm, in_force.from)?,
+        since_start(arm, in_force.until)?,
+    ))
+}
+
+/// The seconds that lie wholly within the fault.
+pub(super) fn under_fault(arm: &Arm) -> impl Iterator<Item = &RouteSecond> {
+    let span = in_force(arm);
+    routes(arm).iter().filter(move |second| {
+        let begin = f64::from(second.second);
+        span.is_some_and(|(from, until)| begin >= from && begin + 1.0 <= until)
+    })
+}
+
+/// The seconds that were over before the fault.
+fn before_fault(arm: &Arm) -> impl Iterator<Item = &RouteSecond> {
+    let span = in_force(arm);
+    routes(arm).iter().filter(move |second| {
+        let end = f64::from(second.second) + 1.0;
+        span.is_some_and(|(from, _)| end <= from)
+    })
+}
+
+pub(super) fn failed(second: &RouteSecond) -> u64 {
+    second.sent().saturating_sub(second.succeeded)
+}
+
+pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// Of the purchases that were sent under the fault, the part that failed, in per cent.
+pub(super) fn purchases_failed(arm: &Arm) -> Option<f64> {
+    let (mut bad, mut sent) = (0, 0);
+    for second in under_fault(arm).filter(|second| is_purchase(second)) {
+        bad += failed(second);
+        sent += second.sent();
+    }
+    (sent > 0).then(|| bad as f64 / sent as f64 * 100.0)
+}
+
+/// How long a purchase took under the fault, in milliseconds: the median of the seconds' medians.
+pub(super) fn purchases_took(arm: &Arm) -> Option<f64> {
+    let purchases = under_fault(arm).filter(|second| is_purchase(second));
+    median(purchases.filter_map(|second| second.p50_ms))
+}
+
+/// The same of the seconds' p99.
+pub(super) fn purchases_p99(arm: &Arm) -> Option<f64> {
+    let purchases = under_fault(arm).filter(|second| is_purchase(second));
+    median(purchases.filter_map(|second| second.p99_ms))
+}
+
+/// The longest that a purchase took which was sent while the fault was there, if only for a part of its second, in
+/// milliseconds.
+pub(super) fn longest_purchase(arm: &Arm) -> Option<f64> {
+    let (from, until) = in_force(arm)?;
+    let touched = routes(arm).iter().filter(|second| {
+        let begin = f64::from(second.second);
+        begin + 1.0 > from && begin < until
+    });
+    touched
+        .filter(|second| is_purchase(second))
+        .filter_map(|second| second.max_ms)
+        .max_by(f64::total_cmp)
+}
+
+/// p99 of the routes that need nothing of the fault's target, in milliseconds: the median over their seconds, before the
+/// fault and under it.
+pub(super) fn others_p99(arm: &Arm) -> Option<(f64, f64)> {
+    let p99 = |second: &RouteSecond| second.p99_ms.filter(|_| !is_purchase(second));
+    Some((
+        median(before_fault(arm).filter_map(p99))?,
+        median(under_fault(arm).filter_map(p99))?,
+    ))
+}
+
+/// Requests of the other routes that failed.
+pub(super) fn others_failed(arm: &Arm) -> u64 {
+    let others = routes(arm).iter().filter(|second| !is_purchase(second));
+    others.map(failed).sum()
+}
+
+/// From the healing until purchases were as usual for the rest of the load, in seconds; `None` if they never were.
+pub(super) fn recovery(arm: &Arm) -> Option<f64> {
+    let healed = since_start(arm, arm.fault.as_ref()?.healed_at?)?;
+    let after = |second: &&RouteSecond| f64::from(second.second) >= healed && is_purchase(second);
+    let last = routes(arm).iter().rfind(after)?.second;
+    let bad = routes(arm).iter().filter(after).rfind(|second| {
+        failed(second) > 0 || second.max_ms.is_some_and(|max_ms| max_ms > USUAL_MS)
+    });
+    match bad {
+        None => Some(0.0),
+        Some(bad) if bad.second == last => None,
+        Some(bad) => Some(f64::from(bad.second) + 1.0 - healed),
+    }
+}
+
+/// What both experiments report.
+pub(super) fn figures(arms: &[Arm]) -> Vec<Figure> {
+    vec![
+        Figure::of(
+            "purchases failed, of those under the fault",
+            "%",
+            Better::Less,
+            arms,
+            purchases_failed,
+        ),
+        Figure::of(
+            "a purchase under the fault, p50",
+            "ms",
+            Better::Less,
+            arms,
+            purchases_took,
+        ),
+        Figure::of(
+            "a purchase under the fault, p99",
+            "ms",
+            Better::Less,
+            arms,
+            purchases_p99,
+        ),
+        Figure::of(
+            "the longest purchase under the fault",
+            "ms",
+            Better::Less,
+            arms,
+            longest_purchase,
+        ),
+        Figure::of(
+            "other routes under the fault, p99",
+            "ms",
+            Better::Less,
+            arms,
+            |arm| others_p99(arm).map(|(_, under)| under),
+        ),
+        Figure::of(
+            "other routes before it, p99",
+            "ms",
+            Better::Neither,
+            arms,
+            |arm| others_p99(arm).map(|(before, _)| before),
+        ),
+        Figure::of("other requests failed", "", Better::Less, arms, |arm| {
+            (!routes(arm).is_empty()).then(|| others_failed(arm) as f64)
+        }),
+        Figure::of(
+            "until purchases were as usual",
+            "s",
+            Better::Less,
+            arms,
+            recovery,
+        ),
+    ]
+}
+
+/// Within how many seconds after the healing purchases must be as usual.
+const RECOVERED_WITHIN_SECONDS: f64 = 5.0;
+/// What a purchase may take: two seconds for its price, and a second for a machine that is busy.
+const DEADLINE_MS: f64 = 3_000.0;
+/// A second's p99 is the slowest of its few requests: it scatters that much by itself.
+const SLOWER: f64 = 3.0;
+const SLOW_MS: f64 = 250.0;
+
+/// What an arm with a deadline must not show, whatever else it has: the first of it.
+pub(super) fn damage(arm: &Arm) -> Option<String> {
+    if let Some(ms) = longest_purchase(arm).filter(|ms| *ms > DEADLINE_MS) {
+        return Some(format!("a purchase took {ms:.0} ms"));
+    }
+    let failed = others_failed(arm);
+    if failed > 0 {
+        return Some(format!("{failed} requests of other routes failed"));
+    }
+    let slower = others_p99(arm).filter(|(before, under)| *under > SLOW_MS.max(before * SLOWER));
+    if let Some((before, under)) = slower {
+        return Some(format!(
+            "p99 of the other routes was {under:.0} ms, and {before:.0} ms before"
+        ));
+    }
+    in_force(arm)?;
+    match recovery(arm) {
+        None => Some("purchases were not as usual again".to_owned()),
+        Some(seconds) if seconds > RECOVERED_WITHIN_SECONDS => Some(format!(
+            "purchases were as usual only {seconds:.1} s after the healing"
+        )),
+        Some(_) => None,
+    }
+}
+
+/// How an experiment with purchases is judged: by one quantity that shows the harm, and by what an arm with the pattern
+/// must not show.
+pub(super) struct Rule {
+    /// What refutes the claim, beside wrong books.
+    pub(super) wrong: fn(&Arm) -> Option<String>,
+    /// How much of the harm an arm shows; `None` where no purchase was sent under a fault.
+    pub(super) harm: fn(&Arm) -> Option<f64>,
+    /// From where on it is one.
+    pub(super) harm_from: f64,
+    /// Says of the harm without the pattern that it is none.
+    pub(super) harmless: fn(f64) -> String,
+    /// Says of the harm without and with the pattern what was seen.
+    pub(super) seen: fn(f64, f64) -> String,
+}
+
+impl Rule {
+    /// The verdict and its reason.
+    pub(super) fn judge(&self, arms: &[Arm]) -> (Outcome, String) {
+        let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
+        if outcome == Outcome::Refuted {
+            return (outcome, reason);
+        }
+        let Some((off, with)) = arms.split_first() else {
+            return (outcome, reason);
+        };
+        for arm in with {
+            if let Some(wrong) = (self.wrong)(arm) {
+                let reason = format!("in the arm `{}` {wrong}", arm.name);
+                return (Outcome::Refuted, reason);
+            }
+        }
+        let (Some(off), Some(on)) = ((self.harm)(off), with.first().and_then(self.harm)) else {
+            return (
+                Outcome::Inconclusive,
+                "no purchase was measured while product-service hung".to_owned(),
+            );
+        };
+        if off < self.harm_from {
+            let none = (self.harmless)(off);
+            let reason = format!("without the pattern {none}: this run shows no need for it");
+            return (Outcome::Inconclusive, reason);
+        }
+        (Outcome::Upheld, (self.seen)(off, on))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::report::tests::{Sketch, at};
+
+    /// An arm of 50 seconds, the fault from 20.5 to 35.5, with so much of each second's purchases failing.
+    pub(in super::super) struct Seconds {
+        /// Under the fault: the part of the purchases that fails, and how long a purchase takes.
+        pub(in super::super) failing: f64,
+        pub(in super::super) took_ms: f64,
+        pub(in super::super) longest_ms: f64,
+        pub(in super::super) others_ms: f64,
+        pub(in super::super) others_failed: u64,
+        /// Seconds after the healing in which purchases fail as under the fault.
+        pub(in super::super) lingers: u32,
+    }
+
+    /// An arm of 50 seconds, the fault from 20.5 to 35.5, with what `seconds` says of each second, and of whether it has a part in the fault.
+    pub(in super::super) fn under(
+        name: &str,
+        seconds: impl Fn(u32, bool) -> Vec<RouteSecond>,
+    ) -> Arm {
+        let (from, until) = (20.5, 35.5);
+        let mut arm = Sketch::arm(name)
+            .seconds(50)
+            .rate(60)
+            .fault(from, until)
+            .build();
+        let load = arm.load.as_mut().unwrap();
+        load.routes = (0..50)
+            .flat_map(|second| {
+                let begin = f64::from(second);
+                seconds(second, begin + 1.0 > from && begin < until)
+            })
+            .collect();
+        arm
+    }
+
+    /// A second of a route and a group: the answers, of which those below 300 succeeded, all of them in the same time.
+    pub(in super::super) fn second(
+        number: u32,
+        (method, route, group): (&str, &str, Option<&str>),
+        answers: &[(&str, u64)],
+        took_ms: f64,
+    ) -> RouteSecond {
+        let good = answers.iter().filter(|(status, _)| *status < "300");
+        let succeeded = good.map(|(_, count)| count).sum();
+        let answers = answers.iter();
+        RouteSecond {
+            second: number,
+            method: method.to_owned(),
+            route: route.to_owned(),
+            group: group.map(str::to_owned),
+            answers: answers.map(|(s, n)| ((*s).to_owned(), *n)).collect(),
+            succeeded,
+            stale: 0,
+            p50_ms: Some(took_ms),
+            p99_ms: Some(took_ms),
+            max_ms: Some(took_ms),
+            succeeded_p99_ms: (succeeded > 0).then_some(took_ms),
+        }
+    }
+
+    impl Seconds {
+        /// As if there were no fault.
+        pub(in super::super) const CALM: Self = Self {
+            failing: 0.0,
+            took_ms: 10.0,
+            longest_ms: 30.0,
+            others_ms: 20.0,
+            others_failed: 0,
+            lingers: 0,
+        };
+
+        pub(in super::super) fn arm(&self, name: &str) -> Arm {
+            const SENT: u64 = 20;
+            let (from, until) = (20.5, 35.5);
+            let mut arm = Sketch::arm(name)
+                .seconds(50)
+                .rate(60)
+                .fault(from, until)
+                .build();
+            let load = arm.load.as_mut().unwrap();
+            for second in 0..50 {
+                let begin = f64::from(second);
+                let bad = begin + 1.0 > from && begin < until.ceil() + f64::from(self.lingers);
+                let mut push = |method: &str, route: &str, failed: u64, p50: f64, max: f64| {
+                    let answers = [("200", SENT - failed), ("503", failed)];
+                    load.routes.push(RouteSecond {
+                        second,
+                        method: method.to_owned(),
+                        route: route.to_owned(),
+                        group: None,
+                        answers: BTreeMap::from(answers.map(|(s, n)| (s.to_owned(), n))),
+                        succeeded: SENT - failed,
+                        stale: 0,
+                        p50_ms: Some(p50),
+                        p99_ms: Some(max),
+                        max_ms: Some(max),
+                        succeeded_p99_ms: None,
+                    });
+                };
+                let share = if bad { self.failing } else { 0.0 };
+                let failed = (SENT as f64 * share).round() as u64;
+                let (p50, max) = if bad {
+                    (self.took_ms, self.longest_ms)
+                } else {
+                    (10.0, 30.0)
+                };
+                push("POST", "/users/{id}/purchases", failed, p50, max);
+                let failed = if second == 25 { self.others_failed } else { 0 };
+                let p99 = if bad { self.others_ms } else { 20.0 };
+                push("GET", "/users/me", failed, 5.0, p99);
+            }
+            arm
+        }
+    }
+
+    /// The same arm without any fault.
+    pub(in super::super) fn withheld(mut arm: Arm) -> Arm {
+        let fault = arm.fault.as_mut().unwrap();
+        (fault.injected_at, fault.healed_at, fault.in_force) = (None, None, None);
+        arm
+    }
+
+    #[track_caller]
+    pub(in super::super) fn expect(judged: (Outcome, String), outcome: Outcome, part: &str) {
+        assert_eq!(judged.0, outcome, "{}", judged.1);
+        assert!(judged.1.contains(part), "{}", judged.1);
+    }
+
+    #[test]
+    fn a_route_is_measured_under_the_fault_and_after_it() {
+        let arm = Seconds {
+            failing: 0.5,
+            took_ms: 900.0,
+            longest_ms: 2_000.0,
+            lingers: 2,
+            ..Seconds::CALM
+        }
+        .arm("on");
+        assert_eq!(purchases_failed(&arm), Some(50.0));
+        assert_eq!(purchases_took(&arm), Some(900.0));
+        assert_eq!(longest_purchase(&arm), Some(2_000.0));
+        assert_eq!(others_p99(&arm), Some((20.0, 20.0)));
+        // 36 and 37 are bad; healed at 35.5.
+        assert_eq!(recovery(&arm), Some(2.5));
+        assert_eq!(damage(&arm), None);
+    }
+
+    #[test]
+    fn purchases_that_never_come_back_have_no_recovery() {
+        let arm = Seconds {
+            failing: 1.0,
+            lingers: 30,
+            ..Seconds::CALM
+        }
+        .arm("on");
+        assert_eq!(recovery(&arm), None);
+        assert!(damage(&arm).unwrap().contains("not as usual again"));
+    }
+
+    #[test]
+    fn without_a_fault_nothing_is_measured_under_it() {
+        let arm = withheld(Seconds::CALM.arm("on"));
+        assert_eq!(in_force(&arm), None);
+        assert_eq!(purchases_failed(&arm), None);
+        assert_eq!(damage(&arm), None);
+        let mut late = arm;
+        late.fault.as_mut().unwrap().healed_at = Some(at(60.0));
+        assert_eq!(recovery(&late), None);
+    }
+}

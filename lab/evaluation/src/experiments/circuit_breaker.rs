@@ -1,0 +1,186 @@
+//! What does it cost when a dependency hangs, if everybody goes on asking it?
+
+use std::time::Duration;
+
+use super::{
+    BALANCING, ON,
+    by_route::{self, Rule},
+    context, without,
+};
+use crate::{
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+};
+use records::evaluation::Arm;
+
+/// Without it more than that many purchases fail while the catalogue hangs, in per cent.
+const HARM_PERCENT: f64 = 50.0;
+/// With it no more than that many do: products whose price nobody asked for lately.
+const ALLOWED_PERCENT: f64 = 20.0;
+/// With it half of the purchases are answered within this time: nobody waits for what doesn't come.
+const PROMPT_MS: f64 = 500.0;
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "circuit_breaker",
+    claim: "With the breaker, purchases go on while product-service hangs: at prices of a moment ago, without waiting for it, \
+            and undisturbed from 5 s after its return on; the other routes notice nothing.",
+    refuted_by: "more than 20 % of the purchases failing while it hangs, a median above 500 ms, one that takes longer than 3 s, \
+                 another route that fails or whose p99 trebles, or no recovery within 5 s, with the breaker on",
+    harm: "Without it every purchase waits two seconds for an answer that doesn't come, and fails.",
+    arms: &[without(&["circuit_breaker"]), ON],
+    confounders: &[BALANCING],
+    load: LoadPlan {
+        scenario: "edge",
+        model: Model::Open {
+            arrivals_per_second: 40,
+        },
+        run_time: Duration::from_secs(55),
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::Pause {
+            service: "product-service",
+        },
+        // Until most prices have been read once.
+        after: Duration::from_secs(22),
+        lasts: Duration::from_secs(15),
+    },
+    observed: Observed::Books,
+    figures: |arms| {
+        let mut figures = by_route::figures(arms);
+        figures[0].decisive = true;
+        figures[1].decisive = true;
+        figures.extend(context(arms));
+        figures
+    },
+    judge: |arms| RULE.judge(arms),
+};
+
+const RULE: Rule = Rule {
+    wrong,
+    harm: by_route::purchases_failed,
+    harm_from: HARM_PERCENT,
+    harmless: |off| format!("only {off:.0} % of the purchases failed"),
+    seen: |off, on| {
+        format!(
+            "of the purchases while product-service hung {off:.0} % failed without it, {on:.0} % with it"
+        )
+    },
+};
+
+fn wrong(arm: &Arm) -> Option<String> {
+    by_route::damage(arm).or_else(|| {
+        if let Some(percent) =
+            by_route::purchases_failed(arm).filter(|percent| *percent > ALLOWED_PERCENT)
+        {
+            return Some(format!("{percent:.0} % of the purchases failed"));
+        }
+        let slow = by_route::purchases_took(arm).filter(|ms| *ms > PROMPT_MS);
+        slow.map(|ms| format!("half of the purchases took longer than {ms:.0} ms"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        by_route::tests::{Seconds, expect, withheld},
+        *,
+    };
+    use crate::verdict::Outcome;
+
+    const OFF: Seconds = Seconds {
+        failing: 1.0,
+        took_ms: 2_005.0,
+        longest_ms: 2_100.0,
+        ..Seconds::CALM
+    };
+    const SHIPPED: Seconds = Seconds {
+        failing: 0.05,
+        longest_ms: 2_100.0,
+        ..Seconds::CALM
+    };
+
+    fn judged(off: &Seconds, on: &Seconds) -> (Outcome, String) {
+        RULE.judge(&[off.arm("off"), on.arm("on")])
+    }
+
+    #[test]
+    fn upheld_where_purchases_fail_without_it_and_go_on_with_it() {
+        expect(
+            judged(&OFF, &SHIPPED),
+            Outcome::Upheld,
+            "100 % failed without it, 5 % with it",
+        );
+    }
+
+    #[test]
+    fn refuted_by_each_thing_that_it_says_would() {
+        for (on, part) in [
+            (OFF, "100 % of the purchases failed"),
+            (
+                Seconds {
+                    took_ms: 600.0,
+                    ..SHIPPED
+                },
+                "longer than 600 ms",
+            ),
+            (
+                Seconds {
+                    longest_ms: 3_500.0,
+                    ..SHIPPED
+                },
+                "a purchase took 3500 ms",
+            ),
+            (
+                Seconds {
+                    others_ms: 400.0,
+                    ..SHIPPED
+                },
+                "was 400 ms, and 20 ms before",
+            ),
+            (
+                Seconds {
+                    others_failed: 2,
+                    ..SHIPPED
+                },
+                "2 requests of other routes failed",
+            ),
+            (
+                Seconds {
+                    lingers: 8,
+                    ..SHIPPED
+                },
+                "8.5 s after the healing",
+            ),
+        ] {
+            expect(judged(&OFF, &on), Outcome::Refuted, part);
+        }
+        let mut lossy = SHIPPED.arm("on");
+        lossy
+            .books
+            .as_mut()
+            .unwrap()
+            .lost
+            .push("an order".to_owned());
+        expect(
+            RULE.judge(&[OFF.arm("off"), lossy]),
+            Outcome::Refuted,
+            "orders lost",
+        );
+    }
+
+    #[test]
+    fn inconclusive_where_nothing_failed_or_nothing_was_done() {
+        expect(
+            judged(&Seconds::CALM, &SHIPPED),
+            Outcome::Inconclusive,
+            "no need for it",
+        );
+        let calm = |name| withheld(Seconds::CALM.arm(name));
+        expect(
+            RULE.judge(&[calm("off"), calm("on")]),
+            Outcome::Inconclusive,
+            "no purchase was measured",
+        );
+    }
+}

@@ -1,0 +1,145 @@
+//! Do more consumers of one queue get through it faster?
+
+use std::time::Duration;
+
+use super::{WRONG_BOOKS, context};
+use crate::{
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Better, Figure, Outcome},
+};
+use records::evaluation::Arm;
+
+/// How much faster two must be than one, at least. Not twice: consumers wait for each other's rows, as batches of
+/// orders for a hundred products have most of them in common. Arms that are alike differ by less.
+///
+/// Four are not claimed to be faster than two: where the whole system shares two cores, a consumer that isn't scheduled
+/// keeps the rows that the other three wait for. Whether they are takes a core for each consumer beside the system's own.
+const GAIN: f64 = 1.15;
+/// Consumers that decide this part of what arrives keep up: nobody can be faster than they are.
+const KEEPING_UP: f64 = 0.9;
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "competing_consumers",
+    claim: "Consumers that share a queue share its work: with each of them held to the same part of a core, two \
+            decide more orders a second than one, and no order is decided twice.",
+    refuted_by: "two consumers that are less than 1.15 times as fast as one, or a book that doesn't balance",
+    harm: "One consumer alone is as fast as its own processor: orders come faster than it decides them, and the rest \
+           wait.",
+    arms: &[
+        consumers("1", &[]),
+        consumers("2", &[("inventory-service", 2)]),
+    ],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "order",
+        // More than two consumers decide, and half of what the gateway accepts where a core is slow: the experiment is
+        // about the queue behind it.
+        model: Model::Open {
+            arrivals_per_second: 120,
+        },
+        run_time: Duration::from_secs(10),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::StarveCpu {
+            service: "inventory-service",
+            millicores: 15,
+        },
+        after: Duration::from_secs(1),
+        lasts: Duration::from_secs(7),
+    },
+    observed: Observed::Books,
+    figures: |arms| [vec![speed(arms)], context(arms)].concat(),
+    judge,
+};
+
+const fn consumers(name: &'static str, replicas: &'static [(&'static str, u32)]) -> ArmPlan {
+    ArmPlan {
+        name,
+        patterns_off: &[],
+        replicas,
+        figures: &[],
+        fault: ArmFault::AsPlanned,
+    }
+}
+
+fn speed(arms: &[Arm]) -> Figure {
+    Figure::of(
+        "orders decided while starved",
+        "/s",
+        Better::More,
+        arms,
+        decided_per_second,
+    )
+    .decisive()
+}
+
+/// Orders that came to their end while the consumers were starved, a second.
+fn decided_per_second(arm: &Arm) -> Option<f64> {
+    let in_force = arm.fault.as_ref()?.in_force?;
+    let seconds = (in_force.until - in_force.from).as_seconds_f64();
+    (seconds > 0.0).then(|| in_force.decided as f64 / seconds)
+}
+
+/// Orders that clients placed, a second.
+fn placed_per_second(arm: &Arm) -> Option<f64> {
+    let load = &arm.load.as_ref()?.summary;
+    let seconds = (load.finished_at - load.measured_from).as_seconds_f64();
+    (seconds > 0.0).then(|| load.orders.accepted as f64 / seconds)
+}
+
+fn judge(arms: &[Arm]) -> (Outcome, String) {
+    for arm in arms {
+        for (kind, count) in WRONG_BOOKS {
+            if count(arm) > 0 {
+                return (
+                    Outcome::Refuted,
+                    format!(
+                        "with {} consumers there are {} {kind}",
+                        arm.name,
+                        count(arm)
+                    ),
+                );
+            }
+        }
+    }
+    let speeds: Option<Vec<f64>> = arms.iter().map(decided_per_second).collect();
+    let Some(speeds) = speeds.filter(|speeds| speeds.iter().all(|speed| *speed > 0.0)) else {
+        return (
+            Outcome::Inconclusive,
+            "in one arm no order was decided while the consumers were starved".to_owned(),
+        );
+    };
+    let gains: Vec<f64> = speeds.windows(2).map(|pair| pair[1] / pair[0]).collect();
+    let said: Vec<String> = arms
+        .iter()
+        .zip(&speeds)
+        .map(|(arm, speed)| format!("{}: {speed:.0}/s", arm.name))
+        .collect();
+    let keeping_up = arms.iter().zip(&speeds).find(|(arm, speed)| {
+        placed_per_second(arm).is_none_or(|placed| **speed >= placed * KEEPING_UP)
+    });
+    if gains.iter().all(|gain| *gain >= GAIN) {
+        (
+            Outcome::Upheld,
+            format!("consumers and orders decided a second: {}", said.join(", ")),
+        )
+    } else if let Some((arm, speed)) = keeping_up {
+        (
+            Outcome::Inconclusive,
+            format!(
+                "{} consumers decided {speed:.0}/s, which is all that arrived: more could not be faster",
+                arm.name
+            ),
+        )
+    } else {
+        (
+            Outcome::Refuted,
+            format!(
+                "two should be at least {GAIN} times as fast as one; consumers and orders decided a second: {}",
+                said.join(", ")
+            ),
+        )
+    }
+}

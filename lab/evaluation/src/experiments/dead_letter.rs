@@ -1,0 +1,45 @@
+//! Does a message that nobody can read stop those behind it?
+
+use std::time::Duration;
+
+use shared_events::topology::ORDER_EVENTS;
+
+use super::{ON, WRONG_BOOKS, figures, lost, without};
+use crate::{
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, harm_without_none_with},
+};
+
+const HARMS: [Count; 1] = [("orders starved behind the poison", lost)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "dead_letter",
+    claim: "With a dead-letter queue, messages that nobody can read leave the queue, and the orders behind them are \
+            decided.",
+    refuted_by: "an order that is not decided although only unreadable messages came in between, with dead letters on",
+    harm: "Without it an unreadable message is tried again and again and keeps its place: as many of them as the \
+           consumer handles at once stop the queue for good.",
+    arms: &[without(&["dead_letter"]), ON],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 40,
+        },
+        run_time: Duration::from_secs(9),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::Poison {
+            stream: ORDER_EVENTS,
+            // More than AMQP_CONCURRENCY (4).
+            count: 12,
+        },
+        after: Duration::from_secs(3),
+        lasts: Duration::from_secs(2),
+    },
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS[1..]),
+};

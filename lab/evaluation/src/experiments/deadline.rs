@@ -1,0 +1,154 @@
+//! How long does a request wait for a dependency that hangs?
+
+use std::time::Duration;
+
+use super::{
+    BALANCING, ON,
+    by_route::{self, Rule},
+    context, without,
+};
+use crate::{
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Better, Figure},
+};
+
+/// Without it some purchase takes longer than that.
+const HARM_MS: f64 = 5_000.0;
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "deadline",
+    claim: "With a deadline on the call to product-service, a purchase is answered within 3 s while that hangs, if only with an \
+            error; the other routes notice nothing, and purchases are as usual within 5 s of its return.",
+    refuted_by: "a purchase that takes longer than 3 s, another route that fails or whose p99 trebles, or no recovery within \
+                 5 s, with the deadline on",
+    harm: "Without it purchases hang until their request's own limit of 10 s, or until product-service is back.",
+    arms: &[without(&["deadline"]), ON],
+    confounders: &[
+        BALANCING,
+        Confounder {
+            pattern: "circuit_breaker",
+            effect: "spares most requests the wait",
+        },
+    ],
+    load: LoadPlan {
+        scenario: "edge",
+        model: Model::Open {
+            arrivals_per_second: 40,
+        },
+        run_time: Duration::from_secs(45),
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::Pause {
+            service: "product-service",
+        },
+        after: Duration::from_secs(10),
+        lasts: Duration::from_secs(15),
+    },
+    observed: Observed::Books,
+    figures: |arms| {
+        let longest = "the longest purchase under the fault";
+        let mut figures = by_route::figures(arms);
+        figures.retain(|figure| figure.name != longest);
+        let longest = Figure::of(
+            longest,
+            "ms",
+            Better::Less,
+            arms,
+            by_route::longest_purchase,
+        );
+        figures.insert(0, longest.decisive());
+        figures.extend(context(arms));
+        figures
+    },
+    judge: |arms| RULE.judge(arms),
+};
+
+const RULE: Rule = Rule {
+    wrong: by_route::damage,
+    harm: by_route::longest_purchase,
+    harm_from: HARM_MS,
+    harmless: |off| format!("no purchase took longer than {off:.0} ms"),
+    seen: |off, on| format!("the longest purchase took {off:.0} ms without it, {on:.0} ms with it"),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        by_route::tests::{Seconds, expect, withheld},
+        *,
+    };
+    use crate::verdict::Outcome;
+
+    const OFF: Seconds = Seconds {
+        failing: 0.3,
+        took_ms: 7_000.0,
+        longest_ms: 10_004.0,
+        ..Seconds::CALM
+    };
+    const SHIPPED: Seconds = Seconds {
+        failing: 1.0,
+        took_ms: 2_004.0,
+        longest_ms: 2_100.0,
+        ..Seconds::CALM
+    };
+
+    fn judged(off: &Seconds, on: &Seconds) -> (Outcome, String) {
+        RULE.judge(&[off.arm("off"), on.arm("on")])
+    }
+
+    #[test]
+    fn upheld_where_purchases_hang_without_it_and_end_in_time_with_it() {
+        expect(
+            judged(&OFF, &SHIPPED),
+            Outcome::Upheld,
+            "10004 ms without it, 2100 ms with it",
+        );
+    }
+
+    #[test]
+    fn refuted_by_each_thing_that_it_says_would() {
+        for (on, part) in [
+            (OFF, "a purchase took 10004 ms"),
+            (
+                Seconds {
+                    others_ms: 400.0,
+                    ..SHIPPED
+                },
+                "was 400 ms, and 20 ms before",
+            ),
+            (
+                Seconds {
+                    others_failed: 2,
+                    ..SHIPPED
+                },
+                "2 requests of other routes failed",
+            ),
+            (
+                Seconds {
+                    lingers: 8,
+                    ..SHIPPED
+                },
+                "8.5 s after the healing",
+            ),
+        ] {
+            expect(judged(&OFF, &on), Outcome::Refuted, part);
+        }
+    }
+
+    #[test]
+    fn inconclusive_where_nothing_hung_or_nothing_was_done() {
+        expect(
+            judged(&Seconds::CALM, &SHIPPED),
+            Outcome::Inconclusive,
+            "no need for it",
+        );
+        let calm = |name| withheld(Seconds::CALM.arm(name));
+        expect(
+            RULE.judge(&[calm("off"), calm("on")]),
+            Outcome::Inconclusive,
+            "no purchase was measured",
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! Does a rolling restart cost requests?
+
+use std::time::Duration;
+
+use super::{WRONG_BOOKS, failed_requests, figures};
+use crate::{
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, harm_without_none_with},
+};
+
+const HARMS: [Count; 1] = [("requests failed", failed_requests)];
+const REPLICAS: &[(&str, u32)] = &[("order-service", 2)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "graceful_shutdown",
+    claim: "With graceful shutdown, a rolling restart of two replicas of order-service under load fails no request.",
+    refuted_by: "a failed request, with graceful shutdown on",
+    harm: "Without it the process exits at once: the requests it was working on end without an answer.",
+    arms: &[
+        ArmPlan {
+            name: "off",
+            patterns_off: &["graceful_shutdown"],
+            replicas: REPLICAS,
+            figures: &[],
+            fault: ArmFault::AsPlanned,
+        },
+        ArmPlan {
+            name: "on",
+            patterns_off: &[],
+            replicas: REPLICAS,
+            figures: &[],
+            fault: ArmFault::AsPlanned,
+        },
+    ],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "order",
+        // Requests are under way at every moment; those that fail are counted, so that no stall can hide.
+        model: Model::Closed { users: 16 },
+        run_time: Duration::from_secs(20),
+        // Who repeats a key may be repeated by the gateway, which would hide what is to be seen.
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::RollingRestart {
+            service: "order-service",
+            rounds: 1,
+        },
+        after: Duration::from_secs(3),
+        // It is over when the last replica is healthy again.
+        lasts: Duration::ZERO,
+    },
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

@@ -1,0 +1,46 @@
+//! Does an event that is delivered twice take stock twice?
+
+use std::time::Duration;
+
+use shared_events::topology::ORDER_EVENTS;
+
+use super::{ON, WRONG_BOOKS, doubled, figures, without};
+use crate::{
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, harm_without_none_with},
+};
+
+const DOUBLED: &str = "orders that took stock twice";
+const HARMS: [Count; 1] = [(DOUBLED, doubled)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "inbox",
+    claim: "With the inbox, an event that comes a second time under the same id changes nothing.",
+    refuted_by: "an order that takes its stock twice, or books that don't add up, with the inbox on",
+    harm: "Without it whatever arrives is applied, and at-least-once delivery means that some of it arrives twice.",
+    arms: &[without(&["inbox"]), ON],
+    confounders: &[Confounder {
+        pattern: "saga_recovery",
+        effect: "publishes the events of orders that wait for long a second time, as the fault does",
+    }],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 40,
+        },
+        run_time: Duration::from_secs(10),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::Redeliver {
+            stream: ORDER_EVENTS,
+            count: 50,
+        },
+        after: Duration::from_secs(4),
+        lasts: Duration::from_secs(2),
+    },
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

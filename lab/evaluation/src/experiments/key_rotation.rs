@@ -1,0 +1,118 @@
+//! Does a new signing key cost requests?
+
+use std::time::Duration;
+
+use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update::over_under_load};
+use crate::{
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Better, Count, Figure, harm_without_none_with},
+};
+use records::evaluation::Arm;
+
+const REFUSED: Count = ("requests refused with 401", refused);
+const FAILED: Count = ("requests failed", failed_requests);
+const REPLICAS: &[(&str, u32)] = &[("user-service", 2)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "key_rotation",
+    claim: "With two overlapping keys (first every replica knows the new one, then it signs, and the old one still \
+            verifies) a new signing key refuses no token, be it from before or after, and fails no request.",
+    refuted_by: "a request that is refused or fails while the keys are rotated",
+    harm: "With one key at a time, every token that somebody holds is refused: all have to log in again.",
+    arms: &[
+        ArmPlan {
+            name: "off",
+            replicas: REPLICAS,
+            fault: ArmFault::Instead(Fault::ReplaceKeys),
+            ..ON
+        },
+        ArmPlan {
+            replicas: REPLICAS,
+            ..ON
+        },
+    ],
+    confounders: &[],
+    // Tokens from before, and some that are made meanwhile.
+    load: LoadPlan {
+        scenario: "session",
+        model: Model::Open {
+            arrivals_per_second: 15,
+        },
+        run_time: Duration::from_secs(60),
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::RotateKeys,
+        after: Duration::from_secs(3),
+        // It is over when the last container has the new key.
+        lasts: Duration::ZERO,
+    },
+    observed: Observed::Books,
+    figures: |arms| {
+        vec![
+            harm(REFUSED.0, arms, REFUSED.1),
+            harm(FAILED.0, arms, FAILED.1),
+            Figure::of("requests", "", Better::Neither, arms, |arm| {
+                arm.load.as_ref().map(|load| load.summary.measured as f64)
+            }),
+            latency_p50(arms),
+            latency_p99(arms),
+        ]
+    },
+    judge: |arms| {
+        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &[REFUSED], &[FAILED]))
+    },
+};
+
+fn refused(arm: &Arm) -> u64 {
+    let requests = arm.load.iter().flat_map(|load| &load.summary.requests);
+    requests
+        .filter(|requests| requests.status == Some(401))
+        .map(|requests| requests.count)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use records::load::RequestCount;
+
+    use super::{super::rolling_update::tests::arm, *};
+    use crate::verdict::Outcome;
+
+    fn with_refused(mut arm: Arm, count: u64) -> Arm {
+        let summary = &mut arm.load.as_mut().unwrap().summary;
+        summary.requests.push(RequestCount {
+            method: "GET".to_owned(),
+            route: "/users/me".to_owned(),
+            status: Some(401),
+            count,
+        });
+        arm
+    }
+
+    fn outcome(off: Arm, on: Arm) -> Outcome {
+        (EXPERIMENT.judge)(&[off, on]).0
+    }
+
+    #[test]
+    fn upheld_when_tokens_are_refused_without_the_overlap_and_none_with_it() {
+        let off = || with_refused(arm("off", 300, 8.0), 300);
+        assert_eq!(outcome(off(), arm("on", 0, 12.0)), Outcome::Upheld);
+        let refusing = with_refused(arm("on", 1, 12.0), 1);
+        assert_eq!(outcome(off(), refusing), Outcome::Refuted);
+        assert_eq!(outcome(off(), arm("on", 1, 12.0)), Outcome::Refuted);
+    }
+
+    #[test]
+    fn requests_that_fail_otherwise_are_no_reason_for_the_overlap() {
+        let off = arm("off", 300, 8.0);
+        assert_eq!(outcome(off, arm("on", 0, 12.0)), Outcome::Inconclusive);
+    }
+
+    #[test]
+    fn nothing_can_be_said_when_the_load_was_over_before() {
+        let off = with_refused(arm("off", 300, 8.0), 300);
+        assert_eq!(outcome(off, arm("on", 0, 14.5)), Outcome::Inconclusive);
+    }
+}

@@ -1,0 +1,233 @@
+//! What becomes of orders when three times as many arrive as the database can take?
+
+use std::time::Duration;
+
+use records::load::RouteSecond;
+
+use super::{
+    ON, WRONG_BOOKS,
+    by_route::{median, under_fault},
+    context, without,
+};
+use crate::{
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Better, Figure, Outcome, harm_without_none_with},
+};
+use records::evaluation::Arm;
+
+/// What an accepted order may take with shedding: a quarter of a second for its place, and then the turns of the 32 that have
+/// one, at some ninety a second.
+const PROMPT_MS: f64 = 1_500.0;
+/// Without it an accepted order takes longer than that, or there is nothing to avoid.
+const HARM_MS: f64 = 2_000.0;
+/// What is accepted with shedding, as a part of what the same database took without it: refusing must not cost what there is.
+/// Not all of it, as orders that are accepted sooner are also decided sooner, in the same database.
+const FLAT: f64 = 0.7;
+/// So many times what is accepted has to arrive: less is no overload.
+const SATURATED: f64 = 2.0;
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "load_shedding",
+    claim: "With bounded concurrency and early refusal, orders that are accepted while three times as many arrive as the database \
+            can take are answered within 1.5 s (p99), and about as many are accepted.",
+    refuted_by: "a p99 of accepted orders above 1.5 s, or less than 70 % of the orders that are accepted without the pattern, or a \
+                 book that doesn't balance, with it on",
+    harm: "Without it every order is worked on at once: each waits for a connection behind all the others, for seconds, whether it \
+           gets one in the end or not.",
+    arms: &[without(&["load_shedding"]), ON],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 270,
+        },
+        run_time: Duration::from_secs(22),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::StarveCpu {
+            service: "postgres",
+            millicores: 160,
+        },
+        after: Duration::from_secs(4),
+        lasts: Duration::from_secs(14),
+    },
+    observed: Observed::Books,
+    figures: |arms| {
+        let mut figures = vec![
+            Figure::of(P99, "ms", Better::Less, arms, accepted_p99).decisive(),
+            Figure::of(GOODPUT, "/s", Better::More, arms, accepted_per_second).decisive(),
+            Figure::of(
+                "orders that arrived under the fault",
+                "/s",
+                Better::Neither,
+                arms,
+                arrived_per_second,
+            ),
+            Figure::of(
+                "refusals under the fault, median of the seconds' p50",
+                "ms",
+                Better::Less,
+                arms,
+                refusals_took,
+            ),
+        ];
+        figures.extend(context(arms));
+        figures
+    },
+    judge,
+};
+
+const P99: &str = "accepted orders under the fault: median of the seconds' p99";
+const GOODPUT: &str = "orders accepted under the fault";
+
+/// How long accepted orders took under the fault, in milliseconds.
+fn accepted_p99(arm: &Arm) -> Option<f64> {
+    median(under_fault(arm).filter_map(|second| second.succeeded_p99_ms))
+}
+
+fn per_second(arm: &Arm, count: fn(&RouteSecond) -> u64) -> Option<f64> {
+    let counts: Vec<u64> = under_fault(arm).map(count).collect();
+    let seconds = counts.len() as f64;
+    (seconds > 0.0).then(|| counts.iter().sum::<u64>() as f64 / seconds)
+}
+
+fn accepted_per_second(arm: &Arm) -> Option<f64> {
+    per_second(arm, |second| second.succeeded)
+}
+
+/// What the generator could not send, because too much was under way, is not among it.
+fn arrived_per_second(arm: &Arm) -> Option<f64> {
+    per_second(arm, RouteSecond::sent)
+}
+
+/// In seconds in which most were refused, the median is a refusal's.
+fn refusals_took(arm: &Arm) -> Option<f64> {
+    let refusing = under_fault(arm).filter(|second| second.succeeded * 2 < second.sent());
+    median(refusing.filter_map(|second| second.p50_ms))
+}
+
+fn judge(arms: &[Arm]) -> (Outcome, String) {
+    let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
+    if outcome == Outcome::Refuted {
+        return (outcome, reason);
+    }
+    let inconclusive = |reason: String| (Outcome::Inconclusive, reason);
+    let [off, on] = arms else {
+        return inconclusive("there are no two arms".to_owned());
+    };
+    let (Some(off_rate), Some(on_rate)) = (accepted_per_second(off), accepted_per_second(on))
+    else {
+        return inconclusive("no order arrived while the database was starved".to_owned());
+    };
+    // First: where none was accepted there is no p99 either.
+    if on_rate < off_rate * FLAT {
+        let reason = format!(
+            "with it {on_rate:.0} orders a second were accepted, and {off_rate:.0} without it"
+        );
+        return (Outcome::Refuted, reason);
+    }
+    let (Some(off_ms), Some(on_ms)) = (accepted_p99(off), accepted_p99(on)) else {
+        return inconclusive("no order was accepted while the database was starved".to_owned());
+    };
+    if on_ms > PROMPT_MS {
+        let reason = format!("with it the p99 of accepted orders was {on_ms:.0} ms");
+        return (Outcome::Refuted, reason);
+    }
+    let arrived = arrived_per_second(on).unwrap_or_default();
+    if arrived < on_rate * SATURATED {
+        return inconclusive(format!(
+            "of {arrived:.0} orders a second {on_rate:.0} were accepted: the database was not overloaded"
+        ));
+    }
+    if off_ms < HARM_MS {
+        return inconclusive(format!(
+            "without it the p99 of accepted orders was only {off_ms:.0} ms: this run shows no need for it"
+        ));
+    }
+    (
+        Outcome::Upheld,
+        format!(
+            "at {arrived:.0} orders a second the p99 of accepted ones was {off_ms:.0} ms without it, {on_ms:.0} ms with it, \
+             at {off_rate:.0} and {on_rate:.0} accepted a second"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::by_route::tests::{expect, second, under, withheld},
+        *,
+    };
+
+    /// So many orders arrive and are accepted each second, the accepted ones with this p99.
+    fn arm(name: &str, arrived: u64, accepted: u64, p99_ms: f64) -> Arm {
+        under(name, |number, bad| {
+            let (accepted, p99_ms) = if bad {
+                (accepted, p99_ms)
+            } else {
+                (arrived, 20.0)
+            };
+            let answers = [("202", accepted), ("503", arrived - accepted)];
+            vec![RouteSecond {
+                succeeded_p99_ms: Some(p99_ms),
+                ..second(number, ("POST", "/orders/", None), &answers, 3.0)
+            }]
+        })
+    }
+
+    fn judged(off: Arm, on: Arm) -> (Outcome, String) {
+        judge(&[off, on])
+    }
+
+    fn off() -> Arm {
+        arm("off", 270, 90, 3_100.0)
+    }
+
+    #[test]
+    fn upheld_where_accepted_orders_are_prompt_with_it_and_no_fewer() {
+        let on = arm("on", 270, 85, 500.0);
+        assert_eq!(refusals_took(&on), Some(3.0));
+        expect(
+            judged(off(), on),
+            Outcome::Upheld,
+            "3100 ms without it, 500 ms with it, at 90 and 85",
+        );
+    }
+
+    #[test]
+    fn refuted_by_slow_orders_by_few_orders_and_by_lost_ones() {
+        let slow = arm("on", 270, 85, 1_600.0);
+        expect(judged(off(), slow), Outcome::Refuted, "was 1600 ms");
+        let few = arm("on", 270, 60, 300.0);
+        expect(judged(off(), few), Outcome::Refuted, "60 orders a second");
+        let none = under("on", |number, _| {
+            let answers = [("503", 270)];
+            vec![second(number, ("POST", "/orders/", None), &answers, 3.0)]
+        });
+        expect(judged(off(), none), Outcome::Refuted, "with it 0 orders");
+        let mut lossy = arm("on", 270, 85, 500.0);
+        lossy.books.as_mut().unwrap().lost.push("one".to_owned());
+        expect(judged(off(), lossy), Outcome::Refuted, "orders lost");
+    }
+
+    #[test]
+    fn inconclusive_without_overload_without_harm_and_without_a_fault() {
+        let idle = arm("on", 270, 260, 40.0);
+        expect(judged(off(), idle), Outcome::Inconclusive, "not overloaded");
+        let harmless = arm("off", 270, 90, 800.0);
+        let on = || arm("on", 270, 85, 500.0);
+        expect(
+            judged(harmless, on()),
+            Outcome::Inconclusive,
+            "no need for it",
+        );
+        expect(
+            judged(withheld(off()), withheld(on())),
+            Outcome::Inconclusive,
+            "no order arrived while",
+        );
+    }
+}

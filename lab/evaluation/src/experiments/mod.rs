@@ -1,0 +1,246 @@
+//! The experiments, a file each, and the quantities that several of them measure.
+
+mod alerting;
+mod by_route;
+mod circuit_breaker;
+mod client_load_balancing;
+mod competing_consumers;
+mod confirms;
+mod dead_letter;
+mod deadline;
+mod forward_auth;
+mod graceful_shutdown;
+mod inbox;
+mod key_rotation;
+mod load_shedding;
+mod outbox;
+mod rate_limit;
+mod retry;
+mod rolling_update;
+mod saga;
+mod saga_recovery;
+mod telemetry_loss;
+mod trace_propagation;
+
+use super::{
+    experiment::{ArmFault, ArmPlan, Confounder, Experiment},
+    verdict::{Better, Count, Figure},
+};
+use records::evaluation::{Arm, Books, Telemetry};
+
+/// All of them, in the order in which they are run.
+pub static ALL: [&Experiment; 20] = [
+    &outbox::EXPERIMENT,
+    &inbox::EXPERIMENT,
+    &retry::EXPERIMENT,
+    &dead_letter::EXPERIMENT,
+    &confirms::EXPERIMENT,
+    &graceful_shutdown::EXPERIMENT,
+    &saga::EXPERIMENT,
+    &saga_recovery::EXPERIMENT,
+    &competing_consumers::EXPERIMENT,
+    &trace_propagation::EXPERIMENT,
+    &telemetry_loss::EXPERIMENT,
+    &alerting::EXPERIMENT,
+    &forward_auth::EXPERIMENT,
+    &deadline::EXPERIMENT,
+    &circuit_breaker::EXPERIMENT,
+    &client_load_balancing::EXPERIMENT,
+    &load_shedding::EXPERIMENT,
+    &rate_limit::EXPERIMENT,
+    &rolling_update::EXPERIMENT,
+    &key_rotation::EXPERIMENT,
+];
+
+/// The experiment with this name.
+pub fn find(name: &str) -> Option<&'static Experiment> {
+    ALL.into_iter().find(|experiment| experiment.name == name)
+}
+
+/// Where the only replica of product-service hangs, this pattern is not what is tried.
+const BALANCING: Confounder = Confounder {
+    pattern: "client_load_balancing",
+    effect: "stops using the only replica once its checks fail, so that calls fail at once instead of hanging",
+};
+
+/// Where orders are to be lost, this pattern would find them again.
+const RECOVERY: Confounder = Confounder {
+    pattern: "saga_recovery",
+    effect: "publishes the events of lost orders again after a while",
+};
+
+/// Everything as it is shipped.
+const ON: ArmPlan = ArmPlan {
+    name: "on",
+    patterns_off: &[],
+    replicas: &[],
+    figures: &[],
+    fault: ArmFault::AsPlanned,
+};
+
+/// The arm without the one pattern.
+const fn without(pattern: &'static [&'static str]) -> ArmPlan {
+    ArmPlan {
+        name: "off",
+        patterns_off: pattern,
+        replicas: &[],
+        figures: &[],
+        fault: ArmFault::AsPlanned,
+    }
+}
+
+fn books(arm: &Arm) -> Books {
+    arm.books.clone().unwrap_or_default()
+}
+
+fn telemetry(arm: &Arm) -> Telemetry {
+    arm.telemetry.clone().unwrap_or_default()
+}
+
+fn count<T>(items: &[T]) -> u64 {
+    items.len() as u64
+}
+
+fn lost(arm: &Arm) -> u64 {
+    count(&books(arm).lost)
+}
+
+fn doubled(arm: &Arm) -> u64 {
+    count(&books(arm).doubled)
+}
+
+fn oversold(arm: &Arm) -> u64 {
+    count(&books(arm).oversold)
+}
+
+fn held(arm: &Arm) -> u64 {
+    count(&books(arm).held)
+}
+
+fn uncancelled(arm: &Arm) -> u64 {
+    count(&books(arm).uncancelled)
+}
+
+fn unbalanced(arm: &Arm) -> u64 {
+    count(&books(arm).unbalanced)
+}
+
+fn dead_letters(arm: &Arm) -> u64 {
+    books(arm).dead_letters.values().sum()
+}
+
+fn failed_requests(arm: &Arm) -> u64 {
+    arm.load
+        .as_ref()
+        .map_or(0, |load| load.summary.failed as u64)
+}
+
+/// What no arm with the pattern may show, whichever pattern it is.
+const WRONG_BOOKS: [Count; 6] = [
+    ("orders lost", lost),
+    ("orders that took stock twice", doubled),
+    ("orders confirmed without their stock", oversold),
+    ("ended orders that still hold stock", held),
+    ("cancellations that were not kept", uncancelled),
+    ("products whose stock doesn't add up", unbalanced),
+];
+
+/// The time from a client's 202 to the end of its order is not on record; what waits is. The most orders that waited
+/// at once.
+fn most_undecided(arm: &Arm) -> Option<f64> {
+    let most = arm.samples.iter().map(|sample| sample.undecided).max()?;
+    Some(most as f64)
+}
+
+fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Figure {
+    Figure::of(name, "", Better::Less, arms, |arm| {
+        arm.books.is_some().then(|| count(arm) as f64)
+    })
+    .decisive()
+}
+
+/// Of all requests of the load.
+fn latency_p50(arms: &[Arm]) -> Figure {
+    Figure::of("latency p50", "ms", Better::Less, arms, |arm| {
+        arm.load.as_ref().map(|load| load.summary.latency.p50_ms)
+    })
+}
+
+/// Of all requests of the load.
+fn latency_p99(arms: &[Arm]) -> Figure {
+    Figure::of("latency p99", "ms", Better::Less, arms, |arm| {
+        arm.load.as_ref().map(|load| load.summary.latency.p99_ms)
+    })
+}
+
+/// What every experiment reports besides its own harm: how much there was to lose, and what clients felt.
+fn context(arms: &[Arm]) -> Vec<Figure> {
+    let summary = |arm: &Arm| arm.load.as_ref().map(|load| load.summary.clone());
+    vec![
+        Figure::of("orders accepted", "", Better::Neither, arms, |arm| {
+            arm.books.as_ref().map(|books| books.promised as f64)
+        }),
+        Figure::of("requests failed", "", Better::Less, arms, |arm| {
+            summary(arm).map(|summary| summary.failed as f64)
+        }),
+        latency_p50(arms),
+        latency_p99(arms),
+        Figure::of(
+            "most orders waiting at once",
+            "",
+            Better::Less,
+            arms,
+            most_undecided,
+        ),
+        Figure::of("settled after the load", "ms", Better::Less, arms, |arm| {
+            arm.settled_after_ms.map(|ms| ms as f64)
+        }),
+    ]
+}
+
+/// The figures of an experiment: its harms first, and no figure twice.
+fn figures(arms: &[Arm], harms: &[Count]) -> Vec<Figure> {
+    let mut context = context(arms);
+    context.retain(|figure| harms.iter().all(|(name, _)| *name != figure.name));
+    let harms = harms.iter().map(|(name, count)| harm(name, arms, *count));
+    harms.chain(context).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use system::patterns;
+
+    #[test]
+    fn every_experiment_has_a_name_of_its_own_and_says_what_it_is_about() {
+        for experiment in ALL {
+            let same = ALL.iter().filter(|other| other.name == experiment.name);
+            assert_eq!(same.count(), 1, "{}", experiment.name);
+            assert!(experiment.arms.len() >= 2, "{}", experiment.name);
+            assert!(!experiment.claim.is_empty() && !experiment.refuted_by.is_empty());
+            for confounder in experiment.confounders {
+                assert!(
+                    patterns::is_known(confounder.pattern),
+                    "{}",
+                    experiment.name
+                );
+                let mut arms = experiment.arms.iter();
+                assert!(
+                    arms.all(|arm| !arm.patterns_off.contains(&confounder.pattern)),
+                    "{}: {} can't be both",
+                    experiment.name,
+                    confounder.pattern
+                );
+            }
+            let ends = experiment.fault.after + experiment.fault.lasts;
+            assert!(ends < experiment.load.run_time, "{}", experiment.name);
+
+            let figures = (experiment.figures)(&[]);
+            let names: BTreeSet<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
+            assert_eq!(names.len(), figures.len(), "{}", experiment.name);
+            assert!(figures[0].decisive, "{}: the harm first", experiment.name);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Does an order survive a broker that is away while it is placed?
+
+use std::time::Duration;
+
+use super::{ON, RECOVERY, WRONG_BOOKS, failed_requests, figures, lost, without};
+use crate::{
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, harm_without_none_with},
+};
+
+/// An order that was refused without the pattern and taken with it is harm as well.
+const HARMS: [Count; 2] = [("orders lost", lost), ("requests failed", failed_requests)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "outbox",
+    claim: "With the outbox, orders are accepted and every accepted one comes to its end, although the broker is killed \
+            while they are placed.",
+    refuted_by: "a failed request, an accepted order that never ends, or one that takes its stock twice, with the outbox on",
+    harm: "Without it the order is committed first and published then: what can't be published is lost, and the \
+           client has its 202.",
+    arms: &[without(&["outbox"]), ON],
+    confounders: &[
+        RECOVERY,
+        Confounder {
+            pattern: "load_shedding",
+            effect: "refuses orders while requests that publish by themselves wait for the broker, which leaves fewer to lose",
+        },
+    ],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 40,
+        },
+        run_time: Duration::from_secs(14),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::Kill {
+            service: "rabbitmq",
+        },
+        after: Duration::from_secs(3),
+        lasts: Duration::from_secs(3),
+    },
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

@@ -1,0 +1,284 @@
+//! What does one greedy user cost all the others?
+
+use std::time::Duration;
+
+use records::load::RouteSecond;
+
+use super::{
+    ON, WRONG_BOOKS,
+    by_route::{failed, median, routes, under_fault},
+    context, without,
+};
+use crate::{
+    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Better, Figure, Outcome, harm_without_none_with},
+};
+use records::evaluation::Arm;
+
+/// As `loadtest` names them.
+const GREEDY: &str = "greedy";
+const OTHERS: &str = "others";
+/// How many of the others' requests may fail with the limit, in per cent; without it more than this part does, or there is no harm.
+const ALLOWED_PERCENT: f64 = 1.0;
+const HARM_PERCENT: f64 = 10.0;
+/// What the others' requests may take with it.
+const PROMPT_MS: f64 = 1_000.0;
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "rate_limit",
+    claim: "With a limit for each user at the gateway, one user who sends four fifths of all requests costs the others nothing, while \
+            inventory-service can do less than is asked for.",
+    refuted_by: "more than 1 % of the others' requests failing, a p99 of theirs above 1 s, one of them refused for being too many, or a \
+                 greedy user who is never refused, with it on",
+    harm: "Without it inventory-service sheds what is too much, whose it is or not: the others are refused for what one of them asks.",
+    arms: &[
+        without(&["rate_limit"]),
+        // The others send some eleven requests a second each.
+        ArmPlan {
+            figures: &[
+                ("AGORA_RATE_LIMIT_AVERAGE", "20"),
+                ("AGORA_RATE_LIMIT_BURST", "40"),
+            ],
+            ..ON
+        },
+    ],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "greedy",
+        model: Model::Open {
+            arrivals_per_second: 400,
+        },
+        run_time: Duration::from_secs(18),
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::StarveCpu {
+            service: "inventory-service",
+            millicores: 60,
+        },
+        after: Duration::from_secs(4),
+        lasts: Duration::from_secs(10),
+    },
+    observed: Observed::Books,
+    figures: |arms| {
+        let mut figures = vec![
+            Figure::of(
+                "the others' requests that failed, of those under the fault",
+                "%",
+                Better::Less,
+                arms,
+                others_failed,
+            )
+            .decisive(),
+            Figure::of(
+                "the others' requests under the fault: median of the seconds' p99",
+                "ms",
+                Better::Less,
+                arms,
+                others_p99,
+            )
+            .decisive(),
+            Figure::of("429 to the others", "", Better::Less, arms, |arm| {
+                counted(arm, OTHERS, too_many)
+            })
+            .decisive(),
+            Figure::of("429 to the greedy one", "", Better::Neither, arms, |arm| {
+                counted(arm, GREEDY, too_many)
+            }),
+            Figure::of(
+                "requests of the greedy one that succeeded",
+                "",
+                Better::Neither,
+                arms,
+                |arm| counted(arm, GREEDY, |second| second.succeeded),
+            ),
+        ];
+        figures.extend(context(arms));
+        figures
+    },
+    judge,
+};
+
+fn of<'a>(
+    seconds: impl Iterator<Item = &'a RouteSecond>,
+    group: &str,
+) -> impl Iterator<Item = &'a RouteSecond> {
+    seconds.filter(move |second| second.group.as_deref() == Some(group))
+}
+
+fn too_many(second: &RouteSecond) -> u64 {
+    second.answers.get("429").copied().unwrap_or_default()
+}
+
+/// Over the whole run.
+fn counted(arm: &Arm, group: &str, count: fn(&RouteSecond) -> u64) -> Option<f64> {
+    let seconds = routes(arm);
+    (!seconds.is_empty()).then(|| of(seconds.iter(), group).map(count).sum::<u64>() as f64)
+}
+
+fn others_failed(arm: &Arm) -> Option<f64> {
+    let (mut bad, mut sent) = (0, 0);
+    for second in of(under_fault(arm), OTHERS) {
+        bad += failed(second);
+        sent += second.sent();
+    }
+    (sent > 0).then(|| bad as f64 / sent as f64 * 100.0)
+}
+
+fn others_p99(arm: &Arm) -> Option<f64> {
+    median(of(under_fault(arm), OTHERS).filter_map(|second| second.p99_ms))
+}
+
+fn judge(arms: &[Arm]) -> (Outcome, String) {
+    let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
+    if outcome == Outcome::Refuted {
+        return (outcome, reason);
+    }
+    let inconclusive = |reason: &str| (Outcome::Inconclusive, reason.to_owned());
+    let refuted = |reason: String| (Outcome::Refuted, format!("with it {reason}"));
+    let [off, on] = arms else {
+        return inconclusive("there are no two arms");
+    };
+    if let Some(count) = counted(on, OTHERS, too_many).filter(|count| *count > 0.0) {
+        return refuted(format!("{count:.0} requests of the others were too many"));
+    }
+    let measured = |arm| Some((others_failed(arm)?, others_p99(arm)?));
+    let (Some((off_failed, _)), Some((on_failed, on_ms))) = (measured(off), measured(on)) else {
+        return inconclusive("nobody but the greedy one asked for anything under the fault");
+    };
+    if on_failed > ALLOWED_PERCENT {
+        return refuted(format!("{on_failed:.1} % of the others' requests failed"));
+    }
+    if on_ms > PROMPT_MS {
+        return refuted(format!("the p99 of the others' requests was {on_ms:.0} ms"));
+    }
+    if counted(on, GREEDY, too_many) == Some(0.0) {
+        return refuted("the greedy one was never refused".to_owned());
+    }
+    if off_failed < HARM_PERCENT {
+        return (
+            Outcome::Inconclusive,
+            format!(
+                "without it only {off_failed:.1} % of the others' requests failed: this run shows no need for it"
+            ),
+        );
+    }
+    (
+        Outcome::Upheld,
+        format!(
+            "of the others' requests {off_failed:.0} % failed without it, {on_failed:.1} % with it, at a p99 of {on_ms:.0} ms"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::by_route::tests::{expect, second, under, withheld},
+        *,
+    };
+
+    /// What the others and the greedy one are answered each second under the fault.
+    struct Answers {
+        others_503: u64,
+        others_429: u64,
+        greedy_429: u64,
+        took_ms: f64,
+    }
+
+    const WITH: Answers = Answers {
+        others_503: 0,
+        others_429: 0,
+        greedy_429: 300,
+        took_ms: 30.0,
+    };
+    const WITHOUT: Answers = Answers {
+        others_503: 40,
+        greedy_429: 0,
+        took_ms: 400.0,
+        ..WITH
+    };
+
+    impl Answers {
+        fn arm(&self, name: &str) -> Arm {
+            under(name, |number, bad| {
+                let part = |count: u64| if bad { count } else { 0 };
+                let (busy, many) = (part(self.others_503), part(self.others_429));
+                let route = |group| ("GET", "/inventory/{product_id}", Some(group));
+                let others = [("200", 80 - busy - many), ("429", many), ("503", busy)];
+                let greedy = [("200", 320 - self.greedy_429), ("429", self.greedy_429)];
+                let took_ms = if bad { self.took_ms } else { 5.0 };
+                vec![
+                    second(number, route(OTHERS), &others, took_ms),
+                    second(number, route(GREEDY), &greedy, took_ms),
+                ]
+            })
+        }
+    }
+
+    fn judged(off: &Answers, on: &Answers) -> (Outcome, String) {
+        judge(&[off.arm("off"), on.arm("on")])
+    }
+
+    #[test]
+    fn upheld_where_the_others_fail_without_it_and_not_with_it() {
+        expect(
+            judged(&WITHOUT, &WITH),
+            Outcome::Upheld,
+            "50 % failed without it, 0.0 % with it, at a p99 of 30 ms",
+        );
+    }
+
+    #[test]
+    fn refuted_by_each_thing_that_it_says_would() {
+        for (on, part) in [
+            (WITHOUT, "50.0 % of the others' requests failed"),
+            (
+                Answers {
+                    others_503: 1,
+                    ..WITH
+                },
+                "1.2 % of the others'",
+            ),
+            (
+                Answers {
+                    took_ms: 1_100.0,
+                    ..WITH
+                },
+                "was 1100 ms",
+            ),
+            (
+                Answers {
+                    others_429: 1,
+                    ..WITH
+                },
+                "were too many",
+            ),
+            (
+                Answers {
+                    greedy_429: 0,
+                    ..WITH
+                },
+                "never refused",
+            ),
+        ] {
+            expect(judged(&WITHOUT, &on), Outcome::Refuted, part);
+        }
+    }
+
+    #[test]
+    fn inconclusive_without_harm_and_without_a_fault() {
+        let harmless = Answers {
+            others_503: 7,
+            ..WITHOUT
+        };
+        expect(
+            judged(&harmless, &WITH),
+            Outcome::Inconclusive,
+            "no need for it",
+        );
+        let arms = [WITHOUT.arm("off"), WITH.arm("on")].map(withheld);
+        expect(judge(&arms), Outcome::Inconclusive, "nobody but");
+    }
+}

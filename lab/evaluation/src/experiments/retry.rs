@@ -1,0 +1,45 @@
+//! Does a failure that passes cost an order its life?
+
+use std::time::Duration;
+
+use super::{ON, WRONG_BOOKS, dead_letters, figures, without};
+use crate::{
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, harm_without_none_with},
+};
+
+const HARMS: [Count; 1] = [("orders in the dead-letter queue", dead_letters)];
+
+pub(super) const LOAD: LoadPlan = LoadPlan {
+    scenario: "order",
+    model: Model::Open {
+        arrivals_per_second: 30,
+    },
+    run_time: Duration::from_secs(18),
+    idempotency_keys: true,
+};
+pub(super) const FAULT: FaultPlan = FaultPlan {
+    // Longer than two statements may take (5 s each): who waits for the table fails, first together with others
+    // and then alone.
+    fault: Fault::LockTable {
+        database: "inventory",
+        table: "stock",
+    },
+    after: Duration::from_secs(3),
+    lasts: Duration::from_secs(12),
+};
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "retry",
+    claim: "With retries, orders that meet a table somebody has locked are decided once it is free.",
+    refuted_by: "a dead letter, or an order that is not decided, with retries on",
+    harm: "Without them the first failure is final: the order's event is dead, and the order waits for a person.",
+    arms: &[without(&["retry"]), ON],
+    confounders: &[],
+    load: LOAD,
+    fault: FAULT,
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

@@ -1,0 +1,129 @@
+//! Does an update cost requests?
+
+use std::time::Duration;
+
+use super::{ON, WRONG_BOOKS, failed_requests, figures};
+use crate::{
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, Outcome, harm_without_none_with},
+};
+use records::evaluation::Arm;
+
+const SERVICE: &str = "order-service";
+const HARMS: [Count; 1] = [("requests failed", failed_requests)];
+const REPLICAS: &[(&str, u32)] = &[(SERVICE, 2)];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "rolling_update",
+    claim: "Replacing both containers of order-service one by one under load, each new one healthy before an old one \
+            goes, fails no request.",
+    refuted_by: "a failed request, or wrong books, with the containers replaced one by one",
+    harm: "Replaced all at once they leave a gap in which nobody answers.",
+    arms: &[
+        ArmPlan {
+            name: "off",
+            replicas: REPLICAS,
+            fault: ArmFault::Instead(Fault::ReplaceAtOnce { service: SERVICE }),
+            ..ON
+        },
+        ArmPlan {
+            replicas: REPLICAS,
+            ..ON
+        },
+    ],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 40,
+        },
+        run_time: Duration::from_secs(35),
+        // Who repeats a key may be repeated by the gateway, which would hide what is to be seen.
+        idempotency_keys: false,
+    },
+    fault: FaultPlan {
+        fault: Fault::Rollout { service: SERVICE },
+        after: Duration::from_secs(3),
+        // It is over when the last old container is gone.
+        lasts: Duration::ZERO,
+    },
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| {
+        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS))
+    },
+};
+
+/// An arm in which the load ended before what was done to it, which nobody felt to its end then. Harm with the pattern
+/// counts all the same.
+pub(super) fn over_under_load(arms: &[Arm]) -> Option<(Outcome, String)> {
+    let (outcome, reason) = harm_without_none_with(arms, &HARMS, &WRONG_BOOKS);
+    if outcome == Outcome::Refuted {
+        return Some((outcome, reason));
+    }
+    let late = arms.iter().find(|arm| {
+        let load_ended = arm.load.as_ref().map(|load| load.summary.finished_at);
+        let over = arm.fault.as_ref().and_then(|fault| fault.healed_at);
+        over > load_ended
+    })?;
+    let reason = format!(
+        "in the arm `{}` the load ended before everything was replaced",
+        late.name
+    );
+    Some((Outcome::Inconclusive, reason))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::report::tests::{Sketch, at};
+
+    /// An arm of 14 seconds, whose fault is over after so many.
+    pub(in super::super) fn arm(name: &str, failed: usize, over_after: f64) -> Arm {
+        let mut arm = Sketch::arm(name).fault(3.4, over_after).build();
+        let summary = &mut arm.load.as_mut().unwrap().summary;
+        summary.failed = failed;
+        summary.finished_at = at(14.0);
+        arm
+    }
+
+    fn outcome(off: Arm, on: Arm) -> Outcome {
+        (EXPERIMENT.judge)(&[off, on]).0
+    }
+
+    #[test]
+    fn upheld_when_requests_fail_all_at_once_and_none_one_by_one() {
+        assert_eq!(
+            outcome(arm("off", 40, 8.0), arm("on", 0, 12.0)),
+            Outcome::Upheld
+        );
+        assert_eq!(
+            outcome(arm("off", 40, 8.0), arm("on", 1, 12.0)),
+            Outcome::Refuted
+        );
+    }
+
+    #[test]
+    fn lost_orders_refute_it() {
+        let mut lossy = arm("on", 0, 12.0);
+        lossy.books.as_mut().unwrap().lost = vec!["one".to_owned()];
+        assert_eq!(outcome(arm("off", 40, 8.0), lossy), Outcome::Refuted);
+    }
+
+    #[test]
+    fn nothing_can_be_said_without_harm_or_when_the_load_was_over_before() {
+        assert_eq!(
+            outcome(arm("off", 0, 8.0), arm("on", 0, 12.0)),
+            Outcome::Inconclusive
+        );
+        assert_eq!(
+            outcome(arm("off", 40, 8.0), arm("on", 0, 14.5)),
+            Outcome::Inconclusive
+        );
+        assert_eq!(
+            outcome(arm("off", 40, 8.0), arm("on", 1, 14.5)),
+            Outcome::Refuted
+        );
+    }
+}

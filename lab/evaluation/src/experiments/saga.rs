@@ -1,0 +1,46 @@
+//! Do order and stock agree in the end, when stock is refused and orders are cancelled?
+
+use std::time::Duration;
+
+use super::{ON, WRONG_BOOKS, figures, held, oversold, uncancelled, without};
+use crate::{
+    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, harm_without_none_with},
+};
+
+const HARMS: [Count; 3] = [
+    ("orders confirmed without their stock", oversold),
+    ("ended orders that still hold stock", held),
+    ("cancellations that were not kept", uncancelled),
+];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "saga",
+    claim: "With the saga, order and stock agree in the end: confirmed is what has its stock, and what was rejected \
+            or cancelled holds none, although inventory-service stands still while orders are placed and cancelled.",
+    refuted_by: "an order that is confirmed without stock, or that was rejected or cancelled and still holds some, \
+                 with the saga on",
+    harm: "Without it an order is confirmed as soon as it is taken and cancelled as soon as it is asked for; nobody \
+           waits for the stock, and nobody gives it back.",
+    arms: &[without(&["saga"]), ON],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "change-of-mind",
+        model: Model::Open {
+            arrivals_per_second: 30,
+        },
+        run_time: Duration::from_secs(11),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::Pause {
+            service: "inventory-service",
+        },
+        after: Duration::from_secs(3),
+        lasts: Duration::from_secs(4),
+    },
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

@@ -1,0 +1,55 @@
+//! Does an order whose message was lost come to its end?
+
+use std::time::Duration;
+
+use super::{ON, WRONG_BOOKS, figures, lost, without};
+use crate::{
+    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Count, harm_without_none_with},
+};
+
+const HARMS: [Count; 1] = [("orders stuck for ever", lost)];
+
+/// The same in both arms, as short as it goes: as shipped, an order has to wait for two minutes.
+const FIGURES: &[(&str, &str)] = &[
+    ("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "2"),
+    ("AGORA_SAGA_RECOVERY_INTERVAL_SECONDS", "1"),
+];
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "saga_recovery",
+    claim: "With saga recovery, orders whose messages were lost end all the same, and nothing is applied twice: of the dead \
+            letters of both streams half are purged, the others sent again.",
+    refuted_by: "an order that is not decided, or books that don't add up, with recovery on",
+    harm: "Without it an order whose message was purged stays pending or cancelling for ever: nobody says again what was \
+           said once.",
+    arms: &[
+        ArmPlan {
+            figures: FIGURES,
+            ..without(&["saga_recovery"])
+        },
+        ArmPlan {
+            figures: FIGURES,
+            ..ON
+        },
+    ],
+    confounders: &[],
+    load: LoadPlan {
+        scenario: "change-of-mind",
+        model: Model::Open {
+            arrivals_per_second: 30,
+        },
+        // An order's second attempt comes four seconds after its first.
+        run_time: Duration::from_secs(16),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::PurgeDeadLetters,
+        after: Duration::from_secs(3),
+        lasts: Duration::from_secs(1),
+    },
+    observed: Observed::Books,
+    figures: |arms| figures(arms, &HARMS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+};

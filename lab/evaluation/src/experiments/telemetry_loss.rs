@@ -1,0 +1,130 @@
+//! What does it cost the shop when the trace store is away?
+
+use std::time::Duration;
+
+use super::{ON, WRONG_BOOKS, failed_requests, figures, telemetry, without};
+use crate::{
+    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    faults::Fault,
+    verdict::{Better, Count, Figure, Outcome, harm_without_none_with},
+};
+use records::evaluation::Arm;
+
+const HARMS: [Count; 1] = [("requests failed", failed_requests)];
+/// A second's p99 is the slowest of its few requests: it scatters that much by itself.
+const SLOWER: f64 = 3.0;
+/// A full queue weighs 2 MiB, a batch under way as much again; the rest is what a busy service has anyway.
+const MEMORY_MIB: f64 = 48.0;
+
+pub(super) static EXPERIMENT: Experiment = Experiment {
+    name: "telemetry_loss",
+    claim: "With spans exported from a bounded queue, a trace store that hangs costs spans, which are counted as lost, \
+            and neither requests nor their latency nor memory.",
+    refuted_by: "a failed request, no span that was counted as lost, a p99 three times as long as before, or a service \
+                 with more than 48 MiB, with the queue on",
+    harm: "Without it whoever ends a span waits for the store: the threads that should answer requests stand still, \
+           and clients get no answer in time.",
+    arms: &[without(&["async_export"]), ON],
+    confounders: &[Confounder {
+        pattern: "load_shedding",
+        effect: "refuses requests while those that wait for the trace store keep their places",
+    }],
+    load: LoadPlan {
+        scenario: "order",
+        model: Model::Open {
+            arrivals_per_second: 30,
+        },
+        run_time: Duration::from_secs(45),
+        idempotency_keys: true,
+    },
+    fault: FaultPlan {
+        fault: Fault::Pause { service: "jaeger" },
+        after: Duration::from_secs(12),
+        // Two exports of five seconds each are given up, and some time more.
+        lasts: Duration::from_secs(15),
+    },
+    observed: Observed::Traces,
+    figures: |arms| {
+        [
+            figures(arms, &HARMS),
+            vec![
+                Figure::of("spans lost and counted", "", Better::Neither, arms, |arm| {
+                    arm.telemetry.as_ref().map(|_| lost_spans(arm) as f64)
+                }),
+                Figure::of(
+                    "p99 while the store is away, against before",
+                    "×",
+                    Better::Less,
+                    arms,
+                    slower,
+                ),
+                Figure::of(
+                    "most memory of a service",
+                    "MiB",
+                    Better::Less,
+                    arms,
+                    memory_mib,
+                ),
+            ],
+        ]
+        .concat()
+    },
+    judge,
+};
+
+fn lost_spans(arm: &Arm) -> u64 {
+    let spans = telemetry(arm).spans;
+    let of = |outcome| spans.get(outcome).copied().unwrap_or_default();
+    of("failed") + of("dropped")
+}
+
+/// The median of the seconds' p99 in the fault's time, as a multiple of the same before it.
+fn slower(arm: &Arm) -> Option<f64> {
+    let load = arm.load.as_ref()?;
+    let in_force = arm.fault.as_ref()?.in_force?;
+    let since_start =
+        |at: chrono::DateTime<chrono::Utc>| (at - load.summary.measured_from).as_seconds_f64();
+    let (from, until) = (since_start(in_force.from), since_start(in_force.until));
+    let median = |within: &dyn Fn(f64) -> bool| {
+        let seconds = load.timeline.iter();
+        let mut latencies: Vec<f64> = seconds
+            .filter(|second| within(f64::from(second.second)))
+            .filter_map(|second| second.p99_ms)
+            .collect();
+        latencies.sort_by(f64::total_cmp);
+        latencies.get(latencies.len() / 2).copied()
+    };
+    let before = median(&|second| second + 1.0 <= from)?;
+    let away = median(&|second| second >= from && second + 1.0 <= until)?;
+    (before > 0.0).then(|| away / before)
+}
+
+fn memory_mib(arm: &Arm) -> Option<f64> {
+    let bytes = arm.telemetry.as_ref()?.most_memory_bytes?;
+    Some(bytes as f64 / f64::from(1 << 20))
+}
+
+fn judge(arms: &[Arm]) -> (Outcome, String) {
+    let (outcome, reason) = harm_without_none_with(arms, &HARMS, &WRONG_BOOKS);
+    if outcome != Outcome::Upheld {
+        return (outcome, reason);
+    }
+    // The store took nothing for so long that spans must have been lost.
+    for arm in &arms[1..] {
+        let wrong = if lost_spans(arm) == 0 {
+            Some("no lost span was counted".to_owned())
+        } else if let Some(times) = slower(arm).filter(|times| *times > SLOWER) {
+            Some(format!("p99 was {times:.1} times as long as before"))
+        } else {
+            let much = memory_mib(arm).filter(|mib| *mib > MEMORY_MIB);
+            much.map(|mib| format!("a service had {mib:.0} MiB in memory"))
+        };
+        if let Some(wrong) = wrong {
+            return (
+                Outcome::Refuted,
+                format!("in the arm `{}` {wrong}", arm.name),
+            );
+        }
+    }
+    (outcome, reason)
+}

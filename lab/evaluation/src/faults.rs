@@ -1,0 +1,537 @@
+//! What is done to the running system, always from outside: by the engine, the broker's management, the database's
+//! own means, or a message. No service knows of it.
+//!
+//! A fault is data ([`Fault`]); injected, it is a guard ([`Injected`]) that can prove that the system felt it and heals
+//! when it is dropped. What a guard couldn't heal, because its process was killed, [`heal_everything`] finds by looking
+//! at the system alone; the guard's [`Note`] tells the next command that there is something to look for.
+
+mod attacks;
+mod broker;
+mod composed;
+mod containers;
+mod database;
+mod healing;
+mod limits;
+mod messages;
+mod network;
+mod purge;
+mod replacement;
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use shared_events::topology::Topology;
+
+pub use self::{
+    attacks::attack,
+    healing::{heal_everything, remove_poison},
+};
+use base::progress;
+use records::evaluation::{Attacks, Bite};
+use system::{
+    interrupt::{self, Interrupted},
+    wait,
+};
+use system::{lab::Lab, note::Note};
+
+/// How often a fault's effect is looked for while it lasts: each look asks the engine, the broker or a database.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How precisely a fault is held.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The type of messages that nobody can read, by which they are found among the dead letters.
+pub const POISON_TYPE: &str = "agora.evaluation.poison.v1";
+
+/// A fault that an experiment may ask for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// All processes of a service stand still.
+    Pause {
+        /// The service.
+        service: &'static str,
+    },
+    /// One of a service's containers is paused: the first by id.
+    PauseOne {
+        /// The service.
+        service: &'static str,
+    },
+    /// The container of a service that asked its database last is paused: with several replicas, one that gets requests.
+    PauseInUse {
+        /// The service.
+        service: &'static str,
+        /// The database.
+        database: &'static str,
+    },
+    /// A service's containers are killed (SIGKILL), and started again when healed.
+    Kill {
+        /// The service.
+        service: &'static str,
+    },
+    /// One of a service's containers is killed, and started again when healed: the first by id.
+    KillOne {
+        /// The service.
+        service: &'static str,
+    },
+    /// A service's containers are stopped with their grace period, and started again when healed.
+    Stop {
+        /// The service.
+        service: &'static str,
+    },
+    /// A service's containers are restarted one after the other, each healthy before the next one goes, `rounds` times.
+    RollingRestart {
+        /// The service.
+        service: &'static str,
+        /// How often all its containers are restarted.
+        rounds: u32,
+    },
+    /// A service is cut off from one of its networks.
+    Cut {
+        /// The service.
+        service: &'static str,
+        /// The network.
+        network: &'static str,
+    },
+    /// The broker closes a service's AMQP connections.
+    ResetConnections {
+        /// The service.
+        service: &'static str,
+    },
+    /// Each of a service's containers gets so many thousandths of a core.
+    StarveCpu {
+        /// The service.
+        service: &'static str,
+        /// Thousandths of a core for each container.
+        millicores: u32,
+    },
+    /// A service's memory limit is lowered to what makes the kernel end it.
+    StarveMemory {
+        /// The service.
+        service: &'static str,
+        /// Memory for each container, in MiB.
+        mebibytes: u32,
+    },
+    /// So many messages that nobody can read come into a stream's queue.
+    Poison {
+        /// The stream of events.
+        stream: Topology,
+        /// How many messages.
+        count: u32,
+    },
+    /// So many events of this run that were published are published a second time, each under its own id.
+    Redeliver {
+        /// The stream of events.
+        stream: Topology,
+        /// How many messages.
+        count: u32,
+    },
+    /// For two seconds no service can apply a message; of the dead letters of both streams half are purged, and the others
+    /// sent again when healed.
+    PurgeDeadLetters,
+    /// A stream's queue loses its binding: the broker has nowhere to put what is published.
+    Unbind {
+        /// The stream of events.
+        stream: Topology,
+    },
+    /// The broker believes to be out of memory and takes no messages.
+    MemoryAlarm,
+    /// Somebody holds a table exclusively.
+    LockTable {
+        /// The database.
+        database: &'static str,
+        /// The table.
+        table: &'static str,
+    },
+    /// The gateway gets the whole attack corpus, once, from somebody with an account.
+    Attacks,
+    /// A service's containers are replaced one by one, as `rollout` does it.
+    Rollout {
+        /// The service.
+        service: &'static str,
+    },
+    /// A service's containers are replaced all at once.
+    ReplaceAtOnce {
+        /// The service.
+        service: &'static str,
+    },
+    /// A new key signs tokens while the old one still verifies, as `keys rotate` does it.
+    RotateKeys,
+    /// A new key takes the place of the one that signs tokens, in one container after the other.
+    ReplaceKeys,
+}
+
+/// A fault that is there now. Dropping it heals it.
+#[derive(Debug)]
+pub struct Injected<'a> {
+    lab: &'a Lab<'a>,
+    fault: Fault,
+    effect: Box<dyn Effect>,
+    healed: bool,
+    note: Note,
+}
+
+/// What a kind of fault does, how it shows, and how it is undone: these three stand together, a type for each kind.
+///
+/// Its fields say how things were before; they are read when it is made, before anything is done.
+trait Effect: fmt::Debug + Send {
+    /// Does it. Whatever of it was done when this fails is healed.
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
+
+    /// Looks once at what it did: at the system's own state, or at what the system answered (where the broker put a
+    /// message). That our calls succeeded proves nothing. Called again and again while the fault lasts: see [`hold`].
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite>;
+
+    /// How long the last look, before the fault is healed, may wait for an effect that no look has found.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Undoes what of it is still there, and waits for that within a bound. May be called again.
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
+
+    /// What became of attacks, where these are the fault.
+    fn attacks(&self) -> Option<Attacks> {
+        None
+    }
+}
+
+impl Fault {
+    /// In words, for reports.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Pause { service } => format!("{service} is paused"),
+            Self::PauseOne { service } => format!("one container of {service} is paused"),
+            Self::PauseInUse { service, .. } => {
+                format!("the container of {service} that gets the requests is paused")
+            }
+            Self::Kill { service } => format!("{service} is killed"),
+            Self::KillOne { service } => format!("one container of {service} is killed"),
+            Self::Stop { service } => format!("{service} is stopped with its grace period"),
+            Self::RollingRestart { service, rounds: 1 } => {
+                format!("the containers of {service} are restarted one after the other")
+            }
+            Self::RollingRestart { service, rounds } => {
+                format!(
+                    "the containers of {service} are restarted one after the other, {rounds} times"
+                )
+            }
+            Self::Cut { service, network } => {
+                format!("{service} is cut off from the network `{network}`")
+            }
+            Self::ResetConnections { service } => {
+                format!("the broker closes the connections of {service}")
+            }
+            Self::StarveCpu {
+                service,
+                millicores,
+            } => format!("each container of {service} gets {millicores}/1000 of a core"),
+            Self::StarveMemory { service, mebibytes } => {
+                format!("each container of {service} gets {mebibytes} MiB of memory")
+            }
+            Self::Poison { stream, count } => format!(
+                "{count} messages that nobody can read are published to {}",
+                stream.exchange()
+            ),
+            Self::Redeliver { stream, count } => format!(
+                "{count} published events are published to {} a second time",
+                stream.exchange()
+            ),
+            Self::PurgeDeadLetters => {
+                "for 2 s no message can be applied, and half of the dead letters are purged"
+                    .to_owned()
+            }
+            Self::Unbind { stream } => format!("the queue {} loses its binding", stream.queue()),
+            Self::MemoryAlarm => {
+                "the broker believes to be out of memory and takes no messages".to_owned()
+            }
+            Self::LockTable { database, table } => {
+                format!(
+                    "somebody holds the table `{table}` of the database `{database}` exclusively"
+                )
+            }
+            Self::Attacks => "the gateway is sent everything that must not get in".to_owned(),
+            Self::Rollout { service } => {
+                format!("the containers of {service} are replaced one by one")
+            }
+            Self::ReplaceAtOnce { service } => {
+                format!("the containers of {service} are replaced all at once")
+            }
+            Self::RotateKeys => {
+                "a new key signs tokens once everybody knows it, and the old one still verifies"
+                    .to_owned()
+            }
+            Self::ReplaceKeys => "a new key takes the place of the old one".to_owned(),
+        }
+    }
+
+    /// Injects it. `since` is when the run began.
+    pub fn inject<'a>(
+        self,
+        lab: &'a Lab<'a>,
+        since: DateTime<Utc>,
+    ) -> anyhow::Result<Injected<'a>> {
+        let mut injected = Injected {
+            lab,
+            fault: self,
+            effect: self.effect(lab, since)?,
+            healed: false,
+            note: Note::leave(lab.project, &format!("a fault ({})", self.describe()))?,
+        };
+        // The guard is there before the deed: half a fault is healed as well.
+        injected.effect.inject(lab)?;
+        Ok(injected)
+    }
+
+    fn effect(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Effect>> {
+        use containers::{Halt, Halted, RollingRestart};
+        use replacement::{How, NewKeys, Replaced};
+        let all = |service| lab.containers_of(service);
+        Ok(match self {
+            Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),
+            Self::PauseOne { service } => Box::new(Halted::new(
+                Halt::Pause,
+                containers::first_by_id(all(service)?),
+            )),
+            Self::PauseInUse { service, database } => Box::new(Halted::new(
+                Halt::Pause,
+                database::in_use(lab, all(service)?, database)?,
+            )),
+            Self::Kill { service } => Box::new(Halted::new(Halt::Kill, all(service)?)),
+            Self::KillOne { service } => Box::new(Halted::new(
+                Halt::Kill,
+                containers::first_by_id(all(service)?),
+            )),
+            Self::Stop { service } => Box::new(Halted::new(Halt::Stop, all(service)?)),
+            Self::RollingRestart { service, rounds } => {
+                Box::new(RollingRestart::new(all(service)?, rounds))
+            }
+            Self::Cut { service, network } => Box::new(network::Cut::new(lab, service, network)?),
+            Self::ResetConnections { service } => Box::new(broker::ResetConnections::new(service)),
+            Self::StarveCpu {
+                service,
+                millicores,
+            } => Box::new(limits::StarveCpu::new(all(service)?, millicores)),
+            Self::StarveMemory { service, mebibytes } => {
+                Box::new(limits::StarveMemory::new(all(service)?, mebibytes))
+            }
+            Self::Poison { stream, count } => Box::new(messages::Poison::new(stream, count)),
+            Self::Redeliver { stream, count } => {
+                Box::new(messages::Redeliver::new(stream, count, since))
+            }
+            Self::PurgeDeadLetters => Box::new(purge::PurgeDeadLetters::new(since)),
+            Self::Unbind { stream } => Box::new(broker::Unbind::new(stream)),
+            Self::MemoryAlarm => Box::new(broker::MemoryAlarm),
+            Self::LockTable { database, table } => {
+                Box::new(database::LockTable::new(lab, database, table)?)
+            }
+            Self::Attacks => Box::new(attacks::Attacked::default()),
+            Self::Rollout { service } => {
+                Box::new(Replaced::new(How::OneByOne, service, all(service)?))
+            }
+            Self::ReplaceAtOnce { service } => {
+                Box::new(Replaced::new(How::AtOnce, service, all(service)?))
+            }
+            Self::RotateKeys => Box::new(NewKeys::new(true)),
+            Self::ReplaceKeys => Box::new(NewKeys::new(false)),
+        })
+    }
+}
+
+impl Injected<'_> {
+    /// Lets it last for so long; whether it had an effect in that time. It is not healed yet.
+    pub fn hold(&mut self, lasts: Duration) -> anyhow::Result<Bite> {
+        let patience = self.effect.patience();
+        hold(lasts, patience, || self.effect.bite(self.lab))
+    }
+
+    /// What became of attacks, where these are the fault.
+    pub fn attacks(&self) -> Option<Attacks> {
+        self.effect.attacks()
+    }
+
+    /// Undoes it and waits until that is done, within a bound.
+    pub fn heal(mut self) -> anyhow::Result<()> {
+        let result = self.effect.heal(self.lab);
+        // An interrupted healing is taken up again when this is dropped; a failed one would fail again.
+        self.healed = !matches!(&result, Err(error) if error.is::<Interrupted>());
+        if self.healed && result.is_err() {
+            self.note.keep();
+        }
+        result
+    }
+}
+
+impl Drop for Injected<'_> {
+    fn drop(&mut self) {
+        if self.healed {
+            return;
+        }
+        progress::warn(&format!("healing: {}", self.fault.describe()));
+        if let Err(error) = interrupt::set_aside(|| self.effect.heal(self.lab)) {
+            self.note.keep();
+            // No panic in a drop, and nobody to return it to.
+            progress::warn(&format!(
+                "the fault is not healed: {error:#}\n  next: `cargo xtask heal`"
+            ));
+        }
+    }
+}
+
+/// Waits for `lasts`, and looks meanwhile until an effect was seen, and once more at the end: an effect that came and went
+/// is an effect. Where nothing was seen, the last look may wait for `patience`.
+fn hold(
+    lasts: Duration,
+    patience: Duration,
+    mut look: impl FnMut() -> anyhow::Result<Bite>,
+) -> anyhow::Result<Bite> {
+    let begun = Instant::now();
+    let mut next_look = Duration::ZERO;
+    let mut seen: Option<(DateTime<Utc>, Bite)> = None;
+    wait::until(lasts, TICK.min(lasts), || {
+        let elapsed = begun.elapsed();
+        if seen.is_some() || elapsed < next_look || elapsed >= lasts {
+            return Ok(None::<()>);
+        }
+        match look() {
+            Ok(bite) if bite.bit => seen = Some((Utc::now(), bite)),
+            // What was asked may be what the fault keeps from answering: the last look decides.
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Ok(_) | Err(_) => next_look = begun.elapsed() + LOOK_INTERVAL,
+        }
+        Ok(None)
+    })?;
+    let patience = if seen.is_some() {
+        Duration::ZERO
+    } else {
+        patience
+    };
+    let mut last = look();
+    wait::until(patience, TICK, || match &last {
+        Ok(bite) if !bite.bit && !patience.is_zero() => {
+            last = look();
+            Ok(None)
+        }
+        _ => Ok(Some(())),
+    })?;
+    match (last, seen) {
+        (Ok(last), Some((at, earlier))) if !last.bit => Ok(bit(format!(
+            "{}, at {}; at the end: {}",
+            earlier.proof,
+            at.format("%T"),
+            last.proof
+        ))),
+        (Err(error), Some((at, earlier))) if !error.is::<Interrupted>() => Ok(bit(format!(
+            "{}, at {}; at the end nothing could be seen: {error:#}",
+            earlier.proof,
+            at.format("%T"),
+        ))),
+        (last, _) => last,
+    }
+}
+
+fn bit(proof: String) -> Bite {
+    Bite { bit: true, proof }
+}
+
+fn did_not_bite(proof: String) -> Bite {
+    Bite { bit: false, proof }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LASTS: Duration = Duration::from_millis(1_500);
+
+    fn seen(number: u32) -> anyhow::Result<Bite> {
+        Ok(bit(format!("effect {number}")))
+    }
+
+    fn nothing() -> anyhow::Result<Bite> {
+        Ok(did_not_bite("no effect".to_owned()))
+    }
+
+    /// The outcome of a fault whose n-th look, from 1, finds what `look` says.
+    fn held(
+        lasts: Duration,
+        patience: Duration,
+        look: impl Fn(u32) -> anyhow::Result<Bite>,
+    ) -> (anyhow::Result<Bite>, u32) {
+        let mut looks = 0;
+        let bite = hold(lasts, patience, || {
+            looks += 1;
+            look(looks)
+        });
+        (bite, looks)
+    }
+
+    #[test]
+    fn an_effect_that_is_gone_at_the_end_is_an_effect() {
+        let (bite, looks) = held(LASTS, Duration::ZERO, |look| match look {
+            1 => seen(1),
+            _ => nothing(),
+        });
+        let bite = bite.unwrap();
+        assert!(bite.bit, "{}", bite.proof);
+        assert!(
+            bite.proof.starts_with("effect 1, at "),
+            "what was seen, and when: {}",
+            bite.proof
+        );
+        assert!(bite.proof.ends_with("no effect"), "{}", bite.proof);
+        // Once seen, it needn't be looked for: looking takes the system's time.
+        assert_eq!(looks, 2);
+    }
+
+    #[test]
+    fn an_effect_that_comes_late_is_seen_by_a_later_look() {
+        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+            2 => seen(2),
+            _ => nothing(),
+        });
+        assert!(bite.unwrap().bit);
+    }
+
+    #[test]
+    fn what_the_last_look_sees_is_the_proof() {
+        let (bite, looks) = held(LASTS, Duration::ZERO, seen);
+        assert_eq!((bite.unwrap().proof.as_str(), looks), ("effect 2", 2));
+        let (bite, looks) = held(Duration::ZERO, Duration::ZERO, seen);
+        assert_eq!((bite.unwrap().proof.as_str(), looks), ("effect 1", 1));
+    }
+
+    #[test]
+    fn without_any_effect_there_is_none() {
+        let (bite, looks) = held(LASTS, Duration::ZERO, |_| nothing());
+        assert!(!bite.unwrap().bit);
+        assert!(looks > 1, "{looks}");
+    }
+
+    #[test]
+    fn the_last_look_waits_for_an_effect_that_nobody_saw_yet() {
+        let (bite, _) = held(Duration::ZERO, LASTS, |look| match look {
+            4 => seen(4),
+            _ => nothing(),
+        });
+        assert_eq!(bite.unwrap().proof, "effect 4");
+    }
+
+    #[test]
+    fn a_look_that_fails_while_the_fault_lasts_decides_nothing() {
+        let failed = || Err(anyhow::anyhow!("no answer"));
+        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+            1 => failed(),
+            _ => seen(look),
+        });
+        assert!(bite.unwrap().bit);
+        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+            1 => seen(1),
+            _ => failed(),
+        });
+        assert!(bite.unwrap().proof.contains("no answer"));
+        let (bite, _) = held(LASTS, Duration::ZERO, |_| failed());
+        assert!(bite.is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! Attacks as a fault: the corpus, sent to the gateway while it has other work.
+
+use std::net::ToSocketAddrs;
+
+use anyhow::Context;
+
+use super::{Effect, bit, did_not_bite};
+use crate::attacks::try_all;
+use crate::customers;
+use checks::attacks::{Cast, Ending, Finding};
+use records::evaluation::{Attacks, Bite};
+use system::{http::Client, lab::Lab};
+
+/// Signs victim and attacker up and sends the whole corpus to the gateway at `host:port`; what became of each attack.
+pub fn attack(gateway: &str) -> anyhow::Result<Vec<Finding>> {
+    let client = Client::new(gateway);
+    let cast = Cast {
+        victim: customers::sign_up(&client, "victim")?,
+        attacker: customers::sign_up(&client, "attacker")?,
+    };
+    let address = gateway
+        .to_socket_addrs()
+        .with_context(|| format!("{gateway} is no address"))?
+        .next()
+        .with_context(|| format!("{gateway} has no address"))?;
+    Ok(try_all(address, &cast))
+}
+
+/// All attacks of the corpus, once. There is nothing to heal.
+#[derive(Debug, Default)]
+pub(super) struct Attacked {
+    seen: Option<Attacks>,
+}
+
+impl Effect for Attacked {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        self.seen = Some(count(&attack(&lab.gateway()?)?));
+        Ok(())
+    }
+
+    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        Ok(match &self.seen {
+            Some(seen) if seen.answered > 0 => bit(format!(
+                "the gateway ended {} of {} attacks with an answer or by closing the connection",
+                seen.answered, seen.tried
+            )),
+            _ => did_not_bite("no attack reached the gateway".to_owned()),
+        })
+    }
+
+    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn attacks(&self) -> Option<Attacks> {
+        self.seen.clone()
+    }
+}
+
+fn count(findings: &[Finding]) -> Attacks {
+    let mut seen = Attacks {
+        tried: findings.len() as u64,
+        ..Attacks::default()
+    };
+    for finding in findings {
+        let name = format!("{}: {}", finding.family.name(), finding.tries);
+        match &finding.ending {
+            Ending::Held => seen.answered += 1,
+            Ending::LetIn(_) => {
+                seen.answered += 1;
+                seen.let_in.push(name);
+            }
+            Ending::ServerError(_) => {
+                seen.answered += 1;
+                seen.server_errors.push(name);
+            }
+            Ending::Unforeseen(why) => seen.unforeseen.push(format!("{name}: {why}")),
+        }
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use checks::attacks::Family;
+
+    #[test]
+    fn every_attack_is_counted_as_what_it_came_to() {
+        let finding = |ending| Finding {
+            family: Family::Tokens,
+            tries: "it".to_owned(),
+            statuses: Vec::new(),
+            ending,
+        };
+        let seen = count(&[
+            finding(Ending::Held),
+            finding(Ending::LetIn("answered 200".to_owned())),
+            finding(Ending::ServerError(500)),
+            finding(Ending::Unforeseen("silence".to_owned())),
+        ]);
+        assert_eq!((seen.tried, seen.answered), (4, 3));
+        assert_eq!(seen.let_in, ["tokens: it"]);
+        assert_eq!(seen.server_errors, ["tokens: it"]);
+        assert_eq!(seen.unforeseen, ["tokens: it: silence"]);
+    }
+}

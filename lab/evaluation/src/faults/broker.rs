@@ -1,0 +1,352 @@
+//! What the broker's management can do: close connections, take a binding away, raise the memory alarm.
+
+use std::{fs, time::Duration};
+
+use anyhow::Context;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared_events::topology::{self, Topology};
+
+use super::{Effect, bit, did_not_bite, messages};
+use records::evaluation::Bite;
+use system::{
+    engine::{Container, docker},
+    http::{Answer, Client, segment},
+    lab::{self, Lab},
+    project::Project,
+    wait,
+};
+
+/// The broker's list of connections is as old as its last look.
+const LISTED_WITHIN: Duration = Duration::from_secs(8);
+/// The broker looks at its memory every 2.5 s.
+const ALARM_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// `rabbitmqctl` starts an Erlang machine.
+const CTL_LIMIT: Duration = Duration::from_secs(30);
+/// What the broker writes into its log, and tells the client.
+const REASON: &str = "agora evaluation";
+/// Where the broker's settings are, below the root, and the one that an alarm depends on.
+const SETTINGS: &str = "observability/rabbitmq/agora.conf";
+const WATERMARK: &str = "vm_memory_high_watermark.absolute";
+
+/// Connections that the broker closes.
+#[derive(Debug)]
+pub(super) struct ResetConnections {
+    service: &'static str,
+    closed: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Connection {
+    name: String,
+    #[serde(default)]
+    client_properties: Value,
+}
+
+impl ResetConnections {
+    pub(super) fn new(service: &'static str) -> Self {
+        Self {
+            service,
+            closed: Vec::new(),
+        }
+    }
+}
+
+/// A service names its connections `<service> publisher` and `<service> consumer`.
+fn belongs_to(connection: &Connection, service: &str) -> bool {
+    let name = connection.client_properties["connection_name"].as_str();
+    name.and_then(|name| name.split(' ').next()) == Some(service)
+}
+
+impl Effect for ResetConnections {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let broker = lab.broker()?;
+        let found = wait::until(LISTED_WITHIN, LOOK_INTERVAL, || {
+            let mut connections: Vec<Connection> = list(&broker, "/api/connections")?;
+            connections.retain(|connection| belongs_to(connection, self.service));
+            Ok((!connections.is_empty()).then_some(connections))
+        })?;
+        for connection in found.unwrap_or_default() {
+            let path = format!("/api/connections/{}", segment(&connection.name));
+            let answer = broker.delete(&path, &[("x-reason", REASON)])?;
+            // One that ended by itself meanwhile isn't ours.
+            if expect(&answer, &[204, 404], "close a connection")? == 204 {
+                self.closed.push(connection.name);
+            }
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let broker = lab.broker()?;
+        let mut open = 0;
+        for name in &self.closed {
+            let answer = broker.get(&format!("/api/connections/{}", segment(name)), &[], &[])?;
+            if expect(&answer, &[200, 404], "look for a connection")? == 200 {
+                open += 1;
+            }
+        }
+        let (closed, service) = (self.closed.len() - open, self.service);
+        Ok(match (closed, open) {
+            (0, 0) => did_not_bite(format!("the broker knows no connection of {service}")),
+            (_, 0) => bit(format!(
+                "the broker closed {closed} connections of {service}"
+            )),
+            _ => did_not_bite(format!(
+                "{open} of the connections of {service} that should be closed are open"
+            )),
+        })
+    }
+
+    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+        // The service connects again by itself.
+        Ok(())
+    }
+}
+
+/// A stream's queue that nothing is routed to.
+#[derive(Debug)]
+pub(super) struct Unbind {
+    stream: Topology,
+}
+
+#[derive(Debug, Deserialize)]
+struct Binding {
+    source: String,
+    destination: String,
+    routing_key: String,
+    /// Names it among those of the same exchange and queue; to be escaped once more in a path.
+    properties_key: String,
+}
+
+impl Unbind {
+    pub(super) fn new(stream: Topology) -> Self {
+        Self { stream }
+    }
+
+    fn path(&self) -> String {
+        bindings_path(&self.stream.exchange(), &self.stream.queue())
+    }
+}
+
+impl Effect for Unbind {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let broker = lab.broker()?;
+        for binding in list::<Binding>(&broker, &self.path())? {
+            let path = format!("{}/{}", self.path(), segment(&binding.properties_key));
+            expect(&broker.delete(&path, &[])?, &[204], "remove a binding")?;
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let broker = lab.broker()?;
+        let (exchange, queue) = (self.stream.exchange(), self.stream.queue());
+        let bindings: Vec<Binding> = list(&broker, &self.path())?;
+        if !bindings.is_empty() {
+            return Ok(did_not_bite(format!("{queue} is bound to {exchange}")));
+        }
+        // If it is bound again in this moment, the message counts as one of poison, and is removed as such.
+        let (payload, properties) = messages::poison("probe", 0);
+        let key = messages::POISON_ROUTING_KEY;
+        let routed = lab::publish(&broker, &exchange, key, payload, &properties)?;
+        Ok(if routed {
+            did_not_bite(format!("the broker routes what is published to {exchange}"))
+        } else {
+            bit(format!(
+                "{queue} has no binding, and the broker had no queue for a message to {exchange}"
+            ))
+        })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        restore_bindings(lab)?;
+        Ok(())
+    }
+}
+
+/// Binds each queue as the topology says, where it isn't; which ones, as `exchange → queue`.
+pub(super) fn restore_bindings(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
+    let broker = lab.broker()?;
+    let bound: Vec<Binding> = list(&broker, "/api/bindings/%2F")?;
+    let mut restored = Vec::new();
+    for queue in topology::ALL.iter().flat_map(Topology::queues) {
+        let is_bound = bound.iter().any(|binding| {
+            binding.source == queue.exchange
+                && binding.destination == queue.name
+                && binding.routing_key == queue.binding
+        });
+        if is_bound {
+            continue;
+        }
+        let path = bindings_path(&queue.exchange, &queue.name);
+        let binding = json!({ "routing_key": queue.binding, "arguments": {} });
+        let answer = broker.post(&path, &[], Some(&binding))?;
+        expect(&answer, &[201], "bind a queue")?;
+        restored.push(format!("{} → {}", queue.exchange, queue.name));
+    }
+    Ok(restored)
+}
+
+fn bindings_path(exchange: &str, queue: &str) -> String {
+    format!(
+        "/api/bindings/%2F/e/{}/q/{}",
+        segment(exchange),
+        segment(queue)
+    )
+}
+
+/// A broker that takes no messages.
+#[derive(Debug)]
+pub(super) struct MemoryAlarm;
+
+impl Effect for MemoryAlarm {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        set_watermark(lab, &["0"])?;
+        let broker = lab.broker()?;
+        // Whether it came in time is for the bite to say.
+        wait::until(ALARM_WITHIN, LOOK_INTERVAL, || {
+            Ok(alarm(&broker)?.then_some(()))
+        })?;
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        Ok(if alarm(&lab.broker()?)? {
+            bit(
+                "the broker reports a resource alarm: it reads nothing from who publishes"
+                    .to_owned(),
+            )
+        } else {
+            did_not_bite("the broker reports no alarm".to_owned())
+        })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        set_watermark(lab, &["absolute", &watermark(lab.project)?])?;
+        let healed = wait::until(ALARM_WITHIN, LOOK_INTERVAL, || {
+            Ok((!alarm(&lab.broker()?)?).then_some(()))
+        })?;
+        anyhow::ensure!(
+            healed.is_some(),
+            "the broker still reports an alarm {} s after its watermark was set back",
+            ALARM_WITHIN.as_secs()
+        );
+        Ok(())
+    }
+}
+
+/// Sets the memory watermark back where it isn't as configured, or where the alarm is on; whether that was so.
+pub(super) fn restore_watermark(lab: &Lab<'_>) -> anyhow::Result<bool> {
+    if watermark_is_as_configured(lab)? && !alarm(&lab.broker()?)? {
+        return Ok(false);
+    }
+    MemoryAlarm.heal(lab)?;
+    Ok(true)
+}
+
+/// As the broker itself has it: its statistics, which the management API tells, lag, the more the busier the machine.
+fn watermark_is_as_configured(lab: &Lab<'_>) -> anyhow::Result<bool> {
+    let Some(configured) = bytes(&watermark(lab.project)?) else {
+        // What isn't known differs from nothing.
+        return Ok(true);
+    };
+    let limits = ctl(lab, &["eval", "vm_memory_monitor:get_memory_limit()."])?;
+    Ok(limits
+        .iter()
+        .all(|limit| limit.trim() == configured.to_string()))
+}
+
+fn set_watermark(lab: &Lab<'_>, value: &[&str]) -> anyhow::Result<()> {
+    ctl(lab, &[&["set_vm_memory_high_watermark"], value].concat())?;
+    Ok(())
+}
+
+/// What `rabbitmqctl` says in each of the broker's containers.
+fn ctl(lab: &Lab<'_>, args: &[&str]) -> anyhow::Result<Vec<String>> {
+    let run = |container: Container| {
+        let ctl = ["exec", &container.id, "rabbitmqctl", "--quiet"];
+        docker(ctl.into_iter().chain(args.iter().copied()))
+            .limit(CTL_LIMIT)
+            .read()
+    };
+    let containers = lab.containers_of("rabbitmq")?;
+    containers.into_iter().map(run).collect()
+}
+
+/// Whether the broker reports one now: not from its statistics, which lag.
+fn alarm(broker: &Client) -> anyhow::Result<bool> {
+    let answer = broker.get("/api/health/checks/alarms", &[], &[])?;
+    Ok(expect(&answer, &[200, 503], "tell its alarms")? == 503)
+}
+
+/// The memory watermark that the broker starts with, e.g. `320MiB`.
+fn watermark(project: &Project) -> anyhow::Result<String> {
+    let path = project.root.join(SETTINGS);
+    let settings =
+        fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    watermark_in(&settings).with_context(|| format!("{} has no {WATERMARK}", path.display()))
+}
+
+fn watermark_in(settings: &str) -> Option<String> {
+    settings.lines().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        (name.trim() == WATERMARK).then(|| value.trim().to_owned())
+    })
+}
+
+/// `None` for a unit that nobody here uses.
+fn bytes(watermark: &str) -> Option<u64> {
+    let mebibytes: u64 = watermark.strip_suffix("MiB")?.parse().ok()?;
+    Some(mebibytes * 1024 * 1024)
+}
+
+fn list<T: serde::de::DeserializeOwned>(broker: &Client, path: &str) -> anyhow::Result<Vec<T>> {
+    let answer = broker.get(path, &[], &[])?;
+    expect(&answer, &[200], &format!("list {path}"))?;
+    answer.json()
+}
+
+/// The status, where it is one of these.
+fn expect(answer: &Answer, statuses: &[u16], what: &str) -> anyhow::Result<u16> {
+    anyhow::ensure!(
+        statuses.contains(&answer.status),
+        "RabbitMQ did not {what}: {}",
+        answer.shown()
+    );
+    Ok(answer.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_owns_the_connections_that_bear_its_name() {
+        let connection = |name: Value| Connection {
+            name: "1 -> 2".to_owned(),
+            client_properties: json!({ "connection_name": name }),
+        };
+        assert!(belongs_to(
+            &connection(json!("order-service consumer")),
+            "order-service"
+        ));
+        assert!(!belongs_to(
+            &connection(json!("order-service-2 consumer")),
+            "order-service"
+        ));
+        assert!(!belongs_to(&connection(Value::Null), "order-service"));
+    }
+
+    #[test]
+    fn the_brokers_watermark_is_read_from_its_settings() {
+        let settings = include_str!("../../../../observability/rabbitmq/agora.conf");
+        let watermark = watermark_in(settings).unwrap();
+        assert_eq!(bytes(&watermark), Some(320 * 1024 * 1024), "{watermark}");
+        assert_eq!(
+            watermark_in("# vm_memory_high_watermark.absolute = 1MiB"),
+            None
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! What compose says that a container should have: networks and memory.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use base::outcome;
+use system::{
+    engine::{Container, Limits, docker},
+    lab::Lab,
+};
+
+/// What `docker compose config` says, as far as faults change it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Composed {
+    services: BTreeMap<String, ComposedService>,
+    networks: BTreeMap<String, ComposedNetwork>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ComposedService {
+    #[serde(default)]
+    networks: BTreeMap<String, Option<Attachment>>,
+    /// A number, as text.
+    mem_limit: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Attachment {
+    #[serde(default)]
+    aliases: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ComposedNetwork {
+    name: String,
+}
+
+impl Composed {
+    pub(super) fn read(lab: &Lab<'_>) -> anyhow::Result<Self> {
+        let text = lab.compose(["config", "--format", "json"]).read()?;
+        // The text holds secrets: no error may repeat it.
+        serde_json::from_str(&text).context("failed to read what `docker compose config` says")
+    }
+
+    /// The engine's name of a service's network.
+    pub(super) fn network(&self, service: &str, network: &str) -> anyhow::Result<&str> {
+        let networks = self.services.get(service).map(|service| &service.networks);
+        let known = networks.filter(|networks| networks.contains_key(network));
+        match (known, self.networks.get(network)) {
+            (Some(_), Some(network)) => Ok(&network.name),
+            _ => {
+                let names = networks.into_iter().flat_map(BTreeMap::keys);
+                let names: Vec<&str> = names.map(String::as_str).collect();
+                Err(outcome::usage(
+                    format!("{service} is not in the network `{network}`"),
+                    format!("it is in {}", names.join(", ")),
+                ))
+            }
+        }
+    }
+
+    /// Connects a container with the networks that it lacks, under the names that it had there; which ones.
+    pub(super) fn reconnect(&self, container: &Container) -> anyhow::Result<Vec<String>> {
+        let Some(service) = self.services.get(&container.service) else {
+            return Ok(Vec::new());
+        };
+        let mut reconnected = Vec::new();
+        for (network, attachment) in &service.networks {
+            let Some(ComposedNetwork { name }) = self.networks.get(network) else {
+                continue;
+            };
+            if container.networks.contains_key(name) {
+                continue;
+            }
+            let others = attachment.iter().flat_map(|attachment| &attachment.aliases);
+            let aliases = [&container.service].into_iter().chain(others);
+            let aliases = aliases.flat_map(|alias| ["--alias", alias.as_str()]);
+            docker(["network", "connect"].into_iter().chain(aliases))
+                .args([name.as_str(), container.id.as_str()])
+                .read()?;
+            reconnected.push(network.clone());
+        }
+        Ok(reconnected)
+    }
+
+    /// The memory that a container should have.
+    pub(super) fn limits(&self, container: &Container) -> anyhow::Result<Limits> {
+        let service = self.services.get(&container.service);
+        let Some(text) = service.and_then(|service| service.mem_limit.as_ref()) else {
+            return Ok(Limits::default());
+        };
+        let memory_bytes: i64 = text
+            .parse()
+            .with_context(|| format!("mem_limit of {}: {text}", container.service))?;
+        Ok(Limits {
+            memory_bytes,
+            // As the engine itself chooses where nothing is said of swap.
+            memory_and_swap_bytes: 2 * memory_bytes,
+            ..Limits::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"name":"agora","networks":{"data":{"name":"agora_data","internal":true},
+        "ui":{"name":"agora_ui"}},"services":{"rabbitmq":{"mem_limit":"536870912","environment":{"A":"b"},
+        "networks":{"data":null,"ui":{"aliases":["bus"]}}}}}"#;
+
+    #[test]
+    fn a_services_networks_are_known_by_the_engines_names() {
+        let composed: Composed = serde_json::from_str(CONFIG).unwrap();
+        assert_eq!(composed.network("rabbitmq", "data").unwrap(), "agora_data");
+        let error = composed.network("rabbitmq", "edge").unwrap_err();
+        assert_eq!(outcome::Exit::of(&error), outcome::Exit::Usage);
+        assert!(error.to_string().contains("data, ui"), "{error}");
+    }
+}

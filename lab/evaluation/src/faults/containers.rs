@@ -1,0 +1,200 @@
+//! What the engine can do to containers: pause, kill, stop, restart.
+
+use std::time::Duration;
+
+use super::{Effect, bit, did_not_bite};
+use records::evaluation::Bite;
+pub(super) use system::engine::name;
+use system::{
+    engine::{Container, docker},
+    lab::Lab,
+    wait,
+};
+
+/// Longer than the longest grace period in compose.yaml.
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// RabbitMQ takes longest: ten seconds to boot, on a busy machine some more.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How a container is kept from working.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Halt {
+    Pause,
+    Kill,
+    Stop,
+}
+
+/// Containers that stand still or ended.
+#[derive(Debug)]
+pub(super) struct Halted {
+    how: Halt,
+    before: Vec<Container>,
+}
+
+impl Halted {
+    pub(super) fn new(how: Halt, before: Vec<Container>) -> Self {
+        Self { how, before }
+    }
+}
+
+/// The one container that a fault takes when it takes one.
+pub(super) fn first_by_id(mut containers: Vec<Container>) -> Vec<Container> {
+    containers.sort_by(|a, b| a.id.cmp(&b.id));
+    containers.truncate(1);
+    containers
+}
+
+impl Effect for Halted {
+    fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+        let verb = match self.how {
+            Halt::Pause => "pause",
+            Halt::Kill => "kill",
+            // With each container's own grace period.
+            Halt::Stop => "stop",
+        };
+        let ids = self.before.iter().map(|container| container.id.as_str());
+        docker([verb].into_iter().chain(ids))
+            .limit(STOP_LIMIT)
+            .read()?;
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let now = again(lab, &self.before)?;
+        let mut found = Vec::new();
+        let mut all = now.len() == self.before.len();
+        for (before, now) in pairs(&self.before, &now) {
+            all &= match self.how {
+                Halt::Pause => now.state == "paused",
+                // Even if somebody has started it again.
+                Halt::Kill | Halt::Stop => ended_since(before, now),
+            };
+            found.push(match now.finished_at {
+                Some(at) if now.state == "exited" => format!(
+                    "{} has been down since {} (exit code {})",
+                    name(now),
+                    at.format("%T%.3f"),
+                    now.exit_code
+                ),
+                Some(at) if ended_since(before, now) => format!(
+                    "{} ended at {}, and is {} again",
+                    name(now),
+                    at.format("%T%.3f"),
+                    now.condition()
+                ),
+                _ => format!("{} is {}", name(now), now.condition()),
+            });
+        }
+        let found = found.join(", ");
+        Ok(if all { bit(found) } else { did_not_bite(found) })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        revive(lab, &self.before)
+    }
+}
+
+/// Containers that are restarted one after the other. It is over when it is injected.
+#[derive(Debug)]
+pub(super) struct RollingRestart {
+    before: Vec<Container>,
+    rounds: u32,
+}
+
+impl RollingRestart {
+    pub(super) fn new(mut before: Vec<Container>, rounds: u32) -> Self {
+        before.sort_by(|a, b| a.id.cmp(&b.id));
+        Self { before, rounds }
+    }
+}
+
+impl Effect for RollingRestart {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        for _ in 0..self.rounds {
+            for container in &self.before {
+                docker(["stop", &container.id]).limit(STOP_LIMIT).read()?;
+                revive(lab, std::slice::from_ref(container))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let now = again(lab, &self.before)?;
+        let pairs: Vec<_> = pairs(&self.before, &now).collect();
+        let restarted = pairs
+            .iter()
+            // What became of them since is another matter.
+            .filter(|(before, now)| now.started_at != before.started_at)
+            .count();
+        let proof = format!(
+            "{restarted} of {} containers were started after the injection",
+            self.before.len()
+        );
+        let all = restarted == self.before.len() && restarted > 0;
+        Ok(if all { bit(proof) } else { did_not_bite(proof) })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        revive(lab, &self.before)
+    }
+}
+
+/// By the engine's clock.
+fn ended_since(before: &Container, now: &Container) -> bool {
+    now.finished_at.is_some() && now.finished_at != before.finished_at
+}
+
+/// The same containers as they are now; without those that are gone.
+pub(super) fn again(lab: &Lab<'_>, before: &[Container]) -> anyhow::Result<Vec<Container>> {
+    let mut now = lab.containers()?;
+    now.retain(|now| before.iter().any(|before| before.id == now.id));
+    Ok(now)
+}
+
+/// Each container as it was and as it is.
+pub(super) fn pairs<'c>(
+    before: &'c [Container],
+    now: &'c [Container],
+) -> impl Iterator<Item = (&'c Container, &'c Container)> {
+    now.iter().filter_map(|now| {
+        let before = before.iter().find(|before| before.id == now.id)?;
+        Some((before, now))
+    })
+}
+
+/// Lets containers go on, or starts them, and waits until they are healthy.
+fn revive(lab: &Lab<'_>, containers: &[Container]) -> anyhow::Result<()> {
+    for container in again(lab, containers)? {
+        set_going(&container)?;
+    }
+    wait_until_healthy(lab, containers)
+}
+
+/// Unpauses or starts a container where that is needed; what was done, as a participle.
+pub(super) fn set_going(container: &Container) -> anyhow::Result<Option<&'static str>> {
+    let (verb, done) = match container.state.as_str() {
+        "paused" => ("unpause", "unpaused"),
+        "exited" | "created" | "dead" => ("start", "started"),
+        _ => return Ok(None),
+    };
+    docker([verb, &container.id]).limit(STOP_LIMIT).read()?;
+    Ok(Some(done))
+}
+
+/// Waits until those of the containers that are still there are healthy.
+pub(super) fn wait_until_healthy(lab: &Lab<'_>, containers: &[Container]) -> anyhow::Result<()> {
+    let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
+        let now = again(lab, containers)?;
+        Ok(now.iter().all(Container::is_healthy).then_some(()))
+    })?;
+    let names: Vec<String> = containers.iter().map(name).collect();
+    anyhow::ensure!(
+        healthy.is_some(),
+        "{} did not get healthy within {} s",
+        names.join(", "),
+        HEALTHY_WITHIN.as_secs()
+    );
+    Ok(())
+}

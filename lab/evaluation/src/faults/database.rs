@@ -1,0 +1,172 @@
+//! A table that somebody holds, who read one last, and the sessions that an evaluation leaves behind.
+
+use std::time::Duration;
+
+use super::{Effect, bit, did_not_bite};
+use base::outcome;
+use records::evaluation::Bite;
+use system::{
+    engine::{Container, docker},
+    lab::{APPLICATION, Lab},
+    wait,
+};
+
+/// What a session that holds a table adds to the name of its program: questions asked beside it must outlive it.
+const HOLDER: &str = "holds a table";
+/// If nobody ends it, it ends by itself.
+const HELD_AT_MOST_SECONDS: u32 = 120;
+/// A statement of a service takes at most 5 s.
+const HELD_WITHIN: Duration = Duration::from_secs(15);
+/// Who waits gives up after some seconds and comes again: one look may fall in between.
+const WANTED_WITHIN: Duration = Duration::from_secs(3);
+/// Under load a table is read many times a second.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+const ENDED_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A table in an exclusive hold.
+#[derive(Debug)]
+pub(super) struct LockTable {
+    database: &'static str,
+    table: &'static str,
+}
+
+impl LockTable {
+    pub(super) fn new(
+        lab: &Lab<'_>,
+        database: &'static str,
+        table: &'static str,
+    ) -> anyhow::Result<Self> {
+        let name = table.replace('\'', "''");
+        let known = format!(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename = '{name}'"
+        );
+        if lab.number(database, &known)? == 0 {
+            return Err(outcome::usage(
+                format!("the database `{database}` has no table `{table}`"),
+                "e.g. `orders` in the database `orders`, `stock` in `inventory`",
+            ));
+        }
+        Ok(Self { database, table })
+    }
+}
+
+impl Effect for LockTable {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let database = self.database;
+        let identifier = self.table.replace('"', "\"\"");
+        let hold = format!(
+            "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({HELD_AT_MOST_SECONDS}); ROLLBACK"
+        );
+        let postgres = lab.containers_of("postgres")?.remove(0);
+        let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
+        // The engine keeps the session, so that it needs no thread here; whoever heals ends it by its name.
+        let exec = ["exec", "--detach", "--env", &application, &postgres.id];
+        let psql = [
+            "psql",
+            "--no-psqlrc",
+            "--username=postgres",
+            "--dbname",
+            database,
+            "--command",
+            &hold,
+        ];
+        docker(exec.into_iter().chain(psql)).read()?;
+        let held = format!(
+            "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'
+               AND relation = '\"{identifier}\"'::regclass AND pid IN ({})",
+            holders("pid")
+        );
+        let held = wait::until(HELD_WITHIN, LOOK_INTERVAL, || {
+            Ok((lab.number(database, &held)? > 0).then_some(()))
+        })?;
+        anyhow::ensure!(
+            held.is_some(),
+            "nobody got hold of the table `{}` within {} s",
+            self.table,
+            HELD_WITHIN.as_secs()
+        );
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pg_blocking_pids(pid) && ARRAY({})",
+            holders("pid")
+        );
+        let table = self.table;
+        Ok(match lab.number(self.database, &waiting)? {
+            0 => did_not_bite(format!("no session waits for the table `{table}`")),
+            waiting => bit(format!("{waiting} sessions wait for the table `{table}`")),
+        })
+    }
+
+    fn patience(&self) -> Duration {
+        WANTED_WITHIN
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        end(lab, &holders("pg_terminate_backend(pid)"), &holders("pid"))?;
+        Ok(())
+    }
+}
+
+/// Of these containers, the one with the latest statement in a database within the last second. Pings, which have no text,
+/// don't count.
+pub(super) fn in_use(
+    lab: &Lab<'_>,
+    mut containers: Vec<Container>,
+    database: &str,
+) -> anyhow::Result<Vec<Container>> {
+    let latest = format!(
+        "SELECT host(client_addr) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name NOT LIKE '{APPLICATION}%'
+           AND query <> '' AND query_start > clock_timestamp() - interval '1 second'
+         ORDER BY query_start DESC LIMIT 1"
+    );
+    let reader = wait::until(READ_WITHIN, LOOK_INTERVAL, || {
+        let rows = lab.query(database, &latest)?;
+        let address = rows.into_iter().flatten().next();
+        Ok(address.and_then(|address| {
+            let has_it = |c: &Container| c.networks.values().any(|own| *own == address);
+            containers.iter().position(has_it)
+        }))
+    })?;
+    let Some(reader) = reader else {
+        anyhow::bail!(
+            "no container has asked the database `{database}` anything within the last second"
+        );
+    };
+    Ok(vec![containers.swap_remove(reader)])
+}
+
+/// Of the sessions that hold a table for an evaluation, in whatever database.
+fn holders(what: &str) -> String {
+    format!("SELECT {what} FROM pg_stat_activity WHERE application_name = '{APPLICATION} {HOLDER}'")
+}
+
+/// Ends every session of an evaluation but the one that asks; how many there were.
+pub(super) fn end_sessions(lab: &Lab<'_>) -> anyhow::Result<usize> {
+    let ours = |what| {
+        format!(
+            "SELECT {what} FROM pg_stat_activity
+             WHERE application_name LIKE '{APPLICATION}%' AND pid <> pg_backend_pid()"
+        )
+    };
+    end(lab, &ours("pg_terminate_backend(pid)"), &ours("pid"))
+}
+
+fn end(lab: &Lab<'_>, terminate: &str, look: &str) -> anyhow::Result<usize> {
+    let ended = lab.query("postgres", terminate)?.len();
+    if ended > 0 {
+        let gone = wait::until(ENDED_WITHIN, LOOK_INTERVAL, || {
+            Ok(lab.query("postgres", look)?.is_empty().then_some(()))
+        })?;
+        anyhow::ensure!(
+            gone.is_some(),
+            "a session of an evaluation is still there {} s after it was ended",
+            ENDED_WITHIN.as_secs()
+        );
+    }
+    Ok(ended)
+}

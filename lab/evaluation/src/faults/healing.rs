@@ -1,0 +1,173 @@
+//! Healing without a memory: what a run left behind that was cut short, found by looking at the system.
+
+use std::time::Duration;
+
+use shared_events::{dead_letters::Selection, topology};
+
+use super::{
+    POISON_TYPE, broker,
+    composed::Composed,
+    containers::{self, name},
+    database, limits, purge,
+};
+use base::{
+    outcome::{self, Exit},
+    progress::Step,
+};
+use system::{
+    dead_letters::{
+        self,
+        tool::{Order, Task, Tool},
+    },
+    engine::Container,
+    lab::Lab,
+    project::SERVICES,
+    rolling, wait,
+};
+
+/// RabbitMQ takes ten seconds to boot; the services find it again within five.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// What everything else needs.
+const FOUNDATIONS: [&str; 2] = ["postgres", "rabbitmq"];
+
+/// Undoes whatever fault is there, whoever injected it, and waits until all is healthy; what was mended, in words.
+///
+/// Nothing is touched where nothing is wrong. What a configuration says is left alone: which patterns are off, and how
+/// many containers a service has.
+pub fn heal_everything(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
+    let mut mended = Mended {
+        step,
+        what: Vec::new(),
+    };
+    heal_containers(lab, &mut mended)?;
+    wait_until_healthy(lab, |container| {
+        FOUNDATIONS.contains(&container.service.as_str())
+    })?;
+    match database::end_sessions(lab)? {
+        0 => {}
+        ended => mended.add(format!("{ended} database sessions of an evaluation ended")),
+    }
+    match purge::accept(lab)? {
+        0 => {}
+        accepting => mended.add(format!("{accepting} services can apply messages again")),
+    }
+    if broker::restore_watermark(lab)? {
+        mended.add("the broker's memory watermark set back".to_owned());
+    }
+    for binding in broker::restore_bindings(lab)? {
+        mended.add(format!("binding restored: {binding}"));
+    }
+    wait_until_healthy(lab, |_| true)?;
+    for removed in remove_poison(lab)? {
+        mended.add(removed);
+    }
+    Ok(mended.what)
+}
+
+struct Mended<'s> {
+    step: &'s Step,
+    what: Vec<String>,
+}
+
+impl Mended<'_> {
+    fn add(&mut self, what: String) {
+        self.step.say(&what);
+        self.what.push(what);
+    }
+}
+
+fn heal_containers(lab: &Lab<'_>, mended: &mut Mended<'_>) -> anyhow::Result<()> {
+    // First: one that was about to leave is not to be set going again.
+    for service in SERVICES {
+        for what in rolling::mend(lab, service)? {
+            mended.add(what);
+        }
+    }
+    let composed = Composed::read(lab)?;
+    for container in lab.containers()? {
+        if limits::remove_cpu_quota(&container)? {
+            mended.add(format!(
+                "{} has its share of the processor again",
+                name(&container)
+            ));
+        }
+        if limits::restore_memory(&container, composed.limits(&container)?)? {
+            mended.add(format!("{} has its memory again", name(&container)));
+        }
+        for network in composed.reconnect(&container)? {
+            mended.add(format!(
+                "{} is back in the network {network}",
+                name(&container)
+            ));
+        }
+    }
+    // Looked at once more: restoring a limit may have stopped one.
+    for container in lab.containers()? {
+        if let Some(done) = containers::set_going(&container)? {
+            mended.add(format!("{} {done}", name(&container)));
+        }
+    }
+    Ok(())
+}
+
+fn wait_until_healthy(lab: &Lab<'_>, concerned: impl Fn(&Container) -> bool) -> anyhow::Result<()> {
+    let mut sick = String::new();
+    let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
+        let containers = lab.containers()?;
+        let found = containers
+            .iter()
+            .find(|container| concerned(container) && !container.is_healthy());
+        sick = found.map_or_else(String::new, |container| {
+            format!("{} is {}", name(container), container.condition())
+        });
+        Ok(found.is_none().then_some(()))
+    })?;
+    healthy.ok_or_else(|| {
+        outcome::failed(
+            format!(
+                "{sick}, {} s after everything was mended",
+                HEALTHY_WITHIN.as_secs()
+            ),
+            "`cargo xtask logs SERVICE` says why; `cargo xtask up` makes what is missing",
+        )
+    })
+}
+
+/// Removes the dead letters that [`POISON_TYPE`] became; how many from where, in words.
+pub fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
+    let selection = Selection {
+        event_type: Some(POISON_TYPE.to_owned()),
+        ..Selection::default()
+    };
+    let containers = lab.containers()?;
+    let reader = dead_letters::Reader::new(lab.project, &containers)?;
+    let mut removed = Vec::new();
+    for stream in topology::ALL {
+        let queue = stream.dead_letter_queue();
+        // A look first: the tool needs a container, and mostly there is nothing.
+        if reader.read(&queue, 1, 1)?.count == 0 {
+            continue;
+        }
+        let (report, exit) = Tool::new(lab.project, &containers)?.run(&Order {
+            task: Task::Purge,
+            queue: &queue,
+            selection: &selection,
+            limit: None,
+            dry_run: false,
+        })?;
+        if exit != Exit::Holds {
+            return Err(outcome::failed(
+                format!("the poison in {queue} could not be removed"),
+                "run it again",
+            ));
+        }
+        if report.done > 0 {
+            removed.push(format!(
+                "{} messages of poison removed from {queue}",
+                report.done
+            ));
+        }
+    }
+    Ok(removed)
+}

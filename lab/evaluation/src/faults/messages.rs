@@ -1,0 +1,221 @@
+//! Messages as faults: some that nobody can read, and some that come a second time.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use shared_events::{
+    CONTENT_TYPE,
+    topology::{ORDER_EVENTS, Topology},
+};
+
+use super::{Effect, POISON_TYPE, bit, did_not_bite};
+use records::evaluation::Bite;
+use system::lab::{self, Lab};
+
+/// Where they go; the streams take every key.
+pub(super) const POISON_ROUTING_KEY: &str = "evaluation.poison.v1";
+const POISON: &str = "not an event";
+/// AMQP: persistent.
+const DELIVERY_MODE_PERSISTENT: u8 = 2;
+
+/// Body and properties of one. `batch` and `number` make its id.
+pub(super) fn poison(batch: &str, number: u32) -> (&'static str, Value) {
+    let now = Utc::now().timestamp_micros();
+    let properties = json!({
+        "delivery_mode": DELIVERY_MODE_PERSISTENT,
+        "content_type": CONTENT_TYPE,
+        "type": POISON_TYPE,
+        "message_id": format!("agora-evaluation-{batch}-{now}-{number}"),
+    });
+    (POISON, properties)
+}
+
+/// Messages that nobody can read.
+///
+/// Healing leaves alone what became of them, as that is what is to be seen; [`super::heal_everything`] clears it away.
+#[derive(Debug)]
+pub(super) struct Poison {
+    stream: Topology,
+    count: u32,
+    routed: u32,
+}
+
+impl Poison {
+    pub(super) fn new(stream: Topology, count: u32) -> Self {
+        Self {
+            stream,
+            count,
+            routed: 0,
+        }
+    }
+}
+
+impl Effect for Poison {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let (broker, exchange) = (lab.broker()?, self.stream.exchange());
+        for number in 1..=self.count {
+            let (payload, properties) = poison("poison", number);
+            let routed =
+                lab::publish(&broker, &exchange, POISON_ROUTING_KEY, payload, &properties)?;
+            self.routed += u32::from(routed);
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let (routed, count) = (self.routed, self.count);
+        let proof = format!(
+            "the broker put {routed} of {count} messages that nobody can read into {}",
+            self.stream.queue()
+        );
+        Ok(if routed == count && routed > 0 {
+            bit(proof)
+        } else {
+            did_not_bite(proof)
+        })
+    }
+
+    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Events that come a second time. There is nothing to heal: whoever applied one twice did so.
+#[derive(Debug)]
+pub(super) struct Redeliver {
+    stream: Topology,
+    count: u32,
+    since: DateTime<Utc>,
+    routed: u32,
+}
+
+/// A row of an outbox, with what its publisher makes a message of.
+#[derive(Debug, Deserialize)]
+struct Published {
+    event_id: String,
+    event_type: String,
+    routing_key: String,
+    payload: String,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+}
+
+impl Published {
+    fn properties(&self) -> Value {
+        let context = [
+            ("traceparent", &self.traceparent),
+            ("tracestate", &self.tracestate),
+        ];
+        let headers: Map<String, Value> = context
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?.into())))
+            .collect();
+        json!({
+            "delivery_mode": DELIVERY_MODE_PERSISTENT,
+            "content_type": CONTENT_TYPE,
+            "type": self.event_type,
+            "message_id": self.event_id,
+            "headers": headers,
+        })
+    }
+}
+
+impl Redeliver {
+    pub(super) fn new(stream: Topology, count: u32, since: DateTime<Utc>) -> Self {
+        Self {
+            stream,
+            count,
+            since,
+            routed: 0,
+        }
+    }
+
+    /// The first of them, in the order in which they were said.
+    fn published(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<Published>> {
+        let since = self.since.to_rfc3339_opts(SecondsFormat::Micros, true);
+        // An object a row: JSON escapes what would look like the end of a column or of a line.
+        let sql = format!(
+            "SELECT json_build_object('event_id', event_id, 'event_type', event_type, 'routing_key', routing_key,
+                'payload', payload, 'traceparent', traceparent, 'tracestate', tracestate)
+             FROM outbox WHERE published_at >= '{since}' ORDER BY position LIMIT {}",
+            self.count
+        );
+        let rows = lab.psql(database(self.stream), &sql)?.read()?;
+        let rows = rows.lines().map(serde_json::from_str);
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+/// The database whose outbox a stream's events come from.
+pub(super) fn database(stream: Topology) -> &'static str {
+    if stream == ORDER_EVENTS {
+        "orders"
+    } else {
+        "inventory"
+    }
+}
+
+impl Effect for Redeliver {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let published = self.published(lab)?;
+        let (broker, exchange) = (lab.broker()?, self.stream.exchange());
+        for event in &published {
+            let properties = event.properties();
+            let (key, payload) = (&event.routing_key, &event.payload);
+            if lab::publish(&broker, &exchange, key, payload, &properties)? {
+                self.routed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let (routed, count) = (self.routed, self.count);
+        let proof = format!(
+            "of the {count} first events published since {}, the broker put {routed} into {} a second time, under the \
+             same ids",
+            self.since.format("%F %T"),
+            self.stream.queue()
+        );
+        Ok(if routed == count && routed > 0 {
+            bit(proof)
+        } else {
+            did_not_bite(proof)
+        })
+    }
+
+    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared_events::topology;
+
+    use super::*;
+
+    #[test]
+    fn an_event_comes_again_as_its_publisher_sent_it() {
+        let event: Published = serde_json::from_str(
+            r#"{"event_id":"01","event_type":"agora.order.placed.v1","routing_key":"order.placed.v1",
+                "payload":"{\"a\":\"x|y\\nz\"}","traceparent":"00-1-2-01","tracestate":null}"#,
+        )
+        .unwrap();
+        let properties = event.properties();
+        assert_eq!(properties["message_id"], "01");
+        assert_eq!(properties["type"], "agora.order.placed.v1");
+        assert_eq!(properties["headers"], json!({ "traceparent": "00-1-2-01" }));
+    }
+
+    #[test]
+    fn every_stream_has_a_database() {
+        assert_eq!(topology::ALL.map(database), ["orders", "inventory"]);
+    }
+
+    #[test]
+    fn no_two_messages_of_poison_share_an_id() {
+        let id = |number| poison("poison", number).1["message_id"].clone();
+        assert_ne!(id(1), id(2));
+    }
+}

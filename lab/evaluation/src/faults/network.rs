@@ -1,0 +1,167 @@
+//! Cutting a service off from one of its networks.
+
+use std::time::Duration;
+
+use super::{
+    Effect, bit,
+    composed::Composed,
+    containers::{again, name, wait_until_healthy},
+    did_not_bite,
+};
+use records::evaluation::Bite;
+use system::{
+    engine::{self, Container, docker},
+    http::Client,
+    lab::Lab,
+    project::{ALERT_RECEIVER, SERVICES},
+};
+
+/// A service looks at its database every second, and waits for two.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// Third-party containers with a shell.
+const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
+
+/// Containers without one of their networks.
+#[derive(Debug)]
+pub(super) struct Cut {
+    before: Vec<Container>,
+    service: &'static str,
+    /// As the engine calls it.
+    network: String,
+    composed: Composed,
+    /// Who could reach the first of them over this network.
+    neighbour: Option<Container>,
+}
+
+impl Cut {
+    pub(super) fn new(
+        lab: &Lab<'_>,
+        service: &'static str,
+        network: &'static str,
+    ) -> anyhow::Result<Self> {
+        let composed = Composed::read(lab)?;
+        let mut cut = Self {
+            before: lab.containers_of(service)?,
+            service,
+            network: composed.network(service, network)?.to_owned(),
+            composed,
+            neighbour: None,
+        };
+        for container in lab.containers()? {
+            let near = NEIGHBOURS.contains(&container.service.as_str())
+                && container.service != service
+                && container.state == "running"
+                && container.networks.contains_key(&cut.network);
+            if near && cut.reachable_from(&container)? {
+                cut.neighbour = Some(container);
+                break;
+            }
+        }
+        Ok(cut)
+    }
+
+    /// Whether a neighbour can connect to the address that the first container had in this network.
+    fn reachable_from(&self, neighbour: &Container) -> anyhow::Result<bool> {
+        let port = match self.service {
+            "postgres" => 5432,
+            "rabbitmq" => 5672,
+            "prometheus" => 9090,
+            "alertmanager" => 9093,
+            ALERT_RECEIVER => 8080,
+            "jaeger" => 8888,
+            "traefik" => 8082,
+            // The ops port of ours.
+            _ => 9100,
+        };
+        let first = self.before.first();
+        let address = first.and_then(|container| container.networks.get(&self.network));
+        let Some(address) = address.filter(|address| !address.is_empty()) else {
+            return Ok(false);
+        };
+        // Debian's images have bash; Prometheus's own has busybox.
+        let connect = format!(
+            "if command -v bash; then timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/{port}'; \
+             else timeout 2 wget -q -O /dev/null http://{address}:{port}/metrics; fi"
+        );
+        let call = docker(["exec", &neighbour.id, "sh", "-c", &connect]).limit(ASK_LIMIT);
+        Ok(call.output()?.status.success())
+    }
+
+    /// Who misses it, in words.
+    fn noticed(&self, lab: &Lab<'_>) -> anyhow::Result<Option<String>> {
+        if let Some(neighbour) = &self.neighbour
+            && !self.reachable_from(neighbour)?
+        {
+            let neighbour = &neighbour.service;
+            return Ok(Some(format!("{neighbour} can't reach it there any more")));
+        }
+        let containers = lab.containers()?;
+        if let Some(unready) = unready(&containers)? {
+            return Ok(Some(format!("{unready} says that it isn't ready")));
+        }
+        if self.service == "traefik" && !gateway_answers(&containers) {
+            return Ok(Some("the gateway doesn't answer".to_owned()));
+        }
+        Ok(None)
+    }
+}
+
+/// The first service whose own health check fails now: the engine asks every two seconds, and believes the third time.
+fn unready(containers: &[Container]) -> anyhow::Result<Option<&str>> {
+    let services = containers
+        .iter()
+        .filter(|container| SERVICES.contains(&container.service.as_str()))
+        .filter(|container| container.state == "running");
+    for container in services {
+        let call = docker(["exec", &container.id, "/service", "healthcheck"]);
+        if !call.limit(ASK_LIMIT).output()?.status.success() {
+            return Ok(Some(&container.service));
+        }
+    }
+    Ok(None)
+}
+
+fn gateway_answers(containers: &[Container]) -> bool {
+    let gateway = engine::published_by(containers, "traefik");
+    gateway.is_ok_and(|address| Client::new(&address).get("/", &[], &[]).is_ok())
+}
+
+impl Effect for Cut {
+    fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+        for container in &self.before {
+            docker(["network", "disconnect", &self.network, &container.id]).read()?;
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let now = again(lab, &self.before)?;
+        if let Some(connected) = now
+            .iter()
+            .find(|container| container.networks.contains_key(&self.network))
+        {
+            return Ok(did_not_bite(format!(
+                "{} is in the network {}",
+                name(connected),
+                self.network
+            )));
+        }
+        let without = format!("{} is not in the network {}", self.service, self.network);
+        Ok(match self.noticed(lab)? {
+            Some(who) => bit(format!("{without}, and {who}")),
+            None => did_not_bite(format!("{without}, but nobody misses it there")),
+        })
+    }
+
+    fn patience(&self) -> Duration {
+        NOTICED_WITHIN
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        for container in again(lab, &self.before)? {
+            self.composed.reconnect(&container)?;
+        }
+        wait_until_healthy(lab, &self.before)
+    }
+}

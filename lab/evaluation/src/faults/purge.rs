@@ -1,0 +1,164 @@
+//! Messages that are lost for good: for a moment no service can apply what it gets, and an operator purges half of the dead
+//! letters that this leaves.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use shared_events::{
+    dead_letters::Selection,
+    topology::{self, Topology},
+};
+
+use super::{Effect, bit, did_not_bite, messages};
+use base::outcome::Exit;
+use records::evaluation::Bite;
+use system::{
+    dead_letters::tool::{Order, Task, Tool},
+    lab::Lab,
+    wait,
+};
+
+/// By its name it is found when nobody took it away.
+const CONSTRAINT: &str = "agora_evaluation_refuses";
+/// How long messages are refused.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(100);
+
+/// Dead letters of both streams, half of which are purged; healed, the others are sent again.
+#[derive(Debug)]
+pub(super) struct PurgeDeadLetters {
+    since: DateTime<Utc>,
+    dead: usize,
+    purged: usize,
+}
+
+impl PurgeDeadLetters {
+    pub(super) fn new(since: DateTime<Utc>) -> Self {
+        Self {
+            since,
+            dead: 0,
+            purged: 0,
+        }
+    }
+
+    /// Those that died since.
+    fn selection(&self) -> Selection {
+        Selection {
+            younger_than: Some((Utc::now() - self.since).to_std().unwrap_or_default()),
+            ..Selection::default()
+        }
+    }
+
+    fn run(&self, lab: &Lab<'_>, order: &Order<'_>) -> anyhow::Result<(usize, usize)> {
+        let (report, exit) = Tool::new(lab.project, &lab.containers()?)?.run(order)?;
+        anyhow::ensure!(
+            exit == Exit::Holds,
+            "of {} dead letters in {} only {} were {}",
+            report.selected,
+            report.queue,
+            report.done,
+            order.task.done()
+        );
+        Ok((report.selected, report.done))
+    }
+
+    fn purge_half(&self, lab: &Lab<'_>, stream: Topology) -> anyhow::Result<(usize, usize)> {
+        let selection = self.selection();
+        let queue = stream.dead_letter_queue();
+        let look = Order {
+            task: Task::Purge,
+            queue: &queue,
+            selection: &selection,
+            limit: None,
+            dry_run: true,
+        };
+        let (dead, _) = self.run(lab, &look)?;
+        if dead < 2 {
+            return Ok((dead, 0));
+        }
+        let half = Order {
+            limit: Some(dead / 2),
+            dry_run: false,
+            ..look
+        };
+        Ok((dead, self.run(lab, &half)?.1))
+    }
+}
+
+impl Effect for PurgeDeadLetters {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        for stream in topology::ALL {
+            let refuse = format!(
+                "SET lock_timeout = '10s'; ALTER TABLE inbox ADD CONSTRAINT {CONSTRAINT} CHECK (false) NOT VALID"
+            );
+            lab.query(consumers_database(stream), &refuse)?;
+        }
+        wait::until(REFUSED_FOR, TICK, || Ok(None::<()>))?;
+        accept(lab)?;
+        for stream in topology::ALL {
+            let (dead, purged) = self.purge_half(lab, stream)?;
+            self.dead += dead;
+            self.purged += purged;
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let (dead, purged) = (self.dead, self.purged);
+        let proof = format!("of {dead} dead letters {purged} were purged");
+        Ok(if purged > 0 {
+            bit(proof)
+        } else {
+            did_not_bite(proof)
+        })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        accept(lab)?;
+        let selection = self.selection();
+        for stream in topology::ALL {
+            let queue = stream.dead_letter_queue();
+            let all = Order {
+                task: Task::Replay,
+                queue: &queue,
+                selection: &selection,
+                limit: None,
+                dry_run: false,
+            };
+            self.run(lab, &all)?;
+        }
+        Ok(())
+    }
+}
+
+/// Lets services apply their messages again; how many of them could not.
+pub(super) fn accept(lab: &Lab<'_>) -> anyhow::Result<usize> {
+    let known = format!("SELECT conname FROM pg_constraint WHERE conname = '{CONSTRAINT}'");
+    let mut accepting = 0;
+    for stream in topology::ALL {
+        let database = consumers_database(stream);
+        if !lab.query(database, &known)?.is_empty() {
+            let accept = format!("ALTER TABLE inbox DROP CONSTRAINT IF EXISTS {CONSTRAINT}");
+            lab.query(database, &accept)?;
+            accepting += 1;
+        }
+    }
+    Ok(accepting)
+}
+
+/// The database of whoever consumes a stream: the publisher of the other one.
+fn consumers_database(stream: Topology) -> &'static str {
+    let others = topology::ALL.into_iter().find(|other| *other != stream);
+    messages::database(others.unwrap_or(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stream_is_consumed_by_the_other_service() {
+        let consumers = topology::ALL.map(consumers_database);
+        assert_eq!(consumers, ["inventory", "orders"]);
+    }
+}

@@ -1,0 +1,137 @@
+//! New containers in the place of old ones, and new keys in the place of old ones: what people do to a running system
+//! every day. Both are over when they are injected; what they changed belongs to the arm's configuration, which is
+//! restored after the load, not before.
+
+use super::{Effect, bit, containers, did_not_bite};
+use crate::customers;
+use records::evaluation::Bite;
+use system::{
+    engine::Container,
+    http::Client,
+    key_rotation::{self, Rotation},
+    lab::Lab,
+    rolling::{self, Rolling},
+    signing_keys::{self, SERVICE, SigningKeys},
+};
+
+/// How containers are replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    OneByOne,
+    AtOnce,
+}
+
+/// A service whose containers are others than before.
+#[derive(Debug)]
+pub(super) struct Replaced {
+    how: How,
+    service: &'static str,
+    before: Vec<Container>,
+}
+
+impl Replaced {
+    pub(super) fn new(how: How, service: &'static str, before: Vec<Container>) -> Self {
+        Self {
+            how,
+            service,
+            before,
+        }
+    }
+}
+
+impl Effect for Replaced {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let settings = lab.settings_as_configured(self.service)?;
+        let rolling = Rolling::new(lab, self.service, settings);
+        match self.how {
+            How::AtOnce => {
+                rolling.replace_at_once()?;
+            }
+            How::OneByOne => {
+                for old in rolling.containers()? {
+                    rolling.replace(&old)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let old = containers::again(lab, &self.before)?.len();
+        let mut now = lab.containers_of(self.service)?;
+        now.retain(Container::is_healthy);
+        let proof = format!(
+            "of {} containers {old} are still there; {} are healthy",
+            self.before.len(),
+            now.len()
+        );
+        let all = old == 0 && now.len() == self.before.len();
+        Ok(if all { bit(proof) } else { did_not_bite(proof) })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        rolling::mend(lab, self.service)?;
+        Ok(())
+    }
+}
+
+/// Other keys than the env file has, which keeps its own: whoever restores the configuration restores the keys.
+#[derive(Debug)]
+pub(super) struct NewKeys {
+    /// The old ones still verify.
+    overlap: bool,
+    /// What every container should have, once it is done.
+    after: Vec<String>,
+}
+
+impl NewKeys {
+    pub(super) fn new(overlap: bool) -> Self {
+        Self {
+            overlap,
+            after: Vec::new(),
+        }
+    }
+}
+
+impl Effect for NewKeys {
+    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let silent = |_: &str| {};
+        let mut rotation = Rotation {
+            lab,
+            settings: lab.settings_as_configured(SERVICE)?,
+            keys: key_rotation::keys_of(lab.settings())?,
+        };
+        if self.overlap {
+            rotation.rotate(&silent, |_| Ok(()))?;
+        } else {
+            rotation.keys = SigningKeys::fresh()?;
+            rotation.hand_out("has the new key", &silent)?;
+        }
+        self.after = rotation.keys.ids();
+        Ok(())
+    }
+
+    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+        let in_use = lab.signing_keys()?;
+        let token = customers::sign_up(&Client::new(&lab.gateway()?), "keys")?.token;
+        let signed_by = signing_keys::id_in(&token);
+        let sets: Vec<String> = in_use.iter().map(|keys| keys.join(", ")).collect();
+        let proof = format!(
+            "a new token is signed by {}; the containers' keys are {}",
+            signed_by.as_deref().unwrap_or("nobody knows what"),
+            sets.join(" and ")
+        );
+        let all = !self.after.is_empty() && in_use.iter().all(|keys| *keys == self.after);
+        let signs = signed_by.as_ref() == self.after.first();
+        Ok(if all && signs {
+            bit(proof)
+        } else {
+            did_not_bite(proof)
+        })
+    }
+
+    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        rolling::mend(lab, SERVICE)?;
+        Ok(())
+    }
+}

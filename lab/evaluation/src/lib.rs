@@ -1,0 +1,27 @@
+//! Experiments: the same load and the same fault with a pattern off and on, and a verdict with its evidence.
+//!
+//! [`experiment`] says what one is, `experiments/` holds a file for each, [`runner`] alone knows the order of steps.
+//! What a run saw is [`records::evaluation`], kept as JSON; [`verdict`] is judged from that alone, so that a stored run can be
+//! judged again without the system: that is a [`conclusion`], which `report/` shows in every form and [`store`] keeps.
+//! Left out: the load itself (`loadtest`), the patterns (the services), and the terminal (`xtask`).
+
+mod alerts;
+pub mod attacks;
+pub mod books;
+pub mod conclusion;
+mod customers;
+pub mod experiment;
+pub mod experiments;
+pub mod faults;
+mod load;
+mod repair;
+pub mod report;
+pub mod run_journal;
+pub mod runner;
+mod samples;
+pub mod statistics;
+mod steady;
+pub mod store;
+mod telemetry;
+pub mod traces;
+pub mod verdict;

@@ -1,0 +1,167 @@
+//! The load of an arm: `loadtest` as a child that ends with this process, and what it leaves on disk.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use records::load::{
+    BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, ROUTES_FILE,
+    SUMMARY_FILE, TIMELINE_FILE,
+};
+use serde::de::DeserializeOwned;
+
+use super::experiment::{LoadPlan, Model};
+use records::evaluation::LoadEvidence;
+use system::{process::tail, wait};
+
+/// Signing the users up, and the last requests of a run.
+const BESIDES_RUN_TIME: Duration = Duration::from_secs(60);
+/// Until the measured part begins.
+const BEGUN_WITHIN: Duration = Duration::from_secs(45);
+/// Until a run that was told to end has ended.
+const ENDED_WITHIN: Duration = Duration::from_secs(15);
+const TICK: Duration = Duration::from_millis(50);
+/// Accounts in whose names the open model's orders arrive.
+const OPEN_USERS: u32 = 8;
+/// How much of the load generator's output an error repeats.
+const LOG_LINES: usize = 10;
+
+/// A load that is under way. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Load {
+    child: Child,
+    folder: PathBuf,
+    limit: Duration,
+}
+
+/// What came of a load: its evidence, and the ledger to hold the books against.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) evidence: LoadEvidence,
+    pub(crate) orders: Vec<LedgerEntry>,
+    pub(crate) cancellations: Vec<CancellationEntry>,
+}
+
+impl Load {
+    /// Starts a load against the gateway at `address`; `folder` must not hold another one's files.
+    pub(crate) fn start(
+        loadtest: &Path,
+        plan: &LoadPlan,
+        address: &str,
+        run_id: &str,
+        seed: u64,
+        folder: PathBuf,
+    ) -> anyhow::Result<Self> {
+        fs::create_dir_all(&folder)?;
+        let log = File::create(folder.join("loadtest.log"))?;
+        let model = match plan.model {
+            Model::Closed { users } => vec![format!("--users={users}")],
+            Model::Open {
+                arrivals_per_second,
+            } => vec![
+                format!("--users={OPEN_USERS}"),
+                format!("--arrivals={arrivals_per_second}"),
+            ],
+        };
+        let keys = (!plan.idempotency_keys).then_some("--no-idempotency-keys");
+        let child = Command::new(loadtest)
+            .arg(plan.scenario)
+            .args(model)
+            .args(keys)
+            .arg(format!("--run-time={}s", plan.run_time.as_secs()))
+            .arg(format!("--seed={seed}"))
+            .arg(format!("--base-url=http://{address}"))
+            .arg(format!("--run-id={run_id}"))
+            // Requests may fail here: what that means is the experiment's to say.
+            .arg("--max-error-rate=1")
+            // This end is ours: when this process is killed, the load ends with it.
+            .arg("--while-stdin-open")
+            .arg("--out-dir")
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C on the terminal is for this process; it ends the load in its own order.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("failed to start {}", loadtest.display()))?;
+        Ok(Self {
+            child,
+            folder,
+            limit: plan.run_time + BESIDES_RUN_TIME,
+        })
+    }
+
+    /// Waits until the users are signed up and the measured part begins.
+    pub(crate) fn wait_until_begun(&mut self) -> anyhow::Result<()> {
+        let begun = self.folder.join(BEGUN_FILE);
+        let begun = wait::until(BEGUN_WITHIN, TICK, || {
+            if begun.exists() {
+                return Ok(Some(()));
+            }
+            match self.child.try_wait()? {
+                Some(status) => Err(self.ended_early(status)),
+                None => Ok(None),
+            }
+        })?;
+        begun.ok_or_else(|| anyhow!("the load did not begin within {} s", BEGUN_WITHIN.as_secs()))
+    }
+
+    /// Waits for its end, and reads what it left.
+    pub(crate) fn finish(mut self) -> anyhow::Result<Ledger> {
+        let limit = self.limit;
+        let status = wait::until(limit, TICK, || Ok(self.child.try_wait()?))?
+            .ok_or_else(|| anyhow!("the load did not end within {} s", limit.as_secs()))?;
+        if !status.success() {
+            return Err(self.ended_early(status));
+        }
+        let summary = self.folder.join(SUMMARY_FILE);
+        let summary = fs::read_to_string(&summary)
+            .with_context(|| format!("failed to read {}", summary.display()))?;
+        Ok(Ledger {
+            evidence: LoadEvidence {
+                summary: serde_json::from_str(&summary)?,
+                timeline: read_lines(&self.folder.join(TIMELINE_FILE))?,
+                routes: read_lines(&self.folder.join(ROUTES_FILE))?,
+            },
+            orders: read_lines(&self.folder.join(LEDGER_FILE))?,
+            cancellations: read_lines(&self.folder.join(CANCELLATIONS_FILE))?,
+        })
+    }
+
+    fn ended_early(&self, status: ExitStatus) -> anyhow::Error {
+        let log = fs::read_to_string(self.folder.join("loadtest.log")).unwrap_or_default();
+        anyhow!(
+            "the load ended early ({status}): {}",
+            tail(log.trim(), LOG_LINES)
+        )
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Closed, it tells the load to end.
+        drop(self.child.stdin.take());
+        let ended = wait::until(ENDED_WITHIN, TICK, || Ok(self.child.try_wait()?));
+        if !matches!(ended, Ok(Some(_))) {
+            // After Ctrl-C there is no time to wait: everything that it knows is on disk already.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn read_lines<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
+    let line = |line| {
+        serde_json::from_str(line)
+            .with_context(|| format!("failed to understand {}", path.display()))
+    };
+    text.lines().map(line).collect()
+}

@@ -1,0 +1,164 @@
+//! What an arm left in the books is put right, so that the next one, and whoever uses the system afterwards, finds
+//! them balanced: dead letters are sent again or removed, and orders that can't come to an end are taken out.
+//!
+//! Only orders of evaluations' own customers are touched; of dead letters, all that died since the beginning are sent
+//! again, as nobody else is supposed to use the system meanwhile. The evidence is on disk before.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use chrono::{DateTime, Utc};
+use shared_events::dead_letters::Selection;
+
+use super::{books, customers, faults};
+use base::outcome::Exit;
+use system::lab::Lab;
+use system::{
+    dead_letters::{
+        self, Reader, STATISTICS_LAG,
+        tool::{Order, Task, Tool},
+    },
+    wait,
+};
+
+/// Longer than the retry tiers together.
+const STILL_WITHIN: Duration = Duration::from_secs(90);
+const INTERVAL: Duration = Duration::from_millis(500);
+/// A statement's list of ids stays far below the longest argument.
+const IDS_PER_STATEMENT: usize = 500;
+
+/// The id of a load run within an evaluation.
+pub(crate) fn load_run_id(evaluation: &str, number: usize) -> String {
+    format!("ev-{evaluation}-{number}")
+}
+
+/// What was put right.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Mended {
+    /// Unreadable messages of a fault that were removed, in words.
+    poison: Vec<String>,
+    replayed: usize,
+    erased: usize,
+}
+
+impl Mended {
+    /// In words.
+    pub(crate) fn said(self) -> Vec<String> {
+        let sentences = [
+            (self.replayed, "dead letters of an experiment sent again"),
+            (
+                self.erased,
+                "orders of an experiment that were not as they should be taken out of the books",
+            ),
+        ];
+        let sentences = sentences.into_iter().filter(|(count, _)| *count > 0);
+        let sentences = sentences.map(|(count, what)| format!("{count} {what}"));
+        self.poison.into_iter().chain(sentences).collect()
+    }
+}
+
+/// Puts the books right for everything that evaluations did since then.
+pub(crate) fn books(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Mended> {
+    let mut mended = Mended::default();
+    let mut wrong = wrong_for_good(lab, since)?;
+    if !books::dead_letters_since(lab, since)?.is_empty() {
+        mended.poison = faults::remove_poison(lab)?;
+        let ours = Selection {
+            younger_than: Some((Utc::now() - since).to_std().unwrap_or_default()),
+            ..Selection::default()
+        };
+        mended.replayed = replay(lab, &ours)?;
+        if mended.replayed > 0 {
+            wrong = wrong_for_good(lab, since)?;
+        }
+    }
+    for ids in wrong.chunks(IDS_PER_STATEMENT) {
+        erase(lab, ids)?;
+    }
+    mended.erased = wrong.len();
+    Ok(mended)
+}
+
+/// The orders of evaluations' customers that are not as they should be, once nothing moves any more.
+fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<String>> {
+    let customers = format!(
+        "SELECT id FROM users WHERE email LIKE '{}%' AND created_at >= '{}'",
+        customers::PREFIX,
+        since.to_rfc3339()
+    );
+    let customers: BTreeSet<String> = lab
+        .query("users", &customers)?
+        .into_iter()
+        .flatten()
+        .collect();
+    if customers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let reader = Reader::new(lab.project, &lab.containers()?)?;
+    let mut last: Option<(Vec<String>, Instant)> = None;
+    wait::until(STILL_WITHIN, INTERVAL, || {
+        let holdings = books::read(lab, &customers, since)?;
+        let wrong: Vec<String> = holdings.wrong().into_iter().map(str::to_owned).collect();
+        if wrong.is_empty() {
+            return Ok(Some(wrong));
+        }
+        match &last {
+            Some((before, since)) if *before == wrong => {
+                let still = since.elapsed() > STATISTICS_LAG && reader.waiting()? == 0;
+                Ok(still.then_some(wrong))
+            }
+            _ => {
+                last = Some((wrong, Instant::now()));
+                Ok(None)
+            }
+        }
+    })?
+    .ok_or_else(|| {
+        anyhow!(
+            "messages are still under way after {} s, so the books can't be mended: see `cargo xtask verify-dlq \
+             --settled`, then `cargo xtask heal`",
+            STILL_WITHIN.as_secs()
+        )
+    })
+}
+
+fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {
+    let tool = Tool::new(lab.project, &lab.containers()?)?;
+    let mut done = 0;
+    for queue in dead_letters::queues() {
+        let order = Order {
+            task: Task::Replay,
+            queue: &queue,
+            selection,
+            limit: None,
+            dry_run: false,
+        };
+        let (report, exit) = tool.run(&order)?;
+        anyhow::ensure!(
+            exit == Exit::Holds,
+            "only {} of {} dead letters of {queue} were sent again",
+            report.done,
+            report.selected
+        );
+        done += report.done;
+    }
+    Ok(done)
+}
+
+/// Takes orders out of both databases, and gives their stock back.
+fn erase(lab: &Lab<'_>, orders: &[String]) -> anyhow::Result<()> {
+    let ids = format!("ANY('{{{}}}'::uuid[])", orders.join(","));
+    let inventory = format!(
+        "WITH gone AS (DELETE FROM stock_movements WHERE order_id = {ids} RETURNING product_id, quantity),
+              held AS (SELECT product_id, sum(quantity) AS quantity FROM gone GROUP BY product_id),
+              forgotten AS (DELETE FROM reservations WHERE order_id = {ids})
+         UPDATE stock SET available = available + held.quantity, reserved = reserved - held.quantity
+         FROM held WHERE stock.product_id = held.product_id"
+    );
+    let orders = format!("DELETE FROM orders WHERE id = {ids}");
+    lab.query_all(&[("inventory", &inventory), ("orders", &orders)])?;
+    Ok(())
+}

@@ -1,0 +1,840 @@
+//! The page for people: one file, readable without an explanation, without anything from elsewhere and without a
+//! script. What it says is put together here, how it looks is `page.html`'s, where everything that comes from the
+//! evidence is escaped; only the charts, which escape for themselves, are put in as they are, and `prose` is markup.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use minijinja::{
+    Environment, UndefinedBehavior,
+    value::{Serde, Value},
+};
+use serde::Serialize;
+
+use super::{
+    charts::{self, Clock, Scales},
+    list,
+    numbers::{self, NONE},
+};
+use crate::{
+    conclusion::{Conclusion, ExperimentConclusion, FigureSummary, TrialVerdict},
+    experiments,
+    statistics::Spread,
+    verdict::{Better, Outcome},
+};
+use base::progress::spell;
+use records::evaluation::{
+    Arm, Books, Configuration, Evaluation, FiredAlert, Hop, Measure, Sabotage, Steadiness, Trial,
+    Versions,
+};
+
+const TEMPLATE: &str = include_str!("page.html");
+/// A page that is sent around stays below it; repetitions that don't fit are left to `evidence.json`.
+const MAX_BYTES: usize = 1_900_000;
+/// Ids that are named in one list, at most.
+const NAMED: usize = Hop::NAMED;
+
+/// The whole page.
+pub fn page(evaluation: &Evaluation, conclusion: &Conclusion) -> anyhow::Result<String> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_filter("prose", prose);
+    environment
+        .add_template("page.html", TEMPLATE)
+        .context("the page's template")?;
+    let template = environment.get_template("page.html")?;
+    let most = conclusion
+        .experiments
+        .iter()
+        .map(ExperimentConclusion::repetitions)
+        .max();
+    let mut drawn = most.unwrap_or(0);
+    loop {
+        let page = Page::of(evaluation, conclusion, drawn);
+        let page = template
+            .render(Serde(&page))
+            .context("failed to make the page")?;
+        if page.len() <= MAX_BYTES || drawn <= 1 {
+            return Ok(page);
+        }
+        drawn /= 2;
+    }
+}
+
+/// Text in which `backticks` stand for code, and nothing else for anything.
+fn prose(text: &str) -> Value {
+    let escaped = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;");
+    let parts: Vec<&str> = escaped.split('`').collect();
+    // As many closing ones as opening ones, or they are just characters.
+    if parts.len().is_multiple_of(2) {
+        return Value::from_safe_string(escaped);
+    }
+    let mut html = String::with_capacity(escaped.len());
+    for (number, part) in parts.into_iter().enumerate() {
+        if number % 2 == 1 {
+            html.push_str("<code>");
+            html.push_str(part);
+            html.push_str("</code>");
+        } else {
+            html.push_str(part);
+        }
+    }
+    Value::from_safe_string(html)
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    run: &'a str,
+    tally: String,
+    started: String,
+    duration: String,
+    seed: u64,
+    sabotage: Option<&'static str>,
+    command: &'a str,
+    judge: String,
+    versions: Vec<(&'static str, String)>,
+    images: &'a BTreeMap<String, String>,
+    single: bool,
+    no_spread: &'static str,
+    experiments: Vec<ExperimentView<'a>>,
+}
+
+/// A verdict's sign, word and colour.
+#[derive(Serialize)]
+struct Badge {
+    class: &'static str,
+    mark: &'static str,
+    word: &'static str,
+}
+
+#[derive(Serialize)]
+struct ExperimentView<'a> {
+    name: &'a str,
+    badge: Badge,
+    claim: &'a str,
+    refuted_by: &'a str,
+    harm: &'static str,
+    reason: &'a str,
+    arms: Vec<String>,
+    confounders: Vec<String>,
+    headlines: Vec<Headline<'a>>,
+    figures: Vec<FigureView<'a>>,
+    /// Heads the column of effects.
+    against: String,
+    repetitions: usize,
+    verdicts: Vec<VerdictView<'a>>,
+    trials: Vec<TrialView>,
+    /// Repetitions that are not drawn.
+    left_out: usize,
+    repeat: String,
+}
+
+/// A decisive figure, large.
+#[derive(Serialize)]
+struct Headline<'a> {
+    name: &'a str,
+    values: Vec<HeadlineValue>,
+}
+
+#[derive(Serialize)]
+struct HeadlineValue {
+    arm: String,
+    value: String,
+    range: Option<String>,
+    /// `bad`, `good`, or nothing.
+    class: &'static str,
+}
+
+#[derive(Serialize)]
+struct FigureView<'a> {
+    name: &'a str,
+    values: Vec<String>,
+    effect: String,
+    /// `bad` or `good` where all of several repetitions agree on it, else nothing.
+    class: &'static str,
+}
+
+#[derive(Serialize)]
+struct VerdictView<'a> {
+    repetition: u32,
+    seed: u64,
+    badge: Badge,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct TrialView {
+    repetition: u32,
+    badge: Badge,
+    arms: Vec<String>,
+    charts: Vec<ChartRow>,
+    numbers: Vec<NumbersTable>,
+    /// What was done and found, a value for each arm.
+    done: Vec<FactRow>,
+    promises: Vec<FactRow>,
+    missing: Vec<Missing>,
+    /// In a line.
+    steadiness: &'static str,
+    steady: Vec<SteadyView>,
+}
+
+#[derive(Serialize)]
+struct ChartRow {
+    class: &'static str,
+    name: &'static str,
+    legend: Vec<(&'static str, &'static str)>,
+    cells: Vec<ChartCell>,
+}
+
+#[derive(Serialize)]
+struct ChartCell {
+    arm: String,
+    svg: String,
+}
+
+#[derive(Serialize)]
+struct NumbersTable {
+    arm: String,
+    rows: Vec<[String; 8]>,
+}
+
+#[derive(Serialize)]
+struct FactRow {
+    what: String,
+    /// One for each arm, or a single one that is the same in all of them.
+    values: Vec<Fact>,
+}
+
+#[derive(Serialize, PartialEq)]
+struct Fact {
+    text: String,
+    /// `bad`, `good`, or nothing.
+    class: &'static str,
+}
+
+#[derive(Serialize)]
+struct Missing {
+    what: String,
+    ids: Vec<String>,
+    more: usize,
+}
+
+#[derive(Serialize)]
+struct SteadyView {
+    when: String,
+    said: String,
+    measures: Vec<Measure>,
+}
+
+impl<'a> Page<'a> {
+    fn of(evaluation: &'a Evaluation, conclusion: &'a Conclusion, drawn: usize) -> Self {
+        let duration = conclusion.finished_at - conclusion.started_at;
+        Self {
+            run: &conclusion.run,
+            tally: conclusion.tally(),
+            started: minute(conclusion.started_at),
+            duration: spell(duration.to_std().unwrap_or_default()),
+            seed: conclusion.seed,
+            sabotage: conclusion.sabotage.map(Sabotage::describe),
+            command: &conclusion.command,
+            judge: format!("cargo xtask evaluate judge {}", conclusion.run),
+            versions: versions(&conclusion.versions),
+            images: &conclusion.versions.images,
+            single: conclusion.experiments.iter().any(|e| e.repetitions() == 1),
+            no_spread: numbers::NO_SPREAD,
+            experiments: conclusion
+                .experiments
+                .iter()
+                .map(|experiment| ExperimentView::of(evaluation, conclusion, experiment, drawn))
+                .collect(),
+        }
+    }
+}
+
+fn versions(versions: &Versions) -> Vec<(&'static str, String)> {
+    let gibibytes = versions.memory_bytes as f64 / f64::from(1 << 30);
+    vec![
+        ("agora", versions.agora.clone()),
+        ("engine", versions.engine.clone()),
+        (
+            "machine",
+            format!("{} cores, {gibibytes:.1} GiB of memory", versions.cores),
+        ),
+    ]
+}
+
+fn badge(outcome: Outcome) -> Badge {
+    Badge {
+        class: outcome.word(),
+        mark: outcome.mark(),
+        word: outcome.word(),
+    }
+}
+
+fn minute(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+impl<'a> ExperimentView<'a> {
+    fn of(
+        evaluation: &'a Evaluation,
+        conclusion: &Conclusion,
+        experiment: &'a ExperimentConclusion,
+        drawn: usize,
+    ) -> Self {
+        let repetitions = experiment.repetitions();
+        let arms: Vec<String> = experiment
+            .figures
+            .first()
+            .map(|figure| figure.arms.iter().map(|arm| arm.arm.clone()).collect())
+            .unwrap_or_default();
+        // The one that decided comes first: it is what the reason speaks of.
+        let mut trials: Vec<&TrialVerdict> = experiment.trials.iter().collect();
+        let deciding = experiment.deciding().map(|trial| trial.repetition);
+        trials.sort_by_key(|trial| Some(trial.repetition) != deciding);
+        trials.truncate(drawn.max(1));
+        let trials: Vec<TrialView> = trials
+            .into_iter()
+            .filter_map(|verdict| {
+                let trial = evaluation.trials.iter().find(|trial| {
+                    trial.experiment == experiment.name && trial.repetition == verdict.repetition
+                })?;
+                Some(TrialView::of(trial, verdict.outcome))
+            })
+            .collect();
+        let plan = experiments::find(&experiment.name);
+        Self {
+            name: &experiment.name,
+            badge: badge(experiment.outcome),
+            claim: &experiment.claim,
+            refuted_by: &experiment.refuted_by,
+            harm: plan.map_or("", |plan| plan.harm),
+            confounders: plan.map_or_else(Vec::new, list::confounders),
+            reason: &experiment.reason,
+            against: match arms.as_slice() {
+                [from, .., to] => format!("{to} against {from}"),
+                _ => String::new(),
+            },
+            arms,
+            headlines: experiment
+                .figures
+                .iter()
+                .filter(|figure| figure.decisive)
+                .map(Headline::of)
+                .collect(),
+            figures: experiment.figures.iter().map(FigureView::of).collect(),
+            repetitions,
+            verdicts: experiment
+                .trials
+                .iter()
+                .map(|trial| VerdictView {
+                    repetition: trial.repetition,
+                    seed: trial.seed,
+                    badge: badge(trial.outcome),
+                    reason: &trial.reason,
+                })
+                .collect(),
+            left_out: repetitions - trials.len(),
+            trials,
+            repeat: repeat(conclusion, experiment),
+        }
+    }
+}
+
+/// The command for this experiment alone.
+fn repeat(conclusion: &Conclusion, experiment: &ExperimentConclusion) -> String {
+    let mut command = format!(
+        "cargo xtask evaluate {} --repeat {} --seed {}",
+        experiment.name,
+        experiment.repetitions(),
+        conclusion.seed
+    );
+    if let Some(sabotage) = conclusion.sabotage {
+        command.push_str(" --sabotage ");
+        command.push_str(sabotage.option());
+    }
+    command
+}
+
+impl<'a> Headline<'a> {
+    fn of(figure: &'a FigureSummary) -> Self {
+        let values = figure.arms.iter().map(|arm| HeadlineValue {
+            arm: arm.arm.clone(),
+            value: arm.spread.map_or_else(
+                || NONE.to_owned(),
+                |spread| numbers::value(spread.median, &figure.unit),
+            ),
+            range: arm.spread.and_then(|spread| {
+                numbers::range(&spread, |value| numbers::value(value, &figure.unit))
+            }),
+            class: match arm.spread {
+                Some(spread) if figure.better == Better::Less && spread.max > 0.0 => "bad",
+                Some(_) if figure.better == Better::Less => "good",
+                _ => "",
+            },
+        });
+        Self {
+            name: &figure.name,
+            values: values.collect(),
+        }
+    }
+}
+
+impl<'a> FigureView<'a> {
+    fn of(figure: &'a FigureSummary) -> Self {
+        let values = figure.arms.iter();
+        let values = values.map(|arm| numbers::spread(arm.spread.as_ref(), &figure.unit));
+        let difference = figure.effect.as_ref().map(|effect| effect.difference);
+        Self {
+            name: &figure.name,
+            values: values.collect(),
+            effect: numbers::effect(figure.effect.as_ref(), &figure.unit),
+            class: match difference {
+                Some(difference) if difference.count > 1 => direction(figure.better, &difference),
+                _ => "",
+            },
+        }
+    }
+}
+
+fn direction(better: Better, difference: &Spread) -> &'static str {
+    let (more, less) = (difference.min > 0.0, difference.max < 0.0);
+    match better {
+        Better::Less if less => "good",
+        Better::More if more => "good",
+        Better::Less if more => "bad",
+        Better::More if less => "bad",
+        _ => "",
+    }
+}
+
+impl TrialView {
+    fn of(trial: &Trial, outcome: Outcome) -> Self {
+        let arms = &trial.arms;
+        Self {
+            repetition: trial.repetition,
+            badge: badge(outcome),
+            arms: arms.iter().map(|arm| arm.name.clone()).collect(),
+            charts: chart_rows(trial),
+            numbers: arms.iter().map(numbers_table).collect(),
+            done: done(arms),
+            promises: promises(arms),
+            missing: arms.iter().flat_map(missing).collect(),
+            steadiness: if arms.iter().all(stayed_steady) {
+                "reached before and after, in each arm"
+            } else {
+                "not reached everywhere"
+            },
+            steady: arms.iter().flat_map(steady).collect(),
+        }
+    }
+}
+
+/// A class, a name, a legend of classes and names, and how it is drawn.
+type Kind = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    fn(&str, &Arm, &Scales) -> String,
+);
+
+fn chart_rows(trial: &Trial) -> Vec<ChartRow> {
+    let scales = Scales::of(&trial.arms);
+    let rows: [Kind; 3] = [
+        (
+            "throughput",
+            "Requests a second",
+            &[
+                ("succeeded", "succeeded"),
+                ("failed", "failed"),
+                ("not-sent", "not sent"),
+            ],
+            charts::throughput,
+        ),
+        (
+            "latency",
+            "Latency, by the second in which the request was due",
+            &[("p50", "median"), ("p99", "99th percentile")],
+            charts::latency,
+        ),
+        (
+            "backlog",
+            "Backlog",
+            &[
+                ("undecided", "orders without an end"),
+                ("unpublished", "events not published"),
+            ],
+            charts::backlog,
+        ),
+    ];
+    rows.into_iter()
+        .map(|(class, name, legend, draw)| ChartRow {
+            class,
+            name,
+            legend: legend.to_vec(),
+            cells: trial
+                .arms
+                .iter()
+                .enumerate()
+                .map(|(number, arm)| {
+                    let id = format!("{}-{}-{class}-{number}", trial.experiment, trial.repetition);
+                    ChartCell {
+                        arm: arm.name.clone(),
+                        svg: draw(&id, arm, &scales),
+                    }
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+/// The charts' numbers: a row a second; after the load only where something changed.
+fn numbers_table(arm: &Arm) -> NumbersTable {
+    let clock = Clock::of(arm);
+    let timeline = arm.load.as_ref().map_or(&[][..], |load| &load.timeline);
+    let last = arm.samples.last().map(|sample| clock.seconds(sample.at));
+    let seconds = timeline
+        .len()
+        .max(last.map_or(0, |last| last.max(0.0) as usize + 1));
+    let ms = |value: Option<f64>| {
+        value.map_or_else(|| NONE.to_owned(), |value| numbers::value(value, "ms"))
+    };
+    let mut rows: Vec<[String; 8]> = Vec::new();
+    for second in 0..seconds {
+        let end = second as f64 + 1.0;
+        let mut samples = arm.samples.iter();
+        let sample = samples.rfind(|sample| clock.seconds(sample.at) < end);
+        let waits = sample.map_or([NONE.to_owned(), NONE.to_owned()], |sample| {
+            [sample.undecided.to_string(), sample.unpublished.to_string()]
+        });
+        let [undecided, unpublished] = waits;
+        let row = match timeline.get(second) {
+            Some(sent) => [
+                second.to_string(),
+                sent.succeeded.to_string(),
+                sent.failed.to_string(),
+                sent.not_sent.to_string(),
+                ms(sent.p50_ms),
+                ms(sent.p99_ms),
+                undecided,
+                unpublished,
+            ],
+            None => {
+                let none = || NONE.to_owned();
+                let second = second.to_string();
+                [
+                    second,
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    undecided,
+                    unpublished,
+                ]
+            }
+        };
+        let same = rows.last().is_some_and(|last| last[1..] == row[1..]);
+        if !same || second < timeline.len() {
+            rows.push(row);
+        }
+    }
+    NumbersTable {
+        arm: arm.name.clone(),
+        rows,
+    }
+}
+
+fn fact(text: impl Into<String>) -> Fact {
+    Fact {
+        text: text.into(),
+        class: "",
+    }
+}
+
+fn judged(text: impl Into<String>, good: bool) -> Fact {
+    Fact {
+        text: text.into(),
+        class: if good { "good" } else { "bad" },
+    }
+}
+
+/// Bytes of a text that isn't said again for each arm.
+const LONG: usize = 24;
+
+/// A row, when any arm has something to say in it.
+fn row(what: &str, arms: &[Arm], say: impl Fn(&Arm) -> Option<Fact>) -> Option<FactRow> {
+    let values: Vec<Option<Fact>> = arms.iter().map(say).collect();
+    if values.iter().all(Option::is_none) {
+        return None;
+    }
+    let values = values
+        .into_iter()
+        .map(|value| value.unwrap_or_else(|| fact(NONE)));
+    let mut values: Vec<Fact> = values.collect();
+    let alike = values.windows(2).all(|pair| pair[0] == pair[1]);
+    // A number in the first column alone would look as if the others had none.
+    if alike && values[0].text.len() > LONG {
+        values.truncate(1);
+    }
+    Some(FactRow {
+        what: what.to_owned(),
+        values,
+    })
+}
+
+/// What was done to each arm, and whether it can be trusted.
+fn done(arms: &[Arm]) -> Vec<FactRow> {
+    let rows = [
+        row("configuration", arms, |arm| {
+            Some(fact(configuration(&arm.configuration, arms)))
+        }),
+        row("load", arms, |arm| {
+            let load = arm.load.as_ref()?;
+            let (summary, seconds) = (&load.summary, load.timeline.len());
+            Some(fact(format!(
+                "scenario `{}` for {seconds} s: {}",
+                summary.scenario, summary.model
+            )))
+        }),
+        row("requests", arms, |arm| {
+            let summary = &arm.load.as_ref()?.summary;
+            let mut said = format!("{} sent, {} failed", summary.measured, summary.failed);
+            if summary.not_sent > 0 {
+                said.push_str(&format!(", {} not sent", summary.not_sent));
+            }
+            Some(fact(said))
+        }),
+        row("fault", arms, |arm| {
+            let fault = arm.fault.as_ref()?;
+            let when = Clock::of(arm).fault(arm).map_or_else(
+                || ": withheld".to_owned(),
+                |(from, to)| format!(", from second {from:.1} to {to:.1}"),
+            );
+            Some(self::fact(format!("{}{when}", fault.description)))
+        }),
+        row("did it bite?", arms, |arm| {
+            let bite = &arm.fault.as_ref()?.bite;
+            let word = if bite.bit { "yes" } else { "no" };
+            Some(judged(format!("{word}: {}", bite.proof), bite.bit))
+        }),
+        row("traces", arms, |arm| {
+            let seen = arm.telemetry.as_ref()?;
+            let lacks = seen.missing.iter();
+            let lacks = lacks.map(|(what, traces)| format!("; {traces}: {what}"));
+            Some(fact(format!(
+                "{} of {} whole{}",
+                seen.whole,
+                seen.traces,
+                lacks.collect::<String>()
+            )))
+        }),
+        row("spans", arms, |arm| {
+            let spans = arm.telemetry.as_ref()?.spans.iter();
+            let spans = spans.map(|(outcome, count)| format!("{count} {outcome}"));
+            Some(fact(spans.collect::<Vec<_>>().join(", ")))
+        }),
+        row("alerts", arms, |arm| {
+            let fired = arm.alerts.as_ref()?;
+            let fired: Vec<String> = fired.iter().map(alert).collect();
+            Some(fact(if fired.is_empty() {
+                "none fired".to_owned()
+            } else {
+                fired.join("; ")
+            }))
+        }),
+        row("settled", arms, |arm| {
+            arm.load.as_ref()?;
+            Some(match arm.settled_after_ms {
+                Some(ms) => fact(format!(
+                    "{} after the load",
+                    numbers::value(ms as f64, "ms")
+                )),
+                None => judged("never, as long as was waited", false),
+            })
+        }),
+        row("broke off", arms, |arm| {
+            arm.failure.as_ref().map(|why| judged(why, false))
+        }),
+    ];
+    rows.into_iter().flatten().collect()
+}
+
+fn alert(fired: &FiredAlert) -> String {
+    let time = |at: DateTime<Utc>| at.format("%H:%M:%S").to_string();
+    match (fired.told_at, fired.over_at) {
+        (None, _) => format!("{}: nobody was told", fired.name),
+        (Some(told), None) => format!("{} from {}, not over", fired.name, time(told)),
+        (Some(told), Some(over)) => {
+            format!("{} from {} to {}", fired.name, time(told), time(over))
+        }
+    }
+}
+
+/// What an arm runs without or with, and the figures in which it differs from another arm.
+fn configuration(configuration: &Configuration, arms: &[Arm]) -> String {
+    let off = configuration
+        .patterns_off
+        .iter()
+        .filter(|(_, patterns)| !patterns.is_empty())
+        .map(|(service, patterns)| format!("{service} without {}", patterns.join(", ")));
+    let replicas = configuration.replicas.iter();
+    let replicas = replicas.map(|(service, count)| format!("{service} ×{count}"));
+    let figures = configuration.figures.iter().filter(|(name, value)| {
+        let mut others = arms.iter().map(|arm| arm.configuration.figures.get(*name));
+        others.any(|other| other != Some(value))
+    });
+    let figures = figures.map(|(name, value)| format!("{name}={value}"));
+    let differs: Vec<String> = off.chain(replicas).chain(figures).collect();
+    if differs.is_empty() {
+        "everything as shipped".to_owned()
+    } else {
+        differs.join("; ")
+    }
+}
+
+/// What became of the promises: hop by hop, then how the books look in the end.
+fn promises(arms: &[Arm]) -> Vec<FactRow> {
+    let mut rows = vec![row("orders promised to clients", arms, |arm| {
+        Some(fact(arm.books.as_ref()?.promised.to_string()))
+    })];
+    let books = || arms.iter().filter_map(|arm| arm.books.as_ref());
+    let mut hops: Vec<&str> = Vec::new();
+    for hop in books().flat_map(|books| &books.hops) {
+        if !hops.contains(&hop.name.as_str()) {
+            hops.push(&hop.name);
+        }
+    }
+    for name in hops {
+        rows.push(row(name, arms, |arm| {
+            let hop = arm
+                .books
+                .as_ref()?
+                .hops
+                .iter()
+                .find(|hop| hop.name == name)?;
+            Some(match (hop.count, hop.missing.len()) {
+                (None, _) => fact("no such station"),
+                (Some(count), 0) => fact(count.to_string()),
+                (Some(count), missing) => {
+                    let least = if missing >= Hop::NAMED {
+                        "at least "
+                    } else {
+                        ""
+                    };
+                    judged(format!("{count} ({least}{missing} missing)"), false)
+                }
+            })
+        }));
+    }
+    let mut ends: Vec<&str> = books()
+        .flat_map(|books| books.statuses.keys().map(String::as_str))
+        .collect();
+    ends.sort_unstable();
+    ends.dedup();
+    for status in ends {
+        rows.push(row(&format!("orders that are {status}"), arms, |arm| {
+            let statuses = &arm.books.as_ref()?.statuses;
+            Some(fact(statuses.get(status).unwrap_or(&0).to_string()))
+        }));
+    }
+    rows.push(row("stored, but no client was promised", arms, |arm| {
+        let count = arm.books.as_ref()?.unpromised;
+        Some(fact(count.to_string()))
+    }));
+    if books().any(|books| books.cancellations > 0) {
+        rows.push(row("cancellations promised to clients", arms, |arm| {
+            Some(fact(arm.books.as_ref()?.cancellations.to_string()))
+        }));
+    }
+    let mut nowhere = Vec::new();
+    for (what, wrongs) in WRONGS {
+        if books().all(|books| wrongs(books).is_empty()) {
+            nowhere.push(what);
+            continue;
+        }
+        rows.push(row(what, arms, |arm| {
+            let count = wrongs(arm.books.as_ref()?).len();
+            Some(judged(count.to_string(), count == 0))
+        }));
+    }
+    rows.push(row("dead letters", arms, |arm| {
+        let letters = &arm.books.as_ref()?.dead_letters;
+        let said: Vec<String> = letters
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
+        Some(fact(if said.is_empty() {
+            "0".to_owned()
+        } else {
+            said.join(", ")
+        }))
+    }));
+    if books().next().is_some() && !nowhere.is_empty() {
+        rows.push(row("in no arm", arms, |_| Some(fact(nowhere.join("; ")))));
+    }
+    rows.into_iter().flatten().collect()
+}
+
+/// A name, and the ids that it stands for.
+type Wrong = (&'static str, fn(&Books) -> &[String]);
+
+/// What no balanced book has.
+const WRONGS: [Wrong; 6] = [
+    ("lost: promised, and without an end", |books| &books.lost),
+    ("took stock more than once", |books| &books.doubled),
+    ("confirmed without their stock", |books| &books.oversold),
+    ("ended, and still hold stock", |books| &books.held),
+    ("cancellations not kept", |books| &books.uncancelled),
+    ("products whose stock doesn't add up", |books| {
+        &books.unbalanced
+    }),
+];
+
+/// Which orders: of each list that isn't empty.
+fn missing(arm: &Arm) -> Vec<Missing> {
+    let Some(books) = &arm.books else {
+        return Vec::new();
+    };
+    let hops = books.hops.iter();
+    let hops = hops.map(|hop| (format!("did not come to: {}", hop.name), &hop.missing[..]));
+    let lists = WRONGS.map(|(what, wrongs)| (what.to_owned(), wrongs(books)));
+    hops.chain(lists)
+        .filter(|(_, ids)| !ids.is_empty())
+        .map(|(what, ids)| Missing {
+            what: format!("{}: {what}", arm.name),
+            ids: ids.iter().take(NAMED).cloned().collect(),
+            more: ids.len().saturating_sub(NAMED),
+        })
+        .collect()
+}
+
+fn stayed_steady(arm: &Arm) -> bool {
+    let reached = |steadiness: &Option<Steadiness>| steadiness.as_ref().is_some_and(|s| s.reached);
+    reached(&arm.steady_before) && reached(&arm.steady_after)
+}
+
+/// The steady state before and after, as far as it was looked at.
+fn steady(arm: &Arm) -> Vec<SteadyView> {
+    let view = |when: &str, steadiness: &Option<Steadiness>| {
+        let steadiness = steadiness.as_ref()?;
+        let waited = numbers::value(steadiness.waited_ms as f64, "ms");
+        Some(SteadyView {
+            when: format!("{}, {when}", arm.name),
+            said: if steadiness.reached {
+                format!("steady after {waited}")
+            } else {
+                format!("not steady within {waited}")
+            },
+            measures: steadiness.measures.clone(),
+        })
+    };
+    let before = view("before the load", &arm.steady_before);
+    let after = view("after restoring", &arm.steady_after);
+    before.into_iter().chain(after).collect()
+}

@@ -1,0 +1,125 @@
+//! What each experiment is, before anything runs.
+
+use serde::Serialize;
+
+use crate::{
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
+    experiments,
+};
+use base::progress::spell;
+
+/// An experiment in words.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// As it is typed.
+    pub name: &'static str,
+    /// What it says about the pattern.
+    pub claim: &'static str,
+    /// What would refute it.
+    pub refuted_by: &'static str,
+    /// What happens without the pattern.
+    pub harm: &'static str,
+    /// The load.
+    pub load: String,
+    /// The fault.
+    pub fault: String,
+    /// What tells the arms apart.
+    pub arms: Vec<String>,
+    /// Patterns that are off in every arm, and why.
+    pub confounders: Vec<String>,
+    /// What the verdict rests on.
+    pub counts: Vec<String>,
+}
+
+/// All of them.
+pub fn entries() -> Vec<Entry> {
+    let entry = |experiment: &'static Experiment| Entry {
+        name: experiment.name,
+        claim: experiment.claim,
+        refuted_by: experiment.refuted_by,
+        harm: experiment.harm,
+        load: load(&experiment.load),
+        fault: fault(&experiment.fault),
+        arms: experiment.arms.iter().map(arm).collect(),
+        confounders: confounders(experiment),
+        counts: (experiment.figures)(&[])
+            .into_iter()
+            .filter(|figure| figure.decisive)
+            .map(|figure| figure.name)
+            .collect(),
+    };
+    experiments::ALL.into_iter().map(entry).collect()
+}
+
+/// `order: 40 arrivals a second for 14.0 s`.
+pub fn load(plan: &LoadPlan) -> String {
+    let model = match plan.model {
+        Model::Closed { users } => format!("{users} users, each waiting for its answer"),
+        Model::Open {
+            arrivals_per_second,
+        } => format!("{arrivals_per_second} arrivals a second, whatever the answers do"),
+    };
+    let keys = if plan.idempotency_keys {
+        "with idempotency keys"
+    } else {
+        "without idempotency keys"
+    };
+    format!(
+        "{}: {model}, for {}, {keys}",
+        plan.scenario,
+        spell(plan.run_time)
+    )
+}
+
+fn fault(plan: &FaultPlan) -> String {
+    let lasts = if plan.lasts.is_zero() {
+        "until it is done".to_owned()
+    } else {
+        format!("for {}", spell(plan.lasts))
+    };
+    format!(
+        "{}; {} after the load begins (and up to {} more, by the seed), {lasts}",
+        plan.fault.describe(),
+        spell(plan.after),
+        spell(FaultPlan::JITTER),
+    )
+}
+
+/// `load_shedding, off in every arm: it refuses orders that …`
+pub fn confounders(experiment: &Experiment) -> Vec<String> {
+    let confounders = experiment.confounders.iter();
+    let said = confounders.map(|confounder| {
+        format!(
+            "{}, off in every arm: it {}",
+            confounder.pattern, confounder.effect
+        )
+    });
+    said.collect()
+}
+
+/// `off: without outbox`, `2: inventory-service ×2`, `on: everything as shipped`.
+pub fn arm(plan: &ArmPlan) -> String {
+    let mut differs: Vec<String> = Vec::new();
+    match plan.fault {
+        ArmFault::AsPlanned => {}
+        ArmFault::Instead(fault) => differs.push(format!("instead, {}", fault.describe())),
+        ArmFault::None => differs.push("no fault".to_owned()),
+    }
+    if !plan.patterns_off.is_empty() {
+        differs.push(format!("without {}", plan.patterns_off.join(", ")));
+    }
+    differs.extend(
+        plan.replicas
+            .iter()
+            .map(|(service, count)| format!("{service} ×{count}")),
+    );
+    differs.extend(
+        plan.figures
+            .iter()
+            .map(|(variable, value)| format!("{variable}={value}")),
+    );
+    if differs.is_empty() {
+        differs.push("everything as shipped".to_owned());
+    }
+    format!("{}: {}", plan.name, differs.join(", "))
+}

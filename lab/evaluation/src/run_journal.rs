@@ -1,0 +1,87 @@
+//! The note that an evaluation leaves while it runs: what it found and has to restore. If it is killed, the note stays,
+//! and the next command that finds the system (`evaluate` and `heal` among them) restores in its place.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::repair;
+use records::evaluation::Configuration;
+use system::lab::{Lab, Wanted};
+use system::{files::replace, project::Project};
+
+/// What has to be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunJournal {
+    /// The evaluation.
+    pub run: String,
+    /// When it began.
+    pub since: DateTime<Utc>,
+    /// The configuration that it found.
+    pub found: Configuration,
+}
+
+impl RunJournal {
+    /// Leaves the note; from here on the evaluation may change things.
+    pub fn begin(&self, project: &Project) -> anyhow::Result<()> {
+        let path = path(project);
+        // Whole or not at all, also when the process is killed meanwhile.
+        replace(&path, &serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("failed to write {}", path.display()))
+    }
+
+    /// Sets up what was found before, mends the books, and removes the note. What was done, in words.
+    pub fn restore(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
+        let mut done = Vec::new();
+        if lab.configuration()? != self.found {
+            lab.configure(&Wanted::found(&self.found))?;
+            done.push("the services run again as they did before the evaluation".to_owned());
+        }
+        let mended = repair::books(lab, self.since)?;
+        done.extend(mended.said());
+        remove(&path(lab.project))?;
+        Ok(done)
+    }
+}
+
+/// What an evaluation that was cut short left to be restored.
+pub fn left_over(project: &Project) -> anyhow::Result<Option<RunJournal>> {
+    let path = path(project);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| {
+            format!(
+                "failed to understand {}: remove it, and `cargo xtask up` sets the services up anew",
+                path.display()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(error).with_context(|| format!("failed to read {}", path.display()))
+        }
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn path(project: &Project) -> PathBuf {
+    file(project, "json")
+}
+
+/// Files of their own for each project: a test system's evaluation is not a user's.
+fn file(project: &Project, extension: &str) -> PathBuf {
+    let name = format!("under-way-{}.{extension}", project.name);
+    project.outputs().join("evaluations").join(name)
+}

@@ -1,0 +1,608 @@
+//! The runner: alone knows the order of the steps, the same for every experiment.
+//!
+//! heal → note what is there → for each arm: configure → steady? → load → fault → did it bite? → heal → load ends →
+//! settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+
+use super::{
+    alerts, books,
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Observed},
+    faults,
+    load::{Ledger, Load},
+    repair,
+    run_journal::{self, RunJournal},
+    samples::Sampler,
+    steady::{self, Probe},
+    store::EvaluationFolder,
+    telemetry::Watch,
+};
+use base::{
+    outcome,
+    progress::{Progress, Step},
+};
+use records::evaluation::{
+    Arm, Attacks, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage,
+    Sample, Trial, Versions,
+};
+use system::{
+    binaries,
+    dead_letters::{Reader, STATISTICS_LAG},
+    engine,
+    interrupt::{self, Interrupted},
+    process::Call,
+    project::{self, Project},
+    wait,
+};
+use system::{
+    lab::{Lab, Wanted},
+    lock::SystemLock,
+    note,
+};
+
+const STEADY_WITHIN: Duration = Duration::from_secs(30);
+/// Longer than the retry tiers together.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// Services look for a lost broker or database every ten seconds at the latest.
+const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
+const TICK: Duration = Duration::from_millis(100);
+
+/// What is to be evaluated.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// In this order.
+    pub experiments: Vec<&'static Experiment>,
+    /// How often all of them.
+    pub repeat: u32,
+    /// Reproduces the request mix and the moment of each fault.
+    pub seed: u64,
+    /// What to break on purpose.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Plan {
+    /// The command that does the same again.
+    fn command(&self) -> String {
+        let mut words = vec!["cargo xtask evaluate".to_owned()];
+        if self.experiments.len() < super::experiments::ALL.len() {
+            let names = self.experiments.iter().map(|experiment| experiment.name);
+            words.extend(names.map(str::to_owned));
+        }
+        words.push(format!("--seed {}", self.seed));
+        if self.repeat > 1 {
+            words.push(format!("--repeat {}", self.repeat));
+        }
+        if let Some(sabotage) = self.sabotage {
+            words.push(format!("--sabotage {}", sabotage.option()));
+        }
+        words.join(" ")
+    }
+}
+
+/// Runs the experiments, and keeps the evidence after each arm. Whatever happens, the system is left as it was found.
+pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Result<Evaluation> {
+    let lab = Lab::new(project)?;
+    let _turn = SystemLock::take(project)?;
+    progress.step("heal", |step| {
+        let mended = heal(&lab, step)?;
+        step.result(if mended.is_empty() {
+            "nothing to mend".to_owned()
+        } else {
+            mended.join("; ")
+        });
+        Ok(())
+    })?;
+    let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
+    let id = project::new_run_id()?;
+    let mut evaluation = Evaluation {
+        format: FORMAT,
+        run: id.clone(),
+        command: plan.command(),
+        seed: plan.seed,
+        sabotage: plan.sabotage,
+        started_at: Utc::now(),
+        finished_at: Utc::now(),
+        versions: versions(&lab)?,
+        trials: Vec::new(),
+    };
+    let run_journal = RunJournal {
+        run: id.clone(),
+        since: evaluation.started_at,
+        found: lab.configuration()?,
+    };
+    run_journal.begin(project)?;
+    let mut runner = Runner {
+        lab: &lab,
+        loadtest: &binaries.loadtest,
+        folder: EvaluationFolder::new(project, &id),
+        found: &run_journal.found,
+        sabotage: plan.sabotage,
+        run: &id,
+        loads: 0,
+    };
+    let result = runner.trials(plan, progress, &mut evaluation);
+    // Ctrl-C ends the experiments, not the restoring.
+    interrupt::acknowledge();
+    let restored = progress.step("restore", |step| {
+        let mut done = faults::heal_everything(&lab, step)?;
+        done.extend(run_journal.restore(&lab)?);
+        step.result(if done.is_empty() {
+            "everything is as it was found".to_owned()
+        } else {
+            done.join("; ")
+        });
+        Ok(())
+    });
+    // Said first, whatever else went wrong.
+    if let Err(error) = restored {
+        return Err(outcome::unavailable(
+            format!("the system is not as it was found: {error:#}"),
+            "`cargo xtask heal` tries again; `cargo xtask evaluate judge latest` shows what was seen",
+        ));
+    }
+    result?;
+    Ok(evaluation)
+}
+
+/// Undoes what faults and an evaluation that was cut short have left; what was done, in words. Whoever calls it has
+/// taken a [`SystemLock`].
+pub fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
+    let left_over = run_journal::left_over(lab.project)?;
+    step.update("waiting for what a killed command has set off");
+    lab.wait_for_abandoned_configuring()?;
+    let mut done = faults::heal_everything(lab, step)?;
+    if let Some(left_over) = left_over {
+        step.update("restoring what a killed evaluation found");
+        done.extend(left_over.restore(lab)?);
+        done.push(format!("evaluation {} was cut short", left_over.run));
+    }
+    note::forget_abandoned(lab.project)?;
+    Ok(done)
+}
+
+struct Runner<'a> {
+    lab: &'a Lab<'a>,
+    loadtest: &'a Path,
+    folder: EvaluationFolder,
+    found: &'a Configuration,
+    sabotage: Option<Sabotage>,
+    /// The evaluation's id.
+    run: &'a str,
+    /// How many loads were started.
+    loads: usize,
+}
+
+impl Runner<'_> {
+    fn trials(
+        &mut self,
+        plan: &Plan,
+        progress: &Progress,
+        evaluation: &mut Evaluation,
+    ) -> anyhow::Result<()> {
+        for repetition in 1..=plan.repeat {
+            for experiment in &plan.experiments {
+                evaluation.trials.push(Trial {
+                    experiment: experiment.name.to_owned(),
+                    repetition,
+                    seed: trial_seed(plan.seed, experiment.name, repetition),
+                    arms: Vec::new(),
+                });
+                for arm in experiment.arms {
+                    let name = match plan.repeat {
+                        1 => format!("{} {}", experiment.name, arm.name),
+                        _ => format!(
+                            "{} {}, {repetition} of {}",
+                            experiment.name, arm.name, plan.repeat
+                        ),
+                    };
+                    let trial = evaluation.trials.last_mut().context("a trial")?;
+                    let seed = trial.seed;
+                    let arm = progress.step(&name, |step| {
+                        let arm = self.arm(experiment, arm, seed, step)?;
+                        step.result(account(&arm));
+                        Ok(arm)
+                    })?;
+                    trial.arms.push(arm);
+                    evaluation.finished_at = Utc::now();
+                    self.folder.write_evidence(self.lab.project, evaluation)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one arm. What goes wrong in it is part of its evidence; only Ctrl-C ends the evaluation.
+    fn arm(
+        &mut self,
+        experiment: &Experiment,
+        plan: &ArmPlan,
+        seed: u64,
+        step: &Step,
+    ) -> anyhow::Result<Arm> {
+        let mut probe = Probe::default();
+        let since = Utc::now();
+        let mut arm = Arm {
+            name: plan.name.to_owned(),
+            configuration: Configuration::default(),
+            started_at: since,
+            finished_at: since,
+            steady_before: None,
+            load: None,
+            fault: None,
+            samples: Vec::new(),
+            settled_after_ms: None,
+            books: None,
+            telemetry: None,
+            alerts: None,
+            attacks: None,
+            steady_after: None,
+            failure: None,
+        };
+        let steps = self.steps(experiment, plan, seed, &mut probe, &mut arm, step);
+        let broke_off = steps.is_err();
+        note(&mut arm, steps)?;
+        let restored = self.restore(broke_off, since, &mut probe, &mut arm, step);
+        note(&mut arm, restored)?;
+        arm.finished_at = Utc::now();
+        Ok(arm)
+    }
+
+    /// Back to what was found, and to the steady state.
+    fn restore(
+        &self,
+        broke_off: bool,
+        since: DateTime<Utc>,
+        probe: &mut Probe,
+        arm: &mut Arm,
+        step: &Step,
+    ) -> anyhow::Result<()> {
+        if broke_off {
+            step.update("healing");
+            faults::heal_everything(self.lab, step)?;
+        }
+        step.update("restoring");
+        if self.lab.configuration()? != *self.found {
+            self.lab.configure(&Wanted::found(self.found))?;
+        }
+        repair::books(self.lab, since)?;
+        arm.steady_after = Some(steady::wait_for(self.lab, probe, STEADY_WITHIN)?);
+        Ok(())
+    }
+
+    fn steps(
+        &mut self,
+        experiment: &Experiment,
+        plan: &ArmPlan,
+        seed: u64,
+        probe: &mut Probe,
+        arm: &mut Arm,
+        step: &Step,
+    ) -> anyhow::Result<()> {
+        step.update("configuring");
+        // Broken on purpose, every arm is configured as the one without the pattern.
+        let configured = match (self.sabotage, experiment.arms) {
+            (Some(Sabotage::BreakPattern), [without, ..]) => without,
+            _ => plan,
+        };
+        let wanted = wanted(experiment, configured, self.found);
+        self.lab.configure(&wanted)?;
+        arm.configuration = self.lab.configuration()?;
+        anyhow::ensure!(
+            Wanted::found(&arm.configuration) == wanted,
+            "the services run as {:?}, which isn't what was asked for",
+            arm.configuration
+        );
+        step.update("waiting for the steady state");
+        let steady = steady::wait_for(self.lab, probe, STEADY_WITHIN)?;
+        let reached = steady.reached;
+        arm.steady_before = Some(steady);
+        if !reached {
+            return Ok(());
+        }
+        let traces = match experiment.observed {
+            Observed::Traces => Some(Watch::begin(self.lab)?),
+            Observed::Books | Observed::Alerts => None,
+        };
+        if experiment.observed == Observed::Alerts {
+            step.update("waiting until no alert fires");
+            alerts::wait_until_nothing_fires(self.lab)?;
+        }
+        let quiet_since = Utc::now();
+        let stock = books::stock(self.lab)?;
+        let since = arm.started_at;
+        let sampler = Sampler::default();
+        let ledger = thread::scope(|scope| {
+            scope.spawn(|| sampler.run(self.lab, since));
+            let ledger = self.load_and_fault(experiment, plan, seed, arm, &sampler, step);
+            sampler.stop();
+            ledger
+        });
+        arm.samples = sampler.samples();
+        let ledger = ledger?;
+        step.update("reconciling");
+        let users = ledger.orders.iter().map(|entry| entry.user_id.clone());
+        let holdings = books::read(self.lab, &users.collect(), since)?;
+        arm.books = Some(holdings.reconcile(
+            &ledger.orders,
+            &ledger.cancellations,
+            &stock,
+            &arm.configuration,
+        ));
+        if let Some(traces) = traces {
+            step.update("looking at the traces");
+            let seen = traces.end(self.lab, &ledger.orders, &ledger.cancellations, step)?;
+            arm.telemetry = Some(seen);
+        }
+        if experiment.observed == Observed::Alerts {
+            step.update("waiting until no alert fires any more");
+            arm.alerts = Some(alerts::fired_since(self.lab, quiet_since)?);
+        }
+        arm.load = Some(ledger.evidence);
+        let fault = arm.fault.as_mut();
+        if let Some(in_force) = fault.and_then(|fault| fault.in_force.as_mut()) {
+            let (from, until) = (in_force.from, in_force.until);
+            in_force.decided = books::decided_between(self.lab, since, from, until)?;
+        }
+        Ok(())
+    }
+
+    fn load_and_fault(
+        &mut self,
+        experiment: &Experiment,
+        plan: &ArmPlan,
+        seed: u64,
+        arm: &mut Arm,
+        sampler: &Sampler,
+        step: &Step,
+    ) -> anyhow::Result<Ledger> {
+        step.update("starting the load");
+        self.loads += 1;
+        let folder = format!("{:02}-{}-{}", self.loads, experiment.name, arm.name);
+        let since = Utc::now();
+        let mut load = Load::start(
+            self.loadtest,
+            &experiment.load,
+            &self.lab.gateway()?,
+            &repair::load_run_id(self.run, self.loads),
+            seed,
+            self.folder.path.join("load").join(folder),
+        )?;
+        load.wait_until_begun()?;
+        // Broken on purpose, an arm has done to it what the first one has, where that stands for a missing pattern.
+        let done_to = match (self.sabotage, experiment.arms) {
+            (Some(Sabotage::BreakPattern), [without, ..])
+                if matches!(without.fault, ArmFault::Instead(_)) =>
+            {
+                without
+            }
+            _ => plan,
+        };
+        if let Some(fault) = done_to.fault_of(experiment) {
+            let (fault, attacks) = self.fault(&fault, seed, since, step)?;
+            (arm.fault, arm.attacks) = (Some(fault), attacks);
+        }
+        step.update("waiting for the end of the load");
+        let ledger = load.finish()?;
+        step.update("waiting until all is settled");
+        arm.settled_after_ms = self.settled(sampler, ledger.evidence.summary.finished_at)?;
+        Ok(ledger)
+    }
+
+    /// Injects the fault when its time has come, holds it, sees whether it has an effect, and heals it; with it, what became of
+    /// attacks, where these are the fault. `since` is when the load
+    /// began.
+    fn fault(
+        &self,
+        plan: &FaultPlan,
+        seed: u64,
+        since: DateTime<Utc>,
+        step: &Step,
+    ) -> anyhow::Result<(FaultEvidence, Option<Attacks>)> {
+        let description = plan.fault.describe();
+        if self.sabotage == Some(Sabotage::WithholdFault) {
+            let withheld = FaultEvidence {
+                description,
+                injected_at: None,
+                healed_at: None,
+                in_force: None,
+                bite: Bite {
+                    bit: false,
+                    proof: "it was withheld".to_owned(),
+                },
+            };
+            return Ok((withheld, None));
+        }
+        step.update("waiting for the moment of the fault");
+        pass(plan.after + jitter(seed))?;
+        step.update(&description);
+        let injected_at = Utc::now();
+        let mut injected = plan.fault.inject(self.lab, since)?;
+        let from = Utc::now();
+        let bite = injected.hold(plan.lasts)?;
+        let until = Utc::now();
+        let attacks = injected.attacks();
+        step.update("healing");
+        injected.heal()?;
+        let fault = FaultEvidence {
+            description,
+            injected_at: Some(injected_at),
+            healed_at: Some(Utc::now()),
+            in_force: Some(InForce {
+                from,
+                until,
+                // Counted with the books.
+                decided: 0,
+            }),
+            bite,
+        };
+        Ok((fault, attacks))
+    }
+
+    /// Waits until every order has ended and every event is published, or until nothing moves any more. How long that
+    /// took from the end of the load; `None` when it never came.
+    fn settled(&self, sampler: &Sampler, load_ended: DateTime<Utc>) -> anyhow::Result<Option<u64>> {
+        // What stood still before was the fault's doing.
+        let healed = Utc::now();
+        let reader = Reader::new(self.lab.project, &self.lab.containers()?)?;
+        let mut checked: Option<Instant> = None;
+        let took = |sample: &Sample| {
+            let after = (sample.at - load_ended).num_milliseconds();
+            u64::try_from(after).unwrap_or_default()
+        };
+        wait::until(SETTLED_WITHIN, TICK, || {
+            let mut samples = sampler.samples();
+            samples.retain(|sample| sample.at > healed);
+            let Some(last) = samples.last() else {
+                return Ok(None);
+            };
+            let counts = |sample: &Sample| (sample.decided, sample.undecided, sample.unpublished);
+            let still = samples.iter().rev();
+            let still = still.take_while(|sample| counts(sample) == counts(last));
+            let Some(first_still) = still.last() else {
+                return Ok(None);
+            };
+            if last.unpublished > 0 {
+                return Ok(None);
+            }
+            if last.undecided == 0 {
+                return Ok(Some(took(first_still)));
+            }
+            let asked_lately = checked.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+            let still_for = (last.at - first_still.at).to_std()?;
+            if asked_lately || still_for <= STATISTICS_LAG {
+                return Ok(None);
+            }
+            checked = Some(Instant::now());
+            // What waits for a retry moves again; what waits in a queue may have a consumer that reconnects.
+            let at_rest = reader.waiting_for_retry()? == 0
+                && (reader.waiting()? == 0 || still_for > RECONNECTED_WITHIN);
+            Ok(at_rest.then(|| took(first_still)))
+        })
+    }
+}
+
+/// Whatever went wrong in an arm is part of its evidence, the first thing that did; only Ctrl-C ends the evaluation.
+fn note(arm: &mut Arm, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) => {
+            arm.failure.get_or_insert(format!("{error:#}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// One line about an arm, for whoever watches.
+fn account(arm: &Arm) -> String {
+    if let Some(failure) = &arm.failure {
+        return format!("broke off: {failure}");
+    }
+    let Some(books) = &arm.books else {
+        return "not steady".to_owned();
+    };
+    let bit = arm.fault.as_ref().is_some_and(|fault| fault.bite.bit);
+    let failed = arm.load.as_ref().map_or(0, |load| load.summary.failed);
+    let dead: u64 = books.dead_letters.values().sum();
+    format!(
+        "{} orders accepted, {} lost, {} doubled, {dead} dead letters, {failed} requests failed{}",
+        books.promised,
+        books.lost.len(),
+        books.doubled.len(),
+        if bit { "" } else { "; the fault did not bite" }
+    )
+}
+
+/// Lets time pass; Ctrl-C ends it.
+fn pass(time: Duration) -> anyhow::Result<()> {
+    wait::until(time, TICK.min(time), || Ok(None::<()>))?;
+    Ok(())
+}
+
+/// The same evaluation, experiment and repetition give the same seed.
+fn trial_seed(evaluation: u64, experiment: &str, repetition: u32) -> u64 {
+    let text = format!("{evaluation} {experiment} {repetition}");
+    let hash = Sha256::digest(text.as_bytes());
+    // Short enough to be typed.
+    u64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]))
+}
+
+/// How much later than planned the fault comes.
+fn jitter(seed: u64) -> Duration {
+    let most = FaultPlan::JITTER.as_millis() as u64;
+    Duration::from_millis(seed % most)
+}
+
+fn versions(lab: &Lab<'_>) -> anyhow::Result<Versions> {
+    let commit = Call::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .dir(&lab.project.root)
+        .read();
+    let info = engine::docker(["info", "--format", "{{.NCPU}} {{.MemTotal}}"]).read()?;
+    let (cores, memory) = info
+        .trim()
+        .split_once(' ')
+        .with_context(|| format!("`docker info` said {info:?}"))?;
+    let images = lab.containers()?.into_iter();
+    Ok(Versions {
+        agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),
+        engine: engine::version()?,
+        cores: cores.parse()?,
+        memory_bytes: memory.parse()?,
+        images: images
+            .map(|container| (container.service, container.image))
+            .collect(),
+    })
+}
+
+/// How the services are to be set up for an arm, on a system that was found like this.
+fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wanted {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let mut figures = found.figures.clone();
+    figures.extend(plan.figures.iter().map(owned));
+    let patterns_off = plan.off_in(experiment).into_iter();
+    let replicas = plan.replicas.iter();
+    Wanted {
+        patterns_off: patterns_off.map(str::to_owned).collect(),
+        replicas: replicas
+            .map(|(service, count)| ((*service).to_owned(), *count))
+            .collect(),
+        figures,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_each_trial_its_own_and_the_same_each_time() {
+        assert_eq!(trial_seed(7, "outbox", 1), trial_seed(7, "outbox", 1));
+        assert_ne!(trial_seed(7, "outbox", 1), trial_seed(7, "outbox", 2));
+        assert_ne!(trial_seed(7, "outbox", 1), trial_seed(7, "inbox", 1));
+        assert_ne!(trial_seed(7, "outbox", 1), trial_seed(8, "outbox", 1));
+        assert!(jitter(trial_seed(7, "outbox", 1)) < FaultPlan::JITTER);
+    }
+
+    #[test]
+    fn the_command_repeats_the_plan() {
+        let plan = Plan {
+            experiments: vec![crate::experiments::ALL[0]],
+            repeat: 3,
+            seed: 11,
+            sabotage: Some(Sabotage::WithholdFault),
+        };
+        assert_eq!(
+            plan.command(),
+            "cargo xtask evaluate outbox --seed 11 --repeat 3 --sabotage withhold-fault"
+        );
+    }
+}

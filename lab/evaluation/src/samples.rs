@@ -1,0 +1,85 @@
+//! What waits in the system, looked at again and again while an arm runs.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+
+use records::evaluation::Sample;
+use system::lab::Lab;
+use system::wait;
+
+/// Between two looks; a look takes a tenth of a second on top.
+const INTERVAL: Duration = Duration::from_millis(400);
+/// Nothing runs for longer than this; a sampler that nobody stops ends by itself.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Takes samples until it is stopped.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler {
+    taken: Mutex<Vec<Sample>>,
+    stopped: AtomicBool,
+}
+
+impl Sampler {
+    /// Looks until [`Sampler::stop`]. A look that fails, because the database is down, is one less.
+    pub(crate) fn run(&self, lab: &Lab<'_>, since: DateTime<Utc>) {
+        let _ = wait::until(LIMIT, INTERVAL, || {
+            if self.stopped.load(Ordering::Relaxed) {
+                return Ok(Some(()));
+            }
+            if let Ok(sample) = take(lab, since) {
+                self.lock().push(sample);
+            }
+            Ok(None)
+        });
+    }
+
+    /// Ends [`Sampler::run`] after the look that it is at.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// What was seen so far.
+    pub(crate) fn samples(&self) -> Vec<Sample> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Sample>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One look, at both databases.
+fn take(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
+    let orders = format!(
+        "SELECT count(*) FILTER (WHERE status NOT IN ('pending', 'cancelling')),
+                count(*) FILTER (WHERE status IN ('pending', 'cancelling'))
+         FROM orders WHERE placed_at >= '{}'",
+        since.to_rfc3339()
+    );
+    let unpublished = "SELECT count(*), 0 FROM outbox WHERE published_at IS NULL";
+    // Before the look: a later moment would claim that it saw what came in between.
+    let at = Utc::now();
+    let rows = lab.query_all(&[
+        ("orders", &orders),
+        ("orders", unpublished),
+        ("inventory", unpublished),
+    ])?;
+    let number = |row: usize, column: usize| -> anyhow::Result<u64> {
+        let value = rows.get(row).and_then(|row: &Vec<String>| row.get(column));
+        let value = value.and_then(|text| text.parse().ok());
+        value.ok_or_else(|| anyhow::anyhow!("the databases answered {rows:?}"))
+    };
+    Ok(Sample {
+        at,
+        decided: number(0, 0)?,
+        undecided: number(0, 1)?,
+        unpublished: number(1, 0)? + number(2, 0)?,
+    })
+}

@@ -1,0 +1,124 @@
+//! The steady state: what the system is like when nothing is wrong, each measure with its tolerance.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use serde_json::Value;
+
+use super::customers;
+use base::test_user::TestUser;
+use records::evaluation::{Measure, Steadiness};
+use system::lab::Lab;
+use system::{engine::Container, extras, http::Client, wait};
+
+/// How long an order may take from its 202 to its end while nothing else happens.
+const DECIDED_WITHIN: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(50);
+/// Between two looks at all measures.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Outside of the products that a load orders.
+const PRODUCT: u32 = 100;
+
+/// A customer who orders one piece now and then, to see whether orders are decided; signed up when there is something
+/// to order. One for each arm: tokens expire, and what it ordered is mended with the arm.
+#[derive(Debug, Default)]
+pub(crate) struct Probe {
+    customer: Option<TestUser>,
+}
+
+impl Probe {
+    fn order(&mut self, lab: &Lab<'_>) -> anyhow::Result<Duration> {
+        // Asked anew: a gateway that was configured meanwhile may have another port.
+        let client = Client::new(&lab.gateway()?);
+        let customer = match self.customer.take() {
+            Some(customer) => customer,
+            None => customers::sign_up(&client, "probe")?,
+        };
+        order(&client, self.customer.insert(customer))
+    }
+}
+
+/// Orders one piece; how long it took until the order was decided.
+fn order(client: &Client, customer: &TestUser) -> anyhow::Result<Duration> {
+    let authorization = format!("Bearer {}", customer.token);
+    let headers = [
+        ("Authorization", authorization.as_str()),
+        // All that services go by where the gateway asks nobody (`forward_auth` off); replaced otherwise.
+        ("X-User-Id", &customer.id),
+        ("X-User-Email", &customer.email),
+    ];
+    let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
+    let answer = client.post(&path, &headers, None)?;
+    anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());
+    let accepted = Instant::now();
+    let order: Value = answer.json()?;
+    let id = order["order_id"].as_str().context("no order_id")?;
+    let path = format!("/orders/{id}");
+    let decided = wait::until(DECIDED_WITHIN, TICK, || {
+        let order: Value = client.get(&path, &headers, &[])?.json()?;
+        Ok((order["status"] == "confirmed").then(|| accepted.elapsed()))
+    })?;
+    decided.ok_or_else(|| anyhow!("not within {} ms", DECIDED_WITHIN.as_millis()))
+}
+
+/// Waits until the system is steady, or the limit has passed; how it was found then.
+pub(crate) fn wait_for(
+    lab: &Lab<'_>,
+    probe: &mut Probe,
+    limit: Duration,
+) -> anyhow::Result<Steadiness> {
+    let started = Instant::now();
+    let mut measures = Vec::new();
+    let reached = wait::until(limit, INTERVAL, || {
+        measures = look(lab, probe)?;
+        Ok(measures.iter().all(|measure| measure.holds).then_some(()))
+    })?;
+    Ok(Steadiness {
+        reached: reached.is_some(),
+        waited_ms: started.elapsed().as_millis().try_into()?,
+        measures,
+    })
+}
+
+/// All measures; the order comes last, and only when there is hope.
+fn look(lab: &Lab<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
+    let containers = lab.containers()?;
+    let sick: Vec<String> = containers
+        .iter()
+        .filter(|container| !container.is_healthy() && !extras::is_optional(container))
+        .map(|container: &Container| format!("{} {}", container.service, container.condition()))
+        .collect();
+    let healthy = Measure {
+        what: "containers".to_owned(),
+        tolerance: "all healthy".to_owned(),
+        found: match sick.as_slice() {
+            [] => format!("{} healthy", containers.len()),
+            sick => sick.join(", "),
+        },
+        holds: sick.is_empty(),
+    };
+    if !healthy.holds {
+        return Ok(vec![healthy]);
+    }
+    let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
+    let unpublished = lab.number("orders", waiting)? + lab.number("inventory", waiting)?;
+    let ordered = probe.order(lab);
+    Ok(vec![
+        healthy,
+        Measure {
+            what: "events that wait in the outboxes".to_owned(),
+            tolerance: "0".to_owned(),
+            found: unpublished.to_string(),
+            holds: unpublished == 0,
+        },
+        Measure {
+            what: "an order is confirmed".to_owned(),
+            tolerance: format!("within {} ms", DECIDED_WITHIN.as_millis()),
+            holds: ordered.is_ok(),
+            found: match &ordered {
+                Ok(took) => format!("{} ms", took.as_millis()),
+                Err(error) => format!("{error:#}"),
+            },
+        },
+    ])
+}

@@ -1,0 +1,485 @@
+//! Verdicts: what the evidence of an experiment's arms comes to, by rules that need nothing else.
+//!
+//! | verdict | when |
+//! |---|---|
+//! | inconclusive | an arm broke off, was not steady, never came to rest, or was offered much less load than another |
+//! | refuted | no fault was injected on purpose (a control run), and with the pattern there is harm all the same: a false alarm |
+//! | inconclusive | a fault did not bite |
+//! | refuted | with the pattern, the harm is there that it should prevent |
+//! | inconclusive | without the pattern, there is no harm: the run shows no need for it |
+//! | inconclusive | the arm with the pattern had much less to lose than another |
+//! | upheld | harm without the pattern, none with it |
+//!
+//! In this order: what can't be trusted decides nothing, and a pattern that failed has failed, whatever the other arm
+//! did.
+
+use serde::{Deserialize, Serialize};
+
+use super::experiment::Experiment;
+use records::evaluation::{Arm, Steadiness, Trial};
+
+/// How a trial, or an experiment over its repetitions, came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The claim held, and the harm that it speaks of was seen without the pattern.
+    Upheld,
+    /// The claim did not hold.
+    Refuted,
+    /// Nothing can be said.
+    Inconclusive,
+}
+
+impl Outcome {
+    /// A sign for tables.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Upheld => "✓",
+            Self::Refuted => "✗",
+            Self::Inconclusive => "?",
+        }
+    }
+
+    /// One word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Upheld => "upheld",
+            Self::Refuted => "refuted",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+
+    /// Over several trials: one refutation refutes, and only unanimity upholds.
+    pub fn over(outcomes: impl IntoIterator<Item = Self>) -> Self {
+        let outcomes: Vec<Self> = outcomes.into_iter().collect();
+        if outcomes.contains(&Self::Refuted) {
+            Self::Refuted
+        } else if outcomes.is_empty() || outcomes.contains(&Self::Inconclusive) {
+            Self::Inconclusive
+        } else {
+            Self::Upheld
+        }
+    }
+}
+
+/// The verdict on one trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// The verdict.
+    pub outcome: Outcome,
+    /// One sentence.
+    pub reason: String,
+    /// What was measured, the harm first.
+    pub figures: Vec<Figure>,
+}
+
+/// One quantity over all arms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// E.g. `orders lost`.
+    pub name: String,
+    /// `ms`, `/s`, `%`; empty for counts.
+    pub unit: String,
+    /// Whether a smaller value is better, a larger one, or neither.
+    pub better: Better,
+    /// Whether the verdict rests on it; the others say under which circumstances it was reached.
+    pub decisive: bool,
+    /// In the order of the arms.
+    pub values: Vec<Value>,
+}
+
+/// Which direction of a figure is the good one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// Less is better.
+    Less,
+    /// More is better.
+    More,
+    /// It only informs.
+    Neither,
+}
+
+/// A figure's value in one arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Value {
+    /// The arm.
+    pub arm: String,
+    /// `None` where it could not be measured.
+    pub value: Option<f64>,
+}
+
+impl Figure {
+    /// Measures a quantity in every arm.
+    pub fn of(
+        name: &str,
+        unit: &str,
+        better: Better,
+        arms: &[Arm],
+        measure: impl Fn(&Arm) -> Option<f64>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            better,
+            decisive: false,
+            values: arms
+                .iter()
+                .map(|arm| Value {
+                    arm: arm.name.clone(),
+                    value: measure(arm),
+                })
+                .collect(),
+        }
+    }
+
+    /// The same quantity as one that the verdict rests on.
+    pub fn decisive(self) -> Self {
+        Self {
+            decisive: true,
+            ..self
+        }
+    }
+}
+
+/// Judges a trial. Pure: the same evidence gives the same verdict.
+pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
+    let mut figures = (experiment.figures)(&trial.arms);
+    figures.extend(load_figures(&trial.arms));
+    let judged = || (experiment.judge)(&trial.arms);
+    let (outcome, reason) = if let Some(reason) = unusable(experiment, trial) {
+        (Outcome::Inconclusive, reason)
+    } else if let Some(reason) = unbitten(experiment, trial) {
+        match judged() {
+            (Outcome::Refuted, harm) if is_control(trial) => (
+                Outcome::Refuted,
+                format!("a false alarm, as no fault was injected: {harm}"),
+            ),
+            _ => (Outcome::Inconclusive, reason),
+        }
+    } else {
+        match (judged(), little_at_stake(&trial.arms)) {
+            ((Outcome::Upheld, _), Some(reason)) => (Outcome::Inconclusive, reason),
+            (judged, _) => judged,
+        }
+    };
+    Verdict {
+        outcome,
+        reason,
+        figures,
+    }
+}
+
+/// What every arm was offered, and how much of it was accepted.
+fn load_figures(arms: &[Arm]) -> [Figure; 2] {
+    let of = |name, count: fn(&Arm) -> u64| {
+        Figure::of(name, "", Better::Neither, arms, |arm| {
+            arm.load.as_ref().map(|_| count(arm) as f64)
+        })
+    };
+    [
+        of("requests offered", offered),
+        of("requests accepted", accepted),
+    ]
+}
+
+/// Whether the fault was withheld from every arm: then nothing may be seen, by a check that can be trusted.
+fn is_control(trial: &Trial) -> bool {
+    let mut faults = trial.arms.iter().filter_map(|arm| arm.fault.as_ref());
+    faults.all(|fault| fault.injected_at.is_none())
+}
+
+/// Why nothing can be concluded from a trial, whatever its figures and its fault were.
+fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
+    if trial.arms.len() != experiment.arms.len() {
+        return Some(format!(
+            "only {} of {} arms were run",
+            trial.arms.len(),
+            experiment.arms.len()
+        ));
+    }
+    trial
+        .arms
+        .iter()
+        .find_map(unusable_arm)
+        .or_else(|| uneven(&trial.arms))
+}
+
+/// Arms are compared, so that they must have been offered about as much. What an arm made of it is its own result: one
+/// that refuses what another accepts did harm, which the experiment counts.
+fn uneven(arms: &[Arm]) -> Option<String> {
+    let most = arms.iter().max_by_key(|arm| offered(arm))?;
+    let least = arms.iter().min_by_key(|arm| offered(arm))?;
+    (offered(least) * 2 < offered(most)).then(|| {
+        format!(
+            "the arm `{}` was offered only {} requests, and the arm `{}` {}",
+            least.name,
+            offered(least),
+            most.name,
+            offered(most)
+        )
+    })
+}
+
+/// Requests that the load was to send in the measured part, those that it had no place for included.
+pub fn offered(arm: &Arm) -> u64 {
+    arm.load.as_ref().map_or(0, |load| {
+        load.summary.measured as u64 + load.summary.not_sent
+    })
+}
+
+/// Requests that were answered as their scenario wants it.
+pub fn accepted(arm: &Arm) -> u64 {
+    arm.load.as_ref().map_or(0, |load| {
+        (load.summary.measured as u64).saturating_sub(load.summary.failed as u64)
+    })
+}
+
+/// Why an arm with the pattern can't show that it prevents harm: it had less than half as much to lose as another arm.
+fn little_at_stake(arms: &[Arm]) -> Option<String> {
+    let most = arms.iter().max_by_key(|arm| at_stake(arm).0)?;
+    let (many, _) = at_stake(most);
+    let least = arms.iter().skip(1).min_by_key(|arm| at_stake(arm).0)?;
+    let (few, what) = at_stake(least);
+    (few == 0 || few * 2 < many).then(|| {
+        format!(
+            "in the arm `{}` only {few} {what}, and {many} in the arm `{}`",
+            least.name, most.name
+        )
+    })
+}
+
+/// What an arm had to lose, and what that is: orders, or requests where the load places none.
+fn at_stake(arm: &Arm) -> (u64, &'static str) {
+    let summary = arm.load.as_ref().map(|load| &load.summary);
+    match summary.filter(|summary| summary.orders.tried == 0) {
+        // What becomes of them is what such an experiment judges.
+        Some(_) => (offered(arm), "requests were to be sent"),
+        None => (
+            arm.books.as_ref().map_or(0, |books| books.promised),
+            "orders were accepted",
+        ),
+    }
+}
+
+/// The first arm whose fault did not bite, if it was to have one.
+fn unbitten(experiment: &Experiment, trial: &Trial) -> Option<String> {
+    let arms = trial.arms.iter().zip(experiment.arms);
+    arms.filter(|(_, plan)| plan.fault_of(experiment).is_some())
+        .find_map(|(arm, _)| unbitten_arm(arm))
+}
+
+fn unbitten_arm(arm: &Arm) -> Option<String> {
+    let name = &arm.name;
+    match &arm.fault {
+        Some(fault) if fault.bite.bit => None,
+        Some(fault) => Some(format!(
+            "in the arm `{name}` the fault did not bite: {}",
+            fault.bite.proof
+        )),
+        None => Some(format!("the arm `{name}` has no fault on record")),
+    }
+}
+
+fn unusable_arm(arm: &Arm) -> Option<String> {
+    let name = &arm.name;
+    if let Some(failure) = &arm.failure {
+        return Some(format!("the arm `{name}` broke off: {failure}"));
+    }
+    if let Some(why) = unsteady(arm.steady_before.as_ref()) {
+        return Some(format!(
+            "the arm `{name}` did not begin in a steady state: {why}"
+        ));
+    }
+    if arm.books.is_none() {
+        return Some(format!("the books of the arm `{name}` could not be read"));
+    }
+    if arm
+        .load
+        .as_ref()
+        .is_none_or(|load| load.summary.measured == 0)
+    {
+        return Some(format!("in the arm `{name}` there was no load"));
+    }
+    if arm.settled_after_ms.is_none() {
+        return Some(format!(
+            "in the arm `{name}` orders were still under way when the books were read"
+        ));
+    }
+    unsteady(arm.steady_after.as_ref())
+        .map(|why| format!("the arm `{name}` did not end in a steady state: {why}"))
+}
+
+fn unsteady(state: Option<&Steadiness>) -> Option<String> {
+    match state {
+        Some(steady) if steady.reached => None,
+        Some(steady) => {
+            let broken = steady.measures.iter().find(|measure| !measure.holds);
+            let broken = broken.map(|measure| {
+                format!(
+                    "{}: {} (allowed: {})",
+                    measure.what, measure.found, measure.tolerance
+                )
+            });
+            Some(broken.unwrap_or_else(|| "not within the time for it".to_owned()))
+        }
+        None => Some("it was never looked at".to_owned()),
+    }
+}
+
+/// A kind of harm or damage, and how much of it an arm shows.
+pub type Count = (&'static str, fn(&Arm) -> u64);
+
+/// The rule of most experiments: harm without the pattern (`arms[0]`), none with it (all others).
+///
+/// `harms` counts each kind of harm that the pattern is to prevent; `damage` counts what no arm with the pattern may
+/// show besides.
+pub fn harm_without_none_with(
+    arms: &[Arm],
+    harms: &[Count],
+    damage: &[Count],
+) -> (Outcome, String) {
+    let Some((without, with)) = arms.split_first() else {
+        return (Outcome::Inconclusive, "there is no arm".to_owned());
+    };
+    let counts = |arm: &Arm, kinds: &[Count]| -> Vec<String> {
+        let counts = kinds.iter().map(|(kind, count)| (kind, count(arm)));
+        counts
+            .filter(|(_, count)| *count > 0)
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect()
+    };
+    // What is a harm already is not named a second time.
+    let damage: Vec<Count> = damage
+        .iter()
+        .filter(|(kind, _)| harms.iter().all(|(harm, _)| harm != kind))
+        .copied()
+        .collect();
+    for arm in with {
+        let seen = [counts(arm, harms), counts(arm, &damage)].concat();
+        if !seen.is_empty() {
+            return (
+                Outcome::Refuted,
+                format!(
+                    "with the pattern `{}` there are still {}",
+                    arm.name,
+                    seen.join(", ")
+                ),
+            );
+        }
+    }
+    let suffered = counts(without, harms);
+    let kinds: Vec<&str> = harms.iter().map(|(kind, _)| *kind).collect();
+    if suffered.is_empty() {
+        return (
+            Outcome::Inconclusive,
+            format!(
+                "without the pattern there was no harm either (0 {}): this run shows no need for it",
+                kinds.join(", 0 ")
+            ),
+        );
+    }
+    (
+        Outcome::Upheld,
+        format!("without it {}; with it none", suffered.join(", ")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{experiments, report::tests::Sketch};
+
+    /// A trial of `outbox` whose arms were offered 560 requests each, except for what `change` does to them.
+    fn judged(change: impl Fn(&mut Arm, &mut Arm)) -> Verdict {
+        let mut off = Sketch::arm("off").build();
+        off.books.as_mut().unwrap().lost = vec!["one".to_owned()];
+        let mut on = Sketch::arm("on").build();
+        change(&mut off, &mut on);
+        let trial = Trial {
+            experiment: "outbox".to_owned(),
+            repetition: 1,
+            seed: 1,
+            arms: vec![off, on],
+        };
+        judge(experiments::find("outbox").unwrap(), &trial)
+    }
+
+    /// Refuses three of four requests.
+    fn refuse(arm: &mut Arm) {
+        let summary = &mut arm.load.as_mut().unwrap().summary;
+        summary.failed = summary.measured * 3 / 4;
+        let books = arm.books.as_mut().unwrap();
+        books.promised /= 4;
+    }
+
+    #[test]
+    fn requests_that_only_the_arm_without_the_pattern_refuses_are_harm() {
+        let verdict = judged(|off, _| refuse(off));
+        assert_eq!(verdict.outcome, Outcome::Upheld, "{}", verdict.reason);
+        assert!(
+            verdict.reason.contains("requests failed"),
+            "{}",
+            verdict.reason
+        );
+        // Also where nothing was lost, as nothing was accepted.
+        let verdict = judged(|off, _| {
+            refuse(off);
+            let books = off.books.as_mut().unwrap();
+            books.promised = 0;
+            books.lost.clear();
+        });
+        assert_eq!(verdict.outcome, Outcome::Upheld, "{}", verdict.reason);
+    }
+
+    #[test]
+    fn requests_that_the_arm_with_the_pattern_refuses_refute_it() {
+        let verdict = judged(|_, on| refuse(on));
+        assert_eq!(verdict.outcome, Outcome::Refuted, "{}", verdict.reason);
+    }
+
+    #[test]
+    fn an_arm_with_the_pattern_that_had_little_to_lose_does_not_uphold_it() {
+        for promised in [0, 10] {
+            let verdict = judged(|_, on| on.books.as_mut().unwrap().promised = promised);
+            assert_eq!(verdict.outcome, Outcome::Inconclusive, "{}", verdict.reason);
+            assert!(
+                verdict.reason.contains("orders were accepted"),
+                "{}",
+                verdict.reason
+            );
+        }
+    }
+
+    #[test]
+    fn arms_that_were_not_offered_the_same_are_not_compared() {
+        let verdict = judged(|off, _| {
+            off.load.as_mut().unwrap().summary.measured /= 4;
+        });
+        assert_eq!(verdict.outcome, Outcome::Inconclusive);
+        assert!(
+            verdict.reason.contains("was offered only"),
+            "{}",
+            verdict.reason
+        );
+    }
+
+    #[test]
+    fn every_verdict_shows_what_was_offered_and_accepted() {
+        let verdict = judged(|off, _| refuse(off));
+        let values = |name: &str| -> Vec<Option<f64>> {
+            let figure = verdict.figures.iter().find(|figure| figure.name == name);
+            figure
+                .unwrap()
+                .values
+                .iter()
+                .map(|value| value.value)
+                .collect()
+        };
+        assert_eq!(values("requests offered"), [Some(560.0), Some(560.0)]);
+        assert_eq!(values("requests accepted"), [Some(140.0), Some(560.0)]);
+    }
+}

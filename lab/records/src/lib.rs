@@ -1,0 +1,8 @@
+//! What load runs, alerts and evaluations write to disk or send to one another, as serde types.
+//!
+//! Left out: where the files are, and what they mean.
+
+pub mod alerts;
+pub mod evaluation;
+pub mod load;
+pub mod schema_check;

@@ -1,0 +1,178 @@
+//! The release binaries of the services, the tools beside them and the load generator, made by one cargo call.
+//!
+//! One call for all: a second one, for `loadtest` alone, would unify features differently and compile
+//! most of the dependencies again.
+
+use std::{
+    env::consts::{ARCH, OS},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use crate::{
+    process::Call,
+    project::{Project, own_images},
+};
+use base::{outcome, progress::Step};
+
+const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
+/// The load generator's package and binary.
+const LOADTEST: &str = "loadtest";
+/// Static, so that an image needs nothing but the binary; and at a fixed address, so that no table of 800 kB has to be read at
+/// each start to move everything elsewhere, and stays in memory.
+const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+/// Builds the services on hosts that aren't Linux.
+const RUST_IMAGE: &str = "docker.io/library/rust:1.95-bookworm";
+
+/// What one build made.
+#[derive(Debug)]
+pub struct Binaries {
+    /// Holds a file for each service and tool.
+    services: PathBuf,
+    /// The load generator, for this machine.
+    pub loadtest: PathBuf,
+}
+
+/// Builds whatever changed.
+pub fn build(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
+    if OS == "linux" {
+        build_natively(project, step)
+    } else {
+        build_in_container(project, step)
+    }
+}
+
+fn build_natively(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
+    let target = linux_target()?;
+    let packages = own_images().chain([LOADTEST]);
+    // The flags stand in this child's environment alone: in a configuration file they would reach
+    // every other build and compile it all again.
+    cargo(project)
+        .args(["build", "--locked", "--release", "--target", target])
+        .args(packages.flat_map(|package| ["--package", package]))
+        .env("RUSTFLAGS", STATIC)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .limit(BUILD_LIMIT)
+        .logged(&project.log("cargo"), |line| step.update(line))?;
+    let folder = project.cargo_target().join(target).join("release");
+    Ok(Binaries {
+        loadtest: folder.join(LOADTEST),
+        services: folder,
+    })
+}
+
+/// The same cargo call inside a Linux container, its caches in volumes; the load generator natively.
+fn build_in_container(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
+    let target = linux_target()?;
+    let folder = project.outputs().join("linux");
+    fs::create_dir_all(&folder)?;
+    let packages: String = own_images()
+        .map(|package| format!(" --package {package}"))
+        .collect();
+    let binaries: String = own_images()
+        .map(|package| format!(" /target/{target}/release/{package}"))
+        .collect();
+    let script =
+        format!("cargo build --locked --release --target {target}{packages} && cp{binaries} /out/");
+    Call::new("docker")
+        .args(["run", "--rm", "--volume"])
+        .args([
+            format!("{}:/work:ro", project.root.display()),
+            "--volume".to_owned(),
+        ])
+        .args([format!("{}:/out", folder.display())])
+        .args([
+            "--volume",
+            "agora-cargo-registry:/usr/local/cargo/registry",
+            "--volume",
+            "agora-cargo-target:/target",
+        ])
+        .args([
+            "--env",
+            "CARGO_TARGET_DIR=/target",
+            "--env",
+            &format!("RUSTFLAGS={STATIC}"),
+        ])
+        .args(["--workdir", "/work", RUST_IMAGE, "sh", "-c", &script])
+        .limit(BUILD_LIMIT)
+        .logged(&project.log("cargo"), |line| step.update(line))?;
+    cargo(project)
+        .args(["build", "--locked", "--release", "--package", LOADTEST])
+        .limit(BUILD_LIMIT)
+        .logged(&project.log("cargo-loadtest"), |line| step.update(line))?;
+    Ok(Binaries {
+        services: folder,
+        loadtest: project.cargo_target().join("release").join(LOADTEST),
+    })
+}
+
+/// A cargo call that doesn't carry what `cargo run` set for this process: some build scripts watch those
+/// variables and would run again each time a build starts from here rather than from a shell.
+pub fn cargo(project: &Project) -> Call {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("CARGO_PKG_")
+                || name.starts_with("CARGO_MANIFEST_")
+                || name.starts_with("CARGO_BIN_")
+        })
+        .fold(Call::new(program).dir(&project.root), Call::env_remove)
+}
+
+fn linux_target() -> anyhow::Result<&'static str> {
+    match ARCH {
+        "x86_64" => Ok("x86_64-unknown-linux-gnu"),
+        "aarch64" => Ok("aarch64-unknown-linux-gnu"),
+        other => Err(outcome::unavailable(
+            format!("no service images can be made on a {other} machine"),
+            "use a machine with an x86_64 or aarch64 processor",
+        )),
+    }
+}
+
+/// Copies each service's and tool's binary into its build context, where it differs from what is there.
+pub fn stage(project: &Project, binaries: &Binaries) -> anyhow::Result<()> {
+    for service in own_images() {
+        let context = project.binaries().join(service);
+        fs::create_dir_all(&context)
+            .with_context(|| format!("failed to create {}", context.display()))?;
+        copy_if_changed(&binaries.services.join(service), &context.join(service))?;
+    }
+    Ok(())
+}
+
+fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let fresh = fs::read(from).with_context(|| format!("failed to read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == fresh) {
+        return Ok(());
+    }
+    // Removed first: writing into a binary that runs from here fails with "text file busy".
+    let _ = fs::remove_file(to);
+    fs::copy(from, to)
+        .with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unchanged_binary_keeps_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::write(&from, "one").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        let before = fs::metadata(&to).unwrap().modified().unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), before);
+        fs::write(&from, "two").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"two");
+    }
+}

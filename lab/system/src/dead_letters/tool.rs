@@ -1,0 +1,197 @@
+//! The tool that moves dead letters: `dead-letters`, run in a container for a moment, where the broker is in reach.
+//!
+//! xtask itself speaks no AMQP: the management API can take messages out of a queue, but neither wait for a
+//! confirm nor give back the ones that aren't meant.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+use shared_events::dead_letters::{Report, Selection};
+
+use crate::{
+    compose::Compose,
+    engine::{self, Container},
+    project::{Project, Settings},
+    service_images,
+};
+use base::outcome::{self, Exit};
+
+/// A full queue takes some minutes.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+const SERVICE: &str = "dead-letters";
+
+/// What the tool does with letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Send them to the queue that they died from.
+    Replay,
+    /// Remove them.
+    Purge,
+}
+
+impl Task {
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Purge => "purge",
+        }
+    }
+
+    /// What a letter is then.
+    pub fn done(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Purge => "removed",
+        }
+    }
+}
+
+/// One call of the tool.
+#[derive(Debug, Clone)]
+pub struct Order<'a> {
+    /// What to do with them.
+    pub task: Task,
+    /// The dead-letter queue.
+    pub queue: &'a str,
+    /// Which messages.
+    pub selection: &'a Selection,
+    /// The most messages; all where it is `None`.
+    pub limit: Option<usize>,
+    /// Only tells what would be done.
+    pub dry_run: bool,
+}
+
+/// The tool, ready to be run.
+pub struct Tool<'a> {
+    project: &'a Project,
+    compose: Compose,
+    settings: Settings,
+}
+
+impl<'a> Tool<'a> {
+    /// Makes sure that it can be run.
+    pub fn new(project: &'a Project, containers: &[Container]) -> anyhow::Result<Self> {
+        let broker = containers
+            .iter()
+            .find(|container| container.service == "rabbitmq");
+        if broker.is_none_or(|broker| !broker.is_healthy()) {
+            let condition = broker.map_or_else(|| "not started".to_owned(), Container::condition);
+            return Err(outcome::unavailable(
+                format!("rabbitmq is {condition}"),
+                "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",
+            ));
+        }
+        let compose = Compose::find()?.ok_or_else(|| {
+            outcome::unavailable(
+                "Docker Compose V2 is missing",
+                "`cargo xtask up` fetches it",
+            )
+        })?;
+        if engine::image(&service_images::tag(SERVICE))?.is_none() {
+            return Err(outcome::unavailable(
+                format!("the image {} isn't here", service_images::tag(SERVICE)),
+                "`cargo xtask up` builds it",
+            ));
+        }
+        Ok(Self {
+            project,
+            compose,
+            settings: project.settings()?,
+        })
+    }
+
+    /// Runs it; its report, and how it ended. What it has to say goes to standard error.
+    pub fn run(&self, order: &Order<'_>) -> anyhow::Result<(Report, Exit)> {
+        let run = ["run", "--rm", "--no-deps", "-T", SERVICE];
+        let call = self
+            .compose
+            .call(self.project, &self.settings, run)
+            .args(arguments(order))
+            // Not a line for each container that comes and goes.
+            .env("COMPOSE_PROGRESS", "quiet")
+            .limit(LIMIT);
+        let (text, code) = call.read_beside_stderr()?;
+        let report = serde_json::from_str(&text).with_context(|| {
+            let code = code.map_or_else(|| "by a signal".to_owned(), |code| code.to_string());
+            format!("`{SERVICE}` ended ({code}) without a report")
+        })?;
+        Ok((report, Exit::from_code(code)))
+    }
+}
+
+fn arguments(order: &Order<'_>) -> Vec<String> {
+    let Selection {
+        reason,
+        event_type,
+        id,
+        older_than,
+        younger_than,
+    } = order.selection;
+    let seconds = |age: &Option<Duration>| age.map(|age| age.as_secs().to_string());
+    let options = [
+        ("--queue", Some(order.queue.to_owned())),
+        ("--reason", reason.clone()),
+        ("--type", event_type.clone()),
+        ("--id", id.clone()),
+        ("--older-than-seconds", seconds(older_than)),
+        ("--younger-than-seconds", seconds(younger_than)),
+        ("--limit", order.limit.map(|limit| limit.to_string())),
+    ];
+    let given = options
+        .into_iter()
+        // In one piece: a value may begin with a dash.
+        .filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    [order.task.argument().to_owned()]
+        .into_iter()
+        .chain(given)
+        .chain(order.dry_run.then(|| "--dry-run".to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tool_is_told_every_condition() {
+        let selection = Selection {
+            reason: Some("-odd".to_owned()),
+            event_type: Some("t".to_owned()),
+            id: Some("0193".to_owned()),
+            older_than: Some(Duration::from_secs(600)),
+            younger_than: Some(Duration::from_secs(3_600)),
+        };
+        let mut order = Order {
+            task: Task::Replay,
+            queue: "order_events.dead",
+            selection: &selection,
+            limit: Some(5),
+            dry_run: true,
+        };
+        assert_eq!(
+            arguments(&order),
+            [
+                "replay",
+                "--queue=order_events.dead",
+                "--reason=-odd",
+                "--type=t",
+                "--id=0193",
+                "--older-than-seconds=600",
+                "--younger-than-seconds=3600",
+                "--limit=5",
+                "--dry-run"
+            ]
+        );
+        let everything = Selection::default();
+        order = Order {
+            task: Task::Purge,
+            selection: &everything,
+            limit: None,
+            dry_run: false,
+            ..order
+        };
+        assert_eq!(arguments(&order), ["purge", "--queue=order_events.dead"]);
+    }
+}

@@ -1,0 +1,307 @@
+//! The parts that come as upstream images only: Grafana, Loki, and Alloy, which feeds it. `up` starts those that it
+//! could pull, after everything else; of the others it says what is missing and what that costs. Nothing that happens
+//! here makes an `up` fail: the system is whole without them.
+
+use std::{collections::BTreeMap, thread};
+
+use crate::{
+    compose::Compose,
+    engine::{self, Container},
+    env_file::EnvFile,
+    images::{self, References, Source},
+    interrupt::Interrupted,
+    ports,
+    project::{GRAFANA, Project, Settings},
+};
+use base::progress::Step;
+
+/// Loki's service and port; it publishes none.
+pub const LOKI: (&str, u16) = ("loki", 3100);
+
+/// How long the parts may take until they are healthy.
+const HEALTHY_WITHIN_SECONDS: u64 = 120;
+
+/// A part that the system can do without.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// The compose service.
+    service: &'static str,
+    /// The setting that names its image.
+    setting: &'static str,
+    /// Another part without which it is of no use.
+    needs: Option<&'static str>,
+    /// What its absence costs, and what serves in its place.
+    without: &'static str,
+}
+
+const PARTS: [Part; 3] = [
+    Part {
+        service: "loki",
+        setting: "AGORA_IMAGE_LOKI",
+        needs: None,
+        without: "log lines can't be searched in a browser: use `cargo xtask logs` and `logs --trace ID`",
+    },
+    Part {
+        service: "alloy",
+        setting: "AGORA_IMAGE_ALLOY",
+        needs: Some("loki"),
+        without: "nothing ships log lines to Loki: `cargo xtask logs` reads them from the engine",
+    },
+    Part {
+        service: "grafana",
+        setting: "AGORA_IMAGE_GRAFANA",
+        needs: None,
+        without: "no dashboards: use Prometheus's and Jaeger's own pages; `cargo xtask verify-dashboards` asks what \
+                  the panels would",
+    },
+];
+
+/// The compose services of all parts.
+pub fn services() -> impl Iterator<Item = &'static str> {
+    PARTS.into_iter().map(|part| part.service)
+}
+
+/// Whether a container is one of theirs: how it does is nobody else's concern.
+pub fn is_optional(container: &Container) -> bool {
+    services().any(|service| service == container.service)
+}
+
+/// The parts' pins, with the mirror in place of their registry if one is named.
+pub fn upstream(project: &Project) -> anyhow::Result<References> {
+    images::upstream_of(project, &PARTS.map(|part| part.setting))
+}
+
+/// What is to be done about a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// Its image is here.
+    Start,
+    /// A registry may have it.
+    Pull,
+    Leave,
+}
+
+/// A registry is asked where it gave the other images too, or where that is demanded, and once: an `up` with nothing
+/// to do needs no network.
+fn plan(source: Source, others_pulled: bool, here: bool, asked_before: bool) -> Plan {
+    match source {
+        _ if here => Plan::Start,
+        Source::Pull => Plan::Pull,
+        Source::Auto if others_pulled && !asked_before => Plan::Pull,
+        Source::Auto | Source::Local => Plan::Leave,
+    }
+}
+
+/// Starts the parts that can be had, and says in a line each what is missing. `others` are the images that everything
+/// else was started from.
+///
+/// # Errors
+/// When the engine, `.env` or `images/upstream.env` can't be read, and after Ctrl-C.
+pub fn start(
+    project: &Project,
+    compose: &Compose,
+    settings: &Settings,
+    source: Source,
+    others: &References,
+    step: &Step,
+) -> anyhow::Result<()> {
+    if project.is_for_tests() {
+        step.result("none: no test needs them");
+        return Ok(());
+    }
+    let pins = upstream(project)?;
+    let mut file = EnvFile::read(&project.env_file)?;
+    let others_pulled = *others == images::upstream(project)?;
+    let mut missing = obtain(project, &pins, &file, source, others_pulled, step)?;
+    for part in PARTS {
+        // An empty one says that the registry was asked in vain.
+        let reference = match missing.get(part.service) {
+            None => pins[part.setting].as_str(),
+            Some(_) => "",
+        };
+        if !reference.is_empty() || file.get(part.setting).is_some() || others_pulled {
+            file.set(part.setting, reference);
+        }
+    }
+    file.save()?;
+    if let Some(taken) = port_conflict(settings, &engine::containers(project)?)? {
+        missing.entry("grafana").or_insert(taken);
+    }
+    let chosen = startable(&missing);
+    if !chosen.is_empty() {
+        let settings = settings.with(&pins);
+        if let Err(error) = compose_up(project, compose, &settings, &chosen, step) {
+            if error.is::<Interrupted>() {
+                return Err(error);
+            }
+            step.say(&format!(
+                "not all of {} are healthy; `cargo xtask logs SERVICE` says why, and the rest of the system is not \
+                 concerned",
+                chosen.join(", ")
+            ));
+        }
+    }
+    for part in PARTS.iter().filter(|part| !chosen.contains(&part.service)) {
+        let why = missing
+            .get(part.service)
+            .map_or("it is of no use alone", String::as_str);
+        step.say(&format!("no {} ({why}): {}", part.service, part.without));
+    }
+    step.result(match chosen.as_slice() {
+        [] => "none".to_owned(),
+        chosen => chosen.join(", "),
+    });
+    Ok(())
+}
+
+/// Brings the images here that can be brought; returns the services without one, each with the reason.
+fn obtain(
+    project: &Project,
+    pins: &References,
+    file: &EnvFile,
+    source: Source,
+    others_pulled: bool,
+    step: &Step,
+) -> anyhow::Result<BTreeMap<&'static str, String>> {
+    let mut missing = BTreeMap::new();
+    let mut to_pull = Vec::new();
+    for part in PARTS {
+        let here = engine::image(&pins[part.setting])?.is_some();
+        let asked_before = file.get(part.setting) == Some("");
+        match plan(source, others_pulled, here, asked_before) {
+            Plan::Start => {}
+            Plan::Pull => to_pull.push(part),
+            Plan::Leave if asked_before => {
+                let why = "the registry didn't have it; `cargo xtask up --images pull` asks again";
+                missing.insert(part.service, why.to_owned());
+            }
+            Plan::Leave => {
+                missing.insert(part.service, "there is no local recipe for it".to_owned());
+            }
+        }
+    }
+    if to_pull.is_empty() {
+        return Ok(missing);
+    }
+    step.update("pulling");
+    thread::scope(|scope| {
+        let pulls: Vec<_> = to_pull
+            .iter()
+            .map(|part| {
+                let reference = &pins[part.setting];
+                (part, scope.spawn(|| images::pull_one(project, reference)))
+            })
+            .collect();
+        for (part, pull) in pulls {
+            let pulled = pull
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            match pulled {
+                Ok(()) => {}
+                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(_) => {
+                    let why = format!("{} can't be pulled", pins[part.setting]);
+                    missing.insert(part.service, why);
+                }
+            }
+        }
+        Ok(missing)
+    })
+}
+
+/// The services that can be started and are of use, given those that are missing.
+fn startable(missing: &BTreeMap<&'static str, String>) -> Vec<&'static str> {
+    let usable = PARTS.into_iter().filter(|part| {
+        let has = |service: &str| !missing.contains_key(service);
+        has(part.service) && part.needs.is_none_or(has)
+    });
+    usable.map(|part| part.service).collect()
+}
+
+/// Why Grafana can't have its port. A port that another program has is no reason to fail.
+fn port_conflict(settings: &Settings, own: &[Container]) -> anyhow::Result<Option<String>> {
+    let conflict = ports::conflict(settings, own, &GRAFANA)?;
+    Ok(conflict
+        .map(|conflict| format!("{conflict}; `{}=<port> cargo xtask up`", conflict.variable)))
+}
+
+fn compose_up(
+    project: &Project,
+    compose: &Compose,
+    settings: &Settings,
+    chosen: &[&str],
+    step: &Step,
+) -> anyhow::Result<()> {
+    compose
+        .up(
+            project,
+            settings,
+            HEALTHY_WITHIN_SECONDS,
+            chosen.iter().copied(),
+        )
+        .logged(&project.log("compose-up-optional"), |line| {
+            step.update(line)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn missing(services: &[&'static str]) -> BTreeMap<&'static str, String> {
+        services
+            .iter()
+            .map(|service| (*service, "gone".to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_here_is_started_wherever_the_other_images_came_from() {
+        for source in [Source::Auto, Source::Pull, Source::Local] {
+            assert_eq!(plan(source, false, true, true), Plan::Start);
+        }
+    }
+
+    #[test]
+    fn a_registry_that_gave_the_other_images_is_asked_once() {
+        assert_eq!(plan(Source::Auto, true, false, false), Plan::Pull);
+        assert_eq!(plan(Source::Auto, true, false, true), Plan::Leave);
+        assert_eq!(plan(Source::Pull, true, false, true), Plan::Pull);
+    }
+
+    #[test]
+    fn without_a_registry_nobody_is_asked() {
+        assert_eq!(plan(Source::Auto, false, false, false), Plan::Leave);
+        assert_eq!(plan(Source::Local, true, false, false), Plan::Leave);
+    }
+
+    #[test]
+    fn one_missing_part_keeps_only_those_away_that_need_it() {
+        assert_eq!(startable(&missing(&[])), ["loki", "alloy", "grafana"]);
+        assert_eq!(startable(&missing(&["grafana"])), ["loki", "alloy"]);
+        assert_eq!(startable(&missing(&["alloy"])), ["loki", "grafana"]);
+        assert_eq!(startable(&missing(&["loki"])), ["grafana"]);
+        assert_eq!(startable(&missing(&["loki", "alloy", "grafana"])), [""; 0]);
+    }
+
+    #[test]
+    fn every_part_has_a_pin_and_a_service_that_only_a_profile_starts() {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let pins = EnvFile::read(&root.join("images/upstream.env")).unwrap();
+        let compose = std::fs::read_to_string(root.join("compose.yaml")).unwrap();
+        for part in PARTS {
+            assert!(
+                pins.get(part.setting).is_some_and(|pin| pin.contains(':')),
+                "{}",
+                part.setting
+            );
+            let service = format!(
+                "\n  {}:\n    <<: *bounded\n    profiles: [pulled]\n    image: ${{{}:-",
+                part.service, part.setting
+            );
+            assert!(compose.contains(&service), "{}", part.service);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Rotates the keys that sign tokens, in two steps ([`Rotation::rotate`]), so that a token is never made with a key that a
+//! replica doesn't know yet.
+
+use base::outcome;
+
+use crate::{
+    engine::{self, Container},
+    lab::Lab,
+    project::Settings,
+    rolling::{Left, Replaced, Rolling},
+    signing_keys::{JWT_KEYS, SERVICE, SigningKeys},
+};
+
+/// The keys of a system's settings.
+///
+/// # Errors
+/// When there are none, or the setting can't be read.
+pub fn keys_of(settings: &Settings) -> anyhow::Result<SigningKeys> {
+    SigningKeys::parse(settings.require(JWT_KEYS)?)
+}
+
+/// The steps of a rotation that are left to be done, and how it is to be kept.
+pub struct Rotation<'a> {
+    /// The running system.
+    pub lab: &'a Lab<'a>,
+    /// What new containers are made with, besides the keys.
+    pub settings: Settings,
+    /// The keys as they are to be.
+    pub keys: SigningKeys,
+}
+
+impl Rotation<'_> {
+    /// A new key signs, and the old ones still verify: first every replica learns the new one, then it signs. `keep` is
+    /// called before each step with the keys that it is about. One that was cut short is finished instead of a second
+    /// one begun.
+    pub fn rotate(
+        &mut self,
+        say: &dyn Fn(&str),
+        keep: impl Fn(&SigningKeys) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<Left>> {
+        let mut left = Vec::new();
+        if self.is_finishing()? && self.keys.pending().is_none() {
+            keep(&self.keys)?;
+        } else {
+            let new = match self.keys.pending() {
+                Some(pending) => pending.to_owned(),
+                None => {
+                    let new = SigningKeys::fresh()?;
+                    let id = new.ids().remove(0);
+                    self.keys.add(new);
+                    id
+                }
+            };
+            keep(&self.keys)?;
+            left = self.hand_out("knows the new key", say)?;
+            self.keys.promote(&new);
+            keep(&self.keys)?;
+        }
+        left.extend(self.hand_out("signs with it", say)?);
+        Ok(left)
+    }
+
+    /// Whether a rotation was cut short: its key waits to sign, or doesn't sign everywhere yet.
+    pub fn is_finishing(&self) -> anyhow::Result<bool> {
+        let signs = self.keys.ids().into_iter().next();
+        let elsewhere = |keys: &Vec<String>| keys.first() != signs.as_ref();
+        Ok(self.keys.pending().is_some() || self.lab.signing_keys()?.iter().any(elsewhere))
+    }
+
+    /// Replaces every container of user-service that has other keys than these, one by one. Returns when all that there
+    /// are have them, and are healthy. `what` is what each can do now, to be said of it.
+    pub fn hand_out(&self, what: &str, say: &dyn Fn(&str)) -> anyhow::Result<Vec<Left>> {
+        let text = self.keys.text();
+        let settings = self.settings.with([(JWT_KEYS, &text)]);
+        let rolling = Rolling::new(self.lab, SERVICE, settings);
+        let others = |container: &Container| container.signing_keys != self.keys.ids();
+        let mut olds = rolling.containers()?;
+        let all = olds.len();
+        olds.retain(others);
+        let mut left = Vec::new();
+        for old in &olds {
+            let Replaced { new, left: one, .. } = rolling.replace(old)?;
+            left.push(one);
+            say(&format!(
+                "{} {what}: {} of {all}",
+                engine::name(&new),
+                left.len() + all - olds.len()
+            ));
+        }
+        // Asked of the engine, not of what was done here: a token must not be made that one of them doesn't know.
+        match rolling
+            .containers()?
+            .iter()
+            .find(|container| others(container))
+        {
+            None => Ok(left),
+            Some(container) => Err(outcome::failed(
+                format!(
+                    "a container of {SERVICE} has the keys {} instead of {}",
+                    container.signing_keys.join(", "),
+                    self.keys.ids().join(", ")
+                ),
+                "run it again",
+            )),
+        }
+    }
+}

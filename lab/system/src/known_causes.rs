@@ -1,0 +1,158 @@
+//! Causes of a start that failed, known by what the engine or a service says, each with what helps against it.
+
+use shared_events::topology::OTHER_ARGUMENTS;
+
+use crate::{
+    engine::{self, docker},
+    interrupt,
+    project::Project,
+};
+use base::{outcome, progress};
+
+/// What the engine says when it has no subnet left to give, up to version 26 and from then on.
+const NO_SUBNET: [&str; 2] = [
+    "could not find an available, non-overlapping IPv4 address pool",
+    "all predefined address pools have been fully subnetted",
+];
+const MORE_SUBNETS: &str = "`docker network ls` shows the networks, `docker network prune` removes those that no \
+                            container uses; or give the engine more: `default-address-pools` in /etc/docker/daemon.json";
+/// The networks that `up` makes, at least: those of compose.yaml that a container without a profile is in.
+const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
+/// What `doctor` calls the networks that it makes to see whether it can.
+const TRIAL: &str = "agora-doctor";
+
+/// The cause that a text tells of, if it is a known one.
+pub fn of(text: &str) -> Option<anyhow::Error> {
+    if NO_SUBNET.iter().any(|said| text.contains(said)) {
+        return Some(no_subnet());
+    }
+    let (before, _) = text.split_once(OTHER_ARGUMENTS)?;
+    // The service puts the name in backquotes.
+    let mut parts = before.rsplit('`').skip(1);
+    let (name, kind) = (parts.next()?, parts.next()?.split_whitespace().last()?);
+    let remove = match kind {
+        "queue" => format!(
+            "`docker exec CONTAINER rabbitmqctl delete_queue --if-empty {name}`, CONTAINER being rabbitmq's of `docker ps`"
+        ),
+        _ => "in RabbitMQ's management".to_owned(),
+    };
+    Some(outcome::failed(
+        format!("the {kind} `{name}` {OTHER_ARGUMENTS}"),
+        format!(
+            "remove it once it is empty ({remove}), and its services declare it anew: see \"A queue with other arguments\" \
+             in docs/runbook.md; or delete all data with `cargo xtask down --volumes`"
+        ),
+    ))
+}
+
+fn no_subnet() -> anyhow::Error {
+    outcome::unavailable(
+        "the engine has no address range left for another network",
+        MORE_SUBNETS,
+    )
+}
+
+/// Fails where the engine has not enough subnets for the networks that the project still lacks. It makes them, without any
+/// container, and removes them: which ranges are free depends on the machine's own routes, and only the engine knows.
+pub fn require_subnets(project: &Project) -> anyhow::Result<()> {
+    let made = engine::networks(project)?.len();
+    let mut trial = Trial { names: Vec::new() };
+    for number in made..NETWORKS.len() {
+        let name = format!("{TRIAL}-{}-{number}", std::process::id());
+        let output = docker(["network", "create", "--internal", &name]).output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(of(&said).unwrap_or_else(|| {
+                outcome::unavailable(
+                    format!("the engine makes no network: {}", said.trim()),
+                    "`docker network create NAME` shows whether it does again",
+                )
+            }));
+        }
+        trial.names.push(name);
+    }
+    Ok(())
+}
+
+/// Networks that are removed when this is dropped.
+struct Trial {
+    names: Vec<String>,
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if self.names.is_empty() {
+            return;
+        }
+        let names = self.names.iter().map(String::as_str);
+        let removed =
+            interrupt::set_aside(|| docker(["network", "rm"].into_iter().chain(names)).read());
+        if let Err(error) = removed {
+            progress::warn(&format!(
+                "networks of `doctor` are left over ({TRIAL}-…): {error:#}"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn known(text: &str) -> (String, String) {
+        let error = of(text).expect("a known cause");
+        let failure = error.downcast_ref::<outcome::Failure>().unwrap();
+        (failure.cause.clone(), failure.next_step.clone())
+    }
+
+    #[test]
+    fn exhausted_address_pools_are_named_with_what_helps() {
+        for text in [
+            "failed to create network agora_public: Error response from daemon: could not find an available, \
+             non-overlapping IPv4 address pool among the defaults to assign to the network",
+            "Error response from daemon: all predefined address pools have been fully subnetted",
+        ] {
+            let (cause, next_step) = known(text);
+            assert!(cause.contains("no address range left"), "{cause}");
+            for part in ["docker network prune", "default-address-pools"] {
+                assert!(next_step.contains(part), "{next_step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_with_other_arguments_is_named_with_what_helps() {
+        let log = r#"order-service is unhealthy; its log ends with:
+            {"level":"ERROR","error":"the queue `order_events.retry.5s` is in the broker with other arguments than this version declares: PRECONDITION_FAILED","message":"…"}"#;
+        let (cause, next_step) = known(log);
+        assert!(
+            cause.starts_with("the queue `order_events.retry.5s` is in the broker"),
+            "{cause}"
+        );
+        assert!(
+            next_step.contains("delete_queue --if-empty order_events.retry.5s"),
+            "{next_step}"
+        );
+        let runbook = include_str!("../../../docs/runbook.md");
+        assert!(runbook.contains("A queue with other arguments"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_as_it_is() {
+        for text in ["", "no space left on device", OTHER_ARGUMENTS] {
+            assert!(of(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_networks_that_up_makes_are_composes() {
+        let compose = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../compose.yaml"));
+        let compose = std::fs::read_to_string(compose).unwrap();
+        let (_, networks) = compose.split_once("\nnetworks:\n").unwrap();
+        for network in NETWORKS {
+            assert!(networks.contains(&format!("  {network}:\n")), "{network}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The running system in the hands of whoever experiments with it: its containers, databases and broker, asked from
+//! outside, and its configuration.
+//!
+//! The databases are asked as superuser through `psql` in their container, as they publish no port. What the services
+//! say about themselves is not asked for here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::{
+    binaries, broker,
+    compose::Compose,
+    engine::{self, Container, docker},
+    http::Client,
+    process::Call,
+    project::{Project, Settings},
+    service_images, signing_keys, wait,
+};
+use base::{outcome, progress::Step};
+use records::evaluation::Configuration;
+
+/// As which program the databases see us: a session that was left behind is found by it.
+pub const APPLICATION: &str = "agora-evaluation";
+/// The services whose configuration experiments change.
+pub const CONFIGURED: [&str; 6] = [
+    "user-service",
+    "product-service",
+    "order-service",
+    "inventory-service",
+    "alertmanager",
+    "traefik",
+];
+/// How long a question to a database may take.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
+/// How long containers may take to be healthy in a new configuration.
+const CONFIGURED_WITHIN_SECONDS: u64 = 90;
+const SWITCH: &str = "AGORA_PATTERN_";
+/// Nothing else that calls compose says this.
+const SCALE: &str = "--scale=";
+
+/// A running system.
+#[derive(Debug)]
+pub struct Lab<'a> {
+    /// Whose system it is.
+    pub project: &'a Project,
+    compose: Compose,
+    settings: Settings,
+}
+
+/// How the configured services are to be set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Patterns that are off: `inbox`, …
+    pub patterns_off: BTreeSet<String>,
+    /// Containers of a service, where it isn't one.
+    pub replicas: BTreeMap<String, u32>,
+    /// Figures of patterns, by variable.
+    pub figures: BTreeMap<String, String>,
+}
+
+impl Wanted {
+    /// As it was found.
+    pub fn found(found: &Configuration) -> Self {
+        Self {
+            patterns_off: found.all_patterns_off(),
+            replicas: found.replicas.clone(),
+            figures: found.figures.clone(),
+        }
+    }
+}
+
+impl<'a> Lab<'a> {
+    /// The project's system, which somebody has started.
+    pub fn new(project: &'a Project) -> anyhow::Result<Self> {
+        engine::running_system(project)?;
+        let compose = Compose::find()?.ok_or_else(|| {
+            outcome::unavailable(
+                "Docker Compose V2 is missing",
+                "`cargo xtask up` fetches it",
+            )
+        })?;
+        Ok(Self {
+            project,
+            compose,
+            settings: project.settings()?,
+        })
+    }
+
+    /// All containers, stopped ones included.
+    pub fn containers(&self) -> anyhow::Result<Vec<Container>> {
+        engine::containers(self.project)
+    }
+
+    /// A service's containers, stopped ones included; an error when there is none.
+    pub fn containers_of(&self, service: &str) -> anyhow::Result<Vec<Container>> {
+        let mut containers = self.containers()?;
+        containers.retain(|container| container.service == service);
+        if containers.is_empty() {
+            return Err(outcome::unavailable(
+                format!("{service} has no container"),
+                "`cargo xtask up` starts what is missing",
+            ));
+        }
+        Ok(containers)
+    }
+
+    /// Its settings, as the env file and this process's environment have them.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// These settings with the switches as a service's containers have them now.
+    pub fn settings_as_configured(&self, service: &str) -> anyhow::Result<Settings> {
+        let containers = self.containers_of(service)?;
+        let off = containers
+            .iter()
+            .flat_map(|container| &container.patterns_off);
+        let off: BTreeMap<String, String> = off
+            .map(|pattern| {
+                (
+                    format!("{SWITCH}{}", pattern.to_uppercase()),
+                    "off".to_owned(),
+                )
+            })
+            .collect();
+        let settings = self.settings.without_prefix(SWITCH);
+        Ok(settings.with(off.iter().map(|(name, value)| (name.as_str(), value))))
+    }
+
+    /// A call of compose for this system.
+    pub fn compose<'b>(&self, args: impl IntoIterator<Item = &'b str>) -> Call {
+        self.compose.call(self.project, &self.settings, args)
+    }
+
+    /// A call of compose that changes a service's containers, of which there are to be `count`, with these settings and
+    /// further options. One whose process was killed is waited for by [`Lab::wait_for_abandoned_configuring`].
+    pub fn compose_up(
+        &self,
+        settings: &Settings,
+        service: &str,
+        count: usize,
+        options: &[&str],
+    ) -> Call {
+        self.compose
+            .call(self.project, settings, ["up", "--no-build", "--no-deps"])
+            .args(options)
+            .args([format!("{SCALE}{service}={count}").as_str(), service])
+            .limit(Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 60))
+    }
+
+    /// Builds the services' images where something changed.
+    pub fn build_services(&self, step: &Step) -> anyhow::Result<()> {
+        let binaries = binaries::build(self.project, step)?;
+        binaries::stage(self.project, &binaries)?;
+        service_images::build(self.project, &self.compose, &self.settings, step)
+    }
+
+    /// A call of `psql` that runs `sql` in one of the databases, `orders`, `inventory`, …, as superuser.
+    pub fn psql(&self, database: &str, sql: &str) -> anyhow::Result<Call> {
+        self.psql_all(&[(database, sql)])
+    }
+
+    fn psql_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Call> {
+        let postgres = self.containers_of("postgres")?.remove(0);
+        let application = format!("PGAPPNAME={APPLICATION}");
+        let mut args = vec![
+            "exec".to_owned(),
+            "--env".to_owned(),
+            application,
+            postgres.id,
+        ];
+        let psql = [
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
+            "--tuples-only",
+            "--no-align",
+            "--field-separator=|",
+            "--set=ON_ERROR_STOP=1",
+            "--username=postgres",
+        ];
+        args.extend(psql.map(str::to_owned));
+        // The first is connected to at once: a session that psql leaves for another one is there a moment longer, and
+        // who looks for what an evaluation left behind would find it.
+        let mut connected_to = None;
+        for (database, sql) in questions {
+            match connected_to.replace(database) {
+                None => args.push(format!("--dbname={database}")),
+                Some(same) if same == database => {}
+                Some(_) => args.push(format!("--command=\\connect {database}")),
+            }
+            args.push(format!("--command={sql}"));
+        }
+        Ok(docker(args.iter().map(String::as_str)).limit(STATEMENT_LIMIT))
+    }
+
+    /// Asks databases one question after the other, as superuser; the rows of all of them. No value may hold a `|` or
+    /// a line break.
+    pub fn query_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Vec<Vec<String>>> {
+        let text = self.psql_all(questions)?.read()?;
+        let row = |line: &str| line.split('|').map(str::to_owned).collect();
+        Ok(text.lines().map(row).collect())
+    }
+
+    /// Asks a database; rows of columns.
+    pub fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
+        self.query_all(&[(database, sql)])
+    }
+
+    /// Asks a database for one number.
+    pub fn number(&self, database: &str, sql: &str) -> anyhow::Result<u64> {
+        let rows = self.query(database, sql)?;
+        let value = rows.first().and_then(|row| row.first());
+        value
+            .and_then(|text| text.parse().ok())
+            .with_context(|| format!("{database} answered {rows:?} to {sql}"))
+    }
+
+    /// The gateway's address, `host:port`.
+    pub fn gateway(&self) -> anyhow::Result<String> {
+        engine::published_by(&self.containers()?, "traefik")
+    }
+
+    /// The broker's management API. Its port may be another one after each start of the container.
+    pub fn broker(&self) -> anyhow::Result<Client> {
+        broker::management(&self.settings, &self.containers()?)
+    }
+
+    /// Waits for a [`Lab::configure`] or [`Lab::compose_up`] whose process was killed: its compose lives on, and would undo what is set up
+    /// meanwhile. It ends by itself within its own limit.
+    pub fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
+        let of_project = format!("--project-name {} ", self.project.name);
+        let limit = Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 30);
+        let gone = wait::until(limit, Duration::from_millis(200), || {
+            let processes = Call::new("ps").args(["-eo", "args"]).read()?;
+            let lives = processes
+                .lines()
+                .any(|line| line.contains(&of_project) && line.contains(SCALE));
+            Ok((!lives).then_some(()))
+        })?;
+        gone.ok_or_else(|| {
+            outcome::failed(
+                "a docker compose of a command that was killed still runs",
+                "`ps -eo pid,args | grep -- --scale` names it; end it, then `cargo xtask heal`",
+            )
+        })
+    }
+
+    /// The ids of the keys that user-service's containers were started with, each set of keys once.
+    pub fn signing_keys(&self) -> anyhow::Result<BTreeSet<Vec<String>>> {
+        let containers = self.containers()?.into_iter();
+        Ok(containers
+            .filter(|container| container.service == signing_keys::SERVICE)
+            .map(|container| container.signing_keys)
+            .collect())
+    }
+
+    /// How the configured services are set up now, as their containers say.
+    pub fn configuration(&self) -> anyhow::Result<Configuration> {
+        let mut configuration = Configuration {
+            signing_keys: self.signing_keys()?,
+            ..Configuration::default()
+        };
+        let containers = self.containers()?;
+        for service in CONFIGURED {
+            let of_service = || {
+                let running = containers.iter();
+                running.filter(|container| container.service == service)
+            };
+            let mut off: Vec<String> = of_service()
+                .flat_map(|container| container.patterns_off.clone())
+                .collect();
+            off.sort_unstable();
+            off.dedup();
+            if !off.is_empty() {
+                configuration.patterns_off.insert(service.to_owned(), off);
+            }
+            let count = of_service().count().try_into()?;
+            if count > 1 {
+                configuration.replicas.insert(service.to_owned(), count);
+            }
+            configuration
+                .figures
+                .extend(of_service().flat_map(|container| container.figures.clone()));
+        }
+        Ok(configuration)
+    }
+
+    /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers a service has
+    /// where it isn't one, and the patterns' figures. Returns when all are healthy.
+    pub fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
+        let scales = CONFIGURED.map(|service| {
+            let count = wanted.replicas.get(service).copied().unwrap_or(1);
+            format!("{SCALE}{service}={count}")
+        });
+        // What the settings say of switches is replaced as a whole.
+        let settings = self.settings.without_prefix(SWITCH);
+        let mut call = self
+            .compose
+            .up(
+                self.project,
+                &settings,
+                CONFIGURED_WITHIN_SECONDS,
+                ["--no-deps"],
+            )
+            .args(scales)
+            .args(CONFIGURED);
+        for pattern in &wanted.patterns_off {
+            call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
+        }
+        for (variable, value) in &wanted.figures {
+            call = call.env(variable, value);
+        }
+        let output = call.output()?;
+        anyhow::ensure!(
+            output.status.success(),
+            "the services did not start in the configuration asked for: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+}
+
+/// Publishes a message through the management API, for who has many; whether the broker had a queue for it.
+pub fn publish(
+    broker: &Client,
+    exchange: &str,
+    routing_key: &str,
+    payload: &str,
+    properties: &Value,
+) -> anyhow::Result<bool> {
+    let message = json!({
+        "routing_key": routing_key,
+        "payload": payload,
+        "payload_encoding": "string",
+        "properties": properties,
+    });
+    let path = format!("/api/exchanges/%2F/{exchange}/publish");
+    let answer = broker.post(&path, &[], Some(&message))?;
+    anyhow::ensure!(
+        answer.status == 200,
+        "RabbitMQ took no message for {exchange}: {}",
+        answer.shown()
+    );
+    let answer: Value = answer.json()?;
+    Ok(answer["routed"] == true)
+}

@@ -1,0 +1,173 @@
+//! The note that a command leaves while it has something done to the system that it undoes itself: a fault that lasts, a
+//! replacement of containers. The kernel tells whether its process is still there, by the lock on the note; one that
+//! was killed leaves it unlocked, and the next command undoes what it finds.
+//!
+//! Left out: what was done. Healing goes by the system alone; only an evaluation has to remember more
+//! ([`super::under_way`]).
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use anyhow::Context;
+
+use crate::project::{self, Project};
+
+const EXTENSION: &str = "note";
+
+/// A note of this process. Dropping it takes it away.
+#[derive(Debug)]
+pub struct Note {
+    path: PathBuf,
+    is_kept: bool,
+    _lock: File,
+}
+
+/// The notes of a project's system, in words.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Their processes were killed.
+    pub abandoned: Vec<String>,
+    /// Their processes are still at work.
+    pub lasting: Vec<String>,
+}
+
+impl Note {
+    /// Leaves one that says `what` is under way.
+    pub fn leave(project: &Project, what: &str) -> anyhow::Result<Self> {
+        let path = folder(project)
+            .join(project::new_run_id()?)
+            .with_extension(EXTENSION);
+        let lock = Self::write(&path, what)
+            .with_context(|| format!("failed to write {}", path.display()))?;
+        Ok(Self {
+            path,
+            is_kept: false,
+            _lock: lock,
+        })
+    }
+
+    /// Locked before anybody can see it: an unlocked one is an abandoned one.
+    fn write(path: &PathBuf, what: &str) -> io::Result<File> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let new = path.with_extension("new");
+        let mut file = File::create_new(&new)?;
+        file.lock()?;
+        file.write_all(what.as_bytes())?;
+        fs::rename(new, path)?;
+        Ok(file)
+    }
+
+    /// Leaves it behind, as what it is about could not be undone.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // One that stays costs the next command a look.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// All notes of a project's system.
+pub fn all(project: &Project) -> anyhow::Result<Notes> {
+    let mut notes = Notes::default();
+    for path in paths(project)? {
+        let (what, abandoned) = match look(&path) {
+            Ok(found) => found,
+            // Taken away meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("failed to read {}", path.display()));
+            }
+        };
+        if abandoned {
+            notes.abandoned.push(what);
+        } else {
+            notes.lasting.push(what);
+        }
+    }
+    Ok(notes)
+}
+
+/// Takes the abandoned ones away, once what they are about is undone.
+pub fn forget_abandoned(project: &Project) -> anyhow::Result<()> {
+    for path in paths(project)? {
+        if look(&path).is_ok_and(|(_, abandoned)| abandoned) {
+            fs::remove_file(&path)
+                .with_context(|| format!("failed to remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// What it says, and whether its process is gone.
+fn look(path: &PathBuf) -> io::Result<(String, bool)> {
+    let what = fs::read_to_string(path)?;
+    // Shared, so that two who look don't take each other for its process.
+    match File::open(path)?.try_lock_shared() {
+        Ok(()) => Ok((what, true)),
+        Err(TryLockError::WouldBlock) => Ok((what, false)),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn paths(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = folder(project);
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("failed to read {}", folder.display()))?,
+    };
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|found| found == EXTENSION));
+    paths.sort();
+    Ok(paths)
+}
+
+/// One for each project: what is done to a test system is not done to a user's.
+fn folder(project: &Project) -> PathBuf {
+    project.outputs().join("under-way").join(&project.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(root: &tempfile::TempDir) -> Project {
+        Project::at(root.path().to_owned(), "agora-nobody")
+    }
+
+    #[test]
+    fn a_note_is_lasting_as_long_as_its_process_has_it_and_gone_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let project = project(&root);
+        assert_eq!(all(&project).unwrap(), Notes::default());
+        let note = Note::leave(&project, "a fault").unwrap();
+        assert_eq!(all(&project).unwrap().lasting, ["a fault"]);
+        forget_abandoned(&project).unwrap();
+        assert_eq!(all(&project).unwrap().lasting, ["a fault"]);
+        drop(note);
+        assert_eq!(all(&project).unwrap(), Notes::default());
+    }
+
+    #[test]
+    fn a_note_without_its_process_is_abandoned_until_it_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let project = project(&root);
+        let mut note = Note::leave(&project, "a fault").unwrap();
+        note.keep();
+        drop(note);
+        assert_eq!(all(&project).unwrap().abandoned, ["a fault"]);
+        forget_abandoned(&project).unwrap();
+        assert_eq!(all(&project).unwrap(), Notes::default());
+    }
+}

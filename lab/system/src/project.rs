@@ -1,0 +1,462 @@
+//! The project a command works on: its folders, its compose project and its settings.
+//!
+//! `AGORA_PROJECT` and `AGORA_ENV_FILE` point a command at another running system than the default one;
+//! that is how the system tests use this same binary.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use chrono::Utc;
+
+use crate::{env_file::EnvFile, random};
+use base::outcome;
+
+/// How the names of all settings begin.
+const OWN_PREFIX: &str = "AGORA_";
+
+/// What the project that `cargo xtask test` starts is called, after the one beside which it is.
+const TEST_SUFFIX: &str = "-test";
+
+/// Our own services, in the order in which people read about them.
+pub const SERVICES: [&str; 4] = [
+    "user-service",
+    "product-service",
+    "order-service",
+    "inventory-service",
+];
+
+/// One of `known`, or which these are: what clap shows for a wrong name.
+pub fn among(known: &[&'static str], what: &str, name: &str) -> Result<&'static str, String> {
+    let found = known.iter().copied().find(|known| *known == name);
+    found.ok_or_else(|| format!("the {what} are {}", known.join(", ")))
+}
+
+/// Ours too, and no part of the shop: Alertmanager's notifications end there.
+pub const ALERT_RECEIVER: &str = "alert-receiver";
+
+/// Programs of ours that a command runs beside the system for a moment: built and packed like the services, and
+/// not started by `up`.
+pub const TOOLS: [&str; 2] = ["dead-letters", "trivial-service"];
+
+/// Names a run and its folder: sorts by time, and two in the same second differ.
+pub fn new_run_id() -> anyhow::Result<String> {
+    let time = Utc::now().format("%Y%m%d-%H%M%S");
+    Ok(format!("{time}-{}", random::hex(2)?))
+}
+
+/// Everything of ours that has an image.
+pub fn own_images() -> impl Iterator<Item = &'static str> {
+    SERVICES.into_iter().chain([ALERT_RECEIVER]).chain(TOOLS)
+}
+
+/// Everything that compose starts, by service name; also the `job` labels in Prometheus.
+pub const CONTAINERS: [&str; 11] = [
+    "traefik",
+    "postgres",
+    "rabbitmq",
+    "prometheus",
+    "alertmanager",
+    ALERT_RECEIVER,
+    "jaeger",
+    "user-service",
+    "product-service",
+    "order-service",
+    "inventory-service",
+];
+
+/// A port published on 127.0.0.1.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishedPort {
+    /// The setting that chooses it; 0 takes any free one.
+    pub variable: &'static str,
+    /// What it is when nobody chose.
+    pub default: &'static str,
+    /// The compose service behind it.
+    pub service: &'static str,
+    /// The port inside the container.
+    pub container_port: u16,
+    /// What people find there.
+    pub what: &'static str,
+}
+
+/// Every published port.
+pub const PORTS: [PublishedPort; 7] = [
+    PublishedPort {
+        variable: "AGORA_HTTP_PORT",
+        default: "80",
+        service: "traefik",
+        container_port: 8080,
+        what: "the shop, through the gateway",
+    },
+    PublishedPort {
+        variable: "AGORA_TRAEFIK_DASHBOARD_PORT",
+        default: "8080",
+        service: "traefik",
+        container_port: 8081,
+        what: "Traefik: the gateway's dashboard",
+    },
+    PublishedPort {
+        variable: "AGORA_RABBITMQ_UI_PORT",
+        default: "15672",
+        service: "rabbitmq",
+        container_port: 15672,
+        what: "RabbitMQ management",
+    },
+    PublishedPort {
+        variable: "AGORA_PROMETHEUS_PORT",
+        default: "9090",
+        service: "prometheus",
+        container_port: 9090,
+        what: "Prometheus",
+    },
+    PublishedPort {
+        variable: "AGORA_ALERTMANAGER_PORT",
+        default: "9093",
+        service: "alertmanager",
+        container_port: 9093,
+        what: "Alertmanager",
+    },
+    PublishedPort {
+        variable: "AGORA_JAEGER_PORT",
+        default: "16686",
+        service: "jaeger",
+        container_port: 16686,
+        what: "Jaeger: the traces",
+    },
+    PublishedPort {
+        variable: "AGORA_ALERT_RECEIVER_PORT",
+        default: "9094",
+        service: ALERT_RECEIVER,
+        container_port: 8080,
+        what: "alerts that fired and cleared, at /alerts",
+    },
+];
+
+/// Grafana's port, where it runs.
+pub const GRAFANA: PublishedPort = PublishedPort {
+    variable: "AGORA_GRAFANA_PORT",
+    default: "3001",
+    service: "grafana",
+    container_port: 3000,
+    what: "Grafana: dashboards, logs, traces",
+};
+
+/// Where a command works.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// The repository.
+    pub root: PathBuf,
+    /// The compose project's name.
+    pub name: String,
+    /// Settings and secrets.
+    pub env_file: PathBuf,
+    /// Compose files below the root.
+    pub compose_files: Vec<&'static str>,
+    /// Whether variables of this process win over the env file.
+    environment_wins: bool,
+}
+
+impl Project {
+    /// The project around the current folder.
+    pub fn discover() -> anyhow::Result<Self> {
+        require_text(env::vars_os())?;
+        let root = find_root()?;
+        let env_file =
+            set("AGORA_ENV_FILE").map_or_else(|| root.join(".env"), |path| root.join(path));
+        let name = set("AGORA_PROJECT").unwrap_or_else(|| "agora".to_owned());
+        Ok(Self {
+            root,
+            env_file,
+            compose_files: compose_files(&name),
+            name,
+            environment_wins: true,
+        })
+    }
+
+    /// The project that tests bring up beside it: ports and secrets of its own, whatever the environment says.
+    pub fn for_tests(&self) -> Self {
+        let name = format!("{}{TEST_SUFFIX}", self.name);
+        Self {
+            root: self.root.clone(),
+            env_file: self.outputs().join("test/.env"),
+            compose_files: compose_files(&name),
+            name,
+            environment_wins: false,
+        }
+    }
+
+    /// Whether this is the project of the tests.
+    pub fn is_for_tests(&self) -> bool {
+        self.name.ends_with(TEST_SUFFIX)
+    }
+
+    /// The same project with one more compose file.
+    pub fn with_compose_file(mut self, file: &'static str) -> Self {
+        self.compose_files.push(file);
+        self
+    }
+
+    /// The same project with other settings and secrets.
+    pub fn with_env_file(self, env_file: PathBuf) -> Self {
+        Self { env_file, ..self }
+    }
+
+    /// Where xtask keeps what it makes.
+    pub fn outputs(&self) -> PathBuf {
+        self.root.join("target/agora")
+    }
+
+    /// Where the output of long steps goes.
+    pub fn log(&self, step: &str) -> PathBuf {
+        self.outputs().join("logs").join(format!("{step}.log"))
+    }
+
+    /// Cargo's target folder.
+    pub fn cargo_target(&self) -> PathBuf {
+        env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| self.root.join("target"), |path| self.root.join(path))
+    }
+
+    /// The service binaries, a folder each: the build contexts of the service images.
+    pub fn binaries(&self) -> PathBuf {
+        set("AGORA_BIN_DIR").map_or_else(|| self.outputs().join("bin"), |path| self.root.join(path))
+    }
+
+    /// Tools fetched for this user, kept between clones.
+    pub fn cache() -> anyhow::Result<PathBuf> {
+        let absolute = |name: &str| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .map(|cache| cache.join("agora"))
+            .ok_or_else(|| {
+                outcome::usage(
+                    "neither XDG_CACHE_HOME nor HOME is set",
+                    "set HOME to your home folder",
+                )
+            })
+    }
+
+    /// The settings as compose sees them.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        if !self.env_file.exists() {
+            return Err(outcome::unavailable(
+                format!(
+                    "{} isn't there: the system was never started",
+                    self.env_file.display()
+                ),
+                "start it with `cargo xtask up`",
+            ));
+        }
+        Ok(self.settings_from(&EnvFile::read(&self.env_file)?))
+    }
+
+    /// The settings of an env file that is at hand already.
+    pub fn settings_from(&self, file: &EnvFile) -> Settings {
+        let mut values: BTreeMap<String, String> = file
+            .entries()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        if self.environment_wins {
+            values.extend(env::vars_os().filter_map(own_setting));
+        }
+        Settings { values }
+    }
+}
+
+/// Names and values, the environment over the env file.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    values: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// A setting that must be there.
+    pub fn require(&self, name: &str) -> anyhow::Result<&str> {
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| {
+                outcome::unavailable(
+                    format!("{name} has no value"),
+                    "`cargo xtask up` completes the .env file",
+                )
+            })
+    }
+
+    /// The chosen port; 0 is any free one.
+    pub fn port(&self, port: &PublishedPort) -> anyhow::Result<u16> {
+        let value = self
+            .values
+            .get(port.variable)
+            .map_or(port.default, String::as_str);
+        value.parse().map_err(|_| {
+            outcome::usage(
+                format!("{}: `{value}` is not a port", port.variable),
+                "expected a number from 0 (any free port) to 65535",
+            )
+        })
+    }
+
+    /// These settings with others set over them.
+    pub fn with<'a>(
+        &self,
+        others: impl IntoIterator<Item = (impl AsRef<str>, &'a String)>,
+    ) -> Self {
+        let mut values = self.values.clone();
+        values.extend(
+            others
+                .into_iter()
+                .map(|(name, value)| (name.as_ref().to_owned(), value.clone())),
+        );
+        Self { values }
+    }
+
+    /// These settings without the ones whose names begin so.
+    pub fn without_prefix(&self, prefix: &str) -> Self {
+        let mut values = self.values.clone();
+        values.retain(|name, _| !name.starts_with(prefix));
+        Self { values }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// A variable that is a setting of ours. Others may hold whatever they like.
+fn own_setting((name, value): (OsString, OsString)) -> Option<(String, String)> {
+    let name = name.into_string().ok()?;
+    let is_ours = name.starts_with(OWN_PREFIX);
+    is_ours.then_some((name, value.into_string().ok()?))
+}
+
+/// A setting of ours that can't be read is refused, instead of being left out.
+fn require_text(variables: impl Iterator<Item = (OsString, OsString)>) -> anyhow::Result<()> {
+    for (name, value) in variables {
+        let name = name.to_string_lossy();
+        if name.starts_with(OWN_PREFIX) && value.to_str().is_none() {
+            return Err(outcome::usage(
+                format!("{name}: `{}` is not UTF-8", value.to_string_lossy()),
+                format!("set {name} to text, or unset it"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whoever works on the test system means the one with its ports: an `up` without them would take them away.
+fn compose_files(project: &str) -> Vec<&'static str> {
+    if project.ends_with(TEST_SUFFIX) {
+        vec!["compose.yaml", "compose.test.yaml"]
+    } else {
+        vec!["compose.yaml"]
+    }
+}
+
+/// A variable of this process; an empty one counts as not set, as in compose.
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The folder with `compose.yaml`: cargo names it, else it is looked for upward from the current folder.
+///
+/// Not `env!`: a binary in a target folder that clones share would carry the path of another clone.
+fn find_root() -> anyhow::Result<PathBuf> {
+    let is_root =
+        |folder: &Path| folder.join("compose.yaml").is_file() && folder.join("xtask").is_dir();
+    let by_cargo = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    if let Some(root) = by_cargo
+        .as_deref()
+        .and_then(Path::parent)
+        .filter(|folder| is_root(folder))
+    {
+        return Ok(root.to_owned());
+    }
+    let here = env::current_dir()?;
+    here.ancestors()
+        .find(|folder| is_root(folder))
+        .map(Path::to_owned)
+        .ok_or_else(|| {
+            outcome::usage(
+                format!("{} is not inside agora's repository", here.display()),
+                "run `cargo xtask` from a folder of the clone",
+            )
+        })
+}
+
+impl Project {
+    /// A project of tests, in a folder of their own.
+    pub fn at(root: PathBuf, name: &str) -> Self {
+        Self {
+            env_file: root.join(".env"),
+            root,
+            name: name.to_owned(),
+            compose_files: compose_files(name),
+            environment_wins: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn only_settings_of_ours_have_to_be_text() {
+        let bytes = || OsString::from_vec(vec![b'8', 0xff]);
+        let strange = [
+            (OsString::from("JUNK"), bytes()),
+            (bytes(), OsString::from("AGORA_")),
+        ];
+        require_text(strange.clone().into_iter()).unwrap();
+        assert_eq!(strange.into_iter().find_map(own_setting), None);
+        let ours = (OsString::from("AGORA_HTTP_PORT"), bytes());
+        let error = require_text([ours].into_iter()).unwrap_err();
+        assert!(error.to_string().contains("AGORA_HTTP_PORT"), "{error}");
+    }
+
+    fn settings(values: &[(&str, &str)]) -> Settings {
+        Settings {
+            values: values
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_port_has_a_default_and_a_bad_one_is_named() {
+        assert_eq!(settings(&[]).port(&PORTS[0]).unwrap(), 80);
+        let error = settings(&[("AGORA_HTTP_PORT", "eighty")])
+            .port(&PORTS[0])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("AGORA_HTTP_PORT") && error.contains("eighty"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_empty_setting_counts_as_missing() {
+        assert!(
+            settings(&[("AGORA_JWT_KEYS", "")])
+                .require("AGORA_JWT_KEYS")
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,464 @@
+//! Replacing a service's containers one by one while it serves: a new one is started beside the old ones, and once it
+//! is healthy an old one is stopped with its grace period and removed. More and fewer containers go by the same means.
+//!
+//! How far it got is not remembered but told by the engine. A container that isn't relied on, because it is not healthy
+//! yet or about to leave, is *provisional*: it has no restart policy, so that one that can't start ends instead of
+//! starting over and over. Between any two calls of the engine a look at these says what is to be undone or finished
+//! ([`mend`]). Left out: images, which somebody else builds, and who gets which request: the gateway finds replicas by
+//! Docker's DNS, is refused by one that doesn't listen yet or no longer, and goes on to the next.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+
+use crate::{
+    engine::{self, Container, docker},
+    interrupt::{self, Interrupted},
+    lab::Lab,
+    process::tail,
+    project::Settings,
+    wait,
+};
+use base::outcome;
+
+/// The most containers that a service may have.
+pub const MOST: u32 = 8;
+/// Longer than STARTUP_TIMEOUT_SECONDS and `start_period` in compose.yaml.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+/// Longer than `stop_grace_period` there.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// As compose.yaml has it for all.
+const RESTART: &str = "--restart=unless-stopped";
+/// How much of its log an error repeats, of a container that did not get healthy.
+const LOG_LINES: usize = 6;
+
+/// One service's containers, to be changed.
+#[derive(Debug)]
+pub struct Rolling<'a> {
+    lab: &'a Lab<'a>,
+    service: &'static str,
+    /// What new containers are made with.
+    settings: Settings,
+}
+
+/// One container in the place of another.
+#[derive(Debug)]
+pub struct Replaced {
+    /// The one that serves now.
+    pub new: Container,
+    /// From its start.
+    pub healthy_after: Duration,
+    /// The one that is gone.
+    pub left: Left,
+}
+
+/// A container that is gone.
+#[derive(Debug)]
+pub struct Left {
+    /// The container as it was last seen.
+    pub container: Container,
+    /// How it ended when it was asked to; `None` when it didn't run.
+    pub exit_code: Option<i64>,
+}
+
+impl Left {
+    /// It finished what it had, and ended by itself.
+    pub fn gracefully(&self) -> bool {
+        self.exit_code.is_none_or(|code| code == 0)
+    }
+
+    /// What it means that a container did not end by itself; `None` of one that did.
+    pub fn complaint(&self) -> Option<String> {
+        (!self.gracefully()).then(|| {
+            format!(
+                "{} did not finish what it had: exit code {}.",
+                engine::name(&self.container),
+                self.exit_code.unwrap_or_default()
+            )
+        })
+    }
+}
+
+impl<'a> Rolling<'a> {
+    /// For a service, whose new containers are made with these settings.
+    pub fn new(lab: &'a Lab<'a>, service: &'static str, settings: Settings) -> Self {
+        Self {
+            lab,
+            service,
+            settings,
+        }
+    }
+
+    /// The service's containers, the oldest first; an error when there is none.
+    pub fn containers(&self) -> anyhow::Result<Vec<Container>> {
+        Ok(by_age(self.lab.containers_of(self.service)?))
+    }
+
+    /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the order in
+    /// which they go. `containers` stand in the order of their age, the oldest first.
+    pub fn surplus(containers: &[Container], stay: usize) -> Vec<&Container> {
+        let mut leaving: Vec<_> = containers.iter().rev().collect();
+        leaving.sort_by_key(|container| container.is_healthy());
+        leaving.truncate(containers.len().saturating_sub(stay));
+        leaving
+    }
+
+    /// Replaces one container. When the new one doesn't get healthy, or at Ctrl-C, nothing has changed; an old one that
+    /// is leaving already leaves all the same.
+    pub fn replace(&self, old: &Container) -> anyhow::Result<Replaced> {
+        let (new, healthy_after) = self.start_one()?;
+        let left = to_the_end(|| {
+            // In this order: between the two, two containers look provisional, and the younger one is meant to stay.
+            set_provisional(old)?;
+            rely_on(&new)?;
+            retire(self.lab, old)
+        })?;
+        Ok(Replaced {
+            new,
+            healthy_after,
+            left,
+        })
+    }
+
+    /// Adds one container, and returns when it is healthy. When it doesn't get so, or at Ctrl-C, nothing has changed.
+    pub fn add(&self) -> anyhow::Result<Container> {
+        let (new, _) = self.start_one()?;
+        to_the_end(|| rely_on(&new))?;
+        Ok(new)
+    }
+
+    /// Stops and removes a container.
+    pub fn remove(&self, container: &Container) -> anyhow::Result<Left> {
+        to_the_end(|| {
+            set_provisional(container)?;
+            retire(self.lab, container)
+        })
+    }
+
+    /// The naive way: all containers are ended and made anew, all at once. Returns when all are healthy, at Ctrl-C
+    /// as well.
+    pub fn replace_at_once(&self) -> anyhow::Result<Vec<Container>> {
+        let count = self.containers()?.len();
+        let within = HEALTHY_WITHIN.as_secs().to_string();
+        let healthy = ["--detach", "--wait", "--wait-timeout", &within];
+        let up = |options: &[&str]| {
+            self.lab
+                .compose_up(&self.settings, self.service, count, options)
+        };
+        let output = match up(&[&healthy[..], &["--force-recreate"]].concat()).output() {
+            Err(error) if error.is::<Interrupted>() => {
+                // Cut short, it has left nobody to serve.
+                interrupt::set_aside(|| up(&healthy).read())?;
+                return Err(error);
+            }
+            result => result?,
+        };
+        let containers = self.containers()?;
+        if output.status.success() {
+            return Ok(containers);
+        }
+        let sick = containers
+            .iter()
+            .find(|container| !container.is_healthy())
+            .map_or_else(
+                || String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+                account,
+            );
+        Err(outcome::failed(
+            format!("{} did not get healthy again: {sick}", self.service),
+            format!("`cargo xtask logs {}` shows more", self.service),
+        ))
+    }
+
+    /// One container more, healthy and still provisional, and how long it took from its start.
+    fn start_one(&self) -> anyhow::Result<(Container, Duration)> {
+        let before = self.containers()?;
+        let started = self.try_to_start_one(&before);
+        if started.is_err() {
+            // Also after Ctrl-C.
+            interrupt::set_aside(|| self.remove_others_than(&before))?;
+        }
+        started
+    }
+
+    fn try_to_start_one(&self, before: &[Container]) -> anyhow::Result<(Container, Duration)> {
+        let options = ["--no-start", "--no-recreate"];
+        let count = before.len() + 1;
+        self.lab
+            .compose_up(&self.settings, self.service, count, &options)
+            .read()?;
+        let mut made = self.containers()?;
+        made.retain(|container| !has(before, container));
+        let new = made
+            .pop()
+            .with_context(|| format!("compose made no container of {}", self.service))?;
+        set_provisional(&new)?;
+        let started = Instant::now();
+        docker(["start", &new.id]).read()?;
+        let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
+            let mut now = self.containers()?;
+            now.retain(|container| container.id == new.id);
+            let now = now
+                .pop()
+                .ok_or_else(|| anyhow!("{} was removed by somebody else", engine::name(&new)))?;
+            if now.is_healthy() {
+                return Ok(Some(now));
+            }
+            let given_up = now.health.as_deref() == Some("unhealthy");
+            match now.state.as_str() {
+                "running" | "created" if !given_up => Ok(None),
+                _ => Err(self.not_healthy(&now)),
+            }
+        })?;
+        let new = healthy.ok_or_else(|| self.not_healthy(&new))?;
+        Ok((new, started.elapsed()))
+    }
+
+    fn not_healthy(&self, new: &Container) -> anyhow::Error {
+        outcome::failed(
+            format!(
+                "a new container of {} does not get healthy, and is removed; the old ones serve on. {}",
+                self.service,
+                account(new)
+            ),
+            "mend what its log says: its settings are in the env file, its image is what `cargo xtask up` built",
+        )
+    }
+
+    /// Removes what is there besides these containers.
+    fn remove_others_than(&self, before: &[Container]) -> anyhow::Result<()> {
+        for container in self.containers()? {
+            if !has(before, &container) {
+                retire(self.lab, &container)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finishes or undoes what a replacement that was cut short left of a service's containers; what was done, in words.
+pub fn mend(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
+    let mut containers = lab.containers()?;
+    containers.retain(|container| container.service == service);
+    let containers = by_age(containers);
+    let left_over = left_over(&containers);
+    let mut done = Vec::new();
+    if let Some(kept) = left_over.relied_on {
+        rely_on(kept)?;
+        done.push(format!("{} stays", engine::name(kept)));
+    }
+    for container in left_over.superfluous {
+        let left = retire(lab, container)?;
+        let exit = match left.exit_code {
+            Some(code) => format!(", exit code {code}"),
+            None => String::new(),
+        };
+        done.push(format!("{} removed{exit}", engine::name(container)));
+    }
+    Ok(done
+        .iter()
+        .map(|done| format!("a replacement that was cut short: {done}"))
+        .collect())
+}
+
+/// What a replacement that was cut short left.
+#[derive(Debug, Default)]
+struct LeftOver<'c> {
+    /// Provisional ones, and such as were never started.
+    superfluous: Vec<&'c Container>,
+    /// A provisional one that is to stay.
+    relied_on: Option<&'c Container>,
+}
+
+/// `containers` stand in the order of their age, the oldest first.
+fn left_over(containers: &[Container]) -> LeftOver<'_> {
+    let (unstarted, started): (Vec<_>, Vec<_>) = containers
+        .iter()
+        .partition(|container| container.state == "created");
+    let (mut provisional, relied_on): (Vec<_>, Vec<_>) = started
+        .into_iter()
+        .partition(|container| container.provisional);
+    if provisional.is_empty() && relied_on.is_empty() {
+        // `cargo xtask up` starts what it made.
+        return LeftOver::default();
+    }
+    // One is new, or about to leave: the others are enough without it. Of two, one was about to take the other's place.
+    let stays = (provisional.len() > 1 || relied_on.is_empty()).then(|| {
+        let healthy = provisional
+            .iter()
+            .rposition(|container| container.is_healthy());
+        provisional.remove(healthy.unwrap_or_default())
+    });
+    LeftOver {
+        superfluous: unstarted.into_iter().chain(provisional).collect(),
+        relied_on: stays,
+    }
+}
+
+fn by_age(mut containers: Vec<Container>) -> Vec<Container> {
+    containers.sort_by_key(|container| container.created_at);
+    containers
+}
+
+fn has(containers: &[Container], container: &Container) -> bool {
+    containers.iter().any(|one| one.id == container.id)
+}
+
+/// One that is gone is as good as one that is about to go.
+fn set_provisional(container: &Container) -> anyhow::Result<()> {
+    let output = docker(["update", "--restart=no", &container.id]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(
+        output.status.success() || said.contains("No such container"),
+        "the engine refused to take {} its restart policy: {}",
+        engine::name(container),
+        said.trim()
+    );
+    Ok(())
+}
+
+fn rely_on(container: &Container) -> anyhow::Result<()> {
+    docker(["update", RESTART, &container.id]).read()?;
+    Ok(())
+}
+
+/// Stops a container with its grace period, and removes it. May be called again.
+fn retire(lab: &Lab<'_>, container: &Container) -> anyhow::Result<Left> {
+    let again = || -> anyhow::Result<Option<Container>> {
+        let mut now = lab.containers()?;
+        now.retain(|now| now.id == container.id);
+        Ok(now.pop())
+    };
+    let mut exit_code = None;
+    if again()?.is_some() {
+        docker(["stop", &container.id]).limit(STOP_LIMIT).read()?;
+    }
+    if let Some(stopped) = again()? {
+        let ran = stopped.finished_at != container.finished_at;
+        exit_code = ran.then_some(stopped.exit_code);
+        docker(["rm", &container.id]).read()?;
+    }
+    Ok(Left {
+        container: container.clone(),
+        exit_code,
+    })
+}
+
+/// Ctrl-C does not leave it half done: then it is done once more, from its beginning.
+fn to_the_end<T>(work: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    match work() {
+        Err(error) if error.is::<Interrupted>() => interrupt::set_aside(work),
+        result => result,
+    }
+}
+
+/// How a container is, with the end of its log.
+fn account(container: &Container) -> String {
+    let condition = match container.state.as_str() {
+        "exited" => format!("ended with exit code {}", container.exit_code),
+        _ => format!("is {}", container.condition()),
+    };
+    let log = tail(&engine::last_lines(container, LOG_LINES), LOG_LINES);
+    format!("It {condition}; its log ends with:\n{log}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The containers of a service, the oldest first, each in a word or two: `steady`, `new` (provisional, healthy),
+    /// `starting` (provisional, not yet healthy), `stopped` (provisional, exited), `unstarted`.
+    fn containers(words: &[&str]) -> Vec<Container> {
+        let container = |(age, word): (usize, &&str)| {
+            let (status, health, policy) = match *word {
+                "steady" => ("running", "healthy", "unless-stopped"),
+                "new" => ("running", "healthy", "no"),
+                "starting" => ("running", "starting", "no"),
+                "stopped" => ("exited", "unhealthy", "no"),
+                "unstarted" => ("created", "starting", "unless-stopped"),
+                other => panic!("{other}"),
+            };
+            engine::inspected(&format!(
+                r#"{{"Id":"{age}","Image":"i","RestartCount":0,"Created":"2026-11-26T15:00:{age:02}Z",
+                "State":{{"Status":"{status}","Health":{{"Status":"{health}"}}}},
+                "Config":{{"Labels":{{"com.docker.compose.service":"order-service"}}}},
+                "HostConfig":{{"Memory":1,"RestartPolicy":{{"Name":"{policy}"}}}},
+                "NetworkSettings":{{}}}}"#
+            )).unwrap()
+        };
+        by_age(words.iter().enumerate().map(container).collect())
+    }
+
+    /// What is to be removed, and what is to stay, by age.
+    fn mended(words: &[&str]) -> (Vec<String>, Option<String>) {
+        let containers = containers(words);
+        let left_over = left_over(&containers);
+        let ids = left_over.superfluous.iter();
+        (
+            ids.map(|container| container.id.clone()).collect(),
+            left_over.relied_on.map(|container| container.id.clone()),
+        )
+    }
+
+    #[test]
+    fn who_does_not_serve_goes_before_the_youngest() {
+        let goes = |words: &[&str], stay| -> Vec<String> {
+            let containers = containers(words);
+            let surplus = Rolling::surplus(&containers, stay);
+            surplus
+                .iter()
+                .map(|container| container.id.clone())
+                .collect()
+        };
+        assert_eq!(goes(&["steady", "steady", "steady"], 1), ["2", "1"]);
+        assert_eq!(goes(&["stopped", "steady"], 1), ["0"]);
+        assert_eq!(goes(&["steady", "stopped", "steady"], 1), ["1", "2"]);
+        assert!(goes(&["stopped"], 2).is_empty());
+    }
+
+    fn removes<const N: usize>(ids: [&str; N]) -> (Vec<String>, Option<String>) {
+        (ids.map(str::to_owned).to_vec(), None)
+    }
+
+    #[test]
+    fn what_is_relied_on_is_left_alone() {
+        assert_eq!(mended(&["steady"]), removes([]));
+        assert_eq!(mended(&["steady", "steady"]), removes([]));
+    }
+
+    #[test]
+    fn wherever_a_replacement_is_cut_short_as_many_containers_remain_as_before() {
+        // Made, started, healthy: nothing has changed yet, so it goes.
+        for new in ["unstarted", "starting", "new"] {
+            assert_eq!(mended(&["steady", "steady", new]), removes(["2"]), "{new}");
+        }
+        // The old one is about to leave, and the new one not relied on yet.
+        assert_eq!(
+            mended(&["new", "steady", "new"]),
+            (vec!["0".to_owned()], Some("2".to_owned()))
+        );
+        // The new one is relied on: the old one leaves, or has left already.
+        for old in ["new", "stopped"] {
+            assert_eq!(mended(&[old, "steady", "steady"]), removes(["0"]), "{old}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_never_left_without_its_containers() {
+        assert_eq!(mended(&["unstarted"]), removes([]));
+        assert_eq!(mended(&["new"]), (vec![], Some("0".to_owned())));
+        assert_eq!(mended(&["stopped"]), (vec![], Some("0".to_owned())));
+        assert_eq!(
+            mended(&["new", "stopped"]),
+            (vec!["1".to_owned()], Some("0".to_owned()))
+        );
+    }
+
+    #[test]
+    fn compose_gives_every_container_the_policy_that_is_given_back_here() {
+        let compose = include_str!("../../../compose.yaml");
+        let policy = RESTART.strip_prefix("--restart=").unwrap();
+        assert!(compose.contains(&format!("restart: {policy}")));
+    }
+}

@@ -1,0 +1,7 @@
+//! The repository's own files, as tests of several crates read them.
+//!
+//! Left out: a running system.
+
+pub mod runbook;
+pub mod small_repository;
+pub mod sources;

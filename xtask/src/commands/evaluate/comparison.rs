@@ -1,0 +1,57 @@
+//! `evaluate --compare`, for people.
+
+use base::outcome::Exit;
+use evaluation::{
+    report::{compare::Comparison, numbers},
+    statistics::Spread,
+};
+
+use crate::output::table;
+
+/// Prints it for people.
+pub(crate) fn print(comparison: &Comparison) {
+    let mut table = table(["", "experiment", "figure", "before", "now", ""]);
+    for experiment in &comparison.experiments {
+        table.add_row([
+            experiment.after.mark(),
+            &experiment.name,
+            "verdict",
+            experiment.before.word(),
+            experiment.after.word(),
+            experiment.change.word(),
+        ]);
+        for figure in &experiment.figures {
+            let written = |spread: Option<&Spread>| numbers::spread(spread, &figure.unit);
+            table.add_row([
+                "",
+                "",
+                &format!("{} ({})", figure.name, figure.arm),
+                &written(figure.before.as_ref()),
+                &written(figure.after.as_ref()),
+                figure.change.word(),
+            ]);
+        }
+    }
+    println!("{table}");
+    for difference in &comparison.differences {
+        println!("note: {difference}");
+    }
+    for regression in &comparison.regressions {
+        println!("✗ {regression}");
+    }
+    let said = match comparison.outcome {
+        Exit::Holds => "no regression".to_owned(),
+        Exit::Inconclusive => format!(
+            "of the experiments of {} not all were run again",
+            comparison.before.run
+        ),
+        _ => format!("{} regressions", comparison.regressions.len()),
+    };
+    println!(
+        "{}: {} → {}: {said} (tolerance {} %)",
+        comparison.outcome.word(),
+        comparison.before.run,
+        comparison.after.run,
+        comparison.tolerance * 100.0
+    );
+}
