@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     experiment::Experiment,
     experiments,
+    measurement::{Better, Outcome},
     statistics::{Effect, Spread},
-    verdict::{self, Better, Outcome, Verdict},
+    verdict::{self, Verdict},
 };
 use base::outcome::{self, Exit};
 use records::evaluation::{Evaluation, Sabotage, Trial, Versions};

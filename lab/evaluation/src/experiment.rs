@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     faults::Fault,
-    verdict::{Figure, Outcome},
+    measurement::{Figure, Outcome},
 };
 use records::evaluation::Arm;
 

@@ -14,6 +14,7 @@ pub mod experiment;
 pub mod experiments;
 pub mod faults;
 mod load;
+pub mod measurement;
 mod repair;
 pub mod report;
 pub mod run_journal;

@@ -15,52 +15,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::experiment::Experiment;
+use super::{
+    experiment::Experiment,
+    measurement::{Better, Figure, Outcome},
+};
 use records::evaluation::{Arm, Steadiness, Trial};
-
-/// How a trial, or an experiment over its repetitions, came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The claim held, and the harm that it speaks of was seen without the pattern.
-    Upheld,
-    /// The claim did not hold.
-    Refuted,
-    /// Nothing can be said.
-    Inconclusive,
-}
-
-impl Outcome {
-    /// A sign for tables.
-    pub fn mark(self) -> &'static str {
-        match self {
-            Self::Upheld => "✓",
-            Self::Refuted => "✗",
-            Self::Inconclusive => "?",
-        }
-    }
-
-    /// One word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Upheld => "upheld",
-            Self::Refuted => "refuted",
-            Self::Inconclusive => "inconclusive",
-        }
-    }
-
-    /// Over several trials: one refutation refutes, and only unanimity upholds.
-    pub fn over(outcomes: impl IntoIterator<Item = Self>) -> Self {
-        let outcomes: Vec<Self> = outcomes.into_iter().collect();
-        if outcomes.contains(&Self::Refuted) {
-            Self::Refuted
-        } else if outcomes.is_empty() || outcomes.contains(&Self::Inconclusive) {
-            Self::Inconclusive
-        } else {
-            Self::Upheld
-        }
-    }
-}
 
 /// The verdict on one trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,77 +31,6 @@ pub struct Verdict {
     pub reason: String,
     /// What was measured, the harm first.
     pub figures: Vec<Figure>,
-}
-
-/// One quantity over all arms.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Figure {
-    /// E.g. `orders lost`.
-    pub name: String,
-    /// `ms`, `/s`, `%`; empty for counts.
-    pub unit: String,
-    /// Whether a smaller value is better, a larger one, or neither.
-    pub better: Better,
-    /// Whether the verdict rests on it; the others say under which circumstances it was reached.
-    pub decisive: bool,
-    /// In the order of the arms.
-    pub values: Vec<Value>,
-}
-
-/// Which direction of a figure is the good one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Better {
-    /// Less is better.
-    Less,
-    /// More is better.
-    More,
-    /// It only informs.
-    Neither,
-}
-
-/// A figure's value in one arm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Value {
-    /// The arm.
-    pub arm: String,
-    /// `None` where it could not be measured.
-    pub value: Option<f64>,
-}
-
-impl Figure {
-    /// Measures a quantity in every arm.
-    pub fn of(
-        name: &str,
-        unit: &str,
-        better: Better,
-        arms: &[Arm],
-        measure: impl Fn(&Arm) -> Option<f64>,
-    ) -> Self {
-        Self {
-            name: name.to_owned(),
-            unit: unit.to_owned(),
-            better,
-            decisive: false,
-            values: arms
-                .iter()
-                .map(|arm| Value {
-                    arm: arm.name.clone(),
-                    value: measure(arm),
-                })
-                .collect(),
-        }
-    }
-
-    /// The same quantity as one that the verdict rests on.
-    pub fn decisive(self) -> Self {
-        Self {
-            decisive: true,
-            ..self
-        }
-    }
 }
 
 /// Judges a trial. Pure: the same evidence gives the same verdict.

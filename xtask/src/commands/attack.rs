@@ -225,7 +225,8 @@ mod tests {
                 "State":{{"Status":"{status}","StartedAt":"2026-11-26T15:00:{started}Z"}},
                 "Config":{{"Labels":{{"com.docker.compose.service":"traefik"}}}},
                 "HostConfig":{{"Memory":1}},"NetworkSettings":{{}}}}"#
-            )).unwrap()
+            ))
+            .unwrap()
         };
         let before = [traefik("01", "running")];
         assert!(fallen(&before, &[traefik("01", "running")]).is_empty());

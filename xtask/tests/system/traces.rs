@@ -2,8 +2,8 @@
 
 use std::{fs, sync::OnceLock, time::Duration};
 
-use serde_json::Value;
 use records::schema_check;
+use serde_json::Value;
 
 use crate::{
     client::Person,

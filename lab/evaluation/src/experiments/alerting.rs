@@ -6,7 +6,7 @@ use super::{ON, WRONG_BOOKS, context, count, harm, without};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Figure, Outcome},
+    measurement::{Better, Figure, Outcome},
 };
 use records::evaluation::{Arm, FiredAlert};
 

@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use records::load::RouteSecond;
 
 use super::WRONG_BOOKS;
-use crate::verdict::{Better, Figure, Outcome, harm_without_none_with};
+use crate::{
+    measurement::{Better, Figure, Outcome},
+    verdict::harm_without_none_with,
+};
 use records::evaluation::Arm;
 
 /// Purchases: the one route that asks product-service.

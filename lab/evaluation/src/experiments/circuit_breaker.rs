@@ -86,7 +86,7 @@ mod tests {
         by_route::tests::{Seconds, expect, withheld},
         *,
     };
-    use crate::verdict::Outcome;
+    use crate::measurement::Outcome;
 
     const OFF: Seconds = Seconds {
         failing: 1.0,

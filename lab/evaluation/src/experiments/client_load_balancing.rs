@@ -10,7 +10,7 @@ use super::{
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Figure},
+    measurement::{Better, Figure},
 };
 use records::evaluation::Arm;
 
@@ -151,7 +151,7 @@ mod tests {
         super::by_route::tests::{expect, second, under, withheld},
         *,
     };
-    use crate::verdict::Outcome;
+    use crate::measurement::Outcome;
 
     const PURCHASE: (&str, &str, Option<&str>) = ("POST", "/users/{id}/purchases", None);
 

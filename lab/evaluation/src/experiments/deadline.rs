@@ -10,7 +10,7 @@ use super::{
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Figure},
+    measurement::{Better, Figure},
 };
 
 /// Without it some purchase takes longer than that.
@@ -79,7 +79,7 @@ mod tests {
         by_route::tests::{Seconds, expect, withheld},
         *,
     };
-    use crate::verdict::Outcome;
+    use crate::measurement::Outcome;
 
     const OFF: Seconds = Seconds {
         failing: 0.3,

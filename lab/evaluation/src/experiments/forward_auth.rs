@@ -6,7 +6,8 @@ use super::{ON, count, failed_requests, harm, latency_p50, latency_p99, without}
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Count, Figure, Outcome, harm_without_none_with},
+    measurement::{Better, Figure, Outcome},
+    verdict::{Count, harm_without_none_with},
 };
 use records::evaluation::{Arm, Attacks};
 

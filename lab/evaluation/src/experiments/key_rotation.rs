@@ -6,7 +6,8 @@ use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update:
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Count, Figure, harm_without_none_with},
+    measurement::{Better, Figure},
+    verdict::{Count, harm_without_none_with},
 };
 use records::evaluation::Arm;
 
@@ -78,7 +79,7 @@ mod tests {
     use records::load::RequestCount;
 
     use super::{super::rolling_update::tests::arm, *};
-    use crate::verdict::Outcome;
+    use crate::measurement::Outcome;
 
     fn with_refused(mut arm: Arm, count: u64) -> Arm {
         let summary = &mut arm.load.as_mut().unwrap().summary;

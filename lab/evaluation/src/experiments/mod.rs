@@ -24,7 +24,8 @@ mod trace_propagation;
 
 use super::{
     experiment::{ArmFault, ArmPlan, Confounder, Experiment},
-    verdict::{Better, Count, Figure},
+    measurement::{Better, Figure},
+    verdict::Count,
 };
 use records::evaluation::{Arm, Books, Telemetry};
 

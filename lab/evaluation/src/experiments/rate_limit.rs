@@ -12,7 +12,8 @@ use super::{
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Figure, Outcome, harm_without_none_with},
+    measurement::{Better, Figure, Outcome},
+    verdict::harm_without_none_with,
 };
 use records::evaluation::Arm;
 

@@ -6,7 +6,8 @@ use super::{ON, WRONG_BOOKS, failed_requests, figures};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Count, Outcome, harm_without_none_with},
+    measurement::Outcome,
+    verdict::{Count, harm_without_none_with},
 };
 use records::evaluation::Arm;
 

@@ -6,7 +6,8 @@ use super::{ON, WRONG_BOOKS, failed_requests, figures, telemetry, without};
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Better, Count, Figure, Outcome, harm_without_none_with},
+    measurement::{Better, Figure, Outcome},
+    verdict::{Count, harm_without_none_with},
 };
 use records::evaluation::Arm;
 

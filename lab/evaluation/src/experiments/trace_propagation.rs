@@ -3,7 +3,8 @@
 use super::{ON, WRONG_BOOKS, figures, retry, telemetry, without};
 use crate::{
     experiment::{Experiment, Observed},
-    verdict::{Better, Count, Figure, Outcome, harm_without_none_with},
+    measurement::{Better, Figure, Outcome},
+    verdict::{Count, harm_without_none_with},
 };
 use records::evaluation::Arm;
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::numbers;
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, FigureSummary},
+    measurement::{Better, Outcome},
     statistics::Spread,
-    verdict::{Better, Outcome},
 };
 use base::outcome::Exit;
 use records::evaluation::Sabotage;

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, FigureSummary, TrialVerdict},
     experiments,
+    measurement::{Better, Outcome},
     statistics::Spread,
-    verdict::{Better, Outcome},
 };
 use base::progress::spell;
 use records::evaluation::{

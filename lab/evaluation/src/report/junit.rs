@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::markdown::harm;
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, TrialVerdict},
-    verdict::Outcome,
+    measurement::Outcome,
 };
 use records::evaluation::Evaluation;
 

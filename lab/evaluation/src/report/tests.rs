@@ -10,8 +10,8 @@ use crate::{
     conclusion::Conclusion,
     experiment::{Experiment, Model, Observed},
     experiments,
+    measurement::Outcome,
     store::EvaluationFolder,
-    verdict::Outcome,
 };
 use base::outcome::Exit;
 use records::evaluation::{

@@ -1,7 +1,10 @@
-//! The boundaries between the crates, as ARCHITECTURE states them: held against what cargo resolves.
+//! The boundaries between crates and between modules, as docs/explanation/architecture.md draws them: held against what
+//! cargo resolves and what the sources import.
+
+mod imports;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
+use std::{fs, path::PathBuf, process::Command};
 
 use serde_json::Value;
 use support::sources::{root, texts};
@@ -14,6 +17,30 @@ const SERVICES: [&str; 6] = [
     "inventory-service",
     "dead-letters",
     "alert-receiver",
+];
+
+/// The crates of the laboratory, and which of the workspace's each may name: edges lead downward only.
+const LABORATORY: [(&str, &[&str]); 6] = [
+    ("base", &[]),
+    ("records", &[]),
+    ("checks", &["base", "records", "shared-events"]),
+    ("system", &["base", "records", "shared-events"]),
+    (
+        "evaluation",
+        &["base", "checks", "records", "shared-events", "system"],
+    ),
+    (
+        "xtask",
+        &[
+            "base",
+            "checks",
+            "evaluation",
+            "records",
+            "shared-events",
+            "system",
+            "terminal",
+        ],
+    ),
 ];
 
 /// What a crate of the workspace links, directly or not, tests left aside: crate → crates.
@@ -128,14 +155,111 @@ fn xtask_stays_small_and_blocking_and_the_contract_does_no_io() {
             !linked["shared-events"].contains(krate),
             "shared-events links {krate}"
         );
-        for record in ["load-record", "alert-record"] {
-            assert!(!linked[record].contains(krate), "{record} links {krate}");
-        }
+        assert!(!linked["records"].contains(krate), "records links {krate}");
     }
     assert_eq!(linking(&linked, "goose"), ["loadtest"]);
     // The check itself sees what it looks for.
     assert!(linked["order-service"].contains("lapin"));
     assert!(linked["dead-letters"].contains("lapin"));
+}
+
+#[test]
+fn the_laboratorys_edges_lead_downward() {
+    let linked = linked();
+    for (krate, allowed) in LABORATORY {
+        let ours = linked[krate]
+            .iter()
+            .filter(|name| linked.contains_key(*name));
+        let upward: Vec<&String> = ours
+            .filter(|name| !allowed.contains(&name.as_str()))
+            .collect();
+        assert!(upward.is_empty(), "{krate} links {upward:?}");
+    }
+}
+
+#[test]
+fn the_terminal_and_the_command_line_are_xtasks_alone() {
+    let linked = linked();
+    for krate in ["clap", "comfy-table", "indicatif", "terminal"] {
+        for (part, _) in &LABORATORY[..5] {
+            assert!(!linked[*part].contains(krate), "{part} links {krate}");
+        }
+        assert!(linked["xtask"].contains(krate), "{krate}");
+    }
+}
+
+/// The folders with sources of every crate, the trace store's stand-in included.
+fn crates() -> Vec<PathBuf> {
+    let manifests = texts(&root(), "toml").into_keys();
+    let crates: Vec<PathBuf> = manifests
+        .filter(|path| path.ends_with("Cargo.toml"))
+        .map(|path| path.with_file_name("src"))
+        .filter(|sources| sources.is_dir())
+        .collect();
+    assert!(crates.len() > 20, "{crates:?}");
+    crates
+}
+
+#[test]
+fn no_modules_import_one_another_in_a_circle() {
+    let circles: Vec<String> = crates()
+        .iter()
+        .flat_map(|sources| {
+            let circles = imports::circles(&imports::of(sources));
+            circles
+                .into_iter()
+                .map(move |circle| format!("{}: {circle}", sources.display()))
+        })
+        .collect();
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
+fn a_circle_is_found_wherever_it_is_hidden() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let circles = |lib: &str, one: &str, other: &str| {
+        let files = [
+            ("lib.rs", lib),
+            ("one.rs", one),
+            ("other.rs", "mod below;"),
+            ("other/below.rs", other),
+        ];
+        for (file, text) in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("a file");
+        }
+        imports::circles(&imports::of(folder.path()))
+    };
+    let names_one = "pub fn f() { crate::one::f(); }";
+    for names_other in [
+        "use crate::other::below::f;",
+        "use super::{other, std::fmt};",
+        "mod inside { use super::super::other; }",
+        "fn g() { assert!(crate::other::below::f()); }",
+        "impl crate::other::below::T for u8 {}",
+    ] {
+        let found = circles("mod one; mod other;", names_other, names_one);
+        assert_eq!(found.len(), 2, "{names_other}: {found:?}");
+    }
+    for harmless in [
+        "#[cfg(test)] mod tests { use crate::other::below::f; }",
+        "use self::below::f; use crate::f; use other::f;",
+        "// use crate::other::below::f;",
+    ] {
+        let found = circles("mod one; mod other; use one::f;", harmless, names_one);
+        assert!(found.is_empty(), "{harmless}: {found:?}");
+    }
+}
+
+#[test]
+fn no_module_is_included_by_its_path() {
+    let including: Vec<PathBuf> = texts(&root(), "rs")
+        .into_iter()
+        .filter(|(_, text)| text.lines().any(|line| line.starts_with("#[path = ")))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(including.is_empty(), "{including:?}");
 }
 
 #[test]
