@@ -31,7 +31,7 @@ use system::{
 };
 
 use base::{
-    outcome::{Exit, Failure},
+    outcome::{self, Exit, Failure},
     progress,
 };
 
@@ -46,6 +46,9 @@ use base::{
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// The result's form; progress goes to standard error either way
+    #[arg(long, value_enum, default_value_t, global = true)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,13 +60,13 @@ enum Command {
     /// Stop everything
     Down(down::Options),
     /// Show what runs, whether it is healthy, and what it weighs
-    Status(status::Options),
+    Status,
     /// Show what the containers wrote, or the lines of one trace
     Logs(logs::Options),
     /// Say what this machine lacks, and the command that mends it
-    Doctor(doctor::Options),
+    Doctor,
     /// Walk the whole story once through the gateway
-    Smoke(smoke::Options),
+    Smoke,
     /// Put load on the running system
     Load(load::Options),
     /// Replace a service's containers one by one, while it serves
@@ -86,7 +89,7 @@ enum Command {
     /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
     Alerts(alerts::Options),
     /// Send the gateway everything that must not get in, and say what did
-    Attack(attack::Options),
+    Attack,
     /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
     Evaluate(evaluate::Options),
     /// Look at dead letters, send them again, or remove them
@@ -101,7 +104,7 @@ enum Command {
     /// Inject one fault, say whether it bit, and heal it
     Fault(fault::Options),
     /// Undo whatever a fault or a cut-short evaluation left behind
-    Heal(heal::Options),
+    Heal,
     /// Run every test on a system of its own
     Test(test::Options),
     /// Measure how many orders a second come to their end, beside what broker and database do alone
@@ -111,7 +114,13 @@ enum Command {
 }
 
 impl Command {
-    fn run(&self, project: &Project) -> anyhow::Result<Exit> {
+    fn run(&self, project: &Project, format: Format) -> anyhow::Result<Exit> {
+        if format != Format::Text && self.is_text_only() {
+            return Err(outcome::usage(
+                "this command has no JSON form",
+                "leave `--format` out",
+            ));
+        }
         if self.finds_the_system() {
             heal::undo_left_over(project)?;
         }
@@ -119,46 +128,57 @@ impl Command {
             Self::Demo(options) => demo::run(project, *options),
             Self::Up(options) => up::run(project, *options),
             Self::Down(options) => down::run(project, *options),
-            Self::Status(options) => status::run(project, *options),
+            Self::Status => status::run(project, format),
             Self::Logs(options) => logs::run(project, options),
-            Self::Doctor(options) => doctor::run(project, *options),
-            Self::Smoke(options) => smoke::run(project, *options),
-            Self::Load(options) => load::run(project, options),
-            Self::Rollout(options) => rollout::run(project, options),
-            Self::Scale(options) => scale::run(project, *options),
-            Self::Keys(options) => keys::run(project, options),
-            Self::VerifyDlq(options) => verify_dlq::run(project, *options),
-            Self::VerifyMetrics(options) => verify_metrics::run(project, options),
-            Self::VerifyTraces(options) => verify_traces::run(project, options),
-            Self::VerifyApi(options) => verify_api::run(project, options),
-            Self::VerifyDashboards(options) => verify_dashboards::run(project, options),
-            Self::Alerts(options) => alerts::run(project, *options),
-            Self::Attack(options) => attack::run(project, *options),
-            Self::Evaluate(options) => evaluate::run(project, options),
-            Self::Dlq(options) => dlq::run(project, options),
-            Self::Orders(options) => orders::run(project, options),
-            Self::Outbox(options) => outbox::run(project, options),
-            Self::Fault(options) => fault::run(project, options),
-            Self::Heal(options) => heal::run(project, *options),
+            Self::Doctor => doctor::run(project, format),
+            Self::Smoke => smoke::run(project, format),
+            Self::Load(options) => load::run(project, options, format),
+            Self::Rollout(options) => rollout::run(project, options, format),
+            Self::Scale(options) => scale::run(project, *options, format),
+            Self::Keys(options) => keys::run(project, options, format),
+            Self::VerifyDlq(options) => verify_dlq::run(project, *options, format),
+            Self::VerifyMetrics(options) => verify_metrics::run(project, options, format),
+            Self::VerifyTraces(options) => verify_traces::run(project, options, format),
+            Self::VerifyApi(options) => verify_api::run(project, options, format),
+            Self::VerifyDashboards(options) => verify_dashboards::run(project, options, format),
+            Self::Alerts(options) => alerts::run(project, *options, format),
+            Self::Attack => attack::run(project, format),
+            Self::Evaluate(options) => evaluate::run(project, options, format),
+            Self::Dlq(options) => dlq::run(project, options, format),
+            Self::Orders(options) => orders::run(project, options, format),
+            Self::Outbox(options) => outbox::run(project, options, format),
+            Self::Fault(options) => fault::run(project, options, format),
+            Self::Heal => heal::run(project, format),
             Self::Test(options) => test::run(project, options),
             Self::Bench(options) => bench::run(project, options),
-            Self::Check(options) => check::run(project, options),
+            Self::Check(options) => check::run(project, options, format),
         }
+    }
+
+    /// Whether it shows what others write, or is for people alone.
+    fn is_text_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Demo(_)
+                | Self::Up(_)
+                | Self::Down(_)
+                | Self::Logs(_)
+                | Self::Test(_)
+                | Self::Bench(_)
+        )
     }
 
     /// Whether it is about the system as it is: what a killed command left would be part of what it finds.
     fn finds_the_system(&self) -> bool {
         match self {
-            Self::Down(_) | Self::Doctor(_) | Self::Test(_) | Self::Bench(_) | Self::Check(_) => {
-                false
-            }
+            Self::Down(_) | Self::Doctor | Self::Test(_) | Self::Bench(_) | Self::Check(_) => false,
             // They heal by themselves, where they have to do with the system at all.
-            Self::Evaluate(_) | Self::Heal(_) => false,
+            Self::Evaluate(_) | Self::Heal => false,
             Self::Demo(_)
             | Self::Up(_)
-            | Self::Status(_)
+            | Self::Status
             | Self::Logs(_)
-            | Self::Smoke(_)
+            | Self::Smoke
             | Self::Load(_)
             | Self::Rollout(_)
             | Self::Scale(_)
@@ -169,43 +189,11 @@ impl Command {
             | Self::VerifyApi(_)
             | Self::VerifyDashboards(_)
             | Self::Alerts(_)
-            | Self::Attack(_)
+            | Self::Attack
             | Self::Dlq(_)
             | Self::Orders(_)
             | Self::Outbox(_)
             | Self::Fault(_) => true,
-        }
-    }
-
-    fn format(&self) -> Format {
-        match self {
-            Self::Demo(_)
-            | Self::Up(_)
-            | Self::Down(_)
-            | Self::Logs(_)
-            | Self::Test(_)
-            | Self::Bench(_) => Format::Text,
-            Self::Status(options) => options.format.format,
-            Self::Doctor(options) => options.format.format,
-            Self::Smoke(options) => options.format.format,
-            Self::Load(options) => options.format.format,
-            Self::Rollout(options) => options.format.format,
-            Self::Scale(options) => options.format.format,
-            Self::Keys(options) => options.format(),
-            Self::VerifyDlq(options) => options.format.format,
-            Self::VerifyMetrics(options) => options.format.format,
-            Self::VerifyTraces(options) => options.format.format,
-            Self::VerifyApi(options) => options.format.format,
-            Self::VerifyDashboards(options) => options.format.format,
-            Self::Alerts(options) => options.format.format,
-            Self::Attack(options) => options.format.format,
-            Self::Evaluate(options) => options.format(),
-            Self::Dlq(options) => options.format(),
-            Self::Orders(options) => options.format(),
-            Self::Outbox(options) => options.format(),
-            Self::Fault(options) => options.format,
-            Self::Heal(options) => options.format.format,
-            Self::Check(options) => options.format.format,
         }
     }
 }
@@ -213,11 +201,11 @@ impl Command {
 fn main() -> ExitCode {
     terminal::on_closed(interrupt::closed);
     progress::show_warnings(|text| eprintln!("{text}"));
-    let command = Cli::parse().command;
+    let Cli { command, format } = Cli::parse();
     let result = interrupt::install()
         .map_err(anyhow::Error::from)
         .and_then(|()| Project::discover())
-        .and_then(|project| command.run(&project));
+        .and_then(|project| command.run(&project, format));
     match result {
         Err(error) if error.is::<Interrupted>() => {
             if !interrupt::is_unread() {
@@ -229,7 +217,7 @@ fn main() -> ExitCode {
         // It said why.
         Ok(_) if terminal::stdout() == Stdout::Failed => ExitCode::from(Exit::Failed.code()),
         Ok(exit) => ExitCode::from(exit.code()),
-        Err(error) => ExitCode::from(report(&error, command.format()).code()),
+        Err(error) => ExitCode::from(report(&error, format).code()),
     }
 }
 

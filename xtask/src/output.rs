@@ -33,14 +33,6 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The option that every judging command has.
-#[derive(Debug, Clone, Copy, Default, clap::Args)]
-pub(crate) struct FormatOption {
-    /// The result's form; progress goes to standard error either way
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
-}
-
 /// Reads one of the values by its name; help shows each with its explanation.
 pub(crate) fn one_of<T: Copy + Send + Sync + 'static>(
     values: &'static [T],

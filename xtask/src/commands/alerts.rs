@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, table};
+use crate::output::{Format, print_json, table};
 use base::{durations, outcome::Exit, progress::spell};
 use system::{
     engine,
@@ -29,8 +29,6 @@ pub(crate) struct Options {
     /// Only what was told in this time: 10m, 1h; without it, the last thousand changes
     #[arg(long, value_name = "TIME", value_parser = durations::parse, requires = "history")]
     since: Option<Duration>,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// The result as JSON.
@@ -73,13 +71,13 @@ impl From<Alert> for Entry {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow::Result<Exit> {
     if options.history {
-        return history::run(project, options.format.format, options.since);
+        return history::run(project, format, options.since);
     }
     let prometheus = Prometheus::new(&engine::running_system(project)?)?;
     let report = Report::of(prometheus.alerts()?);
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => report.print(),
     }

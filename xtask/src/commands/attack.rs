@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, progress, table};
+use crate::output::{Format, print_json, progress, table};
 use base::outcome::Exit;
 use checks::attacks::{Ending, Family, Finding};
 use evaluation::faults;
@@ -12,13 +12,6 @@ use system::{
     engine::{self, Container},
     project::Project,
 };
-
-/// What `attack` can be told.
-#[derive(Debug, Clone, Copy, Default, clap::Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
-}
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]
@@ -52,7 +45,7 @@ struct NotHeld {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let gateway = engine::published_by(&containers, "traefik")?;
     let findings = progress().step("attack", |step| {
@@ -62,7 +55,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     })?;
     let fallen = fallen(&containers, &engine::containers(project)?);
     let report = judge(&findings, fallen);
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => print!("{}", text(&report)),
     }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::output::{Format, FormatOption, print_json, progress, table};
+use crate::output::{Format, print_json, progress, table};
 use base::{
     outcome::{self, Exit},
     progress::Step,
@@ -41,8 +41,6 @@ pub(crate) struct Options {
     /// Only this check, by its name in the result; can be given several times
     #[arg(long, value_name = "CHECK")]
     only: Vec<String>,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// The result as JSON.
@@ -91,7 +89,7 @@ const CHECKS: [Check; 13] = [
 ];
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let chosen = chosen(&options.only)?;
     let progress = progress();
     let mut checks = Vec::new();
@@ -121,7 +119,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         outcome: if failed { Exit::Failed } else { Exit::Holds },
         checks,
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => print_text(&report),
     }

@@ -1,6 +1,6 @@
 //! `demo`: the whole main job from nothing, with one summary at the end.
 
-use crate::output::progress;
+use crate::output::{Format, progress};
 use std::time::{Duration, Instant};
 
 use crate::{
@@ -41,26 +41,36 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     })?];
     // Nothing else can be said of a system that didn't come up.
     if parts[0].exit == Exit::Holds {
-        parts.push(part("smoke", || {
-            smoke::run(project, smoke::Options::default())
-        })?);
+        parts.push(part("smoke", || smoke::run(project, Format::Text))?);
         parts.push(part("load", || {
-            load::run(project, &load::Options::checkout(LOAD_RUN_TIME))
+            load::run(
+                project,
+                &load::Options::checkout(LOAD_RUN_TIME),
+                Format::Text,
+            )
         })?);
         parts.push(part("verify-metrics", || {
-            verify_metrics::run(project, &verify_metrics::Options::default())
+            verify_metrics::run(project, &verify_metrics::Options::default(), Format::Text)
         })?);
         parts.push(part("verify-traces", || {
-            verify_traces::run(project, &verify_traces::Options::default())
+            verify_traces::run(project, &verify_traces::Options::default(), Format::Text)
         })?);
         parts.push(part("verify-dashboards", || {
-            verify_dashboards::run(project, &verify_dashboards::Options::default())
+            verify_dashboards::run(
+                project,
+                &verify_dashboards::Options::default(),
+                Format::Text,
+            )
         })?);
         parts.push(part("verify-dlq", || {
-            verify_dlq::run(project, verify_dlq::Options::settled())
+            verify_dlq::run(project, verify_dlq::Options::settled(), Format::Text)
         })?);
         parts.push(part("evaluate", || {
-            evaluate::run(project, &evaluate::Options::only(QUICK_EXPERIMENT))
+            evaluate::run(
+                project,
+                &evaluate::Options::only(QUICK_EXPERIMENT),
+                Format::Text,
+            )
         })?);
     }
     println!("\n── summary ──");

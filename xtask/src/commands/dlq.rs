@@ -13,7 +13,7 @@ use self::{
     filters::Filters,
     moving::{PurgeOptions, ReplayOptions},
 };
-use crate::output::{Format, FormatOption, print_json, table};
+use crate::output::{Format, print_json, table};
 use base::outcome::{self, Exit};
 use system::{
     dead_letters::{self, DeadLetter, READ_LIMIT, READ_LIMIT_BYTES, Reader},
@@ -45,8 +45,6 @@ pub(crate) struct ListOptions {
     /// At most this many
     #[arg(long, default_value_t = 50)]
     limit: usize,
-    #[command(flatten)]
-    format: FormatOption,
 }
 
 /// What `dlq peek` can be told.
@@ -57,29 +55,15 @@ pub(crate) struct PeekOptions {
     letter: Option<String>,
     #[command(flatten)]
     filters: Filters,
-    #[command(flatten)]
-    format: FormatOption,
-}
-
-impl Options {
-    /// The form of the result.
-    pub(crate) fn format(&self) -> Format {
-        match self {
-            Self::List(options) => options.format.format,
-            Self::Peek(options) => options.format.format,
-            Self::Replay(options) => options.choice.format.format,
-            Self::Purge(options) => options.choice.format.format,
-        }
-    }
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     match options {
-        Options::List(options) => list(&reader(project)?, options),
-        Options::Peek(options) => peek(&reader(project)?, options),
-        Options::Replay(options) => moving::replay(project, options),
-        Options::Purge(options) => moving::purge(project, options),
+        Options::List(options) => list(&reader(project)?, options, format),
+        Options::Peek(options) => peek(&reader(project)?, options, format),
+        Options::Replay(options) => moving::replay(project, options, format),
+        Options::Purge(options) => moving::purge(project, options, format),
     }
 }
 
@@ -122,11 +106,11 @@ impl Letters {
     }
 }
 
-fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
+fn list(reader: &Reader, options: &ListOptions, format: Format) -> anyhow::Result<Exit> {
     let letters = Letters::read(reader, BODY_BEGINNING_BYTES)?;
     let mut selected = letters.selected(&options.filters);
     selected.truncate(options.limit);
-    if options.format.format == Format::Json {
+    if format == Format::Json {
         print_json(
             &selected
                 .iter()
@@ -177,7 +161,7 @@ fn list(reader: &Reader, options: &ListOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Holds)
 }
 
-fn peek(reader: &Reader, options: &PeekOptions) -> anyhow::Result<Exit> {
+fn peek(reader: &Reader, options: &PeekOptions, format: Format) -> anyhow::Result<Exit> {
     let letters = Letters::read(reader, PEEK_PAYLOAD_LIMIT_BYTES)?;
     let selected = letters.selected(&options.filters);
     let letter = match &options.letter {
@@ -194,7 +178,7 @@ fn peek(reader: &Reader, options: &PeekOptions) -> anyhow::Result<Exit> {
             "`cargo xtask dlq list` shows their numbers and ids",
         )
     })?;
-    if options.format.format == Format::Json {
+    if format == Format::Json {
         print_json(letter)?;
         return Ok(Exit::Holds);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, progress, table};
+use crate::output::{Format, print_json, progress, table};
 use base::outcome::{Exit, Failure};
 use system::{
     binaries,
@@ -21,13 +21,6 @@ use system::{
 const DISK_NEEDED_KIB: u64 = 12 * 1024 * 1024;
 /// What the containers may take together, and some for the compiler.
 const MEMORY_NEEDED_BYTES: u64 = 3 * 1024 * 1024 * 1024;
-
-/// What `doctor` can be told.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
-}
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]
@@ -85,7 +78,7 @@ impl Check {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let checks = progress().step("looking around", |step| {
         step.update("asking the engine, the registry and the toolchain");
         examine(project)
@@ -99,7 +92,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         },
         checks,
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => print_text(&report),
     }

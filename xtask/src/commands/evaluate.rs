@@ -4,7 +4,7 @@ mod comparison;
 mod list;
 mod terminal;
 
-use crate::output::{Format, FormatOption, one_of, print_json, progress};
+use crate::output::{Format, one_of, print_json, progress};
 use base::outcome::{self, Exit};
 use evaluation::{
     conclusion::Conclusion,
@@ -57,24 +57,17 @@ pub(crate) struct Options {
     /// How much worse a median may get, as a part of what it was
     #[arg(long, default_value_t = DEFAULT_TOLERANCE, value_name = "PART", value_parser = tolerance, requires = "compare")]
     tolerance: f64,
-    #[command(flatten)]
-    format: FormatOption,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Task {
     /// Explain each experiment: its claim, what would refute it, its load and its fault
-    List {
-        #[command(flatten)]
-        format: FormatOption,
-    },
+    List {},
     /// Judge the evidence of a run again, without the system, and write its reports anew
     Judge {
         /// A run's id, `latest`, or the path of a folder with an evidence.json
         #[arg(default_value = LATEST)]
         run: String,
-        #[command(flatten)]
-        format: FormatOption,
     },
 }
 
@@ -89,31 +82,21 @@ impl Options {
             sabotage: None,
             compare: None,
             tolerance: DEFAULT_TOLERANCE,
-            format: FormatOption::default(),
-        }
-    }
-
-    /// The form of the result.
-    pub(crate) fn format(&self) -> Format {
-        match &self.task {
-            Some(Task::List { format } | Task::Judge { format, .. }) => format.format,
-            None => self.format.format,
         }
     }
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let format = options.format();
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     match (&options.task, options.compare.as_deref()) {
         (Some(Task::List { .. }), _) => explain(format),
         (Some(Task::Judge { run, .. }), _) => judge(project, run, format),
         (None, Some([before, after])) => compare(project, before, after, options.tolerance, format),
-        (None, _) => evaluate(project, options),
+        (None, _) => evaluate(project, options, format),
     }
 }
 
-fn evaluate(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let plan = Plan {
         experiments: chosen(&options.experiments)?,
         repeat: options.repeat,
@@ -125,7 +108,7 @@ fn evaluate(project: &Project, options: &Options) -> anyhow::Result<Exit> {
     folder.write_evidence(project, &evaluation)?;
     let conclusion = Conclusion::of(&evaluation)?;
     folder.write_reports(&evaluation, &conclusion)?;
-    show(&conclusion, &folder, options.format())
+    show(&conclusion, &folder, format)
 }
 
 fn explain(format: Format) -> anyhow::Result<Exit> {

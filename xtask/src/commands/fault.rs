@@ -33,9 +33,6 @@ pub(crate) struct Options {
     /// How long the fault lasts: 5s, 1m
     #[arg(long = "for", value_name = "TIME", value_parser = durations::parse, default_value = "5s", global = true)]
     lasts: Duration,
-    /// The result's form; progress goes to standard error either way
-    #[arg(long, value_enum, default_value_t, global = true)]
-    pub(crate) format: Format,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -238,13 +235,13 @@ struct Report {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let Some((fault, since)) = options.kind.fault() else {
-        return list(options.format);
+        return list(format);
     };
     let lab = Lab::new(project)?;
     let report = carry_out(fault, since, &lab, options.lasts)?;
-    match options.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text if report.bite.bit => println!("The fault bit: {}.", report.bite.proof),
         Format::Text => println!("The fault did not bite: {}.", report.bite.proof),

@@ -4,18 +4,11 @@
 
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, progress};
+use crate::output::{Format, print_json, progress};
 use base::outcome::Exit;
 use evaluation::{run_journal, runner};
 use system::lock::SystemLock;
 use system::{interrupt::Interrupted, lab::Lab, note, project::Project};
-
-/// What `heal` can be told.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
-}
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]
@@ -26,11 +19,11 @@ struct Report {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let _lock = SystemLock::take(project)?;
     let mended = progress().step("heal", |step| runner::heal(&lab, step))?;
-    match options.format.format {
+    match format {
         Format::Json => print_json(&Report {
             outcome: Exit::Holds,
             mended,

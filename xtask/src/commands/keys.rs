@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::rollout::mend;
-use crate::output::{Format, FormatOption, print_json, progress, table};
+use crate::output::{Format, print_json, progress, table};
 use base::{
     outcome::{self, Exit},
     progress::spell,
@@ -29,7 +29,7 @@ const MOST_KEYS: usize = 5;
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum Options {
     /// List the keys, what each is for, and which containers have it; never the keys themselves
-    List(ListOptions),
+    List,
     /// Have a new key sign, while the old ones still verify
     #[command(
         after_help = "user-service's containers are replaced one by one, twice: first each of them learns the new \
@@ -37,21 +37,9 @@ pub(crate) enum Options {
                             somebody holds is refused. A rotation that was cut short is finished instead of another \
                             one begun."
     )]
-    Rotate(RotateOptions),
+    Rotate,
     /// Remove the keys that only verify, once no token of theirs can be valid
     Retire(RetireOptions),
-}
-
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct ListOptions {
-    #[command(flatten)]
-    format: FormatOption,
-}
-
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct RotateOptions {
-    #[command(flatten)]
-    format: FormatOption,
 }
 
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -59,19 +47,6 @@ pub(crate) struct RetireOptions {
     /// At once: who holds a token of theirs has to log in again
     #[arg(long)]
     force: bool,
-    #[command(flatten)]
-    format: FormatOption,
-}
-
-impl Options {
-    /// The result's form.
-    pub(crate) fn format(&self) -> Format {
-        match self {
-            Self::List(options) => options.format.format,
-            Self::Rotate(options) => options.format.format,
-            Self::Retire(options) => options.format.format,
-        }
-    }
 }
 
 /// The result as JSON.
@@ -109,15 +84,15 @@ struct Key {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let (mended, left) = match options {
-        Options::List(_) => (Vec::new(), Vec::new()),
-        Options::Rotate(_) => rotate(&lab)?,
+        Options::List => (Vec::new(), Vec::new()),
+        Options::Rotate => rotate(&lab)?,
         Options::Retire(options) => retire(&lab, options.force)?,
     };
     let report = look(project, mended, &left)?;
-    match options.format() {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => print_text(&report, &left),
     }

@@ -10,10 +10,7 @@ use std::{fs, time::Duration};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use records::load::{REPORT_FILE, SUMMARY_FILE};
 
-use crate::{
-    commands::verify_metrics,
-    output::{Format, FormatOption},
-};
+use crate::{commands::verify_metrics, output::Format};
 use base::{
     outcome::{Exit, unavailable},
     progress::Step,
@@ -97,8 +94,6 @@ pub(crate) struct Options {
     /// Threshold: the part of the requests that may fail, 0 to 1 [default: 0]
     #[arg(long, value_name = "FRACTION")]
     max_error_rate: Option<String>,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 fn scenarios() -> PossibleValuesParser {
@@ -118,7 +113,6 @@ impl Options {
             seed: None,
             max_p95_ms: None,
             max_error_rate: None,
-            format: FormatOption::default(),
         }
     }
 
@@ -142,7 +136,7 @@ impl Options {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     require_healthy(&containers)?;
     let gateway = engine::published_by(&containers, "traefik")?;
@@ -170,7 +164,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         .args(["--while-stdin-open"])
         .while_we_live();
     // With JSON standard output is for the result alone.
-    let on_stdout = match options.format.format {
+    let on_stdout = match format {
         Format::Json => print_stderr,
         Format::Text => print_stdout,
     };
@@ -194,7 +188,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
             to,
         },
     )?;
-    match options.format.format {
+    match format {
         Format::Json => print!("{}", fs::read_to_string(run.path.join(SUMMARY_FILE))?),
         Format::Text => {
             let report = run.path.join(REPORT_FILE);

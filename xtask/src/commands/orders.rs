@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
-use crate::output::{Format, FormatOption, print_json, progress, table};
+use crate::output::{Format, print_json, progress, table};
 use base::{
     durations,
     outcome::{self, Exit},
@@ -51,8 +51,6 @@ pub(crate) struct StuckOptions {
     /// Waiting for longer than this: 10s, 5m
     #[arg(long, value_name = "TIME", value_parser = durations::parse, default_value = "60s")]
     older_than: Duration,
-    #[command(flatten)]
-    format: FormatOption,
 }
 
 /// What `orders repair` can be told.
@@ -67,26 +65,14 @@ pub(crate) struct RepairOptions {
     /// How long to wait until they have ended: 0s doesn't wait, and judges nothing
     #[arg(long, value_name = "TIME", value_parser = durations::parse, default_value = "60s")]
     wait: Duration,
-    #[command(flatten)]
-    format: FormatOption,
-}
-
-impl Options {
-    /// The form of the result.
-    pub(crate) fn format(&self) -> Format {
-        match self {
-            Self::Stuck(options) => options.format.format,
-            Self::Repair(options) => options.format.format,
-        }
-    }
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     match options {
-        Options::Stuck(options) => stuck(&lab, *options),
-        Options::Repair(options) => repair(&lab, options),
+        Options::Stuck(options) => stuck(&lab, *options, format),
+        Options::Repair(options) => repair(&lab, options, format),
     }
 }
 
@@ -185,7 +171,7 @@ fn among(ids: &[String]) -> String {
     format!("id = ANY('{{{}}}'::uuid[])", ids.join(","))
 }
 
-fn stuck(lab: &Lab<'_>, options: StuckOptions) -> anyhow::Result<Exit> {
+fn stuck(lab: &Lab<'_>, options: StuckOptions, format: Format) -> anyhow::Result<Exit> {
     let (count, orders) = waiting(lab, &older_than(options.older_than))?;
     let report = Report {
         outcome: if count == 0 {
@@ -197,7 +183,7 @@ fn stuck(lab: &Lab<'_>, options: StuckOptions) -> anyhow::Result<Exit> {
         ended: None,
         orders: entries(orders),
     };
-    if options.format.format == Format::Json {
+    if format == Format::Json {
         print_json(&report)?;
         return Ok(report.outcome);
     }
@@ -213,7 +199,7 @@ fn stuck(lab: &Lab<'_>, options: StuckOptions) -> anyhow::Result<Exit> {
     Ok(report.outcome)
 }
 
-fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
+fn repair(lab: &Lab<'_>, options: &RepairOptions, format: Format) -> anyhow::Result<Exit> {
     let serving = lab.containers_of("order-service")?;
     if !serving.iter().any(Container::is_healthy) {
         return Err(outcome::unavailable(
@@ -276,7 +262,7 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions) -> anyhow::Result<Exit> {
         ended: Some(requested.len() - usize::try_from(left)?),
         orders: entries(orders),
     };
-    if options.format.format == Format::Json {
+    if format == Format::Json {
         print_json(&report)?;
         return Ok(report.outcome);
     }

@@ -11,7 +11,7 @@ use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use terminal::one_line;
 
-use crate::output::{Format, FormatOption, print_json, table};
+use crate::output::{Format, print_json, table};
 use base::{
     outcome::{self, Exit},
     uuids,
@@ -31,19 +31,12 @@ const PARKED: &str = "parked_at IS NOT NULL AND published_at IS NULL";
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Options {
     /// List parked events with the broker's error, and how many events wait behind each
-    Parked(ParkedOptions),
+    Parked,
     /// Have parked events published again, once the cause is gone
     Retry(ChangeOptions),
     /// Remove parked events: later events of their subjects go on. With saga recovery on, an order that still waits for what
     /// a dropped event said has it said again: repair the cause first, or switch it off
     Drop(ChangeOptions),
-}
-
-/// What `outbox parked` can be told.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct ParkedOptions {
-    #[command(flatten)]
-    format: FormatOption,
 }
 
 /// What `outbox retry` and `outbox drop` can be told.
@@ -55,27 +48,15 @@ pub(crate) struct ChangeOptions {
     /// Every parked event
     #[arg(long, conflicts_with = "events")]
     all: bool,
-    #[command(flatten)]
-    format: FormatOption,
-}
-
-impl Options {
-    /// The form of the result.
-    pub(crate) fn format(&self) -> Format {
-        match self {
-            Self::Parked(options) => options.format.format,
-            Self::Retry(options) | Self::Drop(options) => options.format.format,
-        }
-    }
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     match options {
-        Options::Parked(options) => parked(&lab, *options),
-        Options::Retry(options) => change(&lab, Change::Retry, options),
-        Options::Drop(options) => change(&lab, Change::Drop, options),
+        Options::Parked => parked(&lab, format),
+        Options::Retry(options) => change(&lab, Change::Retry, options, format),
+        Options::Drop(options) => change(&lab, Change::Drop, options, format),
     }
 }
 
@@ -110,7 +91,7 @@ struct List {
     events: Vec<Entry>,
 }
 
-fn parked(lab: &Lab<'_>, options: ParkedOptions) -> anyhow::Result<Exit> {
+fn parked(lab: &Lab<'_>, format: Format) -> anyhow::Result<Exit> {
     let mut list = List {
         parked: 0,
         events: Vec::new(),
@@ -134,7 +115,7 @@ fn parked(lab: &Lab<'_>, options: ParkedOptions) -> anyhow::Result<Exit> {
             list.events.push(Entry { service, event });
         }
     }
-    if options.format.format == Format::Json {
+    if format == Format::Json {
         print_json(&list)?;
         return Ok(Exit::Holds);
     }
@@ -208,7 +189,12 @@ struct Changed {
     missing: Vec<String>,
 }
 
-fn change(lab: &Lab<'_>, change: Change, options: &ChangeOptions) -> anyhow::Result<Exit> {
+fn change(
+    lab: &Lab<'_>,
+    change: Change,
+    options: &ChangeOptions,
+    format: Format,
+) -> anyhow::Result<Exit> {
     let sql = change.sql(&condition(&options.events));
     let mut events: Vec<String> = Vec::new();
     for (_, database) in OUTBOXES {
@@ -231,7 +217,7 @@ fn change(lab: &Lab<'_>, change: Change, options: &ChangeOptions) -> anyhow::Res
         events,
         missing,
     };
-    if options.format.format == Format::Json {
+    if format == Format::Json {
         print_json(&changed)?;
         return Ok(changed.outcome);
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, progress};
+use crate::output::{Format, print_json, progress};
 use base::{
     outcome::Exit,
     progress::{Progress, spell},
@@ -35,8 +35,6 @@ pub(crate) struct Options {
     /// The naive way: end all containers and make them anew, all at once
     #[arg(long)]
     at_once: bool,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// A service of the shop, or which these are.
@@ -68,7 +66,7 @@ struct Replaced {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let _lock = SystemLock::take(project)?;
     let _note = Note::leave(project, &format!("a rollout of {}", options.service))?;
@@ -119,7 +117,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
             })
             .collect(),
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => {
             match report.containers {

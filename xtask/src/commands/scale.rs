@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::rollout::{mend, service};
-use crate::output::{Format, FormatOption, print_json, progress};
+use crate::output::{Format, print_json, progress};
 use base::outcome::Exit;
 use system::lock::SystemLock;
 use system::{
@@ -31,8 +31,6 @@ pub(crate) struct Options {
     /// How many containers it shall have
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     count: u32,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// The result as JSON.
@@ -51,7 +49,7 @@ struct Report {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let _lock = SystemLock::take(project)?;
     let _note = Note::leave(project, &format!("a scaling of {}", options.service))?;
@@ -90,7 +88,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
             .collect(),
         left: left.iter().map(|left| left.exit_code).collect(),
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => {
             println!(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::output::{Format, FormatOption, print_json};
+use crate::output::{Format, print_json};
 use base::{outcome::Exit, progress::spell};
 use system::{
     engine::{self, Container},
@@ -25,13 +25,6 @@ const SHOWS_WITHIN: Duration = Duration::from_secs(20);
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_LINES: usize = 12;
-
-/// What `smoke` can be told.
-#[derive(Debug, Clone, Copy, Default, clap::Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
-}
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]
@@ -58,11 +51,11 @@ struct StepFailure {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let client = Client::new(&engine::published_by(&containers, "traefik")?);
     let mut teller = Teller {
-        format: options.format.format,
+        format,
         steps: Vec::new(),
     };
     let failure = tell(&mut teller, &client)
@@ -77,7 +70,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         steps: teller.steps,
         failure,
     };
-    match (options.format.format, &report.failure) {
+    match (format, &report.failure) {
         (Format::Json, _) => print_json(&report)?,
         (Format::Text, None) => println!("The story holds: {} steps.", report.steps.len()),
         (Format::Text, Some(failure)) => {

@@ -4,7 +4,7 @@ use std::thread;
 
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, table};
+use crate::output::{Format, print_json, table};
 use base::outcome::Exit;
 use system::{
     engine::{self, Container},
@@ -15,13 +15,6 @@ use system::{
 
 /// The most resident memory that an idle service may take.
 const RESIDENT_LIMIT_KIB: u64 = 15 * 1024;
-
-/// What `status` can be told.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
-}
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]
@@ -45,7 +38,7 @@ struct Service {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let services = look_at_all(&containers)?;
     let healthy = services.iter().all(|service| service.healthy);
@@ -54,7 +47,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         project: project.name.clone(),
         services,
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => print_text(&report),
     }

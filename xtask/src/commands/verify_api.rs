@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::output::{Format, FormatOption, print_json, progress, table};
+use crate::output::{Format, print_json, progress, table};
 use base::test_user::TestUser;
 use base::{
     outcome::{self, Exit},
@@ -62,8 +62,6 @@ pub(crate) struct Options {
     /// those that it serves
     #[arg(long, value_name = "FOLDER")]
     documents: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// The result as JSON.
@@ -94,7 +92,7 @@ struct Document {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let gateway = engine::published_by(&containers, "traefik")?;
     let progress = progress();
@@ -139,7 +137,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     }
     let wanted = documents.iter().flat_map(|document| &document.operations);
     let report = judge(all, seed, wanted);
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => {
             print!("{}", text(&report, &said));

@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::{Format, FormatOption, print_json};
+use crate::output::{Format, print_json};
 use base::{
     durations,
     outcome::{self, Exit},
@@ -44,8 +44,6 @@ pub(crate) struct Options {
     /// The time that is asked for, until now [default: what each dashboard shows when it is opened, 15m]
     #[arg(long, value_name = "TIME", value_parser = durations::parse)]
     last: Option<Duration>,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// The result as JSON; `xtask/schemas/dashboards.schema.json` describes it.
@@ -96,7 +94,7 @@ impl Finding {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let dashboards = dashboards::read_all(&project.root)?;
     let inquiry = Inquiry {
@@ -120,7 +118,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
             .sum(),
         queries,
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => report.print(),
     }

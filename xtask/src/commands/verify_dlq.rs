@@ -7,7 +7,7 @@ use chrono::Utc;
 use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
 use terminal::one_line;
 
-use crate::output::{Format, FormatOption, print_json, table};
+use crate::output::{Format, print_json, table};
 use base::{outcome::Exit, progress::spell};
 use system::{
     dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
@@ -30,8 +30,6 @@ pub(crate) struct Options {
     /// Wait until no message is on its way or waits in a retry tier any more, at most 45 s
     #[arg(long)]
     settled: bool,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 impl Options {
@@ -45,7 +43,7 @@ impl Options {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let reader = Reader::new(project, &containers)?;
     // Before the dead letters: what dies in between is counted twice, and not overlooked.
@@ -63,7 +61,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         settled: options.settled,
     };
     let verdict = dead_letters::judge(&contents, waiting, expectation, Utc::now());
-    match options.format.format {
+    match format {
         Format::Json => print_json(&verdict)?,
         Format::Text => print_text(&verdict),
     }

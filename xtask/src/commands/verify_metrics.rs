@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, progress, table};
+use crate::output::{Format, print_json, progress, table};
 use base::{SCRAPE_INTERVAL, outcome::Exit};
 use checks::{
     events_check::{self, ORDERS, Promises},
@@ -53,8 +53,6 @@ pub(crate) struct Options {
     /// The run to verify [default: the last one]
     #[arg(long, value_name = "RUN_ID")]
     run: Option<String>,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// The result as JSON.
@@ -71,7 +69,7 @@ struct Report {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let prometheus = Prometheus::new(&containers)?;
     let run = RunFolder::find(project, options.run.as_deref())?;
@@ -101,7 +99,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         targets_down,
         rows,
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => print_text(&report),
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
-use crate::output::{Format, FormatOption, print_json, progress};
+use crate::output::{Format, print_json, progress};
 use base::{SCRAPE_INTERVAL, outcome::Exit};
 use checks::{
     metrics_check::Finding,
@@ -58,8 +58,6 @@ pub(crate) struct Options {
     /// How much of the traces has to be whole, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = MIN_SHARE_PERCENT, value_parser = percent)]
     min_share: f64,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 impl Default for Options {
@@ -68,7 +66,6 @@ impl Default for Options {
             run: None,
             orders: ORDERS,
             min_share: MIN_SHARE_PERCENT,
-            format: FormatOption::default(),
         }
     }
 }
@@ -114,7 +111,7 @@ struct Spans {
 }
 
 /// Runs the command.
-pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let containers = engine::running_system(project)?;
     let jaeger = Jaeger::new(&containers)?;
     let prometheus = Prometheus::new(&containers)?;
@@ -141,7 +138,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         spans: Spans { counts, finding },
         trace_url: trace_url(&containers)?,
     };
-    match options.format.format {
+    match format {
         Format::Json => print_json(&report)?,
         Format::Text => print!("{}", text(&report)),
     }

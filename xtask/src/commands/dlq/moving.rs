@@ -7,7 +7,7 @@ use shared_events::dead_letters::Report;
 use shared_events::topology::INBOX_WINDOW;
 
 use super::filters::Filters;
-use crate::output::{Format, FormatOption, print_json};
+use crate::output::{Format, print_json};
 use base::outcome::{self, Exit};
 use system::{
     dead_letters::tool::{Order, Task, Tool},
@@ -29,8 +29,6 @@ pub(crate) struct Choice {
     /// Only say how many it would be
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    pub(crate) format: FormatOption,
 }
 
 /// What `dlq replay` can be told.
@@ -64,29 +62,39 @@ struct Summary {
 }
 
 /// Sends letters again.
-pub(crate) fn replay(project: &Project, options: &ReplayOptions) -> anyhow::Result<Exit> {
+pub(crate) fn replay(
+    project: &Project,
+    options: &ReplayOptions,
+    format: Format,
+) -> anyhow::Result<Exit> {
     let choice = &options.choice;
     choice.require_a_word()?;
     let containers = engine::running_system(project)?;
     let tool = Tool::new(project, &containers)?;
     if choice.dry_run || options.beyond_inbox_window {
-        return choice.carry_out(Task::Replay, &tool);
+        let done = choice.ask(Task::Replay, &tool, choice.dry_run)?;
+        return tell(&done, format);
     }
     // First a look at all of them: refused later, some would be on their way already.
     let look = choice.ask(Task::Replay, &tool, true)?;
     if look.outcome != Exit::Holds {
-        return choice.tell(&look);
+        return tell(&look, format);
     }
     require_within_inbox_window(oldest(&look.queues), Utc::now())?;
-    choice.carry_out(Task::Replay, &tool)
+    tell(&choice.ask(Task::Replay, &tool, false)?, format)
 }
 
 /// Removes letters.
-pub(crate) fn purge(project: &Project, options: &PurgeOptions) -> anyhow::Result<Exit> {
+pub(crate) fn purge(
+    project: &Project,
+    options: &PurgeOptions,
+    format: Format,
+) -> anyhow::Result<Exit> {
     let choice = &options.choice;
     choice.require_a_word()?;
     let containers = engine::running_system(project)?;
-    choice.carry_out(Task::Purge, &Tool::new(project, &containers)?)
+    let tool = Tool::new(project, &containers)?;
+    tell(&choice.ask(Task::Purge, &tool, choice.dry_run)?, format)
 }
 
 /// The earliest first failure.
@@ -132,10 +140,6 @@ impl Choice {
         ))
     }
 
-    fn carry_out(&self, task: Task, tool: &Tool<'_>) -> anyhow::Result<Exit> {
-        self.tell(&self.ask(task, tool, self.dry_run)?)
-    }
-
     /// Runs the tool for one queue after the other, until one fails or the limit is reached.
     fn ask(&self, task: Task, tool: &Tool<'_>, dry_run: bool) -> anyhow::Result<Summary> {
         let selection = self.filters.selection();
@@ -168,19 +172,19 @@ impl Choice {
         }
         Ok(summary)
     }
+}
 
-    fn tell(&self, summary: &Summary) -> anyhow::Result<Exit> {
-        match self.format.format {
-            Format::Json => print_json(summary)?,
-            Format::Text => {
-                for report in &summary.queues {
-                    println!("{}", line(summary, report));
-                }
-                println!("{}", closing(summary));
+fn tell(summary: &Summary, format: Format) -> anyhow::Result<Exit> {
+    match format {
+        Format::Json => print_json(summary)?,
+        Format::Text => {
+            for report in &summary.queues {
+                println!("{}", line(summary, report));
             }
+            println!("{}", closing(summary));
         }
-        Ok(summary.outcome)
     }
+    Ok(summary.outcome)
 }
 
 fn line(summary: &Summary, report: &Report) -> String {
