@@ -13,8 +13,16 @@ mod output;
 
 use std::process::ExitCode;
 
+use base::{
+    outcome::{self, Exit, Failure},
+    progress,
+};
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use system::{
+    interrupt::{self, Interrupted},
+    project::Project,
+};
 use terminal::Stdout;
 
 use crate::{
@@ -24,15 +32,6 @@ use crate::{
         verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
     output::Format,
-};
-use system::{
-    interrupt::{self, Interrupted},
-    project::Project,
-};
-
-use base::{
-    outcome::{self, Exit, Failure},
-    progress,
 };
 
 /// agora's orchestrator: starts the system, puts load on it, and says what holds

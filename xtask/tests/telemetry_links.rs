@@ -5,14 +5,13 @@
 //! `public/app/features/explore/TraceView/createSpanLink.tsx`, and the Jaeger source's `querydata.go`. Left out: what a browser
 //! shows.
 
-use checks::logql;
-
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
+use checks::logql;
 use serde_json::{Value, json};
 
 const DATA_SOURCES: &str = "observability/grafana/provisioning/datasources/agora.yaml";

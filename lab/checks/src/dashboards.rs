@@ -14,9 +14,9 @@ use std::{
 };
 
 use anyhow::Context;
+use base::{SCRAPE_INTERVAL, outcome};
 
 use self::file::parse;
-use base::{SCRAPE_INTERVAL, outcome};
 
 /// Below the repository's root.
 pub const FOLDER: &str = "observability/grafana/dashboards";

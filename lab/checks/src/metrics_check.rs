@@ -8,10 +8,9 @@ use std::{
     fmt,
 };
 
+use base::outcome::Exit;
 use records::load::RequestCount;
 use serde::Serialize;
-
-use base::outcome::Exit;
 
 /// A routed path prefix and who stands behind it. One table: `observability/traefik/` routes the same.
 struct Route {

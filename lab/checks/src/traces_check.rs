@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base::{
+    outcome::Exit,
+    trace::{Kind, Span, Trace},
+};
 use chrono::{DateTime, Utc};
 use records::load::{CancellationEntry, LedgerEntry};
 use serde::Serialize;
-
-use base::outcome::Exit;
-use base::trace::{Kind, Span, Trace};
 
 /// An accepted order, and where its trace should be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,14 +4,15 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use records::alerts::{Change, History, Status};
-
 use base::outcome;
-use records::evaluation::FiredAlert;
-use system::lab::Lab;
+use chrono::{DateTime, Utc};
+use records::{
+    alerts::{Change, History, Status},
+    evaluation::FiredAlert,
+};
 use system::{
     alert_history::AlertReceiver,
+    lab::Lab,
     prometheus::{AlertState, Prometheus},
     wait,
 };

@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
-use records::load::{CancellationEntry, LedgerEntry};
-
-use records::evaluation::{Books, Configuration, Hop};
-use system::dead_letters::{self, DeadLetter, READ_LIMIT, Reader};
-use system::lab::Lab;
+use records::{
+    evaluation::{Books, Configuration, Hop},
+    load::{CancellationEntry, LedgerEntry},
+};
+use system::{
+    dead_letters::{self, DeadLetter, READ_LIMIT, Reader},
+    lab::Lab,
+};
 
 /// Clocks of containers on one machine are one clock; a margin for times that are rounded.
 const MARGIN: TimeDelta = TimeDelta::seconds(1);

@@ -3,7 +3,9 @@
 //!
 //! Made from the evidence alone, by [`super::verdict`]; how it looks is `report/`'s.
 
+use base::outcome::{self, Exit};
 use chrono::{DateTime, Utc};
+use records::evaluation::{Evaluation, Sabotage, Trial, Versions};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -13,8 +15,6 @@ use super::{
     statistics::{Effect, Spread},
     verdict::{self, Verdict},
 };
-use base::outcome::{self, Exit};
-use records::evaluation::{Evaluation, Sabotage, Trial, Versions};
 
 /// The version of this form.
 pub const FORMAT: u32 = 1;

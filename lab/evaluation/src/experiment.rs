@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use records::evaluation::Arm;
+
 use super::{
     faults::Fault,
     measurement::{Figure, Outcome},
 };
-use records::evaluation::Arm;
 
 /// An experiment: a claim about a pattern, and how it is tried.
 #[derive(Debug)]

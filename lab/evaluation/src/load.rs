@@ -9,15 +9,17 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use records::load::{
-    BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, ROUTES_FILE,
-    SUMMARY_FILE, TIMELINE_FILE,
+use records::{
+    evaluation::LoadEvidence,
+    load::{
+        BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, ROUTES_FILE,
+        SUMMARY_FILE, TIMELINE_FILE,
+    },
 };
 use serde::de::DeserializeOwned;
+use system::{process::tail, wait};
 
 use super::experiment::{LoadPlan, Model};
-use records::evaluation::LoadEvidence;
-use system::{process::tail, wait};
 
 /// Signing the users up, and the last requests of a run.
 const BESIDES_RUN_TIME: Duration = Duration::from_secs(60);

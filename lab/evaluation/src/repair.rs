@@ -10,19 +10,19 @@ use std::{
 };
 
 use anyhow::anyhow;
+use base::outcome::Exit;
 use chrono::{DateTime, Utc};
 use shared_events::dead_letters::Selection;
-
-use super::{books, customers, faults};
-use base::outcome::Exit;
-use system::lab::Lab;
 use system::{
     dead_letters::{
         self, Reader, STATISTICS_LAG,
         tool::{Order, Task, Tool},
     },
+    lab::Lab,
     wait,
 };
+
+use super::{books, customers, faults};
 
 /// Longer than the retry tiers together.
 const STILL_WITHIN: Duration = Duration::from_secs(90);

@@ -8,12 +8,15 @@ use std::{
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use records::evaluation::Configuration;
 use serde::{Deserialize, Serialize};
+use system::{
+    files::replace,
+    lab::{Lab, Wanted},
+    project::Project,
+};
 
 use super::repair;
-use records::evaluation::Configuration;
-use system::lab::{Lab, Wanted};
-use system::{files::replace, project::Project};
 
 /// What has to be restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

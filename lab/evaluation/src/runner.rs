@@ -10,8 +10,28 @@ use std::{
 };
 
 use anyhow::Context;
+use base::{
+    outcome,
+    progress::{Progress, Step},
+};
 use chrono::{DateTime, Utc};
+use records::evaluation::{
+    Arm, Attacks, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage,
+    Sample, Trial, Versions,
+};
 use sha2::{Digest, Sha256};
+use system::{
+    binaries,
+    dead_letters::{Reader, STATISTICS_LAG},
+    engine,
+    interrupt::{self, Interrupted},
+    lab::{Lab, Wanted},
+    lock::SystemLock,
+    note,
+    process::Call,
+    project::{self, Project},
+    wait,
+};
 
 use super::{
     alerts, books,
@@ -24,28 +44,6 @@ use super::{
     steady::{self, Probe},
     store::EvaluationFolder,
     telemetry::Watch,
-};
-use base::{
-    outcome,
-    progress::{Progress, Step},
-};
-use records::evaluation::{
-    Arm, Attacks, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage,
-    Sample, Trial, Versions,
-};
-use system::{
-    binaries,
-    dead_letters::{Reader, STATISTICS_LAG},
-    engine,
-    interrupt::{self, Interrupted},
-    process::Call,
-    project::{self, Project},
-    wait,
-};
-use system::{
-    lab::{Lab, Wanted},
-    lock::SystemLock,
-    note,
 };
 
 const STEADY_WITHIN: Duration = Duration::from_secs(30);

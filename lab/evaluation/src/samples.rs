@@ -9,10 +9,8 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-
 use records::evaluation::Sample;
-use system::lab::Lab;
-use system::wait;
+use system::{lab::Lab, wait};
 
 /// Between two looks; a look takes a tenth of a second on top.
 const INTERVAL: Duration = Duration::from_millis(400);

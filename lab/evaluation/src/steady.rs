@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use serde_json::Value;
-
-use super::customers;
 use base::test_user::TestUser;
 use records::evaluation::{Measure, Steadiness};
-use system::lab::Lab;
-use system::{engine::Container, extras, http::Client, wait};
+use serde_json::Value;
+use system::{engine::Container, extras, http::Client, lab::Lab, wait};
+
+use super::customers;
 
 /// How long an order may take from its 202 to its end while nothing else happens.
 const DECIDED_WITHIN: Duration = Duration::from_secs(2);

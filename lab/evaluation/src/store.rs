@@ -4,12 +4,12 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context;
-use serde_json::Value;
-
-use super::{conclusion::Conclusion, report};
 use base::outcome;
 use records::evaluation::{Evaluation, FORMAT};
+use serde_json::Value;
 use system::{files::replace, project::Project};
+
+use super::{conclusion::Conclusion, report};
 
 /// What was seen: an [`Evaluation`].
 pub const EVIDENCE_FILE: &str = "evidence.json";

@@ -5,17 +5,19 @@
 
 use std::collections::BTreeMap;
 
-use records::load::{CancellationEntry, LedgerEntry};
-
-use crate::traces;
 use base::progress::Step;
 use checks::traces_check;
-use records::evaluation::Telemetry;
-use system::lab::Lab;
+use records::{
+    evaluation::Telemetry,
+    load::{CancellationEntry, LedgerEntry},
+};
 use system::{
     jaeger::Jaeger,
+    lab::Lab,
     prometheus::{Moment, Prometheus},
 };
+
+use crate::traces;
 
 /// The most orders whose traces are looked up.
 const ORDERS: usize = 300;

@@ -13,13 +13,13 @@
 //! In this order: what can't be trusted decides nothing, and a pattern that failed has failed, whatever the other arm
 //! did.
 
+use records::evaluation::{Arm, Steadiness, Trial};
 use serde::{Deserialize, Serialize};
 
 use super::{
     experiment::Experiment,
     measurement::{Better, Figure, Outcome},
 };
-use records::evaluation::{Arm, Steadiness, Trial};
 
 /// The verdict on one trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

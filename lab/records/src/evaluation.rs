@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::load::{RouteSecond, RunSummary, TimelineSecond};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+use crate::load::{RouteSecond, RunSummary, TimelineSecond};
 
 /// The version of this form; evidence of another one can't be judged.
 pub const FORMAT: u32 = 1;

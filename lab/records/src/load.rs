@@ -6,8 +6,7 @@
 //! [`CancellationEntry`] a line; [`BEGUN_FILE`] is there once the measured part has begun. A run of the closed model has goose's own HTML report in [`REPORT_FILE`] as well. This crate is serde only; it
 //! reads and writes no file.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

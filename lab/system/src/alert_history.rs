@@ -1,5 +1,6 @@
 //! Questions to the project's `alert-receiver`: which alerts fired and cleared.
 
+use base::outcome;
 use chrono::{DateTime, SecondsFormat, Utc};
 use records::alerts::{HISTORY_PATH, History};
 
@@ -8,7 +9,6 @@ use crate::{
     http::Client,
     project::ALERT_RECEIVER,
 };
-use base::outcome;
 
 /// The project's receiver.
 #[derive(Debug)]

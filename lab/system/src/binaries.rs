@@ -11,12 +11,12 @@ use std::{
 };
 
 use anyhow::Context;
+use base::{outcome, progress::Step};
 
 use crate::{
     process::Call,
     project::{Project, own_images},
 };
-use base::{outcome, progress::Step};
 
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// The load generator's package and binary.

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use base::{outcome, progress::Step};
+
 use crate::{
     process::Call,
     project::{Project, Settings},
 };
-use base::{outcome, progress::Step};
 
 /// The Debian package and suite that hold Compose V2 as one static binary.
 const DEBIAN_PACKAGE: [&str; 2] = ["docker-compose", "forky"];

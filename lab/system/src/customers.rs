@@ -1,10 +1,10 @@
 //! People of xtask's own, signed up through the gateway.
 
+use base::test_user::TestUser;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{http::Client, random};
-use base::test_user::TestUser;
 
 /// Signs somebody up, with a new address that begins with `address` and a new password, and logs them in.
 pub fn sign_up(client: &Client, name: &str, address: &str) -> anyhow::Result<TestUser> {

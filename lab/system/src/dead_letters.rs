@@ -8,6 +8,7 @@ pub mod tool;
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use anyhow::anyhow;
+use base::outcome::{self, Exit};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,6 @@ use crate::{
     http::{Answer, Client},
     project::Project,
 };
-use base::outcome::{self, Exit};
 
 /// How many messages of a queue are looked at, at most; the count is exact beyond that.
 pub const READ_LIMIT: usize = 1_000;

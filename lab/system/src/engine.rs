@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use base::outcome;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
@@ -16,7 +17,6 @@ use crate::{
     project::{PORTS, Project, PublishedPort, TOOLS},
     signing_keys,
 };
-use base::outcome;
 
 /// The label that compose puts on everything of a project.
 const PROJECT_LABEL: &str = "com.docker.compose.project";

@@ -14,6 +14,10 @@ use std::{
 };
 
 use anyhow::Context;
+use base::{
+    outcome,
+    progress::{Progress, Step},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -23,10 +27,6 @@ use crate::{
     process::{Call, tail},
     project::Project,
     wait,
-};
-use base::{
-    outcome,
-    progress::{Progress, Step},
 };
 
 /// Set to `never`, nothing is started or installed.

@@ -13,13 +13,13 @@ use std::{
 };
 
 use anyhow::Context;
+use base::outcome;
 
 use self::syntax::{Piece, SyntaxError};
 use crate::{
     random,
     signing_keys::{JWT_KEYS, SigningKeys},
 };
-use base::outcome;
 
 /// Names the secrets that the volumes were made with.
 pub const SECRETS_ID: &str = "AGORA_SECRETS_ID";

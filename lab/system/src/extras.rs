@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeMap, thread};
 
+use base::progress::Step;
+
 use crate::{
     compose::Compose,
     engine::{self, Container},
@@ -13,7 +15,6 @@ use crate::{
     ports,
     project::{GRAFANA, Project, Settings},
 };
-use base::progress::Step;
 
 /// Loki's service and port; it publishes none.
 pub const LOKI: (&str, u16) = ("loki", 3100);

@@ -4,11 +4,10 @@
 use std::{io, time::Duration};
 
 use anyhow::{Context, anyhow};
+use base::outcome;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::Agent;
-
-use base::outcome;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// The most of a body that is read, in bytes.

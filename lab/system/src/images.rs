@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, env, thread, time::Duration};
 
+use base::{outcome, progress::Step};
+
 use crate::{
     compose::{self, Compose},
     engine,
@@ -10,7 +12,6 @@ use crate::{
     process::Call,
     project::Project,
 };
-use base::{outcome, progress::Step};
 
 /// The image that shows whether a registry answers at all.
 pub const SMALLEST: &str = "AGORA_IMAGE_ALERTMANAGER";

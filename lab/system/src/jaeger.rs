@@ -6,16 +6,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{anyhow, bail};
+use base::{
+    outcome,
+    trace::{Kind, Link, Span, Trace},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use base::trace::{Kind, Link, Span, Trace};
 
 use crate::{
     engine::{self, Container},
     http::{Answer, Client, segment},
 };
-use base::outcome;
 
 /// How many hexadecimal digits a trace id has; Jaeger leaves leading zeros out.
 const TRACE_ID_DIGITS: usize = 32;

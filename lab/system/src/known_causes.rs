@@ -1,5 +1,6 @@
 //! Causes of a start that failed, known by what the engine or a service says, each with what helps against it.
 
+use base::{outcome, progress};
 use shared_events::topology::OTHER_ARGUMENTS;
 
 use crate::{
@@ -7,7 +8,6 @@ use crate::{
     interrupt,
     project::Project,
 };
-use base::{outcome, progress};
 
 /// What the engine says when it has no subnet left to give, up to version 26 and from then on.
 const NO_SUBNET: [&str; 2] = [

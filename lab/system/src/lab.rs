@@ -10,6 +10,8 @@ use std::{
 };
 
 use anyhow::Context;
+use base::{outcome, progress::Step};
+use records::evaluation::Configuration;
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,8 +23,6 @@ use crate::{
     project::{Project, Settings},
     service_images, signing_keys, wait,
 };
-use base::{outcome, progress::Step};
-use records::evaluation::Configuration;
 
 /// As which program the databases see us: a session that was left behind is found by it.
 pub const APPLICATION: &str = "agora-evaluation";

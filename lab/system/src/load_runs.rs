@@ -3,13 +3,13 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context;
+use base::outcome;
 use records::load::{
     CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{project::Project, prometheus::Moment};
-use base::outcome;
 
 const WINDOW_FILE: &str = "window.json";
 

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::project::Settings;
 use base::outcome;
+
+use crate::project::Settings;
 
 const PREFIX: &str = "AGORA_PATTERN_";
 /// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.

@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
+use base::outcome;
+
 use crate::{
     engine::{self, Container},
     process::Call,
     project::{GRAFANA, PORTS, PublishedPort, Settings},
 };
-use base::outcome;
 
 /// A port that something else holds.
 #[derive(Debug, PartialEq, Eq)]

@@ -14,11 +14,11 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use base::outcome;
 use duct::Expression;
 use signal_hook::consts::SIGPIPE;
 
 use crate::interrupt::{self, Groups, Interrupted};
-use base::outcome;
 
 /// How often a running call is looked at.
 const TICK: Duration = Duration::from_millis(100);

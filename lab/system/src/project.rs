@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base::outcome;
 use chrono::Utc;
 
 use crate::{env_file::EnvFile, random};
-use base::outcome;
 
 /// How the names of all settings begin.
 const OWN_PREFIX: &str = "AGORA_";

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
+use base::{SCRAPE_INTERVAL, outcome};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,6 @@ use crate::{
     http::{self, Client},
     wait,
 };
-use base::{SCRAPE_INTERVAL, outcome};
 
 /// How long a scrape of every target may take to come round.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(30);

@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use base::outcome;
 
 use crate::{
     engine::{self, Container, docker},
@@ -19,7 +20,6 @@ use crate::{
     project::Settings,
     wait,
 };
-use base::outcome;
 
 /// The most containers that a service may have.
 pub const MOST: u32 = 8;

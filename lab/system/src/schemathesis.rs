@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::Context;
+use base::{outcome, progress::Step};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{process::Call, project::Project};
-use base::{outcome, progress::Step};
 
 /// Every package with its version and its hashes.
 const REQUIREMENTS: &str = "xtask/schemathesis/requirements.txt";

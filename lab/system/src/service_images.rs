@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use base::{outcome, progress::Step};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -12,7 +13,6 @@ use crate::{
     project::{Project, Settings, own_images},
     random,
 };
-use base::{outcome, progress::Step};
 
 /// The most that a service image may weigh, in bytes.
 pub const SIZE_LIMIT_BYTES: u64 = 20 * 1_000_000;

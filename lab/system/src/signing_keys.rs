@@ -4,11 +4,11 @@
 
 use std::fmt;
 
+use base::outcome;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::Value;
 
 use crate::random;
-use base::outcome;
 
 /// The setting: `kid:hex[,kid:hex]`, the one that signs first.
 pub const JWT_KEYS: &str = "AGORA_JWT_KEYS";

@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
-    fs::{File, Permissions},
+    env,
+    fs::{self, File, Permissions},
     io,
     net::SocketAddr,
     os::unix::{fs::PermissionsExt, process::CommandExt},

@@ -5,16 +5,16 @@ mod history;
 
 use std::time::Duration;
 
+use base::{durations, outcome::Exit, progress::spell};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-
-use crate::output::{Format, print_json, table};
-use base::{durations, outcome::Exit, progress::spell};
 use system::{
     engine,
     project::Project,
     prometheus::{Alert, AlertState, Prometheus},
 };
+
+use crate::output::{Format, print_json, table};
 
 /// What `alerts` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]

@@ -2,16 +2,16 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
-
-use crate::output::{Format, print_json, progress, table};
 use base::outcome::Exit;
 use checks::attacks::{Ending, Family, Finding};
 use evaluation::faults;
+use serde::Serialize;
 use system::{
     engine::{self, Container},
     project::Project,
 };
+
+use crate::output::{Format, print_json, progress, table};
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]

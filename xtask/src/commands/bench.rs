@@ -4,14 +4,14 @@
 //! The benchmarks are `benches/throughput` and, for the part `gateway`,
 //! `benches/gateway`; this gives them the test system.
 
+use base::{outcome::Exit, progress::Progress};
 use clap::ValueEnum;
+use system::{compose::Compose, engine, project::Project};
 
 use crate::commands::{
     test::{self, Variables},
     up::Consent,
 };
-use base::{outcome::Exit, progress::Progress};
-use system::{compose::Compose, engine, project::Project};
 
 /// The gateways of `compose.bench.yaml`, and by which variable the benchmark knows each.
 const GATEWAYS: [(&str, &str); 6] = [

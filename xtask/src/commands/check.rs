@@ -7,10 +7,6 @@ use std::{
 };
 
 use anyhow::Context;
-use serde::Serialize;
-use serde_json::json;
-
-use crate::output::{Format, print_json, progress, table};
 use base::{
     outcome::{self, Exit},
     progress::Step,
@@ -20,10 +16,14 @@ use checks::{
     dashboards::{self, Dashboard, Language},
     logql,
 };
+use serde::Serialize;
+use serde_json::json;
 use system::{
     binaries, compose::Compose, engine, env_file::EnvFile, extras, images, interrupt::Interrupted,
     process::Call, project::Project,
 };
+
+use crate::output::{Format, print_json, progress, table};
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 

@@ -1,16 +1,16 @@
 //! `demo`: the whole main job from nothing, with one summary at the end.
 
-use crate::output::{Format, progress};
 use std::time::{Duration, Instant};
+
+use base::{outcome::Exit, progress::spell};
+use system::{interrupt::Interrupted, project::Project};
 
 use crate::{
     commands::{
         evaluate, load, smoke, up, verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
-    output::table,
+    output::{Format, progress, table},
 };
-use base::{outcome::Exit, progress::spell};
-use system::{interrupt::Interrupted, project::Project};
 
 /// Long enough for every pattern to be seen at work, short enough to wait for.
 const LOAD_RUN_TIME: &str = "20s";

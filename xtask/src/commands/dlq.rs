@@ -4,9 +4,15 @@
 mod filters;
 mod moving;
 
+use base::outcome::{self, Exit};
 use chrono::Utc;
 use clap::Subcommand;
 use shared_events::dead_letters::BODY_BEGINNING_BYTES;
+use system::{
+    dead_letters::{self, DeadLetter, READ_LIMIT, READ_LIMIT_BYTES, Reader},
+    engine,
+    project::Project,
+};
 use terminal::one_line;
 
 use self::{
@@ -14,12 +20,6 @@ use self::{
     moving::{PurgeOptions, ReplayOptions},
 };
 use crate::output::{Format, print_json, table};
-use base::outcome::{self, Exit};
-use system::{
-    dead_letters::{self, DeadLetter, READ_LIMIT, READ_LIMIT_BYTES, Reader},
-    engine,
-    project::Project,
-};
 
 /// How much of a body is shown, in bytes.
 const PEEK_PAYLOAD_LIMIT_BYTES: usize = 16_384;

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::output::{Format, print_json, progress, table};
 use base::outcome::{Exit, Failure};
+use serde::Serialize;
 use system::{
     binaries,
     compose::Compose,
@@ -16,6 +14,8 @@ use system::{
     process::Call,
     project::Project,
 };
+
+use crate::output::{Format, print_json, progress, table};
 
 /// A cold build leaves about 5 GB of objects and 1.5 GB of images; twice that is comfortable.
 const DISK_NEEDED_KIB: u64 = 12 * 1024 * 1024;

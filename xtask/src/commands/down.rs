@@ -1,10 +1,11 @@
 //! `down`: stops and removes the project's containers and networks, and its data when asked to.
 
-use crate::output::progress;
 use std::time::Duration;
 
 use base::outcome::Exit;
 use system::{engine, engine_setup, interrupt, project::Project};
+
+use crate::output::progress;
 
 const LIMIT: Duration = Duration::from_secs(120);
 

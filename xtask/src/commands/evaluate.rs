@@ -4,7 +4,6 @@ mod comparison;
 mod list;
 mod terminal;
 
-use crate::output::{Format, one_of, print_json, progress};
 use base::outcome::{self, Exit};
 use evaluation::{
     conclusion::Conclusion,
@@ -16,6 +15,8 @@ use evaluation::{
 };
 use records::evaluation::Sabotage;
 use system::project::Project;
+
+use crate::output::{Format, one_of, print_json, progress};
 
 /// Above it a seed is hard to type and says no more.
 const MAX_SEED: u64 = 1_000_000;

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
+use base::{durations, outcome::Exit, progress::spell};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use serde::Serialize;
-use shared_events::topology::{self, Topology};
-
-use crate::output::{Format, print_json, progress, table};
-use base::{durations, outcome::Exit, progress::spell};
 use evaluation::faults::{Fault, Injected};
 use records::evaluation::Bite;
+use serde::Serialize;
+use shared_events::topology::{self, Topology};
 use system::{
     lab::Lab,
     project::{CONTAINERS, Project, among},
 };
+
+use crate::output::{Format, print_json, progress, table};
 
 /// The networks of compose.yaml, without `logs`, on which only optional containers stand.
 const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];

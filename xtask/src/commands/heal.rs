@@ -2,13 +2,12 @@
 //! was cut short had found, by the note that it left. What a killed command left is undone by the next one, whichever
 //! it is ([`undo_left_over`]).
 
-use serde::Serialize;
-
-use crate::output::{Format, print_json, progress};
 use base::outcome::Exit;
 use evaluation::{run_journal, runner};
-use system::lock::SystemLock;
-use system::{interrupt::Interrupted, lab::Lab, note, project::Project};
+use serde::Serialize;
+use system::{interrupt::Interrupted, lab::Lab, lock::SystemLock, note, project::Project};
+
+use crate::output::{Format, print_json, progress};
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]

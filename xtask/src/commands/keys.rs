@@ -1,26 +1,26 @@
 //! `keys`: the keys that sign tokens, in the env file and in user-service's containers: which there are, a new one in
 //! place of the old without refusing anybody, and the old ones gone once no token of theirs is valid any more.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use clap::Subcommand;
-use serde::Serialize;
-
-use super::rollout::mend;
-use crate::output::{Format, print_json, progress, table};
 use base::{
     outcome::{self, Exit},
     progress::spell,
 };
-use system::lock::SystemLock;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use clap::Subcommand;
+use serde::Serialize;
 use system::{
     env_file::{EnvFile, JWT_KEYS_ROTATED_AT, JWT_TTL_SECONDS},
     key_rotation::{self, Rotation},
     lab::Lab,
+    lock::SystemLock,
     note::Note,
     project::Project,
     rolling::Left,
     signing_keys::{self, JWT_KEYS, SERVICE, SigningKeys},
 };
+
+use super::rollout::mend;
+use crate::output::{Format, print_json, progress, table};
 
 /// The most keys at once: each of them stands in a metric, and is one more that may leak.
 const MOST_KEYS: usize = 5;

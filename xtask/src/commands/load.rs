@@ -4,17 +4,14 @@
 //! Prometheus has scraped everything before the first request and after the last one, so that
 //! `verify-metrics` can compare exact counts.
 
-use crate::output::{print_stderr, print_stdout, progress};
 use std::{fs, time::Duration};
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
-use records::load::{REPORT_FILE, SUMMARY_FILE};
-
-use crate::{commands::verify_metrics, output::Format};
 use base::{
     outcome::{Exit, unavailable},
     progress::Step,
 };
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use records::load::{REPORT_FILE, SUMMARY_FILE};
 use system::{
     binaries,
     engine::{self, Container},
@@ -24,6 +21,11 @@ use system::{
     project::{self, Project},
     prometheus::{Moment, Prometheus},
     wait,
+};
+
+use crate::{
+    commands::verify_metrics,
+    output::{Format, print_stderr, print_stdout, progress},
 };
 
 /// The longest run that `loadtest` takes is a day; preparation and the last requests come on top.

@@ -1,6 +1,5 @@
 //! `logs`: what the containers wrote; with `--trace`, the lines of one trace over all of them.
 
-use crate::output::{print_stderr, print_stdout};
 use std::time::Duration;
 
 use base::outcome::{self, Exit};
@@ -10,6 +9,8 @@ use system::{
     extras,
     project::{CONTAINERS, Project},
 };
+
+use crate::output::{print_stderr, print_stdout};
 
 /// A followed log ends when somebody ends it, at the latest after a day.
 const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);

@@ -10,18 +10,18 @@ use std::{
 };
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
-use clap::Subcommand;
-use serde::{Deserialize, Serialize};
-
-use crate::output::{Format, print_json, progress, table};
 use base::{
     durations,
     outcome::{self, Exit},
     progress::spell,
     uuids,
 };
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
 use system::{engine::Container, lab::Lab, project::Project, wait};
+
+use crate::output::{Format, print_json, progress, table};
 
 /// The most orders that are listed; all are counted.
 const LISTED: usize = 100;

@@ -6,17 +6,17 @@
 //! messages that reached the broker and are dead, see `dlq`.
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
-use clap::Subcommand;
-use serde::{Deserialize, Serialize};
-use terminal::one_line;
-
-use crate::output::{Format, print_json, table};
 use base::{
     outcome::{self, Exit},
     uuids,
 };
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
 use system::{lab::Lab, project::Project};
+use terminal::one_line;
+
+use crate::output::{Format, print_json, table};
 
 /// The services with an outbox, and their databases.
 const OUTBOXES: [(&str, &str); 2] = [

@@ -1,21 +1,21 @@
 //! `rollout`: replaces a service's containers one by one, while it serves.
 
-use serde::Serialize;
-
-use crate::output::{Format, print_json, progress};
 use base::{
     outcome::Exit,
     progress::{Progress, spell},
 };
-use system::lock::SystemLock;
+use serde::Serialize;
 use system::{
     interrupt::{self, Interrupted},
     lab::Lab,
+    lock::SystemLock,
     note::Note,
     patterns,
     project::{Project, SERVICES, among},
     rolling::{self, Rolling},
 };
+
+use crate::output::{Format, print_json, progress};
 
 /// What `rollout` can be told.
 #[derive(Debug, Clone, clap::Args)]

@@ -1,19 +1,19 @@
 //! `scale`: gives a service more containers or fewer, while it serves.
 
-use serde::Serialize;
-
-use super::rollout::{mend, service};
-use crate::output::{Format, print_json, progress};
 use base::outcome::Exit;
-use system::lock::SystemLock;
+use serde::Serialize;
 use system::{
     engine,
     lab::Lab,
+    lock::SystemLock,
     note::Note,
     patterns,
     project::Project,
     rolling::{Left, MOST, Rolling},
 };
+
+use super::rollout::{mend, service};
+use crate::output::{Format, print_json, progress};
 
 /// What `scale` can be told.
 #[derive(Debug, Clone, Copy, clap::Args)]

@@ -5,17 +5,17 @@
 
 use std::time::{Duration, Instant};
 
+use base::{outcome::Exit, progress::spell};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use crate::output::{Format, print_json};
-use base::{outcome::Exit, progress::spell};
 use system::{
     engine::{self, Container},
     http::{Answer, Client},
     project::Project,
     random, wait,
 };
+
+use crate::output::{Format, print_json};
 
 /// The story's product.
 const PRODUCT: u32 = 99;

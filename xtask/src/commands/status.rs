@@ -2,16 +2,16 @@
 
 use std::thread;
 
-use serde::Serialize;
-
-use crate::output::{Format, print_json, table};
 use base::outcome::Exit;
+use serde::Serialize;
 use system::{
     engine::{self, Container},
     extras,
     project::{CONTAINERS, Project, SERVICES},
     service_images,
 };
+
+use crate::output::{Format, print_json, table};
 
 /// The most resident memory that an idle service may take.
 const RESIDENT_LIMIT_KIB: u64 = 15 * 1024;

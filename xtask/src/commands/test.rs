@@ -3,11 +3,8 @@
 //! The system is the compose project `agora-test` (the project's own name with `-test`), with secrets and free ports of
 //! its own; one that people use beside it stays as it is.
 
-use crate::confirm;
-use crate::output::progress;
 use std::time::Duration;
 
-use crate::commands::{down, up};
 use base::{outcome::Exit, progress::Progress};
 use system::{
     binaries,
@@ -15,6 +12,12 @@ use system::{
     engine_setup,
     env_file::EnvFile,
     project::{PORTS, Project},
+};
+
+use crate::{
+    commands::{down, up},
+    confirm,
+    output::progress,
 };
 
 const LIMIT: Duration = Duration::from_secs(60 * 60);

@@ -3,16 +3,12 @@
 //! A second `up` with nothing changed asks the engine a few questions, touches no container and needs no
 //! network.
 
-use crate::output::progress;
 use std::thread;
 
-use crate::{commands::down, output::table};
-use crate::{confirm, output::one_of};
 use base::{
     outcome::{self, Exit},
     progress::{Progress, Step},
 };
-use system::lock::SystemLock;
 use system::{
     binaries::{self, Binaries},
     compose::Compose,
@@ -22,10 +18,18 @@ use system::{
     env_file::{EnvFile, SECRETS_ID},
     extras, images,
     interrupt::Interrupted,
-    known_causes, patterns, ports,
+    known_causes,
+    lock::SystemLock,
+    patterns, ports,
     process::tail,
     project::{GRAFANA, PORTS, Project, SERVICES, Settings},
     service_images,
+};
+
+use crate::{
+    commands::down,
+    confirm,
+    output::{one_of, progress, table},
 };
 
 /// How long the containers may take until all are healthy.

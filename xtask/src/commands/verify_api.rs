@@ -10,14 +10,12 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
-
-use crate::output::{Format, print_json, progress, table};
-use base::test_user::TestUser;
 use base::{
     outcome::{self, Exit},
     progress::Step,
+    test_user::TestUser,
 };
+use serde::{Deserialize, Serialize};
 use system::{
     customers, engine,
     http::Client,
@@ -27,6 +25,8 @@ use system::{
     random,
     schemathesis::{Run, Schemathesis, Violation},
 };
+
+use crate::output::{Format, print_json, progress, table};
 
 const SERVICES: [&str; 3] = ["user-service", "order-service", "inventory-service"];
 const CHECKS: [&str; 7] = [

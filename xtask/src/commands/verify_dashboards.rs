@@ -11,9 +11,6 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
-use crate::output::{Format, print_json};
 use base::{
     durations,
     outcome::{self, Exit},
@@ -23,6 +20,7 @@ use checks::{
     our_figures::OURS,
     promql,
 };
+use serde::{Deserialize, Serialize};
 use system::{
     engine::{self, Container},
     extras,
@@ -31,6 +29,8 @@ use system::{
     project::Project,
     prometheus::{Figures, Moment, Prometheus, Span},
 };
+
+use crate::output::{Format, print_json};
 
 /// Others' figures that are not there in good weather: nothing fires.
 const NOT_IN_GOOD_WEATHER: [&str; 1] = ["ALERTS"];

@@ -2,19 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
-
-use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
-use terminal::one_line;
-
-use crate::output::{Format, print_json, table};
 use base::{outcome::Exit, progress::spell};
+use chrono::Utc;
+use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
 use system::{
     dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
     engine,
     project::Project,
     wait,
 };
+use terminal::one_line;
+
+use crate::output::{Format, print_json, table};
 
 /// How often the statistics are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);

@@ -7,14 +7,12 @@ use std::{
 };
 
 use anyhow::Context;
-use serde::Serialize;
-
-use crate::output::{Format, print_json, progress, table};
 use base::{SCRAPE_INTERVAL, outcome::Exit};
 use checks::{
     events_check::{self, ORDERS, Promises},
     metrics_check::{self, Cause, Finding, GATEWAY_JOB, GatewayKey, Observed, Row, ServiceKey},
 };
+use serde::Serialize;
 use system::{
     engine,
     load_runs::{RunFolder, Window},
@@ -22,6 +20,8 @@ use system::{
     prometheus::{Moment, Prometheus, Sample, fresh},
     wait,
 };
+
+use crate::output::{Format, print_json, progress, table};
 
 /// Have no metrics endpoint of their own: the only containers without a scrape job.
 const NOT_SCRAPED: [&str; 2] = ["postgres", ALERT_RECEIVER];

@@ -3,9 +3,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use serde::Serialize;
-
-use crate::output::{Format, print_json, progress};
 use base::{SCRAPE_INTERVAL, outcome::Exit};
 use checks::{
     metrics_check::Finding,
@@ -13,6 +10,7 @@ use checks::{
     traces_check::{self, Defect, Examined, Order, Tally},
 };
 use evaluation::traces;
+use serde::Serialize;
 use system::{
     engine,
     jaeger::Jaeger,
@@ -20,6 +18,8 @@ use system::{
     project::{Project, SERVICES},
     prometheus::{Moment, Prometheus, fresh},
 };
+
+use crate::output::{Format, print_json, progress};
 
 /// How much of the traces has to be whole, in percent.
 const MIN_SHARE_PERCENT: f64 = 99.9;

@@ -3,8 +3,12 @@
 
 mod imports;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    process::Command,
+};
 
 use serde_json::Value;
 use support::sources::{root, texts};

@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
 use support::small_repository::small_repository;
 
 use crate::{

@@ -1,9 +1,9 @@
 //! A dashboard's file as Grafana writes it, as far as anybody here looks at it.
 
+use base::durations;
 use serde::Deserialize;
 
 use super::{Dashboard, Language, Panel, Query, Variable};
-use base::durations;
 
 /// Reads one dashboard; the error finishes "it isn't a dashboard: …".
 pub(super) fn parse(file: &str, json: &str) -> Result<Dashboard, String> {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use records::evaluation::{Arm, FiredAlert};
+
 use super::{ON, WRONG_BOOKS, context, count, harm, without};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     measurement::{Better, Figure, Outcome},
 };
-use records::evaluation::{Arm, FiredAlert};
 
 /// An alert that a fault has to raise, and the runbook's bounds in seconds: until it fires, and until it clears.
 type Expected = (&'static str, f64, f64);

@@ -1,14 +1,13 @@
 //! Figures of single routes, for experiments on what one dependency's trouble costs those who need it, and those who don't.
 
 use chrono::{DateTime, Utc};
-use records::load::RouteSecond;
+use records::{evaluation::Arm, load::RouteSecond};
 
 use super::WRONG_BOOKS;
 use crate::{
     measurement::{Better, Figure, Outcome},
     verdict::harm_without_none_with,
 };
-use records::evaluation::Arm;
 
 /// Purchases: the one route that asks product-service.
 const PURCHASES: (&str, &str) = ("POST", "/users/{id}/purchases");

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::evaluation::Arm;
+
 use super::{
     BALANCING, ON,
     by_route::{self, Rule},
@@ -11,7 +13,6 @@ use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
 };
-use records::evaluation::Arm;
 
 /// Without it more than that many purchases fail while the catalogue hangs, in per cent.
 const HARM_PERCENT: f64 = 50.0;

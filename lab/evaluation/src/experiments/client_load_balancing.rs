@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::evaluation::Arm;
+
 use super::{
     ON,
     by_route::{self, Rule, in_force, is_purchase, under_fault},
@@ -12,7 +14,6 @@ use crate::{
     faults::Fault,
     measurement::{Better, Figure},
 };
-use records::evaluation::Arm;
 
 /// Without the pattern at least this share of the purchases fails or uses a stale price, in per cent.
 const HARM_PERCENT: f64 = 50.0;

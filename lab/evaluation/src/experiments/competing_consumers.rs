@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use records::evaluation::Arm;
+
 use super::{WRONG_BOOKS, context};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
     measurement::{Better, Figure, Outcome},
 };
-use records::evaluation::Arm;
 
 /// How much faster two must be than one, at least. Not twice: consumers wait for each other's rows, as batches of
 /// orders for a hundred products have most of them in common. Arms that are alike differ by less.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::evaluation::{Arm, Attacks};
+
 use super::{ON, count, failed_requests, harm, latency_p50, latency_p99, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -9,7 +11,6 @@ use crate::{
     measurement::{Better, Figure, Outcome},
     verdict::{Count, harm_without_none_with},
 };
-use records::evaluation::{Arm, Attacks};
 
 const LET_IN: Count = ("attacks that got in", let_in);
 const BROKE: Count = (

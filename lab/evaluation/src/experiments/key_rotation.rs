@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::evaluation::Arm;
+
 use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update::over_under_load};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -9,7 +11,6 @@ use crate::{
     measurement::{Better, Figure},
     verdict::{Count, harm_without_none_with},
 };
-use records::evaluation::Arm;
 
 const REFUSED: Count = ("requests refused with 401", refused);
 const FAILED: Count = ("requests failed", failed_requests);

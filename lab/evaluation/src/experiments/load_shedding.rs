@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::load::RouteSecond;
+use records::{evaluation::Arm, load::RouteSecond};
 
 use super::{
     ON, WRONG_BOOKS,
@@ -15,7 +15,6 @@ use crate::{
     measurement::{Better, Figure, Outcome},
     verdict::harm_without_none_with,
 };
-use records::evaluation::Arm;
 
 /// What an accepted order may take with shedding: a quarter of a second for its place, and then the turns of the 32 that have
 /// one, at some ninety a second.

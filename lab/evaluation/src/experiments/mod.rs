@@ -22,12 +22,13 @@ mod saga_recovery;
 mod telemetry_loss;
 mod trace_propagation;
 
+use records::evaluation::{Arm, Books, Telemetry};
+
 use super::{
     experiment::{ArmFault, ArmPlan, Confounder, Experiment},
     measurement::{Better, Figure},
     verdict::Count,
 };
-use records::evaluation::{Arm, Books, Telemetry};
 
 /// All of them, in the order in which they are run.
 pub static ALL: [&Experiment; 20] = [

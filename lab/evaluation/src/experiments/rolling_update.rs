@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::evaluation::Arm;
+
 use super::{ON, WRONG_BOOKS, failed_requests, figures};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -9,7 +11,6 @@ use crate::{
     measurement::Outcome,
     verdict::{Count, harm_without_none_with},
 };
-use records::evaluation::Arm;
 
 const SERVICE: &str = "order-service";
 const HARMS: [Count; 1] = [("requests failed", failed_requests)];

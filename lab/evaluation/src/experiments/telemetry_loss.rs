@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::evaluation::Arm;
+
 use super::{ON, WRONG_BOOKS, failed_requests, figures, telemetry, without};
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -9,7 +11,6 @@ use crate::{
     measurement::{Better, Figure, Outcome},
     verdict::{Count, harm_without_none_with},
 };
-use records::evaluation::Arm;
 
 const HARMS: [Count; 1] = [("requests failed", failed_requests)];
 /// A second's p99 is the slowest of its few requests: it scatters that much by itself.

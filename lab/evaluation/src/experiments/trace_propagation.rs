@@ -1,12 +1,13 @@
 //! Can what became of an order be seen in one place?
 
+use records::evaluation::Arm;
+
 use super::{ON, WRONG_BOOKS, figures, retry, telemetry, without};
 use crate::{
     experiment::{Experiment, Observed},
     measurement::{Better, Figure, Outcome},
     verdict::{Count, harm_without_none_with},
 };
-use records::evaluation::Arm;
 
 const HARMS: [Count; 1] = [("orders whose trace is not whole", broken_traces)];
 

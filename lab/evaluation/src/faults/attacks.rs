@@ -3,13 +3,12 @@
 use std::net::ToSocketAddrs;
 
 use anyhow::Context;
-
-use super::{Effect, bit, did_not_bite};
-use crate::attacks::try_all;
-use crate::customers;
 use checks::attacks::{Cast, Ending, Finding};
 use records::evaluation::{Attacks, Bite};
 use system::{http::Client, lab::Lab};
+
+use super::{Effect, bit, did_not_bite};
+use crate::{attacks::try_all, customers};
 
 /// Signs victim and attacker up and sends the whole corpus to the gateway at `host:port`; what became of each attack.
 pub fn attack(gateway: &str) -> anyhow::Result<Vec<Finding>> {

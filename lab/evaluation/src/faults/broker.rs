@@ -3,12 +3,10 @@
 use std::{fs, time::Duration};
 
 use anyhow::Context;
+use records::evaluation::Bite;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_events::topology::{self, Topology};
-
-use super::{Effect, bit, did_not_bite, messages};
-use records::evaluation::Bite;
 use system::{
     engine::{Container, docker},
     http::{Answer, Client, segment},
@@ -16,6 +14,8 @@ use system::{
     project::Project,
     wait,
 };
+
+use super::{Effect, bit, did_not_bite, messages};
 
 /// The broker's list of connections is as old as its last look.
 const LISTED_WITHIN: Duration = Duration::from_secs(8);

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use serde::Deserialize;
-
 use base::outcome;
+use serde::Deserialize;
 use system::{
     engine::{Container, Limits, docker},
     lab::Lab,

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Effect, bit, did_not_bite};
 use records::evaluation::Bite;
+
+use super::{Effect, bit, did_not_bite};
 pub(super) use system::engine::name;
 use system::{
     engine::{Container, docker},

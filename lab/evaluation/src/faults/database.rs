@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::{Effect, bit, did_not_bite};
 use base::outcome;
 use records::evaluation::Bite;
 use system::{
@@ -10,6 +9,8 @@ use system::{
     lab::{APPLICATION, Lab},
     wait,
 };
+
+use super::{Effect, bit, did_not_bite};
 
 /// What a session that holds a table adds to the name of its program: questions asked beside it must outlive it.
 const HOLDER: &str = "holds a table";

@@ -2,18 +2,11 @@
 
 use std::time::Duration;
 
-use shared_events::{dead_letters::Selection, topology};
-
-use super::{
-    POISON_TYPE, broker,
-    composed::Composed,
-    containers::{self, name},
-    database, limits, purge,
-};
 use base::{
     outcome::{self, Exit},
     progress::Step,
 };
+use shared_events::{dead_letters::Selection, topology};
 use system::{
     dead_letters::{
         self,
@@ -23,6 +16,13 @@ use system::{
     lab::Lab,
     project::SERVICES,
     rolling, wait,
+};
+
+use super::{
+    POISON_TYPE, broker,
+    composed::Composed,
+    containers::{self, name},
+    database, limits, purge,
 };
 
 /// RabbitMQ takes ten seconds to boot; the services find it again within five.

@@ -3,16 +3,16 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use records::evaluation::Bite;
+use system::{
+    engine::{Container, Limits, docker},
+    lab::Lab,
+};
 
 use super::{
     Effect, bit,
     containers::{STOP_LIMIT, again, name, pairs, set_going, wait_until_healthy},
     did_not_bite,
-};
-use records::evaluation::Bite;
-use system::{
-    engine::{Container, Limits, docker},
-    lab::Lab,
 };
 
 /// In which a container may use its quota.

@@ -1,16 +1,16 @@
 //! Messages as faults: some that nobody can read, and some that come a second time.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use records::evaluation::Bite;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use shared_events::{
     CONTENT_TYPE,
     topology::{ORDER_EVENTS, Topology},
 };
+use system::lab::{self, Lab};
 
 use super::{Effect, POISON_TYPE, bit, did_not_bite};
-use records::evaluation::Bite;
-use system::lab::{self, Lab};
 
 /// Where they go; the streams take every key.
 pub(super) const POISON_ROUTING_KEY: &str = "evaluation.poison.v1";

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use super::{
-    Effect, bit,
-    composed::Composed,
-    containers::{again, name, wait_until_healthy},
-    did_not_bite,
-};
 use records::evaluation::Bite;
 use system::{
     engine::{self, Container, docker},
     http::Client,
     lab::Lab,
     project::{ALERT_RECEIVER, SERVICES},
+};
+
+use super::{
+    Effect, bit,
+    composed::Composed,
+    containers::{again, name, wait_until_healthy},
+    did_not_bite,
 };
 
 /// A service looks at its database every second, and waits for two.

@@ -3,20 +3,20 @@
 
 use std::time::Duration;
 
+use base::outcome::Exit;
 use chrono::{DateTime, Utc};
+use records::evaluation::Bite;
 use shared_events::{
     dead_letters::Selection,
     topology::{self, Topology},
 };
-
-use super::{Effect, bit, did_not_bite, messages};
-use base::outcome::Exit;
-use records::evaluation::Bite;
 use system::{
     dead_letters::tool::{Order, Task, Tool},
     lab::Lab,
     wait,
 };
+
+use super::{Effect, bit, did_not_bite, messages};
 
 /// By its name it is found when nobody took it away.
 const CONSTRAINT: &str = "agora_evaluation_refuses";

@@ -2,8 +2,6 @@
 //! every day. Both are over when they are injected; what they changed belongs to the arm's configuration, which is
 //! restored after the load, not before.
 
-use super::{Effect, bit, containers, did_not_bite};
-use crate::customers;
 use records::evaluation::Bite;
 use system::{
     engine::Container,
@@ -13,6 +11,9 @@ use system::{
     rolling::{self, Rolling},
     signing_keys::{self, SERVICE, SigningKeys},
 };
+
+use super::{Effect, bit, containers, did_not_bite};
+use crate::customers;
 
 /// How containers are replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

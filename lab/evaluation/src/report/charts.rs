@@ -6,9 +6,9 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
+use records::evaluation::{Arm, Sample};
 
 use super::numbers;
-use records::evaluation::{Arm, Sample};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 190.0;

@@ -4,6 +4,8 @@
 //! more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst before.
 //! Where one of the runs has a single value, only figures that the verdict rests on are judged.
 
+use base::outcome::Exit;
+use records::evaluation::Sabotage;
 use serde::Serialize;
 
 use super::numbers;
@@ -12,8 +14,6 @@ use crate::{
     measurement::{Better, Outcome},
     statistics::Spread,
 };
-use base::outcome::Exit;
-use records::evaluation::Sabotage;
 
 /// What changed between two runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]

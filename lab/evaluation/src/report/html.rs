@@ -5,10 +5,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use base::progress::spell;
 use chrono::{DateTime, Utc};
 use minijinja::{
     Environment, UndefinedBehavior,
     value::{Serde, Value},
+};
+use records::evaluation::{
+    Arm, Books, Configuration, Evaluation, FiredAlert, Hop, Measure, Sabotage, Steadiness, Trial,
+    Versions,
 };
 use serde::Serialize;
 
@@ -22,11 +27,6 @@ use crate::{
     experiments,
     measurement::{Better, Outcome},
     statistics::Spread,
-};
-use base::progress::spell;
-use records::evaluation::{
-    Arm, Books, Configuration, Evaluation, FiredAlert, Hop, Measure, Sabotage, Steadiness, Trial,
-    Versions,
 };
 
 const TEMPLATE: &str = include_str!("page.html");

@@ -3,12 +3,13 @@
 
 use std::fmt::Write;
 
+use records::evaluation::Evaluation;
+
 use super::markdown::harm;
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, TrialVerdict},
     measurement::Outcome,
 };
-use records::evaluation::Evaluation;
 
 /// The whole document.
 pub fn document(evaluation: &Evaluation, conclusion: &Conclusion) -> String {

@@ -1,12 +1,12 @@
 //! What each experiment is, before anything runs.
 
+use base::progress::spell;
 use serde::Serialize;
 
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
     experiments,
 };
-use base::progress::spell;
 
 /// An experiment in words.
 #[derive(Debug, Serialize)]

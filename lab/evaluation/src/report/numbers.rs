@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::statistics::{Effect, Spread};
 use base::progress::spell;
+
+use crate::statistics::{Effect, Spread};
 
 /// What stands where nothing was measured.
 pub const NONE: &str = "–";

@@ -2,8 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use base::outcome::Exit;
 use chrono::{DateTime, TimeDelta, Utc};
-use records::load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond};
+use records::{
+    evaluation::{
+        Arm, Bite, Books, Configuration, Evaluation, FORMAT, FaultEvidence, FiredAlert, Hop,
+        InForce, LoadEvidence, Measure, Sabotage, Sample, Steadiness, Telemetry, Trial, Versions,
+    },
+    load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
+    schema_check,
+};
+use system::project::Project;
 
 use super::{compare::Comparison, html, junit, list, markdown};
 use crate::{
@@ -13,13 +22,6 @@ use crate::{
     measurement::Outcome,
     store::EvaluationFolder,
 };
-use base::outcome::Exit;
-use records::evaluation::{
-    Arm, Bite, Books, Configuration, Evaluation, FORMAT, FaultEvidence, FiredAlert, Hop, InForce,
-    LoadEvidence, Measure, Sabotage, Sample, Steadiness, Telemetry, Trial, Versions,
-};
-use records::schema_check;
-use system::project::Project;
 
 /// A second of the load that all sketches share.
 pub(crate) fn at(second: f64) -> DateTime<Utc> {

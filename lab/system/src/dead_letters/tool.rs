@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use base::outcome::{self, Exit};
 use serde::Serialize;
 use shared_events::dead_letters::{Report, Selection};
 
@@ -15,7 +16,6 @@ use crate::{
     project::{Project, Settings},
     service_images,
 };
-use base::outcome::{self, Exit};
 
 /// A full queue takes some minutes.
 const LIMIT: Duration = Duration::from_secs(60 * 60);

@@ -4,13 +4,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base::{outcome::Exit, progress::spell};
 use chrono::{DateTime, Local, SubsecRound, TimeDelta, Utc};
 use records::alerts::{Change, History, Status};
 use serde::Serialize;
+use system::{alert_history::AlertReceiver, engine, project::Project};
 
 use crate::output::{Format, print_json, table};
-use base::{outcome::Exit, progress::spell};
-use system::{alert_history::AlertReceiver, engine, project::Project};
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]

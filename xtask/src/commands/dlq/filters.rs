@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use base::durations;
 use clap::builder::NonEmptyStringValueParser;
 use shared_events::dead_letters::Selection;
-
-use base::durations;
 use system::dead_letters;
 
 /// The options that choose letters; all of them have to be met.

@@ -1,19 +1,18 @@
 //! `dlq replay` and `dlq purge`: dead letters sent again, or removed.
 
+use base::outcome::{self, Exit};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
-use shared_events::dead_letters::Report;
-use shared_events::topology::INBOX_WINDOW;
-
-use super::filters::Filters;
-use crate::output::{Format, print_json};
-use base::outcome::{self, Exit};
+use shared_events::{dead_letters::Report, topology::INBOX_WINDOW};
 use system::{
     dead_letters::tool::{Order, Task, Tool},
     engine,
     project::Project,
 };
+
+use super::filters::Filters;
+use crate::output::{Format, print_json};
 
 /// What both can be told.
 #[derive(Debug, Clone, clap::Args)]

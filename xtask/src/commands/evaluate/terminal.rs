@@ -1,7 +1,6 @@
 //! A conclusion on a terminal: the figures of each experiment, then all verdicts, so that these stand last.
 
 use comfy_table::Table;
-
 use evaluation::{
     conclusion::{Conclusion, ExperimentConclusion},
     report::numbers,
