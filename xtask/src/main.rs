@@ -17,7 +17,7 @@ use base::{
     outcome::{self, Exit, Failure},
     progress,
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 use system::{
     interrupt::{self, Interrupted},
@@ -27,8 +27,8 @@ use terminal::Stdout;
 
 use crate::{
     commands::{
-        alerts, attack, bench, check, demo, dlq, doctor, down, evaluate, fault, heal, keys, load,
-        logs, orders, outbox, rollout, scale, smoke, status, test, up, verify_api,
+        alerts, attack, bench, check, completions, demo, dlq, doctor, down, evaluate, fault, heal,
+        keys, load, logs, orders, outbox, rollout, scale, smoke, status, test, up, verify_api,
         verify_dashboards, verify_dlq, verify_metrics, verify_traces,
     },
     output::Format,
@@ -110,6 +110,8 @@ enum Command {
     Bench(bench::Options),
     /// Check formatting, lints, docs, dependencies and configuration files
     Check(check::Options),
+    /// Print a script that completes commands and options in a shell
+    Completions(completions::Options),
 }
 
 impl Command {
@@ -151,6 +153,7 @@ impl Command {
             Self::Test(options) => test::run(project, options),
             Self::Bench(options) => bench::run(project, options),
             Self::Check(options) => check::run(project, options, format),
+            Self::Completions(options) => completions::run(Cli::command(), *options),
         }
     }
 
@@ -164,13 +167,19 @@ impl Command {
                 | Self::Logs(_)
                 | Self::Test(_)
                 | Self::Bench(_)
+                | Self::Completions(_)
         )
     }
 
     /// Whether it is about the system as it is: what a killed command left would be part of what it finds.
     fn finds_the_system(&self) -> bool {
         match self {
-            Self::Down(_) | Self::Doctor | Self::Test(_) | Self::Bench(_) | Self::Check(_) => false,
+            Self::Down(_)
+            | Self::Doctor
+            | Self::Test(_)
+            | Self::Bench(_)
+            | Self::Check(_)
+            | Self::Completions(_) => false,
             // They heal by themselves, where they have to do with the system at all.
             Self::Evaluate(_) | Self::Heal => false,
             Self::Demo(_)
@@ -238,10 +247,10 @@ fn report(error: &anyhow::Error, format: Format) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

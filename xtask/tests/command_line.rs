@@ -94,6 +94,43 @@ fn a_wrong_command_line_exits_with_2() {
 }
 
 #[test]
+fn one_option_chooses_the_form_wherever_it_stands() {
+    for args in [
+        ["--format", "json", "evaluate", "list"],
+        ["evaluate", "list", "--format", "json"],
+    ] {
+        let output = xtask(&args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        let list: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert!(list.as_array().is_some_and(|list| list.len() > 10));
+    }
+    let refused = xtask(&["up", "--format", "json"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        stderr(&refused).contains("no JSON form"),
+        "{}",
+        stderr(&refused)
+    );
+}
+
+#[test]
+fn a_shell_is_given_its_completions() {
+    for (shell, part) in [
+        ("bash", "complete -F _xtask"),
+        ("zsh", "#compdef xtask"),
+        ("fish", "complete -c xtask"),
+    ] {
+        let output = xtask(&["completions", shell]);
+        assert!(output.status.success(), "{shell}: {}", stderr(&output));
+        let script = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(
+            script.contains(part) && script.contains("verify-traces"),
+            "{shell}"
+        );
+    }
+}
+
+#[test]
 fn letters_are_only_moved_when_it_is_said_which() {
     for task in ["replay", "purge"] {
         let output = xtask(&["dlq", task, "--limit", "5"]);

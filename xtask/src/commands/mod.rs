@@ -4,6 +4,7 @@ pub(crate) mod alerts;
 pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod dlq;
 pub(crate) mod doctor;
