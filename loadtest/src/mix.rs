@@ -7,7 +7,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::options::ScenarioKind;
+use records::scenario::Scenario;
 
 /// Products 1 to 98 get load. 99 is the product of the documented walk through the shop, whose reader
 /// looks at its stock; 100 stays untouched beside it.
@@ -34,12 +34,12 @@ pub(crate) enum Action {
 
 /// An endless row of actions.
 pub(crate) struct Mix {
-    kind: ScenarioKind,
+    kind: Scenario,
     rng: StdRng,
 }
 
 impl Mix {
-    pub(crate) fn new(kind: ScenarioKind, seed: u64, index: usize) -> Self {
+    pub(crate) fn new(kind: Scenario, seed: u64, index: usize) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         bytes[8..16].copy_from_slice(&(index as u64).to_le_bytes());
@@ -52,27 +52,27 @@ impl Mix {
     /// What comes next.
     pub(crate) fn next_action(&mut self) -> Action {
         match self.kind {
-            ScenarioKind::Login => Action::LogIn,
-            ScenarioKind::Browse => self.browse(),
-            ScenarioKind::Checkout => self.check_out(),
-            ScenarioKind::Mixed => match self.rng.random_range(0..5) {
+            Scenario::Login => Action::LogIn,
+            Scenario::Browse => self.browse(),
+            Scenario::Checkout => self.check_out(),
+            Scenario::Mixed => match self.rng.random_range(0..5) {
                 0 => self.check_out(),
                 1 => self.purchase(),
                 _ => self.browse(),
             },
-            ScenarioKind::Order => Action::Order {
+            Scenario::Order => Action::Order {
                 product_id: self.product(),
                 quantity: self.quantity(),
             },
-            ScenarioKind::ChangeOfMind => self.change_mind(),
-            ScenarioKind::Purchase => self.purchase(),
-            ScenarioKind::Protected => Action::ReadMe,
-            ScenarioKind::Session => match self.rng.random_range(0..30) {
+            Scenario::ChangeOfMind => self.change_mind(),
+            Scenario::Purchase => self.purchase(),
+            Scenario::Protected => Action::ReadMe,
+            Scenario::Session => match self.rng.random_range(0..30) {
                 0 => Action::LogInAndReadMe,
                 _ => Action::ReadMe,
             },
-            ScenarioKind::Greedy => self.read_stock(),
-            ScenarioKind::Edge => match self.rng.random_range(0..3) {
+            Scenario::Greedy => self.read_stock(),
+            Scenario::Edge => match self.rng.random_range(0..3) {
                 0 => self.purchase(),
                 1 => Action::ReadMe,
                 _ => self.read_stock(),
@@ -138,22 +138,22 @@ impl Mix {
 mod tests {
     use super::*;
 
-    fn actions(kind: ScenarioKind, seed: u64, user_index: usize) -> Vec<Action> {
+    fn actions(kind: Scenario, seed: u64, user_index: usize) -> Vec<Action> {
         let mut mix = Mix::new(kind, seed, user_index);
         (0..500).map(|_| mix.next_action()).collect()
     }
 
     #[test]
     fn a_seed_reproduces_each_users_choices() {
-        let first = actions(ScenarioKind::Mixed, 7, 3);
-        assert_eq!(first, actions(ScenarioKind::Mixed, 7, 3));
-        assert_ne!(first, actions(ScenarioKind::Mixed, 8, 3));
-        assert_ne!(first, actions(ScenarioKind::Mixed, 7, 4));
+        let first = actions(Scenario::Mixed, 7, 3);
+        assert_eq!(first, actions(Scenario::Mixed, 7, 3));
+        assert_ne!(first, actions(Scenario::Mixed, 8, 3));
+        assert_ne!(first, actions(Scenario::Mixed, 7, 4));
     }
 
     #[test]
     fn mixed_browses_three_times_as_often_as_it_checks_out() {
-        let actions = actions(ScenarioKind::Mixed, 1, 0);
+        let actions = actions(Scenario::Mixed, 1, 0);
         let check_outs = actions
             .iter()
             .filter(|a| matches!(a, Action::CheckOut { .. }))
@@ -170,12 +170,12 @@ mod tests {
     #[test]
     fn login_only_logs_in_and_browse_never_orders() {
         assert!(
-            actions(ScenarioKind::Login, 1, 0)
+            actions(Scenario::Login, 1, 0)
                 .iter()
                 .all(|a| *a == Action::LogIn)
         );
         assert!(
-            !actions(ScenarioKind::Browse, 1, 0)
+            !actions(Scenario::Browse, 1, 0)
                 .iter()
                 .any(|a| matches!(a, Action::CheckOut { .. } | Action::Purchase { .. }))
         );
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn edge_has_each_of_its_three_routes_equally_often() {
-        let actions = actions(ScenarioKind::Edge, 1, 0);
+        let actions = actions(Scenario::Edge, 1, 0);
         let count = |wanted: fn(&Action) -> bool| actions.iter().filter(|a| wanted(a)).count();
         for kind in [
             count(|a| matches!(a, Action::Purchase { .. })),
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn of_thirty_reads_of_a_session_one_is_with_a_new_token() {
-        let actions = actions(ScenarioKind::Session, 1, 0);
+        let actions = actions(Scenario::Session, 1, 0);
         let new = actions.iter().filter(|a| **a == Action::LogInAndReadMe);
         // 500 draws at a thirtieth: four standard deviations are 16.
         let new = new.count();
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn order_only_orders_one_to_three_of_what_is_stocked() {
-        for action in actions(ScenarioKind::Order, 1, 0) {
+        for action in actions(Scenario::Order, 1, 0) {
             let Action::Order {
                 product_id,
                 quantity,
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn of_five_changes_of_mind_two_are_cancelled_and_one_is_for_what_nobody_stocks() {
         let (mut ordinary, mut unstocked, mut cancelled) = (0, 0, 0);
-        for action in actions(ScenarioKind::ChangeOfMind, 1, 0) {
+        for action in actions(Scenario::ChangeOfMind, 1, 0) {
             match action {
                 Action::Order { product_id, .. } if PRODUCTS.contains(&product_id) => ordinary += 1,
                 Action::Order { product_id, .. } if product_id > UNSTOCKED => unstocked += 1,

@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use crate::actions::{Pace, Visitor};
 use crate::gateway::{Answer, Route};
 use crate::mix::{Action, Mix};
-use crate::options::ScenarioKind;
 use crate::recorder::Recorder;
+use records::scenario::Scenario;
 
 /// What arrives, when, and how much of it at once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrivals {
-    pub(crate) scenario: ScenarioKind,
+    pub(crate) scenario: Scenario,
     pub(crate) seed: u64,
     pub(crate) per_second: usize,
     pub(crate) run_time: Duration,
@@ -131,7 +131,7 @@ mod tests {
 
     fn arrivals(per_second: usize, seconds: u64) -> Arrivals {
         Arrivals {
-            scenario: ScenarioKind::Order,
+            scenario: Scenario::Order,
             seed: 1,
             per_second,
             run_time: Duration::from_secs(seconds),
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_greedy_user_has_four_fifths_of_all_arrivals_and_the_others_share_the_rest() {
         let greedy = Arrivals {
-            scenario: ScenarioKind::Greedy,
+            scenario: Scenario::Greedy,
             ..arrivals(1, 1)
         };
         let users: Vec<_> = (0..16).map(|index| greedy.user(index, 4)).collect();

@@ -1,13 +1,13 @@
 //! The command line: what can be asked, and what is refused before anything is sent.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::Utc;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
-use records::load::LoadModel;
+use clap::{CommandFactory, Parser};
+use records::{load::LoadModel, scenario::Scenario};
 use reqwest::Url;
 
 /// Puts load on agora through its gateway.
@@ -18,8 +18,8 @@ use reqwest::Url;
 #[command(version)]
 pub(crate) struct Options {
     /// What the users do.
-    #[arg(value_enum)]
-    pub(crate) scenario: ScenarioKind,
+    #[arg(value_parser = scenarios())]
+    pub(crate) scenario: Scenario,
 
     /// The gateway, e.g. http://127.0.0.1:80.
     #[arg(long, value_parser = parse_base_url)]
@@ -119,57 +119,11 @@ impl Options {
     }
 }
 
-/// What the users of a run do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ScenarioKind {
-    /// Read users, the own account and stock.
-    Browse,
-    /// Order, then read the order and its stock.
-    Checkout,
-    /// Three times browse to one checkout and one purchase.
-    Mixed,
-    /// Log in over and over: bcrypt is what is measured.
-    Login,
-    /// Order one to three pieces, and nothing else.
-    Order,
-    /// Of five orders one is for a product that nobody stocks, and two are cancelled at once.
-    ChangeOfMind,
-    /// Buy, and nothing else: user-service asks product-service each time.
-    Purchase,
-    /// Read the own account, and nothing else: the gateway's question who asks, and one row.
-    Protected,
-    /// In equal parts buy, read the own account, and read a product's stock.
-    Edge,
-    /// Read the own account with a token from before the run; of thirty times once log in, and read it with the new
-    /// token.
-    Session,
-    /// Read stock; one user, `greedy`, sends four fifths of all requests, `others` share the rest. Open model only.
-    Greedy,
-}
-
-impl ScenarioKind {
-    /// The groups whose requests are counted apart; the first is the first user alone.
-    pub(crate) fn groups(self) -> Option<[&'static str; 2]> {
-        (self == Self::Greedy).then_some(["greedy", "others"])
-    }
-}
-
-impl fmt::Display for ScenarioKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Browse => "browse",
-            Self::Checkout => "checkout",
-            Self::Mixed => "mixed",
-            Self::Login => "login",
-            Self::Order => "order",
-            Self::ChangeOfMind => "change-of-mind",
-            Self::Purchase => "purchase",
-            Self::Protected => "protected",
-            Self::Edge => "edge",
-            Self::Session => "session",
-            Self::Greedy => "greedy",
-        })
-    }
+/// The scenarios by their names, explained in the help.
+fn scenarios() -> impl TypedValueParser<Value = Scenario> {
+    let possible = Scenario::ALL
+        .map(|scenario| PossibleValue::new(scenario.name()).help(scenario.explanation()));
+    PossibleValuesParser::new(possible).try_map(|name| name.parse::<Scenario>())
 }
 
 /// A name that no other run has: accounts can't be signed up twice.
@@ -356,13 +310,5 @@ mod tests {
         };
         assert!(check(&["--arrivals=10"]));
         assert!(!check(&[]) && !check(&["--arrivals=10", "--users=1"]));
-    }
-
-    #[test]
-    fn a_scenario_is_shown_by_the_name_that_chooses_it() {
-        for kind in ScenarioKind::value_variants() {
-            let name = kind.to_possible_value().expect("none is hidden");
-            assert_eq!(kind.to_string(), name.get_name());
-        }
     }
 }

@@ -10,7 +10,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::gateway::{Answer, Gateway, Route, exchange};
-use crate::options::{Options, ScenarioKind};
+use records::scenario::Scenario;
+
+use crate::options::Options;
 use crate::recorder::Recorder;
 
 /// Sign-ups under way at once: bcrypt keeps the service's cores busy, more would only queue there.
@@ -85,7 +87,7 @@ async fn prepare_one(
         password,
         token: String::new(),
     };
-    if options.scenario == ScenarioKind::Login {
+    if options.scenario == Scenario::Login {
         return Ok(account);
     }
 

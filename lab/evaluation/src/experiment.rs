@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use records::evaluation::Arm;
+use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{
     faults::Fault,
@@ -112,8 +112,8 @@ pub enum Observed {
 /// The load, the same in every arm.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadPlan {
-    /// A scenario of `loadtest`.
-    pub scenario: &'static str,
+    /// What its users do.
+    pub scenario: Scenario,
     /// How its requests come.
     pub model: Model,
     /// How long it lasts.

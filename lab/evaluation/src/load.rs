@@ -72,7 +72,7 @@ impl Load {
         };
         let keys = (!plan.idempotency_keys).then_some("--no-idempotency-keys");
         let child = Command::new(loadtest)
-            .arg(plan.scenario)
+            .arg(plan.scenario.name())
             .args(model)
             .args(keys)
             .arg(format!("--run-time={}s", plan.run_time.as_secs()))

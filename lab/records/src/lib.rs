@@ -5,4 +5,5 @@
 pub mod alerts;
 pub mod evaluation;
 pub mod load;
+pub mod scenario;
 pub mod schema_check;

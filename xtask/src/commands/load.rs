@@ -10,8 +10,10 @@ use base::{
     outcome::{Exit, unavailable},
     progress::Step,
 };
-use clap::builder::{PossibleValue, PossibleValuesParser};
-use records::load::{REPORT_FILE, SUMMARY_FILE};
+use records::{
+    load::{REPORT_FILE, SUMMARY_FILE},
+    scenario::Scenario,
+};
 use system::{
     binaries,
     engine::{self, Container},
@@ -25,7 +27,7 @@ use system::{
 
 use crate::{
     commands::verify_metrics,
-    output::{Format, print_stderr, print_stdout, progress},
+    output::{Format, one_of, print_stderr, print_stdout, progress},
 };
 
 /// The longest run that `loadtest` takes is a day; preparation and the last requests come on top.
@@ -34,42 +36,15 @@ const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
 /// Messages of what was done just before are through by then, and a scrape interval more.
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 
-/// What `loadtest` knows, and what its users do there.
-const SCENARIOS: [(&str, &str); 11] = [
-    ("browse", "read users, the own account and stock"),
-    ("checkout", "order, then read the order and its stock"),
-    (
-        "mixed",
-        "three times browse to one checkout and one purchase",
-    ),
-    ("login", "log in over and over"),
-    ("order", "order one to three pieces, and nothing else"),
-    (
-        "change-of-mind",
-        "order, and cancel two of five orders at once",
-    ),
-    ("purchase", "buy, and nothing else"),
-    ("protected", "read the own account, and nothing else"),
-    (
-        "edge",
-        "in equal parts buy, read the own account, and read stock",
-    ),
-    (
-        "session",
-        "read the own account, of thirty times once with a new token",
-    ),
-    (
-        "greedy",
-        "read stock, four fifths of it one user alone (open model)",
-    ),
-];
-
 /// What `load` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// What the users do
-    #[arg(default_value = "checkout", value_parser = scenarios())]
-    pub(crate) scenario: String,
+    #[arg(
+        default_value = "checkout",
+        value_parser = one_of(&Scenario::ALL, Scenario::name, Scenario::explanation)
+    )]
+    pub(crate) scenario: Scenario,
     /// Concurrent users; in the open model the accounts in whose names actions arrive [default: 10]
     #[arg(long)]
     users: Option<String>,
@@ -98,15 +73,11 @@ pub(crate) struct Options {
     max_error_rate: Option<String>,
 }
 
-fn scenarios() -> PossibleValuesParser {
-    PossibleValuesParser::new(SCENARIOS.map(|(name, help)| PossibleValue::new(name).help(help)))
-}
-
 impl Options {
     /// A checkout run of this length, all else as usual.
     pub(crate) fn checkout(run_time: &str) -> Self {
         Self {
-            scenario: "checkout".to_owned(),
+            scenario: Scenario::Checkout,
             users: None,
             run_time: Some(run_time.to_owned()),
             rate_limit: None,
@@ -133,7 +104,10 @@ impl Options {
         let given = options
             .into_iter()
             .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
-        [self.scenario.clone()].into_iter().chain(given).collect()
+        [self.scenario.to_string()]
+            .into_iter()
+            .chain(given)
+            .collect()
     }
 }
 

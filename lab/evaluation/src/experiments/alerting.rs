@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use records::evaluation::{Arm, FiredAlert};
+use records::{
+    evaluation::{Arm, FiredAlert},
+    scenario::Scenario,
+};
 
 use super::{ON, WRONG_BOOKS, context, count, harm, without};
 use crate::{
@@ -46,7 +49,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         model: Model::Open {
             // So few that they are no lag when nobody takes them.
             arrivals_per_second: 10,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::evaluation::Arm;
+use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{
     BALANCING, ON,
@@ -31,7 +31,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[without(&["circuit_breaker"]), ON],
     confounders: &[BALANCING],
     load: LoadPlan {
-        scenario: "edge",
+        scenario: Scenario::Edge,
         model: Model::Open {
             arrivals_per_second: 40,
         },

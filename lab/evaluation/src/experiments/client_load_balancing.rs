@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::evaluation::Arm;
+use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{
     ON,
@@ -47,7 +47,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     load: LoadPlan {
-        scenario: "purchase",
+        scenario: Scenario::Purchase,
         model: Model::Open {
             arrivals_per_second: 20,
         },

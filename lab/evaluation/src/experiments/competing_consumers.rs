@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::evaluation::Arm;
+use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{WRONG_BOOKS, context};
 use crate::{
@@ -33,7 +33,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         // More than two consumers decide, and half of what the gateway accepts where a core is slow: the experiment is
         // about the queue behind it.
         model: Model::Open {

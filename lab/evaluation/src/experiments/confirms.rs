@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
 use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, RECOVERY, WRONG_BOOKS, figures, lost, without};
@@ -23,7 +24,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[without(&["confirms"]), ON],
     confounders: &[RECOVERY],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 40,
         },

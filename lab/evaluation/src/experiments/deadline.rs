@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
+
 use super::{
     BALANCING, ON,
     by_route::{self, Rule},
@@ -32,7 +34,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
     ],
     load: LoadPlan {
-        scenario: "edge",
+        scenario: Scenario::Edge,
         model: Model::Open {
             arrivals_per_second: 40,
         },

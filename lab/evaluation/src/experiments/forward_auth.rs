@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use records::evaluation::{Arm, Attacks};
+use records::{
+    evaluation::{Arm, Attacks},
+    scenario::Scenario,
+};
 
 use super::{ON, count, failed_requests, harm, latency_p50, latency_p99, without};
 use crate::{
@@ -28,7 +31,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     confounders: &[],
     // The price: the same protected read, with and without the question before it.
     load: LoadPlan {
-        scenario: "protected",
+        scenario: Scenario::Protected,
         model: Model::Open {
             arrivals_per_second: 50,
         },

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
+
 use super::{WRONG_BOOKS, failed_requests, figures};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -35,7 +37,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         // Requests are under way at every moment; those that fail are counted, so that no stall can hide.
         model: Model::Closed { users: 16 },
         run_time: Duration::from_secs(20),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
 use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, WRONG_BOOKS, doubled, figures, without};
@@ -25,7 +26,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         effect: "publishes the events of orders that wait for long a second time, as the fault does",
     }],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 40,
         },

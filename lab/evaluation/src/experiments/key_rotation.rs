@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::evaluation::Arm;
+use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update::over_under_load};
 use crate::{
@@ -37,7 +37,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     confounders: &[],
     // Tokens from before, and some that are made meanwhile.
     load: LoadPlan {
-        scenario: "session",
+        scenario: Scenario::Session,
         model: Model::Open {
             arrivals_per_second: 15,
         },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::{evaluation::Arm, load::RouteSecond};
+use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
 
 use super::{
     ON, WRONG_BOOKS,
@@ -38,7 +38,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[without(&["load_shedding"]), ON],
     confounders: &[],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 270,
         },

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
+
 use super::{ON, RECOVERY, WRONG_BOOKS, failed_requests, figures, lost, without};
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -28,7 +30,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
     ],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 40,
         },

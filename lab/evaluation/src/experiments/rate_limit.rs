@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::{evaluation::Arm, load::RouteSecond};
+use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
 
 use super::{
     ON, WRONG_BOOKS,
@@ -45,7 +45,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     load: LoadPlan {
-        scenario: "greedy",
+        scenario: Scenario::Greedy,
         model: Model::Open {
             arrivals_per_second: 400,
         },

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
+
 use super::{ON, WRONG_BOOKS, dead_letters, figures, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -12,7 +14,7 @@ use crate::{
 const HARMS: [Count; 1] = [("orders in the dead-letter queue", dead_letters)];
 
 pub(super) const LOAD: LoadPlan = LoadPlan {
-    scenario: "order",
+    scenario: Scenario::Order,
     model: Model::Open {
         arrivals_per_second: 30,
     },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::evaluation::Arm;
+use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{ON, WRONG_BOOKS, failed_requests, figures};
 use crate::{
@@ -36,7 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 40,
         },

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
+
 use super::{ON, WRONG_BOOKS, figures, held, oversold, uncancelled, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -26,7 +28,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[without(&["saga"]), ON],
     confounders: &[],
     load: LoadPlan {
-        scenario: "change-of-mind",
+        scenario: Scenario::ChangeOfMind,
         model: Model::Open {
             arrivals_per_second: 30,
         },

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use records::scenario::Scenario;
+
 use super::{ON, WRONG_BOOKS, figures, lost, without};
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
@@ -36,7 +38,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     load: LoadPlan {
-        scenario: "change-of-mind",
+        scenario: Scenario::ChangeOfMind,
         model: Model::Open {
             arrivals_per_second: 30,
         },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::evaluation::Arm;
+use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{ON, WRONG_BOOKS, failed_requests, figures, telemetry, without};
 use crate::{
@@ -32,7 +32,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         effect: "refuses requests while those that wait for the trace store keep their places",
     }],
     load: LoadPlan {
-        scenario: "order",
+        scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 30,
         },
