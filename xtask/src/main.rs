@@ -100,7 +100,7 @@ enum Command {
     /// Look at events that the broker rejects and that a relay has parked, have them published again, or drop them
     #[command(subcommand)]
     Outbox(outbox::Options),
-    /// Inject one fault, say whether it bit, and heal it
+    /// Inject one fault, check its effect, and heal it
     Fault(fault::Options),
     /// Undo whatever a fault or a cut-short evaluation left behind
     Heal,

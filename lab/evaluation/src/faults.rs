@@ -30,7 +30,7 @@ pub use self::{
     healing::{heal_everything, remove_poison},
 };
 use base::progress;
-use records::evaluation::{Attacks, Bite};
+use records::evaluation::{Attacks, FaultEffect};
 use system::{
     interrupt::{self, Interrupted},
     wait,
@@ -167,7 +167,7 @@ pub enum Fault {
 pub struct Injected<'a> {
     lab: &'a Lab<'a>,
     fault: Fault,
-    effect: Box<dyn Effect>,
+    injection: Box<dyn Injection>,
     healed: bool,
     note: Note,
 }
@@ -175,13 +175,13 @@ pub struct Injected<'a> {
 /// What a kind of fault does, how it shows, and how it is undone: these three stand together, a type for each kind.
 ///
 /// Its fields say how things were before; they are read when it is made, before anything is done.
-trait Effect: fmt::Debug + Send {
+trait Injection: fmt::Debug + Send {
     /// Does it. Whatever of it was done when this fails is healed.
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
 
     /// Looks once at what it did: at the system's own state, or at what the system answered (where the broker put a
     /// message). That our calls succeeded proves nothing. Called again and again while the fault lasts: see [`hold`].
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite>;
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect>;
 
     /// How long the last look, before the fault is healed, may wait for an effect that no look has found.
     fn patience(&self) -> Duration {
@@ -275,16 +275,16 @@ impl Fault {
         let mut injected = Injected {
             lab,
             fault: self,
-            effect: self.effect(lab, since)?,
+            injection: self.injection(lab, since)?,
             healed: false,
             note: Note::leave(lab.project, &format!("a fault ({})", self.describe()))?,
         };
         // The guard is there before the deed: half a fault is healed as well.
-        injected.effect.inject(lab)?;
+        injected.injection.inject(lab)?;
         Ok(injected)
     }
 
-    fn effect(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Effect>> {
+    fn injection(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Injection>> {
         use containers::{Halt, Halted, RollingRestart};
         use replacement::{How, NewKeys, Replaced};
         let all = |service| lab.containers_of(service);
@@ -341,19 +341,19 @@ impl Fault {
 
 impl Injected<'_> {
     /// Lets it last for so long; whether it had an effect in that time. It is not healed yet.
-    pub fn hold(&mut self, lasts: Duration) -> anyhow::Result<Bite> {
-        let patience = self.effect.patience();
-        hold(lasts, patience, || self.effect.bite(self.lab))
+    pub fn hold(&mut self, lasts: Duration) -> anyhow::Result<FaultEffect> {
+        let patience = self.injection.patience();
+        hold(lasts, patience, || self.injection.effect(self.lab))
     }
 
     /// What became of attacks, where these are the fault.
     pub fn attacks(&self) -> Option<Attacks> {
-        self.effect.attacks()
+        self.injection.attacks()
     }
 
     /// Undoes it and waits until that is done, within a bound.
     pub fn heal(mut self) -> anyhow::Result<()> {
-        let result = self.effect.heal(self.lab);
+        let result = self.injection.heal(self.lab);
         // An interrupted healing is taken up again when this is dropped; a failed one would fail again.
         self.healed = !matches!(&result, Err(error) if error.is::<Interrupted>());
         if self.healed && result.is_err() {
@@ -369,7 +369,7 @@ impl Drop for Injected<'_> {
             return;
         }
         progress::warn(&format!("healing: {}", self.fault.describe()));
-        if let Err(error) = interrupt::set_aside(|| self.effect.heal(self.lab)) {
+        if let Err(error) = interrupt::set_aside(|| self.injection.heal(self.lab)) {
             self.note.keep();
             // No panic in a drop, and nobody to return it to.
             progress::warn(&format!(
@@ -384,18 +384,18 @@ impl Drop for Injected<'_> {
 fn hold(
     lasts: Duration,
     patience: Duration,
-    mut look: impl FnMut() -> anyhow::Result<Bite>,
-) -> anyhow::Result<Bite> {
+    mut look: impl FnMut() -> anyhow::Result<FaultEffect>,
+) -> anyhow::Result<FaultEffect> {
     let begun = Instant::now();
     let mut next_look = Duration::ZERO;
-    let mut seen: Option<(DateTime<Utc>, Bite)> = None;
+    let mut seen: Option<(DateTime<Utc>, FaultEffect)> = None;
     wait::until(lasts, TICK.min(lasts), || {
         let elapsed = begun.elapsed();
         if seen.is_some() || elapsed < next_look || elapsed >= lasts {
             return Ok(None::<()>);
         }
         match look() {
-            Ok(bite) if bite.bit => seen = Some((Utc::now(), bite)),
+            Ok(effect) if effect.observed => seen = Some((Utc::now(), effect)),
             // What was asked may be what the fault keeps from answering: the last look decides.
             Err(error) if error.is::<Interrupted>() => return Err(error),
             Ok(_) | Err(_) => next_look = begun.elapsed() + LOOK_INTERVAL,
@@ -409,20 +409,20 @@ fn hold(
     };
     let mut last = look();
     wait::until(patience, TICK, || match &last {
-        Ok(bite) if !bite.bit && !patience.is_zero() => {
+        Ok(effect) if !effect.observed && !patience.is_zero() => {
             last = look();
             Ok(None)
         }
         _ => Ok(Some(())),
     })?;
     match (last, seen) {
-        (Ok(last), Some((at, earlier))) if !last.bit => Ok(bit(format!(
+        (Ok(last), Some((at, earlier))) if !last.observed => Ok(observed(format!(
             "{}, at {}; at the end: {}",
             earlier.proof,
             at.format("%T"),
             last.proof
         ))),
-        (Err(error), Some((at, earlier))) if !error.is::<Interrupted>() => Ok(bit(format!(
+        (Err(error), Some((at, earlier))) if !error.is::<Interrupted>() => Ok(observed(format!(
             "{}, at {}; at the end nothing could be seen: {error:#}",
             earlier.proof,
             at.format("%T"),
@@ -431,12 +431,18 @@ fn hold(
     }
 }
 
-fn bit(proof: String) -> Bite {
-    Bite { bit: true, proof }
+fn observed(proof: String) -> FaultEffect {
+    FaultEffect {
+        observed: true,
+        proof,
+    }
 }
 
-fn did_not_bite(proof: String) -> Bite {
-    Bite { bit: false, proof }
+fn not_observed(proof: String) -> FaultEffect {
+    FaultEffect {
+        observed: false,
+        proof,
+    }
 }
 
 #[cfg(test)]
@@ -445,93 +451,93 @@ mod tests {
 
     const LASTS: Duration = Duration::from_millis(1_500);
 
-    fn seen(number: u32) -> anyhow::Result<Bite> {
-        Ok(bit(format!("effect {number}")))
+    fn seen(number: u32) -> anyhow::Result<FaultEffect> {
+        Ok(observed(format!("effect {number}")))
     }
 
-    fn nothing() -> anyhow::Result<Bite> {
-        Ok(did_not_bite("no effect".to_owned()))
+    fn nothing() -> anyhow::Result<FaultEffect> {
+        Ok(not_observed("no effect".to_owned()))
     }
 
     /// The outcome of a fault whose n-th look, from 1, finds what `look` says.
     fn held(
         lasts: Duration,
         patience: Duration,
-        look: impl Fn(u32) -> anyhow::Result<Bite>,
-    ) -> (anyhow::Result<Bite>, u32) {
+        look: impl Fn(u32) -> anyhow::Result<FaultEffect>,
+    ) -> (anyhow::Result<FaultEffect>, u32) {
         let mut looks = 0;
-        let bite = hold(lasts, patience, || {
+        let effect = hold(lasts, patience, || {
             looks += 1;
             look(looks)
         });
-        (bite, looks)
+        (effect, looks)
     }
 
     #[test]
     fn an_effect_that_is_gone_at_the_end_is_an_effect() {
-        let (bite, looks) = held(LASTS, Duration::ZERO, |look| match look {
+        let (effect, looks) = held(LASTS, Duration::ZERO, |look| match look {
             1 => seen(1),
             _ => nothing(),
         });
-        let bite = bite.unwrap();
-        assert!(bite.bit, "{}", bite.proof);
+        let effect = effect.unwrap();
+        assert!(effect.observed, "{}", effect.proof);
         assert!(
-            bite.proof.starts_with("effect 1, at "),
+            effect.proof.starts_with("effect 1, at "),
             "what was seen, and when: {}",
-            bite.proof
+            effect.proof
         );
-        assert!(bite.proof.ends_with("no effect"), "{}", bite.proof);
+        assert!(effect.proof.ends_with("no effect"), "{}", effect.proof);
         // Once seen, it needn't be looked for: looking takes the system's time.
         assert_eq!(looks, 2);
     }
 
     #[test]
     fn an_effect_that_comes_late_is_seen_by_a_later_look() {
-        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+        let (effect, _) = held(LASTS, Duration::ZERO, |look| match look {
             2 => seen(2),
             _ => nothing(),
         });
-        assert!(bite.unwrap().bit);
+        assert!(effect.unwrap().observed);
     }
 
     #[test]
     fn what_the_last_look_sees_is_the_proof() {
-        let (bite, looks) = held(LASTS, Duration::ZERO, seen);
-        assert_eq!((bite.unwrap().proof.as_str(), looks), ("effect 2", 2));
-        let (bite, looks) = held(Duration::ZERO, Duration::ZERO, seen);
-        assert_eq!((bite.unwrap().proof.as_str(), looks), ("effect 1", 1));
+        let (effect, looks) = held(LASTS, Duration::ZERO, seen);
+        assert_eq!((effect.unwrap().proof.as_str(), looks), ("effect 2", 2));
+        let (effect, looks) = held(Duration::ZERO, Duration::ZERO, seen);
+        assert_eq!((effect.unwrap().proof.as_str(), looks), ("effect 1", 1));
     }
 
     #[test]
     fn without_any_effect_there_is_none() {
-        let (bite, looks) = held(LASTS, Duration::ZERO, |_| nothing());
-        assert!(!bite.unwrap().bit);
+        let (effect, looks) = held(LASTS, Duration::ZERO, |_| nothing());
+        assert!(!effect.unwrap().observed);
         assert!(looks > 1, "{looks}");
     }
 
     #[test]
     fn the_last_look_waits_for_an_effect_that_nobody_saw_yet() {
-        let (bite, _) = held(Duration::ZERO, LASTS, |look| match look {
+        let (effect, _) = held(Duration::ZERO, LASTS, |look| match look {
             4 => seen(4),
             _ => nothing(),
         });
-        assert_eq!(bite.unwrap().proof, "effect 4");
+        assert_eq!(effect.unwrap().proof, "effect 4");
     }
 
     #[test]
     fn a_look_that_fails_while_the_fault_lasts_decides_nothing() {
         let failed = || Err(anyhow::anyhow!("no answer"));
-        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+        let (effect, _) = held(LASTS, Duration::ZERO, |look| match look {
             1 => failed(),
             _ => seen(look),
         });
-        assert!(bite.unwrap().bit);
-        let (bite, _) = held(LASTS, Duration::ZERO, |look| match look {
+        assert!(effect.unwrap().observed);
+        let (effect, _) = held(LASTS, Duration::ZERO, |look| match look {
             1 => seen(1),
             _ => failed(),
         });
-        assert!(bite.unwrap().proof.contains("no answer"));
-        let (bite, _) = held(LASTS, Duration::ZERO, |_| failed());
-        assert!(bite.is_err());
+        assert!(effect.unwrap().proof.contains("no answer"));
+        let (effect, _) = held(LASTS, Duration::ZERO, |_| failed());
+        assert!(effect.is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! The runner: alone knows the order of the steps, the same for every experiment.
 //!
-//! heal → note what is there → for each arm: configure → steady? → load → fault → did it bite? → heal → load ends →
+//! heal → note what is there → for each arm: configure → steady? → load → fault → did it take effect? → heal → load ends →
 //! settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
 
 use std::{
@@ -16,7 +16,7 @@ use base::{
 };
 use chrono::{DateTime, Utc};
 use records::evaluation::{
-    Arm, Attacks, Bite, Configuration, Evaluation, FORMAT, FaultEvidence, InForce, Sabotage,
+    Arm, Attacks, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, InForce, Sabotage,
     Sample, Trial, Versions,
 };
 use sha2::{Digest, Sha256};
@@ -411,8 +411,8 @@ impl Runner<'_> {
                 injected_at: None,
                 healed_at: None,
                 in_force: None,
-                bite: Bite {
-                    bit: false,
+                effect: FaultEffect {
+                    observed: false,
                     proof: "it was withheld".to_owned(),
                 },
             };
@@ -424,7 +424,7 @@ impl Runner<'_> {
         let injected_at = Utc::now();
         let mut injected = plan.fault.inject(self.lab, since)?;
         let from = Utc::now();
-        let bite = injected.hold(plan.lasts)?;
+        let effect = injected.hold(plan.lasts)?;
         let until = Utc::now();
         let attacks = injected.attacks();
         step.update("healing");
@@ -439,7 +439,7 @@ impl Runner<'_> {
                 // Counted with the books.
                 decided: 0,
             }),
-            bite,
+            effect,
         };
         Ok((fault, attacks))
     }
@@ -507,7 +507,10 @@ fn account(arm: &Arm) -> String {
     let Some(books) = &arm.books else {
         return "not steady".to_owned();
     };
-    let bit = arm.fault.as_ref().is_some_and(|fault| fault.bite.bit);
+    let observed = arm
+        .fault
+        .as_ref()
+        .is_some_and(|fault| fault.effect.observed);
     let failed = arm.load.as_ref().map_or(0, |load| load.summary.failed);
     let dead: u64 = books.dead_letters.values().sum();
     format!(
@@ -515,7 +518,11 @@ fn account(arm: &Arm) -> String {
         books.promised,
         books.lost.len(),
         books.doubled.len(),
-        if bit { "" } else { "; the fault did not bite" }
+        if observed {
+            ""
+        } else {
+            "; the fault had no observed effect"
+        }
     )
 }
 

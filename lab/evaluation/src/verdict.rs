@@ -4,7 +4,7 @@
 //! |---|---|
 //! | inconclusive | an arm broke off, was not steady, never came to rest, or was offered much less load than another |
 //! | refuted | no fault was injected on purpose (a control run), and with the pattern there is harm all the same: a false alarm |
-//! | inconclusive | a fault did not bite |
+//! | inconclusive | a fault had no observed effect |
 //! | refuted | with the pattern, the harm is there that it should prevent |
 //! | inconclusive | without the pattern, there is no harm: the run shows no need for it |
 //! | inconclusive | the arm with the pattern had much less to lose than another |
@@ -40,7 +40,7 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     let judged = || (experiment.judge)(&trial.arms);
     let (outcome, reason) = if let Some(reason) = unusable(experiment, trial) {
         (Outcome::Inconclusive, reason)
-    } else if let Some(reason) = unbitten(experiment, trial) {
+    } else if let Some(reason) = without_effect(experiment, trial) {
         match judged() {
             (Outcome::Refuted, harm) if is_control(trial) => (
                 Outcome::Refuted,
@@ -153,20 +153,20 @@ fn at_stake(arm: &Arm) -> (u64, &'static str) {
     }
 }
 
-/// The first arm whose fault did not bite, if it was to have one.
-fn unbitten(experiment: &Experiment, trial: &Trial) -> Option<String> {
+/// The first arm whose fault had no observed effect, if it was to have one.
+fn without_effect(experiment: &Experiment, trial: &Trial) -> Option<String> {
     let arms = trial.arms.iter().zip(experiment.arms);
     arms.filter(|(_, plan)| plan.fault_of(experiment).is_some())
-        .find_map(|(arm, _)| unbitten_arm(arm))
+        .find_map(|(arm, _)| without_effect_in(arm))
 }
 
-fn unbitten_arm(arm: &Arm) -> Option<String> {
+fn without_effect_in(arm: &Arm) -> Option<String> {
     let name = &arm.name;
     match &arm.fault {
-        Some(fault) if fault.bite.bit => None,
+        Some(fault) if fault.effect.observed => None,
         Some(fault) => Some(format!(
-            "in the arm `{name}` the fault did not bite: {}",
-            fault.bite.proof
+            "in the arm `{name}` the fault did not effect: {}",
+            fault.effect.proof
         )),
         None => Some(format!("the arm `{name}` has no fault on record")),
     }

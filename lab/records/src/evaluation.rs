@@ -221,7 +221,8 @@ pub struct FaultEvidence {
     #[serde(default)]
     pub in_force: Option<InForce>,
     /// Whether it took effect.
-    pub bite: Bite,
+    #[serde(rename = "bite")]
+    pub effect: FaultEffect,
 }
 
 /// The time in which a fault was there as planned: neither being injected any more nor being healed.
@@ -239,10 +240,11 @@ pub struct InForce {
 /// Whether a fault had the effect that it is made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Bite {
+pub struct FaultEffect {
     /// Whether it was observed.
-    pub bit: bool,
-    /// What was looked at and found, in words that follow on "the fault bit:" or "the fault did not bite:".
+    #[serde(rename = "bit")]
+    pub observed: bool,
+    /// What was looked at and found, in words that follow on "the fault took effect:" or "the fault had no observed effect:".
     pub proof: String,
 }
 

@@ -1,4 +1,4 @@
-//! `fault`: one fault by hand: injected, looked at whether it bit, and healed.
+//! `fault`: one fault by hand: injected, its effect checked, and healed.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use base::{durations, outcome::Exit, progress::spell};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use evaluation::faults::{Fault, Injected};
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use serde::Serialize;
 use shared_events::topology::{self, Topology};
 use system::{
@@ -37,7 +37,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Kind {
-    /// List the faults, and how each is known to have bitten
+    /// List the faults, and how the effect of each is proved
     List,
     /// All processes of a service stand still
     Pause {
@@ -127,7 +127,7 @@ enum Kind {
     },
 }
 
-/// Each fault: how it is typed, what it does, how it is known that it bit.
+/// Each fault: how it is typed, what it does, how its effect is proved.
 const LIST: [[&str; 3]; 13] = [
     [
         "pause SERVICE [--one]",
@@ -231,7 +231,7 @@ struct Report {
     injected_at: DateTime<Utc>,
     healed_at: DateTime<Utc>,
     #[serde(flatten)]
-    bite: Bite,
+    effect: FaultEffect,
 }
 
 /// Runs the command.
@@ -243,8 +243,10 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     let report = carry_out(fault, since, &lab, options.lasts)?;
     match format {
         Format::Json => print_json(&report)?,
-        Format::Text if report.bite.bit => println!("The fault bit: {}.", report.bite.proof),
-        Format::Text => println!("The fault did not bite: {}.", report.bite.proof),
+        Format::Text if report.effect.observed => {
+            println!("The fault took effect: {}.", report.effect.proof)
+        }
+        Format::Text => println!("The fault had no observed effect: {}.", report.effect.proof),
     }
     Ok(report.outcome)
 }
@@ -262,17 +264,21 @@ fn carry_out(
         fault.inject(lab, since)
     })?;
     let injected_at = Utc::now();
-    let bite = progress.step(
+    let effect = progress.step(
         &format!("hold for {}, and look for its effect", spell(lasts)),
         |_| injected.hold(lasts),
     )?;
     progress.step("heal", |_| Injected::heal(injected))?;
     Ok(Report {
-        outcome: if bite.bit { Exit::Holds } else { Exit::Failed },
+        outcome: if effect.observed {
+            Exit::Holds
+        } else {
+            Exit::Failed
+        },
         fault: fault.describe(),
         injected_at,
         healed_at: Utc::now(),
-        bite,
+        effect,
     })
 }
 
@@ -329,7 +335,7 @@ fn list(format: Format) -> anyhow::Result<Exit> {
         print_json(&faults)?;
         return Ok(Exit::Holds);
     }
-    let mut rows = table(["fault", "what it does", "it bit when"]);
+    let mut rows = table(["fault", "what it does", "proof of its effect"]);
     for row in LIST {
         rows.add_row(row);
     }

@@ -1,4 +1,4 @@
-//! Faults by hand: each bites, says how that is known, and leaves a system in which orders are confirmed; one whose
+//! Faults by hand: each takes effect, proves it, and leaves a system in which orders are confirmed; one whose
 //! process was killed is mended by `heal`, which has nothing but the system to go by.
 
 use std::time::Duration;

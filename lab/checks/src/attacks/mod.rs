@@ -2,7 +2,7 @@
 //!
 //! The corpus is data ([`mod@corpus`]); who sends it and what it means for a command or an experiment is theirs to say.
 //! `xtask attack` and the experiment `forward_auth` send it to the running system, the gateway's tests to the real
-//! Traefik before recorders and, to see that the check bites, to a server without any defence. For the tests' sake
+//! Traefik before recorders and, to see that the check can fail, to a server without any defence. For the tests' sake
 //! nothing here uses the rest of xtask.
 //!
 //! Left out: attacks on passwords and by load, HTTP/2 (not spoken without TLS), and TLS itself.

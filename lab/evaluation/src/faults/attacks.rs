@@ -4,10 +4,10 @@ use std::net::ToSocketAddrs;
 
 use anyhow::Context;
 use checks::attacks::{Cast, Ending, Finding};
-use records::evaluation::{Attacks, Bite};
+use records::evaluation::{Attacks, FaultEffect};
 use system::{http::Client, lab::Lab};
 
-use super::{Effect, bit, did_not_bite};
+use super::{Injection, not_observed, observed};
 use crate::{attacks::try_all, customers};
 
 /// Signs victim and attacker up and sends the whole corpus to the gateway at `host:port`; what became of each attack.
@@ -31,19 +31,19 @@ pub(super) struct Attacked {
     seen: Option<Attacks>,
 }
 
-impl Effect for Attacked {
+impl Injection for Attacked {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         self.seen = Some(count(&attack(&lab.gateway()?)?));
         Ok(())
     }
 
-    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         Ok(match &self.seen {
-            Some(seen) if seen.answered > 0 => bit(format!(
+            Some(seen) if seen.answered > 0 => observed(format!(
                 "the gateway ended {} of {} attacks with an answer or by closing the connection",
                 seen.answered, seen.tried
             )),
-            _ => did_not_bite("no attack reached the gateway".to_owned()),
+            _ => not_observed("no attack reached the gateway".to_owned()),
         })
     }
 

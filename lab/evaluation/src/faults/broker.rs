@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::Context;
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_events::topology::{self, Topology};
@@ -15,7 +15,7 @@ use system::{
     wait,
 };
 
-use super::{Effect, bit, did_not_bite, messages};
+use super::{Injection, messages, not_observed, observed};
 
 /// The broker's list of connections is as old as its last look.
 const LISTED_WITHIN: Duration = Duration::from_secs(8);
@@ -59,7 +59,7 @@ fn belongs_to(connection: &Connection, service: &str) -> bool {
     name.and_then(|name| name.split(' ').next()) == Some(service)
 }
 
-impl Effect for ResetConnections {
+impl Injection for ResetConnections {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let broker = lab.broker()?;
         let found = wait::until(LISTED_WITHIN, LOOK_INTERVAL, || {
@@ -78,7 +78,7 @@ impl Effect for ResetConnections {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let broker = lab.broker()?;
         let mut open = 0;
         for name in &self.closed {
@@ -89,11 +89,11 @@ impl Effect for ResetConnections {
         }
         let (closed, service) = (self.closed.len() - open, self.service);
         Ok(match (closed, open) {
-            (0, 0) => did_not_bite(format!("the broker knows no connection of {service}")),
-            (_, 0) => bit(format!(
+            (0, 0) => not_observed(format!("the broker knows no connection of {service}")),
+            (_, 0) => observed(format!(
                 "the broker closed {closed} connections of {service}"
             )),
-            _ => did_not_bite(format!(
+            _ => not_observed(format!(
                 "{open} of the connections of {service} that should be closed are open"
             )),
         })
@@ -130,7 +130,7 @@ impl Unbind {
     }
 }
 
-impl Effect for Unbind {
+impl Injection for Unbind {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let broker = lab.broker()?;
         for binding in list::<Binding>(&broker, &self.path())? {
@@ -140,21 +140,21 @@ impl Effect for Unbind {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let broker = lab.broker()?;
         let (exchange, queue) = (self.stream.exchange(), self.stream.queue());
         let bindings: Vec<Binding> = list(&broker, &self.path())?;
         if !bindings.is_empty() {
-            return Ok(did_not_bite(format!("{queue} is bound to {exchange}")));
+            return Ok(not_observed(format!("{queue} is bound to {exchange}")));
         }
         // If it is bound again in this moment, the message counts as one of poison, and is removed as such.
         let (payload, properties) = messages::poison("probe", 0);
         let key = messages::POISON_ROUTING_KEY;
         let routed = lab::publish(&broker, &exchange, key, payload, &properties)?;
         Ok(if routed {
-            did_not_bite(format!("the broker routes what is published to {exchange}"))
+            not_observed(format!("the broker routes what is published to {exchange}"))
         } else {
-            bit(format!(
+            observed(format!(
                 "{queue} has no binding, and the broker had no queue for a message to {exchange}"
             ))
         })
@@ -201,25 +201,25 @@ fn bindings_path(exchange: &str, queue: &str) -> String {
 #[derive(Debug)]
 pub(super) struct MemoryAlarm;
 
-impl Effect for MemoryAlarm {
+impl Injection for MemoryAlarm {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         set_watermark(lab, &["0"])?;
         let broker = lab.broker()?;
-        // Whether it came in time is for the bite to say.
+        // Whether it came in time is for `effect` to tell.
         wait::until(ALARM_WITHIN, LOOK_INTERVAL, || {
             Ok(alarm(&broker)?.then_some(()))
         })?;
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         Ok(if alarm(&lab.broker()?)? {
-            bit(
+            observed(
                 "the broker reports a resource alarm: it reads nothing from who publishes"
                     .to_owned(),
             )
         } else {
-            did_not_bite("the broker reports no alarm".to_owned())
+            not_observed("the broker reports no alarm".to_owned())
         })
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 
-use super::{Effect, bit, did_not_bite};
+use super::{Injection, not_observed, observed};
 pub(super) use system::engine::name;
 use system::{
     engine::{Container, docker},
@@ -46,7 +46,7 @@ pub(super) fn first_by_id(mut containers: Vec<Container>) -> Vec<Container> {
     containers
 }
 
-impl Effect for Halted {
+impl Injection for Halted {
     fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
         let verb = match self.how {
             Halt::Pause => "pause",
@@ -61,7 +61,7 @@ impl Effect for Halted {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let now = again(lab, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
@@ -88,7 +88,11 @@ impl Effect for Halted {
             });
         }
         let found = found.join(", ");
-        Ok(if all { bit(found) } else { did_not_bite(found) })
+        Ok(if all {
+            observed(found)
+        } else {
+            not_observed(found)
+        })
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
@@ -110,7 +114,7 @@ impl RollingRestart {
     }
 }
 
-impl Effect for RollingRestart {
+impl Injection for RollingRestart {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         for _ in 0..self.rounds {
             for container in &self.before {
@@ -121,7 +125,7 @@ impl Effect for RollingRestart {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let now = again(lab, &self.before)?;
         let pairs: Vec<_> = pairs(&self.before, &now).collect();
         let restarted = pairs
@@ -134,7 +138,11 @@ impl Effect for RollingRestart {
             self.before.len()
         );
         let all = restarted == self.before.len() && restarted > 0;
-        Ok(if all { bit(proof) } else { did_not_bite(proof) })
+        Ok(if all {
+            observed(proof)
+        } else {
+            not_observed(proof)
+        })
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {

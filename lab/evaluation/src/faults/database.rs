@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use base::outcome;
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use system::{
     engine::{Container, docker},
     lab::{APPLICATION, Lab},
     wait,
 };
 
-use super::{Effect, bit, did_not_bite};
+use super::{Injection, not_observed, observed};
 
 /// What a session that holds a table adds to the name of its program: questions asked beside it must outlive it.
 const HOLDER: &str = "holds a table";
@@ -52,7 +52,7 @@ impl LockTable {
     }
 }
 
-impl Effect for LockTable {
+impl Injection for LockTable {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let database = self.database;
         let identifier = self.table.replace('"', "\"\"");
@@ -90,15 +90,15 @@ impl Effect for LockTable {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let waiting = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE pg_blocking_pids(pid) && ARRAY({})",
             holders("pid")
         );
         let table = self.table;
         Ok(match lab.number(self.database, &waiting)? {
-            0 => did_not_bite(format!("no session waits for the table `{table}`")),
-            waiting => bit(format!("{waiting} sessions wait for the table `{table}`")),
+            0 => not_observed(format!("no session waits for the table `{table}`")),
+            waiting => observed(format!("{waiting} sessions wait for the table `{table}`")),
         })
     }
 

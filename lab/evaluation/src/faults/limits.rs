@@ -3,16 +3,16 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use system::{
     engine::{Container, Limits, docker},
     lab::Lab,
 };
 
 use super::{
-    Effect, bit,
+    Injection,
     containers::{STOP_LIMIT, again, name, pairs, set_going, wait_until_healthy},
-    did_not_bite,
+    not_observed, observed,
 };
 
 /// In which a container may use its quota.
@@ -47,7 +47,7 @@ impl StarveCpu {
     }
 }
 
-impl Effect for StarveCpu {
+impl Injection for StarveCpu {
     fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
         let (period, quota) = (CPU_PERIOD_US.to_string(), self.quota_us().to_string());
         let update = ["update", "--cpu-period", &period, "--cpu-quota", &quota];
@@ -56,7 +56,7 @@ impl Effect for StarveCpu {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let now = again(lab, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
@@ -74,7 +74,11 @@ impl Effect for StarveCpu {
             found.push(proof);
         }
         let found = found.join(", ");
-        Ok(if all { bit(found) } else { did_not_bite(found) })
+        Ok(if all {
+            observed(found)
+        } else {
+            not_observed(found)
+        })
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
@@ -177,7 +181,7 @@ impl StarveMemory {
     }
 }
 
-impl Effect for StarveMemory {
+impl Injection for StarveMemory {
     fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
         let bytes = i64::from(self.mebibytes) * BYTES_PER_MEBIBYTE;
         let little = Limits {
@@ -202,7 +206,7 @@ impl Effect for StarveMemory {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let now = again(lab, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
@@ -223,7 +227,11 @@ impl Effect for StarveMemory {
             ));
         }
         let found = found.join(", ");
-        Ok(if all { bit(found) } else { did_not_bite(found) })
+        Ok(if all {
+            observed(found)
+        } else {
+            not_observed(found)
+        })
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {

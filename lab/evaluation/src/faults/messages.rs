@@ -1,7 +1,7 @@
 //! Messages as faults: some that nobody can read, and some that come a second time.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use shared_events::{
@@ -10,7 +10,7 @@ use shared_events::{
 };
 use system::lab::{self, Lab};
 
-use super::{Effect, POISON_TYPE, bit, did_not_bite};
+use super::{Injection, POISON_TYPE, not_observed, observed};
 
 /// Where they go; the streams take every key.
 pub(super) const POISON_ROUTING_KEY: &str = "evaluation.poison.v1";
@@ -50,7 +50,7 @@ impl Poison {
     }
 }
 
-impl Effect for Poison {
+impl Injection for Poison {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let (broker, exchange) = (lab.broker()?, self.stream.exchange());
         for number in 1..=self.count {
@@ -62,16 +62,16 @@ impl Effect for Poison {
         Ok(())
     }
 
-    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let (routed, count) = (self.routed, self.count);
         let proof = format!(
             "the broker put {routed} of {count} messages that nobody can read into {}",
             self.stream.queue()
         );
         Ok(if routed == count && routed > 0 {
-            bit(proof)
+            observed(proof)
         } else {
-            did_not_bite(proof)
+            not_observed(proof)
         })
     }
 
@@ -155,7 +155,7 @@ pub(super) fn database(stream: Topology) -> &'static str {
     }
 }
 
-impl Effect for Redeliver {
+impl Injection for Redeliver {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let published = self.published(lab)?;
         let (broker, exchange) = (lab.broker()?, self.stream.exchange());
@@ -169,7 +169,7 @@ impl Effect for Redeliver {
         Ok(())
     }
 
-    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let (routed, count) = (self.routed, self.count);
         let proof = format!(
             "of the {count} first events published since {}, the broker put {routed} into {} a second time, under the \
@@ -178,9 +178,9 @@ impl Effect for Redeliver {
             self.stream.queue()
         );
         Ok(if routed == count && routed > 0 {
-            bit(proof)
+            observed(proof)
         } else {
-            did_not_bite(proof)
+            not_observed(proof)
         })
     }
 

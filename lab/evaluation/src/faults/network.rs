@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use system::{
     engine::{self, Container, docker},
     http::Client,
@@ -11,10 +11,10 @@ use system::{
 };
 
 use super::{
-    Effect, bit,
+    Injection,
     composed::Composed,
     containers::{again, name, wait_until_healthy},
-    did_not_bite,
+    not_observed, observed,
 };
 
 /// A service looks at its database every second, and waits for two.
@@ -128,7 +128,7 @@ fn gateway_answers(containers: &[Container]) -> bool {
     gateway.is_ok_and(|address| Client::new(&address).get("/", &[], &[]).is_ok())
 }
 
-impl Effect for Cut {
+impl Injection for Cut {
     fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
         for container in &self.before {
             docker(["network", "disconnect", &self.network, &container.id]).read()?;
@@ -136,13 +136,13 @@ impl Effect for Cut {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let now = again(lab, &self.before)?;
         if let Some(connected) = now
             .iter()
             .find(|container| container.networks.contains_key(&self.network))
         {
-            return Ok(did_not_bite(format!(
+            return Ok(not_observed(format!(
                 "{} is in the network {}",
                 name(connected),
                 self.network
@@ -150,8 +150,8 @@ impl Effect for Cut {
         }
         let without = format!("{} is not in the network {}", self.service, self.network);
         Ok(match self.noticed(lab)? {
-            Some(who) => bit(format!("{without}, and {who}")),
-            None => did_not_bite(format!("{without}, but nobody misses it there")),
+            Some(who) => observed(format!("{without}, and {who}")),
+            None => not_observed(format!("{without}, but nobody misses it there")),
         })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::outcome::Exit;
 use chrono::{DateTime, Utc};
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use shared_events::{
     dead_letters::Selection,
     topology::{self, Topology},
@@ -16,7 +16,7 @@ use system::{
     wait,
 };
 
-use super::{Effect, bit, did_not_bite, messages};
+use super::{Injection, messages, not_observed, observed};
 
 /// By its name it is found when nobody took it away.
 const CONSTRAINT: &str = "agora_evaluation_refuses";
@@ -85,7 +85,7 @@ impl PurgeDeadLetters {
     }
 }
 
-impl Effect for PurgeDeadLetters {
+impl Injection for PurgeDeadLetters {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         for stream in topology::ALL {
             let refuse = format!(
@@ -103,13 +103,13 @@ impl Effect for PurgeDeadLetters {
         Ok(())
     }
 
-    fn bite(&mut self, _lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let (dead, purged) = (self.dead, self.purged);
         let proof = format!("of {dead} dead letters {purged} were purged");
         Ok(if purged > 0 {
-            bit(proof)
+            observed(proof)
         } else {
-            did_not_bite(proof)
+            not_observed(proof)
         })
     }
 

@@ -2,7 +2,7 @@
 //! every day. Both are over when they are injected; what they changed belongs to the arm's configuration, which is
 //! restored after the load, not before.
 
-use records::evaluation::Bite;
+use records::evaluation::FaultEffect;
 use system::{
     engine::Container,
     http::Client,
@@ -12,7 +12,7 @@ use system::{
     signing_keys::{self, SERVICE, SigningKeys},
 };
 
-use super::{Effect, bit, containers, did_not_bite};
+use super::{Injection, containers, not_observed, observed};
 use crate::customers;
 
 /// How containers are replaced.
@@ -40,7 +40,7 @@ impl Replaced {
     }
 }
 
-impl Effect for Replaced {
+impl Injection for Replaced {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let settings = lab.settings_as_configured(self.service)?;
         let rolling = Rolling::new(lab, self.service, settings);
@@ -57,7 +57,7 @@ impl Effect for Replaced {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let old = containers::again(lab, &self.before)?.len();
         let mut now = lab.containers_of(self.service)?;
         now.retain(Container::is_healthy);
@@ -67,7 +67,11 @@ impl Effect for Replaced {
             now.len()
         );
         let all = old == 0 && now.len() == self.before.len();
-        Ok(if all { bit(proof) } else { did_not_bite(proof) })
+        Ok(if all {
+            observed(proof)
+        } else {
+            not_observed(proof)
+        })
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
@@ -94,7 +98,7 @@ impl NewKeys {
     }
 }
 
-impl Effect for NewKeys {
+impl Injection for NewKeys {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let silent = |_: &str| {};
         let mut rotation = Rotation {
@@ -112,7 +116,7 @@ impl Effect for NewKeys {
         Ok(())
     }
 
-    fn bite(&mut self, lab: &Lab<'_>) -> anyhow::Result<Bite> {
+    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let in_use = lab.signing_keys()?;
         let token = customers::sign_up(&Client::new(&lab.gateway()?), "keys")?.token;
         let signed_by = signing_keys::id_in(&token);
@@ -125,9 +129,9 @@ impl Effect for NewKeys {
         let all = !self.after.is_empty() && in_use.iter().all(|keys| *keys == self.after);
         let signs = signed_by.as_ref() == self.after.first();
         Ok(if all && signs {
-            bit(proof)
+            observed(proof)
         } else {
-            did_not_bite(proof)
+            not_observed(proof)
         })
     }
 

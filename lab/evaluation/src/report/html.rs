@@ -618,10 +618,10 @@ fn done(arms: &[Arm]) -> Vec<FactRow> {
             );
             Some(self::fact(format!("{}{when}", fault.description)))
         }),
-        row("did it bite?", arms, |arm| {
-            let bite = &arm.fault.as_ref()?.bite;
-            let word = if bite.bit { "yes" } else { "no" };
-            Some(judged(format!("{word}: {}", bite.proof), bite.bit))
+        row("did it take effect?", arms, |arm| {
+            let effect = &arm.fault.as_ref()?.effect;
+            let word = if effect.observed { "yes" } else { "no" };
+            Some(judged(format!("{word}: {}", effect.proof), effect.observed))
         }),
         row("traces", arms, |arm| {
             let seen = arm.telemetry.as_ref()?;

@@ -6,7 +6,7 @@ use base::outcome::Exit;
 use chrono::{DateTime, TimeDelta, Utc};
 use records::{
     evaluation::{
-        Arm, Bite, Books, Configuration, Evaluation, FORMAT, FaultEvidence, FiredAlert, Hop,
+        Arm, Books, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert, Hop,
         InForce, LoadEvidence, Measure, Sabotage, Sample, Steadiness, Telemetry, Trial, Versions,
     },
     load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
@@ -36,7 +36,7 @@ pub(crate) struct Sketch {
     seconds: u32,
     rate: u64,
     fault: (f64, f64),
-    bit: bool,
+    observed: bool,
     /// Of the requests under the fault, the part that fails.
     failing: f64,
     /// Latency under the fault.
@@ -61,7 +61,7 @@ impl Sketch {
             seconds: 14,
             rate: 40,
             fault: (3.4, 6.4),
-            bit: true,
+            observed: true,
             failing: 0.0,
             slow_ms: 0.0,
             decided_per_second: 400.0,
@@ -96,9 +96,9 @@ impl Sketch {
         Self { lost, ..self }
     }
 
-    fn proof(self, bit: bool, proof: &str) -> Self {
+    fn proof(self, observed: bool, proof: &str) -> Self {
         Self {
-            bit,
+            observed,
             proof: proof.to_owned(),
             ..self
         }
@@ -270,8 +270,8 @@ impl Sketch {
                     until: at(self.fault.1),
                     decided: 0,
                 }),
-                bite: Bite {
-                    bit: self.bit,
+                effect: FaultEffect {
+                    observed: self.observed,
                     proof: self.proof.clone(),
                 },
             }),
@@ -420,7 +420,7 @@ fn realistic() -> Evaluation {
             "confirms" => {
                 sketch.description = "the queue order_events loses its binding".into();
                 if repetition == 2 {
-                    sketch.bit = false;
+                    sketch.observed = false;
                     sketch.proof = "the binding was there again before any event came: 0 of 0 \
                                     publications were returned <by the broker>"
                         .into();
