@@ -62,7 +62,7 @@ enum Command {
     Status,
     /// Show what the containers wrote, or the lines of one trace
     Logs(logs::Options),
-    /// Say what this machine lacks, and the command that mends it
+    /// Say what this machine lacks, and the command that repairs it
     Doctor,
     /// Walk the whole story once through the gateway
     Smoke,

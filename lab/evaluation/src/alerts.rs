@@ -39,7 +39,7 @@ pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
     quiet.ok_or_else(|| {
         outcome::failed(
             format!("{fires} fires before anything was done"),
-            "`cargo xtask alerts` says what it is about; mend that first",
+            "`cargo xtask alerts` says what it is about; repair that first",
         )
     })
 }

@@ -1,4 +1,4 @@
-//! People of evaluations' own, known by their addresses afterwards ([`mend`]).
+//! People of evaluations' own, known by their addresses afterwards ([`repair`]).
 
 use base::test_user::TestUser;
 use system::{customers, http::Client};

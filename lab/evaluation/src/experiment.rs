@@ -98,11 +98,11 @@ pub enum ArmFault {
     None,
 }
 
-/// What besides the books is part of the evidence.
+/// What is recorded besides the reconciled ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Observed {
     /// Nothing.
-    Books,
+    Reconciliation,
     /// The orders' traces, and what became of spans.
     Traces,
     /// Which alerts fired, and who was told.

@@ -7,7 +7,6 @@
 
 mod alerts;
 pub mod attacks;
-pub mod books;
 pub mod conclusion;
 mod customers;
 pub mod experiment;
@@ -15,6 +14,7 @@ pub mod experiments;
 pub mod faults;
 mod load;
 pub mod measurement;
+pub mod reconciliation;
 mod repair;
 pub mod report;
 pub mod run_journal;

@@ -41,7 +41,7 @@ pub(crate) struct Load {
     limit: Duration,
 }
 
-/// What came of a load: its evidence, and the ledger to hold the books against.
+/// What came of a load: its evidence, and the ledger to reconcile.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) evidence: LoadEvidence,

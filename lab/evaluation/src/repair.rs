@@ -1,4 +1,4 @@
-//! What an arm left in the books is put right, so that the next one, and whoever uses the system afterwards, finds
+//! What an arm left inconsistent is repaired, so that the next one, and whoever uses the system afterwards, finds
 //! them balanced: dead letters are sent again or removed, and orders that can't come to an end are taken out.
 //!
 //! Only orders of evaluations' own customers are touched; of dead letters, all that died since the beginning are sent
@@ -22,7 +22,7 @@ use system::{
     wait,
 };
 
-use super::{books, customers, faults};
+use super::{customers, faults, reconciliation};
 
 /// Longer than the retry tiers together.
 const STILL_WITHIN: Duration = Duration::from_secs(90);
@@ -37,21 +37,21 @@ pub(crate) fn load_run_id(evaluation: &str, number: usize) -> String {
 
 /// What was put right.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Mended {
+pub(crate) struct Repaired {
     /// Unreadable messages of a fault that were removed, in words.
     poison: Vec<String>,
     replayed: usize,
     erased: usize,
 }
 
-impl Mended {
+impl Repaired {
     /// In words.
     pub(crate) fn said(self) -> Vec<String> {
         let sentences = [
             (self.replayed, "dead letters of an experiment sent again"),
             (
                 self.erased,
-                "orders of an experiment that were not as they should be taken out of the books",
+                "orders of an experiment that were not as they should be deleted",
             ),
         ];
         let sentences = sentences.into_iter().filter(|(count, _)| *count > 0);
@@ -60,26 +60,26 @@ impl Mended {
     }
 }
 
-/// Puts the books right for everything that evaluations did since then.
-pub(crate) fn books(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Mended> {
-    let mut mended = Mended::default();
+/// Repairs everything that evaluations left inconsistent since then.
+pub(crate) fn since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Repaired> {
+    let mut repaired = Repaired::default();
     let mut wrong = wrong_for_good(lab, since)?;
-    if !books::dead_letters_since(lab, since)?.is_empty() {
-        mended.poison = faults::remove_poison(lab)?;
+    if !reconciliation::dead_letters_since(lab, since)?.is_empty() {
+        repaired.poison = faults::remove_poison(lab)?;
         let ours = Selection {
             younger_than: Some((Utc::now() - since).to_std().unwrap_or_default()),
             ..Selection::default()
         };
-        mended.replayed = replay(lab, &ours)?;
-        if mended.replayed > 0 {
+        repaired.replayed = replay(lab, &ours)?;
+        if repaired.replayed > 0 {
             wrong = wrong_for_good(lab, since)?;
         }
     }
     for ids in wrong.chunks(IDS_PER_STATEMENT) {
         erase(lab, ids)?;
     }
-    mended.erased = wrong.len();
-    Ok(mended)
+    repaired.erased = wrong.len();
+    Ok(repaired)
 }
 
 /// The orders of evaluations' customers that are not as they should be, once nothing moves any more.
@@ -100,7 +100,7 @@ fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<Str
     let reader = Reader::new(lab.project, &lab.containers()?)?;
     let mut last: Option<(Vec<String>, Instant)> = None;
     wait::until(STILL_WITHIN, INTERVAL, || {
-        let holdings = books::read(lab, &customers, since)?;
+        let holdings = reconciliation::read(lab, &customers, since)?;
         let wrong: Vec<String> = holdings.wrong().into_iter().map(str::to_owned).collect();
         if wrong.is_empty() {
             return Ok(Some(wrong));
@@ -118,7 +118,7 @@ fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<Str
     })?
     .ok_or_else(|| {
         anyhow!(
-            "messages are still under way after {} s, so the books can't be mended: see `cargo xtask verify-dlq \
+            "messages are still under way after {} s, so nothing can be repaired: see `cargo xtask verify-dlq \
              --settled`, then `cargo xtask heal`",
             STILL_WITHIN.as_secs()
         )

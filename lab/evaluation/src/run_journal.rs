@@ -39,15 +39,15 @@ impl RunJournal {
             .with_context(|| format!("failed to write {}", path.display()))
     }
 
-    /// Sets up what was found before, mends the books, and removes the note. What was done, in words.
+    /// Restores the configuration that was found, repairs inconsistent data, and removes the journal. What was done, in words.
     pub fn restore(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
         let mut done = Vec::new();
         if lab.configuration()? != self.found {
             lab.configure(&Wanted::found(&self.found))?;
             done.push("the services run again as they did before the evaluation".to_owned());
         }
-        let mended = repair::books(lab, self.since)?;
-        done.extend(mended.said());
+        let repaired = repair::since(lab, self.since)?;
+        done.extend(repaired.said());
         remove(&path(lab.project))?;
         Ok(done)
     }

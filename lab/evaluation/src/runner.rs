@@ -34,11 +34,11 @@ use system::{
 };
 
 use super::{
-    alerts, books,
+    alerts,
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Observed},
     faults,
     load::{Ledger, Load},
-    repair,
+    reconciliation, repair,
     run_journal::{self, RunJournal},
     samples::Sampler,
     steady::{self, Probe},
@@ -90,11 +90,11 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
     let lab = Lab::new(project)?;
     let _turn = SystemLock::take(project)?;
     progress.step("heal", |step| {
-        let mended = heal(&lab, step)?;
-        step.result(if mended.is_empty() {
-            "nothing to mend".to_owned()
+        let repaired = heal(&lab, step)?;
+        step.result(if repaired.is_empty() {
+            "nothing to repair".to_owned()
         } else {
-            mended.join("; ")
+            repaired.join("; ")
         });
         Ok(())
     })?;
@@ -237,7 +237,7 @@ impl Runner<'_> {
             fault: None,
             samples: Vec::new(),
             settled_after_ms: None,
-            books: None,
+            reconciliation: None,
             telemetry: None,
             alerts: None,
             attacks: None,
@@ -270,7 +270,7 @@ impl Runner<'_> {
         if self.lab.configuration()? != *self.found {
             self.lab.configure(&Wanted::found(self.found))?;
         }
-        repair::books(self.lab, since)?;
+        repair::since(self.lab, since)?;
         arm.steady_after = Some(steady::wait_for(self.lab, probe, STEADY_WITHIN)?);
         Ok(())
     }
@@ -307,14 +307,14 @@ impl Runner<'_> {
         }
         let traces = match experiment.observed {
             Observed::Traces => Some(Watch::begin(self.lab)?),
-            Observed::Books | Observed::Alerts => None,
+            Observed::Reconciliation | Observed::Alerts => None,
         };
         if experiment.observed == Observed::Alerts {
             step.update("waiting until no alert fires");
             alerts::wait_until_nothing_fires(self.lab)?;
         }
         let quiet_since = Utc::now();
-        let stock = books::stock(self.lab)?;
+        let stock = reconciliation::stock(self.lab)?;
         let since = arm.started_at;
         let sampler = Sampler::default();
         let ledger = thread::scope(|scope| {
@@ -327,8 +327,8 @@ impl Runner<'_> {
         let ledger = ledger?;
         step.update("reconciling");
         let users = ledger.orders.iter().map(|entry| entry.user_id.clone());
-        let holdings = books::read(self.lab, &users.collect(), since)?;
-        arm.books = Some(holdings.reconcile(
+        let holdings = reconciliation::read(self.lab, &users.collect(), since)?;
+        arm.reconciliation = Some(holdings.reconcile(
             &ledger.orders,
             &ledger.cancellations,
             &stock,
@@ -347,7 +347,7 @@ impl Runner<'_> {
         let fault = arm.fault.as_mut();
         if let Some(in_force) = fault.and_then(|fault| fault.in_force.as_mut()) {
             let (from, until) = (in_force.from, in_force.until);
-            in_force.decided = books::decided_between(self.lab, since, from, until)?;
+            in_force.decided = reconciliation::decided_between(self.lab, since, from, until)?;
         }
         Ok(())
     }
@@ -436,7 +436,7 @@ impl Runner<'_> {
             in_force: Some(InForce {
                 from,
                 until,
-                // Counted with the books.
+                // Counted at reconciliation.
                 decided: 0,
             }),
             effect,
@@ -504,7 +504,7 @@ fn account(arm: &Arm) -> String {
     if let Some(failure) = &arm.failure {
         return format!("broke off: {failure}");
     }
-    let Some(books) = &arm.books else {
+    let Some(reconciliation) = &arm.reconciliation else {
         return "not steady".to_owned();
     };
     let observed = arm
@@ -512,12 +512,12 @@ fn account(arm: &Arm) -> String {
         .as_ref()
         .is_some_and(|fault| fault.effect.observed);
     let failed = arm.load.as_ref().map_or(0, |load| load.summary.failed);
-    let dead: u64 = books.dead_letters.values().sum();
+    let dead: u64 = reconciliation.dead_letters.values().sum();
     format!(
         "{} orders accepted, {} lost, {} doubled, {dead} dead letters, {failed} requests failed{}",
-        books.promised,
-        books.lost.len(),
-        books.doubled.len(),
+        reconciliation.promised,
+        reconciliation.lost.len(),
+        reconciliation.doubled.len(),
         if observed {
             ""
         } else {

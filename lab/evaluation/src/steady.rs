@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const PRODUCT: u32 = 100;
 
 /// A customer who orders one piece now and then, to see whether orders are decided; signed up when there is something
-/// to order. One for each arm: tokens expire, and what it ordered is mended with the arm.
+/// to order. One for each arm: tokens expire, and what it ordered is repaired with the arm.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     customer: Option<TestUser>,

@@ -147,7 +147,9 @@ fn at_stake(arm: &Arm) -> (u64, &'static str) {
         // What becomes of them is what such an experiment judges.
         Some(_) => (offered(arm), "requests were to be sent"),
         None => (
-            arm.books.as_ref().map_or(0, |books| books.promised),
+            arm.reconciliation
+                .as_ref()
+                .map_or(0, |reconciliation| reconciliation.promised),
             "orders were accepted",
         ),
     }
@@ -182,8 +184,10 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
             "the arm `{name}` did not begin in a steady state: {why}"
         ));
     }
-    if arm.books.is_none() {
-        return Some(format!("the books of the arm `{name}` could not be read"));
+    if arm.reconciliation.is_none() {
+        return Some(format!(
+            "the ledger of the arm `{name}` could not be reconciled"
+        ));
     }
     if arm
         .load
@@ -194,7 +198,7 @@ fn unusable_arm(arm: &Arm) -> Option<String> {
     }
     if arm.settled_after_ms.is_none() {
         return Some(format!(
-            "in the arm `{name}` orders were still under way when the books were read"
+            "in the arm `{name}` orders were still under way when the ledger was reconciled"
         ));
     }
     unsteady(arm.steady_after.as_ref())
@@ -284,7 +288,7 @@ mod tests {
     /// A trial of `outbox` whose arms were offered 560 requests each, except for what `change` does to them.
     fn judged(change: impl Fn(&mut Arm, &mut Arm)) -> Verdict {
         let mut off = Sketch::arm("off").build();
-        off.books.as_mut().unwrap().lost = vec!["one".to_owned()];
+        off.reconciliation.as_mut().unwrap().lost = vec!["one".to_owned()];
         let mut on = Sketch::arm("on").build();
         change(&mut off, &mut on);
         let trial = Trial {
@@ -300,8 +304,8 @@ mod tests {
     fn refuse(arm: &mut Arm) {
         let summary = &mut arm.load.as_mut().unwrap().summary;
         summary.failed = summary.measured * 3 / 4;
-        let books = arm.books.as_mut().unwrap();
-        books.promised /= 4;
+        let reconciliation = arm.reconciliation.as_mut().unwrap();
+        reconciliation.promised /= 4;
     }
 
     #[test]
@@ -316,9 +320,9 @@ mod tests {
         // Also where nothing was lost, as nothing was accepted.
         let verdict = judged(|off, _| {
             refuse(off);
-            let books = off.books.as_mut().unwrap();
-            books.promised = 0;
-            books.lost.clear();
+            let reconciliation = off.reconciliation.as_mut().unwrap();
+            reconciliation.promised = 0;
+            reconciliation.lost.clear();
         });
         assert_eq!(verdict.outcome, Outcome::Upheld, "{}", verdict.reason);
     }
@@ -332,7 +336,7 @@ mod tests {
     #[test]
     fn an_arm_with_the_pattern_that_had_little_to_lose_does_not_uphold_it() {
         for promised in [0, 10] {
-            let verdict = judged(|_, on| on.books.as_mut().unwrap().promised = promised);
+            let verdict = judged(|_, on| on.reconciliation.as_mut().unwrap().promised = promised);
             assert_eq!(verdict.outcome, Outcome::Inconclusive, "{}", verdict.reason);
             assert!(
                 verdict.reason.contains("orders were accepted"),

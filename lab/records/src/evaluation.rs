@@ -129,7 +129,8 @@ pub struct Arm {
     /// How long it took from the end of the load until nothing moved any more; `None` if that never came.
     pub settled_after_ms: Option<u64>,
     /// The reconciled ledger; `None` where it could not be read.
-    pub books: Option<Books>,
+    #[serde(rename = "books")]
+    pub reconciliation: Option<Reconciliation>,
     /// Only where the experiment asks for it.
     #[serde(default)]
     pub telemetry: Option<Telemetry>,
@@ -265,7 +266,7 @@ pub struct Sample {
 /// The ledger against databases and queues: what became of each promise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Books {
+pub struct Reconciliation {
     /// Orders that a client was promised: a 2xx with the order's id.
     pub promised: u64,
     /// Orders that are stored and that no client was promised: their answers were lost.

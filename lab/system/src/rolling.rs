@@ -4,7 +4,7 @@
 //! How far it got is not remembered but told by the engine. A container that isn't relied on, because it is not healthy
 //! yet or about to leave, is *provisional*: it has no restart policy, so that one that can't start ends instead of
 //! starting over and over. Between any two calls of the engine a look at these says what is to be undone or finished
-//! ([`mend`]). Left out: images, which somebody else builds, and who gets which request: the gateway finds replicas by
+//! ([`repair`]). Left out: images, which somebody else builds, and who gets which request: the gateway finds replicas by
 //! Docker's DNS, is refused by one that doesn't listen yet or no longer, and goes on to the next.
 
 use std::time::{Duration, Instant};
@@ -238,7 +238,7 @@ impl<'a> Rolling<'a> {
 }
 
 /// Finishes or undoes what a replacement that was cut short left of a service's containers; what was done, in words.
-pub fn mend(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
+pub fn repair(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
     let mut containers = lab.containers()?;
     containers.retain(|container| container.service == service);
     let containers = by_age(containers);
@@ -391,7 +391,7 @@ mod tests {
     }
 
     /// What is to be removed, and what is to stay, by age.
-    fn mended(words: &[&str]) -> (Vec<String>, Option<String>) {
+    fn repaired(words: &[&str]) -> (Vec<String>, Option<String>) {
         let containers = containers(words);
         let left_over = left_over(&containers);
         let ids = left_over.superfluous.iter();
@@ -423,34 +423,42 @@ mod tests {
 
     #[test]
     fn what_is_relied_on_is_left_alone() {
-        assert_eq!(mended(&["steady"]), removes([]));
-        assert_eq!(mended(&["steady", "steady"]), removes([]));
+        assert_eq!(repaired(&["steady"]), removes([]));
+        assert_eq!(repaired(&["steady", "steady"]), removes([]));
     }
 
     #[test]
     fn wherever_a_replacement_is_cut_short_as_many_containers_remain_as_before() {
         // Made, started, healthy: nothing has changed yet, so it goes.
         for new in ["unstarted", "starting", "new"] {
-            assert_eq!(mended(&["steady", "steady", new]), removes(["2"]), "{new}");
+            assert_eq!(
+                repaired(&["steady", "steady", new]),
+                removes(["2"]),
+                "{new}"
+            );
         }
         // The old one is about to leave, and the new one not relied on yet.
         assert_eq!(
-            mended(&["new", "steady", "new"]),
+            repaired(&["new", "steady", "new"]),
             (vec!["0".to_owned()], Some("2".to_owned()))
         );
         // The new one is relied on: the old one leaves, or has left already.
         for old in ["new", "stopped"] {
-            assert_eq!(mended(&[old, "steady", "steady"]), removes(["0"]), "{old}");
+            assert_eq!(
+                repaired(&[old, "steady", "steady"]),
+                removes(["0"]),
+                "{old}"
+            );
         }
     }
 
     #[test]
     fn a_service_is_never_left_without_its_containers() {
-        assert_eq!(mended(&["unstarted"]), removes([]));
-        assert_eq!(mended(&["new"]), (vec![], Some("0".to_owned())));
-        assert_eq!(mended(&["stopped"]), (vec![], Some("0".to_owned())));
+        assert_eq!(repaired(&["unstarted"]), removes([]));
+        assert_eq!(repaired(&["new"]), (vec![], Some("0".to_owned())));
+        assert_eq!(repaired(&["stopped"]), (vec![], Some("0".to_owned())));
         assert_eq!(
-            mended(&["new", "stopped"]),
+            repaired(&["new", "stopped"]),
             (vec!["1".to_owned()], Some("0".to_owned()))
         );
     }

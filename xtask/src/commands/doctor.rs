@@ -1,4 +1,4 @@
-//! `doctor`: what this machine lacks, and the command that mends it.
+//! `doctor`: what this machine lacks, and the command that repairs it.
 
 use std::time::Duration;
 
@@ -35,8 +35,9 @@ struct Check {
     what: &'static str,
     state: State,
     detail: String,
-    /// The command or step that mends it.
-    mend: Option<String>,
+    /// The command or step that repairs it.
+    #[serde(rename = "mend")]
+    repair: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -54,25 +55,29 @@ impl Check {
             what,
             state: State::Ok,
             detail: detail.into(),
-            mend: None,
+            repair: None,
         }
     }
 
-    fn missing(what: &'static str, detail: impl Into<String>, mend: impl Into<String>) -> Self {
+    fn missing(what: &'static str, detail: impl Into<String>, repair: impl Into<String>) -> Self {
         Self {
             what,
             state: State::Missing,
             detail: detail.into(),
-            mend: Some(mend.into()),
+            repair: Some(repair.into()),
         }
     }
 
-    fn dispensable(what: &'static str, detail: impl Into<String>, mend: impl Into<String>) -> Self {
+    fn dispensable(
+        what: &'static str,
+        detail: impl Into<String>,
+        repair: impl Into<String>,
+    ) -> Self {
         Self {
             what,
             state: State::Dispensable,
             detail: detail.into(),
-            mend: Some(mend.into()),
+            repair: Some(repair.into()),
         }
     }
 }
@@ -322,8 +327,8 @@ fn recipes() -> Check {
     if absent.is_empty() {
         return Check::ok(WHAT, "apt-get, dpkg-deb and python3 are here");
     }
-    let mend = "on Debian or Ubuntu: `sudo apt-get install apt dpkg python3 python3-pip`";
-    Check::missing(WHAT, format!("{} missing", absent.join(", ")), mend)
+    let repair = "on Debian or Ubuntu: `sudo apt-get install apt dpkg python3 python3-pip`";
+    Check::missing(WHAT, format!("{} missing", absent.join(", ")), repair)
 }
 
 /// Either of the two is enough: what one lacks is dispensable beside the other.
@@ -351,7 +356,7 @@ fn print_text(report: &Report) {
             mark,
             check.what,
             &check.detail,
-            check.mend.as_deref().unwrap_or(""),
+            check.repair.as_deref().unwrap_or(""),
         ]);
     }
     println!("{rows}");

@@ -343,7 +343,7 @@ fn list(format: Format) -> anyhow::Result<Exit> {
     println!(
         "`cargo xtask fault NAME … --for 10s` injects one, looks for its effect while it lasts, and heals it; Ctrl-C heals it at once."
     );
-    println!("`cargo xtask heal` mends what a run left behind that was cut short.");
+    println!("`cargo xtask heal` repairs what a run left behind that was cut short.");
     Ok(Exit::Holds)
 }
 

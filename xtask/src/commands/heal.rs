@@ -14,22 +14,23 @@ use crate::output::{Format, print_json, progress};
 struct Report {
     outcome: Exit,
     /// In words; empty when nothing was wrong.
-    mended: Vec<String>,
+    #[serde(rename = "mended")]
+    repaired: Vec<String>,
 }
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
     let _lock = SystemLock::take(project)?;
-    let mended = progress().step("heal", |step| runner::heal(&lab, step))?;
+    let repaired = progress().step("heal", |step| runner::heal(&lab, step))?;
     match format {
         Format::Json => print_json(&Report {
             outcome: Exit::Holds,
-            mended,
+            repaired,
         })?,
-        Format::Text if mended.is_empty() => println!("Nothing to mend: all healthy."),
+        Format::Text if repaired.is_empty() => println!("Nothing to repair: all healthy."),
         Format::Text => {
-            for what in &mended {
+            for what in &repaired {
                 println!("{what}");
             }
             println!("All healthy.");

@@ -19,7 +19,7 @@ use system::{
     signing_keys::{self, JWT_KEYS, SERVICE, SigningKeys},
 };
 
-use super::rollout::mend;
+use super::rollout::repair;
 use crate::output::{Format, print_json, progress, table};
 
 /// The most keys at once: each of them stands in a metric, and is one more that may leak.
@@ -54,7 +54,8 @@ pub(crate) struct RetireOptions {
 struct Report {
     outcome: Exit,
     /// What was finished or undone first, in words.
-    mended: Vec<String>,
+    #[serde(rename = "mended")]
+    repaired: Vec<String>,
     /// A rotation stands between its steps.
     cut_short: bool,
     /// Every container has what the env file says.
@@ -86,12 +87,12 @@ struct Key {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let lab = Lab::new(project)?;
-    let (mended, left) = match options {
+    let (repaired, left) = match options {
         Options::List => (Vec::new(), Vec::new()),
         Options::Rotate => rotate(&lab)?,
         Options::Retire(options) => retire(&lab, options.force)?,
     };
-    let report = look(project, mended, &left)?;
+    let report = look(project, repaired, &left)?;
     match format {
         Format::Json => print_json(&report)?,
         Format::Text => print_text(&report, &left),
@@ -105,7 +106,7 @@ fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
     let _lock = SystemLock::take(lab.project)?;
     let _note = Note::leave(lab.project, "a change of the signing keys")?;
     let progress = progress();
-    let mended = mend(lab, SERVICE, &progress)?;
+    let repaired = repair(lab, SERVICE, &progress)?;
     let mut rotation = rotation(lab)?;
     let finishing = rotation.is_finishing()?;
     if finishing {
@@ -122,14 +123,14 @@ fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
         keep(lab.project, &rotation.keys, Some(Utc::now()))?;
         Ok(left)
     })?;
-    Ok((mended, left))
+    Ok((repaired, left))
 }
 
 fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
     let _lock = SystemLock::take(lab.project)?;
     let _note = Note::leave(lab.project, "a change of the signing keys")?;
     let progress = progress();
-    let mended = mend(lab, SERVICE, &progress)?;
+    let repaired = repair(lab, SERVICE, &progress)?;
     let mut rotation = rotation(lab)?;
     if rotation.is_finishing()? {
         return Err(outcome::failed(
@@ -161,7 +162,7 @@ fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
     let left = progress.step("retire", |step| {
         rotation.hand_out("knows no old key", &|text| step.say(text))
     })?;
-    Ok((mended, left))
+    Ok((repaired, left))
 }
 
 fn rotation<'a>(lab: &'a Lab<'a>) -> anyhow::Result<Rotation<'a>> {
@@ -228,7 +229,7 @@ fn retire_from(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
 }
 
 /// What there is, read anew.
-fn look(project: &Project, mended: Vec<String>, left: &[Left]) -> anyhow::Result<Report> {
+fn look(project: &Project, repaired: Vec<String>, left: &[Left]) -> anyhow::Result<Report> {
     let lab = Lab::new(project)?;
     let keys = key_rotation::keys_of(lab.settings())?;
     let containers = lab.containers_of(SERVICE)?;
@@ -271,7 +272,7 @@ fn look(project: &Project, mended: Vec<String>, left: &[Left]) -> anyhow::Result
     let graceful = left.iter().all(Left::gracefully);
     Ok(Report {
         outcome: if graceful { Exit::Holds } else { Exit::Failed },
-        mended,
+        repaired,
         cut_short,
         handed_out,
         rotated_at: rotated_at(project)?,

@@ -48,7 +48,8 @@ struct Report {
     outcome: Exit,
     service: &'static str,
     /// What was finished or undone first, in words.
-    mended: Vec<String>,
+    #[serde(rename = "mended")]
+    repaired: Vec<String>,
     /// How many containers the service has now.
     containers: usize,
     /// None when all were replaced at once.
@@ -75,7 +76,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     // A switch with a typing error would leave its pattern on and nobody the wiser.
     patterns::off(lab.settings())?;
     progress.step("service images", |step| lab.build_services(step))?;
-    let mended = mend(&lab, service, &progress)?;
+    let repaired = repair(&lab, service, &progress)?;
     let rolling = Rolling::new(&lab, service, lab.settings().clone());
     let olds = rolling.containers()?;
     let mut replaced = Vec::new();
@@ -105,7 +106,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     let report = Report {
         outcome: if graceful { Exit::Holds } else { Exit::Failed },
         service,
-        mended,
+        repaired,
         containers: rolling.containers()?.len(),
         replaced: replaced
             .iter()
@@ -135,20 +136,20 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 }
 
 /// Finishes or undoes what was cut short before; what was done, in words.
-pub(super) fn mend(
+pub(super) fn repair(
     lab: &Lab<'_>,
     service: &'static str,
     progress: &Progress,
 ) -> anyhow::Result<Vec<String>> {
     lab.wait_for_abandoned_configuring()?;
-    let mended = rolling::mend(lab, service)?;
-    if !mended.is_empty() {
+    let repaired = rolling::repair(lab, service)?;
+    if !repaired.is_empty() {
         progress.step("heal", |step| {
-            mended.iter().for_each(|what| step.say(what));
+            repaired.iter().for_each(|what| step.say(what));
             Ok(())
         })?;
     }
-    Ok(mended)
+    Ok(repaired)
 }
 
 fn say_what_is_left(rolling: &Rolling<'_>, new: usize, of: usize) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use system::{
     rolling::{Left, MOST, Rolling},
 };
 
-use super::rollout::{mend, service};
+use super::rollout::{repair, service};
 use crate::output::{Format, print_json, progress};
 
 /// What `scale` can be told.
@@ -39,7 +39,8 @@ struct Report {
     outcome: Exit,
     service: &'static str,
     /// What was finished or undone first, in words.
-    mended: Vec<String>,
+    #[serde(rename = "mended")]
+    repaired: Vec<String>,
     before: usize,
     containers: usize,
     /// Those of them that don't serve.
@@ -56,7 +57,7 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
     let progress = progress();
     let service = options.service;
     patterns::off(lab.settings())?;
-    let mended = mend(&lab, service, &progress)?;
+    let repaired = repair(&lab, service, &progress)?;
     let rolling = Rolling::new(&lab, service, lab.settings().clone());
     let before = rolling.containers()?;
     let count = options.count as usize;
@@ -79,7 +80,7 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
     let report = Report {
         outcome: if as_asked { Exit::Holds } else { Exit::Failed },
         service,
-        mended,
+        repaired,
         before: before.len(),
         containers: now.len(),
         not_healthy: sick
@@ -97,7 +98,7 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
             );
             for container in sick {
                 println!(
-                    "{} is {}: `cargo xtask logs {service}` shows more, and `cargo xtask up` mends what is mended by a start.",
+                    "{} is {}: `cargo xtask logs {service}` shows more, and `cargo xtask up` repairs what is repaired by a start.",
                     engine::name(container),
                     container.condition()
                 );

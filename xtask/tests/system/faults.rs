@@ -1,5 +1,5 @@
 //! Faults by hand: each takes effect, proves it, and leaves a system in which orders are confirmed; one whose
-//! process was killed is mended by `heal`, which has nothing but the system to go by.
+//! process was killed is repaired by `heal`, which has nothing but the system to go by.
 
 use std::time::Duration;
 
@@ -154,10 +154,10 @@ fn poison_dies_and_heal_removes_it_and_nothing_else() {
             .then_some(())
             .ok_or(verdict.stdout)
     });
-    let mended = heal(&system);
+    let repaired = heal(&system);
     assert!(
-        mended == ["3 messages of poison removed from order_events.dead"],
-        "{mended:?}"
+        repaired == ["3 messages of poison removed from order_events.dead"],
+        "{repaired:?}"
     );
     system
         .xtask(&["verify-dlq", "--expect", "1"])
@@ -246,7 +246,7 @@ fn heal_mends_what_killed_processes_left_behind() {
     }
     docker(["kill", &system.container("alertmanager")]);
 
-    let mended = heal(&system).join("; ");
+    let repaired = heal(&system).join("; ");
     for expected in [
         "order-service (",
         "share of the processor",
@@ -257,14 +257,14 @@ fn heal_mends_what_killed_processes_left_behind() {
         "unpaused",
         "alertmanager (",
     ] {
-        assert!(mended.contains(expected), "{expected}: {mended}");
+        assert!(repaired.contains(expected), "{expected}: {repaired}");
     }
     assert!(is_bound(&system, ORDER_EVENTS));
     an_order_is_confirmed(&system);
     assert_eq!(heal(&system), Vec::<String>::new());
 }
 
-/// Runs `heal`; what it mended.
+/// Runs `heal`; what it repaired.
 #[track_caller]
 fn heal(system: &System) -> Vec<String> {
     let ended = system

@@ -131,7 +131,7 @@ pub(crate) fn doubled(system: &System) -> u64 {
     count(system, "inventory", sql)
 }
 
-/// Decides what will never be decided, so that the next test finds books that balance: confirms orders whose
+/// Decides what will never be decided, so that the next test finds consistent data: confirms orders whose
 /// stock is reserved, and forgets those that inventory never heard of.
 #[track_caller]
 pub(crate) fn settle_by_hand(system: &System) {

@@ -225,7 +225,7 @@ pub(super) fn damage(arm: &Arm) -> Option<String> {
 /// How an experiment with purchases is judged: by one quantity that shows the harm, and by what an arm with the pattern
 /// must not show.
 pub(super) struct Rule {
-    /// What refutes the claim, beside wrong books.
+    /// What refutes the claim, besides a ledger that doesn't reconcile.
     pub(super) wrong: fn(&Arm) -> Option<String>,
     /// How much of the harm an arm shows; `None` where no purchase was sent under a fault.
     pub(super) harm: fn(&Arm) -> Option<f64>,

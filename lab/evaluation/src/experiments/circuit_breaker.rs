@@ -46,7 +46,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(22),
         lasts: Duration::from_secs(15),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| {
         let mut figures = by_route::figures(arms);
         figures[0].decisive = true;
@@ -158,7 +158,7 @@ mod tests {
         }
         let mut lossy = SHIPPED.arm("on");
         lossy
-            .books
+            .reconciliation
             .as_mut()
             .unwrap()
             .lost

@@ -62,7 +62,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(6),
         lasts: Duration::from_secs(12),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| {
         let mut figures = vec![
             Figure::of(

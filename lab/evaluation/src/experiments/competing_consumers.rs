@@ -24,7 +24,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "competing_consumers",
     claim: "Consumers that share a queue share its work: with each of them held to the same part of a core, two \
             decide more orders a second than one, and no order is decided twice.",
-    refuted_by: "two consumers that are less than 1.15 times as fast as one, or a book that doesn't balance",
+    refuted_by: "two consumers that are less than 1.15 times as fast as one, or a ledger that doesn't reconcile",
     harm: "One consumer alone is as fast as its own processor: orders come faster than it decides them, and the rest \
            wait.",
     arms: &[
@@ -50,7 +50,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(1),
         lasts: Duration::from_secs(7),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| [vec![speed(arms)], context(arms)].concat(),
     judge,
 };

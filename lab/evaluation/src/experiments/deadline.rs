@@ -48,7 +48,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(10),
         lasts: Duration::from_secs(15),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| {
         let longest = "the longest purchase under the fault";
         let mut figures = by_route::figures(arms);

@@ -44,7 +44,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(15),
         lasts: Duration::from_secs(1),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| {
         vec![
             harm(LET_IN.0, arms, LET_IN.1),

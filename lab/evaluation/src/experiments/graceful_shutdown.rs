@@ -53,7 +53,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         // It is over when the last replica is healthy again.
         lasts: Duration::ZERO,
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

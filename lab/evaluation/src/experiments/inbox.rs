@@ -18,7 +18,7 @@ const HARMS: [Count; 1] = [(DOUBLED, doubled)];
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "inbox",
     claim: "With the inbox, an event that comes a second time under the same id changes nothing.",
-    refuted_by: "an order that takes its stock twice, or books that don't add up, with the inbox on",
+    refuted_by: "an order that takes its stock twice, or a ledger that doesn't reconcile, with the inbox on",
     harm: "Without it whatever arrives is applied, and at-least-once delivery means that some of it arrives twice.",
     arms: &[without(&["inbox"]), ON],
     confounders: &[Confounder {
@@ -41,7 +41,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(4),
         lasts: Duration::from_secs(2),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -50,7 +50,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         // It is over when the last container has the new key.
         lasts: Duration::ZERO,
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| {
         vec![
             harm(REFUSED.0, arms, REFUSED.1),

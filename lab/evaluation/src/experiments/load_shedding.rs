@@ -32,7 +32,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     claim: "With bounded concurrency and early refusal, orders that are accepted while three times as many arrive as the database \
             can take are answered within 1.5 s (p99), and about as many are accepted.",
     refuted_by: "a p99 of accepted orders above 1.5 s, or less than 70 % of the orders that are accepted without the pattern, or a \
-                 book that doesn't balance, with it on",
+                 ledger that doesn't reconcile, with it on",
     harm: "Without it every order is worked on at once: each waits for a connection behind all the others, for seconds, whether it \
            gets one in the end or not.",
     arms: &[without(&["load_shedding"]), ON],
@@ -53,7 +53,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(4),
         lasts: Duration::from_secs(14),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| {
         let mut figures = vec![
             Figure::of(P99, "ms", Better::Less, arms, accepted_p99).decisive(),
@@ -209,7 +209,12 @@ mod tests {
         });
         expect(judged(off(), none), Outcome::Refuted, "with it 0 orders");
         let mut lossy = arm("on", 270, 85, 500.0);
-        lossy.books.as_mut().unwrap().lost.push("one".to_owned());
+        lossy
+            .reconciliation
+            .as_mut()
+            .unwrap()
+            .lost
+            .push("one".to_owned());
         expect(judged(off(), lossy), Outcome::Refuted, "orders lost");
     }
 

@@ -22,7 +22,7 @@ mod saga_recovery;
 mod telemetry_loss;
 mod trace_propagation;
 
-use records::evaluation::{Arm, Books, Telemetry};
+use records::evaluation::{Arm, Reconciliation, Telemetry};
 
 use super::{
     experiment::{ArmFault, ArmPlan, Confounder, Experiment},
@@ -91,8 +91,8 @@ const fn without(pattern: &'static [&'static str]) -> ArmPlan {
     }
 }
 
-fn books(arm: &Arm) -> Books {
-    arm.books.clone().unwrap_or_default()
+fn reconciliation(arm: &Arm) -> Reconciliation {
+    arm.reconciliation.clone().unwrap_or_default()
 }
 
 fn telemetry(arm: &Arm) -> Telemetry {
@@ -104,31 +104,31 @@ fn count<T>(items: &[T]) -> u64 {
 }
 
 fn lost(arm: &Arm) -> u64 {
-    count(&books(arm).lost)
+    count(&reconciliation(arm).lost)
 }
 
 fn doubled(arm: &Arm) -> u64 {
-    count(&books(arm).doubled)
+    count(&reconciliation(arm).doubled)
 }
 
 fn oversold(arm: &Arm) -> u64 {
-    count(&books(arm).oversold)
+    count(&reconciliation(arm).oversold)
 }
 
 fn held(arm: &Arm) -> u64 {
-    count(&books(arm).held)
+    count(&reconciliation(arm).held)
 }
 
 fn uncancelled(arm: &Arm) -> u64 {
-    count(&books(arm).uncancelled)
+    count(&reconciliation(arm).uncancelled)
 }
 
 fn unbalanced(arm: &Arm) -> u64 {
-    count(&books(arm).unbalanced)
+    count(&reconciliation(arm).unbalanced)
 }
 
 fn dead_letters(arm: &Arm) -> u64 {
-    books(arm).dead_letters.values().sum()
+    reconciliation(arm).dead_letters.values().sum()
 }
 
 fn failed_requests(arm: &Arm) -> u64 {
@@ -156,7 +156,7 @@ fn most_undecided(arm: &Arm) -> Option<f64> {
 
 fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Figure {
     Figure::of(name, "", Better::Less, arms, |arm| {
-        arm.books.is_some().then(|| count(arm) as f64)
+        arm.reconciliation.is_some().then(|| count(arm) as f64)
     })
     .decisive()
 }
@@ -180,7 +180,9 @@ fn context(arms: &[Arm]) -> Vec<Figure> {
     let summary = |arm: &Arm| arm.load.as_ref().map(|load| load.summary.clone());
     vec![
         Figure::of("orders accepted", "", Better::Neither, arms, |arm| {
-            arm.books.as_ref().map(|books| books.promised as f64)
+            arm.reconciliation
+                .as_ref()
+                .map(|reconciliation| reconciliation.promised as f64)
         }),
         Figure::of("requests failed", "", Better::Less, arms, |arm| {
             summary(arm).map(|summary| summary.failed as f64)

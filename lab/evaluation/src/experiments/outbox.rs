@@ -44,7 +44,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(3),
         lasts: Duration::from_secs(3),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -60,7 +60,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(4),
         lasts: Duration::from_secs(10),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| {
         let mut figures = vec![
             Figure::of(

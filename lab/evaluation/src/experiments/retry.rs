@@ -41,7 +41,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     confounders: &[],
     load: LOAD,
     fault: FAULT,
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

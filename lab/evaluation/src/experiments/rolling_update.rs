@@ -20,7 +20,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "rolling_update",
     claim: "Replacing both containers of order-service one by one under load, each new one healthy before an old one \
             goes, fails no request.",
-    refuted_by: "a failed request, or wrong books, with the containers replaced one by one",
+    refuted_by: "a failed request, or a ledger that doesn't reconcile, with the containers replaced one by one",
     harm: "Replaced all at once they leave a gap in which nobody answers.",
     arms: &[
         ArmPlan {
@@ -50,7 +50,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         // It is over when the last old container is gone.
         lasts: Duration::ZERO,
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| {
         over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS))
@@ -109,7 +109,7 @@ pub(super) mod tests {
     #[test]
     fn lost_orders_refute_it() {
         let mut lossy = arm("on", 0, 12.0);
-        lossy.books.as_mut().unwrap().lost = vec!["one".to_owned()];
+        lossy.reconciliation.as_mut().unwrap().lost = vec!["one".to_owned()];
         assert_eq!(outcome(arm("off", 40, 8.0), lossy), Outcome::Refuted);
     }
 

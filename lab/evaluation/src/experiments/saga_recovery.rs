@@ -23,7 +23,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "saga_recovery",
     claim: "With saga recovery, orders whose messages were lost end all the same, and nothing is applied twice: of the dead \
             letters of both streams half are purged, the others sent again.",
-    refuted_by: "an order that is not decided, or books that don't add up, with recovery on",
+    refuted_by: "an order that is not decided, or a ledger that doesn't reconcile, with recovery on",
     harm: "Without it an order whose message was purged stays pending or cancelling for ever: nobody says again what was \
            said once.",
     arms: &[
@@ -51,7 +51,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         after: Duration::from_secs(3),
         lasts: Duration::from_secs(1),
     },
-    observed: Observed::Books,
+    observed: Observed::Reconciliation,
     figures: |arms| figures(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -31,72 +31,72 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// What everything else needs.
 const FOUNDATIONS: [&str; 2] = ["postgres", "rabbitmq"];
 
-/// Undoes whatever fault is there, whoever injected it, and waits until all is healthy; what was mended, in words.
+/// Undoes whatever fault is there, whoever injected it, and waits until all is healthy; what was repaired, in words.
 ///
 /// Nothing is touched where nothing is wrong. What a configuration says is left alone: which patterns are off, and how
 /// many containers a service has.
 pub fn heal_everything(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
-    let mut mended = Mended {
+    let mut repaired = Repaired {
         step,
         what: Vec::new(),
     };
-    heal_containers(lab, &mut mended)?;
+    heal_containers(lab, &mut repaired)?;
     wait_until_healthy(lab, |container| {
         FOUNDATIONS.contains(&container.service.as_str())
     })?;
     match database::end_sessions(lab)? {
         0 => {}
-        ended => mended.add(format!("{ended} database sessions of an evaluation ended")),
+        ended => repaired.add(format!("{ended} database sessions of an evaluation ended")),
     }
     match purge::accept(lab)? {
         0 => {}
-        accepting => mended.add(format!("{accepting} services can apply messages again")),
+        accepting => repaired.add(format!("{accepting} services can apply messages again")),
     }
     if broker::restore_watermark(lab)? {
-        mended.add("the broker's memory watermark set back".to_owned());
+        repaired.add("the broker's memory watermark set back".to_owned());
     }
     for binding in broker::restore_bindings(lab)? {
-        mended.add(format!("binding restored: {binding}"));
+        repaired.add(format!("binding restored: {binding}"));
     }
     wait_until_healthy(lab, |_| true)?;
     for removed in remove_poison(lab)? {
-        mended.add(removed);
+        repaired.add(removed);
     }
-    Ok(mended.what)
+    Ok(repaired.what)
 }
 
-struct Mended<'s> {
+struct Repaired<'s> {
     step: &'s Step,
     what: Vec<String>,
 }
 
-impl Mended<'_> {
+impl Repaired<'_> {
     fn add(&mut self, what: String) {
         self.step.say(&what);
         self.what.push(what);
     }
 }
 
-fn heal_containers(lab: &Lab<'_>, mended: &mut Mended<'_>) -> anyhow::Result<()> {
+fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result<()> {
     // First: one that was about to leave is not to be set going again.
     for service in SERVICES {
-        for what in rolling::mend(lab, service)? {
-            mended.add(what);
+        for what in rolling::repair(lab, service)? {
+            repaired.add(what);
         }
     }
     let composed = Composed::read(lab)?;
     for container in lab.containers()? {
         if limits::remove_cpu_quota(&container)? {
-            mended.add(format!(
+            repaired.add(format!(
                 "{} has its share of the processor again",
                 name(&container)
             ));
         }
         if limits::restore_memory(&container, composed.limits(&container)?)? {
-            mended.add(format!("{} has its memory again", name(&container)));
+            repaired.add(format!("{} has its memory again", name(&container)));
         }
         for network in composed.reconnect(&container)? {
-            mended.add(format!(
+            repaired.add(format!(
                 "{} is back in the network {network}",
                 name(&container)
             ));
@@ -105,7 +105,7 @@ fn heal_containers(lab: &Lab<'_>, mended: &mut Mended<'_>) -> anyhow::Result<()>
     // Looked at once more: restoring a limit may have stopped one.
     for container in lab.containers()? {
         if let Some(done) = containers::set_going(&container)? {
-            mended.add(format!("{} {done}", name(&container)));
+            repaired.add(format!("{} {done}", name(&container)));
         }
     }
     Ok(())

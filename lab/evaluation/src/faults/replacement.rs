@@ -75,7 +75,7 @@ impl Injection for Replaced {
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        rolling::mend(lab, self.service)?;
+        rolling::repair(lab, self.service)?;
         Ok(())
     }
 }
@@ -136,7 +136,7 @@ impl Injection for NewKeys {
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        rolling::mend(lab, SERVICE)?;
+        rolling::repair(lab, SERVICE)?;
         Ok(())
     }
 }

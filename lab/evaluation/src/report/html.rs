@@ -12,8 +12,8 @@ use minijinja::{
     value::{Serde, Value},
 };
 use records::evaluation::{
-    Arm, Books, Configuration, Evaluation, FiredAlert, Hop, Measure, Sabotage, Steadiness, Trial,
-    Versions,
+    Arm, Configuration, Evaluation, FiredAlert, Hop, Measure, Reconciliation, Sabotage, Steadiness,
+    Trial, Versions,
 };
 use serde::Serialize;
 
@@ -698,14 +698,14 @@ fn configuration(configuration: &Configuration, arms: &[Arm]) -> String {
     }
 }
 
-/// What became of the promises: hop by hop, then how the books look in the end.
+/// What became of the promises: hop by hop, then what the ledger reconciles to.
 fn promises(arms: &[Arm]) -> Vec<FactRow> {
     let mut rows = vec![row("orders promised to clients", arms, |arm| {
-        Some(fact(arm.books.as_ref()?.promised.to_string()))
+        Some(fact(arm.reconciliation.as_ref()?.promised.to_string()))
     })];
-    let books = || arms.iter().filter_map(|arm| arm.books.as_ref());
+    let reconciliation = || arms.iter().filter_map(|arm| arm.reconciliation.as_ref());
     let mut hops: Vec<&str> = Vec::new();
-    for hop in books().flat_map(|books| &books.hops) {
+    for hop in reconciliation().flat_map(|reconciliation| &reconciliation.hops) {
         if !hops.contains(&hop.name.as_str()) {
             hops.push(&hop.name);
         }
@@ -713,7 +713,7 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
     for name in hops {
         rows.push(row(name, arms, |arm| {
             let hop = arm
-                .books
+                .reconciliation
                 .as_ref()?
                 .hops
                 .iter()
@@ -732,39 +732,39 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
             })
         }));
     }
-    let mut ends: Vec<&str> = books()
-        .flat_map(|books| books.statuses.keys().map(String::as_str))
+    let mut ends: Vec<&str> = reconciliation()
+        .flat_map(|reconciliation| reconciliation.statuses.keys().map(String::as_str))
         .collect();
     ends.sort_unstable();
     ends.dedup();
     for status in ends {
         rows.push(row(&format!("orders that are {status}"), arms, |arm| {
-            let statuses = &arm.books.as_ref()?.statuses;
+            let statuses = &arm.reconciliation.as_ref()?.statuses;
             Some(fact(statuses.get(status).unwrap_or(&0).to_string()))
         }));
     }
     rows.push(row("stored, but no client was promised", arms, |arm| {
-        let count = arm.books.as_ref()?.unpromised;
+        let count = arm.reconciliation.as_ref()?.unpromised;
         Some(fact(count.to_string()))
     }));
-    if books().any(|books| books.cancellations > 0) {
+    if reconciliation().any(|reconciliation| reconciliation.cancellations > 0) {
         rows.push(row("cancellations promised to clients", arms, |arm| {
-            Some(fact(arm.books.as_ref()?.cancellations.to_string()))
+            Some(fact(arm.reconciliation.as_ref()?.cancellations.to_string()))
         }));
     }
     let mut nowhere = Vec::new();
     for (what, wrongs) in WRONGS {
-        if books().all(|books| wrongs(books).is_empty()) {
+        if reconciliation().all(|reconciliation| wrongs(reconciliation).is_empty()) {
             nowhere.push(what);
             continue;
         }
         rows.push(row(what, arms, |arm| {
-            let count = wrongs(arm.books.as_ref()?).len();
+            let count = wrongs(arm.reconciliation.as_ref()?).len();
             Some(judged(count.to_string(), count == 0))
         }));
     }
     rows.push(row("dead letters", arms, |arm| {
-        let letters = &arm.books.as_ref()?.dead_letters;
+        let letters = &arm.reconciliation.as_ref()?.dead_letters;
         let said: Vec<String> = letters
             .iter()
             .map(|(reason, count)| format!("{count} {reason}"))
@@ -775,35 +775,45 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
             said.join(", ")
         }))
     }));
-    if books().next().is_some() && !nowhere.is_empty() {
+    if reconciliation().next().is_some() && !nowhere.is_empty() {
         rows.push(row("in no arm", arms, |_| Some(fact(nowhere.join("; ")))));
     }
     rows.into_iter().flatten().collect()
 }
 
 /// A name, and the ids that it stands for.
-type Wrong = (&'static str, fn(&Books) -> &[String]);
+type Wrong = (&'static str, fn(&Reconciliation) -> &[String]);
 
-/// What no balanced book has.
+/// What a ledger that reconciles has none of.
 const WRONGS: [Wrong; 6] = [
-    ("lost: promised, and without an end", |books| &books.lost),
-    ("took stock more than once", |books| &books.doubled),
-    ("confirmed without their stock", |books| &books.oversold),
-    ("ended, and still hold stock", |books| &books.held),
-    ("cancellations not kept", |books| &books.uncancelled),
-    ("products whose stock doesn't add up", |books| {
-        &books.unbalanced
+    ("lost: promised, and without an end", |reconciliation| {
+        &reconciliation.lost
+    }),
+    ("took stock more than once", |reconciliation| {
+        &reconciliation.doubled
+    }),
+    ("confirmed without their stock", |reconciliation| {
+        &reconciliation.oversold
+    }),
+    ("ended, and still hold stock", |reconciliation| {
+        &reconciliation.held
+    }),
+    ("cancellations not kept", |reconciliation| {
+        &reconciliation.uncancelled
+    }),
+    ("products whose stock doesn't add up", |reconciliation| {
+        &reconciliation.unbalanced
     }),
 ];
 
 /// Which orders: of each list that isn't empty.
 fn missing(arm: &Arm) -> Vec<Missing> {
-    let Some(books) = &arm.books else {
+    let Some(reconciliation) = &arm.reconciliation else {
         return Vec::new();
     };
-    let hops = books.hops.iter();
+    let hops = reconciliation.hops.iter();
     let hops = hops.map(|hop| (format!("did not come to: {}", hop.name), &hop.missing[..]));
-    let lists = WRONGS.map(|(what, wrongs)| (what.to_owned(), wrongs(books)));
+    let lists = WRONGS.map(|(what, wrongs)| (what.to_owned(), wrongs(reconciliation)));
     hops.chain(lists)
         .filter(|(_, ids)| !ids.is_empty())
         .map(|(what, ids)| Missing {

@@ -6,8 +6,9 @@ use base::outcome::Exit;
 use chrono::{DateTime, TimeDelta, Utc};
 use records::{
     evaluation::{
-        Arm, Books, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert, Hop,
-        InForce, LoadEvidence, Measure, Sabotage, Sample, Steadiness, Telemetry, Trial, Versions,
+        Arm, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert, Hop,
+        InForce, LoadEvidence, Measure, Reconciliation, Sabotage, Sample, Steadiness, Telemetry,
+        Trial, Versions,
     },
     load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
     schema_check,
@@ -279,7 +280,7 @@ impl Sketch {
                 ((end - at(f64::from(self.seconds))).num_milliseconds()).unsigned_abs(),
             ),
             samples,
-            books: Some(Books {
+            reconciliation: Some(Reconciliation {
                 promised: succeeded,
                 unpromised: 0,
                 cancellations: 0,
@@ -307,7 +308,7 @@ impl Sketch {
                 } else {
                     BTreeMap::new()
                 },
-                ..Books::default()
+                ..Reconciliation::default()
             }),
             steady_after: Some(steadiness(2_310)),
             telemetry: None,
@@ -602,7 +603,7 @@ fn nothing_from_the_evidence_becomes_markup() {
     evaluation.command = evil.to_owned();
     evaluation.versions.agora = evil.to_owned();
     let arm = &mut evaluation.trials[0].arms[0];
-    arm.books.as_mut().expect("books").lost = vec![evil.to_owned()];
+    arm.reconciliation.as_mut().expect("books").lost = vec![evil.to_owned()];
     let conclusion = Conclusion::of(&evaluation).unwrap();
 
     let page = html::page(&evaluation, &conclusion).unwrap();

@@ -206,7 +206,7 @@ fn closing(summary: &Summary) -> String {
     let (selected, done) = (letters(summary.selected), letters(summary.done));
     if summary.outcome != Exit::Holds {
         return format!(
-            "{}: {done} {}; what wasn't is still dead. Mend what it says above and run it again.",
+            "{}: {done} {}; what wasn't is still dead. Repair what it says above and run it again.",
             summary.outcome.word(),
             summary.task.done()
         );

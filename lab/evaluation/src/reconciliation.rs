@@ -1,4 +1,4 @@
-//! The books of an arm: what clients were promised, held against databases and queues as they are.
+//! The ledger of an arm: what clients were promised, reconciled with databases and queues.
 //!
 //! An order's way is read hop by hop: its row, its event in the outbox, that event in inventory-service's inbox, the
 //! reservation, the stock it moved, the event that tells of it, and where the order ended. What the services say of
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use records::{
-    evaluation::{Books, Configuration, Hop},
+    evaluation::{Configuration, Hop, Reconciliation},
     load::{CancellationEntry, LedgerEntry},
 };
 use system::{
@@ -204,14 +204,19 @@ pub(super) fn dead_letters_since(
 }
 
 impl Holdings {
-    /// Orders that are not as they should be when nothing moves any more, promised or not: what has to be mended
-    /// before others can rely on the books.
+    /// Orders that are not as they should be when nothing moves any more, promised or not: what has to be repaired
+    /// before others can rely on the data.
     pub fn wrong(&self) -> BTreeSet<&str> {
-        let books = self.judge_orders();
-        [books.undecided, books.doubled, books.oversold, books.held]
-            .concat()
-            .into_iter()
-            .collect()
+        let reconciliation = self.judge_orders();
+        [
+            reconciliation.undecided,
+            reconciliation.doubled,
+            reconciliation.oversold,
+            reconciliation.held,
+        ]
+        .concat()
+        .into_iter()
+        .collect()
     }
 
     fn judge_orders(&self) -> WrongOrders<'_> {
@@ -243,7 +248,7 @@ impl Holdings {
         cancellations: &[CancellationEntry],
         before: &Stock,
         configuration: &Configuration,
-    ) -> Books {
+    ) -> Reconciliation {
         let promised: BTreeSet<&str> = ledger
             .iter()
             .filter_map(|entry| entry.order_id.as_deref())
@@ -269,7 +274,7 @@ impl Holdings {
             *dead_letters.entry(letter.reason().to_owned()).or_default() += 1;
         }
         let stored = |id: &&String| !promised.contains(id.as_str());
-        Books {
+        Reconciliation {
             promised: promised.len() as u64,
             unpromised: self.orders.keys().filter(stored).count() as u64,
             cancellations: cancelled.len() as u64,
@@ -420,7 +425,7 @@ mod tests {
         holdings
     }
 
-    fn reconcile(holdings: &Holdings, promised: &[&str]) -> Books {
+    fn reconcile(holdings: &Holdings, promised: &[&str]) -> Reconciliation {
         holdings.reconcile(
             &ledger(promised),
             &[],
@@ -436,13 +441,13 @@ mod tests {
             ("b", "rejected", moved(0, 0)),
             ("c", "cancelled", moved(1, 0)),
         ]);
-        let books = reconcile(&holdings, &["a", "b", "c"]);
-        assert!(books.lost.is_empty() && books.doubled.is_empty());
-        assert!(books.oversold.is_empty() && books.held.is_empty());
+        let reconciliation = reconcile(&holdings, &["a", "b", "c"]);
+        assert!(reconciliation.lost.is_empty() && reconciliation.doubled.is_empty());
+        assert!(reconciliation.oversold.is_empty() && reconciliation.held.is_empty());
         assert!(holdings.wrong().is_empty());
         assert!(
-            books.hops.iter().all(|hop| hop.count == Some(3)),
-            "{books:?}"
+            reconciliation.hops.iter().all(|hop| hop.count == Some(3)),
+            "{reconciliation:?}"
         );
     }
 
@@ -453,10 +458,10 @@ mod tests {
             ("b", "pending", moved(0, 0)),
         ]);
         holdings.inbox.remove("event of b");
-        let books = reconcile(&holdings, &["a", "b", "c"]);
-        assert_eq!(books.lost, ["b", "c"]);
+        let reconciliation = reconcile(&holdings, &["a", "b", "c"]);
+        assert_eq!(reconciliation.lost, ["b", "c"]);
         let missing = |name: &str| {
-            let hop = books.hops.iter().find(|hop| hop.name == name);
+            let hop = reconciliation.hops.iter().find(|hop| hop.name == name);
             hop.map(|hop| hop.missing.clone()).unwrap_or_default()
         };
         assert_eq!(missing("order row"), ["c"]);
@@ -470,10 +475,10 @@ mod tests {
             ("b", "confirmed", moved(0, 0)),
             ("c", "cancelled", moved(1, 2)),
         ]);
-        let books = reconcile(&holdings, &["a", "b", "c"]);
-        assert_eq!(books.doubled, ["a"]);
-        assert_eq!(books.oversold, ["b"]);
-        assert_eq!(books.held, ["c"]);
+        let reconciliation = reconcile(&holdings, &["a", "b", "c"]);
+        assert_eq!(reconciliation.doubled, ["a"]);
+        assert_eq!(reconciliation.oversold, ["b"]);
+        assert_eq!(reconciliation.held, ["c"]);
         assert_eq!(holdings.wrong().len(), 3);
     }
 
@@ -482,8 +487,11 @@ mod tests {
         let mut holdings = holdings(&[]);
         holdings.stock = Stock::from([(1, 99), (2, 100)]);
         let before = Stock::from([(1, 100), (2, 100)]);
-        let books = holdings.reconcile(&[], &[], &before, &Configuration::default());
-        assert_eq!(books.unbalanced, ["product 1: 100 in all before, 99 after"]);
+        let reconciliation = holdings.reconcile(&[], &[], &before, &Configuration::default());
+        assert_eq!(
+            reconciliation.unbalanced,
+            ["product 1: 100 in all before, 99 after"]
+        );
     }
 
     #[test]
@@ -494,8 +502,9 @@ mod tests {
             patterns_off: off,
             ..Configuration::default()
         };
-        let books = holdings.reconcile(&ledger(&["a"]), &[], &Stock::new(), &configuration);
-        let counts: Vec<Option<u64>> = books.hops.iter().map(|hop| hop.count).collect();
+        let reconciliation =
+            holdings.reconcile(&ledger(&["a"]), &[], &Stock::new(), &configuration);
+        let counts: Vec<Option<u64>> = reconciliation.hops.iter().map(|hop| hop.count).collect();
         assert_eq!(
             counts,
             [Some(1), None, None, Some(1), Some(1), None, Some(1)]
