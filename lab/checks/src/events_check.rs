@@ -19,7 +19,7 @@ const ORDER_EVENTS: &str = "order_events";
 const STOCK_EVENTS: &str = "inventory_events";
 
 const REVIVED: &str = "dead letters that were sent again";
-/// Why letters die that no run can have sent: the services publish nothing that they can't read, or may not send.
+/// Why messages are dead-lettered that no run can have sent: the services publish nothing that they can't read, or may not send.
 const FOREIGN: [&str; 2] = ["unreadable", "oversized"];
 /// How publishing ends where the event may be in the queue all the same.
 const UNCONFIRMED: [&str; 2] = ["timed_out", "connection_failed"];
@@ -112,7 +112,7 @@ impl Observed {
         sum(&self.processed, queue, |is| is == outcome)
     }
 
-    /// All letters that the queue's consumer gave up.
+    /// All dead letters that the queue's consumer gave up.
     fn given_up(&self, queue: &str) -> u64 {
         sum(&self.dead, queue, |_| true)
     }

@@ -182,7 +182,7 @@ pub fn read(
     })
 }
 
-/// The letters that died since then, and those that don't say when.
+/// The messages that were dead-lettered since then, and those that don't say when.
 pub(super) fn dead_letters_since(
     lab: &Lab<'_>,
     since: DateTime<Utc>,
@@ -193,7 +193,7 @@ pub(super) fn dead_letters_since(
         let content = reader.read(&queue, READ_LIMIT, 0)?;
         anyhow::ensure!(
             content.count == content.letters.len(),
-            "{queue} holds {} letters and only {} can be looked at: `cargo xtask dlq` makes room",
+            "{queue} holds {} dead letters and only {} can be looked at: `cargo xtask dlq` makes room",
             content.count,
             content.letters.len()
         );

@@ -37,7 +37,7 @@ const FIRST_READ: usize = 8;
 const MOST_READ_MORE: usize = 128;
 /// How old the broker's statistics of a queue may be.
 pub const STATISTICS_LAG: Duration = Duration::from_secs(5);
-/// How many letters a verdict shows.
+/// How many dead letters a verdict shows.
 const SAMPLES: usize = 5;
 
 /// The names of all dead-letter queues.
@@ -256,7 +256,7 @@ struct Message {
 }
 
 impl Message {
-    /// The body's bytes, as the tool that moves letters has them.
+    /// The body's bytes, as the tool that moves dead letters has them.
     fn body(&self) -> Cow<'_, [u8]> {
         let decoded = (self.payload_encoding == "base64").then(|| BASE64.decode(&self.payload));
         match decoded {
@@ -333,15 +333,15 @@ pub struct Verdict {
     pub total: usize,
     /// Counts by queue.
     pub queues: BTreeMap<String, usize>,
-    /// Counts by queue and reason, of the letters looked at.
+    /// Counts by queue and reason, of the dead letters looked at.
     pub reasons: BTreeMap<String, BTreeMap<String, usize>>,
-    /// How many letters were looked at for reasons and ages.
+    /// How many dead letters were looked at for reasons and ages.
     pub examined: usize,
-    /// The longest time since a letter was called dead.
+    /// The longest time since a message was dead-lettered.
     pub oldest_age_seconds: Option<u64>,
     /// How many messages were under way, in queues and retry tiers: they may still become dead.
     pub waiting: usize,
-    /// A few letters.
+    /// A few dead letters.
     pub samples: Vec<DeadLetter>,
 }
 
@@ -455,7 +455,7 @@ mod tests {
             for look in looks(&sizes, READ_LIMIT) {
                 let bytes: usize = sizes[..look].iter().sum();
                 let bound = READ_LIMIT_BYTES + MOST_READ_MORE * MIB;
-                assert!(bytes <= bound, "{small_first}: {look} letters");
+                assert!(bytes <= bound, "{small_first}: {look} dead letters");
             }
         }
     }

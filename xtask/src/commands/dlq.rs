@@ -50,7 +50,7 @@ pub(crate) struct ListOptions {
 /// What `dlq peek` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PeekOptions {
-    /// The letter's number in `dlq list`, or at least the first 8 characters of its id [default: the first that meets
+    /// The dead letter's number in `dlq list`, or at least the first 8 characters of its id [default: the first that meets
     /// the conditions]
     letter: Option<String>,
     #[command(flatten)]
@@ -203,7 +203,7 @@ fn peek(reader: &Reader, options: &PeekOptions, format: Format) -> anyhow::Resul
     Ok(Exit::Holds)
 }
 
-/// Fewer characters than this are a letter's number, not the beginning of its id.
+/// Fewer characters than this are a dead letter's number, not the beginning of its id.
 const SHORTEST_ID: usize = 8;
 
 fn find<'a>(letters: &[(usize, &'a DeadLetter)], wanted: &str) -> Option<&'a DeadLetter> {

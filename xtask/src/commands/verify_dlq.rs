@@ -97,7 +97,7 @@ fn print_text(verdict: &Verdict) {
     println!("{queues}");
     if verdict.examined < verdict.total {
         println!(
-            "Reasons and ages are those of {} letters; the count is exact.",
+            "Reasons and ages are those of {} dead letters; the count is exact.",
             verdict.examined
         );
     }

@@ -146,7 +146,7 @@ fn letters(system: &System, conditions: &[&str]) -> Vec<Value> {
     let list = ["dlq", "list", "--format", "json"];
     let args: Vec<&str> = list.iter().chain(conditions).copied().collect();
     let list = system.xtask(&args).expect_code(0).json();
-    list.as_array().expect("a list of letters").clone()
+    list.as_array().expect("a list of dead letters").clone()
 }
 
 #[test]
@@ -183,11 +183,11 @@ fn letters_sent_again_die_again_as_the_same_ones_and_only_chosen_ones_are_remove
         "{look}"
     );
     let text_of_it = replay(&[]).stdout;
-    assert!(text_of_it.contains("3 letters replayed"), "{text_of_it}");
+    assert!(text_of_it.contains("3 dead letters replayed"), "{text_of_it}");
     assert!(text_of_it.contains("verify-dlq"), "{text_of_it}");
 
     // Nobody knows their type now either: dead again, as the same events, and as often tried as at first.
-    let again = wait::until("the letters to be dead again", HANDLED_WITHIN, || {
+    let again = wait::until("the dead letters to be dead again", HANDLED_WITHIN, || {
         let again = letters(&system, &unknown);
         let all_again = again
             .iter()
@@ -216,7 +216,7 @@ fn letters_sent_again_die_again_as_the_same_ones_and_only_chosen_ones_are_remove
 
     let one = ["dlq", "purge", "--id", "01938f6f"];
     let removed = system.xtask(&one).expect_code(0).stdout;
-    assert!(removed.contains("1 letter removed"), "{removed}");
+    assert!(removed.contains("1 dead letter removed"), "{removed}");
     let purged = system.xtask(&[
         "dlq",
         "purge",
@@ -265,7 +265,7 @@ fn a_letter_that_consumers_forgot_is_only_sent_again_by_somebody_who_insists() {
         .collect();
     system.xtask(&insist).expect_code(0);
     wait::until(
-        "the letter to be dead again",
+        "the dead letter to be dead again",
         HANDLED_WITHIN,
         || match letters(&system, &["--younger-than", "10m"]).as_slice() {
             [letter] if letter["headers"][headers::REPLAYS] == 1 => Ok(()),
@@ -280,7 +280,7 @@ fn look_at_them(system: &System) {
         .xtask(&["dlq", "list", "--format", "json"])
         .expect_code(0)
         .json();
-    let letters = list.as_array().expect("a list of letters");
+    let letters = list.as_array().expect("a list of dead letters");
     assert_eq!(letters.len(), 10);
     for letter in letters {
         assert_eq!(letter["routing_key"], "order.placed.v1");

@@ -198,7 +198,7 @@ impl System {
         assert_eq!(answer.json()["routed"], true);
     }
 
-    /// Puts a letter straight into a stream's dead-letter queue, with headers by hand.
+    /// Puts a dead letter straight into a stream's dead-letter queue, with headers by hand.
     #[track_caller]
     pub(crate) fn bury(&self, stream: Topology, payload: &str, headers: &serde_json::Value) {
         let message = serde_json::json!({

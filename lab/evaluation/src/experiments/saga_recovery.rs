@@ -22,7 +22,7 @@ const FIGURES: &[(&str, &str)] = &[
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "saga_recovery",
     claim: "With saga recovery, orders whose messages were lost end all the same, and nothing is applied twice: of the dead \
-            letters of both streams half are purged, the others sent again.",
+            dead letters of both streams half are purged, the others sent again.",
     refuted_by: "an order that is not decided, or a ledger that doesn't reconcile, with recovery on",
     harm: "Without it an order whose message was purged stays pending or cancelling for ever: nobody says again what was \
            said once.",

@@ -21,7 +21,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 const SERVICE: &str = "dead-letters";
 
-/// What the tool does with letters.
+/// What the tool does with dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
@@ -39,7 +39,7 @@ impl Task {
         }
     }
 
-    /// What a letter is then.
+    /// What a dead letter is then.
     pub fn done(self) -> &'static str {
         match self {
             Self::Replay => "replayed",

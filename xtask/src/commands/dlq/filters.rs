@@ -7,13 +7,13 @@ use clap::builder::NonEmptyStringValueParser;
 use shared_events::dead_letters::Selection;
 use system::dead_letters;
 
-/// The options that choose letters; all of them have to be met.
+/// The options that choose dead letters; all of them have to be met.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Filters {
     /// Only this dead-letter queue [default: all of them]
     #[arg(long, value_parser = dead_letter_queue)]
     queue: Option<String>,
-    /// Only letters with this reason, e.g. `unreadable`
+    /// Only dead letters with this reason, e.g. `unreadable`
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     reason: Option<String>,
     /// Only events of this type, e.g. `agora.order.placed.v1`
@@ -22,10 +22,10 @@ pub(crate) struct Filters {
     /// Only events whose id begins so
     #[arg(long, value_name = "BEGINNING", value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
-    /// Only letters that have been dead for at least so long: 30s, 10m, 1h, 7d
+    /// Only dead letters that have been dead for at least so long: 30s, 10m, 1h, 7d
     #[arg(long, value_name = "AGE", value_parser = durations::parse)]
     older_than: Option<Duration>,
-    /// Only letters that have been dead for less than so long
+    /// Only dead letters that have been dead for less than so long
     #[arg(long, value_name = "AGE", value_parser = durations::parse)]
     younger_than: Option<Duration>,
 }
@@ -47,7 +47,7 @@ impl Filters {
         }
     }
 
-    /// Which of their letters.
+    /// Which of their dead letters.
     pub(crate) fn selection(&self) -> Selection {
         Selection {
             reason: self.reason.clone(),

@@ -35,7 +35,7 @@ pub(crate) struct Choice {
 pub(crate) struct ReplayOptions {
     #[command(flatten)]
     pub(crate) choice: Choice,
-    /// Also letters that are older than what consumers remember: one that was applied may be applied again
+    /// Also dead letters that are older than what consumers remember: one that was applied may be applied again
     #[arg(long)]
     beyond_inbox_window: bool,
 }
@@ -60,7 +60,7 @@ struct Summary {
     queues: Vec<Report>,
 }
 
-/// Sends letters again.
+/// Sends dead letters again.
 pub(crate) fn replay(
     project: &Project,
     options: &ReplayOptions,
@@ -83,7 +83,7 @@ pub(crate) fn replay(
     tell(&choice.ask(Task::Replay, &tool, false)?, format)
 }
 
-/// Removes letters.
+/// Removes dead letters.
 pub(crate) fn purge(
     project: &Project,
     options: &PurgeOptions,
@@ -114,7 +114,7 @@ fn require_within_inbox_window(
     match oldest {
         Some(oldest) if now - oldest > window => Err(outcome::failed(
             format!(
-                "handling the oldest of these letters first failed on {}, and consumers remember for {days} days which events they \
+                "handling the oldest of these dead letters first failed on {}, and consumers remember for {days} days which events they \
                  applied: if this one was applied after all, it would be applied a second time. Nothing was replayed",
                 oldest.format("%F %T UTC")
             ),
@@ -128,13 +128,13 @@ fn require_within_inbox_window(
 }
 
 impl Choice {
-    /// All letters of all queues are only meant by somebody who says so.
+    /// All dead letters of all queues are only meant by somebody who says so.
     fn require_a_word(&self) -> anyhow::Result<()> {
         if self.all || !self.filters.are_absent() {
             return Ok(());
         }
         Err(outcome::usage(
-            "which letters? There is no condition",
+            "which dead letters? There is no condition",
             "give at least one of --queue, --reason, --type, --id, --older-than and --younger-than, or --all",
         ))
     }
@@ -213,7 +213,7 @@ fn closing(summary: &Summary) -> String {
     }
     match (summary.selected, summary.dry_run, summary.task) {
         (0, ..) => {
-            "No letter meets the conditions: `cargo xtask dlq list` shows what there is.".to_owned()
+            "No dead letter meets the conditions: `cargo xtask dlq list` shows what there is.".to_owned()
         }
         (_, true, task) => format!("{selected} would be {}; nothing was changed.", task.done()),
         (_, _, Task::Replay) => format!(
@@ -226,8 +226,8 @@ fn closing(summary: &Summary) -> String {
 
 fn letters(count: usize) -> String {
     match count {
-        1 => "1 letter".to_owned(),
-        _ => format!("{count} letters"),
+        1 => "1 dead letter".to_owned(),
+        _ => format!("{count} dead letters"),
     }
 }
 
@@ -323,7 +323,7 @@ mod tests {
     fn the_last_sentence_says_what_was_done_and_what_to_do_next() {
         let text = closing(&summary(Task::Replay, false, 3));
         assert!(
-            text.starts_with("3 letters replayed") && text.contains("verify-dlq"),
+            text.starts_with("3 dead letters replayed") && text.contains("verify-dlq"),
             "{text}"
         );
         let text = closing(&summary(Task::Purge, true, 0));
@@ -331,7 +331,7 @@ mod tests {
         let mut failed = summary(Task::Replay, false, 1);
         failed.outcome = Exit::Failed;
         assert!(
-            closing(&failed).starts_with("FAILED: 1 letter replayed"),
+            closing(&failed).starts_with("FAILED: 1 dead letter replayed"),
             "{}",
             closing(&failed)
         );
