@@ -77,7 +77,7 @@ enum Command {
     Keys(keys::Options),
     /// Count the dead letters and say why they are dead
     VerifyDlq(verify_dlq::Options),
-    /// Hold Prometheus's figures against the load generator's
+    /// Reconcile Prometheus's counts with the load generator's
     VerifyMetrics(verify_metrics::Options),
     /// Hold the traces of a run's orders against the shape that they should have
     VerifyTraces(verify_traces::Options),

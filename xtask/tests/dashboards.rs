@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use checks::our_figures::OURS;
+use checks::own_metrics::PREFIXES;
 use support::sources::{root, texts};
 
 /// What the format adds to the name of a counter, with or without its unit, and of a histogram.
@@ -21,7 +21,7 @@ const LABELS: [&str; 5] = [
 fn figures(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
-        .filter(|word| OURS.iter().any(|ours| word.starts_with(ours)))
+        .filter(|word| PREFIXES.iter().any(|ours| word.starts_with(ours)))
         .filter(|word| !LABELS.contains(word) && !word.starts_with("http_request_"))
         .collect()
 }

@@ -59,7 +59,7 @@ pub struct Panel {
     /// What it asks; a panel shows the answers together.
     pub queries: Vec<Query>,
     description: String,
-    /// Empty where figures have none.
+    /// Empty where values have none.
     unit: String,
     /// What Grafana shows as its data source: type and uid.
     source: Option<(String, String)>,

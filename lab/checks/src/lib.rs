@@ -9,7 +9,7 @@ pub mod dashboards;
 pub mod events_check;
 pub mod logql;
 pub mod metrics_check;
-pub mod our_figures;
+pub mod own_metrics;
 pub mod promql;
 pub mod spans_check;
 pub mod traces_check;

@@ -60,7 +60,8 @@ pub struct ExperimentConclusion {
     /// What it rests on, in words.
     pub reason: String,
     /// The harm first. Values of trials that were inconclusive are among them.
-    pub figures: Vec<FigureSummary>,
+    #[serde(rename = "figures")]
+    pub measurements: Vec<MeasurementSummary>,
     /// One for each repetition.
     pub trials: Vec<TrialVerdict>,
 }
@@ -82,7 +83,7 @@ pub struct TrialVerdict {
 /// One quantity over arms and repetitions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FigureSummary {
+pub struct MeasurementSummary {
     /// As it is typed or read.
     pub name: String,
     /// Of all its values.
@@ -97,7 +98,7 @@ pub struct FigureSummary {
     pub effect: Option<Effect>,
 }
 
-/// A figure's values in one arm.
+/// A measurement's values in one arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmSummary {
@@ -197,7 +198,7 @@ impl ExperimentConclusion {
             refuted_by: experiment.refuted_by.to_owned(),
             outcome,
             reason: reason(outcome, &trials),
-            figures: figures(experiment, &verdicts),
+            measurements: measurements(experiment, &verdicts),
             trials,
         }
     }
@@ -233,19 +234,19 @@ fn reason(outcome: Outcome, trials: &[TrialVerdict]) -> String {
     }
 }
 
-/// The figures over all trials. A trial that broke off lacks arms: it has no value there.
-fn figures(experiment: &Experiment, verdicts: &[Verdict]) -> Vec<FigureSummary> {
+/// The measurements over all trials. A trial that broke off lacks arms: it has no value there.
+fn measurements(experiment: &Experiment, verdicts: &[Verdict]) -> Vec<MeasurementSummary> {
     let Some(first) = verdicts.first() else {
         return Vec::new();
     };
     first
-        .figures
+        .measurements
         .iter()
-        .map(|figure| {
+        .map(|measurement| {
             let values = |arm: &str| -> Vec<Option<f64>> {
                 let value = |verdict: &Verdict| {
-                    let mut figures = verdict.figures.iter();
-                    let same = figures.find(|other| other.name == figure.name)?;
+                    let mut measurements = verdict.measurements.iter();
+                    let same = measurements.find(|other| other.name == measurement.name)?;
                     same.values.iter().find(|value| value.arm == arm)?.value
                 };
                 verdicts.iter().map(value).collect()
@@ -269,11 +270,11 @@ fn figures(experiment: &Experiment, verdicts: &[Verdict]) -> Vec<FigureSummary> 
                 }
                 _ => None,
             };
-            FigureSummary {
-                name: figure.name.clone(),
-                unit: figure.unit.clone(),
-                better: figure.better,
-                decisive: figure.decisive,
+            MeasurementSummary {
+                name: measurement.name.clone(),
+                unit: measurement.unit.clone(),
+                better: measurement.better,
+                decisive: measurement.decisive,
                 arms,
                 effect,
             }

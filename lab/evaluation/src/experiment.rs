@@ -6,7 +6,7 @@ use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{
     faults::Fault,
-    measurement::{Figure, Outcome},
+    measurement::{Measurement, Outcome},
 };
 
 /// An experiment: a claim about a pattern, and how it is tried.
@@ -31,7 +31,7 @@ pub struct Experiment {
     /// What is looked at besides the ledger.
     pub observed: Observed,
     /// What is measured, the harm first. Pure.
-    pub figures: fn(&[Arm]) -> Vec<Figure>,
+    pub measurements: fn(&[Arm]) -> Vec<Measurement>,
     /// The verdict and its reason, from arms that can be trusted. Pure.
     pub judge: fn(&[Arm]) -> (Outcome, String),
 }
@@ -54,8 +54,8 @@ pub struct ArmPlan {
     pub patterns_off: &'static [&'static str],
     /// Containers of a service, where it isn't one.
     pub replicas: &'static [(&'static str, u32)],
-    /// Figures of patterns that differ from what was found, by variable.
-    pub figures: &'static [(&'static str, &'static str)],
+    /// Overrides of patterns' defaults that differ from what was found, by variable.
+    pub overrides: &'static [(&'static str, &'static str)],
     /// The fault and its moment.
     pub fault: ArmFault,
 }

@@ -52,7 +52,7 @@ impl Outcome {
 /// One quantity over all arms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Figure {
+pub struct Measurement {
     /// E.g. `orders lost`.
     pub name: String,
     /// `ms`, `/s`, `%`; empty for counts.
@@ -65,7 +65,7 @@ pub struct Figure {
     pub values: Vec<Value>,
 }
 
-/// Which direction of a figure is the good one.
+/// Which direction of a measurement is the good one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Better {
@@ -77,7 +77,7 @@ pub enum Better {
     Neither,
 }
 
-/// A figure's value in one arm.
+/// A measurement's value in one arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Value {
@@ -87,7 +87,7 @@ pub struct Value {
     pub value: Option<f64>,
 }
 
-impl Figure {
+impl Measurement {
     /// Measures a quantity in every arm.
     pub fn of(
         name: &str,

@@ -571,8 +571,8 @@ fn versions(lab: &Lab<'_>) -> anyhow::Result<Versions> {
 /// How the services are to be set up for an arm, on a system that was found like this.
 fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wanted {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let mut figures = found.figures.clone();
-    figures.extend(plan.figures.iter().map(owned));
+    let mut overrides = found.overrides.clone();
+    overrides.extend(plan.overrides.iter().map(owned));
     let patterns_off = plan.off_in(experiment).into_iter();
     let replicas = plan.replicas.iter();
     Wanted {
@@ -580,7 +580,7 @@ fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wan
         replicas: replicas
             .map(|(service, count)| ((*service).to_owned(), *count))
             .collect(),
-        figures,
+        overrides,
     }
 }
 

@@ -1,9 +1,9 @@
-//! What repetitions of the same figure come to: a median and how far the values lie apart. With a handful of
+//! What repetitions of the same measurement come to: a median and how far the values lie apart. With a handful of
 //! repetitions no more can be said honestly, so there is no mean, no deviation and no test of significance here.
 
 use serde::{Deserialize, Serialize};
 
-/// A figure over the repetitions.
+/// A measurement over the repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spread {

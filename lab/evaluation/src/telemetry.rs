@@ -22,7 +22,7 @@ use crate::traces;
 /// The most orders whose traces are looked up.
 const ORDERS: usize = 300;
 
-/// The figures of the services' own processes, from a moment on.
+/// The metrics of the services' own processes, from a moment on.
 #[derive(Debug)]
 pub(crate) struct Watch {
     prometheus: Prometheus,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     experiment::Experiment,
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
 };
 
 /// The verdict on one trial.
@@ -30,13 +30,14 @@ pub struct Verdict {
     /// One sentence.
     pub reason: String,
     /// What was measured, the harm first.
-    pub figures: Vec<Figure>,
+    #[serde(rename = "figures")]
+    pub measurements: Vec<Measurement>,
 }
 
 /// Judges a trial. Pure: the same evidence gives the same verdict.
 pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
-    let mut figures = (experiment.figures)(&trial.arms);
-    figures.extend(load_figures(&trial.arms));
+    let mut measurements = (experiment.measurements)(&trial.arms);
+    measurements.extend(load_measurements(&trial.arms));
     let judged = || (experiment.judge)(&trial.arms);
     let (outcome, reason) = if let Some(reason) = unusable(experiment, trial) {
         (Outcome::Inconclusive, reason)
@@ -57,14 +58,14 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     Verdict {
         outcome,
         reason,
-        figures,
+        measurements,
     }
 }
 
 /// What every arm was offered, and how much of it was accepted.
-fn load_figures(arms: &[Arm]) -> [Figure; 2] {
+fn load_measurements(arms: &[Arm]) -> [Measurement; 2] {
     let of = |name, count: fn(&Arm) -> u64| {
-        Figure::of(name, "", Better::Neither, arms, |arm| {
+        Measurement::of(name, "", Better::Neither, arms, |arm| {
             arm.load.as_ref().map(|_| count(arm) as f64)
         })
     };
@@ -80,7 +81,7 @@ fn is_control(trial: &Trial) -> bool {
     faults.all(|fault| fault.injected_at.is_none())
 }
 
-/// Why nothing can be concluded from a trial, whatever its figures and its fault were.
+/// Why nothing can be concluded from a trial, whatever its measurements and its fault were.
 fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
     if trial.arms.len() != experiment.arms.len() {
         return Some(format!(
@@ -363,8 +364,11 @@ mod tests {
     fn every_verdict_shows_what_was_offered_and_accepted() {
         let verdict = judged(|off, _| refuse(off));
         let values = |name: &str| -> Vec<Option<f64>> {
-            let figure = verdict.figures.iter().find(|figure| figure.name == name);
-            figure
+            let measurement = verdict
+                .measurements
+                .iter()
+                .find(|measurement| measurement.name == name);
+            measurement
                 .unwrap()
                 .values
                 .iter()

@@ -33,7 +33,7 @@ pub struct Change {
     pub severity: String,
     /// All of them, those two included.
     pub labels: BTreeMap<String, String>,
-    /// `summary` and `runbook` among them, with their figures filled in.
+    /// `summary` and `runbook` among them, with their values filled in.
     pub annotations: BTreeMap<String, String>,
     /// When it began to fire.
     pub starts_at: DateTime<Utc>,

@@ -157,9 +157,9 @@ pub struct Configuration {
     /// The ids of user-service's signing keys: each set that a container has.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub signing_keys: BTreeSet<Vec<String>>,
-    /// The figures of patterns, by variable; empty in evidence from before it was kept.
-    #[serde(default)]
-    pub figures: BTreeMap<String, String>,
+    /// Overrides of patterns' defaults, by variable; empty in evidence from before it was kept.
+    #[serde(default, rename = "figures")]
+    pub overrides: BTreeMap<String, String>,
 }
 
 impl Configuration {

@@ -93,8 +93,8 @@ pub struct Container {
     pub patterns_off: Vec<String>,
     /// The ids of the keys that its own environment has it sign and verify tokens with; the first signs.
     pub signing_keys: Vec<String>,
-    /// The figures of patterns in its own environment.
-    pub figures: BTreeMap<String, String>,
+    /// The overrides of patterns' defaults in its own environment.
+    pub overrides: BTreeMap<String, String>,
     /// Made by `compose run` for one command.
     one_off: bool,
     /// Container port to the port on 127.0.0.1.
@@ -240,7 +240,7 @@ impl From<Inspected> for Container {
             // The engine says `no`, and nothing of a container that it made without one.
             provisional: restarts
                 .is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
-            figures: patterns::figures_in(&environment),
+            overrides: patterns::overrides_in(&environment),
             id: inspected.id,
             state: inspected.state.status,
             health: inspected.state.health.map(|health| health.status),

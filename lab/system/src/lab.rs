@@ -59,8 +59,8 @@ pub struct Wanted {
     pub patterns_off: BTreeSet<String>,
     /// Containers of a service, where it isn't one.
     pub replicas: BTreeMap<String, u32>,
-    /// Figures of patterns, by variable.
-    pub figures: BTreeMap<String, String>,
+    /// Overrides of patterns' defaults, by variable.
+    pub overrides: BTreeMap<String, String>,
 }
 
 impl Wanted {
@@ -69,7 +69,7 @@ impl Wanted {
         Self {
             patterns_off: found.all_patterns_off(),
             replicas: found.replicas.clone(),
-            figures: found.figures.clone(),
+            overrides: found.overrides.clone(),
         }
     }
 }
@@ -285,14 +285,14 @@ impl<'a> Lab<'a> {
                 configuration.replicas.insert(service.to_owned(), count);
             }
             configuration
-                .figures
-                .extend(of_service().flat_map(|container| container.figures.clone()));
+                .overrides
+                .extend(of_service().flat_map(|container| container.overrides.clone()));
         }
         Ok(configuration)
     }
 
     /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers a service has
-    /// where it isn't one, and the patterns' figures. Returns when all are healthy.
+    /// where it isn't one, and the patterns' overrides. Returns when all are healthy.
     pub fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
         let scales = CONFIGURED.map(|service| {
             let count = wanted.replicas.get(service).copied().unwrap_or(1);
@@ -313,7 +313,7 @@ impl<'a> Lab<'a> {
         for pattern in &wanted.patterns_off {
             call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
         }
-        for (variable, value) in &wanted.figures {
+        for (variable, value) in &wanted.overrides {
             call = call.env(variable, value);
         }
         let output = call.output()?;

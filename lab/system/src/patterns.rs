@@ -1,5 +1,5 @@
 //! The patterns' switches, `AGORA_PATTERN_<NAME>=on|off`, as far as they concern who starts the services. Left out:
-//! what a pattern does; the services know. And the figures of patterns that are set beside a switch.
+//! what a pattern does; the services know. And the numbers that override a pattern's defaults.
 
 use std::collections::BTreeMap;
 
@@ -31,24 +31,24 @@ const NAMES: [&str; 17] = [
 
 /// Settings that say how much a pattern lets through, or how long it waits, whole numbers from 1 on. `compose.yaml` has their defaults, and
 /// passes them on under the same names.
-pub const FIGURES: [&str; 4] = [
+pub const OVERRIDES: [&str; 4] = [
     "AGORA_RATE_LIMIT_AVERAGE",
     "AGORA_RATE_LIMIT_BURST",
     "AGORA_SAGA_RECOVERY_AFTER_SECONDS",
     "AGORA_SAGA_RECOVERY_INTERVAL_SECONDS",
 ];
 
-/// Refuses a figure that isn't one: the gateway would take no route at all from a file with it, and a service would not start.
-pub fn check_figures(settings: &Settings) -> anyhow::Result<()> {
-    check_figures_among(settings.iter())
+/// Refuses an override that isn't a number: the gateway would take no route at all from a file with it, and a service would not start.
+pub fn check_overrides(settings: &Settings) -> anyhow::Result<()> {
+    check_overrides_among(settings.iter())
 }
 
-fn check_figures_among<'a>(
+fn check_overrides_among<'a>(
     settings: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> anyhow::Result<()> {
     for (variable, value) in settings {
-        let wrong = !value.is_empty() && !value.parse::<u32>().is_ok_and(|figure| figure > 0);
-        if FIGURES.contains(&variable) && wrong {
+        let wrong = !value.is_empty() && !value.parse::<u32>().is_ok_and(|number| number > 0);
+        if OVERRIDES.contains(&variable) && wrong {
             return Err(outcome::usage(
                 format!("{variable}={value}: not a number from 1 on"),
                 "remove it for the default; a pattern's switch (AGORA_PATTERN_…=off) turns it off as a whole",
@@ -58,13 +58,13 @@ fn check_figures_among<'a>(
     Ok(())
 }
 
-/// The figures in a container's environment, as `NAME=value`.
-pub fn figures_in(environment: &[String]) -> BTreeMap<String, String> {
-    let figures = environment.iter().filter_map(|variable| {
+/// The overrides in a container's environment, as `NAME=value`.
+pub fn overrides_in(environment: &[String]) -> BTreeMap<String, String> {
+    let overrides = environment.iter().filter_map(|variable| {
         let (name, value) = variable.split_once('=')?;
-        (FIGURES.contains(&name)).then(|| (name.to_owned(), value.to_owned()))
+        (OVERRIDES.contains(&name)).then(|| (name.to_owned(), value.to_owned()))
     });
-    figures.collect()
+    overrides.collect()
 }
 
 /// The patterns that the settings turn off; an unknown switch or position is wrong usage.
@@ -155,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_is_a_number_from_1_on() {
-        let check = |value| check_figures_among([("AGORA_RATE_LIMIT_BURST", value)].into_iter());
+    fn an_override_is_a_number_from_1_on() {
+        let check = |value| check_overrides_among([("AGORA_RATE_LIMIT_BURST", value)].into_iter());
         assert!(check("20").is_ok() && check("").is_ok());
         for value in ["0", "-1", "many", "1.5", "99999999999"] {
             let error = check(value).unwrap_err();
@@ -169,9 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn compose_passes_on_every_figure() {
+    fn compose_passes_on_every_override() {
         let compose = include_str!("../../../compose.yaml");
-        for variable in FIGURES {
+        for variable in OVERRIDES {
             assert!(
                 compose.contains(&format!("{variable}: ${{{variable}:-")),
                 "{variable}"

@@ -44,14 +44,14 @@ impl Sample {
 
 /// How much a query's answer would show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct SeriesCounts {
     /// All series of the answer.
     pub series: usize,
     /// Those with at least one number: a series of nothing but NaN draws no line.
     pub with_numbers: usize,
 }
 
-impl Figures {
+impl SeriesCounts {
     fn of(answer: &Answered) -> Self {
         let series: Vec<&[(f64, String)]> = match answer {
             Answered::Vector(series) => series.iter().map(|s| slice::from_ref(&s.value)).collect(),
@@ -84,7 +84,7 @@ pub enum Span {
 pub struct Alert {
     /// `alertname` and `severity` among them.
     pub labels: BTreeMap<String, String>,
-    /// With their figures filled in.
+    /// With their values filled in.
     pub annotations: BTreeMap<String, String>,
     /// Whether it fires yet.
     pub state: AlertState,
@@ -142,7 +142,7 @@ struct Series {
     value: (f64, String),
 }
 
-/// Any answer to a query, as far as [`Figures`] asks: the values of each series.
+/// Any answer to a query, as far as [`SeriesCounts`] asks: the values of each series.
 #[derive(Deserialize)]
 #[serde(tag = "resultType", content = "result", rename_all = "snake_case")]
 enum Answered {
@@ -276,7 +276,11 @@ impl Prometheus {
     }
 
     /// How much a query that may be wrong would show; the inner error is what Prometheus has against it.
-    pub fn figures(&self, query: &str, span: Span) -> anyhow::Result<Result<Figures, String>> {
+    pub fn count_series(
+        &self,
+        query: &str,
+        span: Span,
+    ) -> anyhow::Result<Result<SeriesCounts, String>> {
         let (path, times) = match span {
             Span::At(at) => ("/api/v1/query", vec![("time", format!("{at:.3}"))]),
             Span::Over(from, to, step) => (
@@ -292,7 +296,7 @@ impl Prometheus {
         let parameters: Vec<_> = [("query", query)].into_iter().chain(times).collect();
         Ok(match self.envelope(path, &parameters)? {
             Envelope::Error { error } => Err(error),
-            Envelope::Success { data } => Ok(Figures::of(&data)),
+            Envelope::Success { data } => Ok(SeriesCounts::of(&data)),
         })
     }
 
@@ -369,10 +373,10 @@ impl Prometheus {
 mod tests {
     use super::*;
 
-    fn figures(data: &str) -> Figures {
+    fn values(data: &str) -> SeriesCounts {
         let json = format!(r#"{{"status":"success","data":{data}}}"#);
         match serde_json::from_str(&json).unwrap() {
-            Envelope::Success { data } => Figures::of(&data),
+            Envelope::Success { data } => SeriesCounts::of(&data),
             Envelope::Error { error } => panic!("{error}"),
         }
     }
@@ -399,8 +403,8 @@ mod tests {
         let vector = r#"{"resultType":"vector","result":[
             {"metric":{"job":"a"},"value":[1,"NaN"]},{"metric":{"job":"b"},"value":[1,"+Inf"]}]}"#;
         assert_eq!(
-            figures(vector),
-            Figures {
+            values(vector),
+            SeriesCounts {
                 series: 2,
                 with_numbers: 1
             }
@@ -408,13 +412,13 @@ mod tests {
         let matrix = r#"{"resultType":"matrix","result":[
             {"metric":{},"values":[[1,"NaN"],[2,"NaN"]]},{"metric":{"a":"b"},"values":[[1,"NaN"],[2,"0"]]}]}"#;
         assert_eq!(
-            figures(matrix),
-            Figures {
+            values(matrix),
+            SeriesCounts {
                 series: 2,
                 with_numbers: 1
             }
         );
         let empty = r#"{"resultType":"matrix","result":[]}"#;
-        assert_eq!(figures(empty), Figures::default());
+        assert_eq!(values(empty), SeriesCounts::default());
     }
 }

@@ -46,7 +46,7 @@ struct Entry {
     name: String,
     state: AlertState,
     severity: String,
-    /// One sentence with its figures.
+    /// One sentence with its values.
     summary: String,
     /// The section of the documentation that says what to do.
     runbook: String,

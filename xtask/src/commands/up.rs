@@ -76,7 +76,7 @@ pub(crate) fn bring_up(
     // and a port with one would be found when most of the system is up.
     let asked_for = project.settings_from(&EnvFile::read(&project.env_file)?);
     let off = patterns::off(&asked_for)?;
-    patterns::check_figures(&asked_for)?;
+    patterns::check_overrides(&asked_for)?;
     ports::require_numbers(&asked_for)?;
     let _lock = SystemLock::take(project)?;
     engine_setup::provide(project, || confirm::install(options.consent.yes), progress)?;

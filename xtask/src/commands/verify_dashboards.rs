@@ -17,7 +17,7 @@ use base::{
 };
 use checks::{
     dashboards::{self, Dashboard, Language, Values},
-    our_figures::OURS,
+    own_metrics::PREFIXES,
     promql,
 };
 use serde::{Deserialize, Serialize};
@@ -27,12 +27,12 @@ use system::{
     http::Client,
     interrupt::{self, Interrupted},
     project::Project,
-    prometheus::{Figures, Moment, Prometheus, Span},
+    prometheus::{Moment, Prometheus, SeriesCounts, Span},
 };
 
 use crate::output::{Format, print_json};
 
-/// Others' figures that are not there in good weather: nothing fires.
+/// Other programs' metrics that are absent while nothing is wrong.
 const NOT_IN_GOOD_WEATHER: [&str; 1] = ["ALERTS"];
 
 /// What `verify-dashboards` can be told.
@@ -139,7 +139,7 @@ struct Inquiry {
     loki: Option<Client>,
     /// Why it gave no answer, once it didn't: nobody waits for each of its queries.
     loki_is_silent: OnceCell<String>,
-    /// Of all figures that there are, once somebody asked.
+    /// Of all metrics that there are, once somebody asked.
     names: OnceCell<BTreeSet<String>>,
 }
 
@@ -214,12 +214,12 @@ impl Inquiry {
         span: Span,
         time: (Moment, Moment),
     ) -> anyhow::Result<Finding> {
-        let finding = judge(self.prometheus.figures(query, span)?);
+        let finding = judge(self.prometheus.count_series(query, span)?);
         // A fallback gives data whatever it stands in for: said, so that nobody takes it for an answer.
         if finding == Finding::Data
             && let Some(question) = promql::without_fallback(query)
         {
-            let alone = judge(self.prometheus.figures(question, span)?);
+            let alone = judge(self.prometheus.count_series(question, span)?);
             return match alone {
                 Finding::Empty(_) => Ok(judge_silence(question, self.names(time)?)),
                 other => Ok(other),
@@ -228,7 +228,7 @@ impl Inquiry {
         Ok(finding)
     }
 
-    /// The names of all figures of that time.
+    /// The names of all metrics of that time.
     fn names(&self, (from, to): (Moment, Moment)) -> anyhow::Result<&BTreeSet<String>> {
         if let Some(names) = self.names.get() {
             return Ok(names);
@@ -237,7 +237,7 @@ impl Inquiry {
         let names = self.prometheus.label_values(all, "__name__", from, to)?;
         let names = names.map_err(|why| {
             outcome::unavailable(
-                format!("Prometheus doesn't say which figures there are: {why}"),
+                format!("Prometheus doesn't say which metrics there are: {why}"),
                 "`cargo xtask logs prometheus` shows its log",
             )
         })?;
@@ -295,13 +295,13 @@ struct LokiData {
     result: Vec<serde::de::IgnoredAny>,
 }
 
-fn judge(answer: Result<Figures, String>) -> Finding {
+fn judge(answer: Result<SeriesCounts, String>) -> Finding {
     match answer {
         Err(why) => Finding::Refused(why),
-        Ok(figures) if figures.series == 0 => {
+        Ok(values) if values.series == 0 => {
             Finding::Empty("no series: the metric isn't there, or nothing fits its labels")
         }
-        Ok(figures) if figures.with_numbers == 0 => {
+        Ok(values) if values.with_numbers == 0 => {
             Finding::Empty("nothing but NaN: nothing of the kind happened in the shown time")
         }
         Ok(_) => Finding::Data,
@@ -314,7 +314,7 @@ fn judge_silence(question: &str, names: &BTreeSet<String>) -> Finding {
     let is_known = |name: &str| {
         names.contains(name)
             || NOT_IN_GOOD_WEATHER.contains(&name)
-            || OURS.iter().any(|ours| name.starts_with(ours))
+            || PREFIXES.iter().any(|ours| name.starts_with(ours))
     };
     if promql::metrics(question).into_iter().all(is_known) {
         Finding::Quiet
@@ -410,8 +410,8 @@ mod tests {
     use super::*;
     use records::schema_check::violations;
 
-    fn figures(series: usize, with_numbers: usize) -> Result<Figures, String> {
-        Ok(Figures {
+    fn values(series: usize, with_numbers: usize) -> Result<SeriesCounts, String> {
+        Ok(SeriesCounts {
             series,
             with_numbers,
         })
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_query_that_gives_a_number_holds() {
-        assert_eq!(judge(figures(2, 1)), Finding::Data);
+        assert_eq!(judge(values(2, 1)), Finding::Data);
         assert_eq!(judge_values(Ok(vec!["a".to_owned()])), Finding::Data);
     }
 
@@ -449,7 +449,7 @@ mod tests {
 
     #[test]
     fn a_query_that_gives_nothing_fails() {
-        for empty in [figures(0, 0), figures(3, 0)] {
+        for empty in [values(0, 0), values(3, 0)] {
             assert_eq!(judge(empty).exit(), Exit::Failed);
         }
         assert_eq!(judge_values(Ok(Vec::new())).exit(), Exit::Failed);

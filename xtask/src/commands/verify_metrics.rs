@@ -1,4 +1,4 @@
-//! `verify-metrics`: holds Prometheus's figures against what the load generator counted, and against what its ledger
+//! `verify-metrics`: compares Prometheus's metrics with what the load generator counted, and against what its ledger
 //! says must have followed from that.
 
 use std::{

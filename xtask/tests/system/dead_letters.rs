@@ -183,7 +183,10 @@ fn letters_sent_again_die_again_as_the_same_ones_and_only_chosen_ones_are_remove
         "{look}"
     );
     let text_of_it = replay(&[]).stdout;
-    assert!(text_of_it.contains("3 dead letters replayed"), "{text_of_it}");
+    assert!(
+        text_of_it.contains("3 dead letters replayed"),
+        "{text_of_it}"
+    );
     assert!(text_of_it.contains("verify-dlq"), "{text_of_it}");
 
     // Nobody knows their type now either: dead again, as the same events, and as often tried as at first.

@@ -11,7 +11,7 @@ use super::{ON, WRONG_BOOKS, context, count, harm, without};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
 };
 
 /// An alert that a fault has to raise, and the runbook's bounds in seconds: until it fires, and until it clears.
@@ -66,7 +66,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(65),
     },
     observed: Observed::Alerts,
-    figures: |arms| {
+    measurements: |arms| {
         [
             vec![
                 harm("alerts that nobody was told of", arms, |arm| {
@@ -122,8 +122,8 @@ fn over_after(arm: &Arm, name: &str) -> Option<f64> {
     )
 }
 
-fn longest(name: &str, arms: &[Arm], seconds: fn(&Arm, &str) -> Option<f64>) -> Figure {
-    Figure::of(name, "s", Better::Less, arms, |arm| {
+fn longest(name: &str, arms: &[Arm], seconds: fn(&Arm, &str) -> Option<f64>) -> Measurement {
+    Measurement::of(name, "s", Better::Less, arms, |arm| {
         let each = expected(arm).iter();
         each.filter_map(|(alert, ..)| seconds(arm, alert))
             .reduce(f64::max)

@@ -1,11 +1,11 @@
-//! Figures of single routes, for experiments on what one dependency's trouble costs those who need it, and those who don't.
+//! Measurements of single routes, for experiments on what one dependency's trouble costs those who need it, and those who don't.
 
 use chrono::{DateTime, Utc};
 use records::{evaluation::Arm, load::RouteSecond};
 
 use super::WRONG_BOOKS;
 use crate::{
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
     verdict::harm_without_none_with,
 };
 
@@ -132,54 +132,54 @@ pub(super) fn recovery(arm: &Arm) -> Option<f64> {
 }
 
 /// What both experiments report.
-pub(super) fn figures(arms: &[Arm]) -> Vec<Figure> {
+pub(super) fn measurements(arms: &[Arm]) -> Vec<Measurement> {
     vec![
-        Figure::of(
+        Measurement::of(
             "purchases failed, of those under the fault",
             "%",
             Better::Less,
             arms,
             purchases_failed,
         ),
-        Figure::of(
+        Measurement::of(
             "a purchase under the fault, p50",
             "ms",
             Better::Less,
             arms,
             purchases_took,
         ),
-        Figure::of(
+        Measurement::of(
             "a purchase under the fault, p99",
             "ms",
             Better::Less,
             arms,
             purchases_p99,
         ),
-        Figure::of(
+        Measurement::of(
             "the longest purchase under the fault",
             "ms",
             Better::Less,
             arms,
             longest_purchase,
         ),
-        Figure::of(
+        Measurement::of(
             "other routes under the fault, p99",
             "ms",
             Better::Less,
             arms,
             |arm| others_p99(arm).map(|(_, under)| under),
         ),
-        Figure::of(
+        Measurement::of(
             "other routes before it, p99",
             "ms",
             Better::Neither,
             arms,
             |arm| others_p99(arm).map(|(before, _)| before),
         ),
-        Figure::of("other requests failed", "", Better::Less, arms, |arm| {
+        Measurement::of("other requests failed", "", Better::Less, arms, |arm| {
             (!routes(arm).is_empty()).then(|| others_failed(arm) as f64)
         }),
-        Figure::of(
+        Measurement::of(
             "until purchases were as usual",
             "s",
             Better::Less,

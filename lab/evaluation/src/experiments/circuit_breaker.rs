@@ -47,12 +47,12 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(15),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| {
-        let mut figures = by_route::figures(arms);
-        figures[0].decisive = true;
-        figures[1].decisive = true;
-        figures.extend(context(arms));
-        figures
+    measurements: |arms| {
+        let mut measurements = by_route::measurements(arms);
+        measurements[0].decisive = true;
+        measurements[1].decisive = true;
+        measurements.extend(context(arms));
+        measurements
     },
     judge: |arms| RULE.judge(arms),
 };

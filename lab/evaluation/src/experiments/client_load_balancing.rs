@@ -12,7 +12,7 @@ use super::{
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure},
+    measurement::{Better, Measurement},
 };
 
 /// Without the pattern at least this share of the purchases fails or uses a stale price, in per cent.
@@ -63,9 +63,9 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(12),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| {
-        let mut figures = vec![
-            Figure::of(
+    measurements: |arms| {
+        let mut measurements = vec![
+            Measurement::of(
                 "purchases failed or at a stale price, of those under the fault",
                 "%",
                 Better::Less,
@@ -73,14 +73,14 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                 not_fresh,
             )
             .decisive(),
-            Figure::of(
+            Measurement::of(
                 "purchases at a stale price, of those under the fault",
                 "%",
                 Better::Less,
                 arms,
                 |arm| part(arm, |second| second.stale),
             ),
-            Figure::of(
+            Measurement::of(
                 "the longest purchase from 3 s after the freeze on",
                 "ms",
                 Better::Less,
@@ -89,10 +89,14 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             )
             .decisive(),
         ];
-        let others = |figure: &Figure| figure.name.starts_with("other ");
-        figures.extend(by_route::figures(arms).into_iter().filter(|f| !others(f)));
-        figures.extend(context(arms));
-        figures
+        let others = |measurement: &Measurement| measurement.name.starts_with("other ");
+        measurements.extend(
+            by_route::measurements(arms)
+                .into_iter()
+                .filter(|f| !others(f)),
+        );
+        measurements.extend(context(arms));
+        measurements
     },
     judge: |arms| RULE.judge(arms),
 };

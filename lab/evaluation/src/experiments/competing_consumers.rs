@@ -8,7 +8,7 @@ use super::{WRONG_BOOKS, context};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
 };
 
 /// How much faster two must be than one, at least. Not twice: consumers wait for each other's rows, as batches of
@@ -51,7 +51,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(7),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| [vec![speed(arms)], context(arms)].concat(),
+    measurements: |arms| [vec![speed(arms)], context(arms)].concat(),
     judge,
 };
 
@@ -60,13 +60,13 @@ const fn consumers(name: &'static str, replicas: &'static [(&'static str, u32)])
         name,
         patterns_off: &[],
         replicas,
-        figures: &[],
+        overrides: &[],
         fault: ArmFault::AsPlanned,
     }
 }
 
-fn speed(arms: &[Arm]) -> Figure {
-    Figure::of(
+fn speed(arms: &[Arm]) -> Measurement {
+    Measurement::of(
         "orders decided while starved",
         "/s",
         Better::More,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use records::scenario::Scenario;
 use shared_events::topology::ORDER_EVENTS;
 
-use super::{ON, RECOVERY, WRONG_BOOKS, figures, lost, without};
+use super::{ON, RECOVERY, WRONG_BOOKS, lost, measurements, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -39,6 +39,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(3),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| figures(arms, &HARMS),
+    measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

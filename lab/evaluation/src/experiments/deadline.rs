@@ -12,7 +12,7 @@ use super::{
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure},
+    measurement::{Better, Measurement},
 };
 
 /// Without it some purchase takes longer than that.
@@ -49,20 +49,20 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(15),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| {
+    measurements: |arms| {
         let longest = "the longest purchase under the fault";
-        let mut figures = by_route::figures(arms);
-        figures.retain(|figure| figure.name != longest);
-        let longest = Figure::of(
+        let mut measurements = by_route::measurements(arms);
+        measurements.retain(|measurement| measurement.name != longest);
+        let longest = Measurement::of(
             longest,
             "ms",
             Better::Less,
             arms,
             by_route::longest_purchase,
         );
-        figures.insert(0, longest.decisive());
-        figures.extend(context(arms));
-        figures
+        measurements.insert(0, longest.decisive());
+        measurements.extend(context(arms));
+        measurements
     },
     judge: |arms| RULE.judge(arms),
 };

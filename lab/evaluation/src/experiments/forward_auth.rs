@@ -11,7 +11,7 @@ use super::{ON, count, failed_requests, harm, latency_p50, latency_p99, without}
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
     verdict::{Count, harm_without_none_with},
 };
 
@@ -45,17 +45,17 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(1),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| {
+    measurements: |arms| {
         vec![
             harm(LET_IN.0, arms, LET_IN.1),
             harm(BROKE.0, arms, BROKE.1),
-            Figure::of("attacks", "", Better::Neither, arms, |arm| {
+            Measurement::of("attacks", "", Better::Neither, arms, |arm| {
                 arm.attacks.as_ref().map(|attacks| attacks.tried as f64)
             }),
-            Figure::of("requests failed", "", Better::Less, arms, |arm| {
+            Measurement::of("requests failed", "", Better::Less, arms, |arm| {
                 arm.load.as_ref().map(|_| failed_requests(arm) as f64)
             }),
-            Figure::of(
+            Measurement::of(
                 "protected reads, before the attacks: median of the seconds' p50",
                 "ms",
                 Better::Less,
@@ -81,7 +81,7 @@ fn server_errors(arm: &Arm) -> u64 {
     count(&attacks(arm).server_errors)
 }
 
-/// The median of a figure of the seconds before the attacks.
+/// The median of a measurement of the seconds before the attacks.
 fn quiet(arm: &Arm, of: fn(&records::load::TimelineSecond) -> Option<f64>) -> Option<f64> {
     let load = arm.load.as_ref()?;
     let attacked = arm.fault.as_ref()?.injected_at?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{WRONG_BOOKS, failed_requests, figures};
+use super::{WRONG_BOOKS, failed_requests, measurements};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -24,14 +24,14 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             name: "off",
             patterns_off: &["graceful_shutdown"],
             replicas: REPLICAS,
-            figures: &[],
+            overrides: &[],
             fault: ArmFault::AsPlanned,
         },
         ArmPlan {
             name: "on",
             patterns_off: &[],
             replicas: REPLICAS,
-            figures: &[],
+            overrides: &[],
             fault: ArmFault::AsPlanned,
         },
     ],
@@ -54,6 +54,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::ZERO,
     },
     observed: Observed::Reconciliation,
-    figures: |arms| figures(arms, &HARMS),
+    measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

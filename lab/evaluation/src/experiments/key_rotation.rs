@@ -8,7 +8,7 @@ use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update:
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure},
+    measurement::{Better, Measurement},
     verdict::{Count, harm_without_none_with},
 };
 
@@ -51,11 +51,11 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::ZERO,
     },
     observed: Observed::Reconciliation,
-    figures: |arms| {
+    measurements: |arms| {
         vec![
             harm(REFUSED.0, arms, REFUSED.1),
             harm(FAILED.0, arms, FAILED.1),
-            Figure::of("requests", "", Better::Neither, arms, |arm| {
+            Measurement::of("requests", "", Better::Neither, arms, |arm| {
                 arm.load.as_ref().map(|load| load.summary.measured as f64)
             }),
             latency_p50(arms),

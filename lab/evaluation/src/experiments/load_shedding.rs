@@ -12,7 +12,7 @@ use super::{
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
     verdict::harm_without_none_with,
 };
 
@@ -54,18 +54,18 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(14),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| {
-        let mut figures = vec![
-            Figure::of(P99, "ms", Better::Less, arms, accepted_p99).decisive(),
-            Figure::of(GOODPUT, "/s", Better::More, arms, accepted_per_second).decisive(),
-            Figure::of(
+    measurements: |arms| {
+        let mut measurements = vec![
+            Measurement::of(P99, "ms", Better::Less, arms, accepted_p99).decisive(),
+            Measurement::of(GOODPUT, "/s", Better::More, arms, accepted_per_second).decisive(),
+            Measurement::of(
                 "orders that arrived under the fault",
                 "/s",
                 Better::Neither,
                 arms,
                 arrived_per_second,
             ),
-            Figure::of(
+            Measurement::of(
                 "refusals under the fault, median of the seconds' p50",
                 "ms",
                 Better::Less,
@@ -73,8 +73,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                 refusals_took,
             ),
         ];
-        figures.extend(context(arms));
-        figures
+        measurements.extend(context(arms));
+        measurements
     },
     judge,
 };

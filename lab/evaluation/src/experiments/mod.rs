@@ -26,7 +26,7 @@ use records::evaluation::{Arm, Reconciliation, Telemetry};
 
 use super::{
     experiment::{ArmFault, ArmPlan, Confounder, Experiment},
-    measurement::{Better, Figure},
+    measurement::{Better, Measurement},
     verdict::Count,
 };
 
@@ -76,7 +76,7 @@ const ON: ArmPlan = ArmPlan {
     name: "on",
     patterns_off: &[],
     replicas: &[],
-    figures: &[],
+    overrides: &[],
     fault: ArmFault::AsPlanned,
 };
 
@@ -86,7 +86,7 @@ const fn without(pattern: &'static [&'static str]) -> ArmPlan {
         name: "off",
         patterns_off: pattern,
         replicas: &[],
-        figures: &[],
+        overrides: &[],
         fault: ArmFault::AsPlanned,
     }
 }
@@ -154,58 +154,58 @@ fn most_undecided(arm: &Arm) -> Option<f64> {
     Some(most as f64)
 }
 
-fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Figure {
-    Figure::of(name, "", Better::Less, arms, |arm| {
+fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Measurement {
+    Measurement::of(name, "", Better::Less, arms, |arm| {
         arm.reconciliation.is_some().then(|| count(arm) as f64)
     })
     .decisive()
 }
 
 /// Of all requests of the load.
-fn latency_p50(arms: &[Arm]) -> Figure {
-    Figure::of("latency p50", "ms", Better::Less, arms, |arm| {
+fn latency_p50(arms: &[Arm]) -> Measurement {
+    Measurement::of("latency p50", "ms", Better::Less, arms, |arm| {
         arm.load.as_ref().map(|load| load.summary.latency.p50_ms)
     })
 }
 
 /// Of all requests of the load.
-fn latency_p99(arms: &[Arm]) -> Figure {
-    Figure::of("latency p99", "ms", Better::Less, arms, |arm| {
+fn latency_p99(arms: &[Arm]) -> Measurement {
+    Measurement::of("latency p99", "ms", Better::Less, arms, |arm| {
         arm.load.as_ref().map(|load| load.summary.latency.p99_ms)
     })
 }
 
 /// What every experiment reports besides its own harm: how much there was to lose, and what clients felt.
-fn context(arms: &[Arm]) -> Vec<Figure> {
+fn context(arms: &[Arm]) -> Vec<Measurement> {
     let summary = |arm: &Arm| arm.load.as_ref().map(|load| load.summary.clone());
     vec![
-        Figure::of("orders accepted", "", Better::Neither, arms, |arm| {
+        Measurement::of("orders accepted", "", Better::Neither, arms, |arm| {
             arm.reconciliation
                 .as_ref()
                 .map(|reconciliation| reconciliation.promised as f64)
         }),
-        Figure::of("requests failed", "", Better::Less, arms, |arm| {
+        Measurement::of("requests failed", "", Better::Less, arms, |arm| {
             summary(arm).map(|summary| summary.failed as f64)
         }),
         latency_p50(arms),
         latency_p99(arms),
-        Figure::of(
+        Measurement::of(
             "most orders waiting at once",
             "",
             Better::Less,
             arms,
             most_undecided,
         ),
-        Figure::of("settled after the load", "ms", Better::Less, arms, |arm| {
+        Measurement::of("settled after the load", "ms", Better::Less, arms, |arm| {
             arm.settled_after_ms.map(|ms| ms as f64)
         }),
     ]
 }
 
-/// The figures of an experiment: its harms first, and no figure twice.
-fn figures(arms: &[Arm], harms: &[Count]) -> Vec<Figure> {
+/// The measurements of an experiment: its harms first, and no measurement twice.
+fn measurements(arms: &[Arm], harms: &[Count]) -> Vec<Measurement> {
     let mut context = context(arms);
-    context.retain(|figure| harms.iter().all(|(name, _)| *name != figure.name));
+    context.retain(|measurement| harms.iter().all(|(name, _)| *name != measurement.name));
     let harms = harms.iter().map(|(name, count)| harm(name, arms, *count));
     harms.chain(context).collect()
 }
@@ -241,10 +241,17 @@ mod tests {
             let ends = experiment.fault.after + experiment.fault.lasts;
             assert!(ends < experiment.load.run_time, "{}", experiment.name);
 
-            let figures = (experiment.figures)(&[]);
-            let names: BTreeSet<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
-            assert_eq!(names.len(), figures.len(), "{}", experiment.name);
-            assert!(figures[0].decisive, "{}: the harm first", experiment.name);
+            let measurements = (experiment.measurements)(&[]);
+            let names: BTreeSet<&str> = measurements
+                .iter()
+                .map(|measurement| measurement.name.as_str())
+                .collect();
+            assert_eq!(names.len(), measurements.len(), "{}", experiment.name);
+            assert!(
+                measurements[0].decisive,
+                "{}: the harm first",
+                experiment.name
+            );
         }
     }
 }

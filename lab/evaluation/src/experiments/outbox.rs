@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{ON, RECOVERY, WRONG_BOOKS, failed_requests, figures, lost, without};
+use super::{ON, RECOVERY, WRONG_BOOKS, failed_requests, lost, measurements, without};
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -45,6 +45,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(3),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| figures(arms, &HARMS),
+    measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

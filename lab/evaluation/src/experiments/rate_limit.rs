@@ -12,7 +12,7 @@ use super::{
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
     verdict::harm_without_none_with,
 };
 
@@ -36,7 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         without(&["rate_limit"]),
         // The others send some eleven requests a second each.
         ArmPlan {
-            figures: &[
+            overrides: &[
                 ("AGORA_RATE_LIMIT_AVERAGE", "20"),
                 ("AGORA_RATE_LIMIT_BURST", "40"),
             ],
@@ -61,9 +61,9 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(10),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| {
-        let mut figures = vec![
-            Figure::of(
+    measurements: |arms| {
+        let mut measurements = vec![
+            Measurement::of(
                 "the others' requests that failed, of those under the fault",
                 "%",
                 Better::Less,
@@ -71,7 +71,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                 others_failed,
             )
             .decisive(),
-            Figure::of(
+            Measurement::of(
                 "the others' requests under the fault: median of the seconds' p99",
                 "ms",
                 Better::Less,
@@ -79,14 +79,14 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                 others_p99,
             )
             .decisive(),
-            Figure::of("429 to the others", "", Better::Less, arms, |arm| {
+            Measurement::of("429 to the others", "", Better::Less, arms, |arm| {
                 counted(arm, OTHERS, too_many)
             })
             .decisive(),
-            Figure::of("429 to the greedy one", "", Better::Neither, arms, |arm| {
+            Measurement::of("429 to the greedy one", "", Better::Neither, arms, |arm| {
                 counted(arm, GREEDY, too_many)
             }),
-            Figure::of(
+            Measurement::of(
                 "requests of the greedy one that succeeded",
                 "",
                 Better::Neither,
@@ -94,8 +94,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                 |arm| counted(arm, GREEDY, |second| second.succeeded),
             ),
         ];
-        figures.extend(context(arms));
-        figures
+        measurements.extend(context(arms));
+        measurements
     },
     judge,
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{ON, WRONG_BOOKS, dead_letters, figures, without};
+use super::{ON, WRONG_BOOKS, dead_letters, measurements, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -42,6 +42,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     load: LOAD,
     fault: FAULT,
     observed: Observed::Reconciliation,
-    figures: |arms| figures(arms, &HARMS),
+    measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
 
-use super::{ON, WRONG_BOOKS, failed_requests, figures};
+use super::{ON, WRONG_BOOKS, failed_requests, measurements};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -51,7 +51,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::ZERO,
     },
     observed: Observed::Reconciliation,
-    figures: |arms| figures(arms, &HARMS),
+    measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| {
         over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS))
     },

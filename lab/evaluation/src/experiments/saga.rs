@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{ON, WRONG_BOOKS, figures, held, oversold, uncancelled, without};
+use super::{ON, WRONG_BOOKS, held, measurements, oversold, uncancelled, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -43,6 +43,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(4),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| figures(arms, &HARMS),
+    measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

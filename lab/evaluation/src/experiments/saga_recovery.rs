@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{ON, WRONG_BOOKS, figures, lost, without};
+use super::{ON, WRONG_BOOKS, lost, measurements, without};
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -21,18 +21,18 @@ const FIGURES: &[(&str, &str)] = &[
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "saga_recovery",
-    claim: "With saga recovery, orders whose messages were lost end all the same, and nothing is applied twice: of the dead \
-            dead letters of both streams half are purged, the others sent again.",
+    claim: "With saga recovery, orders whose messages were lost end all the same, and nothing is applied twice: of the dead letters of \
+            both streams half are purged, the others sent again.",
     refuted_by: "an order that is not decided, or a ledger that doesn't reconcile, with recovery on",
     harm: "Without it an order whose message was purged stays pending or cancelling for ever: nobody says again what was \
            said once.",
     arms: &[
         ArmPlan {
-            figures: FIGURES,
+            overrides: FIGURES,
             ..without(&["saga_recovery"])
         },
         ArmPlan {
-            figures: FIGURES,
+            overrides: FIGURES,
             ..ON
         },
     ],
@@ -52,6 +52,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(1),
     },
     observed: Observed::Reconciliation,
-    figures: |arms| figures(arms, &HARMS),
+    measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
 };

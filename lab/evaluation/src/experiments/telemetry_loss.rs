@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
 
-use super::{ON, WRONG_BOOKS, failed_requests, figures, telemetry, without};
+use super::{ON, WRONG_BOOKS, failed_requests, measurements, telemetry, without};
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
     verdict::{Count, harm_without_none_with},
 };
 
@@ -46,21 +46,21 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         lasts: Duration::from_secs(15),
     },
     observed: Observed::Traces,
-    figures: |arms| {
+    measurements: |arms| {
         [
-            figures(arms, &HARMS),
+            measurements(arms, &HARMS),
             vec![
-                Figure::of("spans lost and counted", "", Better::Neither, arms, |arm| {
+                Measurement::of("spans lost and counted", "", Better::Neither, arms, |arm| {
                     arm.telemetry.as_ref().map(|_| lost_spans(arm) as f64)
                 }),
-                Figure::of(
+                Measurement::of(
                     "p99 while the store is away, against before",
                     "×",
                     Better::Less,
                     arms,
                     slower,
                 ),
-                Figure::of(
+                Measurement::of(
                     "most memory of a service",
                     "MiB",
                     Better::Less,

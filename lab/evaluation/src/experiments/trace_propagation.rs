@@ -2,10 +2,10 @@
 
 use records::evaluation::Arm;
 
-use super::{ON, WRONG_BOOKS, figures, retry, telemetry, without};
+use super::{ON, WRONG_BOOKS, measurements, retry, telemetry, without};
 use crate::{
     experiment::{Experiment, Observed},
-    measurement::{Better, Figure, Outcome},
+    measurement::{Better, Measurement, Outcome},
     verdict::{Count, harm_without_none_with},
 };
 
@@ -24,7 +24,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     // Retries are where a context is lost most easily.
     fault: retry::FAULT,
     observed: Observed::Traces,
-    figures: |arms| [figures(arms, &HARMS), vec![whole_share(arms)]].concat(),
+    measurements: |arms| [measurements(arms, &HARMS), vec![whole_share(arms)]].concat(),
     judge,
 };
 
@@ -33,8 +33,8 @@ fn broken_traces(arm: &Arm) -> u64 {
     seen.traces - seen.whole
 }
 
-fn whole_share(arms: &[Arm]) -> Figure {
-    Figure::of("whole traces", "%", Better::More, arms, |arm| {
+fn whole_share(arms: &[Arm]) -> Measurement {
+    Measurement::of("whole traces", "%", Better::More, arms, |arm| {
         let seen = arm.telemetry.as_ref().filter(|seen| seen.traces > 0)?;
         Some(seen.whole as f64 * 100.0 / seen.traces as f64)
     })

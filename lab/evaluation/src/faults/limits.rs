@@ -17,7 +17,7 @@ use super::{
 
 /// In which a container may use its quota.
 const CPU_PERIOD_US: u64 = 100_000;
-/// `docker stats` waits for two figures.
+/// `docker stats` waits for two samples.
 const STATS_LIMIT: Duration = Duration::from_secs(15);
 /// Whoever can't read the throttling takes a container for starved that uses so much of what it may.
 const STARVED_FROM: f64 = 0.8;

@@ -1,4 +1,4 @@
-//! Messages that are lost for good: for a moment no service can apply what it gets, and an operator purges half of the dead
+//! Messages that are lost for good: for a moment no service can apply what it gets, and an operator purges half of the
 //! dead letters that this leaves.
 
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Two evaluations side by side: what became better, what worse, and what can't be told from noise.
 //!
-//! A regression is a verdict that got worse, or a figure of the last arm (the one with the pattern) that got worse by
+//! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse by
 //! more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst before.
-//! Where one of the runs has a single value, only figures that the verdict rests on are judged.
+//! Where one of the runs has a single value, only measurements that the verdict rests on are judged.
 
 use base::outcome::Exit;
 use records::evaluation::Sabotage;
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::numbers;
 use crate::{
-    conclusion::{Conclusion, ExperimentConclusion, FigureSummary},
+    conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary},
     measurement::{Better, Outcome},
     statistics::Spread,
 };
@@ -61,12 +61,13 @@ pub struct ExperimentComparison {
     /// Whether it got better.
     pub change: Change,
     /// Of the last arm.
-    pub figures: Vec<FigureComparison>,
+    #[serde(rename = "figures")]
+    pub measurements: Vec<MeasurementComparison>,
 }
 
-/// A figure of the last arm in both runs.
+/// A measurement of the last arm in both runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct FigureComparison {
+pub struct MeasurementComparison {
     /// As in the reports.
     pub name: String,
     /// Of both values.
@@ -114,15 +115,15 @@ impl Comparison {
                     new.reason
                 ));
             }
-            for figure in &compared.figures {
-                if figure.change == Change::Worse {
+            for measurement in &compared.measurements {
+                if measurement.change == Change::Worse {
                     regressions.push(format!(
                         "{}: {} (arm {}): {} before, {} now",
                         new.name,
-                        figure.name,
-                        figure.arm,
-                        numbers::spread(figure.before.as_ref(), &figure.unit),
-                        numbers::spread(figure.after.as_ref(), &figure.unit),
+                        measurement.name,
+                        measurement.arm,
+                        numbers::spread(measurement.before.as_ref(), &measurement.unit),
+                        numbers::spread(measurement.after.as_ref(), &measurement.unit),
                     ));
                 }
             }
@@ -161,9 +162,12 @@ impl Side {
 
 impl ExperimentComparison {
     fn of(old: &ExperimentConclusion, new: &ExperimentConclusion, tolerance: f64) -> Self {
-        let figures = old.figures.iter().filter_map(|figure| {
-            let same = new.figures.iter().find(|other| other.name == figure.name)?;
-            FigureComparison::of(figure, same, tolerance)
+        let measurements = old.measurements.iter().filter_map(|measurement| {
+            let same = new
+                .measurements
+                .iter()
+                .find(|other| other.name == measurement.name)?;
+            MeasurementComparison::of(measurement, same, tolerance)
         });
         Self {
             name: new.name.clone(),
@@ -174,13 +178,13 @@ impl ExperimentComparison {
                 std::cmp::Ordering::Equal => Change::Same,
                 std::cmp::Ordering::Greater => Change::Better,
             },
-            figures: figures.collect(),
+            measurements: measurements.collect(),
         }
     }
 }
 
-impl FigureComparison {
-    fn of(old: &FigureSummary, new: &FigureSummary, tolerance: f64) -> Option<Self> {
+impl MeasurementComparison {
+    fn of(old: &MeasurementSummary, new: &MeasurementSummary, tolerance: f64) -> Option<Self> {
         let (last_old, last_new) = (old.arms.last()?, new.arms.last()?);
         let change = match (&last_old.spread, &last_new.spread) {
             // What one run's noise is nobody knows; a harm is counted, and has none.

@@ -23,7 +23,7 @@ use super::{
     numbers::{self, NONE},
 };
 use crate::{
-    conclusion::{Conclusion, ExperimentConclusion, FigureSummary, TrialVerdict},
+    conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary, TrialVerdict},
     experiments,
     measurement::{Better, Outcome},
     statistics::Spread,
@@ -123,7 +123,7 @@ struct ExperimentView<'a> {
     arms: Vec<String>,
     confounders: Vec<String>,
     headlines: Vec<Headline<'a>>,
-    figures: Vec<FigureView<'a>>,
+    measurements: Vec<MeasurementView<'a>>,
     /// Heads the column of effects.
     against: String,
     repetitions: usize,
@@ -134,7 +134,7 @@ struct ExperimentView<'a> {
     repeat: String,
 }
 
-/// A decisive figure, large.
+/// A decisive measurement, large.
 #[derive(Serialize)]
 struct Headline<'a> {
     name: &'a str,
@@ -151,7 +151,7 @@ struct HeadlineValue {
 }
 
 #[derive(Serialize)]
-struct FigureView<'a> {
+struct MeasurementView<'a> {
     name: &'a str,
     values: Vec<String>,
     effect: String,
@@ -289,9 +289,9 @@ impl<'a> ExperimentView<'a> {
     ) -> Self {
         let repetitions = experiment.repetitions();
         let arms: Vec<String> = experiment
-            .figures
+            .measurements
             .first()
-            .map(|figure| figure.arms.iter().map(|arm| arm.arm.clone()).collect())
+            .map(|measurement| measurement.arms.iter().map(|arm| arm.arm.clone()).collect())
             .unwrap_or_default();
         // The one that decided comes first: it is what the reason speaks of.
         let mut trials: Vec<&TrialVerdict> = experiment.trials.iter().collect();
@@ -322,12 +322,16 @@ impl<'a> ExperimentView<'a> {
             },
             arms,
             headlines: experiment
-                .figures
+                .measurements
                 .iter()
-                .filter(|figure| figure.decisive)
+                .filter(|measurement| measurement.decisive)
                 .map(Headline::of)
                 .collect(),
-            figures: experiment.figures.iter().map(FigureView::of).collect(),
+            measurements: experiment
+                .measurements
+                .iter()
+                .map(MeasurementView::of)
+                .collect(),
             repetitions,
             verdicts: experiment
                 .trials
@@ -362,40 +366,42 @@ fn repeat(conclusion: &Conclusion, experiment: &ExperimentConclusion) -> String 
 }
 
 impl<'a> Headline<'a> {
-    fn of(figure: &'a FigureSummary) -> Self {
-        let values = figure.arms.iter().map(|arm| HeadlineValue {
+    fn of(measurement: &'a MeasurementSummary) -> Self {
+        let values = measurement.arms.iter().map(|arm| HeadlineValue {
             arm: arm.arm.clone(),
             value: arm.spread.map_or_else(
                 || NONE.to_owned(),
-                |spread| numbers::value(spread.median, &figure.unit),
+                |spread| numbers::value(spread.median, &measurement.unit),
             ),
             range: arm.spread.and_then(|spread| {
-                numbers::range(&spread, |value| numbers::value(value, &figure.unit))
+                numbers::range(&spread, |value| numbers::value(value, &measurement.unit))
             }),
             class: match arm.spread {
-                Some(spread) if figure.better == Better::Less && spread.max > 0.0 => "bad",
-                Some(_) if figure.better == Better::Less => "good",
+                Some(spread) if measurement.better == Better::Less && spread.max > 0.0 => "bad",
+                Some(_) if measurement.better == Better::Less => "good",
                 _ => "",
             },
         });
         Self {
-            name: &figure.name,
+            name: &measurement.name,
             values: values.collect(),
         }
     }
 }
 
-impl<'a> FigureView<'a> {
-    fn of(figure: &'a FigureSummary) -> Self {
-        let values = figure.arms.iter();
-        let values = values.map(|arm| numbers::spread(arm.spread.as_ref(), &figure.unit));
-        let difference = figure.effect.as_ref().map(|effect| effect.difference);
+impl<'a> MeasurementView<'a> {
+    fn of(measurement: &'a MeasurementSummary) -> Self {
+        let values = measurement.arms.iter();
+        let values = values.map(|arm| numbers::spread(arm.spread.as_ref(), &measurement.unit));
+        let difference = measurement.effect.as_ref().map(|effect| effect.difference);
         Self {
-            name: &figure.name,
+            name: &measurement.name,
             values: values.collect(),
-            effect: numbers::effect(figure.effect.as_ref(), &figure.unit),
+            effect: numbers::effect(measurement.effect.as_ref(), &measurement.unit),
             class: match difference {
-                Some(difference) if difference.count > 1 => direction(figure.better, &difference),
+                Some(difference) if difference.count > 1 => {
+                    direction(measurement.better, &difference)
+                }
                 _ => "",
             },
         }
@@ -676,7 +682,7 @@ fn alert(fired: &FiredAlert) -> String {
     }
 }
 
-/// What an arm runs without or with, and the figures in which it differs from another arm.
+/// What an arm runs without or with, and the overrides in which it differs from another arm.
 fn configuration(configuration: &Configuration, arms: &[Arm]) -> String {
     let off = configuration
         .patterns_off
@@ -685,12 +691,14 @@ fn configuration(configuration: &Configuration, arms: &[Arm]) -> String {
         .map(|(service, patterns)| format!("{service} without {}", patterns.join(", ")));
     let replicas = configuration.replicas.iter();
     let replicas = replicas.map(|(service, count)| format!("{service} ×{count}"));
-    let figures = configuration.figures.iter().filter(|(name, value)| {
-        let mut others = arms.iter().map(|arm| arm.configuration.figures.get(*name));
+    let overrides = configuration.overrides.iter().filter(|(name, value)| {
+        let mut others = arms
+            .iter()
+            .map(|arm| arm.configuration.overrides.get(*name));
         others.any(|other| other != Some(value))
     });
-    let figures = figures.map(|(name, value)| format!("{name}={value}"));
-    let differs: Vec<String> = off.chain(replicas).chain(figures).collect();
+    let overrides = overrides.map(|(name, value)| format!("{name}={value}"));
+    let differs: Vec<String> = off.chain(replicas).chain(overrides).collect();
     if differs.is_empty() {
         "everything as shipped".to_owned()
     } else {

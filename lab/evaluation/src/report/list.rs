@@ -42,10 +42,10 @@ pub fn entries() -> Vec<Entry> {
         fault: fault(&experiment.fault),
         arms: experiment.arms.iter().map(arm).collect(),
         confounders: confounders(experiment),
-        counts: (experiment.figures)(&[])
+        counts: (experiment.measurements)(&[])
             .into_iter()
-            .filter(|figure| figure.decisive)
-            .map(|figure| figure.name)
+            .filter(|measurement| measurement.decisive)
+            .map(|measurement| measurement.name)
             .collect(),
     };
     experiments::ALL.into_iter().map(entry).collect()
@@ -114,7 +114,7 @@ pub fn arm(plan: &ArmPlan) -> String {
             .map(|(service, count)| format!("{service} ×{count}")),
     );
     differs.extend(
-        plan.figures
+        plan.overrides
             .iter()
             .map(|(variable, value)| format!("{variable}={value}")),
     );

@@ -41,16 +41,19 @@ pub fn summary(conclusion: &Conclusion) -> String {
     text
 }
 
-/// The decisive figures over the arms: `orders lost 41 (38–44) → 0`.
+/// The decisive measurements over the arms: `orders lost 41 (38–44) → 0`.
 pub fn harm(experiment: &ExperimentConclusion) -> String {
-    let decisive = experiment.figures.iter().filter(|figure| figure.decisive);
-    let written = decisive.map(|figure| {
-        let arms: Vec<String> = figure
+    let decisive = experiment
+        .measurements
+        .iter()
+        .filter(|measurement| measurement.decisive);
+    let written = decisive.map(|measurement| {
+        let arms: Vec<String> = measurement
             .arms
             .iter()
-            .map(|arm| numbers::spread(arm.spread.as_ref(), &figure.unit))
+            .map(|arm| numbers::spread(arm.spread.as_ref(), &measurement.unit))
             .collect();
-        format!("{}: {}", figure.name, arms.join(" → "))
+        format!("{}: {}", measurement.name, arms.join(" → "))
     });
     written.collect::<Vec<_>>().join("; ")
 }

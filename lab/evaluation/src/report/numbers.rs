@@ -8,7 +8,7 @@ use crate::statistics::{Effect, Spread};
 
 /// What stands where nothing was measured.
 pub const NONE: &str = "–";
-/// What stands beside figures of a single repetition.
+/// What stands beside measurements of a single repetition.
 pub const NO_SPREAD: &str = "one run: no spread is known";
 
 /// A value with its unit: `41`, `12.5/s`, `340 ms`, `3.2 s`.

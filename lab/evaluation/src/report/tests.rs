@@ -224,7 +224,7 @@ impl Sketch {
                 },
                 signing_keys: [].into(),
                 replicas: self.replicas.clone(),
-                figures: BTreeMap::new(),
+                overrides: BTreeMap::new(),
             },
             started_at: at(-6.0),
             finished_at: end + TimeDelta::seconds(2),
@@ -561,9 +561,9 @@ fn harm_without_and_none_with_is_upheld_and_one_refutation_refutes() {
 }
 
 #[test]
-fn figures_come_with_their_spread_over_the_repetitions() {
+fn measurements_come_with_their_spread_over_the_repetitions() {
     let conclusion = conclude(vec![outbox(1, 41, 0), outbox(2, 38, 0), outbox(3, 44, 0)]);
-    let lost = &conclusion.experiments[0].figures[0];
+    let lost = &conclusion.experiments[0].measurements[0];
     assert_eq!(lost.name, "orders lost");
     assert!(lost.decisive);
     let off = lost.arms[0].spread.expect("measured");
@@ -579,7 +579,7 @@ fn an_arm_that_was_not_run_has_no_value_and_nothing_is_concluded() {
     short.arms.truncate(1);
     let conclusion = conclude(vec![short]);
     assert_eq!(conclusion.outcome, Exit::Inconclusive);
-    let lost = &conclusion.experiments[0].figures[0];
+    let lost = &conclusion.experiments[0].measurements[0];
     assert_eq!(lost.arms[1].values, [None]);
     assert_eq!(lost.effect, None);
 }
@@ -846,7 +846,7 @@ fn a_regression_is_beyond_tolerance_and_spread_and_in_the_wrong_direction() {
     assert_eq!(Comparison::of(&bad, &good, 0.2).outcome, Exit::Holds);
     assert_eq!(Comparison::of(&good, &good, 0.0).outcome, Exit::Holds);
 
-    // Both refuted, so that only the figure can tell.
+    // Both refuted, so that only the measurement can tell.
     let lost = |regressions: &[String]| regressions.iter().any(|said| said.contains("orders lost"));
     assert!(lost(&worse(&run([10, 11, 12]), &run([20, 21, 22]), 0.2)));
     assert!(

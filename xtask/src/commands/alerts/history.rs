@@ -41,7 +41,7 @@ struct Entry {
     ends_at: Option<DateTime<Utc>>,
     /// How long it fired, or has fired by now; `None` where it fired and a later entry says for how long.
     seconds: Option<f64>,
-    /// One sentence with its figures.
+    /// One sentence with its values.
     summary: String,
     /// The section of the documentation that says what to do.
     runbook: String,

@@ -213,7 +213,8 @@ fn closing(summary: &Summary) -> String {
     }
     match (summary.selected, summary.dry_run, summary.task) {
         (0, ..) => {
-            "No dead letter meets the conditions: `cargo xtask dlq list` shows what there is.".to_owned()
+            "No dead letter meets the conditions: `cargo xtask dlq list` shows what there is."
+                .to_owned()
         }
         (_, true, task) => format!("{selected} would be {}; nothing was changed.", task.done()),
         (_, _, Task::Replay) => format!(

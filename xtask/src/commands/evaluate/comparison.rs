@@ -10,7 +10,7 @@ use crate::output::table;
 
 /// Prints it for people.
 pub(crate) fn print(comparison: &Comparison) {
-    let mut table = table(["", "experiment", "figure", "before", "now", ""]);
+    let mut table = table(["", "experiment", "measurement", "before", "now", ""]);
     for experiment in &comparison.experiments {
         table.add_row([
             experiment.after.mark(),
@@ -20,15 +20,15 @@ pub(crate) fn print(comparison: &Comparison) {
             experiment.after.word(),
             experiment.change.word(),
         ]);
-        for figure in &experiment.figures {
-            let written = |spread: Option<&Spread>| numbers::spread(spread, &figure.unit);
+        for measurement in &experiment.measurements {
+            let written = |spread: Option<&Spread>| numbers::spread(spread, &measurement.unit);
             table.add_row([
                 "",
                 "",
-                &format!("{} ({})", figure.name, figure.arm),
-                &written(figure.before.as_ref()),
-                &written(figure.after.as_ref()),
-                figure.change.word(),
+                &format!("{} ({})", measurement.name, measurement.arm),
+                &written(measurement.before.as_ref()),
+                &written(measurement.after.as_ref()),
+                measurement.change.word(),
             ]);
         }
     }

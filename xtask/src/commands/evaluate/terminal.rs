@@ -1,4 +1,4 @@
-//! A conclusion on a terminal: the figures of each experiment, then all verdicts, so that these stand last.
+//! A conclusion on a terminal: the measurements of each experiment, then all verdicts, so that these stand last.
 
 use comfy_table::Table;
 use evaluation::{
@@ -13,7 +13,7 @@ use crate::output::table;
 pub(crate) fn print(conclusion: &Conclusion, folder: &EvaluationFolder) {
     for experiment in &conclusion.experiments {
         println!("── {} ──", experiment.name);
-        println!("{}", figures(experiment));
+        println!("{}", measurements(experiment));
         if experiment.repetitions() == 1 {
             println!(" {}", numbers::NO_SPREAD);
         }
@@ -47,9 +47,12 @@ fn verdicts(conclusion: &Conclusion) -> Table {
     table
 }
 
-/// A row for each figure, a column for each arm.
-fn figures(experiment: &ExperimentConclusion) -> Table {
-    let arms = experiment.figures.first().map(|figure| &figure.arms);
+/// A row for each measurement, a column for each arm.
+fn measurements(experiment: &ExperimentConclusion) -> Table {
+    let arms = experiment
+        .measurements
+        .first()
+        .map(|measurement| &measurement.arms);
     let mut header = vec![String::new()];
     header.extend(arms.into_iter().flatten().map(|arm| arm.arm.clone()));
     header.push(
@@ -60,15 +63,18 @@ fn figures(experiment: &ExperimentConclusion) -> Table {
     );
     let mut table = table([]);
     table.set_header(header);
-    for figure in &experiment.figures {
-        let mut row = vec![figure.name.clone()];
+    for measurement in &experiment.measurements {
+        let mut row = vec![measurement.name.clone()];
         row.extend(
-            figure
+            measurement
                 .arms
                 .iter()
-                .map(|arm| numbers::spread(arm.spread.as_ref(), &figure.unit)),
+                .map(|arm| numbers::spread(arm.spread.as_ref(), &measurement.unit)),
         );
-        row.push(numbers::effect(figure.effect.as_ref(), &figure.unit));
+        row.push(numbers::effect(
+            measurement.effect.as_ref(),
+            &measurement.unit,
+        ));
         table.add_row(row);
     }
     table
