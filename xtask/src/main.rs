@@ -34,7 +34,7 @@ use crate::{
     output::Format,
 };
 
-/// agora's orchestrator: starts the system, puts load on it, and says what holds
+/// agora's orchestrator: starts the system, puts load on it, and checks it
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
@@ -52,61 +52,61 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The whole main job from nothing: up, smoke, a short load, every check, one experiment
+    /// The main job from nothing: up, smoke, a short load, every check, one experiment
     Demo(demo::Options),
     /// Build what changed, start everything, wait until all is healthy
     Up(up::Options),
     /// Stop everything
     Down(down::Options),
-    /// Show what runs, whether it is healthy, and what it weighs
+    /// Show services, their health and memory
     Status,
-    /// Show what the containers wrote, or the lines of one trace
+    /// Show the logs of services, or of one trace
     Logs(logs::Options),
-    /// Say what this machine lacks, and the command that repairs it
+    /// Check prerequisites
     Doctor,
-    /// Walk the whole story once through the gateway
+    /// Run the smoke test through the gateway
     Smoke,
     /// Put load on the running system
     Load(load::Options),
-    /// Replace a service's containers one by one, while it serves
+    /// Replace a service's containers one by one without interrupting it
     Rollout(rollout::Options),
-    /// Give a service more containers or fewer, while it serves
+    /// Scale a service without interrupting it
     Scale(scale::Options),
-    /// Look at the keys that sign tokens, and rotate them without refusing anybody
+    /// List and rotate the keys that sign tokens
     #[command(subcommand)]
     Keys(keys::Options),
-    /// Count the dead letters and say why they are dead
+    /// Count dead letters by reason
     VerifyDlq(verify_dlq::Options),
     /// Reconcile Prometheus's counts with the load generator's
     VerifyMetrics(verify_metrics::Options),
-    /// Hold the traces of a run's orders against the shape that they should have
+    /// Check that the traces of a run's orders are complete
     VerifyTraces(verify_traces::Options),
-    /// Hold what the API answers to thousands of made-up requests against its documents
+    /// Check the API against its OpenAPI documents with generated requests
     VerifyApi(verify_api::Options),
-    /// Ask everything that the Grafana dashboards ask, and find the panels that show nothing
+    /// Run every query of the Grafana dashboards and find panels without data
     VerifyDashboards(verify_dashboards::Options),
-    /// Show the alerts that are firing, or those that fired and cleared, and where each is explained
+    /// Show alerts that fire, or their history, with links to the runbook
     Alerts(alerts::Options),
-    /// Send the gateway everything that must not get in, and say what did
+    /// Run the attack corpus against the gateway
     Attack,
-    /// Try what a pattern is worth: the same load and fault with it off and on, and a verdict
+    /// Evaluate patterns: the same load and fault with the pattern off and on, and a verdict
     Evaluate(evaluate::Options),
-    /// Look at dead letters, send them again, or remove them
+    /// List, replay or purge dead letters
     #[command(subcommand)]
     Dlq(dlq::Options),
-    /// Find orders that wait for longer than they may, and have their events published again
+    /// Find orders that wait too long, and republish their events
     #[command(subcommand)]
     Orders(orders::Options),
-    /// Look at events that the broker rejects and that a relay has parked, have them published again, or drop them
+    /// List events that the broker rejected and the relay parked; retry or drop them
     #[command(subcommand)]
     Outbox(outbox::Options),
     /// Inject one fault, check its effect, and heal it
     Fault(fault::Options),
-    /// Undo whatever a fault or a cut-short evaluation left behind
+    /// Undo faults and changes that an interrupted command left behind
     Heal,
     /// Run every test on a system of its own
     Test(test::Options),
-    /// Measure how many orders a second come to their end, beside what broker and database do alone
+    /// Measure orders processed a second, and the ceilings of broker and database
     Bench(bench::Options),
     /// Check formatting, lints, docs, dependencies and configuration files
     Check(check::Options),

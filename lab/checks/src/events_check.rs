@@ -31,13 +31,13 @@ pub struct Promises {
     pub accepted_answers: u64,
     /// The orders in them, each once: an answer that was repeated (`Idempotency-Key`) is one order.
     pub orders: u64,
-    /// Orders that may have been taken, though nobody was told.
+    /// Orders that may have been taken, though no client got an answer.
     pub uncertain_orders: u64,
     /// 2xx answers to cancellations.
     pub cancelled_answers: u64,
     /// The orders in them, each once.
     pub cancellations: u64,
-    /// Cancellations that may have been taken, though nobody was told.
+    /// Cancellations that may have been taken, though no client got an answer.
     pub uncertain_cancellations: u64,
 }
 
@@ -90,7 +90,7 @@ pub struct Observed {
     pub retries: BTreeMap<String, u64>,
     /// `agora_dead_letters_total`, by queue and reason.
     pub dead: BTreeMap<(String, String), u64>,
-    /// `agora_orders_overtaken_total`: orders that inventory heard of only after their cancellation, of which it has
+    /// `agora_orders_overtaken_total`: orders whose cancellation reached inventory first, of which it has
     /// nothing to say. Counted once more where a transaction had to be begun anew.
     pub overtaken: u64,
     /// Service and pattern, of each pattern that is off.
@@ -275,7 +275,7 @@ impl Stream {
                 (duplicates, again),
             ],
             fewer: vec![
-                (self.unsaid, "cancelled before inventory heard of them"),
+                (self.unsaid, "cancelled before inventory received them"),
                 (
                     lost,
                     "lost, as the outbox is off: the broker took none of them",
@@ -683,7 +683,7 @@ mod tests {
         let mut observed = observed();
         add(&mut observed.published, STOCK_EVENTS, "confirmed", -2);
         add(&mut observed.processed, STOCK_EVENTS, "applied", -2);
-        // That orders were cancelled explains nothing yet: most are heard of before their cancellation.
+        // That orders were cancelled explains nothing yet: most are processed before their cancellation.
         assert_eq!(verdict(&promises(), &observed), Exit::Failed);
         observed.overtaken = 1;
         assert_eq!(verdict(&promises(), &observed), Exit::Failed);
@@ -691,7 +691,7 @@ mod tests {
         assert_explained(
             &observed,
             "inventory_events: events published",
-            "2 cancelled before inventory heard of them",
+            "2 cancelled before inventory received them",
         );
         assert_eq!(
             finding(&observed, "inventory_events: events applied"),

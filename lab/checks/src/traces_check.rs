@@ -25,7 +25,7 @@ pub struct Order {
     pub sampled: bool,
     /// When it was answered, by the clock of who ordered.
     pub at: DateTime<Utc>,
-    /// Its owner cancelled it: inventory may have heard of that first, and has nothing to say of the order then.
+    /// Its owner cancelled it: the cancellation may reach inventory first, which then publishes nothing for the order.
     pub cancelled: bool,
 }
 
@@ -79,7 +79,7 @@ pub enum Hop {
     StoreStock,
     /// The outcome leaves inventory's outbox.
     SendOutcome,
-    /// The order hears of it.
+    /// The outcome reaches the order.
     ProcessOutcome,
 }
 
@@ -306,7 +306,7 @@ pub struct Examined {
     pub dead: usize,
     /// Other traces that were followed to by their links.
     pub linked: usize,
-    /// Inventory heard of the cancellation first, and had nothing to say of the order: its trace can't be whole.
+    /// The cancellation reached inventory first, which published nothing for the order: its trace can't be whole.
     pub overtaken: bool,
     /// Nothing is stored, and the store has forgotten what it had of that time.
     pub forgotten: bool,
@@ -483,7 +483,7 @@ pub struct Tally {
     pub whole: usize,
     /// Percent, cut after two decimals; `None` where nothing was judged.
     pub whole_percent: Option<f64>,
-    /// Orders whose trace the services did not record, as they were told to sample.
+    /// Orders whose trace the services did not record, as configured by sampling.
     pub not_sampled: usize,
     /// Orders of a run in which no answer named its trace.
     pub without_trace_id: usize,

@@ -1,4 +1,4 @@
-//! Which alerts fired in an arm, by Prometheus, and who was told, by the receiver of Alertmanager's notifications.
+//! Which alerts fired in an arm, by Prometheus, and which were notified, by the receiver of Alertmanager's notifications.
 //!
 //! Left out: whether they should have; that is the experiment's to judge.
 
@@ -44,7 +44,7 @@ pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
     })
 }
 
-/// Waits until nothing fires and the receiver was told so; then all that fired since then. What fires twice is told
+/// Waits until nothing fires and the receiver was notified; then all that fired since then. What fires twice is notified
 /// of twice.
 pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<FiredAlert>> {
     let containers = lab.containers()?;
@@ -67,7 +67,7 @@ pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result
     })?;
     let mut fired = quiet.ok_or_else(|| {
         outcome::failed(
-            "alerts still fire, or nobody was told that they are over",
+            "alerts still fire, or are not notified as resolved",
             "`cargo xtask alerts` shows which",
         )
     })?;
@@ -83,17 +83,17 @@ pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result
     Ok(fired)
 }
 
-/// A receiver that started anew meanwhile would pass for one that was told nothing.
+/// A receiver that was restarted meanwhile would look like one without notifications.
 fn require_record(history: &History, since: DateTime<Utc>) -> anyhow::Result<()> {
     anyhow::ensure!(
         history.recording_since <= since,
-        "the alert receiver was started at {}, and has forgotten what it was told before",
+        "the alert receiver was started at {}, and has lost earlier notifications",
         history.recording_since
     );
     Ok(())
 }
 
-/// What the receiver was told, a line for each time that an alert fired.
+/// The receiver's notifications, a line for each time that an alert fired.
 fn told(changes: &[Change]) -> Vec<FiredAlert> {
     let mut fired: Vec<(&Change, FiredAlert)> = Vec::new();
     for change in changes {

@@ -105,7 +105,7 @@ pub enum Observed {
     Reconciliation,
     /// The orders' traces, and what became of spans.
     Traces,
-    /// Which alerts fired, and who was told.
+    /// Which alerts fired, and their notifications.
     Alerts,
 }
 

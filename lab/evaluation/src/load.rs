@@ -25,7 +25,7 @@ use super::experiment::{LoadPlan, Model};
 const BESIDES_RUN_TIME: Duration = Duration::from_secs(60);
 /// Until the measured part begins.
 const BEGUN_WITHIN: Duration = Duration::from_secs(45);
-/// Until a run that was told to end has ended.
+/// Until a run that was asked to end has ended.
 const ENDED_WITHIN: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(50);
 /// Accounts in whose names the open model's orders arrive.

@@ -1,4 +1,4 @@
-//! What became of alerts: the contract between `alert-receiver`, which hears of it from Alertmanager, and `xtask`,
+//! What became of alerts: the contract between `alert-receiver`, which Alertmanager notifies, and `xtask`,
 //! which reads it. This crate is serde only; it asks nobody.
 
 use std::collections::BTreeMap;
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 /// The path at which the receiver gives its [`History`], as JSON; `?since=<RFC 3339>` leaves out what came before.
 pub const HISTORY_PATH: &str = "/alerts";
 
-/// What the receiver was told, as far as it still knows.
+/// The receiver's notifications, as far as it still has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// In the order in which they came.
     pub alerts: Vec<Change>,
-    /// How many the receiver does not have any more, or was told to have missed, since it started.
+    /// How many the receiver has dropped or missed since it started.
     pub dropped: u64,
-    /// When the receiver started: of what was told before nothing is known.
+    /// When the receiver started: earlier notifications are unknown.
     pub recording_since: DateTime<Utc>,
 }
 
 /// An alert that began to fire, or was over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// When the receiver was told.
+    /// When the notification came.
     pub received_at: DateTime<Utc>,
-    /// What was told.
+    /// Its status.
     pub status: Status,
     /// The label `alertname`; empty where there is none.
     pub name: String,
@@ -52,7 +52,7 @@ pub enum Status {
 }
 
 impl Change {
-    /// Whether both tell the same of the same alert: Alertmanager repeats what it has told.
+    /// Whether both are the same notification: Alertmanager repeats them.
     pub fn repeats(&self, other: &Self) -> bool {
         self.status == other.status && self.ends_at == other.ends_at && self.is_of_the_same(other)
     }

@@ -315,9 +315,9 @@ pub struct Telemetry {
 pub struct FiredAlert {
     /// The label `alertname`.
     pub name: String,
-    /// When somebody was told that it fires; `None` if nobody ever was.
+    /// When it was notified; `None` if it never was.
     pub told_at: Option<DateTime<Utc>>,
-    /// When somebody was told that it is over.
+    /// When it was notified as resolved.
     pub over_at: Option<DateTime<Utc>>,
 }
 

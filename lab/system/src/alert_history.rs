@@ -24,7 +24,7 @@ impl AlertReceiver {
         })
     }
 
-    /// What it was told at this time or later; all that it still knows without one.
+    /// Its notifications from this time on; all that it still has without one.
     pub fn history(&self, since: Option<DateTime<Utc>>) -> anyhow::Result<History> {
         let since = since.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true));
         let query: Vec<(&str, &str)> = since.iter().map(|time| ("since", &**time)).collect();

@@ -16,7 +16,7 @@ use system::{
 
 use crate::output::{Format, print_json, table};
 
-/// What `alerts` can be told.
+/// Options of `alerts`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 none is firing, 1 one is, 3 the system isn't up. \

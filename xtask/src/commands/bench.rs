@@ -30,7 +30,7 @@ const GATEWAYS: [(&str, &str); 6] = [
 ];
 const GATEWAYS_WITHIN_SECONDS: u64 = 60;
 
-/// What `bench` can be told.
+/// Options of `bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// This part alone

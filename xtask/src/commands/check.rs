@@ -35,7 +35,7 @@ const YAML: [&str; 3] = [
 ];
 const ALLOY: &str = "observability/alloy/config.alloy";
 
-/// What `check` can be told.
+/// Options of `check`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// Only this check, by its name in the result; can be given several times

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 /// What completions are called for.
 const NAME: &str = "xtask";
 
-/// What `completions` can be told.
+/// Options of `completions`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[command(
     after_help = "For bash: `xtask() { cargo xtask \"$@\"; }; source <(cargo xtask completions bash)`."

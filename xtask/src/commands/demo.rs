@@ -18,7 +18,7 @@ const LOAD_RUN_TIME: &str = "20s";
 /// Of the experiments the one that takes least time: a minute.
 const QUICK_EXPERIMENT: &str = "inbox";
 
-/// What `demo` can be told.
+/// Options of `demo`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[group(id = "demo")]
 pub(crate) struct Options {

@@ -37,7 +37,7 @@ pub(crate) enum Options {
     Purge(PurgeOptions),
 }
 
-/// What `dlq list` can be told.
+/// Options of `dlq list`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ListOptions {
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub(crate) struct ListOptions {
     limit: usize,
 }
 
-/// What `dlq peek` can be told.
+/// Options of `dlq peek`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PeekOptions {
     /// The dead letter's number in `dlq list`, or at least the first 8 characters of its id [default: the first that meets

@@ -1,4 +1,4 @@
-//! `doctor`: what this machine lacks, and the command that repairs it.
+//! `doctor`: checks prerequisites, and names the command that provides what is missing.
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use crate::output::progress;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What `down` can be told.
+/// Options of `down`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// Delete all data as well: accounts, orders, messages, metrics

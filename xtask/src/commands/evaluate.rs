@@ -24,7 +24,7 @@ const MAX_SEED: u64 = 1_000_000;
 /// For `--compare`.
 const DEFAULT_TOLERANCE: f64 = 0.2;
 
-/// What `evaluate` can be told.
+/// Options of `evaluate`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -55,7 +55,7 @@ pub(crate) struct Options {
         conflicts_with_all = ["experiments", "repeat", "seed", "sabotage"]
     )]
     compare: Option<Vec<String>>,
-    /// How much worse a median may get, as a part of what it was
+    /// Allowed relative regression of a median
     #[arg(long, default_value_t = DEFAULT_TOLERANCE, value_name = "PART", value_parser = tolerance, requires = "compare")]
     tolerance: f64,
 }

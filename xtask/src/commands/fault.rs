@@ -25,7 +25,7 @@ const LEAST_MEBIBYTES: i64 = 6;
 /// The kernel takes no smaller quota: a millisecond of each tenth of a second.
 const LEAST_MILLICORES: i64 = 10;
 
-/// What `fault` can be told.
+/// Options of `fault`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     #[command(subcommand)]

@@ -25,7 +25,7 @@ use crate::output::{Format, print_json, progress, table};
 /// The most keys at once: each of them stands in a metric, and is one more that may leak.
 const MOST_KEYS: usize = 5;
 
-/// What `keys` can be told.
+/// Options of `keys`.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum Options {
     /// List the keys, what each is for, and which containers have it; never the keys themselves

@@ -36,7 +36,7 @@ const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
 /// Messages of what was done just before are through by then, and a scrape interval more.
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 
-/// What `load` can be told.
+/// Options of `load`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// What the users do

@@ -15,7 +15,7 @@ use crate::output::{print_stderr, print_stdout};
 /// A followed log ends when somebody ends it, at the latest after a day.
 const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What `logs` can be told.
+/// Options of `logs`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// One service [default: all]

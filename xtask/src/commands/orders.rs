@@ -45,7 +45,7 @@ pub(crate) enum Options {
     Repair(RepairOptions),
 }
 
-/// What `orders stuck` can be told.
+/// Options of `orders stuck`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct StuckOptions {
     /// Waiting for longer than this: 10s, 5m
@@ -53,7 +53,7 @@ pub(crate) struct StuckOptions {
     older_than: Duration,
 }
 
-/// What `orders repair` can be told.
+/// Options of `orders repair`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RepairOptions {
     /// These orders, however long they have waited [default: all that are stuck]

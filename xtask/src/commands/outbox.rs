@@ -39,7 +39,7 @@ pub(crate) enum Options {
     Drop(ChangeOptions),
 }
 
-/// What `outbox retry` and `outbox drop` can be told.
+/// Options of `outbox retry` and `outbox drop`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ChangeOptions {
     /// The events' ids, as `outbox parked` shows them

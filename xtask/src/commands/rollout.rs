@@ -17,7 +17,7 @@ use system::{
 
 use crate::output::{Format, print_json, progress};
 
-/// What `rollout` can be told.
+/// Options of `rollout`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_help = "The new containers are made as `cargo xtask up` would make them: from today's sources, with the \

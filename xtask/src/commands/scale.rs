@@ -15,7 +15,7 @@ use system::{
 use super::rollout::{repair, service};
 use crate::output::{Format, print_json, progress};
 
-/// What `scale` can be told.
+/// Options of `scale`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[command(
     after_help = "More are started one by one, each healthy before the next one; fewer are stopped one by one, those \

@@ -22,7 +22,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// What `test` can be told.
+/// Options of `test`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// Leave the test system running

@@ -37,7 +37,7 @@ const HEALTHY_WITHIN_SECONDS: u64 = 180;
 /// How much of an unhealthy container's log an error repeats.
 const LOG_LINES: usize = 12;
 
-/// What `up` can be told.
+/// Options of `up`.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Options {
     /// Where third-party images come from
@@ -51,7 +51,7 @@ pub(crate) struct Options {
     consent: Consent,
 }
 
-/// What a command that needs an engine may be told beforehand.
+/// Options of a command that needs an engine.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Consent {
     /// Install a missing container engine without asking

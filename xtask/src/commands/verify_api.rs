@@ -49,7 +49,7 @@ const NEEDS_PASSWORD: [&str; 2] = ["POST /auth/login", "PUT /users/me/password"]
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 const TOKEN: &str = "AGORA_API_TOKEN";
 
-/// What `verify-api` can be told.
+/// Options of `verify-api`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// Made-up requests for each operation, at most, besides those for the edges of what its document allows

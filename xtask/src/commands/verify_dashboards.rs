@@ -35,7 +35,7 @@ use crate::output::{Format, print_json};
 /// Other programs' metrics that are absent while nothing is wrong.
 const NOT_IN_GOOD_WEATHER: [&str; 1] = ["ALERTS"];
 
-/// What `verify-dashboards` can be told.
+/// Options of `verify-dashboards`.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 every panel shows something, 1 one doesn't, 3 the system isn't up."

@@ -20,7 +20,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 /// Handling on the way from tier to tier, and the looks themselves.
 const SLACK: Duration = Duration::from_secs(14);
 
-/// What `verify-dlq` can be told.
+/// Options of `verify-dlq`.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Options {
     /// How many dead letters there should be, over all queues

@@ -47,7 +47,7 @@ const SETTLED_WITHIN_SECONDS: f64 = 45.0;
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 const WAIT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What `verify-metrics` can be told.
+/// Options of `verify-metrics`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Options {
     /// The run to verify [default: the last one]

@@ -42,7 +42,7 @@ const STORED_COUNTER: &str = "otelcol_receiver_accepted_spans_total";
 const REFUSED_COUNTER: &str = "otelcol_receiver_refused_spans_total";
 const GATEWAY_COUNTER: &str = "traefik_entrypoint_requests_total";
 
-/// What `verify-traces` can be told.
+/// Options of `verify-traces`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 enough traces are whole, 1 too few are, or spans got lost in the store, 3 the system \

@@ -27,10 +27,10 @@ const FOLLOWING: [&str; 2] = ["OrdersStuck", "NobodyConsumes"];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "alerting",
-    claim: "With alerting, somebody is told of a service or a broker that is down within the runbook's times, of \
-            nothing else, and that it is over; under a load without a fault nobody is told of anything.",
-    refuted_by: "a fault that nobody is told of in time, an alert that is not over in time, or a false alarm",
-    harm: "Without it the same alerts fire, and nobody hears of them.",
+    claim: "With alerting, an alert for a service or a broker that is down is notified within the runbook's times and \
+            resolved afterwards, and no other alert is; under a load without a fault there is no notification.",
+    refuted_by: "a fault without a notification in time, an alert that is not resolved in time, or a false alarm",
+    harm: "Without it the same alerts fire without a notification.",
     arms: &[
         without(&["alerting"]),
         ON,
@@ -69,10 +69,10 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     measurements: |arms| {
         [
             vec![
-                harm("alerts that nobody was told of", arms, |arm| {
+                harm("alerts without a notification", arms, |arm| {
                     count(&unheard(arm))
                 }),
-                longest("longest until somebody was told", arms, told_after),
+                longest("longest time to notification", arms, told_after),
                 longest("longest until it was said to be over", arms, over_after),
             ],
             context(arms),
@@ -86,7 +86,7 @@ fn fired(arm: &Arm) -> Vec<FiredAlert> {
     arm.alerts.clone().unwrap_or_default()
 }
 
-/// What fired without anybody being told.
+/// Alerts that fired without a notification.
 fn unheard(arm: &Arm) -> Vec<String> {
     let fired = fired(arm).into_iter();
     let unheard = fired.filter(|alert| alert.told_at.is_none());
@@ -158,13 +158,13 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     if unheard.is_empty() {
         return (
             Outcome::Inconclusive,
-            "without alerting nothing fired that somebody should have heard of".to_owned(),
+            "without alerting no alert fired".to_owned(),
         );
     }
     (
         Outcome::Upheld,
         format!(
-            "without it nobody heard of {}; with it {}; and no false alarm",
+            "without it no notification for {}; with it {}; and no false alarm",
             unheard.join(" and "),
             times.join(", ")
         ),
@@ -176,27 +176,29 @@ fn tried(arm: &Arm) -> bool {
     fault.is_some_and(|fault| fault.injected_at.is_some())
 }
 
-/// The first thing that is wrong with what was told of a fault; else its times are noted.
+/// The first defect of a fault's notifications; else its times are noted.
 fn wrong_with_fault(arm: &Arm, times: &mut Vec<String>) -> Option<String> {
     for (alert, fires_within, clears_within) in expected(arm) {
         match told_after(arm, alert) {
-            None => return Some(format!("nobody was told of {alert}")),
+            None => return Some(format!("no notification for {alert}")),
             Some(after) if after < 0.0 => return Some(format!("{alert} came before the fault")),
             Some(after) if after > *fires_within => {
                 return Some(format!(
-                    "somebody was told of {alert} after {after:.0} s ({fires_within:.0} s are allowed)"
+                    "{alert} was notified after {after:.0} s ({fires_within:.0} s are allowed)"
                 ));
             }
             Some(told) => match over_after(arm, alert) {
                 Some(over) if over <= *clears_within => {
-                    times.push(format!("{alert} after {told:.0} s, over after {over:.0} s"));
+                    times.push(format!(
+                        "{alert} notified after {told:.0} s, resolved after {over:.0} s"
+                    ));
                 }
                 Some(over) => {
                     return Some(format!(
                         "{alert} was over after {over:.0} s ({clears_within:.0} s are allowed)"
                     ));
                 }
-                None => return Some(format!("nobody was told that {alert} is over")),
+                None => return Some(format!("no resolution notification for {alert}")),
             },
         }
     }

@@ -67,7 +67,7 @@ const fn consumers(name: &'static str, replicas: &'static [(&'static str, u32)])
 
 fn speed(arms: &[Arm]) -> Measurement {
     Measurement::of(
-        "orders decided while starved",
+        "orders decided under the CPU limit",
         "/s",
         Better::More,
         arms,
@@ -76,7 +76,7 @@ fn speed(arms: &[Arm]) -> Measurement {
     .decisive()
 }
 
-/// Orders that came to their end while the consumers were starved, a second.
+/// Orders that came to their end while the CPU limit was in force, a second.
 fn decided_per_second(arm: &Arm) -> Option<f64> {
     let in_force = arm.fault.as_ref()?.in_force?;
     let seconds = (in_force.until - in_force.from).as_seconds_f64();
@@ -109,7 +109,7 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     let Some(speeds) = speeds.filter(|speeds| speeds.iter().all(|speed| *speed > 0.0)) else {
         return (
             Outcome::Inconclusive,
-            "in one arm no order was decided while the consumers were starved".to_owned(),
+            "in one arm no order was decided while the CPU limit was in force".to_owned(),
         );
     };
     let gains: Vec<f64> = speeds.windows(2).map(|pair| pair[1] / pair[0]).collect();

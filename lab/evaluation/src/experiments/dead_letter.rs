@@ -12,7 +12,7 @@ use crate::{
     verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [Count; 1] = [("orders starved behind the poison", lost)];
+const HARMS: [Count; 1] = [("orders never processed behind the poison", lost)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "dead_letter",

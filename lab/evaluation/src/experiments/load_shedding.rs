@@ -119,7 +119,7 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     };
     let (Some(off_rate), Some(on_rate)) = (accepted_per_second(off), accepted_per_second(on))
     else {
-        return inconclusive("no order arrived while the database was starved".to_owned());
+        return inconclusive("no order arrived while the CPU limit was in force".to_owned());
     };
     // First: where none was accepted there is no p99 either.
     if on_rate < off_rate * FLAT {
@@ -129,7 +129,7 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
         return (Outcome::Refuted, reason);
     }
     let (Some(off_ms), Some(on_ms)) = (accepted_p99(off), accepted_p99(on)) else {
-        return inconclusive("no order was accepted while the database was starved".to_owned());
+        return inconclusive("no order was accepted while the CPU limit was in force".to_owned());
     };
     if on_ms > PROMPT_MS {
         let reason = format!("with it the p99 of accepted orders was {on_ms:.0} ms");

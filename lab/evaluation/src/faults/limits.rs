@@ -19,7 +19,7 @@ use super::{
 const CPU_PERIOD_US: u64 = 100_000;
 /// `docker stats` waits for two samples.
 const STATS_LIMIT: Duration = Duration::from_secs(15);
-/// Whoever can't read the throttling takes a container for starved that uses so much of what it may.
+/// Where throttling can't be read, a container that uses this much of its limit counts as throttled.
 const STARVED_FROM: f64 = 0.8;
 const BYTES_PER_MEBIBYTE: i64 = 1024 * 1024;
 

@@ -20,7 +20,7 @@ use crate::{
 pub struct Comparison {
     /// `failed` on a regression; `inconclusive` when the run `after` lacks an experiment, or both have none.
     pub outcome: Exit,
-    /// How much worse a median may get, as a part of what it was.
+    /// Allowed relative regression of a median.
     pub tolerance: f64,
     /// In the earlier run.
     pub before: Side,

@@ -674,8 +674,8 @@ fn done(arms: &[Arm]) -> Vec<FactRow> {
 fn alert(fired: &FiredAlert) -> String {
     let time = |at: DateTime<Utc>| at.format("%H:%M:%S").to_string();
     match (fired.told_at, fired.over_at) {
-        (None, _) => format!("{}: nobody was told", fired.name),
-        (Some(told), None) => format!("{} from {}, not over", fired.name, time(told)),
+        (None, _) => format!("{}: no notification", fired.name),
+        (Some(told), None) => format!("{} from {}, not resolved", fired.name, time(told)),
         (Some(told), Some(over)) => {
             format!("{} from {} to {}", fired.name, time(told), time(over))
         }

@@ -30,7 +30,7 @@ struct Report {
 /// An alert that began to fire, or cleared.
 #[derive(Debug, PartialEq, Serialize)]
 struct Entry {
-    /// When the receiver was told.
+    /// When the notification came.
     received_at: DateTime<Utc>,
     status: Status,
     name: String,

@@ -14,7 +14,7 @@ use system::{
 use super::filters::Filters;
 use crate::output::{Format, print_json};
 
-/// What both can be told.
+/// Options of both.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Choice {
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(crate) struct Choice {
     dry_run: bool,
 }
 
-/// What `dlq replay` can be told.
+/// Options of `dlq replay`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ReplayOptions {
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(crate) struct ReplayOptions {
     beyond_inbox_window: bool,
 }
 
-/// What `dlq purge` can be told.
+/// Options of `dlq purge`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PurgeOptions {
     #[command(flatten)]
