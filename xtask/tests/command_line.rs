@@ -417,6 +417,22 @@ fn a_component_that_is_not_there_fails_the_check_of_alloys_configuration() {
 }
 
 #[test]
+fn a_retired_word_fails_its_check_which_says_what_to_write() {
+    let repository = small_repository();
+    let list = repository.path().join("docs/reference/retired-words.txt");
+    fs::create_dir_all(list.parent().expect("a folder")).expect("a folder");
+    fs::write(&list, "\\bwhilst\\b\tobservability/\teffect\n").expect("a file");
+    let sound = check(repository.path(), "words");
+    assert_eq!(sound.status.code(), Some(0), "{}", stderr(&sound));
+    let page = repository.path().join("observability/page.md");
+    fs::write(&page, "No fault\nwhilst it lasts.\n").expect("a file");
+    let broken = check(repository.path(), "words");
+    assert_eq!(broken.status.code(), Some(1));
+    let expected = "observability/page.md:2: `whilst`: write effect instead";
+    assert!(stderr(&broken).contains(expected), "{}", stderr(&broken));
+}
+
+#[test]
 fn a_check_that_is_not_there_is_refused() {
     let output = xtask(&["check", "--only", "everything"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

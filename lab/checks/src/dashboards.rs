@@ -279,8 +279,8 @@ fn panel_defects(
     if panel.queries.is_empty() {
         defect(format!("`{title}` asks nothing"));
     }
-    let figures = |query: &Query| query.language == Language::PromQl;
-    if panel.queries.iter().any(figures) {
+    let of_metrics = |query: &Query| query.language == Language::PromQl;
+    if panel.queries.iter().any(of_metrics) {
         if panel.unit.is_empty() {
             defect(format!("`{title}` has no unit"));
         }

@@ -13,3 +13,4 @@ pub mod own_metrics;
 pub mod promql;
 pub mod spans_check;
 pub mod traces_check;
+pub mod words;

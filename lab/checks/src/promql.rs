@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-/// What is asked before an `or vector(0)`, or the like, stands in for an answer that may be empty in good weather.
+/// What is asked before an `or vector(0)`, or the like, stands in for an answer that may be empty while nothing is wrong.
 pub fn without_fallback(expr: &str) -> Option<&str> {
     let mut depth = 0_i32;
     let mut quoted = false;

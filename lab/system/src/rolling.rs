@@ -222,7 +222,7 @@ impl<'a> Rolling<'a> {
                 self.service,
                 account(new)
             ),
-            "mend what its log says: its settings are in the env file, its image is what `cargo xtask up` built",
+            "repair what its log says: its settings are in the env file, its image is what `cargo xtask up` built",
         )
     }
 

@@ -14,7 +14,7 @@ use base::{
 use checks::{
     alloy,
     dashboards::{self, Dashboard, Language},
-    logql,
+    logql, words,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -72,7 +72,7 @@ type Check = (
     fn(&Project, &Step) -> anyhow::Result<Option<String>>,
 );
 
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 14] = [
     ("formatting", formatting),
     ("lints", lints),
     ("jaeger's stand-in", stand_in),
@@ -82,6 +82,7 @@ const CHECKS: [Check; 13] = [
     ("prometheus configuration", prometheus_configuration),
     ("prometheus rule tests", prometheus_rule_tests),
     ("alertmanager configuration", alertmanager_configuration),
+    ("words", retired_words),
     ("shell scripts", shell_scripts),
     ("dashboards", dashboard_files),
     ("dashboard queries", dashboard_queries),
@@ -231,6 +232,53 @@ fn dependency_policy(project: &Project, step: &Step) -> anyhow::Result<Option<St
         ));
     }
     logged(project, step, "deny", deny().args(["check"]))
+}
+
+/// Texts in which words are looked for, by their extensions.
+const TEXTS: [&str; 8] = ["html", "json", "md", "proto", "rs", "sh", "yaml", "yml"];
+/// Folders without texts of ours: what is built, and what was recorded.
+const NOT_OURS: [&str; 3] = ["target", "fixtures", "golden"];
+
+fn retired_words(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
+    let list = project.root.join(words::LIST);
+    let list =
+        fs::read_to_string(&list).with_context(|| format!("failed to read {}", list.display()))?;
+    let retired = words::read(&list)?;
+    let (mut uses, mut read) = (Vec::new(), 0);
+    let mut folders = vec![project.root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let (path, name) = (entry.path(), entry.file_name());
+            let is_text = || {
+                path.extension()
+                    .is_some_and(|it| TEXTS.iter().any(|text| it == *text))
+            };
+            if entry.file_type()?.is_dir() {
+                if !NOT_OURS.iter().any(|other| name == *other) && name != ".git" {
+                    folders.push(path);
+                }
+            } else if is_text() {
+                let relative = path
+                    .strip_prefix(&project.root)?
+                    .to_string_lossy()
+                    .into_owned();
+                let text = fs::read_to_string(&path)
+                    .with_context(|| format!("failed to read {}", path.display()))?;
+                uses.extend(words::uses(&retired, &relative, &text));
+                read += 1;
+            }
+        }
+    }
+    step.result(format!("{} retired words, {read} files", retired.len()));
+    if uses.is_empty() {
+        return Ok(None);
+    }
+    uses.sort_unstable();
+    Err(outcome::failed(
+        uses.join("\n"),
+        format!("{} has the words and what stands for each now", words::LIST),
+    ))
 }
 
 /// The files must stand by themselves: checked with upstream images and throwaway secrets, not with .env.

@@ -345,7 +345,7 @@ fn image_sources(registry: Check, recipes: Check) -> [Check; 2] {
 }
 
 fn print_text(report: &Report) {
-    let mut rows = table(["", "what", "found", "mend"]);
+    let mut rows = table(["", "what", "found", "repair"]);
     for check in &report.checks {
         let mark = match check.state {
             State::Ok => "✓",

@@ -126,7 +126,7 @@ fn wait_until_healthy(lab: &Lab<'_>, concerned: impl Fn(&Container) -> bool) -> 
     healthy.ok_or_else(|| {
         outcome::failed(
             format!(
-                "{sick}, {} s after everything was mended",
+                "{sick}, {} s after everything was repaired",
                 HEALTHY_WITHIN.as_secs()
             ),
             "`cargo xtask logs SERVICE` says why; `cargo xtask up` makes what is missing",

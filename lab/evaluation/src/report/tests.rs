@@ -603,7 +603,7 @@ fn nothing_from_the_evidence_becomes_markup() {
     evaluation.command = evil.to_owned();
     evaluation.versions.agora = evil.to_owned();
     let arm = &mut evaluation.trials[0].arms[0];
-    arm.reconciliation.as_mut().expect("books").lost = vec![evil.to_owned()];
+    arm.reconciliation.as_mut().expect("a reconciliation").lost = vec![evil.to_owned()];
     let conclusion = Conclusion::of(&evaluation).unwrap();
 
     let page = html::page(&evaluation, &conclusion).unwrap();

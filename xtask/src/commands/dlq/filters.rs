@@ -58,7 +58,7 @@ impl Filters {
         }
     }
 
-    /// Nobody said which letters: all of all queues.
+    /// Without a condition: all dead letters of all queues.
     pub(crate) fn are_absent(&self) -> bool {
         self.queue.is_none() && self.selection() == Selection::default()
     }
