@@ -18,32 +18,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::metrics::CallMetrics;
+use crate::metrics::{BreakerState, CallMetrics};
 
 /// How many outcomes are remembered.
 const WINDOW: u32 = 20;
 /// How many probes must succeed, one after the other.
 const PROBES: u32 = 3;
-
-/// As it stands in a metric's label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BreakerState {
-    Closed,
-    Open,
-    HalfOpen,
-}
-
-impl BreakerState {
-    pub(crate) const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
-    }
-}
 
 /// One target's breaker.
 pub(crate) struct Breaker {

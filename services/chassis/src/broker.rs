@@ -32,13 +32,12 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::backoff::backoff;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, MessageTraces};
 use crate::crash_points::crash_point;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
-use crate::telemetry::MessageTraces;
 
 /// Connecting and declaring may take this long before it counts as failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

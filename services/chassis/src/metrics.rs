@@ -22,7 +22,6 @@ pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use shared_events::topology::DeadReason;
 
-use crate::breaker::BreakerState;
 use crate::patterns::{Pattern, Switch};
 
 /// Seconds; from a cached read to the request timeout.
@@ -530,6 +529,26 @@ impl CallFamilies {
             families.replicas.clone(),
         );
         families
+    }
+}
+
+/// The states of a circuit breaker, as the label `state` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BreakerState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+impl BreakerState {
+    pub(crate) const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
     }
 }
 

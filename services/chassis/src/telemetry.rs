@@ -23,7 +23,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-pub use self::messages::MessageTraces;
 pub(crate) use self::messages::{Message, message_span};
 use self::otlp::OtlpExporter;
 pub use self::statement::Statement;

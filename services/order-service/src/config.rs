@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use chassis::config::{
-    BrokerConfig, ConfigError, ConsumerConfig, DatabaseConfig, Env, HttpConfig, OutboxConfig,
-};
+use chassis::config::{BrokerConfig, ConsumerConfig, DatabaseConfig, HttpConfig, OutboxConfig};
+use chassis::environment::{ConfigError, Env};
 use chassis::patterns::{Pattern, Switch};
 
 /// Configuration of order-service.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use chassis::config::{ConfigError, DatabaseConfig, Env, HttpConfig};
+use chassis::config::{DatabaseConfig, HttpConfig};
 use chassis::deadline::ANSWER_RESERVE;
+use chassis::environment::{ConfigError, Env};
 use chassis::outbound::Limits;
 use chassis::patterns::{Pattern, Switch};
 use chassis::replicas::Resolver;

@@ -14,57 +14,13 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::config::{ConfigError, Env};
-use crate::patterns::{Pattern, Switch};
+use crate::config::MessageTraces;
 use crate::telemetry;
 
 /// The headers that carry the context.
 const CONTEXT_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
-/// How the trace of whoever sent a message and the trace of whoever takes it hang together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MessageTraces {
-    /// The consumer's span is a child of the sender's.
-    Parent,
-    /// The consumer's span begins a trace, and links to the sender's.
-    Link,
-    /// Each side begins a trace of its own: the pattern is off.
-    Apart,
-}
-
 impl MessageTraces {
-    /// Reads `AGORA_PATTERN_TRACE_PROPAGATION` and `AGORA_TRACE_RELATION` (`parent`, or `link`).
-    ///
-    /// # Errors
-    /// When one of them is set to anything else.
-    pub fn read(env: &Env) -> Result<Self, ConfigError> {
-        const VARIABLE: &str = "AGORA_TRACE_RELATION";
-        const EXPECTED: &str = "parent or link";
-        let relation = match env.optional::<String>(VARIABLE, EXPECTED)?.as_deref() {
-            None | Some("parent") => Self::Parent,
-            Some("link") => Self::Link,
-            Some(value) => {
-                return Err(ConfigError::Invalid {
-                    variable: VARIABLE,
-                    value: value.to_owned(),
-                    expected: EXPECTED.to_owned(),
-                });
-            }
-        };
-        Ok(match Switch::read(env, Pattern::TracePropagation)? {
-            Switch::On => relation,
-            Switch::Off => Self::Apart,
-        })
-    }
-
-    /// The pattern's position.
-    pub fn switch(self) -> Switch {
-        match self {
-            Self::Parent | Self::Link => Switch::On,
-            Self::Apart => Switch::Off,
-        }
-    }
-
     /// Writes the current context into a message's headers, in the place of any that stands there.
     pub(crate) fn send_with(self, headers: &mut FieldTable) {
         if CONTEXT_HEADERS
@@ -163,24 +119,6 @@ fn long_str(value: &LongString) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_relation_is_parent_unless_said_otherwise_and_nonsense_is_refused() {
-        let read = |relation, pattern| {
-            MessageTraces::read(&Env::from_pairs([
-                ("AGORA_TRACE_RELATION", relation),
-                ("AGORA_PATTERN_TRACE_PROPAGATION", pattern),
-            ]))
-        };
-        assert_eq!(read("", ""), Ok(MessageTraces::Parent));
-        assert_eq!(read("link", "on"), Ok(MessageTraces::Link));
-        assert_eq!(read("link", "off"), Ok(MessageTraces::Apart));
-        let text = read("child", "").unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "AGORA_TRACE_RELATION=\"child\": expected parent or link"
-        );
-    }
 
     #[test]
     fn a_context_that_stands_in_the_headers_is_not_sent_on() {

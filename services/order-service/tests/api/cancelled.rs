@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chassis::config::Env;
+use chassis::environment::Env;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbox::Relay;
 use chassis::{broker, database};
