@@ -67,8 +67,8 @@ impl ServiceConfig {
             startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
             shutdown_delay: env.millis("SHUTDOWN_DELAY_MS", 0, 0..=60_000)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
-            graceful_shutdown: Switch::read(env, Pattern::GracefulShutdown)?,
-            async_export: Switch::read(env, Pattern::AsyncExport)?,
+            graceful_shutdown: env.switch(Pattern::GracefulShutdown)?,
+            async_export: env.switch(Pattern::AsyncExport)?,
         })
     }
 }
@@ -139,7 +139,7 @@ impl HttpConfig {
             max_connections: env.number("HTTP_MAX_CONNECTIONS", 1_024, 1..=65_536)? as usize,
             max_in_flight: env.number("HTTP_MAX_IN_FLIGHT", 32, 1..=10_000)? as usize,
             max_wait: env.millis("HTTP_MAX_WAIT_MS", 250, 0..=60_000)?,
-            load_shedding: Switch::read(env, Pattern::LoadShedding)?,
+            load_shedding: env.switch(Pattern::LoadShedding)?,
         })
     }
 }
@@ -188,7 +188,7 @@ impl BrokerConfig {
         Ok(Self {
             url: env.secret_url::<AMQPUri>("AMQP_URL", &["amqp"])?,
             publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=30_000)?,
-            confirms: Switch::read(env, Pattern::Confirms)?,
+            confirms: env.switch(Pattern::Confirms)?,
             traces: MessageTraces::read(env)?,
         })
     }
@@ -224,7 +224,7 @@ impl MessageTraces {
                 });
             }
         };
-        Ok(match Switch::read(env, Pattern::TracePropagation)? {
+        Ok(match env.switch(Pattern::TracePropagation)? {
             Switch::On => relation,
             Switch::Off => Self::Apart,
         })
@@ -279,9 +279,9 @@ impl ConsumerConfig {
             concurrency: concurrency as usize,
             batch_size: batch_size as usize,
             inbox_window: Duration::from_secs(u64::from(window_hours) * HOUR_SECONDS),
-            inbox: Switch::read(env, Pattern::Inbox)?,
-            retry: Switch::read(env, Pattern::Retry)?,
-            dead_letter: Switch::read(env, Pattern::DeadLetter)?,
+            inbox: env.switch(Pattern::Inbox)?,
+            retry: env.switch(Pattern::Retry)?,
+            dead_letter: env.switch(Pattern::DeadLetter)?,
         })
     }
 }
@@ -313,7 +313,7 @@ impl OutboxConfig {
             poll_interval: env.millis("OUTBOX_POLL_INTERVAL_MS", 1_000, 50..=60_000)?,
             max_rejections: env.number("OUTBOX_MAX_REJECTIONS", 5, 1..=100)?,
             retention: Duration::from_secs(u64::from(minutes) * 60),
-            outbox: Switch::read(env, Pattern::Outbox)?,
+            outbox: env.switch(Pattern::Outbox)?,
         })
     }
 }

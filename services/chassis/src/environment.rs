@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use patterns::{POSITIONS, Pattern, Switch};
 use secrecy::SecretString;
 
 /// Where variables come from: the process, or a test's list.
@@ -155,6 +156,15 @@ impl Env {
         Ok(Duration::from_millis(millis.into()))
     }
 
+    /// The switch of a pattern; unset, it is on.
+    ///
+    /// # Errors
+    /// When it is set to anything but `on` or `off`.
+    pub fn switch(&self, pattern: Pattern) -> Result<Switch, ConfigError> {
+        let switch = self.optional(pattern.variable(), POSITIONS)?;
+        Ok(switch.unwrap_or(Switch::On))
+    }
+
     /// A secret made by `parse`; neither the value nor its error ever shows it.
     ///
     /// # Errors
@@ -207,5 +217,26 @@ impl Env {
             (schemes.contains(&url.scheme()) && value.parse::<C>().is_ok())
                 .then(|| SecretString::from(value))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_on_unless_set_to_off_and_nonsense_is_refused() {
+        let read =
+            |value| Env::from_pairs([("AGORA_PATTERN_INBOX", value)]).switch(Pattern::Inbox);
+        assert_eq!(read(""), Ok(Switch::On));
+        assert_eq!(read("on"), Ok(Switch::On));
+        assert_eq!(read("off"), Ok(Switch::Off));
+        for value in ["OFF", "false", "0", "no"] {
+            let text = read(value).unwrap_err().to_string();
+            assert!(
+                text.contains("AGORA_PATTERN_INBOX") && text.contains("on or off"),
+                "{text}"
+            );
+        }
     }
 }

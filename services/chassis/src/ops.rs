@@ -2,6 +2,7 @@
 //!
 //! It opens first and closes last, so that a service that waits for its database, or drains, says so.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -59,8 +60,13 @@ async fn metrics(State(lifecycle): State<Lifecycle>) -> impl IntoResponse {
 }
 
 async fn patterns(State(lifecycle): State<Lifecycle>) -> impl IntoResponse {
+    let patterns: BTreeMap<_, _> = lifecycle
+        .patterns()
+        .into_iter()
+        .map(|(pattern, switch)| (pattern.name(), switch.name()))
+        .collect();
     axum::Json(serde_json::json!({
         "service": lifecycle.service(),
-        "patterns": lifecycle.patterns(),
+        "patterns": patterns,
     }))
 }

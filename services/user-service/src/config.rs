@@ -134,9 +134,9 @@ impl CatalogConfig {
                 patience: timeout,
             },
             max_stale: env.seconds("CATALOG_MAX_STALE_SECONDS", 60, 0..=3_600)?,
-            deadline: Switch::read(env, Pattern::Deadline)?,
-            circuit_breaker: Switch::read(env, Pattern::CircuitBreaker)?,
-            client_load_balancing: Switch::read(env, Pattern::ClientLoadBalancing)?,
+            deadline: env.switch(Pattern::Deadline)?,
+            circuit_breaker: env.switch(Pattern::CircuitBreaker)?,
+            client_load_balancing: env.switch(Pattern::ClientLoadBalancing)?,
         })
     }
 }
