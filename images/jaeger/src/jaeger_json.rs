@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::{
 };
 use serde_json::{Value, json};
 
-use crate::store::{Process, Scope, StoredSpan, TraceId, kind_name};
+use crate::span::{Process, Scope, StoredSpan, TraceId, kind_name};
 
 /// What Jaeger calls a service that gives no name.
 const NO_NAME: &str = "OTLPResourceNoServiceName";

@@ -9,6 +9,7 @@ mod jaeger_json;
 mod ops;
 mod query;
 mod search;
+mod span;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     State,
     search::{self, MAX_ANSWER_BYTES, TooLarge, Traces, Wanted},
-    store::TraceId,
+    span::TraceId,
 };
 
 const DEFAULT_LIMIT: usize = 100;

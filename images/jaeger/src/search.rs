@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     jaeger_json,
-    store::{Limits, Store, StoredSpan, StoredTrace, TraceId},
+    span::{StoredSpan, TraceId},
+    store::{Limits, Store, StoredTrace},
 };
 
 /// What the traces of one answer may take as they are kept: as JSON they take some twenty times as much while the answer

@@ -1,23 +1,21 @@
-//! The traces in memory, within limits; the oldest go first.
-//!
-//! A span is kept as the protobuf message that it came as, which takes a third of what its parsed form does, and is
-//! parsed when somebody asks.
+//! The traces in memory, within limits; the oldest are evicted first.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     hash::Hash,
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use opentelemetry_proto::tonic::{
     common::v1::InstrumentationScope,
-    trace::v1::{ResourceSpans, Span, span::SpanKind},
+    trace::v1::{ResourceSpans, Span},
 };
 use prost::Message;
-use serde_json::Value;
 
-use crate::jaeger_json;
+use crate::{
+    jaeger_json,
+    span::{Process, Scope, StoredSpan, TraceId, kind_name},
+};
 
 /// How many operations are listed, of all services together: names are few where they follow the conventions.
 const MAX_OPERATIONS: usize = 10_000;
@@ -46,59 +44,6 @@ impl Limits {
     };
 }
 
-/// 16 bytes, not all zero.
-pub(crate) type TraceId = [u8; 16];
-
-/// Who sent spans: a resource in Jaeger's terms.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Process {
-    pub(crate) service: String,
-    /// Its other attributes, as Jaeger's tags.
-    pub(crate) tags: Vec<Value>,
-}
-
-impl Process {
-    fn weight(&self) -> usize {
-        mem::size_of::<Self>() + self.service.len() + self.tags.iter().map(weight_of).sum::<usize>()
-    }
-}
-
-/// What a JSON value takes, roughly: an object's entries stand in a tree.
-fn weight_of(value: &Value) -> usize {
-    mem::size_of::<Value>()
-        + match value {
-            Value::String(text) => text.len(),
-            Value::Array(values) => values.iter().map(weight_of).sum(),
-            Value::Object(entries) => entries
-                .iter()
-                .map(|(key, value)| mem::size_of::<String>() + key.len() + weight_of(value))
-                .sum(),
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        }
-}
-
-/// A span as it is kept.
-#[derive(Debug, Clone)]
-pub(crate) struct StoredSpan {
-    pub(crate) process: Arc<Process>,
-    pub(crate) scope: Arc<Scope>,
-    /// A protobuf message.
-    bytes: Arc<[u8]>,
-}
-
-/// The library that made a span.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Scope {
-    pub(crate) name: String,
-    pub(crate) version: String,
-}
-
-impl Scope {
-    fn weight(&self) -> usize {
-        mem::size_of::<Self>() + self.name.len() + self.version.len()
-    }
-}
-
 /// A trace as it is kept.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoredTrace {
@@ -106,17 +51,6 @@ pub(crate) struct StoredTrace {
     pub(crate) spans: Vec<StoredSpan>,
     /// What counts against [`Limits::bytes_per_trace`], and makes answers large.
     pub(crate) bytes: usize,
-}
-
-impl StoredSpan {
-    /// The span, parsed. `None` can't happen: the bytes were made from one.
-    pub(crate) fn parse(&self) -> Option<Span> {
-        Span::decode(&*self.bytes).ok()
-    }
-
-    fn weight(&self) -> usize {
-        self.bytes.len() + 2 * mem::size_of::<usize>() + mem::size_of::<Self>()
-    }
 }
 
 /// Where a trace stands in time, for finding it without parsing it.
@@ -444,18 +378,6 @@ fn encode(span: Span) -> Result<Encoded, &'static str> {
         bytes: span.encode_to_vec().into(),
         name: span.name,
     })
-}
-
-/// As Jaeger writes it; empty where none is given.
-pub(crate) fn kind_name(kind: SpanKind) -> &'static str {
-    match kind {
-        SpanKind::Unspecified => "",
-        SpanKind::Internal => "internal",
-        SpanKind::Server => "server",
-        SpanKind::Client => "client",
-        SpanKind::Producer => "producer",
-        SpanKind::Consumer => "consumer",
-    }
 }
 
 fn scope_of(scope: InstrumentationScope) -> Scope {

@@ -1,11 +1,8 @@
-//! Configuration from environment variables, read once at start and refused with the variable's name, its
-//! value (unless secret) and what was expected.
+//! What is configured for every service, read once at start from environment variables ([`crate::environment`]).
 //!
-//! Left out: files, flags, reloading. An empty variable counts as unset, as compose can't unset one.
+//! Left out: files, flags, reloading, and a service's own settings.
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
@@ -14,209 +11,10 @@ use secrecy::SecretString;
 use shared_events::topology::INBOX_WINDOW;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::environment::{ConfigError, Env};
 use crate::patterns::{Pattern, Switch};
-use crate::telemetry::MessageTraces;
 
-/// Where variables come from: the process, or a test's list.
-pub struct Env {
-    lookup: Lookup,
-}
-
-type Lookup = Box<dyn Fn(&str) -> Option<String>>;
-
-/// A variable that is missing or can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// Not set, and there is no default.
-    #[error("{variable} is not set: expected {expected}")]
-    Missing {
-        /// The variable's name.
-        variable: &'static str,
-        /// What would be right.
-        expected: String,
-    },
-    /// Set to something else than what is expected.
-    #[error("{variable}={value:?}: expected {expected}")]
-    Invalid {
-        /// The variable's name.
-        variable: &'static str,
-        /// What it is set to; `[secret]` where it must not be shown.
-        value: String,
-        /// What would be right.
-        expected: String,
-    },
-}
-
-impl Env {
-    /// The process's own environment.
-    pub fn process() -> Self {
-        Self {
-            // What isn't UTF-8 is kept as something that no check accepts, not taken for unset.
-            lookup: Box::new(|name| {
-                std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-            }),
-        }
-    }
-
-    /// A fixed list: later pairs win.
-    pub fn from_pairs<K: Into<String>, V: Into<String>>(
-        pairs: impl IntoIterator<Item = (K, V)>,
-    ) -> Self {
-        let pairs: std::collections::HashMap<String, String> = pairs
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
-        Self {
-            lookup: Box::new(move |name| pairs.get(name).cloned()),
-        }
-    }
-
-    fn get(&self, variable: &str) -> Option<String> {
-        (self.lookup)(variable).filter(|value| !value.is_empty())
-    }
-
-    /// A value that must be set.
-    ///
-    /// # Errors
-    /// When it is missing or doesn't parse; `expected` finishes the sentence.
-    pub fn required<T: FromStr>(
-        &self,
-        variable: &'static str,
-        expected: &str,
-    ) -> Result<T, ConfigError> {
-        self.optional(variable, expected)?
-            .ok_or_else(|| ConfigError::Missing {
-                variable,
-                expected: expected.to_owned(),
-            })
-    }
-
-    /// A value that may be missing.
-    ///
-    /// # Errors
-    /// When it is there and doesn't parse.
-    pub fn optional<T: FromStr>(
-        &self,
-        variable: &'static str,
-        expected: &str,
-    ) -> Result<Option<T>, ConfigError> {
-        self.get(variable)
-            .map(|value| {
-                value.parse().map_err(|_| ConfigError::Invalid {
-                    variable,
-                    value,
-                    expected: expected.to_owned(),
-                })
-            })
-            .transpose()
-    }
-
-    /// A number within a range, or its default.
-    ///
-    /// # Errors
-    /// When it isn't a number or lies outside.
-    pub fn number(
-        &self,
-        variable: &'static str,
-        default: u32,
-        range: RangeInclusive<u32>,
-    ) -> Result<u32, ConfigError> {
-        let expected = format!("a number from {} to {}", range.start(), range.end());
-        let number = self.optional(variable, &expected)?.unwrap_or(default);
-        if range.contains(&number) {
-            return Ok(number);
-        }
-        Err(ConfigError::Invalid {
-            variable,
-            value: number.to_string(),
-            expected,
-        })
-    }
-
-    /// A duration in whole seconds.
-    ///
-    /// # Errors
-    /// As [`Env::number`].
-    pub fn seconds(
-        &self,
-        variable: &'static str,
-        default: u32,
-        range: RangeInclusive<u32>,
-    ) -> Result<Duration, ConfigError> {
-        let seconds = self.number(variable, default, range)?;
-        Ok(Duration::from_secs(seconds.into()))
-    }
-
-    /// A duration in milliseconds.
-    ///
-    /// # Errors
-    /// As [`Env::number`].
-    pub fn millis(
-        &self,
-        variable: &'static str,
-        default: u32,
-        range: RangeInclusive<u32>,
-    ) -> Result<Duration, ConfigError> {
-        let millis = self.number(variable, default, range)?;
-        Ok(Duration::from_millis(millis.into()))
-    }
-
-    /// A secret made by `parse`; neither the value nor its error ever shows it.
-    ///
-    /// # Errors
-    /// When it is missing or `parse` refuses it.
-    pub fn secret<T>(
-        &self,
-        variable: &'static str,
-        expected: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<T, ConfigError> {
-        let value = self.get(variable).ok_or_else(|| ConfigError::Missing {
-            variable,
-            expected: expected.to_owned(),
-        })?;
-        parse(&value).ok_or_else(|| ConfigError::Invalid {
-            variable,
-            value: "[secret]".to_owned(),
-            expected: expected.to_owned(),
-        })
-    }
-
-    /// A socket address to listen on, or its default.
-    ///
-    /// # Errors
-    /// When it doesn't parse.
-    pub fn listen_addr(
-        &self,
-        variable: &'static str,
-        default: SocketAddr,
-    ) -> Result<SocketAddr, ConfigError> {
-        let expected = "an address to listen on, like 0.0.0.0:8000";
-        Ok(self.optional(variable, expected)?.unwrap_or(default))
-    }
-
-    /// A URL with credentials in it, of one of the given schemes, that its client `C` can read.
-    ///
-    /// # Errors
-    /// When it is missing, has another scheme, or the client refuses it.
-    pub fn secret_url<C: FromStr>(
-        &self,
-        variable: &'static str,
-        schemes: &[&str],
-    ) -> Result<SecretString, ConfigError> {
-        let expected = format!(
-            "a URL of the form {}://USER:PASSWORD@HOST:PORT/NAME",
-            schemes[0]
-        );
-        self.secret(variable, &expected, |value| {
-            let url = url::Url::parse(value).ok()?;
-            (schemes.contains(&url.scheme()) && value.parse::<C>().is_ok())
-                .then(|| SecretString::from(value))
-        })
-    }
-}
-
-/// What each service has, whatever it does.
+/// The configuration that every service has.
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
     /// `OPS_ADDR`: health, readiness and metrics.
@@ -227,12 +25,12 @@ pub struct ServiceConfig {
     pub otlp_endpoint: Option<String>,
     /// `OTEL_TRACES_SAMPLER`: which of the traces that begin here are sampled. A caller's decision is always kept.
     pub traces_sampler: Sampler,
-    /// `STARTUP_TIMEOUT_SECONDS`: how long dependencies may take to answer before the process gives up.
+    /// `STARTUP_TIMEOUT_SECONDS`: how long the start may wait for dependencies before the process exits.
     pub startup_timeout: Duration,
-    /// `SHUTDOWN_DELAY_MS`: how long readiness says `draining` before anything is refused, so that whoever
-    /// balances over replicas has seen it.
+    /// `SHUTDOWN_DELAY_MS`: how long readiness is `draining` before connections are refused, so that load balancers have
+    /// seen it.
     pub shutdown_delay: Duration,
-    /// `SHUTDOWN_GRACE_SECONDS`: how long running work may take to finish.
+    /// `SHUTDOWN_GRACE_SECONDS`: how long work in flight may take to finish.
     pub shutdown_grace: Duration,
     /// `AGORA_PATTERN_GRACEFUL_SHUTDOWN`.
     pub graceful_shutdown: Switch,
@@ -269,14 +67,14 @@ impl ServiceConfig {
             startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
             shutdown_delay: env.millis("SHUTDOWN_DELAY_MS", 0, 0..=60_000)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
-            graceful_shutdown: Switch::read(env, Pattern::GracefulShutdown)?,
-            async_export: Switch::read(env, Pattern::AsyncExport)?,
+            graceful_shutdown: env.switch(Pattern::GracefulShutdown)?,
+            async_export: env.switch(Pattern::AsyncExport)?,
         })
     }
 }
 
-/// As OpenTelemetry's environment variables say it; only those that keep to the caller's decision, as a trace of which
-/// some services keep their part and others don't is of no use.
+/// By OpenTelemetry's environment variables; only the samplers that keep the caller's decision, as a trace that some services
+/// sample and others don't is of no use.
 fn traces_sampler(env: &Env) -> Result<Sampler, ConfigError> {
     const VARIABLE: &str = "OTEL_TRACES_SAMPLER";
     const EXPECTED: &str =
@@ -317,11 +115,11 @@ pub struct HttpConfig {
     pub max_body_bytes: usize,
     /// `HTTP_TIMEOUT_MS`: a request that takes longer is answered with 503.
     pub timeout: Duration,
-    /// `HTTP_MAX_CONNECTIONS`: what connects beyond them waits until one ends.
+    /// `HTTP_MAX_CONNECTIONS`: further ones wait until one ends.
     pub max_connections: usize,
-    /// `HTTP_MAX_IN_FLIGHT`: requests that a lane works on at the same time.
+    /// `HTTP_MAX_IN_FLIGHT`: the concurrency limit of each route group.
     pub max_in_flight: usize,
-    /// `HTTP_MAX_WAIT_MS`: how long a request may wait for its place, until it is answered with 503.
+    /// `HTTP_MAX_WAIT_MS`: how long a request may wait for a slot, until it is answered with 503.
     pub max_wait: Duration,
     /// `AGORA_PATTERN_LOAD_SHEDDING`.
     pub load_shedding: Switch,
@@ -341,7 +139,7 @@ impl HttpConfig {
             max_connections: env.number("HTTP_MAX_CONNECTIONS", 1_024, 1..=65_536)? as usize,
             max_in_flight: env.number("HTTP_MAX_IN_FLIGHT", 32, 1..=10_000)? as usize,
             max_wait: env.millis("HTTP_MAX_WAIT_MS", 250, 0..=60_000)?,
-            load_shedding: Switch::read(env, Pattern::LoadShedding)?,
+            load_shedding: env.switch(Pattern::LoadShedding)?,
         })
     }
 }
@@ -390,23 +188,68 @@ impl BrokerConfig {
         Ok(Self {
             url: env.secret_url::<AMQPUri>("AMQP_URL", &["amqp"])?,
             publish_timeout: env.millis("AMQP_PUBLISH_TIMEOUT_MS", 5_000, 1..=30_000)?,
-            confirms: Switch::read(env, Pattern::Confirms)?,
+            confirms: env.switch(Pattern::Confirms)?,
             traces: MessageTraces::read(env)?,
         })
+    }
+}
+
+/// How the trace of a message's consumer is related to that of its producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageTraces {
+    /// The consumer's span is a child of the producer's.
+    Parent,
+    /// The consumer's span begins a trace, and links to the producer's.
+    Link,
+    /// Each side begins a trace of its own: the pattern is off.
+    Separate,
+}
+
+impl MessageTraces {
+    /// Reads `AGORA_PATTERN_TRACE_PROPAGATION` and `AGORA_TRACE_RELATION` (`parent`, or `link`).
+    ///
+    /// # Errors
+    /// When one of them is set to anything else.
+    pub fn read(env: &Env) -> Result<Self, ConfigError> {
+        const VARIABLE: &str = "AGORA_TRACE_RELATION";
+        const EXPECTED: &str = "parent or link";
+        let relation = match env.optional::<String>(VARIABLE, EXPECTED)?.as_deref() {
+            None | Some("parent") => Self::Parent,
+            Some("link") => Self::Link,
+            Some(value) => {
+                return Err(ConfigError::Invalid {
+                    variable: VARIABLE,
+                    value: value.to_owned(),
+                    expected: EXPECTED.to_owned(),
+                });
+            }
+        };
+        Ok(match env.switch(Pattern::TracePropagation)? {
+            Switch::On => relation,
+            Switch::Off => Self::Separate,
+        })
+    }
+
+    /// The pattern's position.
+    pub fn switch(self) -> Switch {
+        match self {
+            Self::Parent | Self::Link => Switch::On,
+            Self::Separate => Switch::Off,
+        }
     }
 }
 
 /// Consuming a stream.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
-    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged; at least as many as are handled at the
+    /// `AMQP_PREFETCH`: messages that the broker delivers ahead, unacknowledged; at least as many as are handled at the
     /// same time, `AMQP_CONCURRENCY` × `AMQP_BATCH_SIZE`, which is also its default.
     pub prefetch: u16,
     /// `AMQP_CONCURRENCY`: transactions of messages at the same time, each on a database connection of its own.
     pub concurrency: usize,
     /// `AMQP_BATCH_SIZE`: the most messages that are handled in one transaction.
     pub batch_size: usize,
-    /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are remembered; [`INBOX_WINDOW`] or longer.
+    /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are kept; [`INBOX_WINDOW`] or longer.
     pub inbox_window: Duration,
     /// `AGORA_PATTERN_INBOX`.
     pub inbox: Switch,
@@ -429,30 +272,30 @@ impl ConsumerConfig {
             env.number("INBOX_WINDOW_HOURS", window_hours, window_hours..=24 * 365)?;
         let concurrency = env.number("AMQP_CONCURRENCY", 4, 1..=100)?;
         let batch_size = env.number("AMQP_BATCH_SIZE", 50, 1..=100)?;
-        // What isn't handed out can't be handled.
+        // A message that isn't prefetched can't be handled.
         let at_once = concurrency * batch_size;
         Ok(Self {
             prefetch: env.number("AMQP_PREFETCH", at_once, at_once..=10_000)? as u16,
             concurrency: concurrency as usize,
             batch_size: batch_size as usize,
             inbox_window: Duration::from_secs(u64::from(window_hours) * HOUR_SECONDS),
-            inbox: Switch::read(env, Pattern::Inbox)?,
-            retry: Switch::read(env, Pattern::Retry)?,
-            dead_letter: Switch::read(env, Pattern::DeadLetter)?,
+            inbox: env.switch(Pattern::Inbox)?,
+            retry: env.switch(Pattern::Retry)?,
+            dead_letter: env.switch(Pattern::DeadLetter)?,
         })
     }
 }
 
-/// Publishing what a transaction decided.
+/// Publishing the events of transactions.
 #[derive(Debug, Clone)]
 pub struct OutboxConfig {
     /// `OUTBOX_BATCH_SIZE`: the most events that the relay publishes in one transaction.
     pub batch_size: u32,
     /// `OUTBOX_POLL_INTERVAL_MS`: how long an event may wait whose notification was lost.
     pub poll_interval: Duration,
-    /// `OUTBOX_MAX_REJECTIONS`: after so many tries an event that the broker rejects is parked.
+    /// `OUTBOX_MAX_REJECTIONS`: after this many attempts an event that the broker rejects is parked.
     pub max_rejections: u32,
-    /// `OUTBOX_RETENTION_MINUTES`: how long a published row stays, for whoever wants to look.
+    /// `OUTBOX_RETENTION_MINUTES`: how long a published row is kept.
     pub retention: Duration,
     /// `AGORA_PATTERN_OUTBOX`.
     pub outbox: Switch,
@@ -470,7 +313,7 @@ impl OutboxConfig {
             poll_interval: env.millis("OUTBOX_POLL_INTERVAL_MS", 1_000, 50..=60_000)?,
             max_rejections: env.number("OUTBOX_MAX_REJECTIONS", 5, 1..=100)?,
             retention: Duration::from_secs(u64::from(minutes) * 60),
-            outbox: Switch::read(env, Pattern::Outbox)?,
+            outbox: env.switch(Pattern::Outbox)?,
         })
     }
 }
@@ -552,6 +395,24 @@ mod tests {
             let text = read(sampler, share).unwrap_err();
             assert!(text.starts_with(named), "{text}");
         }
+    }
+
+    #[test]
+    fn the_relation_is_parent_by_default_and_nonsense_is_refused() {
+        let read = |relation, pattern| {
+            MessageTraces::read(&Env::from_pairs([
+                ("AGORA_TRACE_RELATION", relation),
+                ("AGORA_PATTERN_TRACE_PROPAGATION", pattern),
+            ]))
+        };
+        assert_eq!(read("", ""), Ok(MessageTraces::Parent));
+        assert_eq!(read("link", "on"), Ok(MessageTraces::Link));
+        assert_eq!(read("link", "off"), Ok(MessageTraces::Separate));
+        let text = read("child", "").unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "AGORA_TRACE_RELATION=\"child\": expected parent or link"
+        );
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! broker, HTTP and gRPC.
 //!
 //! A service is a function `read` (environment → configuration) and a function `start` (configuration →
-//! running tasks), handed to [`lifecycle::run`]. This crate knows [`shared_events::Event`] and never what
-//! an event says.
+//! running tasks), which [`service::run`] runs. This crate knows [`shared_events::Event`] and no event's data.
 
 pub mod admission;
 mod backoff;
@@ -15,6 +14,7 @@ pub mod consumer;
 mod crash_points;
 pub mod database;
 pub mod deadline;
+pub mod environment;
 pub mod failure;
 mod finish;
 pub mod grpc;
@@ -26,7 +26,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod metrics;
 pub mod openapi;
-mod ops;
+pub mod ops;
 pub mod outbound;
 pub mod outbox;
 pub mod paging;
@@ -34,6 +34,7 @@ pub mod patterns;
 pub mod problem;
 pub mod readiness;
 pub mod replicas;
+pub mod service;
 pub mod telemetry;
 
 pub use crash_points::{arm as arm_crash_points, crash_point};

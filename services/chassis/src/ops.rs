@@ -1,7 +1,11 @@
-//! The port that the gateway doesn't route: alive, ready, figures, and which patterns are on.
+//! The port that the gateway doesn't route: liveness, readiness, metrics, and which patterns are on.
 //!
-//! It opens first and closes last, so that a service that waits for its database, or drains, says so.
+//! It opens first and closes last, so that a service that waits for its database, or drains, reports that.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -9,10 +13,27 @@ use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, listen};
 use crate::readiness::Status;
 
-pub(crate) fn router(lifecycle: Lifecycle) -> Router {
+/// Opens the ops port.
+///
+/// # Errors
+/// When the address is taken.
+pub async fn serve(lifecycle: &Lifecycle, addr: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let (listener, addr) = listen(addr).await?;
+    let closing = lifecycle.closing();
+    let router = router(lifecycle.clone());
+    lifecycle.spawn_watcher("ops", async move {
+        axum::serve(listener, router)
+            .with_graceful_shutdown(closing.cancelled_owned())
+            .await
+            .context("failed to serve the ops port")
+    });
+    Ok(addr)
+}
+
+fn router(lifecycle: Lifecycle) -> Router {
     Router::new()
         .route(
             "/healthz",
@@ -39,8 +60,13 @@ async fn metrics(State(lifecycle): State<Lifecycle>) -> impl IntoResponse {
 }
 
 async fn patterns(State(lifecycle): State<Lifecycle>) -> impl IntoResponse {
+    let patterns: BTreeMap<_, _> = lifecycle
+        .patterns()
+        .into_iter()
+        .map(|(pattern, switch)| (pattern.name(), switch.name()))
+        .collect();
     axum::Json(serde_json::json!({
         "service": lifecycle.service(),
-        "patterns": lifecycle.patterns(),
+        "patterns": patterns,
     }))
 }

@@ -8,7 +8,7 @@ extern crate terminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chassis::config::Env;
+use chassis::environment::Env;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use dead_letters::{Options, Task};

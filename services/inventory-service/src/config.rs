@@ -1,8 +1,7 @@
 //! What inventory-service reads from its environment.
 
-use chassis::config::{
-    BrokerConfig, ConfigError, ConsumerConfig, DatabaseConfig, Env, HttpConfig, OutboxConfig,
-};
+use chassis::config::{BrokerConfig, ConsumerConfig, DatabaseConfig, HttpConfig, OutboxConfig};
+use chassis::environment::{ConfigError, Env};
 
 /// Configuration of inventory-service.
 #[derive(Debug, Clone)]

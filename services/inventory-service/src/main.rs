@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::lifecycle::run(
+    chassis::service::run(
         "inventory-service",
         inventory_service::Config::read,
         inventory_service::start,

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use chassis::config::{
-    BrokerConfig, ConfigError, ConsumerConfig, DatabaseConfig, Env, HttpConfig, OutboxConfig,
-};
+use chassis::config::{BrokerConfig, ConsumerConfig, DatabaseConfig, HttpConfig, OutboxConfig};
+use chassis::environment::{ConfigError, Env};
 use chassis::patterns::{Pattern, Switch};
 
 /// Configuration of order-service.
@@ -41,7 +40,7 @@ impl Config {
             outbox: OutboxConfig::read(env)?,
             stuck_after: env.seconds("ORDER_STUCK_AFTER_SECONDS", 60, 1..=86_400)?,
             recovery: RecoveryConfig::read(env)?,
-            saga: Switch::read(env, Pattern::Saga)?,
+            saga: env.switch(Pattern::Saga)?,
             http: HttpConfig::read(env)?,
         })
     }
@@ -71,7 +70,7 @@ impl RecoveryConfig {
             interval: env.seconds("AGORA_SAGA_RECOVERY_INTERVAL_SECONDS", 5, 1..=3_600)?,
             batch_size: env.number("AGORA_SAGA_RECOVERY_BATCH_SIZE", 50, 1..=1_000)?,
             attempts: env.number("AGORA_SAGA_RECOVERY_ATTEMPTS", 6, 1..=16)?,
-            recovery: Switch::read(env, Pattern::SagaRecovery)?,
+            recovery: env.switch(Pattern::SagaRecovery)?,
         })
     }
 }

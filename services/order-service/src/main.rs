@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::lifecycle::run(
+    chassis::service::run(
         "order-service",
         order_service::Config::read,
         order_service::start,

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use chassis::config::{ConfigError, DatabaseConfig, Env, any};
+use chassis::config::{DatabaseConfig, any};
+use chassis::environment::{ConfigError, Env};
 
 /// Configuration of product-service.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::lifecycle::run(
+    chassis::service::run(
         "product-service",
         product_service::Config::read,
         product_service::start,

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use chassis::config::{ConfigError, DatabaseConfig, Env, HttpConfig};
+use chassis::config::{DatabaseConfig, HttpConfig};
 use chassis::deadline::ANSWER_RESERVE;
+use chassis::environment::{ConfigError, Env};
 use chassis::outbound::Limits;
 use chassis::patterns::{Pattern, Switch};
 use chassis::replicas::Resolver;
@@ -130,12 +131,12 @@ impl CatalogConfig {
                 concurrency: env.number("CATALOG_CONCURRENCY", 16, 2..=256)? as usize,
                 failures: env.number("CATALOG_BREAKER_FAILURES", 10, 1..=20)?,
                 open_for: env.millis("CATALOG_BREAKER_OPEN_MS", 1_000, 1..=60_000)?,
-                patience: timeout,
+                failure_timeout: timeout,
             },
             max_stale: env.seconds("CATALOG_MAX_STALE_SECONDS", 60, 0..=3_600)?,
-            deadline: Switch::read(env, Pattern::Deadline)?,
-            circuit_breaker: Switch::read(env, Pattern::CircuitBreaker)?,
-            client_load_balancing: Switch::read(env, Pattern::ClientLoadBalancing)?,
+            deadline: env.switch(Pattern::Deadline)?,
+            circuit_breaker: env.switch(Pattern::CircuitBreaker)?,
+            client_load_balancing: env.switch(Pattern::ClientLoadBalancing)?,
         })
     }
 }

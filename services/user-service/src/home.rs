@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::response::Html;
 use axum::routing::get;
-use chassis::config::{ConfigError, Env};
+use chassis::environment::{ConfigError, Env};
 
 use crate::docs::DOCUMENTS;
 

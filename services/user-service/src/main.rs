@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::lifecycle::run(
+    chassis::service::run(
         "user-service",
         user_service::Config::read,
         user_service::start,

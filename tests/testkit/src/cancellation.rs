@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
-use chassis::config::{ConfigError, Env};
+use chassis::environment::{ConfigError, Env};
 use chassis::http::App;
 use chassis::lifecycle::Lifecycle;
 use sqlx::postgres::{PgPool, PgPoolOptions};

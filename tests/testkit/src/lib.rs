@@ -13,7 +13,7 @@ mod process;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use chassis::config::{ConfigError, Env};
+use chassis::environment::{ConfigError, Env};
 use chassis::lifecycle::Lifecycle;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
@@ -222,8 +222,7 @@ impl Service {
         let env = Env::from_pairs(free.iter().chain(variables).copied());
         let config = read(&env).expect("the configuration is accepted");
         let lifecycle = Lifecycle::new(name);
-        let ops = lifecycle
-            .serve_ops(([127, 0, 0, 1], 0).into())
+        let ops = chassis::ops::serve(&lifecycle, ([127, 0, 0, 1], 0).into())
             .await
             .expect("a free port");
         let addr = tokio::time::timeout(PATIENCE, start(config, &lifecycle))

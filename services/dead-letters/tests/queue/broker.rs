@@ -1,6 +1,7 @@
 //! A broker with the streams declared, and letters put into their queues by hand.
 
-use chassis::config::{BrokerConfig, Env};
+use chassis::config::BrokerConfig;
+use chassis::environment::Env;
 use chassis::lifecycle::Lifecycle;
 use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{Error, Options};

@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use chassis::config::Env;
 use chassis::consumer::{Consumer, Handler};
 use chassis::database::Database;
+use chassis::environment::Env;
 use chassis::failure::Failure;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbox::{Outbox, UnitOfWork};

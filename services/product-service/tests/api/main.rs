@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::future::ready;
 use std::time::Duration;
 
-use chassis::config::Env;
+use chassis::environment::Env;
 use chassis::lifecycle::Lifecycle;
 use chassis::{database, deadline};
 use futures_util::stream;

@@ -125,7 +125,7 @@ async fn open(first: &Replica, names: &Names, further: &[(&str, &str)]) -> Servi
     ];
     let variables = [&variables, further].concat();
     let resolver = names.resolver();
-    let read = |env: &chassis::config::Env| {
+    let read = |env: &chassis::environment::Env| {
         let mut config = Config::read(env)?;
         config.catalog.replicas = resolver;
         Ok(config)

@@ -1,7 +1,7 @@
 //! Requests and the reader of revocations, dropped at each of their awaits.
 
-use chassis::config::Env;
 use chassis::database;
+use chassis::environment::Env;
 use chassis::lifecycle::Lifecycle;
 use serde_json::{Value, json};
 use testkit::cancellation::{Composed, Observer, drop_at_each_await, request_of, soon};
