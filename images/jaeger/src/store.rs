@@ -1,7 +1,6 @@
-//! The traces in memory, within limits; the oldest go first.
+//! The traces in memory, within limits; the oldest are evicted first.
 //!
-//! A span is kept as the protobuf message that it came as, which takes a third of what its parsed form does, and is
-//! parsed when somebody asks.
+//! A span is kept as its protobuf message, which takes a third of its parsed form, and is parsed by queries.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -19,21 +18,21 @@ use serde_json::Value;
 
 use crate::jaeger_json;
 
-/// How many operations are listed, of all services together: names are few where they follow the conventions.
+/// The maximum number of listed operations of all services: few if names follow the conventions.
 const MAX_OPERATIONS: usize = 10_000;
-/// How many processes and scopes there are before those without spans are looked for.
+/// The number of processes and scopes at which unused ones are first searched for.
 const MAX_UNUSED: usize = 1_000;
-/// What the names of all operations and services may take together, in bytes: a single one may fill an export.
+/// The maximum size of all operation and service names together, in bytes: a single one may fill an export.
 const MAX_OPERATION_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is kept at most.
+/// The limits of the store.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) traces: usize,
     pub(crate) spans_per_trace: usize,
-    /// Of one trace, as it is answered: its spans with their scopes, and its processes.
+    /// Per trace, as in an answer: its spans with their scopes, and its processes.
     pub(crate) bytes_per_trace: usize,
-    /// Of all spans, processes and scopes together, as they are kept, with what keeping one takes.
+    /// Of all spans, processes and scopes together, as stored, including overhead.
     pub(crate) bytes: usize,
 }
 
@@ -49,7 +48,7 @@ impl Limits {
 /// 16 bytes, not all zero.
 pub(crate) type TraceId = [u8; 16];
 
-/// Who sent spans: a resource in Jaeger's terms.
+/// The sender of spans: a resource in OpenTelemetry's terms.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Process {
     pub(crate) service: String,
@@ -63,7 +62,7 @@ impl Process {
     }
 }
 
-/// What a JSON value takes, roughly: an object's entries stand in a tree.
+/// The approximate size of a JSON value: an object's entries are stored in a tree.
 fn weight_of(value: &Value) -> usize {
     mem::size_of::<Value>()
         + match value {
@@ -77,7 +76,7 @@ fn weight_of(value: &Value) -> usize {
         }
 }
 
-/// A span as it is kept.
+/// A stored span.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredSpan {
     pub(crate) process: Arc<Process>,
@@ -99,17 +98,17 @@ impl Scope {
     }
 }
 
-/// A trace as it is kept.
+/// A stored trace.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoredTrace {
-    /// As they came.
+    /// In the order of arrival.
     pub(crate) spans: Vec<StoredSpan>,
-    /// What counts against [`Limits::bytes_per_trace`], and makes answers large.
+    /// Counts against [`Limits::bytes_per_trace`], and determines the size of answers.
     pub(crate) bytes: usize,
 }
 
 impl StoredSpan {
-    /// The span, parsed. `None` can't happen: the bytes were made from one.
+    /// The parsed span. Never `None`: the bytes were encoded from a span.
     pub(crate) fn parse(&self) -> Option<Span> {
         Span::decode(&*self.bytes).ok()
     }
@@ -119,34 +118,34 @@ impl StoredSpan {
     }
 }
 
-/// Where a trace stands in time, for finding it without parsing it.
+/// A trace's position in time, for searches without parsing.
 #[derive(Debug, Clone)]
 pub(crate) struct Summary {
     pub(crate) id: TraceId,
-    /// Nanoseconds since 1970 of its earliest span's start.
+    /// The start of its earliest span, in nanoseconds since 1970.
     pub(crate) start_ns: u64,
 }
 
-/// What an export came to.
+/// The result of an export.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
-    /// Why the last refused one was.
+    /// The reason of the last refusal.
     pub(crate) reason: Option<&'static str>,
 }
 
-/// How full it is.
+/// How full the store is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Fill {
     pub(crate) traces: usize,
     pub(crate) spans: usize,
     pub(crate) bytes: usize,
-    /// Ever since it started.
+    /// Since the start.
     pub(crate) evicted_traces: u64,
 }
 
-/// Everything that was received and not yet evicted.
+/// Every trace that was received and not yet evicted.
 #[derive(Debug)]
 pub(crate) struct Store {
     limits: Limits,
@@ -156,7 +155,7 @@ pub(crate) struct Store {
 #[derive(Debug, Default)]
 struct Inner {
     traces: HashMap<TraceId, Trace>,
-    /// In the order in which their first spans came.
+    /// In the order of their first spans.
     arrivals: VecDeque<TraceId>,
     operations: BTreeMap<String, BTreeSet<(String, &'static str)>>,
     operation_count: usize,
@@ -164,7 +163,7 @@ struct Inner {
     /// Shared by all their spans.
     processes: HashSet<Arc<Process>>,
     scopes: HashSet<Arc<Scope>>,
-    /// How many of both there are when they are looked through.
+    /// The number of both at which unused ones are searched for next.
     sweep_above: usize,
     fill: Fill,
 }
@@ -184,8 +183,8 @@ impl Store {
         }
     }
 
-    /// Takes in what one exporter sent at once. A span that is here already, byte for byte, is accepted and not kept
-    /// again: an exporter that got no answer sends its batch a second time.
+    /// Stores one export. A span that is already stored, byte for byte, is accepted and not stored again: an exporter
+    /// without an answer sends its batch again.
     pub(crate) fn add(&self, batches: Vec<ResourceSpans>) -> Received {
         let mut received = Received::default();
         for batch in batches {
@@ -230,13 +229,13 @@ impl Store {
         inner.release_scope(scope);
     }
 
-    /// A trace; `None` for one that is unknown or evicted.
+    /// A trace; `None` if unknown or evicted.
     pub(crate) fn trace(&self, id: &TraceId) -> Option<StoredTrace> {
         self.lock().traces.get(id).map(|trace| trace.kept.clone())
     }
 
-    /// The traces with a span between these moments (nanoseconds since 1970), and with one of `service` where that is
-    /// given; the latest start first.
+    /// The traces with a span in this range (nanoseconds since 1970), and with one of `service` if given; the latest start
+    /// first.
     pub(crate) fn between(&self, from_ns: u64, to_ns: u64, service: Option<&str>) -> Vec<Summary> {
         let has_service = |trace: &Trace| {
             service.is_none_or(|service| {
@@ -264,7 +263,7 @@ impl Store {
         self.lock().operations.keys().cloned().collect()
     }
 
-    /// A service's operations, each with its kind as Jaeger names it.
+    /// A service's operations, each with its kind in Jaeger's names.
     pub(crate) fn operations(&self, service: &str) -> Vec<(String, &'static str)> {
         let inner = self.lock();
         let operations = inner.operations.get(service);
@@ -276,7 +275,7 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing between two changes panics, so what a poisoned lock holds is whole.
+        // No code panics between two changes, so a poisoned lock's content is consistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -381,7 +380,7 @@ impl Inner {
         shared(&mut self.scopes, scope, Scope::weight, &mut self.fill)
     }
 
-    /// Forgets it where no span names it any more: a service that starts again is another process.
+    /// Removes a process without spans: a restarted service is another process.
     fn release_process(&mut self, process: Arc<Process>) {
         if Arc::strong_count(&process) == UNUSED && self.processes.remove(&process) {
             self.fill.bytes -= process.weight();
@@ -394,7 +393,7 @@ impl Inner {
         }
     }
 
-    /// Forgets those that a query still held when their last span went.
+    /// Removes those that a query still held when their last span was evicted.
     fn sweep(&mut self) {
         let fill = &mut self.fill;
         self.processes.retain(|process| {
@@ -407,15 +406,15 @@ impl Inner {
             fill.bytes -= if is_used { 0 } else { scope.weight() };
             is_used
         });
-        // The more of them are used, the more come before it is worth another look.
+        // The more are in use, the more are added before the next search.
         self.sweep_above = MAX_UNUSED.max(2 * (self.processes.len() + self.scopes.len()));
     }
 }
 
-/// How often something is held that no span names: by its set, and by whoever releases it.
+/// The reference count of an unused value: its set's, and the caller's.
 const UNUSED: usize = 2;
 
-/// A span that can be kept.
+/// A valid span, encoded.
 struct Encoded {
     trace_id: TraceId,
     start_ns: u64,
@@ -446,7 +445,7 @@ fn encode(span: Span) -> Result<Encoded, &'static str> {
     })
 }
 
-/// As Jaeger writes it; empty where none is given.
+/// Jaeger's name of a kind; empty if unspecified.
 pub(crate) fn kind_name(kind: SpanKind) -> &'static str {
     match kind {
         SpanKind::Unspecified => "",
@@ -465,7 +464,7 @@ fn scope_of(scope: InstrumentationScope) -> Scope {
     }
 }
 
-/// The equal value that is here already, or this one from now on, which then counts.
+/// The equal value that is already in the set, or this one, which is added.
 fn shared<T: Eq + Hash>(
     known: &mut HashSet<Arc<T>>,
     value: T,
