@@ -217,7 +217,7 @@ fn write_lines(path: &Path, values: impl Iterator<Item = impl Serialize>) -> any
 async fn show_progress(recorder: &Recorder) -> Infallible {
     let started = Instant::now();
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    ticks.tick().await; // the first comes at once
+    ticks.tick().await; // the first tick is immediate
     loop {
         ticks.tick().await;
         let Progress {

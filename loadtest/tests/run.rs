@@ -434,7 +434,7 @@ fn a_run_whose_parent_is_gone_before_it_begins_is_interrupted() {
 fn a_run_continues_and_counts_when_its_output_has_no_reader() {
     let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let nobody_reads = || {
+    let no_reader = || {
         let (reader, writer) = io::pipe().expect("a pipe");
         drop(reader);
         writer
@@ -444,8 +444,8 @@ fn a_run_continues_and_counts_when_its_output_has_no_reader() {
     run.args(["--run-time", "1s"])
         .args(OPEN)
         .env("JUNK", OsStr::from_bytes(b"\xff"))
-        .stdout(nobody_reads())
-        .stderr(nobody_reads());
+        .stdout(no_reader())
+        .stderr(no_reader());
     let output = output_of(run.spawn().expect("loadtest starts"));
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(counted(&summary(dir.path())), shop.counted());

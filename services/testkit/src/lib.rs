@@ -83,7 +83,7 @@ pub async fn virtual_host() -> String {
     let name = format!("test-{}-{}", std::process::id(), Uuid::now_v7().simple());
     let put = |path: String, body: Value| {
         let url = api.join(&path).expect("a path of the management API");
-        // reqwest takes the credentials out of the URL.
+        // reqwest reads the credentials from the URL.
         reqwest::Client::new().put(url).json(&body).send()
     };
     let permissions = serde_json::json!({ "configure": ".*", "write": ".*", "read": ".*" });
@@ -376,7 +376,7 @@ impl BrokerClient {
     ) {
         let properties = BasicProperties::default().with_headers(headers);
         let routed = self.send(exchange, routing_key, payload, properties).await;
-        assert!(routed, "no queue takes {routing_key}");
+        assert!(routed, "no queue is bound for {routing_key}");
     }
 
     /// The same, with an expiration in milliseconds.
@@ -392,7 +392,7 @@ impl BrokerClient {
             .with_headers(headers)
             .with_expiration(expiration_ms.into());
         let routed = self.send(exchange, routing_key, payload, properties).await;
-        assert!(routed, "no queue takes {routing_key}");
+        assert!(routed, "no queue is bound for {routing_key}");
     }
 
     /// Returns whether a queue accepted it.

@@ -42,10 +42,10 @@ fn read_as<D: EventData + PartialEq + Debug>(event: &Event, again: &Event) {
             assert_eq!(event.event_type, D::TYPE);
             assert_eq!(again.data::<D>().expect("the event is the same"), data);
             let event = Event::new("fuzz", &data);
-            let travelled = Event::decode(&event.encode()).expect("what we say can be read");
+            let travelled = Event::decode(&event.encode()).expect("our own event can be decoded");
             assert_eq!(travelled, event);
             assert_eq!(
-                travelled.data::<D>().expect("what we say can be read"),
+                travelled.data::<D>().expect("our own event can be decoded"),
                 data
             );
         }

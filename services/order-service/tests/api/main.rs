@@ -706,7 +706,7 @@ async fn at_the_queues_length_limit_orders_are_accepted_and_wait_in_the_outbox()
     .await;
 }
 
-/// More than the broker takes: `max_message_size`.
+/// More than the broker accepts: `max_message_size`.
 const TOO_LARGE_BYTES: usize = 2_000_000;
 
 impl Shop {
@@ -798,7 +798,7 @@ async fn an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_subj
     // The consumer was not affected.
     assert_eq!(consumer().await, consumer_before);
     shop.publish_outcome(&reserved(&id)).await;
-    eventually("the consumer goes on", async || {
+    eventually("the consumer continues", async || {
         shop.service.metric(APPLIED).await == 1.0
     })
     .await;
@@ -835,7 +835,7 @@ async fn a_full_broker_or_a_missing_queue_parks_no_event() {
         .unbind("order_events", "order_events", "#")
         .await;
     shop.place(user, "/orders/?product_id=99").await;
-    eventually("no queue takes it, several times", async || {
+    eventually("the broker returns it, several times", async || {
         shop.service.metric(&sent("unroutable")).await >= 3.0
     })
     .await;

@@ -32,7 +32,7 @@ async fn a_stuck_orders_event_is_republished_with_the_same_id() {
     assert_eq!(cancelled.event_type, "agora.order.cancelled.v1");
     assert_eq!(shop.announced().await.0, cancelled);
 
-    shop.hear(&released(&id)).await;
+    shop.publish_outcome(&released(&id)).await;
     shop.wait_for_status(user, &id, "cancelled").await;
 }
 

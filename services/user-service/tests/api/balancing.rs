@@ -87,7 +87,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, frozen: watch::Re
 }
 
 async fn thawed(frozen: &watch::Receiver<bool>) {
-    // An error means that the test is over.
+    // An error means that the test has ended.
     let _ = frozen.clone().wait_for(|frozen| !frozen).await;
 }
 

@@ -97,10 +97,10 @@ async fn a_request_with_a_short_deadline_waits_no_longer_than_that() {
     let lock = lock(&database, "users").await;
     let accepted = read(&service, ada);
     in_flight(&service, 1.0).await;
-    let hasty = service
+    let short = service
         .as_user(ada, "GET", "/users/me")
         .header("X-Request-Timeout-Ms", "300");
-    refused(hasty, 503, "overloaded").await;
+    refused(short, 503, "overloaded").await;
     assert_eq!(sheds(&service, "users", "waited").await, 1.0);
     lock.close().await.unwrap();
     assert_eq!(accepted.await.unwrap().0, 200);
