@@ -56,7 +56,7 @@ pub(crate) async fn run(
     let report = report.to_str().context("--out-dir must be UTF-8")?;
     let run_time_s = usize::try_from(options.run_time.as_secs())?;
 
-        // A default configuration, not `initialize`, which would parse this program's command line.
+    // A default configuration, not `initialize`, which would parse this program's command line.
     let attack = GooseAttack::initialize_with_config(GooseConfiguration::default())?
         .register_scenario(Scenario::new(&scenario).register_transaction(step.set_name(&scenario)))
         // This program's client sends the requests; otherwise goose would create one for each user.

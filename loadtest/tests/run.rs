@@ -710,7 +710,12 @@ impl Shop {
     }
 
     fn cancellations(&self) -> Vec<(String, u16)> {
-        let mut cancellations = self.received.cancellations.lock().expect("no panic").clone();
+        let mut cancellations = self
+            .received
+            .cancellations
+            .lock()
+            .expect("no panic")
+            .clone();
         cancellations.sort();
         cancellations
     }

@@ -62,7 +62,10 @@ pub(crate) fn router() -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(middleware::from_fn(limit_time))
-        .layer(middleware::from_fn_with_state(Permits::default(), limit_concurrency))
+        .layer(middleware::from_fn_with_state(
+            Permits::default(),
+            limit_concurrency,
+        ))
         .with_state(Shared(Arc::new(Mutex::new(Record::new(Utc::now())))))
         // Outside the limits: a health check is no load.
         .merge(Router::new().route("/healthz", get(|| async { "alive\n" })))
@@ -126,7 +129,11 @@ impl Default for Permits {
 }
 
 /// No request waits: Alertmanager retries a notification that was refused with 503.
-async fn limit_concurrency(State(permits): State<Permits>, request: Request, next: Next) -> Response {
+async fn limit_concurrency(
+    State(permits): State<Permits>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Ok(_permit) = permits.0.try_acquire() else {
         let detail = format!("{CONCURRENT_REQUESTS} other requests are being answered");
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", &detail).into_response();

@@ -73,11 +73,7 @@ fn next_headers(message: &Delivery) -> FieldTable {
             .collect::<BTreeMap<_, _>>()
             .into()
     };
-    let mut next = kept(&|name| {
-        !DEATH_HEADERS
-            .iter()
-            .any(|pattern| matches(pattern, name))
-    });
+    let mut next = kept(&|name| !DEATH_HEADERS.iter().any(|pattern| matches(pattern, name)));
     let weight = serde_json::to_vec(&next).map_or(usize::MAX, |json| json.len());
     if weight > MAX_HEADER_BYTES {
         next = kept(&|name| {

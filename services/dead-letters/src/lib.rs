@@ -108,7 +108,9 @@ pub enum Cause {
     #[error("{0} refuses more messages (it is full): the message stays in the dead-letter queue")]
     Refused(String),
     /// The broker never accepts this message, for example because it is too large.
-    #[error("the broker rejected a message for {queue}: {error}; it stays in the dead-letter queue")]
+    #[error(
+        "the broker rejected a message for {queue}: {error}; it stays in the dead-letter queue"
+    )]
     Rejected {
         /// The queue that it died from.
         queue: String,
@@ -250,7 +252,13 @@ async fn work(
 /// Publishes a message to the queue that it died from, and to no other: through the default exchange and not the stream's
 /// own, because the other queues bound to that one have had the event already.
 async fn replay(channel: &Channel, queue: &str, message: &Delivery) -> Result<(), Cause> {
-    let sent = broker::send(channel, "", queue, &message.data, dead_letter::properties(message));
+    let sent = broker::send(
+        channel,
+        "",
+        queue,
+        &message.data,
+        dead_letter::properties(message),
+    );
     match tokio::time::timeout(ANSWER_TIMEOUT, sent).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(PublishError::Unroutable(_))) => Err(Cause::Unroutable(queue.to_owned())),
@@ -295,11 +303,10 @@ impl Sent {
     }
 
     fn contains(&self, message: &Delivery) -> bool {
-        message
-            .properties
-            .message_id()
-            .as_ref()
-            .is_some_and(|id| self.0.contains(&(id.to_string(), dead_letter::replays(message))))
+        message.properties.message_id().as_ref().is_some_and(|id| {
+            self.0
+                .contains(&(id.to_string(), dead_letter::replays(message)))
+        })
     }
 }
 

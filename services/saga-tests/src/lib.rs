@@ -6,9 +6,9 @@
 //! The services are started from this package's own binaries: production's composition roots, with the chassis's crash
 //! points compiled in. Left out: everything that a single service's tests can show.
 
-pub mod reconciliation;
 mod cable;
 mod customers;
+pub mod reconciliation;
 mod sampling;
 mod shop;
 

@@ -183,7 +183,10 @@ async fn check_events(from: &str, published: &PgPool, applied: &PgPool, wrong: &
         "SELECT event_id, published_at IS NOT NULL FROM outbox",
     )
     .await;
-    let unpublished = published.iter().filter(|(_, is_published)| !is_published).count();
+    let unpublished = published
+        .iter()
+        .filter(|(_, is_published)| !is_published)
+        .count();
     if unpublished > 0 {
         wrong.push(format!(
             "{unpublished} events of {from}-service unpublished"

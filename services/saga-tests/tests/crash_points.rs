@@ -115,7 +115,10 @@ async fn ledgers_reconcile_after_a_crash(victim: Victim, armed: &str, duplicate:
     for number in number..ORDERS.max(number + 8) {
         order_once(&shop, &system, &mut promises, number).await;
     }
-    assert_eq!(promises.unanswered, unanswered, "the restarted process answers");
+    assert_eq!(
+        promises.unanswered, unanswered,
+        "the restarted process answers"
+    );
 
     if duplicate == Duplicate::Certain {
         let (replica, queue) = consumer_of_duplicate(&system, victim, armed);
@@ -134,7 +137,11 @@ async fn ledgers_reconcile_after_a_crash(victim: Victim, armed: &str, duplicate:
 }
 
 /// The consumer of the second delivery: the other service for what the victim published, the victim for what it consumed.
-fn consumer_of_duplicate<'a>(system: &'a System, victim: Victim, armed: &str) -> (&'a Replica, &'static str) {
+fn consumer_of_duplicate<'a>(
+    system: &'a System,
+    victim: Victim,
+    armed: &str,
+) -> (&'a Replica, &'static str) {
     let published = armed.starts_with("outbox.");
     if (victim == Victim::Orders) == published {
         (&system.inventory, "order_events")
@@ -165,7 +172,8 @@ async fn order_service_killed_before_the_broker_confirms() {
 
 #[tokio::test]
 async fn order_service_killed_before_it_marks_confirmed_events() {
-    ledgers_reconcile_after_a_crash(Victim::Orders, "outbox.before_mark:3", Duplicate::Certain).await;
+    ledgers_reconcile_after_a_crash(Victim::Orders, "outbox.before_mark:3", Duplicate::Certain)
+        .await;
 }
 
 #[tokio::test]
@@ -200,7 +208,8 @@ async fn inventory_service_killed_before_it_marks_confirmed_events() {
 
 #[tokio::test]
 async fn order_service_killed_between_commit_and_acknowledgement() {
-    ledgers_reconcile_after_a_crash(Victim::Orders, "consumer.before_ack:3", Duplicate::Certain).await;
+    ledgers_reconcile_after_a_crash(Victim::Orders, "consumer.before_ack:3", Duplicate::Certain)
+        .await;
 }
 
 #[tokio::test]

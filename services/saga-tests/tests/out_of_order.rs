@@ -305,7 +305,11 @@ async fn check_reservation(shop: &Shop, order: &Ordered, events: &Events) {
             .unwrap()
             .into_iter()
             .collect();
-    assert_eq!(applied.contains(&events.placed.id), order.placed, "{order:?}");
+    assert_eq!(
+        applied.contains(&events.placed.id),
+        order.placed,
+        "{order:?}"
+    );
     assert_eq!(
         applied.contains(&events.cancelled.id),
         order.cancelled,

@@ -158,7 +158,10 @@ async fn without_the_outbox_orders_accepted_during_an_outage_of_the_broker_stay_
         let orders = shop.order_service(&variables).await;
         let inventory = shop.inventory_service(&[]).await;
         cable.cut();
-        eventually("the broker is unreachable", async || !orders.is_ready().await).await;
+        eventually("the broker is unreachable", async || {
+            !orders.is_ready().await
+        })
+        .await;
         let promised = place(&shop, orders.addr, CUT_OFF).await;
         cable.repair();
         eventually("the broker is reachable", async || orders.is_ready().await).await;
@@ -242,7 +245,9 @@ async fn without_retries_transient_failures_make_dead_letters() {
         })
         .await;
         let (applied, dead) = (reserved(&shop, 8).await, dead().await);
-        println!("retry {arm}: of {ORDERS} orders during transient failures {applied} applied, {dead} dead");
+        println!(
+            "retry {arm}: of {ORDERS} orders during transient failures {applied} applied, {dead} dead"
+        );
         assert_eq!(dead, if arm == "on" { 0 } else { DISTURBED });
         let retries = r#"agora_retries_total{queue="order_events",tier="1s"}"#;
         let retried = if arm == "on" {
@@ -360,10 +365,7 @@ async fn without_confirms_an_unroutable_event_counts_as_published() {
             .await;
             assert_eq!(unpublished().await, LOST as i64);
         } else {
-            eventually("all count as published", async || {
-                unpublished().await == 0
-            })
-            .await;
+            eventually("all count as published", async || unpublished().await == 0).await;
         }
         shop.broker.bind("order_events", "order_events", "#").await;
         let inventory = shop.inventory_service(&[]).await;

@@ -112,9 +112,7 @@ async fn ends_although_lost(
             assert!(orders.metric("agora_orders_recovered_total").await >= 1.0);
         } else {
             let limit = RECOVERED_WITHIN / 3;
-            within(limit, ended)
-                .await
-                .expect_err("nothing recovers it");
+            within(limit, ended).await.expect_err("nothing recovers it");
             assert_eq!(status(&shop, id).await, stuck);
         }
         drop((orders, inventory));

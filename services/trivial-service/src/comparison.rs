@@ -123,8 +123,9 @@ impl Comparison {
 
     /// A measurement of one arm divided by another's in the same round.
     pub fn ratio(&self, arm: Arm, to: Arm, measurement: impl Fn(&Run) -> f64) -> Spread {
-        let ratio =
-            |round: &[Run; ARMS]| measurement(&round[arm as usize]) / measurement(&round[to as usize]);
+        let ratio = |round: &[Run; ARMS]| {
+            measurement(&round[arm as usize]) / measurement(&round[to as usize])
+        };
         Spread::of(self.0.iter().map(ratio))
     }
 

@@ -2,7 +2,7 @@
 
 mod comparison;
 
-pub use crate::comparison::{ARMS, Arm, REQUIRED_RATIO, Comparison, Run, Spread};
+pub use crate::comparison::{ARMS, Arm, Comparison, REQUIRED_RATIO, Run, Spread};
 
 /// An account as user-service serialises it, as text for `concat!`.
 macro_rules! account {

@@ -370,7 +370,10 @@ async fn log_in(
     answer
 }
 
-async fn try_to_log_in(accounts: &Accounts, request: LogIn) -> Result<axum::Json<LoggedIn>, Problem> {
+async fn try_to_log_in(
+    accounts: &Accounts,
+    request: LogIn,
+) -> Result<axum::Json<LoggedIn>, Problem> {
     let address = Account::of(&request.email);
     accounts.attempts.admit(address).await?;
     // A string that can't be an address has no account; it takes the same path as one that can.

@@ -244,7 +244,9 @@ impl Reader {
             let read = self.known.read(&self.pool, &self.read_up_to);
             match tokio::time::timeout(READ_TIMEOUT, read).await {
                 Ok(Ok(up_to)) => self.read_up_to = up_to,
-                Ok(Err(error)) => warn!(%error, "failed to read revocations: the known ones stay in effect"),
+                Ok(Err(error)) => {
+                    warn!(%error, "failed to read revocations: the known ones stay in effect")
+                }
                 Err(_) => {
                     warn!("reading revocations timed out: the known ones stay in effect");
                     // The connection may be dead without an error; its return to the pool would be waited for.

@@ -1,9 +1,6 @@
 //! The tool with a real broker: which messages it moves, which it keeps, and the state after an interruption.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that can't go on panics"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod broker;
 mod killed;

@@ -104,7 +104,7 @@ async fn replays_are_counted() {
         panic!("exactly one message");
     };
     let replays = header_text(
-        message.properties.headers().as_ref().unwrap(),
+        replayed.properties.headers().as_ref().unwrap(),
         headers::REPLAYS,
     );
     assert_eq!(replays.as_deref(), Some("3"));

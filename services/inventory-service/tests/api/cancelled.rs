@@ -148,7 +148,7 @@ fn an_order() -> Vec<u8> {
 /// Runs with this many messages at a time.
 async fn drop_consumer_of(messages: u32) {
     let stage = Stage::set().await;
-    let handler = Reservations::new(stage.lifecycle.metrics(), Repeats::Recognised);
+    let handler = Reservations::new(stage.lifecycle.metrics(), Repeats::Recognise);
     let observer = stage
         .drop_consumer(handler, messages, an_order, "applied")
         .await;

@@ -625,7 +625,10 @@ async fn a_message_that_crashes_its_consumers_is_dead_lettered_after_the_brokers
         deaths += i64::from(victim.take_and_die("order_events").await);
         assert!(deaths <= DELIVERY_LIMIT + 1, "it is redelivered for ever");
     }
-    assert!(deaths >= DELIVERY_LIMIT, "dead-lettered after {deaths} deliveries");
+    assert!(
+        deaths >= DELIVERY_LIMIT,
+        "dead-lettered after {deaths} deliveries"
+    );
     let (body, table) = broker.wait_for_message("order_events.dead").await;
     assert_eq!(body, b"deadly");
     assert_eq!(

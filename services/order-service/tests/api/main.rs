@@ -527,7 +527,8 @@ async fn an_order_gets_the_outcome_of_inventory_service() {
 #[tokio::test]
 async fn an_outcome_of_an_unknown_order_is_dead_lettered_and_a_duplicate_ignored() {
     let shop = Shop::open().await;
-    shop.publish_outcome(&reserved(&Uuid::now_v7().to_string())).await;
+    shop.publish_outcome(&reserved(&Uuid::now_v7().to_string()))
+        .await;
     let (_, table) = shop.broker.wait_for_message("inventory_events.dead").await;
     assert_eq!(
         header_text(&table, headers::REASON).as_deref(),
@@ -878,9 +879,10 @@ async fn old_rows_are_pruned_and_waiting_ones_never() {
     for _ in 0..2 {
         shop.broker.wait_for_message("order_events").await;
     }
-    eventually("published rows beyond the retention are pruned", async || {
-        shop.count("SELECT count(*) FROM outbox").await == 1
-    })
+    eventually(
+        "published rows beyond the retention are pruned",
+        async || shop.count("SELECT count(*) FROM outbox").await == 1,
+    )
     .await;
 }
 

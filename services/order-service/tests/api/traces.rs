@@ -196,7 +196,10 @@ async fn an_order_is_traced_from_its_caller_over_the_database_to_the_broker() {
     assert_eq!(server.kind(), SpanKind::Server);
     assert_eq!(text(&server, "url.path"), Some("/orders/"));
     let reported = answer.headers()["traceresponse"].to_str().unwrap();
-    assert_eq!(reported, format!("00-{TRACE_ID}-{}-01", hex(&server.span_id)));
+    assert_eq!(
+        reported,
+        format!("00-{TRACE_ID}-{}-01", hex(&server.span_id))
+    );
 
     for name in ["BEGIN", "INSERT orders", "INSERT outbox", "COMMIT"] {
         let statement = collector.span(name).await;

@@ -172,13 +172,16 @@ fn main() -> ExitCode {
         }
         measurements.print();
         if only.is_none() {
-            let ceiling = measurements.median(BROKER).min(measurements.median(DATABASE));
+            let ceiling = measurements
+                .median(BROKER)
+                .min(measurements.median(DATABASE));
             println!(
                 "\nratio to the lower ceiling: {:.2}",
                 measurements.median(WHOLE) / ceiling
             );
             // Each ceiling is measured alone on the machine; an order needs both.
-            let both = 1.0 / (1.0 / measurements.median(BROKER) + 1.0 / measurements.median(DATABASE));
+            let both =
+                1.0 / (1.0 / measurements.median(BROKER) + 1.0 / measurements.median(DATABASE));
             println!(
                 "ratio to broker and database one after the other, {both:.0}/s: {:.2}",
                 measurements.median(WHOLE) / both

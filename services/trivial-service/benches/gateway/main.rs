@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use client::{Customer, Load};
-use trivial_service::{ACCOUNT, ARMS, Arm, REQUIRED_RATIO, Comparison, Run};
+use trivial_service::{ACCOUNT, ARMS, Arm, Comparison, REQUIRED_RATIO, Run};
 use usage::Usage;
 
 /// The warm-up: connections are opened, and caches filled.

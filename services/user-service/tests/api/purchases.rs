@@ -250,7 +250,10 @@ async fn a_request_and_its_statement_end_at_the_clients_deadline() {
             "the call's own two seconds"
         );
     }
-    assert!(state(&service, "closed").await, "a short deadline doesn't open the breaker");
+    assert!(
+        state(&service, "closed").await,
+        "a short deadline doesn't open the breaker"
+    );
 
     let server = PgPool::connect(&database).await.unwrap();
     let waiting = "SELECT count(*) FROM pg_stat_activity
@@ -332,13 +335,19 @@ async fn callers_with_a_short_deadline_neither_hide_an_outage_nor_its_end() {
     }));
     let outage = async {
         let lock = lock_products(&database).await;
-        eventually("a caller with a longer deadline opens the breaker", async || {
-            refused(purchase(&service, ada, 98), 503, "unavailable").await;
-            state(&service, "open").await
-        })
+        eventually(
+            "a caller with a longer deadline opens the breaker",
+            async || {
+                refused(purchase(&service, ada, 98), 503, "unavailable").await;
+                state(&service, "open").await
+            },
+        )
         .await;
         drop(lock);
-        eventually("the breaker closes", async || state(&service, "closed").await).await;
+        eventually("the breaker closes", async || {
+            state(&service, "closed").await
+        })
+        .await;
         over.set(true);
     };
     tokio::join!(storm, outage);

@@ -172,7 +172,11 @@ async fn concurrent_guesses_get_no_more_answers_than_sequential_ones() {
     });
     let answers = join_all(guesses).await;
     let answered = |status| answers.iter().filter(|answer| **answer == status).count();
-    assert_eq!((answered(401), answered(429)), (LIMIT, 50 - LIMIT), "{answers:?}");
+    assert_eq!(
+        (answered(401), answered(429)),
+        (LIMIT, 50 - LIMIT),
+        "{answers:?}"
+    );
 }
 
 #[tokio::test]
