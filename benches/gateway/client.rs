@@ -1,4 +1,4 @@
-//! An HTTP client that costs next to nothing: it shares the processor with what it measures.
+//! A minimal HTTP client, because it shares the processor with the system that it measures.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,39 +9,39 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use trivial_service::{Arm, Run};
 
-/// No answer takes longer, unless something is broken.
+/// The deadline of an answer; only a defect exceeds it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Who asks.
+/// The user that sends the requests.
 pub(crate) struct Customer {
     id: String,
     email: String,
     token: String,
 }
 
-/// Requests, one after the other on each connection.
+/// Requests in sequence on each connection.
 pub(crate) struct Load {
     /// `HOST:PORT`.
     pub(crate) address: String,
     /// With its empty line.
     pub(crate) request: String,
-    /// How long its answer's body is.
+    /// The length of the expected body.
     pub(crate) answer_bytes: usize,
     pub(crate) connections: usize,
 }
 
-/// What became of them.
+/// The answers.
 #[derive(Default)]
 pub(crate) struct Tally {
     latencies: Vec<Duration>,
-    /// The first answer that was another one.
+    /// The first unexpected answer.
     pub(crate) unexpected: Option<String>,
 }
 
 impl Customer {
     /// Signs up and logs in.
     pub(crate) async fn sign_up(gateway: &str) -> Self {
-        // Eight digits: as long as trivial-service's.
+        // Eight digits: the same length as trivial-service's.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let email = format!("bench-{:08x}@agora.example", now.as_secs() as u32);
         let password = "correct horse";
@@ -57,7 +57,7 @@ impl Customer {
         }
     }
 
-    /// A look at the own account. Where nobody is asked, whoever names a user is that user.
+    /// A request for the own account. Without the auth hop the identity headers decide who the user is.
     pub(crate) fn request(&self, arm: Arm) -> String {
         let Self { id, email, token } = self;
         let identity = if arm.asks() {
@@ -82,7 +82,7 @@ async fn post(gateway: &str, path: &str, body: &Value) -> Value {
 }
 
 impl Load {
-    /// Keeps all connections busy for so long.
+    /// Keeps all connections busy for this long.
     pub(crate) async fn run(&self, duration: Duration) -> Tally {
         let mut connections = Vec::new();
         for _ in 0..self.connections {
@@ -91,7 +91,7 @@ impl Load {
         let until = Instant::now() + duration;
         let mut tasks = JoinSet::new();
         for connection in connections {
-            tasks.spawn(one_after_the_other(
+            tasks.spawn(in_sequence(
                 connection,
                 self.request.clone(),
                 self.answer_bytes,
@@ -107,7 +107,7 @@ impl Load {
     }
 }
 
-async fn one_after_the_other(
+async fn in_sequence(
     mut connection: Connection,
     request: String,
     answer_bytes: usize,
@@ -123,7 +123,7 @@ async fn one_after_the_other(
         if !status.starts_with("HTTP/1.1 200") || body.len() != answer_bytes {
             let body = String::from_utf8_lossy(body);
             tally.unexpected = Some(format!("{} {body}", status.trim_end()));
-            // Nothing that is counted would be what is compared.
+            // Nothing counted after this would be comparable.
             break;
         }
         tally.latencies.push(ended - began);
@@ -133,8 +133,8 @@ async fn one_after_the_other(
 }
 
 impl Tally {
-    /// Requests a second and what they took; nothing but zeros if there were none.
-    pub(crate) fn figures(&self, duration: Duration) -> Run {
+    /// Requests per second and their latencies; zeros without any.
+    pub(crate) fn measurements(&self, duration: Duration) -> Run {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
         let at = |percent: usize| {

@@ -1,16 +1,15 @@
-//! What the whole does of what its gateway could, and what the gateway's auth hop costs.
+//! The throughput of the whole system relative to its gateway's, and the cost of the gateway's auth hop.
 //!
 //! `cargo xtask bench --only gateway` runs it. A protected GET goes through six gateways in turn: the same image and files,
-//! with the auth hop and without it, before user-service and before trivial-service, which has nothing to do; and with the
-//! hop once more, held to a fixed part of a processor (`compose.bench.yaml`). The GET is `/users/me`: one row, by its
-//! primary key, which is the least that a protected
-//! route of agora does. A closed model: so many connections, each with one request at a time, from one thread. Fails
-//! when less comes through than [`BAR`] says, and when anything but the account is answered.
+//! with and without the auth hop, in front of user-service and of trivial-service, which does no work; and with the hop
+//! once more, limited to a fixed part of a processor (`compose.bench.yaml`). The GET is `/users/me`: one row by its
+//! primary key, the minimum of a protected route of agora. A closed model: a number of connections, each with one request
+//! at a time, from one thread. Fails when the throughput ratio is below [`REQUIRED_RATIO`], and when an answer is not the account.
 //!
-//! `AGORA_BENCH_ROUNDS` (5), `AGORA_BENCH_SECONDS` (6) an arm, and `AGORA_BENCH_CONNECTIONS` (32) change the size of a run.
-//! Left out: other machines. Client, gateway, services and database share this one's processors, so that whatever a service
-//! needs, an unbounded gateway doesn't get: these arms show what the whole costs, and the bounded ones whether anybody but the
-//! gateway limits it.
+//! `AGORA_BENCH_ROUNDS` (5), `AGORA_BENCH_SECONDS` (6) per arm, and `AGORA_BENCH_CONNECTIONS` (32) change the size of a
+//! run. Left out: other machines. Client, gateway, services and database share this machine's processors, so an unlimited
+//! gateway doesn't get the time that a service needs: these arms show the cost of the whole, and the limited ones whether
+//! anything but the gateway limits the throughput.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that can't go on panics")]
 
@@ -21,13 +20,13 @@ use std::time::Duration;
 
 use benches::usage::Usage;
 use client::{Customer, Load};
-use trivial_service::{ACCOUNT, ARMS, Arm, BAR, Comparison, Run};
+use trivial_service::{ACCOUNT, ARMS, Arm, Comparison, REQUIRED_RATIO, Run};
 
-/// Before the clock runs: connections are made, and caches filled.
+/// The warm-up: connections are opened, and caches filled.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    // `cargo test --benches` runs benchmarks, too, to see that they work.
+    // `cargo test --benches` also runs benchmarks, to check that they work.
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("a measurement: `cargo xtask bench --only gateway`");
         return ExitCode::SUCCESS;
@@ -51,10 +50,10 @@ fn main() -> ExitCode {
     ));
     println!("\n{}", comparison.describe());
     for objection in &objections {
-        eprintln!("the figures stand for nothing: {objection}");
+        eprintln!("the measurements are invalid: {objection}");
     }
     if !comparison.holds() {
-        eprintln!("less than {BAR} comes through");
+        eprintln!("the throughput ratio is below {REQUIRED_RATIO}");
     }
     if comparison.holds() && objections.is_empty() {
         ExitCode::SUCCESS
@@ -63,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// All rounds, and why their figures can't be relied on.
+/// All rounds, and why the measurements are invalid, if they are.
 async fn measure(
     rounds: usize,
     duration: Duration,
@@ -81,7 +80,7 @@ async fn measure(
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
         let mut turns = Arm::ALL;
-        // So that no arm is always the first, when the machine has just rested.
+        // So that no arm is always the first, on an idle machine.
         turns.rotate_left((round - 1) % Arm::ALL.len());
         let mut runs = [None; ARMS];
         for arm in turns {
@@ -90,7 +89,7 @@ async fn measure(
             let usage = Usage::now();
             let tally = load.run(duration).await;
             let (used, name) = (usage.until_now(), arm.name());
-            let run = tally.figures(duration);
+            let run = tally.measurements(duration);
             println!("  {name}: {:.0}/s; processor: {used}", run.per_second);
             if let Some(unexpected) = tally.unexpected {
                 objections.push(format!("round {round}, {name}: {unexpected}"));
@@ -103,7 +102,7 @@ async fn measure(
     (Comparison::of(measured).expect("a round"), objections)
 }
 
-/// Where an arm's gateway is: `HOST:PORT`.
+/// The address of an arm's gateway: `HOST:PORT`.
 fn address(arm: Arm) -> String {
     let variable = match arm {
         Arm::Real => "AGORA_TEST_REAL_GATEWAY_URL",

@@ -1,4 +1,4 @@
-//! What a measurement cost: processor time by command.
+//! The cost of a measurement: processor time by command.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Instant;
 /// Clock ticks a second in `/proc`: <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>.
 const TICKS: f64 = 100.0;
 
-/// Processor time so far, by command; of all processes that can be seen from here.
+/// Processor time so far, by command, of all visible processes.
 pub struct Usage {
     at: Instant,
     ticks: BTreeMap<String, u64>,
@@ -55,8 +55,8 @@ impl Usage {
     }
 }
 
-/// Field 2 is the command in parentheses, fields 14 and 15 are user and system time. The kernel's workers are one command:
-/// they are called by what they happen to do.
+/// Field 2 is the command in parentheses, fields 14 and 15 are user and system time. The kernel's workers count as one
+/// command: their names change with their work.
 fn command_and_ticks(stat: &str) -> Option<(String, u64)> {
     let (start, rest) = stat.rsplit_once(')')?;
     let (_, command) = start.split_once('(')?;

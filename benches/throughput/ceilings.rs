@@ -1,4 +1,4 @@
-//! What broker and database do bare: the same messages and the same rows, and nothing of ours around them.
+//! The bare throughput of broker and database: the same messages and rows, without the services.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::client::product;
 use crate::{CONNECTIONS, POOL};
 
-/// Events in one breath, as the relay's batch; messages ahead, as the consumer's prefetch.
+/// Events per batch, as the relay's; prefetched messages, as the consumer's.
 const BATCH: usize = 100;
 
 fn placed(number: usize) -> Event {
@@ -49,8 +49,8 @@ pub(crate) async fn fill(amqp_url: &str, orders: usize) {
     publish(&link.channel, ORDER_EVENTS, orders, placed).await;
 }
 
-/// Orders a second if there were nothing but the two messages of each: published, persistent and confirmed,
-/// and consumed and acknowledged, on queues with the same arguments, both streams at once.
+/// Orders per second with nothing but each order's two messages: published, persistent and confirmed, consumed and
+/// acknowledged, on queues with the same arguments, both streams at the same time.
 pub(crate) async fn broker(orders: usize) -> f64 {
     let url = testkit::virtual_host().await;
     let setup = Link::open(&url).await;
@@ -114,7 +114,7 @@ async fn publish(
     while left > 0 {
         let (first, batch) = (messages - left, left.min(BATCH));
         left -= batch;
-        // Numbered over all batches: the products of two of them must not be the same ones in the same order.
+        // Numbered across all batches: two of them must not have the same products in the same order.
         join_all((first..first + batch).map(async |number| {
             let event = event(number);
             let properties = BasicProperties::default()
@@ -204,8 +204,8 @@ async fn declare(channel: &Channel, topology: Topology) {
         .unwrap();
 }
 
-/// Orders a second if there were nothing but two transactions for each, in the services' own tables: the row
-/// of the order; the stock and the reservation. Both kinds at once, each over a pool as the services have.
+/// Orders per second with nothing but each order's two transactions in the services' own tables: the row of the order; the
+/// stock and the reservation. Both kinds at the same time, each over a pool like the services'.
 pub(crate) async fn database(orders: usize) -> f64 {
     let (orders_url, inventory_url) = (testkit::database().await, testkit::database().await);
     let (order_pool, inventory_pool) = (pool(&orders_url).await, pool(&inventory_url).await);
@@ -231,7 +231,7 @@ pub(crate) async fn database(orders: usize) -> f64 {
 }
 
 async fn pool(url: &str) -> PgPool {
-    // As the services' own, so that what is bare isn't slower for its pool.
+    // Like the services' own, so that the bare database isn't slower because of its pool.
     chassis::database::pool_options(POOL)
         .acquire_timeout(crate::PATIENCE)
         .connect(url)

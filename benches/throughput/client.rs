@@ -1,4 +1,4 @@
-//! An HTTP client that costs next to nothing: it shares the processor with what it measures.
+//! A minimal HTTP client, because it shares the processor with the system that it measures.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,23 +8,21 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-/// What the order with this number is for: any of the hundred products. Not one after the other: consumers that
-/// have been handed a hundred messages each would then go through the same products side by side, and wait for
-/// each other's rows.
+/// The product of the order with this number: any of the hundred products. Not in sequence: consumers with a hundred
+/// prefetched messages each would then handle the same products side by side, and wait for each other's rows.
 pub(crate) fn product(number: usize) -> i64 {
     // Knuth's multiplicative hash.
     let hash = (number as u32).wrapping_mul(2_654_435_761);
     1 + i64::from(hash >> 16) % 100
 }
 
-/// Places that many orders, one piece each, over so many connections; each is answered
-/// with 202.
+/// Places that many orders, one piece each, over this many connections; each must be answered with 202.
 pub(crate) async fn place(at: SocketAddr, user: Uuid, connections: usize, orders: usize) {
     place_traced(at, user, connections, orders, |_| String::new()).await;
 }
 
-/// The same, each order with a header line of its own: `traceparent` answers it by the order's number, with its end of
-/// line.
+/// The same, each order with a header line of its own: `traceparent` returns it for the order's number, including its line
+/// end.
 pub(crate) async fn place_traced(
     at: SocketAddr,
     user: Uuid,

@@ -1,4 +1,4 @@
-//! What a measurement cost: commits, syncs of the write-ahead log.
+//! The cost of a measurement: commits, and syncs of the write-ahead log.
 
 use std::time::Duration;
 
@@ -26,9 +26,9 @@ pub(crate) async fn wal(pool: &PgPool) -> Wal {
     Wal { syncs }
 }
 
-/// Committed transactions of a database so far, those that only read included.
+/// Committed transactions of a database so far, including those that only read.
 pub(crate) async fn commits(pool: &PgPool) -> i64 {
-    // Statistics of sessions that end are there a moment later.
+    // The statistics of a session appear shortly after its end.
     tokio::time::sleep(Duration::from_millis(200)).await;
     sqlx::query_scalar(
         "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()",

@@ -1,15 +1,15 @@
-//! How fast orders are decided, against what the same broker and the same database do bare; where the time goes; and
-//! what telemetry takes of it.
+//! The rate at which orders are decided, compared with the bare broker and database; the time that each stage takes; and
+//! the cost of telemetry.
 //!
-//! `cargo bench -p benches --bench throughput`, with the `AGORA_TEST_…` variables set; `-- --only PART` leaves one
-//! part of it: `whole`, `ceilings`, `stages`, `scaling` or `telemetry`. `AGORA_BENCH_ORDERS` and `AGORA_BENCH_ROUNDS`
-//! change the size of a run, `AGORA_BENCH_CONNECTIONS` how many requests are under way at once in the part `telemetry`;
-//! `AGORA_BENCH_SERVICES` sets variables of the services, to see what they change:
+//! `cargo bench -p benches --bench throughput`, with the `AGORA_TEST_…` variables set; `-- --only PART` runs one part:
+//! `whole`, `ceilings`, `stages`, `scaling` or `telemetry`. `AGORA_BENCH_ORDERS` and `AGORA_BENCH_ROUNDS` change the size
+//! of a run, `AGORA_BENCH_CONNECTIONS` the number of concurrent requests in the part `telemetry`;
+//! `AGORA_BENCH_SERVICES` sets variables of the services, to compare settings:
 //! `AMQP_CONCURRENCY=16 OUTBOX_BATCH_SIZE=50`.
 //!
-//! Every figure is the median of several rounds that take turns, with the lowest and the highest beside it:
-//! a machine that does something else meanwhile disturbs all of them alike. Left out: the gateway, and
-//! latencies; `cargo xtask load` measures what a client sees.
+//! Every measurement is the median of several interleaved rounds, with the lowest and the highest beside it: other load on
+//! the machine affects all of them alike. Left out: the gateway, and latencies; `cargo xtask load` measures what a client
+//! sees.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that can't go on panics")]
 
@@ -30,32 +30,32 @@ use benches::usage::Usage;
 
 /// Connections of the client, each with one request at a time.
 const CONNECTIONS: usize = 32;
-/// Likewise where the price of telemetry is measured: with more of them the services end spans faster than the store
-/// takes them at times, and what is dropped costs nothing.
+/// Likewise for the cost of telemetry: with more connections the services at times end spans faster than the store accepts
+/// them, and dropped spans cost nothing.
 const TELEMETRY_CONNECTIONS: usize = 4;
-/// Orders before the clock runs.
+/// Warm-up orders.
 const WARM_UP: usize = 300;
-/// The pool of each service and of the bare database, as by default.
+/// The pool of each service and of the bare database; the default size.
 const POOL: u32 = 10;
-/// No measurement takes longer.
+/// The deadline of a measurement.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Orders (or messages) per second, by what was measured; in the order of the table.
+/// Orders (or messages) per second, by measurement, in the order of the table.
 #[derive(Default)]
-struct Figures(Vec<(String, Vec<f64>)>);
+struct Measurements(Vec<(String, Vec<f64>)>);
 
-impl Figures {
+impl Measurements {
     fn add(&mut self, what: &str, per_second: f64) {
         println!("  {what}: {per_second:.0}/s");
         match self.0.iter_mut().find(|(name, _)| name == what) {
-            Some((_, figures)) => figures.push(per_second),
+            Some((_, measurements)) => measurements.push(per_second),
             None => self.0.push((what.to_owned(), vec![per_second])),
         }
     }
 
     fn median(&self, what: &str) -> f64 {
-        let figures = self.0.iter().find(|(name, _)| name == what);
-        median(&figures.unwrap().1)
+        let measurements = self.0.iter().find(|(name, _)| name == what);
+        median(&measurements.unwrap().1)
     }
 
     fn print(&self) {
@@ -66,19 +66,19 @@ impl Figures {
             "\n{:<58} {:>8} {:>8} {:>8}",
             "per second", "median", "lowest", "highest"
         );
-        for (what, figures) in &self.0 {
-            let lowest = figures.iter().copied().fold(f64::INFINITY, f64::min);
-            let highest = figures.iter().copied().fold(0.0, f64::max);
+        for (what, measurements) in &self.0 {
+            let lowest = measurements.iter().copied().fold(f64::INFINITY, f64::min);
+            let highest = measurements.iter().copied().fold(0.0, f64::max);
             println!(
                 "{what:<58} {:>8.0} {lowest:>8.0} {highest:>8.0}",
-                median(figures)
+                median(measurements)
             );
         }
     }
 }
 
-fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
+fn median(measurements: &[f64]) -> f64 {
+    let mut sorted = measurements.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 {
@@ -92,10 +92,10 @@ const WHOLE: &str = "orders placed to confirmed, all patterns on";
 const BROKER: &str = "ceiling broker: 2 messages an order, bare";
 const DATABASE: &str = "ceiling database: 2 transactions an order, bare";
 
-/// What can be measured by itself, by the names that `--only` knows.
+/// The parts that `--only` selects.
 const PARTS: [&str; 5] = ["whole", "ceilings", "stages", "scaling", "telemetry"];
 
-/// The part that `--only` names; `None` when all are wanted.
+/// The part given with `--only`; `None` for all.
 fn only() -> Option<String> {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--only");
     arguments.next()?;
@@ -108,7 +108,7 @@ fn only() -> Option<String> {
 }
 
 fn main() -> ExitCode {
-    // `cargo test --benches` runs benchmarks, too, to see that they work.
+    // `cargo test --benches` also runs benchmarks, to check that they work.
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("a measurement: `cargo bench -p benches --bench throughput`");
         return ExitCode::SUCCESS;
@@ -125,7 +125,7 @@ fn main() -> ExitCode {
     let mut telemetry = None;
     if wanted("telemetry") {
         telemetry = Telemetry::from_env(size("AGORA_BENCH_CONNECTIONS", TELEMETRY_CONNECTIONS));
-        // Before the minutes that the others take.
+        // Before the minutes that the other parts take.
         let missing = format!(
             "{}, the trace store's OTLP address, is not set: `cargo xtask bench` sets it where this machine \
              reaches containers at their own addresses",
@@ -141,18 +141,18 @@ fn main() -> ExitCode {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut figures = Figures::default();
+        let mut measurements = Measurements::default();
         for round in 1..=rounds {
             println!("round {round} of {rounds}: {orders} orders");
             if wanted("whole") {
-                figures.add(WHOLE, whole(orders).await);
+                measurements.add(WHOLE, whole(orders).await);
             }
             if wanted("ceilings") {
-                figures.add(BROKER, ceilings::broker(orders).await);
-                figures.add(DATABASE, ceilings::database(orders).await);
+                measurements.add(BROKER, ceilings::broker(orders).await);
+                measurements.add(DATABASE, ceilings::database(orders).await);
             }
             if wanted("stages") {
-                stages(orders, &mut figures).await;
+                stages(orders, &mut measurements).await;
             }
             if wanted("scaling") {
                 for (replicas, transactions, batch) in
@@ -162,25 +162,28 @@ fn main() -> ExitCode {
                     let what = format!(
                         "inventory: {replicas} replicas, {transactions} x {batch} messages"
                     );
-                    figures.add(&what, rate);
+                    measurements.add(&what, rate);
                 }
             }
             if let Some(telemetry) = &mut telemetry {
                 telemetry.round(round, orders).await;
             }
         }
-        figures.print();
+        measurements.print();
         if only.is_none() {
-            let ceiling = figures.median(BROKER).min(figures.median(DATABASE));
+            let ceiling = measurements
+                .median(BROKER)
+                .min(measurements.median(DATABASE));
             println!(
                 "\nratio to the lower ceiling: {:.2}",
-                figures.median(WHOLE) / ceiling
+                measurements.median(WHOLE) / ceiling
             );
-            // Each ceiling has the machine to itself; an order needs what both of them need.
-            let both = 1.0 / (1.0 / figures.median(BROKER) + 1.0 / figures.median(DATABASE));
+            // Each ceiling is measured alone on the machine; an order needs both.
+            let both =
+                1.0 / (1.0 / measurements.median(BROKER) + 1.0 / measurements.median(DATABASE));
             println!(
                 "ratio to broker and database one after the other, {both:.0}/s: {:.2}",
-                figures.median(WHOLE) / both
+                measurements.median(WHOLE) / both
             );
         }
     });
@@ -190,14 +193,14 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What every service is started with: the pool, and what the environment asks for.
+/// The variables of every service: the pool, and those from the environment.
 struct Variables(Vec<(String, String)>);
 
 impl Variables {
     fn read() -> Self {
         let mut variables = vec![("DATABASE_MAX_CONNECTIONS".to_owned(), POOL.to_string())];
-        let asked = std::env::var("AGORA_BENCH_SERVICES").unwrap_or_default();
-        variables.extend(asked.split_whitespace().map(|pair| {
+        let given = std::env::var("AGORA_BENCH_SERVICES").unwrap_or_default();
+        variables.extend(given.split_whitespace().map(|pair| {
             let (name, value) = pair
                 .split_once('=')
                 .expect("AGORA_BENCH_SERVICES=NAME=VALUE …");
@@ -206,14 +209,14 @@ impl Variables {
         Self(variables)
     }
 
-    /// With more of them, which win.
+    /// With more of them, which take precedence.
     fn and<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let ours = self.0.iter().map(|(name, value)| (&**name, &**value));
         ours.chain(more.iter().copied()).collect()
     }
 }
 
-/// The whole way, from the first request to the last confirmed order.
+/// End to end, from the first request to the last confirmed order.
 async fn whole(orders: usize) -> f64 {
     let shop = Shop::open(saga_tests::binaries!()).await;
     let variables = Variables::read();
@@ -230,7 +233,7 @@ async fn whole(orders: usize) -> f64 {
     reached(&shop.orders, confirmed, WARM_UP + orders).await;
     let took = started.elapsed();
     let used = usage.until_now();
-    // Sessions tell the server's statistics at their end.
+    // Sessions report their statistics to the server at their end.
     order_service.stop().await;
     inventory_service.stop().await;
     let wal = host::wal(&shop.orders).await.since(wal);
@@ -246,11 +249,11 @@ async fn whole(orders: usize) -> f64 {
     orders as f64 / took.as_secs_f64()
 }
 
-/// Each stage of the way by itself, the others standing still.
-async fn stages(orders: usize, figures: &mut Figures) {
+/// Each stage alone, with the others idle.
+async fn stages(orders: usize, measurements: &mut Measurements) {
     let shop = Shop::open(saga_tests::binaries!()).await;
     let variables = Variables::read();
-    // Once each, for tables and queues.
+    // Started once each, for tables and queues.
     shop.inventory_service(&[]).await.stop().await;
     let cable = Cable::to(shop.amqp_url()).await;
     let through = cable.url(shop.amqp_url());
@@ -264,8 +267,8 @@ async fn stages(orders: usize, figures: &mut Figures) {
     client::place(order_service.addr, shop.user, CONNECTIONS, orders).await;
     let rate = orders as f64 / started.elapsed().as_secs_f64();
     println!("  accepting: {}", usage.until_now());
-    figures.add("stage accepting: HTTP to commit, broker away", rate);
-    // Its relay may still wait for the broker: it is not what is measured.
+    measurements.add("stage accepting: HTTP to commit, broker away", rate);
+    // Its relay may still wait for the broker, which is not measured.
     drop(order_service);
 
     let all = orders + WARM_UP;
@@ -277,7 +280,7 @@ async fn stages(orders: usize, figures: &mut Figures) {
         drain_rate(&shop.orders, published, all)
     );
     println!("  relay: {}", usage.until_now());
-    figures.add("stage relay: outbox to broker", rate);
+    measurements.add("stage relay: outbox to broker", rate);
     order_service.stop().await;
 
     let usage = Usage::now();
@@ -286,7 +289,7 @@ async fn stages(orders: usize, figures: &mut Figures) {
         drain_rate(&shop.inventory, "SELECT count(*) FROM inbox", all)
     );
     println!("  inventory: {}", usage.until_now());
-    figures.add(
+    measurements.add(
         "stage inventory: order_events to stock, its relay beside",
         rate,
     );
@@ -300,13 +303,13 @@ async fn stages(orders: usize, figures: &mut Figures) {
         drain_rate(&shop.orders, confirmed, all)
     );
     println!("  outcome: {}", usage.until_now());
-    figures.add("stage outcome: inventory_events to confirmed", rate);
+    measurements.add("stage outcome: inventory_events to confirmed", rate);
     order_service.stop().await;
     shop.close().await;
 }
 
-/// How fast replicas of inventory-service drain a queue that is full when they start, each with so many transactions
-/// at the same time, and at most so many messages in each.
+/// The rate at which replicas of inventory-service drain a queue that is full when they start, each with this many
+/// concurrent transactions, and at most this many messages in each.
 async fn drained(orders: usize, replicas: usize, transactions: usize, batch: usize) -> f64 {
     let shop = Shop::open(saga_tests::binaries!()).await;
     shop.inventory_service(&[]).await.stop().await;
@@ -343,13 +346,13 @@ async fn reached(pool: &PgPool, sql: &'static str, count: usize) {
     }
 }
 
-/// How fast a count grows to `all`, its first fifth left aside: processes are still starting then.
+/// The rate at which a count grows to `all`, without its first fifth, while processes are still starting.
 async fn drain_rate(pool: &PgPool, sql: &'static str, all: usize) -> f64 {
     let started = Instant::now();
     let mut first = None;
     loop {
         assert!(started.elapsed() < PATIENCE, "not {all}: {sql}");
-        // The service may not have made its tables yet.
+        // The service may not have created its tables yet.
         let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
             .fetch_one(pool)
             .await

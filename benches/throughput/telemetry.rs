@@ -1,11 +1,11 @@
-//! What traces cost: orders decided for each second of processor time that the services take, while none of the
-//! orders is traced, every tenth, and all of them.
+//! The cost of traces: decided orders per second of the services' processor time, while none of the orders is traced,
+//! every tenth, and all of them.
 //!
-//! The services keep to a caller's decision, so that these arms differ in one flag of each request, and in nothing
-//! else. The traces go to the system's own trace store. Counted is the time of order-service and
-//! inventory-service, user and system, until the store has the last span. Left out: what the gateway and the store
-//! take (the store takes it from the same machine, which the orders a second show), and what is there
-//! without traces as well: ids are made and travel, as log lines carry them.
+//! The services honour the caller's decision, so these arms differ in one flag of each request and in nothing else. The
+//! traces go to the system's own trace store. The processor time is that of order-service and inventory-service, user and
+//! system, until the store has the last span. Left out: the cost of the gateway and the store (the store runs on the same
+//! machine, which the orders per second show), and the cost that exists without traces as well: ids are generated and
+//! propagated, because log lines carry them.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use testkit::series;
 use crate::{PATIENCE, Variables, WARM_UP, client, median, reached};
 use benches::usage::Usage;
 
-/// Where the trace store takes spans over OTLP/gRPC.
+/// The trace store's OTLP/gRPC endpoint.
 pub(crate) const STORE: &str = "AGORA_TEST_OTLP_URL";
-/// How often the services are asked whether they still have spans.
+/// How often the services' span queues are polled.
 const POLL: Duration = Duration::from_millis(100);
-/// No span ends or is sent for so long: twice as long as spans gather before they are sent.
+/// No span ends or is sent for this long: twice the time for which spans are collected before they are sent.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// The part's measurements.
@@ -29,11 +29,11 @@ pub(crate) struct Telemetry {
     connections: usize,
     /// A round each: off, a tenth, full.
     rounds: Vec<[Run; 3]>,
-    /// Why figures can't be relied on.
+    /// Why the measurements are invalid.
     objections: Vec<String>,
 }
 
-/// What one arm did in one round.
+/// The result of one arm in one round.
 #[derive(Clone, Copy)]
 struct Run {
     per_cpu_second: f64,
@@ -41,14 +41,14 @@ struct Run {
     spans_an_order: f64,
 }
 
-/// Of both services together.
+/// Sums over both services.
 struct Reading {
     cpu_seconds: f64,
     spans: Spans,
 }
 
 impl Telemetry {
-    /// Nothing measured yet; `None` without a trace store. The client will have so many requests under way.
+    /// Nothing measured yet; `None` without a trace store. The client will have this many concurrent requests.
     pub(crate) fn from_env(connections: usize) -> Option<Self> {
         Some(Self {
             store: std::env::var(STORE).ok()?,
@@ -58,7 +58,7 @@ impl Telemetry {
         })
     }
 
-    /// Each arm once; over three rounds, each is the first once.
+    /// Runs each arm once; over three rounds, each is the first once.
     pub(crate) async fn round(&mut self, round: usize, orders: usize) {
         let mut turns = [0, 1, 2];
         turns.rotate_left((round - 1) % 3);
@@ -67,7 +67,7 @@ impl Telemetry {
             let sampling = Sampling::ALL[arm];
             let (run, spans) = self.measure(sampling, orders).await;
             println!(
-                "  telemetry {}: {:.0} orders a CPU second, {:.0}/s; spans: {} sent, {} failed, {} dropped",
+                "  telemetry {}: {:.0} orders per CPU second, {:.0}/s; spans: {} sent, {} failed, {} dropped",
                 sampling.name(),
                 run.per_cpu_second,
                 run.per_second,
@@ -85,7 +85,7 @@ impl Telemetry {
         self.rounds.push(runs.map(Option::unwrap));
     }
 
-    /// Orders by the whole way, in a shop of their own: no arm finds what another one left.
+    /// Runs orders end to end in a new shop: no arm inherits another's state.
     async fn measure(&self, sampling: Sampling, orders: usize) -> (Run, Spans) {
         let shop = Shop::open(saga_tests::binaries!()).await;
         let variables = Variables::read();
@@ -138,21 +138,21 @@ impl Telemetry {
         (run, spans)
     }
 
-    /// Prints the table; fails when the arms were not what they are called.
+    /// Prints the table; fails when an arm didn't do what its name states.
     pub(crate) fn conclude(&self) -> ExitCode {
         println!(
             "\n{:<16} {:>26} {:>24} {:>9} {:>12}",
-            "traces", "orders a CPU second", "ratio to off", "spans", "orders"
+            "traces", "orders per CPU second", "ratio to off", "spans", "orders"
         );
         println!(
             "{:<16} {:>26} {:>24} {:>9} {:>12}",
             "", "median (range)", "in the same round", "an order", "a second"
         );
         for (arm, sampling) in Sampling::ALL.into_iter().enumerate() {
-            let of = |figure: fn(&Run) -> f64| -> Vec<f64> {
-                self.rounds.iter().map(|runs| figure(&runs[arm])).collect()
+            let of = |metric: fn(&Run) -> f64| -> Vec<f64> {
+                self.rounds.iter().map(|runs| metric(&runs[arm])).collect()
             };
-            // What disturbs the machine for a minute disturbs both sides of such a ratio.
+            // Other load on the machine affects both sides of such a ratio.
             let ratios: Vec<f64> = self
                 .rounds
                 .iter()
@@ -170,7 +170,7 @@ impl Telemetry {
         if self.objections.is_empty() {
             return ExitCode::SUCCESS;
         }
-        eprintln!("\nthe figures of telemetry stand for nothing:");
+        eprintln!("\nthe measurements of telemetry are invalid:");
         for objection in &self.objections {
             eprintln!("- {objection}");
         }
@@ -182,22 +182,22 @@ impl Telemetry {
     }
 }
 
-fn with_range(figures: &[f64], decimals: usize) -> String {
-    let lowest = figures.iter().copied().fold(f64::INFINITY, f64::min);
-    let highest = figures.iter().copied().fold(0.0, f64::max);
-    let median = median(figures);
+fn with_range(values: &[f64], decimals: usize) -> String {
+    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = values.iter().copied().fold(0.0, f64::max);
+    let median = median(values);
     format!("{median:.decimals$} ({lowest:.decimals$} to {highest:.decimals$})")
 }
 
-/// Waits until the services have no more spans. The answer is the first reading at which that was so: the wait for
-/// certainty is not what is measured.
+/// Waits until the services have no more spans. Returns the first reading for which that was so: the time for making sure
+/// is not part of the measurement.
 async fn settled(services: [&Replica; 2]) -> Reading {
     let started = Instant::now();
     let (mut last, mut since) = (Reading::now(services).await, Instant::now());
     while last.spans.queued > 0 || since.elapsed() < QUIET {
         assert!(
             started.elapsed() < testkit::PATIENCE,
-            "after {:?} spans still end or wait, {:?}: is the trace store well?",
+            "after {:?} spans still end or wait, {:?}: is the trace store healthy?",
             testkit::PATIENCE,
             last.spans
         );
@@ -224,8 +224,8 @@ impl Reading {
         let metrics = service.metrics().await;
         Self {
             cpu_seconds: series(&metrics, "process_cpu_seconds_total")
-                .expect("/metrics tells the processor time: on Linux, from /proc"),
-            spans: Spans::read(&metrics).expect("/metrics tells what became of spans"),
+                .expect("/metrics has the processor time: on Linux, from /proc"),
+            spans: Spans::read(&metrics).expect("/metrics has the span counts"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Any bytes, read as every event there is. What has to hold is `tests/event-invariants`, which a
-//! test runs on the stable compiler too (`cargo test -p shared-events --test any_bytes`).
+//! Decodes any bytes as every type of event. The invariants are in `tests/event-invariants`; a test checks them on
+//! the stable compiler too (`cargo test -p shared-events --test any_bytes`).
 //!
-//! To look for longer, with `cargo install cargo-fuzz` and a nightly compiler, from the repository's root:
+//! To search for longer, with `cargo install cargo-fuzz` and a nightly compiler, from the repository's root:
 //!
 //! ```text
 //! mkdir -p fuzz/corpus/decode_event
@@ -9,8 +9,8 @@
 //!     -- -max_total_time=60
 //! ```
 //!
-//! libFuzzer writes what it finds to the first folder and only reads the others. A counterexample lands in
-//! `fuzz/artifacts`: move it to `fuzz/seeds`, where the test finds it from then on.
+//! libFuzzer writes its findings to the first folder and only reads the others. A counterexample is written to
+//! `fuzz/artifacts`: move it to `fuzz/seeds`, where the test uses it from then on.
 //!
 //! Left out: inputs over libFuzzer's 4 KiB. Larger ones are in the test.
 

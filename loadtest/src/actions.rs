@@ -1,6 +1,6 @@
-//! What a user of the shop does, whichever model makes it do so.
+//! The actions of a shop user, for both load models.
 //!
-//! Sending and counting are ours, so that every request that leaves is counted exactly once.
+//! Requests are sent and counted here, so that every request is counted exactly once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,21 +18,21 @@ use crate::preparation::{self, Account, LoggedIn};
 use crate::recorder::Recorder;
 use crate::routes::Group;
 
-/// What a checkout and a purchase ask for.
+/// The quantity of a checkout and of a purchase.
 const QUANTITY: u32 = 1;
 
-/// `None` where no answer came.
+/// `None` without an answer.
 pub(crate) type Status = Option<u16>;
 
-/// What a model has to do with each request of an action.
+/// What a load model does around each request of an action.
 pub(crate) trait Pace {
     /// Why the action ends here.
     type Over;
 
     /// Waits until the next request may be sent. Returns the time from which its latency counts.
-    async fn turn(&mut self) -> Result<Instant, Self::Over>;
+    async fn ready(&mut self) -> Result<Instant, Self::Over>;
 
-    /// It was answered, or not.
+    /// Called after the answer, or its absence.
     async fn answered<T: Sync>(
         &mut self,
         route: Route,
@@ -68,7 +68,7 @@ struct Stock {
 
 #[derive(Deserialize)]
 struct Purchase {
-    /// Whether it was made at a cached price.
+    /// Whether it was made at a stale price.
     stale: bool,
 }
 
@@ -83,7 +83,7 @@ struct Order {
     product_id: i64,
 }
 
-/// The two answers that a cancellation may get.
+/// The two expected answers to a cancellation.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Cancellation {
@@ -97,7 +97,7 @@ enum Cancellation {
 }
 
 impl Visitor {
-    /// Does one action. Returns the status of its last request.
+    /// Performs one action. Returns the status of its last request.
     pub(crate) async fn act<P: Pace>(
         &self,
         action: Action,
@@ -163,7 +163,7 @@ impl Visitor {
         Ok(answer.status)
     }
 
-    /// Orders, then reads the order and the stock. A failed request ends the action.
+    /// Places an order, then reads it and the stock. A failed request ends the action.
     async fn check_out<P: Pace>(&self, pace: &mut P, product_id: i64) -> Result<Status, P::Over> {
         let placed = self.place_order(pace, product_id, QUANTITY).await?;
         let Ok(AcceptedOrder { order_id }) = placed.outcome else {
@@ -183,7 +183,7 @@ impl Visitor {
         self.read_stock(pace, product_id).await
     }
 
-    /// Orders, and cancels at once what was accepted.
+    /// Places an order, and cancels it at once if it was accepted.
     async fn order_and_cancel<P: Pace>(
         &self,
         pace: &mut P,
@@ -224,7 +224,7 @@ impl Visitor {
     ) -> Result<Answer<AcceptedOrder>, P::Over> {
         let path = format!("/orders/?product_id={product_id}&quantity={quantity}");
         let mut request = self.request(Route::PLACE_ORDER, &path);
-        // Not from the seed: a repeated run must place new orders, not get the old ones back.
+        // Not from the seed: a repeated run must place new orders, not get the earlier ones back.
         let idempotency_key = self.idempotency_keys.then(|| Uuid::new_v4().to_string());
         if let Some(key) = &idempotency_key {
             request = request.header("idempotency-key", key);
@@ -272,13 +272,13 @@ impl Visitor {
         self.gateway
             .request(route, path)
             .bearer_auth(token)
-            // The gateway replaces them by what the token says. Where it asks nobody (`AGORA_PATTERN_FORWARD_AUTH=off`),
-            // services go by nothing else.
+            // The gateway replaces these by the token's identity. Without the auth hop (`AGORA_PATTERN_FORWARD_AUTH=off`)
+            // services have nothing else.
             .header("X-User-Id", &self.account.id)
             .header("X-User-Email", &self.account.email)
     }
 
-    /// Sends one request when its turn has come, and counts its answer.
+    /// Sends one request when the pace permits, and counts its answer.
     async fn send<P: Pace, T: DeserializeOwned + Sync>(
         &self,
         pace: &mut P,
@@ -286,9 +286,9 @@ impl Visitor {
         request: RequestBuilder,
         answers_the_question: impl FnOnce(&T) -> bool,
     ) -> Result<Answer<T>, P::Over> {
-        // Before the first turn: nothing is measured from a time before the beginning.
+        // Before the first request: no time before the beginning is measured.
         self.recorder.beginning();
-        let since = pace.turn().await?;
+        let since = pace.ready().await?;
         let answer = exchange(route, request, since, answers_the_question).await;
         self.recorder.count_measured(route, self.group, &answer);
         pace.answered(route, &answer).await?;

@@ -1,8 +1,7 @@
-//! The closed model: each user waits for its answer before it goes on, driven by goose.
+//! The closed model: each user waits for its answer before it continues, driven by goose.
 //!
-//! goose starts and stops the users, limits their rate and draws the report. At the end of the run time, and at
-//! Ctrl-C, it lets each user finish the action it is in: no request is cut off between the system's count and
-//! this one.
+//! goose starts and stops the users, limits their rate and renders the report. At the end of the run time, and on Ctrl-C,
+//! it lets each user finish its current action: no request is cut off between the system's count and this one.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,22 +20,22 @@ use crate::gateway::{Answer, Route};
 use crate::mix::Mix;
 use crate::options::Options;
 
-/// After a request without an answer. A refused connection is noticed within microseconds; without a
-/// pause a stopped gateway would be asked a hundred thousand times a second.
+/// The pause after a request without an answer. A refused connection is noticed within microseconds; without a pause a
+/// stopped gateway would get a hundred thousand requests per second.
 const PAUSE_WITHOUT_ANSWER: Duration = Duration::from_millis(100);
 
-/// How often a goose that is to stop is told so.
+/// How often the stop signal to goose is repeated.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Keeps a user for each visitor busy for the run time. Returns when the last one has its answer.
-/// A Ctrl-C that reached goose cancels `stop`.
+/// Keeps one user per visitor busy for the run time. Returns when the last one has its answer. A Ctrl-C that goose received
+/// cancels `stop`.
 pub(crate) async fn run(
     options: &Options,
     seed: u64,
     visitors: Vec<Visitor>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    // By goose's index of its users. Each is locked by its own user only.
+    // By goose's index of its users. Each is only locked by its own user.
     let users: Arc<[_]> = visitors
         .into_iter()
         .enumerate()
@@ -57,14 +56,14 @@ pub(crate) async fn run(
     let report = report.to_str().context("--out-dir must be UTF-8")?;
     let run_time_s = usize::try_from(options.run_time.as_secs())?;
 
-    // A default configuration, not `initialize`, which would read our command line.
+    // A default configuration, not `initialize`, which would parse this program's command line.
     let attack = GooseAttack::initialize_with_config(GooseConfiguration::default())?
         .register_scenario(Scenario::new(&scenario).register_transaction(step.set_name(&scenario)))
-        // Ours sends the requests; without this goose makes a client for each user.
+        // This program's client sends the requests; otherwise goose would create one for each user.
         .set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())?
         .set_default(GooseDefault::Host, options.base_url.as_str())?
         .set_default(GooseDefault::Users, options.users)?
-        // All users within a tenth of a second; one a second is goose's own default.
+        // All users start within a tenth of a second; goose's default is one per second.
         .set_default(
             GooseDefault::IncreaseRate,
             (options.users * 10).to_string().as_str(),
@@ -75,12 +74,12 @@ pub(crate) async fn run(
             options.rate_limit.unwrap_or(0),
         )?
         .set_default(GooseDefault::ReportFile, report)?
-        // The report covers the start as well, as our own figures do.
+        // The report covers the start as well, like the run's own measurements.
         .set_default(GooseDefault::NoResetMetrics, true)?
         .set_default(GooseDefault::NoPrintMetrics, true)?
         .set_default(GooseDefault::Quiet, 1)?
         .set_default(GooseDefault::NoTelnet, true)?
-        // Its corrections would count requests that were never sent.
+        // goose's correction would count requests that were never sent.
         .set_default(
             GooseDefault::CoordinatedOmissionMitigation,
             GooseCoordinatedOmissionMitigation::Disabled,
@@ -96,7 +95,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Passes `stop` on. goose forgets what it was told before its users start, so it is told until it ends.
+/// Forwards `stop` to goose, repeatedly: goose ignores the signal until its users have started.
 async fn stop_goose(stop: &CancellationToken) -> Infallible {
     stop.cancelled().await;
     loop {
@@ -106,13 +105,13 @@ async fn stop_goose(stop: &CancellationToken) -> Infallible {
 }
 
 impl Pace for GooseUser {
-    /// goose takes no more requests: the run is over.
+    /// goose accepts no more requests: the run is over.
     type Over = Box<TransactionError>;
 
-    /// When the rate limit allows it.
-    async fn turn(&mut self) -> Result<Instant, Self::Over> {
+    /// Waits for the rate limit.
+    async fn ready(&mut self) -> Result<Instant, Self::Over> {
         if let Some(throttle) = self.throttle.clone() {
-            // Closed once the run is over: what wasn't sent isn't counted.
+            // Closed once the run is over: unsent requests aren't counted.
             throttle
                 .send_async(true)
                 .await
@@ -121,7 +120,7 @@ impl Pace for GooseUser {
         Ok(Instant::now())
     }
 
-    /// Puts it into goose's report.
+    /// Adds it to goose's report.
     async fn answered<T: Sync>(
         &mut self,
         route: Route,

@@ -1,7 +1,7 @@
-//! HTTP towards the gateway: the routes, what each is expected to answer, and one way to ask.
+//! HTTP to the gateway: the routes, their expected answers, and one function that sends requests.
 //!
-//! Nothing here follows redirects, retries or uses a proxy: each request that leaves is exactly one
-//! on the wire, or the counts of a run couldn't be held against the system's own.
+//! Nothing here follows redirects, retries or uses a proxy: each request is exactly one on the wire, otherwise the counts of
+//! a run couldn't be reconciled with the system's own.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Half of what the gateway waits before it closes an idle connection: never send into one that it closes.
+/// Half of the gateway's idle timeout: never send into a connection that it is closing.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A route of the public API. Its template is the services' `http_route` label, letter by letter.
+/// A route of the public API. Its template equals the services' `http_route` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Route {
     pub(crate) template: &'static str,
@@ -49,7 +49,7 @@ impl Route {
     pub(crate) const READ_ME: Self = Self::get("/users/me");
     pub(crate) const PURCHASE: Self = Self::post("/users/{id}/purchases", &[201]);
     pub(crate) const PLACE_ORDER: Self = Self::post("/orders/", &[202]);
-    /// 409: it was rejected before.
+    /// 409: the order was rejected before.
     pub(crate) const CANCEL_ORDER: Self = Self::post("/orders/{id}/cancel", &[202, 409]);
     pub(crate) const READ_ORDER: Self = Self::get("/orders/{id}");
     pub(crate) const READ_STOCK: Self = Self::get("/inventory/{product_id}");
@@ -71,7 +71,7 @@ impl Route {
     }
 }
 
-/// The way in.
+/// The entry point of the system.
 #[derive(Debug, Clone)]
 pub(crate) struct Gateway {
     client: Client,
@@ -95,7 +95,7 @@ impl Gateway {
         })
     }
 
-    /// A request to `path`, which is `route` with its blanks filled in.
+    /// A request to `path`, which is `route` with its parameters filled in.
     pub(crate) fn request(&self, route: Route, path: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.base_url);
         match route.method {
@@ -105,33 +105,33 @@ impl Gateway {
     }
 }
 
-/// What came of one request.
+/// The result of one request.
 pub(crate) struct Answer<T> {
-    /// `None` where no answer came.
+    /// `None` without an answer.
     pub(crate) status: Option<u16>,
-    /// From when its latency counts.
+    /// The start of its latency.
     pub(crate) since: Instant,
     /// Until the end of the body.
     pub(crate) latency: Duration,
-    /// Its trace, where it names one that can be read.
+    /// Its trace, if the header is valid.
     pub(crate) trace: Option<TraceResponse>,
     /// The body of the expected answer, or why there is none.
     pub(crate) outcome: Result<T, String>,
 }
 
-/// Sends one request and reads its answer to the end. The answer is usable when its status is one of the
-/// route's, its body is a `T`, and `answers_the_question` says so of that.
+/// Sends one request and reads its answer to the end. The answer is usable when its status is one of the route's, its body
+/// is a `T`, and `matches` accepts that.
 pub(crate) async fn exchange<T: DeserializeOwned>(
     route: Route,
     request: RequestBuilder,
     since: Instant,
-    answers_the_question: impl FnOnce(&T) -> bool,
+    matches: impl FnOnce(&T) -> bool,
 ) -> Answer<T> {
     let (status, trace, outcome) = match request.send().await {
         Ok(response) => (
             Some(response.status().as_u16()),
             trace_of(&response),
-            read(route, response, answers_the_question).await,
+            read(route, response, matches).await,
         ),
         Err(error) => (None, None, Err(format!("no answer: {}", cause(&error)))),
     };
@@ -144,7 +144,7 @@ pub(crate) async fn exchange<T: DeserializeOwned>(
     }
 }
 
-/// Of two such headers nobody knows which one is right.
+/// Two such headers are ambiguous.
 fn trace_of(response: &Response) -> Option<TraceResponse> {
     let mut headers = response.headers().get_all("traceresponse").iter();
     match (headers.next(), headers.next()) {
@@ -156,7 +156,7 @@ fn trace_of(response: &Response) -> Option<TraceResponse> {
 async fn read<T: DeserializeOwned>(
     route: Route,
     response: Response,
-    answers_the_question: impl FnOnce(&T) -> bool,
+    matches: impl FnOnce(&T) -> bool,
 ) -> Result<T, String> {
     let status = response.status().as_u16();
     // Read in any case: an unread body would cost the connection.
@@ -176,13 +176,13 @@ async fn read<T: DeserializeOwned>(
     }
     let value = serde_json::from_slice(&body)
         .map_err(|error| format!("{status} with an unexpected body: {error}"))?;
-    if !answers_the_question(&value) {
-        return Err(format!("{status} with the answer to another question"));
+    if !matches(&value) {
+        return Err(format!("{status} with the answer to a different request"));
     }
     Ok(value)
 }
 
-/// The part of an RFC 9457 problem document that is the same for each failure of a kind.
+/// The part of an RFC 9457 problem document that is the same for all failures of one type.
 #[derive(Deserialize)]
 struct Problem {
     #[serde(rename = "type")]

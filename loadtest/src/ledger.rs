@@ -1,4 +1,4 @@
-//! The ledger: a line for each order and each cancellation, on disk as soon as its answer is known.
+//! The ledger: a line per order and per cancellation, on disk as soon as the answer is known.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -18,7 +18,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Makes the run's folder and an empty ledger in it. A folder that holds a ledger is refused.
+    /// Creates the run's folder with an empty ledger. A folder that has a ledger is refused.
     pub(crate) fn create(out_dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(out_dir)
             .with_context(|| format!("failed to make the folder {}", out_dir.display()))?;
@@ -30,22 +30,22 @@ impl Ledger {
         })
     }
 
-    /// Writes one entry. The file isn't buffered: a killed run has lost no answer that it saw.
-    /// Says whether it is on record; the first error is kept for [`Ledger::finish`].
+    /// Writes one entry. The file isn't buffered: a killed run loses no answer that it received.
+    /// Returns whether it was written; the first error is kept for [`Ledger::finish`].
     pub(crate) fn append_order(&mut self, entry: &LedgerEntry) -> bool {
         self.orders.tried += 1;
         self.orders.accepted += u64::from(entry.order_id.is_some());
         let written = write_line(&mut self.orders_file, entry);
-        self.is_on_record(written)
+        self.is_recorded(written)
     }
 
     /// Likewise.
     pub(crate) fn append_cancellation(&mut self, entry: &CancellationEntry) -> bool {
         let written = write_line(&mut self.cancellations_file, entry);
-        self.is_on_record(written)
+        self.is_recorded(written)
     }
 
-    /// The orders on record, or why the record has a gap.
+    /// The recorded orders, or the error that left a gap in the record.
     pub(crate) fn finish(&mut self) -> anyhow::Result<OrderCount> {
         match self.failure.take() {
             None => Ok(self.orders),
@@ -55,7 +55,7 @@ impl Ledger {
         }
     }
 
-    fn is_on_record(&mut self, written: std::io::Result<()>) -> bool {
+    fn is_recorded(&mut self, written: std::io::Result<()>) -> bool {
         match written {
             Ok(()) => true,
             Err(error) => {

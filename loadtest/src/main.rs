@@ -1,11 +1,11 @@
-//! Puts load on agora through its gateway and writes down what it saw.
+//! Generates load on agora through its gateway and records the results.
 //!
-//! A run signs its users up, puts load on for the run time, and leaves a folder as `load-record` describes it:
-//! a summary with an exact count of every request, a timeline, a ledger of every order and cancellation. There are
-//! two models: in the closed one goose drives users, who wait for their answers; in the open one actions arrive at a
-//! constant rate. Left out: starting the system and comparing the counts with Prometheus, which is `xtask`'s work.
+//! A run signs its users up, generates load for the run time, and leaves a folder as `load-record` describes it: a summary
+//! with an exact count of every request, a timeline, and a ledger of every order and cancellation. There are two models: in
+//! the closed one goose drives users that wait for their answers; in the open one actions arrive at a constant rate. Left
+//! out: starting the system and reconciling the counts with Prometheus, which is `xtask`'s work.
 
-// Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
+// Its `println!` and `eprintln!` replace those of the standard library, in every module.
 #[macro_use]
 extern crate terminal;
 
@@ -51,7 +51,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 enum Outcome {
     Holds,
     ThresholdFailed,
-    /// Ctrl-C, or the end of standard input: what was measured is written, but it isn't the run that was asked for.
+    /// Ctrl-C, or the end of standard input: the measurements are recorded, but cover a shorter run than requested.
     Interrupted,
 }
 
@@ -65,7 +65,7 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// No run could be made, or not be recorded.
+/// The run could not be made, or not be recorded.
 const EXIT_NO_RUN: u8 = 3;
 
 #[tokio::main]
@@ -104,10 +104,10 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
     let tally = recorder.finish()?;
     if tally.measured() == 0 {
         if stop.is_cancelled() {
-            eprintln!("interrupted before anything was measured");
+            eprintln!("interrupted before the first measurement");
             return Ok(Outcome::Interrupted);
         }
-        bail!("nothing was measured: the run ended before its first answer");
+        bail!("no measurement: the run ended before its first answer");
     }
     let summary = RunSummary {
         run_id,
@@ -193,7 +193,7 @@ async fn prepare_and_measure(
     }
 }
 
-/// Writes the seconds, then the summary: where there is a summary, the run is complete.
+/// Writes the seconds, then the summary: a summary means that the run is complete.
 fn write(summary: &RunSummary, tally: &Tally, out_dir: &Path) -> anyhow::Result<()> {
     write_lines(&out_dir.join(TIMELINE_FILE), tally.timeline().seconds())?;
     write_lines(&out_dir.join(ROUTES_FILE), tally.routes().seconds())?;
@@ -213,11 +213,11 @@ fn write_lines(path: &Path, values: impl Iterator<Item = impl Serialize>) -> any
     Ok(file.flush()?)
 }
 
-/// A line on stderr now and then, so that a long run is seen to be alive.
+/// A line on stderr now and then, to show that a long run is making progress.
 async fn show_progress(recorder: &Recorder) -> Infallible {
     let started = Instant::now();
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    ticks.tick().await; // the first comes at once
+    ticks.tick().await; // the first tick is immediate
     loop {
         ticks.tick().await;
         let Progress {

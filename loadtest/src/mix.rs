@@ -1,24 +1,23 @@
-//! Which request comes next: every random choice of a run, and no I/O.
+//! The request mix: every random choice of a run, and no I/O.
 //!
-//! Closed model: a user's choices follow from the run's seed and the user's index alone. How many of them a run
-//! gets through depends on the system's speed, their order doesn't. Open model: the same with each arrival,
-//! which has an index of its own and makes one choice.
+//! Closed model: a user's choices depend on the run's seed and the user's index only. Their number depends on the system's
+//! speed, their order doesn't. Open model: the same for each arrival, which has an index of its own and makes one choice.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use records::scenario::Scenario;
 
-/// Products 1 to 98 get load. 99 is the product of the documented walk through the shop, whose reader
-/// looks at its stock; 100 stays untouched beside it.
+/// Products 1 to 98 get load. Product 99 belongs to the documented tour of the shop, whose reader checks its stock; 100
+/// stays untouched beside it.
 const PRODUCTS: std::ops::RangeInclusive<i64> = 1..=98;
 
-/// Products from 1,000,001 on are nobody's: an order for one is accepted, and rejected later on.
+/// Products from 1,000,001 on don't exist: an order for one is accepted, and rejected later.
 const UNSTOCKED: i64 = 1_000_000;
 
 const QUANTITIES: std::ops::RangeInclusive<u32> = 1..=3;
 
-/// What a user does next.
+/// A user's next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     LogIn,
@@ -32,7 +31,7 @@ pub(crate) enum Action {
     OrderAndCancel { product_id: i64, quantity: u32 },
 }
 
-/// An endless row of actions.
+/// An endless sequence of actions.
 pub(crate) struct Mix {
     kind: Scenario,
     rng: StdRng,
@@ -49,7 +48,7 @@ impl Mix {
         }
     }
 
-    /// What comes next.
+    /// The next action.
     pub(crate) fn next_action(&mut self) -> Action {
         match self.kind {
             Scenario::Login => Action::LogIn,
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn of_thirty_reads_of_a_session_one_is_with_a_new_token() {
+    fn one_of_thirty_reads_of_a_session_uses_a_new_token() {
         let actions = actions(Scenario::Session, 1, 0);
         let new = actions.iter().filter(|a| **a == Action::LogInAndReadMe);
         // 500 draws at a thirtieth: four standard deviations are 16.
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn order_only_orders_one_to_three_of_what_is_stocked() {
+    fn order_only_orders_one_to_three_stocked_products() {
         for action in actions(Scenario::Order, 1, 0) {
             let Action::Order {
                 product_id,
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn of_five_changes_of_mind_two_are_cancelled_and_one_is_for_what_nobody_stocks() {
+    fn of_five_orders_two_are_cancelled_and_one_is_for_an_unknown_product() {
         let (mut ordinary, mut unstocked, mut cancelled) = (0, 0, 0);
         for action in actions(Scenario::ChangeOfMind, 1, 0) {
             match action {

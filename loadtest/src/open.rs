@@ -1,8 +1,8 @@
 //! The open model: actions arrive at a constant rate, whether the system keeps up or not.
 //!
-//! An arrival's latency counts from the time at which it was meant to begin, so that neither a stall of the
-//! system nor one of the generator is hidden ("coordinated omission"). The timer has a resolution of a
-//! millisecond, which the latencies contain. Nothing is sent later in place of an arrival that found the bound reached.
+//! An arrival's latency counts from its scheduled time, so that neither a stall of the system nor one of the generator is
+//! hidden ("coordinated omission"). The timer's resolution of a millisecond is part of the latencies. An arrival beyond the
+//! concurrency limit is never sent later.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::mix::{Action, Mix};
 use crate::recorder::Recorder;
 use records::scenario::Scenario;
 
-/// What arrives, when, and how much of it at once.
+/// The schedule of arrivals and their concurrency limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrivals {
     pub(crate) scenario: Scenario,
@@ -28,12 +28,12 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    /// What an arrival does: a mix of its own, so that it hangs on no other, nor on which of them were sent.
+    /// An arrival's action: from a mix of its own, independent of other arrivals and of whether they were sent.
     fn action(&self, index: usize) -> Action {
         Mix::new(self.scenario, self.seed, index).next_action()
     }
 
-    /// Which of `users` an arrival belongs to: one after the other, or four of five to the first of them.
+    /// The user of an arrival: in ready, or four of five times the first one.
     fn user(&self, index: usize, users: usize) -> usize {
         match self.scenario.groups() {
             None => index % users,
@@ -42,7 +42,7 @@ impl Arrivals {
         }
     }
 
-    /// The time of each from the beginning on. No sum of rounded intervals: an hour ends when it should.
+    /// The scheduled times from the beginning. Not a sum of rounded intervals: an hour ends exactly after an hour.
     fn offsets(&self) -> impl Iterator<Item = Duration> + use<> {
         let per_second = self.per_second as u64;
         let count = per_second * self.run_time.as_secs();
@@ -53,8 +53,7 @@ impl Arrivals {
     }
 }
 
-/// Lets actions arrive for the run time, in the name of one visitor after the other. Returns when the last
-/// has its answer.
+/// Lets actions arrive for the run time, for one visitor after the other. Returns when the last has its answer.
 pub(crate) async fn run(
     arrivals: &Arrivals,
     visitors: Vec<Visitor>,
@@ -89,30 +88,30 @@ pub(crate) async fn run(
             stop: stop.clone(),
         };
         in_flight.spawn(async move {
-            // Its requests are counted, so that nothing is left to say about the action.
+            // Its requests are counted, so there is nothing to report about the action.
             let _ = visitor.act(action, &mut pace).await;
         });
     }
-    // Each request has its timeout, and no action more than three requests; once stopped, just the one under way.
+    // Each request has its timeout, and an action at most three requests; after a stop, only the current one.
     while let Some(ended) = in_flight.join_next().await {
         ended.context("an action failed")?;
     }
     Ok(())
 }
 
-/// The pace of one action: its first request was due when it arrived, the others are as they come.
+/// The pace of one action: its first request was scheduled for its arrival, the others follow immediately.
 struct Arrival {
     due: Option<Instant>,
     stop: CancellationToken,
 }
 
-/// The run is to end: an action sends none of its later requests.
+/// The run is stopping: an action sends none of its later requests.
 struct Stopped;
 
 impl Pace for Arrival {
     type Over = Stopped;
 
-    async fn turn(&mut self) -> Result<Instant, Stopped> {
+    async fn ready(&mut self) -> Result<Instant, Stopped> {
         match self.due.take() {
             Some(due) => Ok(due),
             None if self.stop.is_cancelled() => Err(Stopped),
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_user_has_four_fifths_of_all_arrivals_and_the_others_share_the_rest() {
+    fn a_greedy_user_has_four_fifths_of_all_arrivals() {
         let greedy = Arrivals {
             scenario: Scenario::Greedy,
             ..arrivals(1, 1)
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_divides_no_second_drifts_nowhere() {
+    fn a_rate_that_does_not_divide_a_second_does_not_drift() {
         let offsets: Vec<_> = arrivals(7, 3600).offsets().collect();
         assert_eq!(offsets.len(), 7 * 3600);
         for (second, first) in offsets.iter().step_by(7).enumerate() {

@@ -1,4 +1,4 @@
-//! The command line: what can be asked, and what is refused before anything is sent.
+//! The command line: its options, and their checks before anything is sent.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser};
 use records::{load::LoadModel, scenario::Scenario};
 use reqwest::Url;
 
-/// Puts load on agora through its gateway.
+/// Generates load on agora through its gateway.
 ///
 /// Exit codes: 0 the run holds, 1 a threshold failed, 2 wrong usage, 3 the gateway doesn't answer or
 /// the run couldn't be prepared or recorded, 4 the run was interrupted.
@@ -25,40 +25,40 @@ pub(crate) struct Options {
     #[arg(long, value_parser = parse_base_url)]
     pub(crate) base_url: Url,
 
-    /// The run's own folder; must not hold a run yet.
+    /// The run's own folder; must not contain a run yet.
     #[arg(long)]
     pub(crate) out_dir: PathBuf,
 
-    /// Names the run and its users: lower-case letters, digits and dashes; must be new to the system.
+    /// Names the run and its users: lower-case letters, digits and dashes; must not have been used before.
     /// [default: the time and four random digits]
     #[arg(long, value_parser = parse_run_id)]
     pub(crate) run_id: Option<String>,
 
-    /// Concurrent users, 1 to 10000; in the open model the accounts in whose names actions arrive in turn.
+    /// Concurrent users, 1 to 10000; in the open model the accounts that actions use in turn.
     #[arg(long, default_value_t = 10, value_parser = |s: &str| parse_between(s, 1, 10_000))]
     pub(crate) users: usize,
 
-    /// How long all users are kept busy, or actions arrive, e.g. 30s, 5m or 1h; the requests under way then still end.
+    /// How long users are active, or actions arrive, e.g. 30s, 5m or 1h; requests in flight then still finish.
     #[arg(long, default_value = "30s", value_parser = parse_run_time)]
     pub(crate) run_time: Duration,
 
-    /// The most requests a second over all users. [default: no limit]
+    /// The maximum of requests per second over all users. [default: no limit]
     #[arg(long, value_name = "REQ_PER_S", value_parser = |s: &str| parse_between(s, 1, 1_000_000))]
     pub(crate) rate_limit: Option<usize>,
 
-    /// The open model: this many actions of the scenario arrive each second, 1 to 10000, whether the system keeps up
-    /// or not, and latency counts from the time at which they were meant to. [default: the closed model]
+    /// The open model: this many actions of the scenario arrive per second, 1 to 10000, whether the system keeps up or not,
+    /// and latency counts from their scheduled times. [default: the closed model]
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "rate_limit")]
     #[arg(value_parser = |s: &str| parse_between(s, 1, 10_000))]
     pub(crate) arrivals: Option<usize>,
 
-    /// The most actions under way at once in the open model, 1 to 100000; arrivals beyond them are not sent, and
-    /// count as failed.
+    /// The maximum of concurrent actions in the open model, 1 to 100000; arrivals beyond it are not sent, and count as
+    /// failed.
     #[arg(long, value_name = "N", default_value_t = 500, requires = "arrivals")]
     #[arg(value_parser = |s: &str| parse_between(s, 1, 100_000))]
     pub(crate) max_in_flight: usize,
 
-    /// Repeats an earlier run's choices. [default: random, printed]
+    /// The seed of an earlier run, to repeat its choices. [default: random, printed]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
 
@@ -66,21 +66,21 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MS", value_parser = parse_positive)]
     pub(crate) max_p95_ms: Option<f64>,
 
-    /// Threshold: the part of the requests that may fail, 0 to 1.
+    /// Threshold: the fraction of requests that may fail, 0 to 1.
     #[arg(long, value_name = "FRACTION", value_parser = parse_fraction, default_value = "0")]
     pub(crate) max_error_rate: f64,
 
-    /// Sends orders without an `Idempotency-Key`: nobody on the way may send them twice.
+    /// Send orders without an `Idempotency-Key`: then nothing on the way may retry them.
     #[arg(long)]
     pub(crate) no_idempotency_keys: bool,
 
-    /// Ends the run, as Ctrl-C does, when standard input reaches its end: then its starter is gone.
+    /// End the run, like Ctrl-C, when standard input is closed: its parent process is gone then.
     #[arg(long)]
     pub(crate) while_stdin_open: bool,
 }
 
 impl Options {
-    /// The command line, or the end of this process with an error that says what is wrong with it.
+    /// Parses the command line; on an error, exits the process with a message.
     pub(crate) fn read() -> Self {
         let options = Self::parse();
         if let Err(error) = options.check() {
@@ -89,7 +89,7 @@ impl Options {
         options
     }
 
-    /// What clap itself can't say.
+    /// The checks that clap can't express.
     fn check(&self) -> Result<(), clap::Error> {
         if self.scenario.groups().is_some() && (self.arrivals.is_none() || self.users < 2) {
             return Err(Self::command().error(
@@ -103,7 +103,7 @@ impl Options {
         Ok(())
     }
 
-    /// The model that was asked for.
+    /// The chosen model.
     pub(crate) fn model(&self) -> LoadModel {
         match self.arrivals {
             None => LoadModel::Closed {
@@ -126,13 +126,13 @@ fn scenarios() -> impl TypedValueParser<Value = Scenario> {
     PossibleValuesParser::new(possible).try_map(|name| name.parse::<Scenario>())
 }
 
-/// A name that no other run has: accounts can't be signed up twice.
+/// A new name for each run: accounts can't be signed up twice.
 pub(crate) fn new_run_id() -> String {
     let now = Utc::now().format("%Y%m%d-%H%M%S");
     format!("{now}-{:04x}", rand::random::<u16>())
 }
 
-/// Short enough to be typed again.
+/// Short enough to type again.
 pub(crate) fn new_seed() -> u64 {
     u64::from(rand::random::<u32>())
 }
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_greedy_shows_only_among_others_in_the_open_model() {
+    fn the_greedy_scenario_needs_several_users_and_the_open_model() {
         let check = |given: &[&str]| {
             let always = [
                 "loadtest",

@@ -1,5 +1,5 @@
-//! Signs the users of a run up and logs them in before anything is measured, so that bcrypt is
-//! measured only where it is the question. Its requests are counted like all others.
+//! Signs the users of a run up and logs them in before the measurement, so that bcrypt is only measured by the scenario
+//! that is about it. Its requests are counted like all others.
 
 use std::time::Instant;
 
@@ -15,22 +15,22 @@ use records::scenario::Scenario;
 use crate::options::Options;
 use crate::recorder::Recorder;
 
-/// Sign-ups under way at once: bcrypt keeps the service's cores busy, more would only queue there.
+/// Concurrent sign-ups: bcrypt keeps the service's cores busy, more would only queue there.
 const CONCURRENCY: usize = 4;
 
-/// How much longer than the run a token must live: users start late, and the last requests end late.
+/// How much longer than the run a token must be valid: users start late, and the last requests end late.
 const TOKEN_RESERVE_S: u64 = 60;
 
-/// A user that exists in the system. Not `Debug`: it holds secrets.
+/// A user that exists in the system. Not `Debug`: it contains secrets.
 pub(crate) struct Account {
     pub(crate) id: String,
     pub(crate) email: String,
     pub(crate) password: String,
-    /// Empty in the login scenario, which asks for a new one each time.
+    /// Empty in the login scenario, which requests a new one each time.
     pub(crate) token: String,
 }
 
-/// What `POST /auth/login` promises.
+/// The body of `POST /auth/login`'s answer.
 #[derive(Deserialize)]
 pub(crate) struct LoggedIn {
     pub(crate) access_token: String,
@@ -43,7 +43,7 @@ struct SignedUp {
     email: String,
 }
 
-/// Makes the accounts of the run, in the order of the users' indices. Fails with the first that fails.
+/// Creates the accounts of the run, in the order of the users' indices. Fails with the first that fails.
 pub(crate) async fn prepare(
     options: &Options,
     run_id: &str,

@@ -1,4 +1,4 @@
-//! Counts every request of a run once, preparation included, and keeps what the summary is made of.
+//! Counts every request of a run once, preparation included, and collects the data of the summary.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,7 +22,7 @@ pub(crate) struct Recorder {
     stop: CancellationToken,
 }
 
-/// When the measured part began, on both clocks: one to measure with, one to write down.
+/// When the measured part began, on both clocks: a monotonic one for measuring, and a date for the record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beginning {
     pub(crate) instant: Instant,
@@ -36,7 +36,7 @@ impl Beginning {
     }
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Preparation included.
@@ -46,7 +46,7 @@ pub(crate) struct Progress {
 }
 
 impl Recorder {
-    /// A record that can't be kept ends the run by `stop`: its counts would be wrong.
+    /// An error of the ledger ends the run through `stop`: its counts would be wrong.
     pub(crate) fn new(ledger: Ledger, stop: CancellationToken) -> Self {
         Self {
             beginning: OnceLock::new(),
@@ -56,7 +56,7 @@ impl Recorder {
         }
     }
 
-    /// When the measured part began; the first to ask begins it.
+    /// When the measured part began; the first call begins it.
     pub(crate) fn beginning(&self) -> Beginning {
         *self.beginning.get_or_init(|| Beginning {
             instant: Instant::now(),
@@ -64,12 +64,12 @@ impl Recorder {
         })
     }
 
-    /// A request of the preparation was answered, or not.
+    /// Counts a request of the preparation.
     pub(crate) fn count_preparation(&self, route: Route, status: Option<u16>) {
         lock(&self.tally).count(route, status);
     }
 
-    /// A request of the measured part was answered, or not.
+    /// Counts a request of the measured part.
     pub(crate) fn count_measured<T>(&self, route: Route, group: Group, answer: &Answer<T>) {
         let offset = answer.since.duration_since(self.beginning().instant);
         let mut tally = lock(&self.tally);
@@ -83,26 +83,26 @@ impl Recorder {
         }
     }
 
-    /// A request of the measured part, counted before, was answered from old data.
+    /// Counts a stale answer to a request of the measured part that was counted before.
     pub(crate) fn count_stale(&self, whose: (Route, Group), since: Instant) {
         let offset = since.duration_since(self.beginning().instant);
         lock(&self.tally).routes.count_stale(whose, offset);
     }
 
-    /// An action that was meant to begin at `intended` found the bound reached.
+    /// Counts an action scheduled for `intended` that was not sent because the concurrency limit was reached.
     pub(crate) fn count_not_sent(&self, intended: Instant) {
         let offset = intended.duration_since(self.beginning().instant);
         lock(&self.tally).timeline.count_not_sent(offset);
     }
 
-    /// An order was tried.
+    /// Records an order.
     pub(crate) fn record_order(&self, entry: &LedgerEntry) {
         if !lock(&self.ledger).append_order(entry) {
             self.stop.cancel();
         }
     }
 
-    /// A cancellation was tried.
+    /// Records a cancellation.
     pub(crate) fn record_cancellation(&self, entry: &CancellationEntry) {
         if !lock(&self.ledger).append_cancellation(entry) {
             self.stop.cancel();
@@ -118,7 +118,7 @@ impl Recorder {
         }
     }
 
-    /// Everything, once the last user has ended.
+    /// The final counts, once the last user has ended.
     pub(crate) fn finish(&self) -> anyhow::Result<Tally> {
         let orders = lock(&self.ledger).finish()?;
         let mut tally = std::mem::take(&mut *lock(&self.tally));
@@ -127,12 +127,12 @@ impl Recorder {
     }
 }
 
-/// Each change is a whole one, so a panic elsewhere leaves nothing half done.
+/// Each change is complete, so a panic elsewhere leaves no inconsistent state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What was counted.
+/// The counts.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     requests: BTreeMap<(Route, Option<u16>), u64>,
@@ -159,7 +159,7 @@ impl Tally {
             .collect()
     }
 
-    /// Why requests failed and how often, the most frequent first.
+    /// The reasons of failed requests with their counts, the most frequent first.
     pub(crate) fn failures(&self) -> Vec<(Route, &str, usize)> {
         let mut failures: Vec<_> = self
             .failures
@@ -182,7 +182,7 @@ impl Tally {
         self.timeline.not_sent()
     }
 
-    /// The part of what should have been done that wasn't done well. Something must have been measured.
+    /// The fraction of intended requests that failed or were not sent. Requires at least one measured request.
     pub(crate) fn error_rate(&self) -> f64 {
         let not_sent = self.not_sent() as f64;
         (self.failed() as f64 + not_sent) / (self.measured() as f64 + not_sent)
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_counts_as_failed_in_the_error_rate_alone() {
+    fn unsent_arrivals_count_as_failed_in_the_error_rate_only() {
         let (_dir, recorder) = recorder();
         for failure in [None, Some("503")] {
             let answer = answer(&recorder, Some(200), failure);

@@ -1,4 +1,4 @@
-//! What was measured, by route and by group of users, second by second, in memory.
+//! The measurements per route, group of users and second, in memory.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use records::load::RouteSecond;
 use crate::gateway::Route;
 use crate::timeline::{percentile_ms, sorted};
 
-/// Whose requests are counted apart, where the scenario tells its users apart.
+/// The group of users, where the scenario distinguishes groups.
 pub(crate) type Group = Option<&'static str>;
 
-/// Every second in which there was a request on a route.
+/// Every second with a request on a route.
 #[derive(Debug, Default)]
 pub(crate) struct Routes(BTreeMap<(Route, Group), BTreeMap<u32, Second>>);
 
@@ -24,7 +24,7 @@ struct Second {
 }
 
 impl Routes {
-    /// A request that was due at `offset` from the beginning was answered, or not, `latency` later.
+    /// Counts a request scheduled at `offset` from the beginning whose answer, or its absence, came after `latency`.
     pub(crate) fn count(
         &mut self,
         (route, group): (Route, Group),
@@ -42,7 +42,7 @@ impl Routes {
         latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
     }
 
-    /// One of those that were counted was answered from old data.
+    /// Counts one of those requests as answered from stale data.
     pub(crate) fn count_stale(&mut self, whose: (Route, Group), offset: Duration) {
         self.second(whose, offset).stale += 1;
     }
@@ -53,7 +53,7 @@ impl Routes {
         self.0.entry(whose).or_default().entry(number).or_default()
     }
 
-    /// As it goes on record.
+    /// The record's form.
     pub(crate) fn seconds(&self) -> impl Iterator<Item = RouteSecond> {
         self.0.iter().flat_map(|(&(route, group), seconds)| {
             seconds

@@ -1,4 +1,4 @@
-//! The run on a terminal.
+//! The summary on a terminal.
 
 use std::fmt;
 use std::path::Path;
@@ -10,10 +10,10 @@ use records::load::{
 
 use crate::recorder::Tally;
 
-/// Kinds of failures that are shown.
+/// The maximum number of failure reasons shown.
 const SHOWN_FAILURES: usize = 5;
 
-/// Shows a summary, and the reasons for failures, which the summary's file doesn't hold.
+/// Shows a summary, and the reasons of failures, which the summary's file doesn't contain.
 pub(crate) struct Report<'a> {
     summary: &'a RunSummary,
     tally: &'a Tally,
@@ -59,13 +59,13 @@ impl fmt::Display for Report<'_> {
         let latency = &summary.latency;
         writeln!(
             f,
-            "\n  measured    {} requests, {} failed, {:.1} a second",
+            "\n  measured    {} requests, {} failed, {:.1} per second",
             summary.measured, summary.failed, summary.requests_per_second
         )?;
         if summary.not_sent > 0 {
             writeln!(
                 f,
-                "  not sent    {} arrivals, which found the bound on those in flight reached",
+                "  not sent    {} arrivals, beyond the concurrency limit",
                 summary.not_sent
             )?;
         }
@@ -76,7 +76,7 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "  orders      {} tried, {} accepted",
+            "  orders      {} sent, {} accepted",
             summary.orders.tried, summary.orders.accepted
         )?;
         for (route, reason, count) in tally.failures().iter().take(SHOWN_FAILURES) {

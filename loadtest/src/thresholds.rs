@@ -1,11 +1,11 @@
-//! Holds the measured part of a run against what was asked of it.
+//! Compares the measured part of a run with its thresholds.
 
 use records::load::ThresholdOutcome;
 
 use crate::options::Options;
 use crate::recorder::Tally;
 
-/// One outcome for each threshold; that of the error rate is always there. Something must have been measured.
+/// One outcome per threshold; that of the error rate always exists. Requires at least one measured request.
 pub(crate) fn judge(options: &Options, tally: &Tally) -> Vec<ThresholdOutcome> {
     [
         ("max-p95-ms", options.max_p95_ms, tally.latency().p95_ms),

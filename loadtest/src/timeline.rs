@@ -1,4 +1,4 @@
-//! What was measured, second by second, in memory.
+//! The measurements per second, in memory.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ pub(crate) struct Timeline {
 
 #[derive(Debug, Default)]
 struct Second {
-    /// Four bytes a request: an hour at a thousand a second is 14 MB.
+    /// Four bytes per request: an hour at a thousand per second is 14 MB.
     latencies_us: Vec<u32>,
     failed: u64,
     not_sent: u64,
 }
 
 impl Timeline {
-    /// A request that was due at `offset` from the beginning was answered, or not, `latency` later.
+    /// Counts a request scheduled at `offset` from the beginning whose answer, or its absence, came after `latency`.
     pub(crate) fn count(&mut self, offset: Duration, latency: Duration, failed: bool) {
         let answered = offset + latency;
         self.last_answered = self.last_answered.max(answered);
@@ -32,12 +32,12 @@ impl Timeline {
         second.failed += u64::from(failed);
     }
 
-    /// An arrival that was due at `offset` from the beginning found the bound reached.
+    /// Counts an arrival scheduled at `offset` from the beginning that was not sent because the concurrency limit was reached.
     pub(crate) fn count_not_sent(&mut self, offset: Duration) {
         self.second(offset).not_sent += 1;
     }
 
-    /// The second of `offset`, made with all before it where it isn't there yet.
+    /// The second of `offset`; created with all seconds before it if missing.
     fn second(&mut self, offset: Duration) -> &mut Second {
         // A run ends after a day, a request after ten seconds: this fits anywhere.
         let index = offset.as_secs() as usize;
@@ -55,7 +55,7 @@ impl Timeline {
         self.seconds.iter().map(|s| s.not_sent).sum()
     }
 
-    /// Requests a second from the beginning to the last answer.
+    /// Requests per second from the beginning to the last answer.
     pub(crate) fn requests_per_second(&self) -> f64 {
         if self.last_answered.is_zero() {
             return 0.0;
@@ -75,7 +75,7 @@ impl Timeline {
         }
     }
 
-    /// As it goes on record.
+    /// The record's form.
     pub(crate) fn seconds(&self) -> impl Iterator<Item = TimelineSecond> {
         (0..).zip(&self.seconds).map(|(number, second)| {
             let latencies_us = sorted(second.latencies_us.iter().copied());
@@ -100,7 +100,7 @@ pub(crate) fn sorted(latencies_us: impl Iterator<Item = u32>) -> Vec<u32> {
     sorted
 }
 
-/// The nearest-rank percentile: the least value that at least `fraction` of all values don't exceed.
+/// The nearest-rank percentile: the smallest value that at least `fraction` of all values don't exceed.
 pub(crate) fn percentile_ms(sorted_us: &[u32], fraction: f64) -> Option<f64> {
     let rank = (fraction * sorted_us.len() as f64).ceil() as usize;
     let us = sorted_us.get(rank.saturating_sub(1))?;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_values_that_were_measured() {
+    fn percentiles_are_measured_values() {
         let hundred: Vec<u32> = (1..=100).map(|ms| ms * 1000).collect();
         assert_eq!(percentile_ms(&hundred, 0.50), Some(50.0));
         assert_eq!(percentile_ms(&hundred, 0.95), Some(95.0));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_belongs_to_the_second_in_which_it_was_due() {
+    fn a_request_belongs_to_the_second_for_which_it_was_scheduled() {
         let mut timeline = Timeline::default();
         timeline.count(ms(999), ms(1500), true);
         timeline.count(ms(1000), ms(20), false);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn every_second_is_there_until_the_last_answer() {
+    fn the_timeline_has_every_second_until_the_last_answer() {
         let mut timeline = Timeline::default();
         timeline.count(ms(3500), ms(2000), false);
         timeline.count(ms(100), ms(1), false);

@@ -1,4 +1,4 @@
-//! Runs the binary against a small shop made here, which counts what reaches it.
+//! Runs the binary against a small shop in this process, which counts the requests.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,10 +20,10 @@ use records::load::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// Longer than any run here by far.
+/// Much longer than any run here.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// All but `greedy`, which the closed model hasn't.
+/// All but `greedy`, which the closed model doesn't have.
 const SCENARIOS: [&str; 10] = [
     "browse",
     "checkout",
@@ -53,7 +53,7 @@ fn every_request_of_an_open_run_is_counted_exactly_once() {
 
 fn every_request_is_counted_exactly_once(model: &[&str], has_a_report: bool) {
     for scenario in SCENARIOS {
-        let shop = Shop::open(Weather::Good);
+        let shop = Shop::open(Behaviour::Normal);
         let dir = tempfile::tempdir().expect("a temporary folder");
         let output = finish(
             loadtest(scenario, &shop.url(), dir.path())
@@ -87,8 +87,8 @@ fn every_request_is_counted_exactly_once(model: &[&str], has_a_report: bool) {
 }
 
 #[test]
-fn a_greedy_users_requests_are_told_from_the_others() {
-    let shop = Shop::open(Weather::Good);
+fn a_greedy_users_requests_are_counted_separately() {
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = ["--run-time", "2s"];
     finish(
@@ -107,8 +107,8 @@ fn a_greedy_users_requests_are_told_from_the_others() {
 }
 
 #[test]
-fn the_ledger_holds_each_accepted_order() {
-    let shop = Shop::open(Weather::Good);
+fn the_ledger_has_each_accepted_order() {
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
     finish(loadtest("checkout", &shop.url(), dir.path()).args(["--run-time", "1s"]));
 
@@ -136,8 +136,8 @@ fn the_ledger_holds_each_accepted_order() {
 }
 
 #[test]
-fn the_ledger_names_the_trace_of_each_order_whose_answer_does() {
-    let shop = Shop::open(Weather::Good);
+fn the_ledger_has_the_trace_of_each_order_with_a_valid_header() {
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
     finish(loadtest("order", &shop.url(), dir.path()).args(["--run-time", "1s"]));
 
@@ -162,7 +162,7 @@ fn the_ledger_names_the_trace_of_each_order_whose_answer_does() {
 
 #[test]
 fn without_idempotency_keys_none_is_sent() {
-    let shop = Shop::open(Weather::Good);
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
     finish(loadtest("order", &shop.url(), dir.path()).args([
         "--run-time",
@@ -178,8 +178,8 @@ fn without_idempotency_keys_none_is_sent() {
 }
 
 #[test]
-fn each_cancellation_is_on_record() {
-    let shop = Shop::open(Weather::Good);
+fn each_cancellation_is_recorded() {
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let output = finish(
         loadtest("change-of-mind", &shop.url(), dir.path())
@@ -210,7 +210,7 @@ fn each_cancellation_is_on_record() {
 
 #[test]
 fn an_open_run_keeps_its_rate_through_a_stall_and_shows_it() {
-    let shop = Shop::open(Weather::Stalls);
+    let shop = Shop::open(Behaviour::Stalls);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let output = finish(
         loadtest("order", &shop.url(), dir.path())
@@ -223,10 +223,10 @@ fn an_open_run_keeps_its_rate_through_a_stall_and_shows_it() {
     assert!(matches!(summary.model, LoadModel::Open { .. }));
     assert_eq!((summary.measured, summary.not_sent), (150, 0));
     let ledger = ledger(dir.path());
-    // 50 a second arrive, evenly; 35 of those in the stall wait for at least 300 ms.
+    // 50 arrive per second, evenly; 35 of those in the stall wait for at least 300 ms.
     let stalled = slow(&ledger);
     assert!(stalled >= 25, "{stalled} of 150 stalled");
-    let arrived = shop.books.orders_while_stalled.load(Ordering::Relaxed);
+    let arrived = shop.received.orders_while_stalled.load(Ordering::Relaxed);
     assert!(arrived >= 25, "{arrived} arrived during the stall");
     assert!(summary.latency.p95_ms > 500.0, "{:?}", summary.latency);
     let worst = timeline(dir.path())
@@ -242,7 +242,7 @@ fn an_open_run_keeps_its_rate_through_a_stall_and_shows_it() {
 
 #[test]
 fn a_closed_run_hides_the_same_stall() {
-    let shop = Shop::open(Weather::Stalls);
+    let shop = Shop::open(Behaviour::Stalls);
     let dir = tempfile::tempdir().expect("a temporary folder");
     finish(loadtest("order", &shop.url(), dir.path()).args(["--run-time", "3s"]));
 
@@ -254,8 +254,8 @@ fn a_closed_run_hides_the_same_stall() {
 }
 
 #[test]
-fn an_open_run_holds_its_bound_and_counts_what_it_did_not_send() {
-    let shop = Shop::open(Weather::Stalls);
+fn an_open_run_keeps_its_concurrency_limit_and_counts_unsent_arrivals() {
+    let shop = Shop::open(Behaviour::Stalls);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let output = finish(loadtest("order", &shop.url(), dir.path()).args([
         "--run-time",
@@ -267,12 +267,12 @@ fn an_open_run_holds_its_bound_and_counts_what_it_did_not_send() {
     ]));
 
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let at_once = shop.books.most_at_once.load(Ordering::Relaxed);
+    let at_once = shop.received.most_at_once.load(Ordering::Relaxed);
     assert!(at_once <= 3, "{at_once} at once");
     let summary = summary(dir.path());
     assert_eq!(counted(&summary), shop.counted());
     assert_eq!(summary.measured as u64 + summary.not_sent, 200);
-    // A second's arrivals but for those that wait.
+    // One second's arrivals except those that wait.
     assert!(summary.not_sent > 50, "{} not sent", summary.not_sent);
     assert_eq!(summary.failed, 0);
     assert_eq!(summary.thresholds[0].name, "max-error-rate");
@@ -286,7 +286,7 @@ fn an_open_run_holds_its_bound_and_counts_what_it_did_not_send() {
 
 #[test]
 fn a_seed_reproduces_an_open_run() {
-    let shop = Shop::open(Weather::Good);
+    let shop = Shop::open(Behaviour::Normal);
     let orders = || {
         let dir = tempfile::tempdir().expect("a temporary folder");
         finish(
@@ -307,7 +307,7 @@ fn a_seed_reproduces_an_open_run() {
 #[test]
 fn the_timeline_has_every_second_and_sums_up_to_the_summary() {
     for model in [CLOSED, OPEN, &["--arrivals", "200", "--max-in-flight", "1"]] {
-        let shop = Shop::open(Weather::EveryFifthOrderFails);
+        let shop = Shop::open(Behaviour::EveryFifthOrderFails);
         let dir = tempfile::tempdir().expect("a temporary folder");
         finish(
             loadtest("checkout", &shop.url(), dir.path())
@@ -342,7 +342,7 @@ fn the_timeline_has_every_second_and_sums_up_to_the_summary() {
 
 #[test]
 fn failures_are_counted_and_break_a_threshold() {
-    let shop = Shop::open(Weather::EveryFifthOrderFails);
+    let shop = Shop::open(Behaviour::EveryFifthOrderFails);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let output = finish(loadtest("checkout", &shop.url(), dir.path()).args([
         "--run-time",
@@ -373,8 +373,8 @@ fn failures_are_counted_and_break_a_threshold() {
 }
 
 #[test]
-fn a_gateway_that_stops_answering_is_seen_as_requests_without_answer() {
-    let shop = Shop::open(Weather::HangsUpOnStock);
+fn a_gateway_that_closes_connections_causes_requests_without_an_answer() {
+    let shop = Shop::open(Behaviour::HangsUpOnStock);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let output = finish(loadtest("checkout", &shop.url(), dir.path()).args([
         "--run-time",
@@ -407,7 +407,7 @@ fn an_interrupted_run_is_inconclusive_and_its_counts_are_exact() {
 }
 
 #[test]
-fn a_run_ends_with_its_standard_input_like_an_interrupted_one() {
+fn a_run_ends_with_its_standard_input_as_interrupted() {
     for model in [CLOSED, OPEN] {
         ends_early(&[model, &["--while-stdin-open"]].concat(), |child| {
             drop(child.stdin.take());
@@ -416,9 +416,9 @@ fn a_run_ends_with_its_standard_input_like_an_interrupted_one() {
 }
 
 #[test]
-fn a_run_whose_starter_is_gone_before_it_begins_is_interrupted() {
+fn a_run_whose_parent_is_gone_before_it_begins_is_interrupted() {
     for model in [CLOSED, OPEN] {
-        let shop = Shop::open(Weather::Good);
+        let shop = Shop::open(Behaviour::Normal);
         let dir = tempfile::tempdir().expect("a temporary folder");
         let output = finish(
             loadtest("order", &shop.url(), dir.path())
@@ -431,10 +431,10 @@ fn a_run_whose_starter_is_gone_before_it_begins_is_interrupted() {
 }
 
 #[test]
-fn a_run_goes_on_and_counts_when_nobody_reads_what_it_says() {
-    let shop = Shop::open(Weather::Good);
+fn a_run_continues_and_counts_when_its_output_has_no_reader() {
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let nobody_reads = || {
+    let no_reader = || {
         let (reader, writer) = io::pipe().expect("a pipe");
         drop(reader);
         writer
@@ -444,16 +444,16 @@ fn a_run_goes_on_and_counts_when_nobody_reads_what_it_says() {
     run.args(["--run-time", "1s"])
         .args(OPEN)
         .env("JUNK", OsStr::from_bytes(b"\xff"))
-        .stdout(nobody_reads())
-        .stderr(nobody_reads());
+        .stdout(no_reader())
+        .stderr(no_reader());
     let output = output_of(run.spawn().expect("loadtest starts"));
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(counted(&summary(dir.path())), shop.counted());
 }
 
-/// Begins a long run, ends it by `end`, and looks at what it left.
+/// Starts a long run, ends it with `end`, and checks what it recorded.
 fn ends_early(args: &[&str], end: impl FnOnce(&mut Child)) {
-    let shop = Shop::open(Weather::Good);
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut child = start(
         loadtest("checkout", &shop.url(), dir.path())
@@ -474,7 +474,7 @@ fn ends_early(args: &[&str], end: impl FnOnce(&mut Child)) {
 
 #[test]
 fn the_rate_limit_is_kept() {
-    let shop = Shop::open(Weather::Good);
+    let shop = Shop::open(Behaviour::Normal);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let output = finish(loadtest("browse", &shop.url(), dir.path()).args([
         "--run-time",
@@ -510,7 +510,7 @@ fn a_missing_gateway_names_the_next_step() {
 }
 
 #[test]
-fn a_folder_that_holds_a_run_is_refused() {
+fn a_folder_with_a_run_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     fs::write(dir.path().join(LEDGER_FILE), "").expect("a ledger");
     let output = finish(&mut loadtest("browse", "http://127.0.0.1:9", dir.path()));
@@ -524,7 +524,7 @@ fn a_folder_that_holds_a_run_is_refused() {
 }
 
 #[test]
-fn wrong_usage_is_told_apart() {
+fn wrong_usage_has_its_own_exit_code() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let output =
         finish(loadtest("browse", "http://127.0.0.1:9", dir.path()).args(["--users", "0"]));
@@ -609,12 +609,12 @@ fn json_lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
         .collect()
 }
 
-/// Orders that a stall kept, and no busy machine.
+/// Orders delayed by a stall, not by a busy machine.
 fn slow(ledger: &[LedgerEntry]) -> usize {
     ledger.iter().filter(|entry| entry.latency_ms > 300).count()
 }
 
-/// How often each route gave each answer.
+/// The number of answers by route and status.
 type Counts = BTreeMap<(String, Option<u16>), u64>;
 
 fn counted(summary: &RunSummary) -> Counts {
@@ -627,31 +627,31 @@ fn counted(summary: &RunSummary) -> Counts {
 
 /// How the shop behaves.
 #[derive(Clone, Copy, PartialEq)]
-enum Weather {
-    Good,
+enum Behaviour {
+    Normal,
     EveryFifthOrderFails,
     HangsUpOnStock,
     /// Orders of the second that begins half a second after the first one are answered at its end.
     Stalls,
 }
 
-/// When orders stall, from the first one on.
+/// When orders stall, relative to the first one.
 const STALL: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(1500);
 
-/// A gateway and all services behind it, as far as loadtest can tell.
+/// The gateway and the services, as loadtest sees them.
 struct Shop {
     address: SocketAddr,
-    books: Arc<Books>,
+    received: Arc<Received>,
 }
 
-/// What the shop did.
+/// What the shop received and answered.
 #[derive(Default)]
-struct Books {
+struct Received {
     counts: Mutex<Counts>,
     /// The product and the quantity of each accepted order.
     orders: Mutex<BTreeMap<String, (i64, u32)>>,
     orders_tried: AtomicU64,
-    /// The keys that came with orders.
+    /// The keys of orders.
     keys: Mutex<Vec<String>>,
     /// The order and the answer of each cancellation.
     cancellations: Mutex<Vec<(String, u16)>>,
@@ -671,18 +671,18 @@ struct Request {
 }
 
 impl Shop {
-    fn open(weather: Weather) -> Self {
+    fn open(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let books = Arc::new(Books::default());
-        let shared = Arc::clone(&books);
+        let received = Arc::new(Received::default());
+        let shared = Arc::clone(&received);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let books = Arc::clone(&shared);
-                thread::spawn(move || serve(stream, weather, &books));
+                let received = Arc::clone(&shared);
+                thread::spawn(move || serve(stream, behaviour, &received));
             }
         });
-        Self { address, books }
+        Self { address, received }
     }
 
     fn url(&self) -> String {
@@ -690,11 +690,11 @@ impl Shop {
     }
 
     fn counted(&self) -> Counts {
-        self.books.counts.lock().expect("no panic").clone()
+        self.received.counts.lock().expect("no panic").clone()
     }
 
     fn accepted(&self) -> Vec<String> {
-        self.books
+        self.received
             .orders
             .lock()
             .expect("no panic")
@@ -704,20 +704,25 @@ impl Shop {
     }
 
     fn keys(&self) -> Vec<String> {
-        let mut keys = self.books.keys.lock().expect("no panic").clone();
+        let mut keys = self.received.keys.lock().expect("no panic").clone();
         keys.sort();
         keys
     }
 
     fn cancellations(&self) -> Vec<(String, u16)> {
-        let mut cancellations = self.books.cancellations.lock().expect("no panic").clone();
+        let mut cancellations = self
+            .received
+            .cancellations
+            .lock()
+            .expect("no panic")
+            .clone();
         cancellations.sort();
         cancellations
     }
 }
 
-impl Books {
-    /// Returns when the shop is able to take the order.
+impl Received {
+    /// Returns when the shop can accept the order.
     fn wait_for_the_stall_to_end(&self) {
         let open_for = self.first_order.get_or_init(Instant::now).elapsed();
         if STALL.contains(&open_for) {
@@ -728,19 +733,19 @@ impl Books {
 }
 
 /// Serves one connection, request after request, until either side closes it.
-fn serve(mut stream: TcpStream, weather: Weather, books: &Books) {
+fn serve(mut stream: TcpStream, behaviour: Behaviour, received: &Received) {
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
     while let Some(request) = read_request(&mut reader) {
-        let (route, status, body) = answer(&request, weather, books);
+        let (route, status, body) = answer(&request, behaviour, received);
         let counted = (format!("{} {route}", request.method), status);
-        *books
+        *received
             .counts
             .lock()
             .expect("no panic")
             .entry(counted)
             .or_default() += 1;
         let Some(status) = status else { return };
-        // Slow enough that requests are under way whenever a run ends.
+        // Slow enough that some requests are in flight when a run ends.
         pause(Duration::from_millis(5));
         let trace = traceresponse(&body);
         let body = body.to_string();
@@ -757,7 +762,7 @@ fn serve(mut stream: TcpStream, weather: Weather, books: &Books) {
     }
 }
 
-/// The header lines that name an order's trace: a recorded one, one that wasn't recorded, a malformed one, two.
+/// The header lines with an order's trace: a sampled one, an unsampled one, a malformed one, two.
 fn traceresponse(body: &Value) -> String {
     let order_id = body["order_id"].as_str().unwrap_or_default();
     let Some(Ok(number)) = order_id.strip_prefix("order-").map(str::parse::<u64>) else {
@@ -777,11 +782,11 @@ fn traceresponse(body: &Value) -> String {
     }
 }
 
-/// The route's template, the status (`None` hangs up) and the body. A user's token is its id.
+/// The route's template, the status (`None` closes the connection) and the body. A user's token is its id.
 fn answer(
     request: &Request,
-    weather: Weather,
-    books: &Books,
+    behaviour: Behaviour,
+    received: &Received,
 ) -> (&'static str, Option<u16>, Value) {
     let segments: Vec<_> = request.path.split('/').skip(1).collect();
     match (request.method.as_str(), segments.as_slice()) {
@@ -809,16 +814,16 @@ fn answer(
             )
         }
         ("POST", ["orders", ""]) => {
-            let number = books.orders_tried.fetch_add(1, Ordering::Relaxed);
-            let at_once = books.orders_at_once.fetch_add(1, Ordering::Relaxed) + 1;
-            books.most_at_once.fetch_max(at_once, Ordering::Relaxed);
-            if weather == Weather::Stalls {
-                books.wait_for_the_stall_to_end();
+            let number = received.orders_tried.fetch_add(1, Ordering::Relaxed);
+            let at_once = received.orders_at_once.fetch_add(1, Ordering::Relaxed) + 1;
+            received.most_at_once.fetch_max(at_once, Ordering::Relaxed);
+            if behaviour == Behaviour::Stalls {
+                received.wait_for_the_stall_to_end();
             }
-            books.orders_at_once.fetch_sub(1, Ordering::Relaxed);
+            received.orders_at_once.fetch_sub(1, Ordering::Relaxed);
             let key = request.idempotency_key.clone();
-            books.keys.lock().expect("no panic").extend(key);
-            if weather == Weather::EveryFifthOrderFails && number % 5 == 4 {
+            received.keys.lock().expect("no panic").extend(key);
+            if behaviour == Behaviour::EveryFifthOrderFails && number % 5 == 4 {
                 let problem = json!({ "type": "urn:agora:problem:unavailable", "status": 503 });
                 return ("/orders/", Some(503), problem);
             }
@@ -832,7 +837,7 @@ fn answer(
                 quantity.parse().expect("a quantity"),
             );
             let order_id = format!("order-{number}");
-            books
+            received
                 .orders
                 .lock()
                 .expect("no panic")
@@ -844,7 +849,7 @@ fn answer(
             )
         }
         ("POST", ["orders", id, "cancel"]) => {
-            let (product_id, _) = books.orders.lock().expect("no panic")[*id];
+            let (product_id, _) = received.orders.lock().expect("no panic")[*id];
             let sold_out = product_id % 3 == 0;
             let (status, body) = if sold_out {
                 let problem = "urn:agora:problem:order-rejected";
@@ -853,17 +858,17 @@ fn answer(
                 (202, json!({ "order_id": id, "status": "cancelling" }))
             };
             let cancellation = ((*id).to_owned(), status);
-            let mut cancellations = books.cancellations.lock().expect("no panic");
+            let mut cancellations = received.cancellations.lock().expect("no panic");
             cancellations.push(cancellation);
             ("/orders/{id}/cancel", Some(status), body)
         }
         ("GET", ["orders", id]) => {
-            let (product_id, quantity) = books.orders.lock().expect("no panic")[*id];
+            let (product_id, quantity) = received.orders.lock().expect("no panic")[*id];
             let body = json!({ "order_id": id, "product_id": product_id, "quantity": quantity });
             ("/orders/{id}", Some(200), body)
         }
         ("GET", ["inventory", id]) => {
-            let status = (weather != Weather::HangsUpOnStock).then_some(200);
+            let status = (behaviour != Behaviour::HangsUpOnStock).then_some(200);
             let product_id: i64 = id.parse().expect("a product");
             let body = json!({ "product_id": product_id, "available": 1, "reserved": 0 });
             ("/inventory/{product_id}", status, body)
@@ -909,7 +914,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
     })
 }
 
-/// A line without its end; `None` where the connection ended.
+/// A line without its end; `None` at the end of the connection.
 fn read_line(reader: &mut impl BufRead) -> Option<String> {
     let mut line = String::new();
     match reader.read_line(&mut line) {

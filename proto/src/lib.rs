@@ -1,4 +1,4 @@
-//! The gRPC contract: the `.proto` files and the code made from them, once, for client and server alike.
+//! The gRPC contract: the `.proto` files and the code generated from them, once, for client and server.
 //!
 //! Left out: any behaviour. product-service serves it, user-service calls it.
 

@@ -1,6 +1,6 @@
-//! How a dead letter is chosen among others, in one place: `cargo xtask dlq list` looks at letters through
-//! the broker's management API, and the `dead-letters` tool moves them over AMQP; both have to mean the same
-//! ones. The API cuts bodies, so both go by the same beginning of a body ([`BODY_BEGINNING_BYTES`]).
+//! How dead letters are selected, in one place: `cargo xtask dlq list` reads them through the broker's management API, and
+//! the `dead-letters` tool moves them over AMQP; both must select the same messages. The API truncates bodies, so both use
+//! the same prefix of a body ([`BODY_BEGINNING_BYTES`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -11,69 +11,69 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::topology::headers;
 
-/// How much of a body is looked at for the event's id and type. A list of a thousand letters asks the broker for no more
-/// of each, and nobody else looks further: a letter that one of them finds would be overlooked by the other.
+/// How much of a body is searched for the event's id and type. A list of a thousand messages requests no more of each from
+/// the broker, and the tool searches no further: otherwise one would find a message that the other overlooks.
 pub const BODY_BEGINNING_BYTES: usize = 2_048;
 
-/// What a letter is chosen by.
+/// The facts that a message is selected by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The event's id, where it can be read.
+    /// The event's id, if it can be read.
     pub id: Option<String>,
-    /// The event's type, where it can be read.
+    /// The event's type, if it can be read.
     pub event_type: Option<String>,
     /// Why it is dead.
     pub reason: Option<String>,
-    /// When it was called dead.
+    /// When it was dead-lettered.
     pub failed_at: Option<DateTime<Utc>>,
-    /// When handling it first failed: before that nobody can have applied it for good. Where the letter doesn't say, when it
-    /// was called dead.
+    /// When handling it first failed: it can't have been applied before that. If the message doesn't have the time, the
+    /// time when it was dead-lettered.
     pub first_failed_at: Option<DateTime<Utc>>,
 }
 
-/// What the tool did to a queue, as it says it and `xtask` reads it.
+/// What the tool did to a queue; it prints this and `xtask` parses it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The dead-letter queue.
+    /// The dead-message queue.
     pub queue: String,
-    /// How many letters were looked at: at most as many as were there at the beginning.
+    /// The number of examined messages: at most as many as were in the queue at the start.
     pub examined: usize,
     /// How many of them were selected.
     pub selected: usize,
     /// How many of those were replayed or purged.
     pub done: usize,
-    /// How many of those looked at stay.
+    /// How many of the examined messages stay.
     pub kept: usize,
-    /// Whether it was only a look.
+    /// Whether nothing was to be changed.
     pub dry_run: bool,
-    /// Whether it was asked to end before it was through.
+    /// Whether it was stopped before it was done.
     pub interrupted: bool,
-    /// When the first of the selected ones died, as far as they tell.
+    /// When the first of the selected messages died, as far as known.
     pub oldest_failed_at: Option<DateTime<Utc>>,
-    /// The earliest first failure of the selected ones: earlier, where a letter was replayed and died again.
+    /// The earliest first failure of the selected messages: earlier, where one was replayed and died again.
     #[serde(default)]
     pub oldest_first_failed_at: Option<DateTime<Utc>>,
 }
 
-/// The parts of an envelope that tell about a letter whose properties don't.
+/// The parts of an envelope that replace missing properties.
 #[derive(Default)]
-struct Told {
+struct BodyFacts {
     id: Option<String>,
     event_type: Option<String>,
 }
 
-impl Told {
-    /// What the beginning of a body tells: everything up to where it is cut, or is no JSON any more.
-    fn by(body: &[u8]) -> Self {
+impl BodyFacts {
+    /// Reads the prefix of a body, up to the cut or to the first invalid JSON.
+    fn read(body: &[u8]) -> Self {
         let beginning = &body[..body.len().min(BODY_BEGINNING_BYTES)];
-        let mut told = Self::default();
-        // An error says where reading had to end; what was told before it stands.
-        let _ = serde_json::Deserializer::from_slice(beginning).deserialize_map(&mut told);
-        told
+        let mut found = Self::default();
+        // An error ends the reading; what was read before it stands.
+        let _ = serde_json::Deserializer::from_slice(beginning).deserialize_map(&mut found);
+        found
     }
 }
 
-impl<'de> Visitor<'de> for &mut Told {
+impl<'de> Visitor<'de> for &mut BodyFacts {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,11 +98,11 @@ impl<'de> Visitor<'de> for &mut Told {
 }
 
 impl Facts {
-    /// From what a message carries: the properties before the body, our headers before the broker's. Of the body only
-    /// the first [`BODY_BEGINNING_BYTES`] count, so that it may be given whole or cut behind them.
+    /// Collects the facts from a message: properties take precedence over the body, this system's headers over the
+    /// broker's. Only the first [`BODY_BEGINNING_BYTES`] of the body count, so it may be complete or truncated after them.
     ///
-    /// `header` gives the text of a header, `broker_time` is when the broker itself called the message dead
-    /// (`x-death`), as one of its own reasons comes without our headers.
+    /// `header` returns the text of a header, `broker_time` is when the broker itself dead-lettered the message (`x-death`),
+    /// because its own reasons come without this system's headers.
     pub fn gather(
         message_id: Option<String>,
         event_type: Option<String>,
@@ -110,10 +110,10 @@ impl Facts {
         header: impl Fn(&str) -> Option<String>,
         broker_time: Option<DateTime<Utc>>,
     ) -> Self {
-        let told = if message_id.is_none() || event_type.is_none() {
-            Told::by(body)
+        let found = if message_id.is_none() || event_type.is_none() {
+            BodyFacts::read(body)
         } else {
-            Told::default()
+            BodyFacts::default()
         };
         let time = |name: &str| {
             header(name)
@@ -122,8 +122,8 @@ impl Facts {
         };
         let failed_at = time(headers::FAILED_AT).or(broker_time);
         Self {
-            id: message_id.or(told.id),
-            event_type: event_type.or(told.event_type),
+            id: message_id.or(found.id),
+            event_type: event_type.or(found.event_type),
             reason: header(headers::REASON).or_else(|| header(headers::LAST_DEATH_REASON)),
             failed_at,
             first_failed_at: time(headers::FIRST_FAILED_AT).or(failed_at),
@@ -131,35 +131,35 @@ impl Facts {
     }
 }
 
-/// Which letters are meant: those that meet every condition that is set. An empty selection means all.
+/// Selects the messages that meet every condition that is set. An empty selection selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// The reason, as it stands in the header.
+    /// The reason, as in the header.
     pub reason: Option<String>,
     /// The event's type.
     pub event_type: Option<String>,
-    /// The beginning of the event's id.
+    /// A prefix of the event's id.
     pub id: Option<String>,
-    /// Dead for at least so long.
+    /// Dead for at least this long.
     pub older_than: Option<Duration>,
-    /// Dead for less than so long.
+    /// Dead for less than this.
     pub younger_than: Option<Duration>,
 }
 
 impl Selection {
-    /// Whether a letter is meant. What a letter doesn't tell meets no condition.
-    pub fn selects(&self, letter: &Facts, now: DateTime<Utc>) -> bool {
+    /// Whether a message is selected. A missing fact meets no condition.
+    pub fn selects(&self, message: &Facts, now: DateTime<Utc>) -> bool {
         let equal =
             |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
-        let age = letter
+        let age = message
             .failed_at
             .map(|failed_at| (now - failed_at).to_std().unwrap_or_default());
-        equal(&self.reason, &letter.reason)
-            && equal(&self.event_type, &letter.event_type)
+        equal(&self.reason, &message.reason)
+            && equal(&self.event_type, &message.event_type)
             && self
                 .id
                 .as_ref()
-                .is_none_or(|start| letter.id.as_ref().is_some_and(|id| id.starts_with(start)))
+                .is_none_or(|start| message.id.as_ref().is_some_and(|id| id.starts_with(start)))
             && self
                 .older_than
                 .is_none_or(|least| age.is_some_and(|age| age >= least))
@@ -173,7 +173,7 @@ impl Selection {
 mod tests {
     use super::*;
 
-    fn letter(now: DateTime<Utc>) -> Facts {
+    fn message(now: DateTime<Utc>) -> Facts {
         Facts {
             id: Some("01938f7a-6f8a".to_owned()),
             event_type: Some("agora.order.placed.v1".to_owned()),
@@ -189,7 +189,7 @@ mod tests {
         let with = |change: fn(&mut Selection)| {
             let mut selection = Selection::default();
             change(&mut selection);
-            selection.selects(&letter(now), now)
+            selection.selects(&message(now), now)
         };
         assert!(with(|_| ()));
         assert!(with(|all| all.reason = Some("unreadable".to_owned())));
@@ -207,36 +207,36 @@ mod tests {
     }
 
     #[test]
-    fn properties_are_believed_before_the_body_and_our_headers_before_the_brokers() {
-        let body = br#"{"id":"of the body","type":"told"}"#;
+    fn properties_take_precedence_over_the_body_and_our_headers_over_the_brokers() {
+        let body = br#"{"id":"of the body","type":"of the body"}"#;
         let ours = |name: &str| match name {
             headers::REASON => Some("rejected".to_owned()),
             headers::LAST_DEATH_REASON => Some("delivery_limit".to_owned()),
             headers::FAILED_AT => Some("2026-11-22T10:00:00Z".to_owned()),
             _ => None,
         };
-        let letter = Facts::gather(Some("m-1".to_owned()), None, body, ours, Some(Utc::now()));
-        assert_eq!(letter.id.as_deref(), Some("m-1"));
-        assert_eq!(letter.event_type.as_deref(), Some("told"));
-        assert_eq!(letter.reason.as_deref(), Some("rejected"));
-        assert_eq!(letter.failed_at.unwrap().timestamp(), 1_795_341_600);
+        let message = Facts::gather(Some("m-1".to_owned()), None, body, ours, Some(Utc::now()));
+        assert_eq!(message.id.as_deref(), Some("m-1"));
+        assert_eq!(message.event_type.as_deref(), Some("of the body"));
+        assert_eq!(message.reason.as_deref(), Some("rejected"));
+        assert_eq!(message.failed_at.unwrap().timestamp(), 1_795_341_600);
 
         let theirs =
             |name: &str| (name == headers::LAST_DEATH_REASON).then(|| "delivery_limit".to_owned());
         let time = DateTime::from_timestamp(1_700_000_000, 0);
-        let letter = Facts::gather(None, None, b"not JSON", theirs, time);
-        assert_eq!(letter.reason.as_deref(), Some("delivery_limit"));
-        assert_eq!((letter.id, letter.failed_at), (None, time));
+        let message = Facts::gather(None, None, b"not JSON", theirs, time);
+        assert_eq!(message.reason.as_deref(), Some("delivery_limit"));
+        assert_eq!((message.id, message.failed_at), (None, time));
     }
 
-    /// What a body alone tells.
-    fn told(body: &[u8]) -> (Option<String>, Option<String>) {
+    /// The facts from a body alone.
+    fn facts_of(body: &[u8]) -> (Option<String>, Option<String>) {
         let facts = Facts::gather(None, None, body, |_| None, None);
         (facts.id, facts.event_type)
     }
 
     #[test]
-    fn a_long_body_tells_the_same_whole_and_cut() {
+    fn a_long_body_has_the_same_facts_complete_and_truncated() {
         let (early, late) = (
             "\"id\":\"e\",\"type\":\"t\"",
             "x".repeat(BODY_BEGINNING_BYTES),
@@ -248,7 +248,7 @@ mod tests {
                 format!("{{\"id\":\"e\",\"data\":\"{late}\",\"type\":\"t\"}}"),
                 (Some("e".to_owned()), None),
             ),
-            // The cut goes through the value.
+            // The cut is inside the value.
             (
                 format!("{{\"id\":\"e\",\"type\":\"{late}\"}}"),
                 (Some("e".to_owned()), None),
@@ -261,9 +261,9 @@ mod tests {
                 (Some("e".to_owned()), None),
             ),
         ] {
-            assert_eq!(told(body.as_bytes()), expected, "{body:.60}");
+            assert_eq!(facts_of(body.as_bytes()), expected, "{body:.60}");
             assert_eq!(
-                told(&body.as_bytes()[..BODY_BEGINNING_BYTES]),
+                facts_of(&body.as_bytes()[..BODY_BEGINNING_BYTES]),
                 expected,
                 "{body:.60}"
             );
@@ -271,22 +271,22 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_event_tells_what_it_can() {
+    fn a_body_that_is_no_event_yields_the_facts_that_can_be_read() {
         assert_eq!(
-            told(br#"{"id":7,"type":"t"}"#),
+            facts_of(br#"{"id":7,"type":"t"}"#),
             (None, Some("t".to_owned()))
         );
         assert_eq!(
-            told(br#"{"id":"e", and then"#),
+            facts_of(br#"{"id":"e", and then"#),
             (Some("e".to_owned()), None)
         );
         for nothing in [&b"nope"[..], b"", b"[]", b"\"id\"", b"\xff\xfe"] {
-            assert_eq!(told(nothing), (None, None));
+            assert_eq!(facts_of(nothing), (None, None));
         }
     }
 
     #[test]
-    fn what_a_letter_does_not_tell_meets_no_condition() {
+    fn a_missing_fact_meets_no_condition() {
         let selection = Selection {
             older_than: Some(Duration::ZERO),
             ..Selection::default()

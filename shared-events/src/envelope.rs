@@ -14,9 +14,9 @@ const SPEC_VERSION: &str = "1.0";
 /// Type names start with this; what follows is the routing key.
 const TYPE_PREFIX: &str = "agora.";
 
-/// Something that can be said in an [`Event`].
+/// The payload of an [`Event`].
 pub trait EventData: Serialize + DeserializeOwned {
-    /// The CloudEvents `type`, with its version: a change that old consumers can't read gets a new one.
+    /// The CloudEvents `type`, with its version: an incompatible change gets a new one.
     const TYPE: &'static str;
 
     /// The CloudEvents `subject`: the id of the order that this is about.
@@ -25,13 +25,13 @@ pub trait EventData: Serialize + DeserializeOwned {
 
 /// One event: CloudEvents context attributes around `data` that is still untyped.
 ///
-/// Attributes that this version doesn't know are ignored, as CloudEvents asks of consumers.
+/// Unknown attributes are ignored, as CloudEvents requires of consumers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     specversion: String,
-    /// UUIDv7, made once by the producer; every delivery of the event has the same.
+    /// UUIDv7, generated once by the producer; every delivery of the event has the same.
     pub id: Uuid,
-    /// What kind of event: an [`EventData::TYPE`].
+    /// The kind of event: an [`EventData::TYPE`].
     #[serde(rename = "type")]
     pub event_type: String,
     /// The producing service, as a URI reference: `/order-service`.
@@ -46,35 +46,35 @@ pub struct Event {
     data: Value,
 }
 
-/// Why bytes are not an event, or an event's data is not what its type promises.
+/// Why bytes are not an event, or an event's data doesn't match its type.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not JSON, or not the envelope.
     #[error("not a CloudEvents envelope: {0}")]
     Envelope(serde_json::Error),
-    /// An envelope from another world.
+    /// Another version of CloudEvents.
     #[error("CloudEvents specversion {0:?} instead of \"1.0\"")]
     SpecVersion(String),
-    /// The envelope's type is another one than what was asked for.
+    /// The event has another type than expected.
     #[error("event type {found:?} instead of {expected:?}")]
     Type {
-        /// What the envelope says.
+        /// The envelope's type.
         found: String,
-        /// What the caller reads.
+        /// The type that the caller expects.
         expected: &'static str,
     },
-    /// The type is right, the data is not.
+    /// The type is the expected one, but the data doesn't match it.
     #[error("data of {event_type}: {source}")]
     Data {
         /// The event's type.
         event_type: &'static str,
-        /// What serde found.
+        /// serde's error.
         source: serde_json::Error,
     },
 }
 
 impl Event {
-    /// Wraps `data`, said now by `service` (its name, without a slash).
+    /// Wraps `data` in a new event of `service` (its name, without a slash).
     pub fn new<D: EventData>(service: &str, data: &D) -> Self {
         Self {
             specversion: SPEC_VERSION.to_owned(),
@@ -88,13 +88,13 @@ impl Event {
         }
     }
 
-    /// Reads an envelope.
+    /// Decodes an envelope.
     ///
     /// # Errors
     /// [`DecodeError::Envelope`] or [`DecodeError::SpecVersion`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        // serde reads a struct from an array, too, and would make the order of the fields in the code a
-        // part of the contract; the same holds for the data.
+        // serde also reads a struct from an array, which would make the order of the fields in the code a part of the
+        // contract; the same applies to the data.
         if bytes.trim_ascii_start().starts_with(b"[") {
             return Err(DecodeError::Envelope(not_an_object()));
         }
@@ -105,7 +105,7 @@ impl Event {
         Ok(event)
     }
 
-    /// The bytes that travel.
+    /// Encodes the event as JSON.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an event has string keys only")
     }
@@ -113,7 +113,7 @@ impl Event {
     /// The data, as `D`.
     ///
     /// # Errors
-    /// [`DecodeError::Type`] when this event is another one, [`DecodeError::Data`] when its data isn't a `D`.
+    /// [`DecodeError::Type`] when the event has another type, [`DecodeError::Data`] when its data isn't a `D`.
     pub fn data<D: EventData>(&self) -> Result<D, DecodeError> {
         if self.event_type != D::TYPE {
             return Err(DecodeError::Type {
@@ -147,8 +147,8 @@ fn json_media_type() -> String {
     "application/json".to_owned()
 }
 
-/// Microseconds, because that is what PostgreSQL keeps: an event read back from a row is the same event.
-/// Cut where an event is made and where it is read, or it would become another one on its first journey.
+/// Microseconds, because that is PostgreSQL's precision: an event read back from a row must equal the original. Truncated
+/// where an event is made and where it is decoded, otherwise it would change when it is first stored.
 fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }

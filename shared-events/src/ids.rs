@@ -1,5 +1,5 @@
-//! Ids and quantities that cross a service's border. Checked once, where they are made; decoding JSON
-//! makes them too, so an event can't carry an impossible one.
+//! Ids and quantities shared by the services. Checked once, where they are made; decoding JSON makes them too, so an event
+//! can't contain an invalid one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,36 +9,36 @@ use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
-/// A value outside of what its type allows; the text says what is allowed.
+/// A value outside of its type's range; the text states the range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(String);
 
-/// An order. A UUIDv7, so that ids sort by the time of the order.
+/// The id of an order. A UUIDv7, so that ids sort by the time of the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OrderId(pub Uuid);
 
-/// A user of the shop: who the token's `sub` names.
+/// The id of a user: the token's `sub`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UserId(pub Uuid);
 
-/// A product of the catalogue: a positive number.
+/// The id of a product of the catalogue: a positive number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct ProductId(i64);
 
-/// How many of a product one order takes: 1 to [`Quantity::MAX`].
+/// The quantity of a product in one order: 1 to [`Quantity::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Quantity(i32);
 
 impl OrderId {
-    /// A new id, now.
+    /// A new id with the current time.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The time in it, to the millisecond; `None` for a UUID of a version that has none.
+    /// The time encoded in it, to the millisecond; `None` for a UUID of a version without a time.
     pub fn generated_at(self) -> Option<DateTime<Utc>> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
         DateTime::from_timestamp(seconds.try_into().ok()?, nanos)
@@ -46,7 +46,7 @@ impl OrderId {
 }
 
 impl UserId {
-    /// A new id, now.
+    /// A new id with the current time.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
@@ -60,7 +60,7 @@ impl ProductId {
 }
 
 impl Quantity {
-    /// The most that one order may take.
+    /// The maximum of one order.
     pub const MAX: i32 = 1_000;
 
     /// The number, for a query.
@@ -109,13 +109,13 @@ impl From<Quantity> for i64 {
     }
 }
 
-/// Reads a number that a client wrote, for serde's `deserialize_with`: an integer as JSON Schema defines it, that is a
-/// number without a fraction, however it is written (99, 99.0, 9.9e1). A number with a point or an exponent is exact below
-/// 2^53 and refused from there on. Events are written by services alone, and keep to digits.
+/// Reads a client's number, for serde's `deserialize_with`: an integer as JSON Schema defines it, that is a number without
+/// a fraction, in any notation (99, 99.0, 9.9e1). A number with a point or an exponent is exact below 2^53 and refused from
+/// there on. Events are written by services only, in plain digits.
 /// Source: <https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.1>.
 ///
 /// # Errors
-/// What isn't such a number, or is none that the type allows.
+/// When it isn't such a number, or outside of the type's range.
 pub fn whole_number<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_id_has_the_time_of_its_making() {
+    fn an_order_id_contains_its_creation_time() {
         let before = Utc::now() - TimeDelta::milliseconds(1);
         let made = OrderId::generate().generated_at().unwrap();
         assert!(before <= made && made <= Utc::now(), "{made}");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_integer_may_be_written_as_json_schema_allows() {
+    fn an_integer_is_accepted_in_every_notation_of_json_schema() {
         for json in ["99", "99.0", "9.9e1", "990e-1"] {
             assert_eq!(product(json), Some(99), "{json}");
             assert_eq!(written(json).map(Quantity::get), Some(99), "{json}");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_integer_or_no_longer_exact_is_refused() {
+    fn a_number_that_is_no_integer_or_not_exact_is_refused() {
         for json in [
             "99.5",
             "1e-1",
@@ -221,7 +221,7 @@ mod tests {
             "0.0",
             "1e300",
             "1e16",
-            // Reads as 2^53, as 9007199254740993.0 does.
+            // Parsed as 2^53, like 9007199254740993.0.
             "9007199254740992.0",
             "9223372036854775808",
             "\"99\"",

@@ -1,17 +1,17 @@
-//! What inventory-service says.
+//! The events of inventory-service.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{EventData, OrderId, ProductId, Quantity};
 
-/// The stock that an order asked for is set aside for it.
+/// Stock is reserved for an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockReserved {
     /// The order; also the event's subject.
     pub order_id: OrderId,
-    /// What.
+    /// The product.
     pub product_id: ProductId,
-    /// How many.
+    /// The quantity.
     pub quantity: Quantity,
 }
 
@@ -23,16 +23,16 @@ impl EventData for StockReserved {
     }
 }
 
-/// An order can't be served, and took no stock.
+/// An order is rejected, and has no stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockRejected {
     /// The order; also the event's subject.
     pub order_id: OrderId,
-    /// What.
+    /// The product.
     pub product_id: ProductId,
-    /// How many.
+    /// The quantity.
     pub quantity: Quantity,
-    /// Why.
+    /// The reason.
     pub reason: RejectReason,
 }
 
@@ -49,9 +49,9 @@ impl EventData for StockRejected {
 pub struct StockReleased {
     /// The order; also the event's subject.
     pub order_id: OrderId,
-    /// What.
+    /// The product.
     pub product_id: ProductId,
-    /// How many went back; 0 where the order held none: it was rejected, or cancelled before it was seen.
+    /// The released quantity; 0 if the order held none: it was rejected, or cancelled before it arrived.
     pub released: u32,
 }
 
@@ -63,18 +63,18 @@ impl EventData for StockReleased {
     }
 }
 
-/// Why an order can't be served.
+/// Why an order is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectReason {
-    /// Less is available than was asked for.
+    /// Less is available than was ordered.
     OutOfStock,
-    /// Inventory knows no such product.
+    /// inventory-service doesn't know the product.
     UnknownProduct,
 }
 
 impl RejectReason {
-    /// As it stands in the event, and in the services' tables.
+    /// The name in events, and in the services' tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OutOfStock => "out_of_stock",

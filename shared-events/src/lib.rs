@@ -1,9 +1,9 @@
-//! The event contract between the services, in one place: the CloudEvents envelope ([`Event`]), what can
-//! be said in it ([`OrderPlaced`] and the others), the names and arguments of the exchanges and queues it
-//! travels through ([`topology`]), and how a dead letter is chosen among others ([`dead_letters`]).
+//! The event contract between the services, in one place: the CloudEvents envelope ([`Event`]), its payloads
+//! ([`OrderPlaced`] and the others), the names and arguments of exchanges and queues ([`topology`]), and how dead letters
+//! are selected ([`dead_letters`]).
 //!
-//! Left out on purpose: I/O. Nothing here connects, publishes or declares; `chassis` does that from this
-//! data, and `xtask` reads the same names.
+//! Left out: I/O. Nothing here connects, publishes or declares; `chassis` does that with this data, and `xtask` reads the
+//! same names.
 
 pub mod dead_letters;
 mod envelope;

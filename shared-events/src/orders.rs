@@ -1,19 +1,19 @@
-//! What order-service says.
+//! The events of order-service.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{EventData, OrderId, ProductId, Quantity, UserId};
 
-/// An order was taken; stock has to be reserved for it.
+/// An order was accepted; stock must be reserved for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderPlaced {
     /// The order; also the event's subject.
     pub order_id: OrderId,
-    /// Who ordered.
+    /// The user who placed it.
     pub user_id: UserId,
-    /// What.
+    /// The product.
     pub product_id: ProductId,
-    /// How many.
+    /// The quantity.
     pub quantity: Quantity,
 }
 
@@ -25,15 +25,15 @@ impl EventData for OrderPlaced {
     }
 }
 
-/// Its owner wants the order no more; what was reserved for it has to be released. It repeats what was
-/// ordered, for the case that it arrives before [`OrderPlaced`].
+/// An order was cancelled by its owner; its stock must be released. It repeats the order's content, in case it arrives
+/// before [`OrderPlaced`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderCancelled {
     /// The order; also the event's subject.
     pub order_id: OrderId,
-    /// What was ordered.
+    /// The product.
     pub product_id: ProductId,
-    /// How many.
+    /// The quantity.
     pub quantity: Quantity,
 }
 

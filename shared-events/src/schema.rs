@@ -1,4 +1,4 @@
-//! What ids and quantities look like in an OpenAPI document: the bounds that are checked where they are made.
+//! The OpenAPI schemas of ids and quantities: the bounds that are checked where they are made.
 
 use std::borrow::Cow;
 

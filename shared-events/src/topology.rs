@@ -1,7 +1,7 @@
 //! Exchanges and queues, as data: names, arguments, retry tiers, and the headers of a dead letter.
 //!
-//! One [`Topology`] is one stream of events: `chassis` declares it, publisher and consumer alike at start,
-//! and `xtask` reads the same names. Rules for the arguments:
+//! One [`Topology`] is one stream of events: `chassis` declares it at start, in publishers and consumers alike, and `xtask`
+//! reads the same names. Rules for the arguments:
 //! <https://www.rabbitmq.com/docs/quorum-queues> and <https://www.rabbitmq.com/docs/dlx>.
 
 use std::fmt;
@@ -12,24 +12,24 @@ pub const ORDER_EVENTS: Topology = Topology {
     stream: "order_events",
 };
 
-/// What became of them, from inventory-service to order-service.
+/// Outcomes of orders, from inventory-service to order-service.
 pub const INVENTORY_EVENTS: Topology = Topology {
     stream: "inventory_events",
 };
 
-/// Every stream there is.
+/// All streams.
 pub const ALL: [Topology; 2] = [ORDER_EVENTS, INVENTORY_EVENTS];
 
-/// Where a failed message waits, and for how long, before it flows back to its queue.
+/// A delay queue: a failed message waits in it and then returns to its stream's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryTier {
-    /// The end of the queue's name, and the routing key into it.
+    /// The suffix of the queue's name, and the routing key into it.
     pub name: &'static str,
     /// The wait.
     pub delay: Duration,
 }
 
-/// In the order in which a message passes them; after the last it is dead.
+/// In the order in which a message passes them; after the last it is dead-lettered.
 pub const RETRY_TIERS: [RetryTier; 3] = [
     RetryTier {
         name: "1s",
@@ -45,22 +45,22 @@ pub const RETRY_TIERS: [RetryTier; 3] = [
     },
 ];
 
-/// The bound of each queue, in messages. At the bound the broker refuses to take more
-/// (`overflow=reject-publish`), so that a publisher's confirm turns into an error instead of a loss.
+/// The length limit of each queue, in messages. At the limit the broker refuses publishes (`overflow=reject-publish`), so
+/// that a publisher gets an error instead of a loss.
 pub const QUEUE_MAX_LENGTH: i64 = 100_000;
 
-/// How long a consumer remembers the ids of the events that it applied (its inbox). A message that comes back
-/// later than this can't be told from a new one: `cargo xtask dlq replay` asks before it sends one.
+/// How long a consumer's inbox keeps the ids of applied events. A message that is redelivered later is indistinguishable
+/// from a new one: `cargo xtask dlq replay` asks for confirmation before it replays one.
 pub const INBOX_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// How often the broker itself hands out one message before it calls it dead: catches crash loops.
+/// How often the broker delivers one message before it dead-letters it: catches crash loops.
 pub const DELIVERY_LIMIT: i64 = 20;
 
-/// The largest event that a consumer reads, in bytes; a larger one is dead at once.
+/// The largest event that a consumer reads, in bytes; larger ones are dead-lettered at once.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
 
-/// How a service says that the broker has a queue or an exchange that was declared differently. An operator has to decide,
-/// and `cargo xtask up` finds it by these words.
+/// Logged by a service when the broker has a queue or an exchange with other arguments. An operator has to decide, and
+/// `cargo xtask up` recognises the cause by these words.
 pub const OTHER_ARGUMENTS: &str =
     "is in the broker with other arguments than this version declares";
 
@@ -70,12 +70,12 @@ pub struct Topology {
     stream: &'static str,
 }
 
-/// How an exchange routes.
+/// The type of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeKind {
-    /// By pattern.
+    /// Topic: by pattern.
     Topic,
-    /// By equality.
+    /// Direct: by equality.
     Direct,
 }
 
@@ -84,7 +84,7 @@ pub enum ExchangeKind {
 pub struct Exchange {
     /// Its name.
     pub name: String,
-    /// How it routes.
+    /// Its type.
     pub kind: ExchangeKind,
 }
 
@@ -121,22 +121,22 @@ impl Topology {
         self.stream.to_owned()
     }
 
-    /// Where dead letters are published to.
+    /// The exchange that dead letters are published to.
     pub fn dead_letter_exchange(&self) -> String {
         format!("{}.dlx", self.stream)
     }
 
-    /// Where dead letters stay.
+    /// The queue of dead letters.
     pub fn dead_letter_queue(&self) -> String {
         format!("{}.dead", self.stream)
     }
 
-    /// Where messages are published to that shall be tried again; the routing key is the tier's name.
+    /// The exchange for messages to be retried; the routing key is the tier's name.
     pub fn retry_exchange(&self) -> String {
         format!("{}.retry", self.stream)
     }
 
-    /// Where they wait.
+    /// The delay queue of a tier.
     pub fn retry_queue(&self, tier: RetryTier) -> String {
         format!("{}.retry.{}", self.stream, tier.name)
     }
@@ -159,8 +159,8 @@ impl Topology {
         ]
     }
 
-    /// All queues with their bindings. Whatever is published to an exchange finds a queue (`#`), so that
-    /// an unknown event ends among the dead letters and not nowhere.
+    /// All queues with their bindings. Every routing key finds a queue (`#`), so that an unknown event becomes a dead letter
+    /// instead of being lost.
     pub fn queues(&self) -> Vec<Queue> {
         let mut queues = vec![
             Queue {
@@ -174,8 +174,8 @@ impl Topology {
             },
             Queue {
                 name: self.dead_letter_queue(),
-                // No delivery limit: looking at a dead letter hands it out and takes it back, and the
-                // broker would drop it after the twentieth look.
+                // No delivery limit: looking at a dead letter delivers and requeues it, and the broker would drop it after
+                // the twentieth look.
                 arguments: quorum(-1, Vec::new()),
                 exchange: self.dead_letter_exchange(),
                 binding: "#",
@@ -212,7 +212,7 @@ fn quorum(
     arguments
 }
 
-/// At-least-once needs `overflow=reject-publish` beside it, else the broker falls back in silence.
+/// At-least-once needs `overflow=reject-publish`, otherwise the broker silently falls back to at-most-once.
 fn dead_lettering(exchange: String, routing_key: Option<String>) -> Vec<(&'static str, Argument)> {
     let mut arguments = vec![
         ("x-dead-letter-exchange", Argument::Text(exchange)),
@@ -227,7 +227,7 @@ fn dead_lettering(exchange: String, routing_key: Option<String>) -> Vec<(&'stati
     arguments
 }
 
-/// Headers that a message carries once it failed.
+/// Headers of a message after its first failure.
 pub mod headers {
     /// How often handling the message has failed; a number.
     pub const ATTEMPTS: &str = "x-agora-attempts";
@@ -235,39 +235,39 @@ pub mod headers {
     pub const REASON: &str = "x-agora-reason";
     /// The last error's text.
     pub const ERROR: &str = "x-agora-error";
-    /// The routing key it was published with.
+    /// The routing key that it was published with.
     pub const ROUTING_KEY: &str = "x-agora-routing-key";
-    /// When it was called dead, RFC 3339.
+    /// When it was dead-lettered, RFC 3339.
     pub const FAILED_AT: &str = "x-agora-failed-at";
-    /// When handling it first failed, RFC 3339: kept through retries, deaths and replays.
+    /// When handling it first failed, RFC 3339; kept through retries, deaths and replays.
     pub const FIRST_FAILED_AT: &str = "x-agora-first-failed-at";
-    /// Which service called it dead.
+    /// The service that dead-lettered it.
     pub const CONSUMER: &str = "x-agora-consumer";
-    /// How often it was taken out of a dead-letter queue and sent again; a number.
+    /// How often it was replayed from a dead-letter queue; a number.
     pub const REPLAYS: &str = "x-agora-replays";
-    /// The broker's own reason, where it was the broker that moved the message last. Not the first one: a message
-    /// that passed a retry tier has `expired` there for good.
+    /// The broker's reason, if the broker dead-lettered the message last. Not that of the first time: a message that passed
+    /// a retry tier has `expired` there permanently.
     pub const LAST_DEATH_REASON: &str = "x-last-death-reason";
 }
 
-/// Why a consumer gave up on a message. The broker has reasons of its own (`delivery_limit`, …), in
+/// Why a consumer dead-lettered a message. The broker has reasons of its own (`delivery_limit`, …), in
 /// `x-last-death-reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeadReason {
-    /// Not an event, or not with the data that its type promises.
+    /// Not an event, or its data doesn't match its type.
     Unreadable,
     /// Larger than [`MAX_EVENT_BYTES`].
     Oversized,
-    /// An event that this consumer doesn't know.
+    /// An event type that this consumer doesn't know.
     UnknownType,
-    /// Readable, and impossible to apply: no later attempt can succeed.
+    /// Valid, but impossible to apply: no later attempt can succeed.
     Rejected,
-    /// Failed once more after the last retry tier.
+    /// Failed again after the last retry tier.
     RetriesExhausted,
 }
 
 impl DeadReason {
-    /// As it stands in the header and in metrics.
+    /// The name in the header and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unreadable => "unreadable",

@@ -1,5 +1,5 @@
-//! Whatever arrives is an event or an error: no bytes make a consumer panic, and what it reads stays the
-//! same when it is written and read again. `fuzz/` looks for counterexamples for longer than a test may.
+//! Any input is an event or an error: no bytes make a consumer panic, and a decoded event stays the same when it is encoded
+//! and decoded again. `fuzz/` searches for counterexamples for longer than a test may.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,12 +19,12 @@ fn files(folder: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let files = fs::read_dir(folder).unwrap();
     let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-    // A failing case is stored by its position.
+    // A failing case is stored by its position in this list.
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// What mutations start from: golden files and the fuzzer's seeds.
+/// The starting points of mutations: golden files and the fuzzer's seeds.
 fn corpus() -> Vec<Vec<u8>> {
     [files("tests/golden"), files("../fuzz/seeds")].concat()
 }
@@ -37,8 +37,8 @@ fn events() -> Vec<Vec<u8>> {
     events
 }
 
-/// `text` as an attribute that nobody knows, as an attribute, as the data, and in the data of an event.
-fn wherever_it_stands(text: &str) -> [String; 4] {
+/// `text` as an unknown attribute, as an attribute, as the data, and in the data of an event.
+fn at_each_place(text: &str) -> [String; 4] {
     let data = ORDER.find(r#""data": "#).unwrap() + r#""data": "#.len();
     [
         ORDER.replacen('{', &format!(r#"{{ "unknown": {text},"#), 1),
@@ -49,7 +49,7 @@ fn wherever_it_stands(text: &str) -> [String; 4] {
 }
 
 #[test]
-fn the_corpus_holds() {
+fn the_corpus_keeps_the_invariants() {
     corpus().iter().for_each(|bytes| check(bytes));
 }
 
@@ -78,14 +78,14 @@ fn an_event_cut_off_anywhere_is_an_error() {
 }
 
 #[test]
-fn json_nested_without_end_overflows_no_stack() {
+fn deeply_nested_json_overflows_no_stack() {
     for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
         for depth in [100, 128, 1_000, 40_000] {
             let closed = format!("{}0{}", open.repeat(depth), close.repeat(depth));
             for text in [closed, open.repeat(depth)] {
                 check(text.as_bytes());
                 assert!(Event::decode(text.as_bytes()).is_err());
-                for text in wherever_it_stands(&text) {
+                for text in at_each_place(&text) {
                     check(text.as_bytes());
                 }
             }
@@ -94,7 +94,7 @@ fn json_nested_without_end_overflows_no_stack() {
 }
 
 #[test]
-fn numbers_strings_and_keys_that_json_allows_or_nearly_allows_are_handled() {
+fn unusual_and_nearly_valid_json_is_an_event_or_an_error() {
     let huge = "9".repeat(10_000);
     let long = format!(r#""{}""#, "a".repeat(MAX_EVENT_BYTES));
     for text in [
@@ -134,7 +134,7 @@ fn numbers_strings_and_keys_that_json_allows_or_nearly_allows_are_handled() {
         "/* */ 1",
     ] {
         check(text.as_bytes());
-        for text in wherever_it_stands(text) {
+        for text in at_each_place(text) {
             check(text.as_bytes());
         }
     }
@@ -156,7 +156,7 @@ fn an_event_in_another_encoding_is_an_error() {
 enum Edit {
     Replace(Index, u8),
     Remove(Index, usize),
-    /// Puts a piece of JSON where another one may stand.
+    /// Inserts a piece of JSON at another place.
     Insert(Index, &'static str),
     /// Repeats a part somewhere else: duplicate keys, nested envelopes.
     Repeat(Index, Index, usize),
@@ -218,19 +218,19 @@ fn edit() -> impl Strategy<Value = Edit> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+    fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         check(&bytes);
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic(text in any::<String>()) {
-        for text in wherever_it_stands(&text) {
+    fn no_text_makes_decoding_panic(text in any::<String>()) {
+        for text in at_each_place(&text) {
             check(text.as_bytes());
         }
     }
 
     #[test]
-    fn whatever_becomes_of_the_corpus_is_an_event_or_an_error(
+    fn any_mutation_of_the_corpus_is_an_event_or_an_error(
         mut bytes in proptest::sample::select(corpus()),
         edits in proptest::collection::vec(edit(), 1..6),
     ) {

@@ -1,7 +1,7 @@
-//! What is on the wire today must be read tomorrow: golden files hold the contract.
+//! Golden files hold the wire format: messages encoded by older versions must stay readable.
 //!
-//! A golden file changes only together with a new version of what it describes: messages written by
-//! yesterday's services, and queues declared by them, are still there when today's start.
+//! A golden file only changes together with a new version of its event: messages and queues of older services still exist
+//! when newer ones start.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,9 +17,9 @@ use uuid::{Uuid, uuid};
 
 const TOPOLOGY: &str = include_str!("golden/topology.json");
 
-/// What an event of any kind says.
+/// The data of an event of any type.
 #[derive(Debug, Clone, PartialEq)]
-enum Said {
+enum AnyData {
     OrderPlaced(OrderPlaced),
     OrderCancelled(OrderCancelled),
     StockReserved(StockReserved),
@@ -27,8 +27,8 @@ enum Said {
     StockReleased(StockReleased),
 }
 
-impl Said {
-    fn by(&self, service: &str) -> Event {
+impl AnyData {
+    fn to_event(&self, service: &str) -> Event {
         match self {
             Self::OrderPlaced(data) => Event::new(service, data),
             Self::OrderCancelled(data) => Event::new(service, data),
@@ -38,7 +38,7 @@ impl Said {
         }
     }
 
-    /// As a consumer reads it that knows every type of today; any other type is refused by whichever.
+    /// As a consumer decodes it that knows all current types; any other type is refused as one of them.
     fn in_event(event: &Event) -> Result<Self, DecodeError> {
         match event.event_type.as_str() {
             OrderCancelled::TYPE => event.data().map(Self::OrderCancelled),
@@ -50,16 +50,16 @@ impl Said {
     }
 }
 
-fn read(bytes: impl AsRef<[u8]>) -> Result<Said, DecodeError> {
-    Event::decode(bytes.as_ref()).and_then(|event| Said::in_event(&event))
+fn read(bytes: impl AsRef<[u8]>) -> Result<AnyData, DecodeError> {
+    Event::decode(bytes.as_ref()).and_then(|event| AnyData::in_event(&event))
 }
 
-/// A golden file, and what it says.
+/// A golden file, and its data.
 struct Golden {
     text: &'static str,
     routing_key: &'static str,
     service: &'static str,
-    said: Said,
+    data: AnyData,
 }
 
 impl Golden {
@@ -67,7 +67,7 @@ impl Golden {
         serde_json::from_str(self.text).unwrap()
     }
 
-    /// Another value at a place that has one already.
+    /// The event with another value at an existing place.
     fn with(&self, pointer: &str, value: Value) -> String {
         let mut event = self.json();
         *event.pointer_mut(pointer).unwrap() = value;
@@ -84,7 +84,7 @@ fn goldens() -> [Golden; 5] {
             text: include_str!("golden/order_placed.v1.json"),
             routing_key: "order.placed.v1",
             service: "order-service",
-            said: Said::OrderPlaced(OrderPlaced {
+            data: AnyData::OrderPlaced(OrderPlaced {
                 order_id,
                 user_id: UserId(uuid!("01938f70-0000-7aaa-8bbb-ccccdddd0003")),
                 product_id,
@@ -95,7 +95,7 @@ fn goldens() -> [Golden; 5] {
             text: include_str!("golden/order_cancelled.v1.json"),
             routing_key: "order.cancelled.v1",
             service: "order-service",
-            said: Said::OrderCancelled(OrderCancelled {
+            data: AnyData::OrderCancelled(OrderCancelled {
                 order_id,
                 product_id,
                 quantity,
@@ -105,7 +105,7 @@ fn goldens() -> [Golden; 5] {
             text: include_str!("golden/stock_reserved.v1.json"),
             routing_key: "stock.reserved.v1",
             service: "inventory-service",
-            said: Said::StockReserved(StockReserved {
+            data: AnyData::StockReserved(StockReserved {
                 order_id,
                 product_id,
                 quantity,
@@ -115,7 +115,7 @@ fn goldens() -> [Golden; 5] {
             text: include_str!("golden/stock_rejected.v1.json"),
             routing_key: "stock.rejected.v1",
             service: "inventory-service",
-            said: Said::StockRejected(StockRejected {
+            data: AnyData::StockRejected(StockRejected {
                 order_id,
                 product_id,
                 quantity,
@@ -126,7 +126,7 @@ fn goldens() -> [Golden; 5] {
             text: include_str!("golden/stock_released.v1.json"),
             routing_key: "stock.released.v1",
             service: "inventory-service",
-            said: Said::StockReleased(StockReleased {
+            data: AnyData::StockReleased(StockReleased {
                 order_id,
                 product_id,
                 released: 2,
@@ -136,16 +136,16 @@ fn goldens() -> [Golden; 5] {
 }
 
 #[test]
-fn each_event_is_still_read_and_still_written_the_same() {
+fn each_golden_event_is_decoded_and_encoded_unchanged() {
     for golden in goldens() {
         let event = Event::decode(golden.text.as_bytes()).unwrap();
-        assert_eq!(Said::in_event(&event).unwrap(), golden.said);
+        assert_eq!(AnyData::in_event(&event).unwrap(), golden.data);
         assert_eq!(event.routing_key(), golden.routing_key);
 
-        let mut said_today = golden.said.by(golden.service);
-        (said_today.id, said_today.time) = (event.id, event.time);
-        assert_eq!(said_today, event);
-        for event in [said_today, event] {
+        let mut encoded_today = golden.data.to_event(golden.service);
+        (encoded_today.id, encoded_today.time) = (event.id, event.time);
+        assert_eq!(encoded_today, event);
+        for event in [encoded_today, event] {
             let written: Value = serde_json::from_slice(&event.encode()).unwrap();
             assert_eq!(written, golden.json());
         }
@@ -153,7 +153,7 @@ fn each_event_is_still_read_and_still_written_the_same() {
 }
 
 #[test]
-fn a_reason_is_written_as_its_name_says() {
+fn a_reason_is_encoded_as_its_name() {
     for (reason, name) in [
         (RejectReason::OutOfStock, "out_of_stock"),
         (RejectReason::UnknownProduct, "unknown_product"),
@@ -166,7 +166,7 @@ fn a_reason_is_written_as_its_name_says() {
 }
 
 #[test]
-fn exchanges_queues_and_their_arguments_are_as_they_were() {
+fn exchanges_queues_and_their_arguments_are_unchanged() {
     let exchanges: serde_json::Map<_, _> = ALL
         .iter()
         .flat_map(Topology::exchanges)
@@ -196,18 +196,18 @@ fn exchanges_queues_and_their_arguments_are_as_they_were() {
 }
 
 #[test]
-fn attributes_and_fields_of_a_later_version_are_ignored() {
+fn unknown_attributes_and_fields_are_ignored() {
     for golden in goldens() {
         let mut event = golden.json();
         event["dataschema"] = json!("https://example.com/schema");
         event["traceparent"] = json!({ "of": ["another", "shape"] });
         event["data"]["gift_wrap"] = json!(true);
-        assert_eq!(read(event.to_string()).unwrap(), golden.said);
+        assert_eq!(read(event.to_string()).unwrap(), golden.data);
     }
 }
 
 #[test]
-fn a_version_or_a_type_of_tomorrow_is_an_event_that_no_reader_of_today_takes() {
+fn an_unknown_version_or_type_decodes_as_an_event_that_no_consumer_accepts() {
     for golden in goldens() {
         let today = golden.json()["type"].as_str().unwrap().to_owned();
         let tomorrow = today.replace(".v1", ".v2");
@@ -253,8 +253,8 @@ fn a_routing_key_is_the_type_without_its_prefix() {
     }
 }
 
-/// Asserts that each golden event is refused under the same name with each of these values at each of
-/// these places; an event that doesn't have a place is passed over.
+/// Asserts that each golden event is refused with the same error for each of these values at each of these places; a place
+/// that an event doesn't have is skipped.
 fn assert_refused(expected: fn(&DecodeError) -> bool, places: &[&str], values: &[Value]) {
     for place in places {
         let mut tried = 0;
@@ -348,7 +348,7 @@ fn an_envelope_of_the_wrong_shape_is_refused_as_no_envelope() {
 }
 
 #[test]
-fn what_is_missing_is_named_by_where_it_is_missing() {
+fn a_missing_field_is_reported_with_its_level() {
     for golden in goldens() {
         let attributes = golden.json();
         for name in attributes.as_object().unwrap().keys() {
@@ -356,7 +356,7 @@ fn what_is_missing_is_named_by_where_it_is_missing() {
             event.as_object_mut().unwrap().remove(name);
             let found = read(event.to_string());
             if name == "datacontenttype" {
-                assert_eq!(found.unwrap(), golden.said, "JSON where it isn't said");
+                assert_eq!(found.unwrap(), golden.data, "JSON without a content type");
             } else {
                 assert!(
                     found.as_ref().is_err_and(no_envelope),
@@ -456,7 +456,7 @@ fn numbers_too_large_or_not_written_as_integers_are_refused_as_data() {
 }
 
 #[test]
-fn an_attribute_given_twice_is_refused_and_of_a_field_the_last_counts() {
+fn a_duplicate_attribute_is_refused_and_of_duplicate_fields_the_last_counts() {
     for golden in goldens() {
         let twice = golden.text.replacen('{', r#"{ "specversion": "1.0","#, 1);
         assert!(read(twice).is_err_and(|error| no_envelope(&error)));
@@ -464,12 +464,12 @@ fn an_attribute_given_twice_is_refused_and_of_a_field_the_last_counts() {
             r#""product_id": 99"#,
             r#""product_id": -1, "product_id": 99"#,
         );
-        assert_eq!(read(twice).unwrap(), golden.said);
+        assert_eq!(read(twice).unwrap(), golden.data);
     }
 }
 
 #[test]
-fn an_id_reads_the_same_in_every_spelling_of_a_uuid() {
+fn an_id_is_the_same_in_every_spelling_of_a_uuid() {
     let golden = &goldens()[0];
     let id = Event::decode(golden.text.as_bytes()).unwrap().id;
     for spelling in [
@@ -486,7 +486,7 @@ fn an_id_reads_the_same_in_every_spelling_of_a_uuid() {
 }
 
 #[test]
-fn a_time_reads_the_same_with_every_offset_and_is_written_in_utc() {
+fn a_time_is_the_same_with_every_offset_and_encoded_in_utc() {
     let golden = &goldens()[0];
     for spelling in [
         "2026-11-22T11:00:00.123456+01:00",
@@ -503,20 +503,20 @@ fn a_time_reads_the_same_with_every_offset_and_is_written_in_utc() {
 }
 
 #[test]
-fn a_time_is_kept_to_the_microsecond_and_not_finer() {
+fn a_time_is_truncated_to_microseconds() {
     let golden = &goldens()[0];
     let golden_event = Event::decode(golden.text.as_bytes()).unwrap();
     let finer = golden.with("/time", json!("2026-11-22T10:00:00.123456789Z"));
     assert_eq!(Event::decode(finer.as_bytes()).unwrap(), golden_event);
 
-    let said = golden.said.by(golden.service);
-    assert_eq!(said.time.timestamp_subsec_nanos() % 1_000, 0);
+    let data = golden.data.to_event(golden.service);
+    assert_eq!(data.time.timestamp_subsec_nanos() % 1_000, 0);
 }
 
 #[test]
-fn an_array_is_no_envelope_and_no_data_even_if_its_order_is_right() {
+fn an_array_is_neither_an_envelope_nor_data() {
     for golden in goldens() {
-        // The order in which the fields stand in the code, which must not become part of the contract.
+        // The order of the fields in the code, which must not become part of the contract.
         let event = golden.json();
         let data = &event["data"];
         let fields = [
@@ -554,7 +554,7 @@ fn an_array_is_no_envelope_and_no_data_even_if_its_order_is_right() {
     }
 }
 
-fn said() -> impl Strategy<Value = Said> {
+fn any_data() -> impl Strategy<Value = AnyData> {
     let order_id = any::<u128>().prop_map(|id| OrderId(Uuid::from_u128(id)));
     let product_id = (1..=i64::MAX).prop_map(|id| ProductId::try_from(id).unwrap());
     let quantity = (1..=i64::from(Quantity::MAX)).prop_map(|n| Quantity::try_from(n).unwrap());
@@ -573,29 +573,29 @@ fn said() -> impl Strategy<Value = Said> {
     any_values.prop_flat_map(
         |(order_id, user_id, product_id, quantity, reason, released)| {
             prop_oneof![
-                Just(Said::OrderPlaced(OrderPlaced {
+                Just(AnyData::OrderPlaced(OrderPlaced {
                     order_id,
                     user_id,
                     product_id,
                     quantity,
                 })),
-                Just(Said::OrderCancelled(OrderCancelled {
+                Just(AnyData::OrderCancelled(OrderCancelled {
                     order_id,
                     product_id,
                     quantity,
                 })),
-                Just(Said::StockReserved(StockReserved {
+                Just(AnyData::StockReserved(StockReserved {
                     order_id,
                     product_id,
                     quantity,
                 })),
-                Just(Said::StockRejected(StockRejected {
+                Just(AnyData::StockRejected(StockRejected {
                     order_id,
                     product_id,
                     quantity,
                     reason,
                 })),
-                Just(Said::StockReleased(StockReleased {
+                Just(AnyData::StockReleased(StockReleased {
                     order_id,
                     product_id,
                     released,
@@ -605,7 +605,7 @@ fn said() -> impl Strategy<Value = Said> {
     )
 }
 
-/// To the microsecond, from the year 1 to the year 9999.
+/// With microseconds, from the year 1 to the year 9999.
 fn time() -> impl Strategy<Value = DateTime<Utc>> {
     (-62_135_596_800..253_402_300_800_i64, 0..1_000_000_u32)
         .prop_map(|(seconds, micros)| DateTime::from_timestamp(seconds, micros * 1_000).unwrap())
@@ -613,18 +613,18 @@ fn time() -> impl Strategy<Value = DateTime<Utc>> {
 
 proptest! {
     #[test]
-    fn an_event_of_any_kind_arrives_as_it_was_sent(
-        said in said(),
+    fn an_event_of_any_type_is_decoded_as_it_was_encoded(
+        data in any_data(),
         service in "[a-z-]{1,20}",
         id in any::<u128>(),
         time in time(),
     ) {
-        let mut other = said.by(&service);
+        let mut other = data.to_event(&service);
         (other.id, other.time) = (Uuid::from_u128(id), time);
-        for event in [said.by(&service), other] {
+        for event in [data.to_event(&service), other] {
             let arrived = Event::decode(&event.encode()).unwrap();
             prop_assert_eq!(&arrived, &event);
-            prop_assert_eq!(Said::in_event(&arrived).unwrap(), said.clone());
+            prop_assert_eq!(AnyData::in_event(&arrived).unwrap(), data.clone());
             prop_assert_eq!(arrived.encode(), event.encode());
             prop_assert_eq!(&arrived.source, &format!("/{service}"));
         }

@@ -1,16 +1,14 @@
-//! What our programs write to people: text on standard output and standard error that can't do harm, neither to the
-//! program nor to the terminal.
+//! Safe terminal output: text on standard output and standard error that can harm neither the program nor the terminal.
 //!
-//! A program has it whole with `#[macro_use] extern crate terminal;`: its `print!`, `println!` and `eprintln!` are the ones
-//! from here then, in every module, and the ones of the standard library are out of reach.
+//! A program uses it with `#[macro_use] extern crate terminal;`: its `print!`, `println!` and `eprintln!` then replace
+//! those of the standard library in every module.
 //!
-//! - *Checked.* Those of the standard library panic where nobody reads any more (`… | head`). Here standard output is
-//!   closed from then on, and whoever asked for it ([`on_closed`]) is told once; standard error that can't be written
-//!   is left alone.
-//! - *Escaped.* Text that others wrote may hold control characters, which a terminal obeys. Here they come out as
-//!   `\u001b`, the way JSON writes them, so that a JSON document stays the one that it was.
+//! - *Checked.* The standard library's panic when the reader is gone (`… | head`). Here standard output is closed from
+//!   then on, and the registered callback ([`on_closed`]) is called once; errors on standard error are ignored.
+//! - *Escaped.* Text from elsewhere may contain control characters, which a terminal obeys. Here they are written as
+//!   `\u001b`, the way JSON writes them, so that a JSON document keeps its meaning.
 //!
-//! Left out: colours and progress bars, and what a program does when nobody reads it any more.
+//! Left out: colours and progress bars, and what a program does when the reader is gone.
 
 use std::{
     borrow::Cow,
@@ -22,21 +20,21 @@ use std::{
     },
 };
 
-/// What has become of standard output.
+/// The state of standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stdout {
-    /// All that was written went out.
+    /// Everything was written.
     Open,
-    /// Its reader has gone.
+    /// The reader is gone.
     Closed,
-    /// Something else went wrong, as the full disk of a file; it was told on standard error.
+    /// Another error, such as a full disk; it was reported on standard error.
     Failed,
 }
 
 static STDOUT: AtomicU8 = AtomicU8::new(Stdout::Open as u8);
 static ON_CLOSED: OnceLock<fn()> = OnceLock::new();
 
-/// What has become of standard output so far.
+/// The state of standard output so far.
 pub fn stdout() -> Stdout {
     match STDOUT.load(Ordering::Relaxed) {
         state if state == Stdout::Open as u8 => Stdout::Open,
@@ -45,32 +43,32 @@ pub fn stdout() -> Stdout {
     }
 }
 
-/// Has `react` called, once, when the reader of standard output has gone. The first call of this counts.
+/// Registers a callback that is called once when the reader of standard output is gone. Only the first registration counts.
 pub fn on_closed(react: fn()) {
     let _ = ON_CLOSED.set(react);
 }
 
-/// As the standard library's, see the head of this crate.
+/// Like the standard library's; see the crate's documentation.
 #[macro_export]
 macro_rules! print {
     ($($text:tt)*) => { $crate::write_out(::std::format_args!($($text)*)) };
 }
 
-/// As the standard library's, see the head of this crate.
+/// Like the standard library's; see the crate's documentation.
 #[macro_export]
 macro_rules! println {
     () => { $crate::write_out(::std::format_args!("\n")) };
     ($($text:tt)*) => { $crate::write_out(::std::format_args!("{}\n", ::std::format_args!($($text)*))) };
 }
 
-/// As the standard library's, see the head of this crate.
+/// Like the standard library's; see the crate's documentation.
 #[macro_export]
 macro_rules! eprintln {
     () => { $crate::write_err(::std::format_args!("\n")) };
     ($($text:tt)*) => { $crate::write_err(::std::format_args!("{}\n", ::std::format_args!($($text)*))) };
 }
 
-/// What [`print!`] and [`println!`] do. Nothing is written any more once something went wrong.
+/// Implements [`print!`] and [`println!`]. Nothing is written after an error.
 pub fn write_out(text: fmt::Arguments<'_>) {
     if stdout() != Stdout::Open {
         return;
@@ -97,21 +95,21 @@ pub fn write_out(text: fmt::Arguments<'_>) {
     }
 }
 
-/// What [`eprintln!`] does. There is nobody left to tell when that fails.
+/// Implements [`eprintln!`]. An error here can't be reported anywhere.
 pub fn write_err(text: fmt::Arguments<'_>) {
     let text = text.to_string();
     let _ = io::stderr().lock().write_all(escaped(&text).as_bytes());
 }
 
-/// The text without what a terminal obeys: control characters but for the end of a line and the tab, and characters
-/// that turn the direction of writing or end a line without being seen to (as [CVE-2021-42574] has it).
+/// Escapes what a terminal obeys: control characters except newline and tab, and characters that change the text direction
+/// or end a line invisibly ([CVE-2021-42574]).
 ///
 /// [CVE-2021-42574]: https://trojansource.codes/
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_obeyed(c) && !matches!(c, '\n' | '\t'))
 }
 
-/// The same on one line: text that others wrote, for a place where the next line is ours.
+/// The same on one line: for text from elsewhere inside a line.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, is_obeyed)
 }
@@ -132,7 +130,7 @@ fn escape(text: &str, wrong: impl Fn(char) -> bool) -> Cow<'_, str> {
             '\t' if wrong(c) => escaped.push_str("\\t"),
             '\r' => escaped.push_str("\\r"),
             _ if wrong(c) => {
-                // Nothing can go wrong with a string. None of these is beyond four digits.
+                // Writing to a string can't fail. None of these characters needs more than four digits.
                 let _ = write!(escaped, "\\u{:04x}", u32::from(c));
             }
             _ => escaped.push(c),
@@ -146,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn no_control_character_is_left() {
         let title = "\u{1b}]0;owned\u{7} \u{9b}31m \u{7f} \u{202e}gpj\r";
         assert_eq!(
             escaped(title),
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_escaped_in_a_json_document_means_the_same() {
+    fn an_escaped_json_document_keeps_its_meaning() {
         // What JSON itself leaves as it is.
         let text = "\u{7f}\u{9b}\u{202e}\u{2028}";
         let json = format!("\"{text}\"");

@@ -1,10 +1,10 @@
-//! What trivial-service answers, and what is made of the benchmark's figures (`benches/gateway`): pure functions.
+//! The answers of trivial-service, and the evaluation of the benchmark's measurements (`benches/gateway`): pure functions.
 
 mod comparison;
 
-pub use crate::comparison::{ARMS, Arm, BAR, Comparison, Run, Spread};
+pub use crate::comparison::{ARMS, Arm, Comparison, REQUIRED_RATIO, Run, Spread};
 
-/// An account as user-service writes one, in a text that `concat!` takes.
+/// An account as user-service serialises it, as text for `concat!`.
 macro_rules! account {
     () => {
         concat!(
@@ -14,7 +14,7 @@ macro_rules! account {
     };
 }
 
-/// The head fields of every answer of a service: who takes them on has as much to do as with a real one's.
+/// The head fields of every answer of a service, so that the gateway has the same work as with a real one.
 macro_rules! every_answer {
     () => {
         concat!(
@@ -25,10 +25,10 @@ macro_rules! every_answer {
     };
 }
 
-/// The account that everybody has there: as long, in bytes, as the one that the benchmark has at user-service.
+/// The account of every user: the same length, in bytes, as the benchmark's account at user-service.
 pub const ACCOUNT: &str = account!();
 
-/// `/auth/verify`: it is the one above.
+/// `/auth/verify`: the token is that account's.
 const VERIFIED: &str = concat!(
     every_answer!(),
     "x-user-id: 01938f70-0000-7aaa-8bbb-cccc00000001\r\n",
@@ -36,14 +36,14 @@ const VERIFIED: &str = concat!(
     "content-length: 0\r\n\r\n"
 );
 
-/// Everything else.
+/// Every other route.
 const FOUND: &str = concat!(
     every_answer!(),
     "content-type: application/json\r\ncontent-length: 97\r\n\r\n",
     account!()
 );
 
-/// The answer to a request that begins with this line.
+/// The answer to a request with this request line.
 pub fn answer_to(request_line: &[u8]) -> &'static [u8] {
     let target = request_line.split(|byte| *byte == b' ').nth(1);
     let answer = match target {
@@ -63,14 +63,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_as_long_as_it_says() {
+    fn an_answers_length_matches_its_content_length() {
         let (_, body) = FOUND.split_once("\r\n\r\n").unwrap();
         assert_eq!(body, ACCOUNT);
         assert!(FOUND.contains(&format!("content-length: {}\r\n", body.len())));
     }
 
     #[test]
-    fn a_question_about_a_token_is_answered_with_an_identity() {
+    fn a_token_check_is_answered_with_an_identity() {
         let answer = |line: &str| std::str::from_utf8(answer_to(line.as_bytes())).unwrap();
         assert!(answer("GET /auth/verify HTTP/1.1\r\n").contains("x-user-id: "));
         assert!(answer("GET /users/me HTTP/1.1\r\n").ends_with(ACCOUNT));

@@ -1,8 +1,7 @@
-//! trivial-service: says yes to whatever it is asked, at once. It stands where user-service is, for the gateway's
-//! questions about tokens and for the requests that it lets pass, so that what a benchmark sees is the gateway's own.
+//! trivial-service: answers every request at once with success. It replaces user-service, for the gateway's token checks
+//! and for the forwarded requests, so that a benchmark measures the gateway alone.
 //!
-//! Plain threads and fixed bytes: nothing that costs anything. Left out: all of HTTP that Traefik doesn't send; bodies,
-//! above all.
+//! Plain threads and fixed bytes: no work. Left out: every part of HTTP that Traefik doesn't send, above all bodies.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -10,9 +9,9 @@ use std::thread;
 
 use trivial_service::{answer_to, ends_the_head};
 
-/// Where the services serve HTTP, too.
+/// The services' HTTP port.
 const PORT: u16 = 8000;
-/// The gateway keeps a hundred idle connections, and has as many more as it has requests.
+/// The gateway keeps a hundred idle connections, and opens as many more as it has concurrent requests.
 const STACK_BYTES: usize = 64 * 1024;
 
 fn main() -> io::Result<()> {
@@ -22,7 +21,7 @@ fn main() -> io::Result<()> {
         thread::Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                // A connection that breaks is the gateway's to make again.
+                // The gateway reopens a broken connection.
                 let _ = serve(&stream);
             })?;
     }

@@ -1,4 +1,4 @@
-//! OTLP in: gRPC, and protobuf over HTTP.
+//! OTLP receivers: gRPC, and protobuf over HTTP.
 
 use std::{io::Read, sync::Arc};
 
@@ -20,13 +20,13 @@ use tonic::{Request, codec::CompressionEncoding};
 
 use crate::{State, ops::Transport};
 
-/// The most that an exporter may send at once, unpacked; the same as an OpenTelemetry Collector's gRPC side.
+/// The maximum size of an export, decompressed; the same as an OpenTelemetry Collector's gRPC receiver's.
 const MAX_EXPORT_BYTES: usize = 4 * 1024 * 1024;
 const PROTOBUF: &str = "application/x-protobuf";
 
 pub(crate) struct Grpc(Arc<State>);
 
-/// The gRPC side, with gzip for those who use it.
+/// The gRPC receiver, with optional gzip.
 pub(crate) fn grpc(state: Arc<State>) -> TraceServiceServer<Grpc> {
     TraceServiceServer::new(Grpc(state))
         .accept_compressed(CompressionEncoding::Gzip)
@@ -44,7 +44,7 @@ impl TraceService for Grpc {
     }
 }
 
-/// The HTTP side: `POST /v1/traces` with a protobuf body.
+/// The HTTP receiver: `POST /v1/traces` with a protobuf body.
 pub(crate) fn http(state: Arc<State>) -> Router {
     Router::new()
         .route("/v1/traces", post(export))
@@ -59,34 +59,34 @@ async fn export(
 ) -> Result<Response, (StatusCode, String)> {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if header(header::CONTENT_TYPE) != Some(PROTOBUF) {
-        let why = format!("only {PROTOBUF} is understood; OTLP in JSON is left out");
+        let why = format!("only {PROTOBUF} is supported; OTLP in JSON is not");
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
     let body = match header(header::CONTENT_ENCODING) {
         None | Some("identity") => body,
-        Some("gzip") => unpack(&body)?,
+        Some("gzip") => gunzip(&body)?,
         Some(other) => {
-            let why = format!("the encoding {other} isn't understood; use gzip or none");
+            let why = format!("the encoding {other} isn't supported; use gzip or none");
             return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
     };
     let request = ExportTraceServiceRequest::decode(body)
-        .map_err(|error| (StatusCode::BAD_REQUEST, format!("no OTLP request: {error}")))?;
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("invalid OTLP request: {error}")))?;
     let response = take_in(&state, request, Transport::Http);
     Ok(([(header::CONTENT_TYPE, PROTOBUF)], response.encode_to_vec()).into_response())
 }
 
-fn unpack(body: &[u8]) -> Result<Bytes, (StatusCode, String)> {
-    let mut unpacked = Vec::new();
+fn gunzip(body: &[u8]) -> Result<Bytes, (StatusCode, String)> {
+    let mut decompressed = Vec::new();
     GzDecoder::new(body)
         .take(MAX_EXPORT_BYTES as u64 + 1)
-        .read_to_end(&mut unpacked)
-        .map_err(|error| (StatusCode::BAD_REQUEST, format!("no gzip: {error}")))?;
-    if unpacked.len() > MAX_EXPORT_BYTES {
-        let why = format!("unpacked more than {MAX_EXPORT_BYTES} bytes");
+        .read_to_end(&mut decompressed)
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("invalid gzip: {error}")))?;
+    if decompressed.len() > MAX_EXPORT_BYTES {
+        let why = format!("more than {MAX_EXPORT_BYTES} bytes after decompression");
         return Err((StatusCode::PAYLOAD_TOO_LARGE, why));
     }
-    Ok(unpacked.into())
+    Ok(decompressed.into())
 }
 
 fn take_in(

@@ -1,6 +1,6 @@
-//! OTLP in Jaeger's JSON: parent and links are references; kind, status and scope are tags.
+//! Converts OTLP to Jaeger's JSON: parent and links become references; kind, status and scope become tags.
 //!
-//! As Jaeger's own translation does it: <https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/>.
+//! As in Jaeger's own translation: <https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/>.
 
 use std::collections::HashMap;
 
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use crate::span::{Process, Scope, StoredSpan, TraceId, kind_name};
 
-/// What Jaeger calls a service that gives no name.
+/// Jaeger's name for a service without one.
 const NO_NAME: &str = "OTLPResourceNoServiceName";
-/// The greatest whole number that JavaScript tells from its neighbours; Jaeger writes greater ones as text.
+/// JavaScript's largest safe integer; Jaeger writes larger ones as text.
 const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
-/// The W3C flags within OTLP's.
+/// The W3C flags inside OTLP's.
 const TRACE_FLAGS: u32 = 0xff;
 
-/// A resource: its service's name, and tags for the rest.
+/// A resource: its service's name, and tags for its other attributes.
 pub(crate) fn process(resource: Resource) -> Process {
     let mut service = None;
     let mut tags = Vec::new();
@@ -39,7 +39,7 @@ pub(crate) fn process(resource: Resource) -> Process {
     }
 }
 
-/// A trace: its spans by their start, and the processes that they name.
+/// A trace: its spans by start time, and their processes.
 pub(crate) fn trace(id: &TraceId, stored: &[StoredSpan]) -> Value {
     let mut ids: HashMap<&Process, String> = HashMap::new();
     let mut processes = serde_json::Map::new();
@@ -98,7 +98,7 @@ fn span(span: Span, scope: &Scope, process: &str) -> Value {
     })
 }
 
-/// A span's own tags: its attributes, then what OTLP has fields for.
+/// A span's tags: its attributes, and OTLP's other fields.
 pub(crate) fn tags(span: &Span, scope: &Scope) -> Vec<Value> {
     let mut tags: Vec<Value> = span.attributes.iter().cloned().map(tag).collect();
     let mut add = |key: &str, value: &str| {
@@ -131,7 +131,7 @@ pub(crate) fn event_tags(span: &Span) -> impl Iterator<Item = Value> {
         .flat_map(|event| event.attributes.iter().cloned().map(tag))
 }
 
-/// Microseconds; 0 where the end is before the start.
+/// Microseconds; 0 if the end is before the start.
 pub(crate) fn duration_us(span: &Span) -> u64 {
     let duration_ns = span
         .end_time_unix_nano
@@ -139,7 +139,7 @@ pub(crate) fn duration_us(span: &Span) -> u64 {
     duration_ns / 1_000
 }
 
-/// Whether a span id names a span: OTLP writes none or zeros where there is no parent.
+/// Whether bytes are a span id: OTLP has none or zeros without a parent.
 pub(crate) fn is_id(id: &[u8]) -> bool {
     id.iter().any(|byte| *byte != 0)
 }
@@ -170,7 +170,7 @@ fn tag(attribute: KeyValue) -> Value {
     }
 }
 
-/// A value as text: what is text already as it is, the rest as JSON.
+/// A value as text: a string unchanged, other types as JSON.
 fn text(value: Option<AnyValue>) -> String {
     match plain(value) {
         Value::String(text) => text,

@@ -1,8 +1,8 @@
-//! Stands in for Jaeger v2 where no registry answers: OTLP in, Jaeger's query API and UI out.
+//! Replaces Jaeger v2 where no registry is available: OTLP receivers, Jaeger's query API and UI.
 //!
-//! Traces are kept in memory and nowhere else, the oldest evicted when there are too many. Left out of what Jaeger
-//! has: other receivers than OTLP, other storage, remote sampling, the archive, service performance monitoring,
-//! `/api/v3`, and its configuration file, which is accepted and not read.
+//! Traces are kept in memory only; the oldest are evicted. Left out: receivers other than OTLP, other storage, remote
+//! sampling, the archive, service performance monitoring, `/api/v3`, and Jaeger's configuration file, which is accepted and
+//! not read.
 
 mod ingest;
 mod jaeger_json;
@@ -45,12 +45,12 @@ use crate::{
 const USAGE: &str = "usage: jaeger-linux [--config FILE]   serve; the file is not read
        jaeger-linux healthcheck         exit code 0 where it serves
        wget -q -O /dev/null URL         the same, for the probe that Jaeger's own image has a wget for";
-/// Where the image has the UI's files.
+/// The path of the UI's files in the image.
 const UI_FOLDER: &str = "/usr/share/jaeger-ui";
 const HEALTH_PORT: u16 = 13133;
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Where each side listens; Jaeger's own ports.
+/// The port of each server; Jaeger's own.
 #[derive(Debug, Clone, Copy)]
 struct Ports {
     otlp_grpc: u16,
@@ -68,23 +68,23 @@ const PORTS: Ports = Ports {
     metrics: 8888,
 };
 
-/// What all sides share.
+/// The state shared by all servers.
 #[derive(Debug)]
 struct State {
     store: Store,
     metrics: Metrics,
     ui: Ui,
-    /// Turns of those who ask for many traces.
+    /// Permits of queries for many traces.
     queries: Semaphore,
 }
 
-/// Every side bound and served.
+/// The running servers.
 struct Running {
     addresses: Addresses,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
-/// Where each side turned out to listen.
+/// The bound address of each server.
 #[derive(Debug, Clone, Copy)]
 struct Addresses {
     otlp_grpc: SocketAddr,
@@ -101,8 +101,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         _ if is_wget => probe(),
         ["healthcheck"] => probe(),
-        [] | ["--config", _] => serve_until_told(),
-        [word] if word.starts_with("--config=") => serve_until_told(),
+        [] | ["--config", _] => serve_until_signalled(),
+        [word] if word.starts_with("--config=") => serve_until_signalled(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Asks the server in this same container.
+/// Checks the health of the server in the same container.
 fn probe() -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT));
     let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)
@@ -133,7 +133,7 @@ fn probe() -> anyhow::Result<()> {
 }
 
 #[tokio::main(worker_threads = 2)]
-async fn serve_until_told() -> anyhow::Result<()> {
+async fn serve_until_signalled() -> anyhow::Result<()> {
     let limits = Limits {
         traces: setting("MAX_TRACES", Limits::DEFAULT.traces)?,
         spans_per_trace: setting("MAX_SPANS_PER_TRACE", Limits::DEFAULT.spans_per_trace)?,
@@ -141,7 +141,7 @@ async fn serve_until_told() -> anyhow::Result<()> {
         ..Limits::DEFAULT
     };
     let ui = PathBuf::from(env::var("UI_FOLDER").unwrap_or_else(|_| UI_FOLDER.to_owned()));
-    // Before anything listens: a signal that comes early is not lost.
+    // Before anything listens, so that an early signal is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut running = start(Ipv4Addr::UNSPECIFIED.into(), PORTS, limits, &ui).await?;
@@ -151,7 +151,7 @@ async fn serve_until_told() -> anyhow::Result<()> {
         at.otlp_grpc, at.otlp_http, at.query, at.health, at.metrics
     );
     tokio::select! {
-        // What is kept in memory needs no flushing: open requests end with the process.
+        // The memory needs no flushing: open requests end with the process.
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         ended = running.tasks.join_next() => match ended {
@@ -161,7 +161,7 @@ async fn serve_until_told() -> anyhow::Result<()> {
     }
 }
 
-/// A limit from the environment: a number from 1.
+/// A limit from the environment: a positive number.
 fn setting<T: FromStr + PartialOrd + From<u8>>(name: &str, default: T) -> anyhow::Result<T> {
     let Ok(text) = env::var(name) else {
         return Ok(default);
@@ -172,7 +172,7 @@ fn setting<T: FromStr + PartialOrd + From<u8>>(name: &str, default: T) -> anyhow
     }
 }
 
-/// Binds every port and serves; a port of 0 takes any free one.
+/// Binds every port and serves; port 0 binds any free one.
 async fn start(
     host: IpAddr,
     ports: Ports,

@@ -1,4 +1,4 @@
-//! Health as Jaeger's `healthcheckv2` extension gives it, and metrics by the OpenTelemetry Collector's names.
+//! Health as in Jaeger's `healthcheckv2` extension, and metrics with the OpenTelemetry Collector's names.
 
 use std::{
     fmt::Write,
@@ -12,7 +12,7 @@ use axum::{Router, extract::State as Shared, http::header, response::IntoRespons
 
 use crate::{State, store::Received};
 
-/// Which way spans came.
+/// The protocol of received spans.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Transport {
     Grpc,
@@ -34,7 +34,7 @@ impl Metrics {
     }
 }
 
-/// `/status`: whoever can ask is answered.
+/// `/status`: a server that answers is healthy.
 pub(crate) fn health() -> Router {
     let status = async || axum::Json(serde_json::json!({"status": "StatusOK", "healthy": true}));
     Router::new()
@@ -55,12 +55,12 @@ async fn exposition(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
     for (name, help, counts) in [
         (
             "otelcol_receiver_accepted_spans_total",
-            "Spans taken in.",
+            "Accepted spans.",
             &state.metrics.accepted,
         ),
         (
             "otelcol_receiver_refused_spans_total",
-            "Spans that could not be taken in.",
+            "Refused spans.",
             &state.metrics.refused,
         ),
     ] {
@@ -90,13 +90,13 @@ async fn exposition(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
     one(
         "jaeger_stand_in_bytes",
         "gauge",
-        "What the spans in memory take.",
+        "Bytes of the spans in memory.",
         fill.bytes as u64,
     );
     one(
         "jaeger_stand_in_evicted_traces_total",
         "counter",
-        "Traces given up for newer ones.",
+        "Traces evicted for newer ones.",
         fill.evicted_traces,
     );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)

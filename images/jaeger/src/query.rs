@@ -1,4 +1,4 @@
-//! Jaeger's query API, the one that its UI 2.14 uses: `/api`. Everything else is the UI.
+//! Jaeger's query API as used by its UI 2.14: `/api`. Every other path is the UI.
 
 use std::{
     collections::BTreeMap,
@@ -22,18 +22,18 @@ use crate::{
 };
 
 const DEFAULT_LIMIT: usize = 100;
-/// The most traces in one answer.
+/// The maximum number of traces in one answer.
 const MAX_LIMIT: usize = 1_500;
-/// Queries over many traces that are worked on at once; more wait for their turn, and no longer than [`MAX_WAIT`].
+/// The maximum of concurrent queries for many traces; others wait for a permit, at most [`MAX_WAIT`].
 pub(crate) const MAX_QUERIES: usize = 2;
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// How far back a search goes that doesn't say.
+/// The default lookback of a search.
 const DEFAULT_LOOKBACK: Duration = Duration::from_secs(2 * 24 * 3600);
 
-/// A request's parameters, in order; some come several times.
+/// A request's parameters, in order; some may be repeated.
 type Parameters = Vec<(String, String)>;
 
-/// A request that can't be answered.
+/// An error answer.
 struct Refusal(StatusCode, String);
 
 impl IntoResponse for Refusal {
@@ -49,7 +49,7 @@ impl IntoResponse for Refusal {
 impl From<TooLarge> for Refusal {
     fn from(_: TooLarge) -> Self {
         let why = format!(
-            "the answer would hold more than {MAX_ANSWER_BYTES} bytes of spans: ask for fewer traces, or for less time"
+            "the answer would hold more than {MAX_ANSWER_BYTES} bytes of spans: request fewer traces, or a shorter time range"
         );
         Self(StatusCode::PAYLOAD_TOO_LARGE, why)
     }
@@ -113,7 +113,7 @@ async fn operation_names(
         .into_iter()
         .map(|(name, _)| name)
         .collect();
-    // Sorted already; one of several kinds is one name.
+    // Already sorted; an operation of several kinds is one name.
     names.dedup();
     listed(names.into_iter().map(Value::from).collect())
 }
@@ -205,19 +205,19 @@ async fn dependencies(
     .await
 }
 
-/// Parsing thousands of spans takes long enough to keep others waiting, and memory: only so many queries at once.
+/// Parsing thousands of spans takes time and memory: the number of concurrent queries is limited.
 async fn in_background(
     state: &State,
     work: impl FnOnce() -> Result<Json<Value>, TooLarge> + Send + 'static,
 ) -> Result<Json<Value>, Refusal> {
-    let turn = tokio::time::timeout(MAX_WAIT, state.queries.acquire()).await;
-    let Ok(Ok(_turn)) = turn else {
+    let permit = tokio::time::timeout(MAX_WAIT, state.queries.acquire()).await;
+    let Ok(Ok(_permit)) = permit else {
         let why = format!("{MAX_QUERIES} other queries are being answered");
         return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
     };
     let worked = tokio::task::spawn_blocking(work).await.map_err(|error| {
         eprintln!("jaeger: a query failed: {error}");
-        let why = "the query failed; the log says why".to_owned();
+        let why = "the query failed; see the log".to_owned();
         Refusal(StatusCode::INTERNAL_SERVER_ERROR, why)
     })?;
     Ok(worked?)
@@ -230,7 +230,7 @@ fn wanted(parameters: &Parameters) -> Result<Wanted, Refusal> {
             u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
         });
     let lookback = match parameter(parameters, "lookback") {
-        // What the UI says when it gives the start itself.
+        // The UI's value when it sets the start itself.
         None | Some("custom") => DEFAULT_LOOKBACK,
         Some(text) => duration("lookback", text)?,
     };
@@ -268,7 +268,7 @@ fn wanted(parameters: &Parameters) -> Result<Wanted, Refusal> {
     })
 }
 
-/// `tags` is a JSON object with texts; `tag=key:value` may come several times.
+/// `tags` is a JSON object of strings; `tag=key:value` may be repeated.
 fn tags(parameters: &Parameters) -> Result<BTreeMap<String, String>, Refusal> {
     let mut tags = BTreeMap::new();
     for pair in all(parameters, "tag") {
@@ -290,7 +290,7 @@ fn tags(parameters: &Parameters) -> Result<BTreeMap<String, String>, Refusal> {
     Ok(tags)
 }
 
-/// Up to 32 hexadecimal digits, leading zeros left out or not.
+/// Up to 32 hexadecimal digits, with or without leading zeros.
 fn trace_id(text: &str) -> Result<TraceId, Refusal> {
     let malformed = || {
         bad(format!(
@@ -329,7 +329,7 @@ fn duration(name: &str, text: &str) -> Result<Duration, Refusal> {
         .iter()
         .find(|(known, _)| *known == unit)
         .map(|(_, seconds)| *seconds);
-    // Days are what the UI's lookback is in, beside Go's units.
+    // The UI's lookback also uses days, besides Go's units.
     let unit_s = unit_s
         .or((unit == "d").then_some(86_400.0))
         .ok_or_else(malformed)?;

@@ -1,4 +1,4 @@
-//! Finding traces: what a span has to be for its trace to be found, as Jaeger's memory storage sees it.
+//! Finding traces by the properties of their spans, as in Jaeger's memory storage.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,36 +11,36 @@ use crate::{
     store::{Limits, Store, StoredTrace},
 };
 
-/// What the traces of one answer may take as they are kept: as JSON they take some twenty times as much while the answer
-/// is made.
+/// The maximum size of the stored traces of one answer: as JSON they take about twenty times as much while the answer is
+/// built.
 pub(crate) const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-// Each trace can be asked for by itself.
+// Every single trace fits into an answer.
 const _: () = assert!(Limits::DEFAULT.bytes_per_trace <= MAX_ANSWER_BYTES);
 
-/// What is looked for: traces with at least one span that all of this is true of.
+/// A search: traces with at least one span that meets every condition.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) service: String,
     pub(crate) operation: Option<String>,
     /// In the span, its process or one of its events; compared as text.
     pub(crate) tags: BTreeMap<String, String>,
-    /// Nanoseconds since 1970 between which the span starts.
+    /// The span's start is in this range of nanoseconds since 1970.
     pub(crate) from_ns: u64,
     pub(crate) to_ns: u64,
     pub(crate) min_duration_us: u64,
     pub(crate) max_duration_us: u64,
-    /// How many traces at most.
+    /// The maximum number of traces.
     pub(crate) limit: usize,
 }
 
-/// The traces, the latest first; an error where they are more than one answer may hold.
+/// The traces, latest first; an error if they exceed the limit of an answer.
 pub(crate) fn find(store: &Store, wanted: &Wanted) -> Result<Traces, TooLarge> {
     let mut found = Traces::default();
     for summary in store.between(wanted.from_ns, wanted.to_ns, Some(&wanted.service)) {
         if found.json.len() == wanted.limit {
             break;
         }
-        // One evicted meanwhile is gone.
+        // Evicted meanwhile.
         let Some(trace) = store.trace(&summary.id) else {
             continue;
         };
@@ -51,7 +51,7 @@ pub(crate) fn find(store: &Store, wanted: &Wanted) -> Result<Traces, TooLarge> {
     Ok(found)
 }
 
-/// Traces of one answer.
+/// The traces of one answer.
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
     /// In Jaeger's JSON.
@@ -59,7 +59,7 @@ pub(crate) struct Traces {
     bytes: usize,
 }
 
-/// The answer would be larger than [`MAX_ANSWER_BYTES`].
+/// The answer would exceed [`MAX_ANSWER_BYTES`].
 #[derive(Debug)]
 pub(crate) struct TooLarge;
 
@@ -109,7 +109,8 @@ fn text_of(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Who calls whom how often, between two moments (nanoseconds since 1970): spans whose parent is another service's.
+/// The number of calls between services within a time range (nanoseconds since 1970): spans whose parent is another
+/// service's.
 pub(crate) fn dependencies(store: &Store, from_ns: u64, to_ns: u64) -> Vec<Value> {
     let mut calls: BTreeMap<(String, String), u64> = BTreeMap::new();
     for summary in store.between(from_ns, to_ns, None) {

@@ -17,21 +17,21 @@ use crate::{
     span::{Process, Scope, StoredSpan, TraceId, kind_name},
 };
 
-/// How many operations are listed, of all services together: names are few where they follow the conventions.
+/// The maximum number of listed operations of all services: few if names follow the conventions.
 const MAX_OPERATIONS: usize = 10_000;
-/// How many processes and scopes there are before those without spans are looked for.
+/// The number of processes and scopes at which unused ones are first searched for.
 const MAX_UNUSED: usize = 1_000;
-/// What the names of all operations and services may take together, in bytes: a single one may fill an export.
+/// The maximum size of all operation and service names together, in bytes: a single one may fill an export.
 const MAX_OPERATION_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is kept at most.
+/// The limits of the store.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) traces: usize,
     pub(crate) spans_per_trace: usize,
-    /// Of one trace, as it is answered: its spans with their scopes, and its processes.
+    /// Per trace, as in an answer: its spans with their scopes, and its processes.
     pub(crate) bytes_per_trace: usize,
-    /// Of all spans, processes and scopes together, as they are kept, with what keeping one takes.
+    /// Of all spans, processes and scopes together, as stored, including overhead.
     pub(crate) bytes: usize,
 }
 
@@ -47,9 +47,9 @@ impl Limits {
 /// A trace as it is kept.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoredTrace {
-    /// As they came.
+    /// In the order of arrival.
     pub(crate) spans: Vec<StoredSpan>,
-    /// What counts against [`Limits::bytes_per_trace`], and makes answers large.
+    /// Counts against [`Limits::bytes_per_trace`], and determines the size of answers.
     pub(crate) bytes: usize,
 }
 
@@ -57,30 +57,30 @@ pub(crate) struct StoredTrace {
 #[derive(Debug, Clone)]
 pub(crate) struct Summary {
     pub(crate) id: TraceId,
-    /// Nanoseconds since 1970 of its earliest span's start.
+    /// The start of its earliest span, in nanoseconds since 1970.
     pub(crate) start_ns: u64,
 }
 
-/// What an export came to.
+/// The result of an export.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
-    /// Why the last refused one was.
+    /// The reason of the last refusal.
     pub(crate) reason: Option<&'static str>,
 }
 
-/// How full it is.
+/// How full the store is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Fill {
     pub(crate) traces: usize,
     pub(crate) spans: usize,
     pub(crate) bytes: usize,
-    /// Ever since it started.
+    /// Since the start.
     pub(crate) evicted_traces: u64,
 }
 
-/// Everything that was received and not yet evicted.
+/// Every trace that was received and not yet evicted.
 #[derive(Debug)]
 pub(crate) struct Store {
     limits: Limits,
@@ -90,7 +90,7 @@ pub(crate) struct Store {
 #[derive(Debug, Default)]
 struct Inner {
     traces: HashMap<TraceId, Trace>,
-    /// In the order in which their first spans came.
+    /// In the order of their first spans.
     arrivals: VecDeque<TraceId>,
     operations: BTreeMap<String, BTreeSet<(String, &'static str)>>,
     operation_count: usize,
@@ -98,7 +98,7 @@ struct Inner {
     /// Shared by all their spans.
     processes: HashSet<Arc<Process>>,
     scopes: HashSet<Arc<Scope>>,
-    /// How many of both there are when they are looked through.
+    /// The number of both at which unused ones are searched for next.
     sweep_above: usize,
     fill: Fill,
 }
@@ -118,8 +118,8 @@ impl Store {
         }
     }
 
-    /// Takes in what one exporter sent at once. A span that is here already, byte for byte, is accepted and not kept
-    /// again: an exporter that got no answer sends its batch a second time.
+    /// Stores one export. A span that is already stored, byte for byte, is accepted and not stored again: an exporter
+    /// without an answer sends its batch again.
     pub(crate) fn add(&self, batches: Vec<ResourceSpans>) -> Received {
         let mut received = Received::default();
         for batch in batches {
@@ -164,13 +164,13 @@ impl Store {
         inner.release_scope(scope);
     }
 
-    /// A trace; `None` for one that is unknown or evicted.
+    /// A trace; `None` if unknown or evicted.
     pub(crate) fn trace(&self, id: &TraceId) -> Option<StoredTrace> {
         self.lock().traces.get(id).map(|trace| trace.kept.clone())
     }
 
-    /// The traces with a span between these moments (nanoseconds since 1970), and with one of `service` where that is
-    /// given; the latest start first.
+    /// The traces with a span in this range (nanoseconds since 1970), and with one of `service` if given; the latest start
+    /// first.
     pub(crate) fn between(&self, from_ns: u64, to_ns: u64, service: Option<&str>) -> Vec<Summary> {
         let has_service = |trace: &Trace| {
             service.is_none_or(|service| {
@@ -198,7 +198,7 @@ impl Store {
         self.lock().operations.keys().cloned().collect()
     }
 
-    /// A service's operations, each with its kind as Jaeger names it.
+    /// A service's operations, each with its kind in Jaeger's names.
     pub(crate) fn operations(&self, service: &str) -> Vec<(String, &'static str)> {
         let inner = self.lock();
         let operations = inner.operations.get(service);
@@ -210,7 +210,7 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing between two changes panics, so what a poisoned lock holds is whole.
+        // No code panics between two changes, so a poisoned lock's content is consistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -315,7 +315,7 @@ impl Inner {
         shared(&mut self.scopes, scope, Scope::weight, &mut self.fill)
     }
 
-    /// Forgets it where no span names it any more: a service that starts again is another process.
+    /// Removes a process without spans: a restarted service is another process.
     fn release_process(&mut self, process: Arc<Process>) {
         if Arc::strong_count(&process) == UNUSED && self.processes.remove(&process) {
             self.fill.bytes -= process.weight();
@@ -328,7 +328,7 @@ impl Inner {
         }
     }
 
-    /// Forgets those that a query still held when their last span went.
+    /// Removes those that a query still held when their last span was evicted.
     fn sweep(&mut self) {
         let fill = &mut self.fill;
         self.processes.retain(|process| {
@@ -341,15 +341,15 @@ impl Inner {
             fill.bytes -= if is_used { 0 } else { scope.weight() };
             is_used
         });
-        // The more of them are used, the more come before it is worth another look.
+        // The more are in use, the more are added before the next search.
         self.sweep_above = MAX_UNUSED.max(2 * (self.processes.len() + self.scopes.len()));
     }
 }
 
-/// How often something is held that no span names: by its set, and by whoever releases it.
+/// The reference count of an unused value: its set's, and the caller's.
 const UNUSED: usize = 2;
 
-/// A span that can be kept.
+/// A valid span, encoded.
 struct Encoded {
     trace_id: TraceId,
     start_ns: u64,
@@ -387,7 +387,7 @@ fn scope_of(scope: InstrumentationScope) -> Scope {
     }
 }
 
-/// The equal value that is here already, or this one from now on, which then counts.
+/// The equal value that is already in the set, or this one, which is added.
 fn shared<T: Eq + Hash>(
     known: &mut HashSet<Arc<T>>,
     value: T,

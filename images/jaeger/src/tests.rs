@@ -1,4 +1,4 @@
-//! Spans in over real gRPC and HTTP, and out again over Jaeger's query API.
+//! Spans sent over real gRPC and HTTP, and read back over Jaeger's query API.
 
 use std::{fs, io::Write, net::Ipv4Addr, process::Command};
 
@@ -30,10 +30,10 @@ const ANY_PORTS: Ports = Ports {
     health: 0,
     metrics: 0,
 };
-/// Seconds since 1970 at which the spans here begin.
+/// The start of the test spans, in seconds since 1970.
 const THEN_S: u64 = 1_795_671_823;
 
-/// A server of a test's own.
+/// A server per test.
 struct Server {
     running: Running,
     _ui: TempDir,
@@ -228,7 +228,7 @@ async fn a_trace_of_two_services_is_read_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_search_finds_what_every_condition_holds_for_the_latest_first() {
+async fn a_search_returns_traces_that_meet_every_condition_latest_first() {
     let server = Server::start(Limits::DEFAULT).await;
     let mut slow = span(2, 2, None);
     slow.end_time_unix_nano += 1_000_000_000;
@@ -258,7 +258,7 @@ async fn a_search_finds_what_every_condition_holds_for_the_latest_first() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_answered_is_refused_in_jaegers_words() {
+async fn invalid_queries_are_refused_with_jaegers_messages() {
     let server = Server::start(Limits::DEFAULT).await;
     for (path, status, message) in [
         ("/api/traces/xyz".to_owned(), 400, "malformed trace id"),
@@ -287,13 +287,13 @@ async fn what_cannot_be_answered_is_refused_in_jaegers_words() {
         assert_eq!(got, status, "{path}");
         assert_eq!(body["data"], Value::Null, "{path}");
         assert_eq!(body["errors"][0]["code"], status, "{path}");
-        let said = body["errors"][0]["msg"].as_str().unwrap();
-        assert!(said.contains(message), "{path}: {said}");
+        let text = body["errors"][0]["msg"].as_str().unwrap();
+        assert!(text.contains(message), "{path}: {text}");
     }
 }
 
 #[tokio::test]
-async fn the_oldest_traces_make_room_for_new_ones() {
+async fn the_oldest_traces_are_evicted_for_new_ones() {
     let server = Server::start(Limits {
         traces: 2,
         ..Limits::DEFAULT
@@ -316,7 +316,7 @@ async fn the_oldest_traces_make_room_for_new_ones() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_bounded_in_bytes_too() {
+async fn the_store_is_limited_in_bytes_too() {
     let server = Server::start(Limits {
         bytes: 4_096,
         ..Limits::DEFAULT
@@ -345,7 +345,7 @@ fn sender(number: usize) -> ResourceSpans {
 }
 
 #[test]
-fn who_sent_spans_counts_too_and_is_forgotten_with_them() {
+fn senders_of_spans_count_too_and_are_evicted_with_them() {
     let limits = Limits {
         bytes: 1_000_000,
         ..Limits::DEFAULT
@@ -356,10 +356,10 @@ fn who_sent_spans_counts_too_and_is_forgotten_with_them() {
         let fill = store.fill();
         assert!(fill.bytes <= limits.bytes, "{fill:?}");
     }
-    // Each takes 20,000 bytes and a little, nearly all of it for who sent it.
+    // Each takes just over 20,000 bytes, nearly all of it for its sender.
     let fill = store.fill();
     assert!((40..50).contains(&fill.traces), "{fill:?}");
-    // Somebody who sends nothing that can be kept is nobody.
+    // A sender whose spans are all refused is not stored.
     let mut nameless = sender(1_000);
     nameless.scope_spans[0].spans[0].trace_id.clear();
     assert_eq!(store.add(vec![nameless]).refused, 1);
@@ -367,7 +367,7 @@ fn who_sent_spans_counts_too_and_is_forgotten_with_them() {
 }
 
 #[test]
-fn of_one_trace_no_more_is_kept_than_an_answer_may_hold() {
+fn a_trace_is_limited_to_the_size_of_an_answer() {
     let limits = Limits {
         bytes_per_trace: 100_000,
         ..Limits::DEFAULT
@@ -391,7 +391,7 @@ fn of_one_trace_no_more_is_kept_than_an_answer_may_hold() {
 }
 
 #[test]
-fn names_of_operations_are_bounded_in_bytes() {
+fn operation_names_are_limited_in_bytes() {
     let store = Store::new(Limits::DEFAULT);
     for number in 1..=9 {
         let mut named = span(number, 1, None);
@@ -402,7 +402,7 @@ fn names_of_operations_are_bounded_in_bytes() {
 }
 
 #[tokio::test]
-async fn an_answer_that_would_be_too_large_is_refused_and_a_smaller_one_given() {
+async fn an_answer_that_is_too_large_is_refused_and_a_smaller_one_returned() {
     let server = Server::start(Limits::DEFAULT).await;
     for trace in 1..=5 {
         let mut large = span(trace, trace, None);
@@ -414,14 +414,14 @@ async fn an_answer_that_would_be_too_large_is_refused_and_a_smaller_one_given() 
     for path in [search(""), by_id] {
         let (status, body) = server.get(&path).await;
         assert_eq!(status, 413, "{path}");
-        let said = body["errors"][0]["msg"].as_str().unwrap();
-        assert!(said.contains("fewer traces"), "{said}");
+        let text = body["errors"][0]["msg"].as_str().unwrap();
+        assert!(text.contains("fewer traces"), "{text}");
     }
     assert_eq!(found(&server.data(&search("&limit=3")).await).len(), 3);
 }
 
 #[tokio::test]
-async fn spans_that_cannot_be_kept_are_counted_and_said() {
+async fn refused_spans_are_counted_and_reported() {
     let server = Server::start(Limits {
         spans_per_trace: 2,
         ..Limits::DEFAULT
@@ -453,7 +453,7 @@ async fn spans_that_cannot_be_kept_are_counted_and_said() {
 }
 
 #[tokio::test]
-async fn a_batch_that_comes_twice_is_kept_once() {
+async fn a_batch_sent_twice_is_stored_once() {
     let server = Server::start(Limits::DEFAULT).await;
     for _ in 0..2 {
         server
@@ -466,7 +466,7 @@ async fn a_batch_that_comes_twice_is_kept_once() {
 }
 
 #[tokio::test]
-async fn protobuf_over_http_is_taken_in_packed_or_not() {
+async fn protobuf_over_http_is_accepted_with_and_without_gzip() {
     let server = Server::start(Limits::DEFAULT).await;
     let request = |trace| {
         let resource_spans = vec![of("shop", vec![span(trace, 1, None)])];
@@ -495,7 +495,7 @@ async fn protobuf_over_http_is_taken_in_packed_or_not() {
 }
 
 #[tokio::test]
-async fn the_ui_has_its_files_and_a_page_for_every_other_address() {
+async fn the_ui_has_its_files_and_a_page_for_every_other_path() {
     let server = Server::start(Limits::DEFAULT).await;
     let get = async |path: &str| {
         let address = server.running.addresses.query;
@@ -522,14 +522,14 @@ async fn the_ui_has_its_files_and_a_page_for_every_other_address() {
 }
 
 #[test]
-fn a_ui_of_another_make_is_refused_at_the_start() {
+fn an_unsupported_ui_is_refused_at_start() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("index.html"), "<html>").unwrap();
     let error = Ui::open(folder.path()).unwrap_err().to_string();
     assert!(error.contains("JAEGER_CONFIG"), "{error}");
 }
 
-/// What keeping 20,000 traces takes: run by hand, it prints the process's memory.
+/// The memory of 20,000 traces: run by hand, it prints the process's memory.
 #[test]
 #[ignore = "a measurement: prints what the process takes with full memory"]
 fn measure_memory() {

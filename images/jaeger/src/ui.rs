@@ -1,4 +1,4 @@
-//! Jaeger's UI: files from a folder, and its page for every address that the UI knows by itself.
+//! Jaeger's UI: its files, and its page for every other path, which the UI routes itself.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 
-/// What Jaeger's query service replaces in the page, and with what here: no menu for what is left out.
+/// The placeholders that Jaeger's query service replaces in the page, and their values here: no menu for what is left out.
 const REPLACED: [(&str, &str); 2] = [
     (
         "const JAEGER_CONFIG = DEFAULT_CONFIG;",
@@ -28,7 +28,7 @@ const REPLACED: [(&str, &str); 2] = [
 #[derive(Debug)]
 pub(crate) struct Ui {
     page: String,
-    /// By the path that they are asked for with.
+    /// By request path.
     files: HashMap<String, PathBuf>,
 }
 
@@ -42,7 +42,7 @@ impl Ui {
         for (placeholder, value) in REPLACED {
             if !page.contains(placeholder) {
                 bail!(
-                    "the UI's page lacks `{placeholder}`: it isn't the one that this was made for"
+                    "the UI's page lacks `{placeholder}`: it is not the supported version"
                 );
             }
             page = page.replace(placeholder, value);
@@ -72,7 +72,7 @@ impl Ui {
         match tokio::fs::read(file).await {
             Ok(bytes) => {
                 let kind = media_type(path);
-                // Their names change with their contents.
+                // Their names change with their content.
                 let cache = "max-age=31536000, immutable";
                 let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache)];
                 (headers, bytes).into_response()

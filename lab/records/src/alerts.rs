@@ -1,70 +1,70 @@
-//! What became of alerts: the contract between `alert-receiver`, which Alertmanager notifies, and `xtask`,
-//! which reads it. This crate is serde only; it asks nobody.
+//! The history of alerts: the contract between `alert-receiver`, which Alertmanager notifies, and `xtask`, which reads it.
+//! Serde only; it does no I/O.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// The path at which the receiver gives its [`History`], as JSON; `?since=<RFC 3339>` leaves out what came before.
+/// The path of the receiver's [`History`], as JSON; `?since=<RFC 3339>` leaves out earlier changes.
 pub const HISTORY_PATH: &str = "/alerts";
 
-/// The receiver's notifications, as far as it still has them.
+/// The changes that the receiver still has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// In the order in which they came.
+    /// In the order of arrival.
     pub alerts: Vec<Change>,
-    /// How many the receiver has dropped or missed since it started.
+    /// How many changes the receiver has dropped since it started, or was notified to have missed.
     pub dropped: u64,
-    /// When the receiver started: earlier notifications are unknown.
+    /// When the receiver started: earlier changes are unknown.
     pub recording_since: DateTime<Utc>,
 }
 
-/// An alert that began to fire, or was over.
+/// An alert that started to fire, or was resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// When the notification came.
+    /// When the receiver was notified.
     pub received_at: DateTime<Utc>,
-    /// Its status.
+    /// Which of the two happened.
     pub status: Status,
     /// The label `alertname`; empty where there is none.
     pub name: String,
     /// The label `severity`; empty where there is none.
     pub severity: String,
-    /// All of them, those two included.
+    /// All labels, those two included.
     pub labels: BTreeMap<String, String>,
     /// `summary` and `runbook` among them, with their values filled in.
     pub annotations: BTreeMap<String, String>,
-    /// When it began to fire.
+    /// When it started to fire.
     pub starts_at: DateTime<Utc>,
-    /// When it was over; `None` while it fires.
+    /// When it was resolved; `None` while it fires.
     pub ends_at: Option<DateTime<Utc>>,
 }
 
-/// Which of the two happened.
+/// Firing or resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It began.
+    /// It fires.
     Firing,
-    /// It is over.
+    /// It was resolved.
     Resolved,
 }
 
 impl Change {
-    /// Whether both are the same notification: Alertmanager repeats them.
+    /// Whether both are the same change of the same alert: Alertmanager repeats its notifications.
     pub fn repeats(&self, other: &Self) -> bool {
         self.status == other.status && self.ends_at == other.ends_at && self.is_of_the_same(other)
     }
 
-    /// Whether both are about one alert from one beginning, whatever they tell of it.
+    /// Whether both are of one alert since one start, firing or resolved.
     pub fn is_of_the_same(&self, other: &Self) -> bool {
         self.starts_at == other.starts_at && self.labels == other.labels
     }
 }
 
 impl Status {
-    /// One word.
+    /// The status in one word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Firing => "firing",

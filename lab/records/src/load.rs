@@ -1,10 +1,9 @@
-//! What a load run says about itself: the contract between `loadtest`, which writes it, and `xtask`,
-//! which reads it.
+//! The record of a load run: the contract between `loadtest`, which writes it, and `xtask`, which reads it.
 //!
-//! A run leaves a folder: [`SUMMARY_FILE`] holds one [`RunSummary`], [`TIMELINE_FILE`] one [`TimelineSecond`]
-//! and [`ROUTES_FILE`] one [`RouteSecond`] a line, [`LEDGER_FILE`] one [`LedgerEntry`] and [`CANCELLATIONS_FILE`] one
-//! [`CancellationEntry`] a line; [`BEGUN_FILE`] is there once the measured part has begun. A run of the closed model has goose's own HTML report in [`REPORT_FILE`] as well. This crate is serde only; it
-//! reads and writes no file.
+//! A run leaves a folder: [`SUMMARY_FILE`] holds one [`RunSummary`], [`TIMELINE_FILE`] one [`TimelineSecond`] per line,
+//! [`ROUTES_FILE`] one [`RouteSecond`], [`LEDGER_FILE`] one [`LedgerEntry`] and [`CANCELLATIONS_FILE`] one
+//! [`CancellationEntry`] per line; [`BEGUN_FILE`] exists once the measured part has begun. A run of the closed model also
+//! has goose's own HTML report in [`REPORT_FILE`]. This crate is serde only; it does no I/O.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,30 +12,30 @@ use serde::{Deserialize, Serialize};
 
 /// One [`RunSummary`] as JSON.
 pub const SUMMARY_FILE: &str = "summary.json";
-/// One [`LedgerEntry`] as JSON a line, in the order in which the answers came.
+/// One [`LedgerEntry`] as JSON per line, in the order of the answers.
 pub const LEDGER_FILE: &str = "ledger.jsonl";
-/// One [`TimelineSecond`] as JSON a line, in order, every second there.
+/// One [`TimelineSecond`] as JSON per line, in order, without gaps.
 pub const TIMELINE_FILE: &str = "timeline.jsonl";
-/// One [`RouteSecond`] as JSON a line, by route, group and second.
+/// One [`RouteSecond`] as JSON per line, by route, group and second.
 pub const ROUTES_FILE: &str = "routes.jsonl";
-/// Empty; made when the measured part begins.
+/// Empty; created when the measured part begins.
 pub const BEGUN_FILE: &str = "begun";
-/// One [`CancellationEntry`] as JSON a line, in the order in which the answers came. Always there, perhaps empty.
+/// One [`CancellationEntry`] as JSON per line, in the order of the answers. Always present, possibly empty.
 pub const CANCELLATIONS_FILE: &str = "cancellations.jsonl";
 /// goose's HTML report; closed model only.
 pub const REPORT_FILE: &str = "report.html";
 
-/// One load run, as its generator saw it.
+/// One load run, as measured by its generator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunSummary {
-    /// Names the run and its folder.
+    /// The run's id, and the name of its folder.
     pub run_id: String,
-    /// As it is typed: `browse`, `checkout`, `order` …
+    /// The scenario as given on the command line: `browse`, `checkout`, `order` …
     pub scenario: String,
     /// Reproduces the request mix.
     pub seed: u64,
-    /// How requests came to be sent.
+    /// How requests were generated.
     pub model: LoadModel,
     /// Before the first request of the preparation (sign-up of the users).
     pub started_at: DateTime<Utc>,
@@ -44,43 +43,43 @@ pub struct RunSummary {
     pub measured_from: DateTime<Utc>,
     /// After the last answer.
     pub finished_at: DateTime<Utc>,
-    /// Every request that left the generator, preparation included, counted by route and answer.
+    /// Every request that the generator sent, preparation included, counted by route and answer.
     pub requests: Vec<RequestCount>,
     /// Requests of the measured part (without preparation).
     pub measured: usize,
-    /// Of these, the ones that got no answer or another one than the scenario expects.
+    /// How many of them got no answer or an unexpected one.
     pub failed: usize,
-    /// Arrivals of the open model that found its bound reached and were not sent. Not part of `measured`; against
-    /// the error rate they count as failed.
+    /// Arrivals of the open model that were not sent because the concurrency limit was reached. Not part of `measured`;
+    /// they count as failed in the error rate.
     pub not_sent: u64,
-    /// Requests of the measured part per second.
+    /// Requests per second in the measured part.
     pub requests_per_second: f64,
     /// Latency of the measured part.
     pub latency: LatencySummary,
-    /// Orders tried and accepted, as the ledger has them.
+    /// Orders sent and accepted, as in the ledger.
     pub orders: OrderCount,
-    /// What the run was held against; empty when nothing was asked.
+    /// The thresholds of the run; empty without any.
     pub thresholds: Vec<ThresholdOutcome>,
 }
 
-/// How requests come to be sent.
+/// How requests are generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LoadModel {
-    /// Each user waits for its answer before it goes on: a slow system is asked less, and its stalls are hidden.
+    /// Each user waits for its answer before it continues: a slow system gets less load, and its stalls are hidden.
     Closed {
         /// Concurrent users.
         users: usize,
-        /// Requests a second over all users; `None` is unlimited.
+        /// The maximum of requests per second over all users; `None` is unlimited.
         rate_limit: Option<usize>,
     },
     /// Actions arrive at a constant rate, whether the system keeps up or not.
     Open {
-        /// Arrivals a second; an arrival is one action of the scenario, of one request or more.
+        /// Arrivals per second; an arrival is one action of the scenario, with one or more requests.
         arrivals_per_second: usize,
-        /// The most actions under way at once; an arrival beyond them is not sent.
+        /// The maximum of concurrent actions; arrivals beyond it are not sent.
         max_in_flight: usize,
-        /// Accounts in whose names they arrive, one after the other.
+        /// The accounts that arrivals use in turn.
         users: usize,
     },
 }
@@ -114,32 +113,32 @@ impl fmt::Display for LoadModel {
     }
 }
 
-/// One second of the measured part. A request belongs to the second in which it was intended (open model; an
-/// action's later requests: sent) or sent (closed model), whenever its answer came.
+/// One second of the measured part. A request belongs to the second in which it was scheduled (open model; later requests
+/// of an action: sent) or sent (closed model), whenever its answer arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimelineSecond {
-    /// Whole seconds from [`RunSummary::measured_from`] to this one's beginning. Counts from 0 without a gap, until
-    /// the second of the last answer or of the last arrival that was not sent, whichever is later.
+    /// Whole seconds from [`RunSummary::measured_from`] to the start of this one. Counts from 0 without gaps, to the second
+    /// of the last answer or of the last arrival that was not sent, whichever is later.
     pub second: u32,
     /// Requests of this second.
     pub sent: u64,
-    /// Of these, the ones that got an answer that the scenario expects.
+    /// How many of them got an expected answer.
     pub succeeded: u64,
-    /// Of these, the others.
+    /// How many of them did not.
     pub failed: u64,
     /// Arrivals of this second that were not sent; not part of `sent`. 0 in the closed model.
     pub not_sent: u64,
-    /// Median latency of this second's requests, in milliseconds, failed ones included; `None` where there are none.
+    /// Median latency of this second's requests, in milliseconds, including failed ones; `None` without requests.
     pub p50_ms: Option<f64>,
     /// 99th percentile, likewise.
     pub p99_ms: Option<f64>,
-    /// Longest, likewise.
+    /// Maximum, likewise.
     pub max_ms: Option<f64>,
 }
 
-/// What one group of users saw on one route in one second of the measured part. A request belongs to a second as in
-/// [`TimelineSecond`]; a second without a request is not there.
+/// The requests of one group of users on one route in one second of the measured part. A request belongs to a second as in
+/// [`TimelineSecond`]; seconds without a request are left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSecond {
@@ -149,23 +148,23 @@ pub struct RouteSecond {
     pub method: String,
     /// As [`RequestCount::route`].
     pub route: String,
-    /// Whose requests these are, where the scenario tells its users apart.
+    /// The group of users, where the scenario distinguishes groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// How often each answer came, by its status; `none` where none came.
+    /// The number of answers by status; `none` without an answer.
     pub answers: BTreeMap<String, u64>,
-    /// Of these, the ones that the scenario expects.
+    /// How many of them are expected.
     pub succeeded: u64,
-    /// Of these, the ones whose answer is marked as made from old data: purchases at a stale price.
+    /// How many of them are marked as stale: purchases at a stale price.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub stale: u64,
-    /// Median latency, in milliseconds, failed requests included.
+    /// Median latency, in milliseconds, including failed requests.
     pub p50_ms: Option<f64>,
     /// 99th percentile, likewise.
     pub p99_ms: Option<f64>,
-    /// Longest, likewise.
+    /// Maximum, likewise.
     pub max_ms: Option<f64>,
-    /// 99th percentile of the ones that succeeded; `None` where none did.
+    /// 99th percentile of the successful requests; `None` without any.
     pub succeeded_p99_ms: Option<f64>,
 }
 
@@ -180,7 +179,7 @@ impl RouteSecond {
     }
 }
 
-/// How often one answer was seen on one route.
+/// The number of answers with one status on one route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestCount {
@@ -188,14 +187,14 @@ pub struct RequestCount {
     pub method: String,
     /// The route's template, e.g. `/orders/{id}`: the same string as the service's `http_route` label.
     pub route: String,
-    /// The HTTP status; `None` where no answer came.
+    /// The HTTP status; `None` without an answer.
     pub status: Option<u16>,
-    /// How often.
+    /// The number of answers.
     pub count: u64,
 }
 
-/// Response times in milliseconds, measured part, failed requests included. From sending to the end of the
-/// answer; for the first request of an action of the open model from the time at which it was meant to be sent.
+/// Response times of the measured part in milliseconds, including failed requests. From sending to the end of the answer;
+/// for the first request of an action of the open model from its scheduled time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencySummary {
@@ -205,7 +204,7 @@ pub struct LatencySummary {
     pub p95_ms: f64,
     /// 99th percentile.
     pub p99_ms: f64,
-    /// Longest.
+    /// Maximum.
     pub max_ms: f64,
 }
 
@@ -215,49 +214,49 @@ pub struct LatencySummary {
 pub struct OrderCount {
     /// Sent.
     pub tried: u64,
-    /// Promised by a 2xx with an order id.
+    /// Accepted by a 2xx with an order id.
     pub accepted: u64,
 }
 
-/// One threshold and how it came out.
+/// One threshold and its outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ThresholdOutcome {
-    /// The option that asked for it, e.g. `max-p95-ms`.
+    /// The option that set it, e.g. `max-p95-ms`.
     pub name: String,
-    /// The most that was allowed.
+    /// The limit.
     pub limit: f64,
-    /// What was measured.
+    /// The measured value.
     pub actual: f64,
     /// Whether `actual` is at most `limit`.
     pub holds: bool,
 }
 
-/// One order that was tried: what was asked and what was answered.
+/// One order: the request and its answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LedgerEntry {
-    /// When it was meant to be sent (open model), or was sent (closed model).
+    /// When it was scheduled (open model), or sent (closed model).
     pub intended_at: DateTime<Utc>,
     /// When the answer, or its absence, was noticed.
     pub at: DateTime<Utc>,
-    /// The `Idempotency-Key` sent; `None` in a run that sends none.
+    /// The `Idempotency-Key`; `None` in a run without keys.
     pub idempotency_key: Option<String>,
     /// The user's id.
     pub user_id: String,
-    /// What was ordered.
+    /// The product.
     pub product_id: i64,
-    /// How many.
+    /// The quantity.
     pub quantity: u32,
-    /// The HTTP status; `None` where no answer came.
+    /// The HTTP status; `None` without an answer.
     pub status: Option<u16>,
-    /// The promise: the order's id in a 2xx answer.
+    /// The order's id in a 2xx answer: a promise.
     pub order_id: Option<String>,
-    /// The trace that the answer names in its `traceresponse` header, as 32 hexadecimal digits; `None` where it names
-    /// none that can be read, and in runs from before it was kept.
+    /// The trace of the answer's `traceresponse` header, as 32 hexadecimal digits; `None` without a valid one, and in runs
+    /// from before it was recorded.
     #[serde(default)]
     pub trace_id: Option<String>,
-    /// Whether that trace was recorded; `None` where there is no `trace_id`.
+    /// Whether that trace was sampled; `None` without a `trace_id`.
     #[serde(default)]
     pub trace_sampled: Option<bool>,
     /// Time from `intended_at` to the answer, in milliseconds.
@@ -266,18 +265,18 @@ pub struct LedgerEntry {
     pub error: Option<String>,
 }
 
-/// What an answer's `traceresponse` header says of its trace.
+/// The content of an answer's `traceresponse` header.
 /// Source: W3C Trace Context level 2, <https://www.w3.org/TR/trace-context-2/#traceresponse-header>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceResponse {
-    /// 32 hexadecimal digits, lower case, not all of them 0.
+    /// 32 hexadecimal digits, lower case, not all 0.
     pub trace_id: String,
-    /// Whether whoever answered recorded the trace.
+    /// Whether the answering service sampled the trace.
     pub sampled: bool,
 }
 
 impl TraceResponse {
-    /// Reads `00-<32 hex trace id>-<16 hex span id>-<2 hex flags>`; `None` for anything else.
+    /// Parses `00-<32 hex trace id>-<16 hex span id>-<2 hex flags>`; `None` for anything else.
     pub fn parse(header: &str) -> Option<Self> {
         let mut parts = header.split('-');
         let mut hex = |digits: usize| {
@@ -297,7 +296,7 @@ impl TraceResponse {
     }
 }
 
-/// One cancellation that was tried, by the order's owner.
+/// One cancellation, sent by the order's owner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CancellationEntry {
@@ -305,8 +304,8 @@ pub struct CancellationEntry {
     pub at: DateTime<Utc>,
     /// The order.
     pub order_id: String,
-    /// The HTTP status; `None` where no answer came. 202 is the promise that the order will end cancelled, 409 says
-    /// that it was rejected before.
+    /// The HTTP status; `None` without an answer. 202 is the promise that the order will be cancelled, 409 means that it
+    /// was rejected before.
     pub status: Option<u16>,
     /// Time from sending to the answer, in milliseconds.
     pub latency_ms: u64,
@@ -321,7 +320,7 @@ mod tests {
     const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 
     #[test]
-    fn an_answer_names_its_trace_and_whether_it_was_recorded() {
+    fn an_answers_trace_and_sampled_flag_are_parsed() {
         for (flags, sampled) in [("01", true), ("03", true), ("00", false), ("02", false)] {
             let read = TraceResponse::parse(&format!("00-{TRACE_ID}-b7ad6b7169203331-{flags}"));
             assert_eq!(
@@ -335,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_header_names_no_trace() {
+    fn a_malformed_header_has_no_trace() {
         for header in [
             "",
             "00",
@@ -356,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_from_before_traces_were_kept_can_still_be_read() {
+    fn a_ledger_without_traces_can_still_be_read() {
         let line = r#"{"intended_at":"2026-11-25T18:29:41Z","at":"2026-11-25T18:29:41Z","idempotency_key":null,
             "user_id":"u","product_id":1,"quantity":1,"status":202,"order_id":"o","latency_ms":3,"error":null}"#;
         let entry: LedgerEntry = serde_json::from_str(line).unwrap();

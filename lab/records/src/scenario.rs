@@ -9,23 +9,23 @@ use std::{fmt, str::FromStr};
 pub enum Scenario {
     /// Read users, the own account and stock.
     Browse,
-    /// Order, then read the order and its stock.
+    /// Place an order, then read it and its stock.
     Checkout,
-    /// Three times browse to one checkout and one purchase.
+    /// Three times browse per checkout and purchase.
     Mixed,
-    /// Log in over and over: bcrypt is what is measured.
+    /// Log in repeatedly: measures bcrypt.
     Login,
-    /// Order one to three pieces, and nothing else.
+    /// Place orders of one to three pieces, and nothing else.
     Order,
-    /// Of five orders one is for a product that nobody stocks, and two are cancelled at once.
+    /// Place orders; of five, one is for an unknown product, and two are cancelled at once.
     ChangeOfMind,
-    /// Buy, and nothing else: user-service asks product-service each time.
+    /// Make purchases, and nothing else: user-service calls product-service each time.
     Purchase,
-    /// Read the own account, and nothing else: the gateway's question who asks, and one row.
+    /// Read the own account, and nothing else: the gateway's token check, and one row.
     Protected,
-    /// In equal parts buy, read the own account, and read a product's stock.
+    /// In equal parts make a purchase, read the own account, and read a product's stock.
     Edge,
-    /// Read the own account with a token from before the run; of thirty times once log in, and read it with the new token.
+    /// Read the own account with a token from before the run; every thirtieth time log in, and read it with the new token.
     Session,
     /// Read stock; one user, `greedy`, sends four fifths of all requests, `others` share the rest. Open model only.
     Greedy,
@@ -67,21 +67,35 @@ impl Scenario {
     /// What it does.
     pub fn explanation(self) -> &'static str {
         match self {
-            Self::Browse => "Read users, the own account and stock",
-            Self::Checkout => "Order, then read the order and its stock",
-            Self::Mixed => "Three times browse to one checkout and one purchase",
-            Self::Login => "Log in over and over: bcrypt is what is measured",
-            Self::Order => "Order one to three pieces, and nothing else",
+            Self::Browse => {
+                "Read users, the own account and stock"
+            }
+            Self::Checkout => {
+                "Place an order, then read it and its stock"
+            }
+            Self::Mixed => {
+                "Three times browse per checkout and purchase"
+            }
+            Self::Login => {
+                "Log in repeatedly: measures bcrypt"
+            }
+            Self::Order => {
+                "Place orders of one to three pieces, and nothing else"
+            }
             Self::ChangeOfMind => {
-                "Of five orders one is for a product that nobody stocks, and two are cancelled at once"
+                "Place orders; of five, one is for an unknown product, and two are cancelled at once"
             }
-            Self::Purchase => "Buy, and nothing else: user-service asks product-service each time",
+            Self::Purchase => {
+                "Make purchases, and nothing else: user-service calls product-service each time"
+            }
             Self::Protected => {
-                "Read the own account, and nothing else: the gateway's question who asks, and one row"
+                "Read the own account, and nothing else: the gateway's token check, and one row"
             }
-            Self::Edge => "In equal parts buy, read the own account, and read a product's stock",
+            Self::Edge => {
+                "In equal parts make a purchase, read the own account, and read a product's stock"
+            }
             Self::Session => {
-                "Read the own account with a token from before the run; of thirty times once log in, and read it with the new token"
+                "Read the own account with a token from before the run; every thirtieth time log in, and read it with the new token"
             }
             Self::Greedy => {
                 "Read stock; one user, `greedy`, sends four fifths of all requests, `others` share the rest. Open model only"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Gives each service a database and a role of its own, on the first start of an empty volume.
-# A role can connect to its own database alone.
+# Creates a database and a role for each service, on the first start with an empty volume.
+# A role can only connect to its own database.
 set -euo pipefail
 
 as_superuser() {
@@ -9,7 +9,7 @@ as_superuser() {
 
 create_database() {
     local database=$1 role=$2 password=$3
-    # The built-in locale sorts the same whatever C library the image has.
+    # The builtin locale sorts the same with every C library.
     as_superuser --set=database="$database" --set=role="$role" --set=password="$password" <<'SQL'
 CREATE ROLE :"role" LOGIN PASSWORD :'password';
 CREATE DATABASE :"database" OWNER :"role" TEMPLATE template0 ENCODING 'UTF8'

@@ -1,19 +1,18 @@
-//! The record: changes in the order in which they came, without repetitions, within two bounds.
+//! The record: changes of alerts in the order of arrival, without repetitions, bounded in number and in bytes.
 
 use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
 use records::alerts::{Change, History};
 
-/// The most changes that are kept.
+/// The maximum number of changes.
 const LIMIT: usize = 1_000;
-/// The most memory that their labels and annotations may take together, in bytes: those of a single one may fill a
-/// request.
+/// The maximum memory of their labels and annotations together, in bytes: those of a single change may fill a request.
 const LIMIT_BYTES: usize = 4 * 1024 * 1024;
-/// What a label or an annotation takes besides its text, roughly.
+/// The approximate overhead of a label or an annotation.
 const PAIR_BYTES: usize = 100;
 
-/// What was told. At a bound the oldest goes, and is counted.
+/// The received changes. At a limit the oldest is dropped, and counted.
 #[derive(Debug)]
 pub(crate) struct Record {
     changes: VecDeque<Change>,
@@ -23,7 +22,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// An empty one, that begins at this time.
+    /// An empty record that starts at this time.
     pub(crate) fn new(began_at: DateTime<Utc>) -> Self {
         Self {
             changes: VecDeque::new(),
@@ -33,7 +32,7 @@ impl Record {
         }
     }
 
-    /// Takes a change, unless it is known; whether it was new. One that repeats what was dropped counts as new.
+    /// Adds a change unless it is a repetition; returns whether it was new. A repetition of a dropped change counts as new.
     pub(crate) fn add(&mut self, change: Change) -> bool {
         if self.changes.iter().any(|known| known.repeats(&change)) {
             return false;
@@ -50,16 +49,16 @@ impl Record {
         true
     }
 
-    /// Counts changes that were never told.
+    /// Counts changes that were never received.
     pub(crate) fn add_missed(&mut self, count: u64) {
         self.dropped = self.dropped.saturating_add(count);
     }
 
-    /// What came at this time or later; all of it without one.
+    /// The changes received at this time or later; all of them without a time.
     pub(crate) fn since(&self, time: Option<DateTime<Utc>>) -> History {
-        let asked_for = |change: &&Change| time.is_none_or(|time| change.received_at >= time);
+        let selected = |change: &&Change| time.is_none_or(|time| change.received_at >= time);
         History {
-            alerts: self.changes.iter().filter(asked_for).cloned().collect(),
+            alerts: self.changes.iter().filter(selected).cloned().collect(),
             dropped: self.dropped,
             recording_since: self.began_at,
         }
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_when_there_are_too_many() {
+    fn the_oldest_change_is_dropped_when_there_are_too_many() {
         let mut record = Record::new(DateTime::UNIX_EPOCH);
         for number in 0..1_003 {
             assert!(record.add(change(number, "")));
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_when_they_are_too_large() {
+    fn the_oldest_change_is_dropped_when_they_are_too_large() {
         let mut record = Record::new(DateTime::UNIX_EPOCH);
         let text = "x".repeat(1_000_000);
         for number in 0..10 {
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_alert_repeats_not_its_beginning() {
+    fn a_resolved_alert_does_not_repeat_its_firing() {
         let mut record = Record::new(DateTime::UNIX_EPOCH);
         let firing = change(1, "");
         let mut resolved = firing.clone();
@@ -127,18 +126,18 @@ mod tests {
         resolved.ends_at = Some(DateTime::UNIX_EPOCH + TimeDelta::seconds(9));
         assert!(record.add(firing.clone()));
         assert!(record.add(resolved.clone()));
-        // However much later it is told again, and whatever its figures say by then.
+        // However much later it is repeated, and whatever the values in its annotations.
         for mut again in [firing, resolved] {
             again.received_at += TimeDelta::hours(1);
             again.annotations.clear();
             assert!(!record.add(again));
         }
-        // It began anew.
+        // It fired again.
         assert!(record.add(change(20, "")));
     }
 
     #[test]
-    fn what_came_before_is_left_out() {
+    fn earlier_changes_are_left_out() {
         let mut record = Record::new(DateTime::UNIX_EPOCH);
         for number in 0..3 {
             record.add(change(number, ""));

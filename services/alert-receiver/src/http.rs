@@ -1,4 +1,4 @@
-//! The three routes, and refusals as RFC 9457 problem documents.
+//! The three routes, and errors as RFC 9457 problem documents.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,14 +23,14 @@ use tokio::sync::Semaphore;
 
 use crate::{history::Record, log, webhook::Notification};
 
-/// The most that a notification may weigh.
+/// The maximum size of a notification.
 const BODY_LIMIT_BYTES: usize = 1024 * 1024;
-/// The most that a request may take, its body included.
+/// The deadline of a request, including its body.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests that are answered at once. Each may hold a body of [`BODY_LIMIT_BYTES`], or a copy of the record (5 MiB as JSON):
-/// together they fit into the container's memory. Alertmanager sends a notification for each name of an alert.
+/// The maximum number of concurrent requests. Each may hold a body of [`BODY_LIMIT_BYTES`], or a copy of the record (5 MiB
+/// as JSON): together they fit into the container's memory. Alertmanager sends one notification per alert name.
 const CONCURRENT_REQUESTS: usize = 8;
-/// How much of what is wrong a refusal repeats, in characters: a name that isn't known may be a megabyte long.
+/// The maximum length of a problem's detail, in characters: an unknown name may be a megabyte long.
 const SHOWN: usize = 400;
 
 /// The record, for one request at a time.
@@ -39,16 +39,16 @@ struct Shared(Arc<Mutex<Record>>);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Record> {
-        // A request that panicked left a change out at the worst.
+        // At worst, a request that panicked has left out a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Everything that is answered, with an empty record.
+/// The routes, with an empty record.
 pub(crate) fn router() -> Router {
     Router::new()
         .route("/webhook", post(take))
-        .route(HISTORY_PATH, get(tell))
+        .route(HISTORY_PATH, get(history))
         .fallback(|| async {
             Problem::new(
                 StatusCode::NOT_FOUND,
@@ -57,19 +57,22 @@ pub(crate) fn router() -> Router {
             )
         })
         .method_not_allowed_fallback(|| async {
-            let detail = "this path doesn't answer to this method";
+            let detail = "this path doesn't support this method";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
-        .layer(middleware::from_fn(in_time))
-        .layer(middleware::from_fn_with_state(Turns::default(), in_turn))
+        .layer(middleware::from_fn(limit_time))
+        .layer(middleware::from_fn_with_state(
+            Permits::default(),
+            limit_concurrency,
+        ))
         .with_state(Shared(Arc::new(Mutex::new(Record::new(Utc::now())))))
-        // Outside of all that: whoever asks whether the process lives is no load.
+        // Outside the limits: a health check is no load.
         .merge(Router::new().route("/healthz", get(|| async { "alive\n" })))
 }
 
-/// Takes a notification: 204, also where all of it is known. 400 for what can't be read: Alertmanager doesn't send
-/// it again then, as it would be no better.
+/// Receives a notification: 204, also when it repeats known changes. 400 for an invalid one, which Alertmanager does not
+/// retry: it would be no better.
 async fn take(
     State(record): State<Shared>,
     body: Result<Bytes, BytesRejection>,
@@ -89,7 +92,7 @@ async fn take(
         if record.add(change) {
             log(
                 "info",
-                "an alert changed",
+                "alert changed",
                 json!({ "alert": alert, "status": status }),
             );
         }
@@ -98,14 +101,14 @@ async fn take(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What may be asked for.
+/// The query parameters of the history.
 #[derive(Debug, Deserialize)]
 struct Window {
     since: Option<DateTime<Utc>>,
 }
 
 /// The history as JSON.
-async fn tell(
+async fn history(
     State(record): State<Shared>,
     window: Result<Query<Window>, QueryRejection>,
 ) -> Result<Json<History>, Problem> {
@@ -115,26 +118,30 @@ async fn tell(
     Ok(Json(record.lock().since(window.since)))
 }
 
-/// What requests have to have while they are answered.
+/// The permits for concurrent requests.
 #[derive(Debug, Clone)]
-struct Turns(Arc<Semaphore>);
+struct Permits(Arc<Semaphore>);
 
-impl Default for Turns {
+impl Default for Permits {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(CONCURRENT_REQUESTS)))
     }
 }
 
-/// Nobody waits: Alertmanager sends a notification that was refused with 503 again.
-async fn in_turn(State(turns): State<Turns>, request: Request, next: Next) -> Response {
-    let Ok(_turn) = turns.0.try_acquire() else {
+/// No request waits: Alertmanager retries a notification that was refused with 503.
+async fn limit_concurrency(
+    State(permits): State<Permits>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Ok(_permit) = permits.0.try_acquire() else {
         let detail = format!("{CONCURRENT_REQUESTS} other requests are being answered");
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", &detail).into_response();
     };
     next.run(request).await
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
+async fn limit_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
@@ -144,7 +151,7 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
-/// A refusal; `kind` becomes `type: urn:agora:problem:<kind>`.
+/// An error; `kind` becomes `type: urn:agora:problem:<kind>`.
 struct Problem {
     status: StatusCode,
     kind: &'static str,
@@ -190,7 +197,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Its beginning.
+/// The beginning of a text.
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }

@@ -1,9 +1,9 @@
-//! Where Alertmanager's notifications end: a laboratory has nobody on call, but a record of what fired and what cleared.
+//! The receiver of Alertmanager's notifications: instead of notifying somebody, it records which alerts fired and resolved.
 //!
-//! `POST /webhook` takes them, `GET /alerts` tells them again, oldest first; `cargo xtask alerts --history` asks. Kept in
-//! memory, within bounds: a new process starts with an empty record. `HTTP_ADDR` says where to listen (0.0.0.0:8080).
-//! With the argument `healthcheck` the process asks the running one instead. Left out: telling anybody, storing, and
-//! who may ask (its port is published on this machine only).
+//! `POST /webhook` receives them, `GET /alerts` returns them, oldest first; `cargo xtask alerts --history` shows them. The
+//! record is in memory and bounded: a new process starts with an empty one. `HTTP_ADDR` is the address to listen on
+//! (0.0.0.0:8080). With the argument `healthcheck` the process checks the running one instead. Left out: notifying
+//! anybody, storage, and access control (its port is published on this machine only).
 
 mod history;
 mod http;
@@ -28,7 +28,7 @@ use tokio::{
 
 const EXIT_USAGE: u8 = 2;
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
-/// What runs at SIGTERM may take so long to end; longer than [`http::TIMEOUT`] allows a request.
+/// The grace period of running requests at SIGTERM; longer than [`http::TIMEOUT`] allows a request.
 const GRACE: Duration = Duration::from_secs(8);
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     }
-    // One thread is plenty for a few notifications a minute.
+    // One thread is enough for a few notifications a minute.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -74,7 +74,7 @@ fn address() -> anyhow::Result<SocketAddr> {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then finishes what runs.
+/// Serves until SIGTERM or SIGINT, then finishes running requests.
 async fn serve(addr: SocketAddr) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
@@ -85,32 +85,32 @@ async fn serve(addr: SocketAddr) -> anyhow::Result<()> {
     log("info", "serving", json!({ "addr": addr.to_string() }));
 
     let (stop, stopped) = oneshot::channel::<()>();
-    // An end of the sender without a word is an end as well.
+    // A dropped sender also means shutdown.
     let graceful = async { drop(stopped.await) };
     let server = axum::serve(listener, http::router()).with_graceful_shutdown(graceful);
     let mut server = tokio::spawn(server.into_future());
     tokio::select! {
         ended = &mut server => {
-            ended.context("the server broke down")?.context("the server ended")?;
-            anyhow::bail!("the server ended before its time");
+            ended.context("the server task failed")?.context("the server ended")?;
+            anyhow::bail!("the server ended unexpectedly");
         }
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     log("info", "draining", json!({}));
     drop(stop);
-    // Past this time somebody holds a connection open without asking anything: no answer is lost with it.
+    // Past this time a client holds an idle connection open: no answer is lost with it.
     match tokio::time::timeout(GRACE, server).await {
         Ok(ended) => ended
-            .context("the server broke down")?
+            .context("the server task failed")?
             .context("the server ended")?,
-        Err(_) => log("warn", "connections were cut off", json!({})),
+        Err(_) => log("warn", "open connections were closed", json!({})),
     }
     log("info", "stopped", json!({}));
     Ok(())
 }
 
-/// One line as the services write theirs. Whether anybody reads standard output is no reason to stop.
+/// Writes a line in the services' format. A closed standard output is no reason to stop.
 fn log(level: &str, message: &str, mut fields: serde_json::Value) {
     fields["timestamp"] = Utc::now()
         .to_rfc3339_opts(SecondsFormat::Micros, true)

@@ -1,4 +1,4 @@
-//! What Alertmanager sends, as far as it is of use here.
+//! The part of Alertmanager's webhook format that is used here.
 //!
 //! Source: <https://prometheus.io/docs/alerting/latest/configuration/#webhook_config>
 
@@ -8,16 +8,16 @@ use chrono::{DateTime, Utc};
 use records::alerts::{Change, Status};
 use serde::Deserialize;
 
-/// The only version of the format that there has been since 2015.
+/// The only version of the format since 2015.
 const VERSION: &str = "4";
 
-/// A notification: what is new of a group of alerts, and what was told of it before.
+/// A notification: the changes of a group of alerts, together with its known alerts.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Notification {
     version: String,
     alerts: Vec<Alert>,
-    /// How many alerts were left out of it, for want of room (`max_alerts`).
+    /// How many alerts were left out of it because of `max_alerts`.
     #[serde(default)]
     pub(crate) truncated_alerts: u64,
 }
@@ -51,7 +51,7 @@ impl Notification {
         Ok(notification)
     }
 
-    /// What it tells, when it came at this time.
+    /// Its changes, when it was received at this time.
     pub(crate) fn changes(self, received_at: DateTime<Utc>) -> impl Iterator<Item = Change> {
         self.alerts.into_iter().map(move |alert| {
             let label = |name| alert.labels.get(name).cloned().unwrap_or_default();

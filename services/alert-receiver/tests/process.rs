@@ -1,4 +1,4 @@
-//! The receiver as a process of its own, told by HTTP what Alertmanager tells.
+//! The receiver as a process, with HTTP requests as Alertmanager sends them.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -17,7 +17,7 @@ use ureq::Agent;
 const BINARY: &str = env!("CARGO_BIN_EXE_alert-receiver");
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A receiver on a port of its own; killed when dropped.
+/// A receiver on a free port; killed when dropped.
 struct Receiver {
     child: Child,
     log: mpsc::Receiver<String>,
@@ -41,7 +41,7 @@ impl Receiver {
             .expect("the binary can be started");
         let stdout = child.stdout.take().expect("stdout is a pipe");
         let (sender, log) = mpsc::channel();
-        // Read at once, whether or not the test looks: a full pipe would stop the process.
+        // Read continuously: a full pipe would block the process.
         thread::spawn(move || {
             let lines = BufReader::new(stdout).lines().map_while(Result::ok);
             lines.for_each(|line| drop(sender.send(line)));
@@ -68,14 +68,14 @@ impl Receiver {
         format!("http://{}{path}", self.addr)
     }
 
-    fn tell(&self, body: &str) -> Answer {
+    fn notify(&self, body: &str) -> Answer {
         let request = self.agent.post(self.url("/webhook"));
         let request = request.header("content-type", "application/json");
         read(request.send(body))
     }
 
-    fn tell_of(&self, alerts: &[Value]) {
-        let answer = self.tell(&notification(alerts).to_string());
+    fn notify_of(&self, alerts: &[Value]) {
+        let answer = self.notify(&notification(alerts).to_string());
         assert_eq!((answer.status, &*answer.body), (204, ""));
     }
 
@@ -175,25 +175,25 @@ fn is_a_problem(answer: &Answer, status: u16, kind: &str, detail: &str) {
     let problem: Value = serde_json::from_str(&answer.body).expect("JSON");
     assert_eq!(problem["type"], format!("urn:agora:problem:{kind}"));
     assert_eq!(problem["status"], status);
-    let said = problem["detail"].as_str().expect("a detail");
-    assert!(said.contains(detail), "{said}");
-    assert!(said.len() <= 400, "{said}");
+    let text = problem["detail"].as_str().expect("a detail");
+    assert!(text.contains(detail), "{text}");
+    assert!(text.len() <= 400, "{text}");
 }
 
 #[test]
-fn an_alert_that_fires_and_clears_is_told_oldest_first() {
+fn a_firing_and_a_resolved_alert_are_listed_oldest_first() {
     let before = Utc::now();
     let receiver = Receiver::start();
     let mut raw: Value = serde_json::from_str(&receiver.get("/alerts").body).expect("JSON");
-    // Silence means something from then on.
+    // The absence of alerts is significant from then on.
     let began: DateTime<Utc> =
         serde_json::from_value(raw["recording_since"].take()).expect("a time");
     assert!(before <= began && began <= Utc::now(), "{began}");
     let empty = json!({ "alerts": [], "dropped": 0, "recording_since": null });
     assert_eq!(raw, empty);
 
-    receiver.tell_of(&[firing("traefik")]);
-    receiver.tell_of(&[resolved("traefik")]);
+    receiver.notify_of(&[firing("traefik")]);
+    receiver.notify_of(&[resolved("traefik")]);
     let history = receiver.history();
     let [began, over] = history.alerts.as_slice() else {
         panic!("{history:?}");
@@ -214,23 +214,23 @@ fn an_alert_that_fires_and_clears_is_told_oldest_first() {
 }
 
 #[test]
-fn what_is_repeated_is_no_change() {
+fn a_repetition_is_no_change() {
     let receiver = Receiver::start();
     for _ in 0..3 {
-        receiver.tell_of(&[firing("traefik"), firing("rabbitmq")]);
+        receiver.notify_of(&[firing("traefik"), firing("rabbitmq")]);
     }
     assert_eq!(receiver.history().alerts.len(), 2);
-    // Alertmanager tells of the whole group again when one of it clears.
-    receiver.tell_of(&[firing("traefik"), resolved("rabbitmq")]);
-    receiver.tell_of(&[firing("traefik"), resolved("rabbitmq")]);
+    // Alertmanager repeats the whole group when one of its alerts resolves.
+    receiver.notify_of(&[firing("traefik"), resolved("rabbitmq")]);
+    receiver.notify_of(&[firing("traefik"), resolved("rabbitmq")]);
     let history = receiver.history();
-    let told: Vec<_> = history
+    let received: Vec<_> = history
         .alerts
         .iter()
         .map(|a| (&*a.labels["job"], a.status))
         .collect();
     assert_eq!(
-        told,
+        received,
         [
             ("traefik", Status::Firing),
             ("rabbitmq", Status::Firing),
@@ -238,14 +238,14 @@ fn what_is_repeated_is_no_change() {
         ]
     );
     // And it fires again.
-    receiver.tell_of(&[alert("firing", "rabbitmq", NINE, NEVER)]);
+    receiver.notify_of(&[alert("firing", "rabbitmq", NINE, NEVER)]);
     assert_eq!(receiver.history().alerts.len(), 4);
 }
 
 #[test]
-fn what_is_no_notification_is_refused_with_the_reason() {
+fn an_invalid_notification_is_refused_with_the_reason() {
     let receiver = Receiver::start();
-    let told = |alerts: Value| {
+    let received = |alerts: Value| {
         let mut all = notification(&[]);
         all["alerts"] = alerts;
         all.to_string()
@@ -259,22 +259,22 @@ fn what_is_no_notification_is_refused_with_the_reason() {
         ("firing".to_owned(), "expected"),
         ("{}".to_owned(), "missing field `version`"),
         (
-            told(json!([{ "status": "firing" }])),
+            received(json!([{ "status": "firing" }])),
             "missing field `labels`",
         ),
-        (told(json!([unknown])), "unknown variant `xxx"),
+        (received(json!([unknown])), "unknown variant `xxx"),
         (
-            told(json!([alert("firing", "traefik", "yesterday", NEVER)])),
+            received(json!([alert("firing", "traefik", "yesterday", NEVER)])),
             "invalid characters",
         ),
         (another.to_string(), r#"its version is "5", expected "4""#),
     ] {
-        is_a_problem(&receiver.tell(&body), 400, "malformed", detail);
+        is_a_problem(&receiver.notify(&body), 400, "malformed", detail);
     }
     let history = receiver.history();
     assert_eq!((history.alerts.len(), history.dropped), (0, 0));
-    // And it goes on.
-    receiver.tell_of(&[firing("traefik")]);
+    // And it goes on serving.
+    receiver.notify_of(&[firing("traefik")]);
     assert_eq!(receiver.history().alerts.len(), 1);
 }
 
@@ -289,39 +289,39 @@ fn a_notification_of_more_than_a_mebibyte_is_refused() {
     let frame = with(0).len();
     let too_large = with(1024 * 1024 - frame + 1);
     is_a_problem(
-        &receiver.tell(&too_large),
+        &receiver.notify(&too_large),
         413,
         "too-large",
         "1048576 bytes",
     );
     let history = receiver.history();
     assert_eq!((history.alerts.len(), history.dropped), (0, 0));
-    assert_eq!(receiver.tell(&with(1024 * 1024 - frame)).status, 204);
+    assert_eq!(receiver.notify(&with(1024 * 1024 - frame)).status, 204);
     assert_eq!(receiver.history().alerts.len(), 1);
 }
 
 #[test]
-fn a_thousand_changes_are_kept_and_the_older_ones_counted() {
+fn a_thousand_changes_are_kept_and_older_ones_counted() {
     let receiver = Receiver::start();
     for hundred in 0..11 {
         let jobs = (0..100).map(|number| firing(&format!("job-{}", hundred * 100 + number)));
-        receiver.tell_of(&jobs.collect::<Vec<_>>());
+        receiver.notify_of(&jobs.collect::<Vec<_>>());
     }
     let history = receiver.history();
     assert_eq!((history.alerts.len(), history.dropped), (1_000, 100));
     assert_eq!(history.alerts[0].labels["job"], "job-100");
-    // What Alertmanager itself left out of a notification is missing too.
+    // Alerts that Alertmanager itself left out of a notification count as dropped too.
     let mut cut = notification(&[]);
     cut["truncatedAlerts"] = 7.into();
-    assert_eq!(receiver.tell(&cut.to_string()).status, 204);
+    assert_eq!(receiver.notify(&cut.to_string()).status, 204);
     assert_eq!(receiver.history().dropped, 107);
 }
 
 #[test]
-fn since_leaves_out_what_came_before() {
+fn since_leaves_out_earlier_changes() {
     let receiver = Receiver::start();
-    receiver.tell_of(&[firing("traefik")]);
-    receiver.tell_of(&[resolved("traefik")]);
+    receiver.notify_of(&[firing("traefik")]);
+    receiver.notify_of(&[resolved("traefik")]);
     let second = receiver.history().alerts[1].received_at;
     let path = format!("/alerts?since={}", second.to_rfc3339().replace('+', "%2B"));
     let later: History = serde_json::from_str(&receiver.get(&path).body).expect("a history");
@@ -336,7 +336,7 @@ fn since_leaves_out_what_came_before() {
 }
 
 #[test]
-fn what_there_is_not_is_refused() {
+fn unknown_paths_and_methods_are_refused() {
     let receiver = Receiver::start();
     is_a_problem(&receiver.get("/"), 404, "not-found", "this path");
     is_a_problem(
@@ -347,42 +347,42 @@ fn what_there_is_not_is_refused() {
     );
 }
 
-/// Requests under way whose bodies don't come, on connections of their own; answered with 408 after 5 s.
+/// Running requests whose bodies never arrive, each on its own connection; answered with 408 after 5 s.
 fn hang(receiver: &Receiver, count: usize) -> Vec<TcpStream> {
     const HEAD: &str = "POST /webhook HTTP/1.1\r\nHost: receiver\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
-    // Said when the handler asks for the body.
+    // Sent when the handler reads the body.
     const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
     let request = |_| {
         let mut stream = TcpStream::connect(&receiver.addr).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.write_all(HEAD.as_bytes()).expect("it reads");
-        let mut told = [0; CONTINUE.len()];
-        stream.read_exact(&mut told).expect("it wants the body");
-        assert_eq!(told, CONTINUE.as_bytes());
+        let mut received = [0; CONTINUE.len()];
+        stream.read_exact(&mut received).expect("it reads the body");
+        assert_eq!(received, CONTINUE.as_bytes());
         stream
     };
     (0..count).map(request).collect()
 }
 
 #[test]
-fn no_more_than_eight_requests_are_answered_at_once_and_the_next_one_is_told_so() {
+fn beyond_eight_concurrent_requests_the_next_one_is_refused() {
     let receiver = Receiver::start();
     let mut hanging = hang(&receiver, 8);
-    let told = receiver.tell(&notification(&[firing("traefik")]).to_string());
-    is_a_problem(&told, 503, "busy", "8 other requests");
+    let received = receiver.notify(&notification(&[firing("traefik")]).to_string());
+    is_a_problem(&received, 503, "busy", "8 other requests");
     is_a_problem(&receiver.get("/alerts"), 503, "busy", "8 other requests");
-    // It lives, and may not be taken for one that doesn't.
+    // A busy receiver must still be healthy.
     assert_eq!(receiver.get("/healthz").status, 200);
-    // A turn ends with its request.
+    // A permit is released at the end of its request.
     hanging[0].write_all(b"{}").expect("it reads");
     let mut line = String::new();
     let answer = BufReader::new(&hanging[0]).read_line(&mut line);
     assert!(answer.is_ok() && line.contains("400"), "{line}");
-    receiver.tell_of(&[firing("traefik")]);
+    receiver.notify_of(&[firing("traefik")]);
 }
 
 #[test]
-fn it_ends_in_order_when_it_is_told_to() {
+fn it_shuts_down_gracefully_on_sigterm() {
     let mut receiver = Receiver::start();
     // This leaves a connection open, as Alertmanager does.
     assert_eq!(receiver.get("/healthz").body, "alive\n");
@@ -396,7 +396,7 @@ fn it_ends_in_order_when_it_is_told_to() {
 }
 
 #[test]
-fn the_health_check_asks_the_running_process() {
+fn the_health_check_queries_the_running_process() {
     let receiver = Receiver::start();
     let check = |addr: &str| {
         let check = Command::new(BINARY)
@@ -413,16 +413,16 @@ fn the_health_check_asks_the_running_process() {
 }
 
 #[test]
-fn a_wrong_address_is_refused_by_name() {
+fn an_invalid_address_is_refused_by_name() {
     let refused = Command::new(BINARY)
         .env_clear()
         .env("HTTP_ADDR", "8080")
         .output();
     let refused = refused.expect("the binary can be started");
     assert_eq!(refused.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&refused.stderr);
+    let text = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        said.contains("HTTP_ADDR") && said.contains("`8080`"),
-        "{said}"
+        text.contains("HTTP_ADDR") && text.contains("`8080`"),
+        "{text}"
     );
 }

@@ -1,21 +1,21 @@
-//! Works on one dead-letter queue: sends letters back to the queue that they died from ([`Task::Replay`]), or
-//! removes them ([`Task::Purge`]).
+//! Operates on one dead-letter queue: replays its messages to the queue that they died from ([`Task::Replay`]), or
+//! purges them ([`Task::Purge`]).
 //!
-//! | what happens to a letter | when it is acknowledged |
+//! | a message is | it is acknowledged |
 //! |---|---|
 //! | replayed | once the broker has confirmed the copy in its queue |
-//! | purged | at once |
-//! | not selected, or a dry run | never: it is held, and given back at the end, in its old place |
+//! | purged | immediately |
+//! | not selected, or the run is a dry run | never: it is held, and requeued at the end in its old place |
 //!
-//! So a run that is cut short at any moment loses nothing. At worst one letter is both in its queue and dead, under
-//! one id, by which the consumer's inbox recognises it. Left out: looking at letters (`cargo xtask dlq list` and
-//! `peek` do that over the management API), and mending what they say.
+//! A run that is interrupted at any moment therefore loses nothing. At worst one message is both in its queue and dead,
+//! with one id, by which the consumer's inbox recognises the duplicate. Left out: listing messages (`cargo xtask dlq list`
+//! and `peek` do that over the management API), and repairing their content.
 
-// Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
+// Its `println!` and `eprintln!` replace those of the standard library, in every module.
 #[macro_use]
 extern crate terminal;
 
-mod letter;
+mod dead_letter;
 mod queue;
 
 use std::collections::HashSet;
@@ -32,23 +32,23 @@ use shared_events::dead_letters::{Report, Selection};
 use shared_events::topology::{self, Topology};
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::Letters;
+use crate::queue::QueueReader;
 
-/// Connecting may take this long.
+/// The deadline for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The broker's answer to anything else: a confirm, a channel, a count.
+/// The deadline for every other answer of the broker: a confirm, a channel, a count.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a wait for a confirm is called; where it is in vain, the letter may be in both queues.
-const CONFIRMING: &str = "waiting for a confirm (the letter may be in its queue all the same)";
-/// How often a long run says where it is.
+/// The wait for a confirm, in errors. After a timeout the message may be in both queues.
+const CONFIRMING: &str = "waiting for a confirm (the message may be in its queue nevertheless)";
+/// How often a long run reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What to do with the letters that are selected.
+/// What to do with the selected messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// Send them to the queue that they died from.
+    /// Replay them to the queue that they died from.
     Replay,
-    /// Remove them.
+    /// Purge them.
     Purge,
 }
 
@@ -61,36 +61,36 @@ impl fmt::Display for Task {
     }
 }
 
-/// What to do, with which letters of which queue.
+/// A task and the messages that it applies to.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What to do.
     pub task: Task,
     /// The stream whose dead-letter queue it is.
     pub topology: Topology,
-    /// Which letters.
+    /// The messages.
     pub selection: Selection,
-    /// At most so many of them, from the front of the queue: the oldest, unless somebody looked at more letters than it
-    /// reads at a time, which moves those to the back.
+    /// The maximum number of messages, from the front of the queue: the oldest, unless somebody listed more messages than
+    /// one read returns, which moves those to the back.
     pub limit: Option<usize>,
-    /// Only look.
+    /// Only count.
     pub dry_run: bool,
 }
 
-/// Why it ended before it was through, and how far it got. All that isn't done is still in the queue.
+/// An aborted run and its progress. Every message that isn't done is still in the queue.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
 pub struct Error {
-    /// How far it got.
+    /// The progress until then.
     pub report: Report,
-    /// Why it ended.
+    /// Why it was aborted.
     pub cause: Cause,
 }
 
-/// Why a run ends before it is through.
+/// Why a run was aborted.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// There is no broker to work with.
+    /// The broker can't be reached.
     #[error("can't reach the broker: {0}")]
     Unreachable(lapin::Error),
     /// The broker gave no answer in time.
@@ -104,21 +104,23 @@ pub enum Cause {
     /// The dead-letter queue isn't there.
     #[error("there is no queue {0}: the services that declare it haven't started")]
     NoQueue(String),
-    /// The broker refused a letter.
-    #[error("{0} refuses more messages (it is full): the letter stays where it is")]
+    /// The queue is full.
+    #[error("{0} refuses more messages (it is full): the message stays in the dead-letter queue")]
     Refused(String),
-    /// The broker never takes this letter: it is too large, say.
-    #[error("the broker rejected a letter for {queue}: {error}; it stays where it is")]
+    /// The broker never accepts this message, for example because it is too large.
+    #[error(
+        "the broker rejected a message for {queue}: {error}; it stays in the dead-letter queue"
+    )]
     Rejected {
         /// The queue that it died from.
         queue: String,
-        /// What the broker said.
+        /// The broker's error.
         error: String,
     },
-    /// The queue that a letter died from isn't there.
-    #[error("there is no queue {0} to send the letter to: it stays where it is")]
+    /// The queue that a message died from doesn't exist.
+    #[error("there is no queue {0} to replay the message to: it stays in the dead-letter queue")]
     Unroutable(String),
-    /// The broker took the consumer away, or its channel: somebody deleted the queue, or the broker stops.
+    /// The broker cancelled the consumer or closed its channel: the queue was deleted, or the broker is stopping.
     #[error("the broker ended the consumer of {0}: was the queue deleted, or the broker stopped?")]
     Cancelled(String),
     /// The connection broke.
@@ -127,7 +129,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Whether the broker or its queue wasn't there in the first place.
+    /// Whether the broker or its queue was missing from the start.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::NoQueue(_))
     }
@@ -140,10 +142,10 @@ pub fn topology_of(dead_letter_queue: &str) -> Option<Topology> {
         .find(|topology| topology.dead_letter_queue() == dead_letter_queue)
 }
 
-/// Does it, until it is through or `stop` is cancelled; a letter that is being moved then is still moved.
+/// Runs the task until it is done or `stop` is cancelled; a message in transit is still moved.
 ///
 /// # Errors
-/// What ended it early, with the report of what was done by then.
+/// Why it was aborted, with the report of what was done by then.
 pub async fn run(
     options: &Options,
     amqp_url: &str,
@@ -186,21 +188,21 @@ async fn connect_and_work(
             return Ok(());
         }
     };
-    let mut letters = Letters::open(&connection, &report.queue).await?;
-    let worked = work(options, &mut letters, stop, report).await;
-    // Also after a failure: a letter refused by a full queue must not cost the others their order.
-    let given_back = letters.give_back().await;
+    let mut reader = QueueReader::open(&connection, &report.queue).await?;
+    let worked = work(options, &mut reader, stop, report).await;
+    // Also after a failure: a message refused by a full queue must not change the order of the others.
+    let requeued = reader.requeue().await;
     let closed = answered("closing", connection.close(200, "done".into())).await;
-    worked.and(given_back).and(closed)
+    worked.and(requeued).and(closed)
 }
 
 async fn work(
     options: &Options,
-    letters: &mut Letters<'_>,
+    reader: &mut QueueReader<'_>,
     stop: &CancellationToken,
     report: &mut Report,
 ) -> Result<(), Cause> {
-    let there_at_first = letters.count().await?;
+    let there_at_first = reader.count().await?;
     let limit = options.limit.unwrap_or(usize::MAX);
     let target = options.topology.queue();
     let mut sent = Sent::default();
@@ -212,11 +214,11 @@ async fn work(
                 report.interrupted = true;
                 return Ok(());
             }
-            next = letters.next() => next?,
+            next = reader.next() => next?,
         };
         let Some(delivery) = next else { break };
         report.examined += 1;
-        let facts = letter::facts(&delivery);
+        let facts = dead_letter::facts(&delivery);
         let selected = !sent.contains(&delivery) && options.selection.selects(&facts, Utc::now());
         if selected {
             report.selected += 1;
@@ -226,12 +228,12 @@ async fn work(
                 earlier(report.oldest_first_failed_at, facts.first_failed_at);
         }
         if !selected || options.dry_run {
-            letters.hold();
+            reader.hold();
             continue;
         }
         if options.task == Task::Replay {
-            if let Err(cause) = replay(letters.channel(), &target, &delivery).await {
-                letters.hold();
+            if let Err(cause) = replay(reader.channel(), &target, &delivery).await {
+                reader.hold();
                 return Err(cause);
             }
             sent.remember(&delivery);
@@ -242,15 +244,21 @@ async fn work(
             return Err(Cause::Cancelled(report.queue.clone()));
         }
         report.done += 1;
-        progress.tell(report);
+        progress.report(report);
     }
     Ok(())
 }
 
-/// Sends a letter to the queue that it died from, and to no other: through the default exchange and not the
-/// stream's own, as whoever else is bound to that one has had the event already.
-async fn replay(channel: &Channel, queue: &str, letter: &Delivery) -> Result<(), Cause> {
-    let sent = broker::send(channel, "", queue, &letter.data, letter::properties(letter));
+/// Publishes a message to the queue that it died from, and to no other: through the default exchange and not the stream's
+/// own, because the other queues bound to that one have had the event already.
+async fn replay(channel: &Channel, queue: &str, message: &Delivery) -> Result<(), Cause> {
+    let sent = broker::send(
+        channel,
+        "",
+        queue,
+        &message.data,
+        dead_letter::properties(message),
+    );
     match tokio::time::timeout(ANSWER_TIMEOUT, sent).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(PublishError::Unroutable(_))) => Err(Cause::Unroutable(queue.to_owned())),
@@ -267,47 +275,46 @@ async fn replay(channel: &Channel, queue: &str, letter: &Delivery) -> Result<(),
     }
 }
 
-/// Bounds the wait for the broker.
+/// Limits the wait for the broker.
 async fn answered<T>(
     what: &'static str,
-    asked: impl Future<Output = Result<T, lapin::Error>>,
+    request: impl Future<Output = Result<T, lapin::Error>>,
 ) -> Result<T, Cause> {
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, request).await;
     Ok(answer.map_err(|_| Cause::TimedOut {
         what,
         limit: ANSWER_TIMEOUT,
     })??)
 }
 
-/// The letters that this run has sent, as they look once they are dead again.
+/// The messages that this run has replayed, as they look after dying again.
 ///
-/// They come after all that were there at first, so that counting keeps them away, unless somebody else reads the
-/// queue meanwhile, which takes letters from the front and puts them to the back.
+/// They arrive behind all messages of the start, so that counting excludes them, unless another client reads the queue
+/// meanwhile, which moves messages from the front to the back.
 #[derive(Default)]
 struct Sent(HashSet<(String, i64)>);
 
 impl Sent {
-    fn remember(&mut self, letter: &Delivery) {
-        if let Some(id) = letter.properties.message_id() {
-            let next = letter::replays(letter).saturating_add(1);
+    fn remember(&mut self, message: &Delivery) {
+        if let Some(id) = message.properties.message_id() {
+            let next = dead_letter::replays(message).saturating_add(1);
             self.0.insert((id.to_string(), next));
         }
     }
 
-    fn contains(&self, letter: &Delivery) -> bool {
-        letter
-            .properties
-            .message_id()
-            .as_ref()
-            .is_some_and(|id| self.0.contains(&(id.to_string(), letter::replays(letter))))
+    fn contains(&self, message: &Delivery) -> bool {
+        message.properties.message_id().as_ref().is_some_and(|id| {
+            self.0
+                .contains(&(id.to_string(), dead_letter::replays(message)))
+        })
     }
 }
 
-/// Says on standard error where a long run is.
+/// Reports the progress of a long run on standard error.
 struct Progress {
     task: Task,
     total: usize,
-    said_at: Instant,
+    reported_at: Instant,
 }
 
 impl Progress {
@@ -315,17 +322,17 @@ impl Progress {
         Self {
             task,
             total,
-            said_at: Instant::now(),
+            reported_at: Instant::now(),
         }
     }
 
-    fn tell(&mut self, report: &Report) {
-        if self.said_at.elapsed() < PROGRESS_INTERVAL {
+    fn report(&mut self, report: &Report) {
+        if self.reported_at.elapsed() < PROGRESS_INTERVAL {
             return;
         }
-        self.said_at = Instant::now();
+        self.reported_at = Instant::now();
         eprintln!(
-            "{}: {} {}, {} of {} looked at",
+            "{}: {} {}, {} of {} examined",
             report.queue, report.done, self.task, report.examined, self.total
         );
     }

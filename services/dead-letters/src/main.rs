@@ -1,7 +1,7 @@
-//! `dead-letters replay|purge --queue QUEUE …`: reads the command line, turns signals into an orderly end and the
-//! result into one JSON object on standard output. `cargo xtask dlq` runs it beside the system.
+//! `dead-letters replay|purge --queue QUEUE …`: parses the command line, stops on signals, and prints the result as one
+//! JSON object on standard output. `cargo xtask dlq` runs it beside the system.
 
-// Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
+// Its `println!` and `eprintln!` replace those of the standard library, in every module.
 #[macro_use]
 extern crate terminal;
 
@@ -24,11 +24,11 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_UNAVAILABLE: u8 = 3;
 const EXIT_INTERRUPTED: u8 = 4;
 
-/// Sends dead letters back to the queue they died from, or removes them
+/// Replays dead letters to the queue that they died from, or purges them
 #[derive(Debug, Parser)]
-#[command(after_help = "AMQP_URL says where the broker is.\n\
-                  Exit codes: 0 done, 1 ended early, 2 wrong usage, 3 no broker or no such queue, \
-                  4 interrupted. What isn't done stays in the queue.")]
+#[command(after_help = "AMQP_URL is the broker's URL.\n\
+                  Exit codes: 0 done, 1 aborted, 2 wrong usage, 3 no broker or no such queue, \
+                  4 interrupted. Messages that aren't done stay in the queue.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,34 +36,34 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Send letters to the queue they died from
+    /// Replay messages to the queue that they died from
     Replay(Choice),
-    /// Remove letters
+    /// Purge messages
     Purge(Choice),
 }
 
-/// Which letters; without a condition all of the queue.
+/// The selected messages; without a condition the whole queue.
 #[derive(Debug, Args)]
 struct Choice {
     /// The dead-letter queue
     #[arg(long, value_parser = dead_letter_queue)]
     queue: Topology,
-    /// Only letters with this reason
+    /// Only messages with this reason
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     reason: Option<String>,
     /// Only events of this type
     #[arg(long = "type", value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
     event_type: Option<String>,
-    /// Only letters whose event's id begins so
+    /// Only messages whose event id starts with this
     #[arg(long, value_name = "BEGINNING", value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
-    /// Only letters that have been dead for at least so long
+    /// Only messages that have been dead for at least this long
     #[arg(long, value_name = "SECONDS")]
     older_than_seconds: Option<u64>,
-    /// Only letters that have been dead for less than so long
+    /// Only messages that have been dead for less than this
     #[arg(long, value_name = "SECONDS")]
     younger_than_seconds: Option<u64>,
-    /// At most so many, from the front of the queue
+    /// At most this many, from the front of the queue
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Only count
@@ -119,7 +119,7 @@ async fn main() -> ExitCode {
     let (report, code) = match dead_letters::run(&options, url.expose_secret(), stop).await {
         Ok(report) if report.interrupted => {
             eprintln!(
-                "{}: interrupted after {} {}; the rest stays",
+                "{}: interrupted after {} {}; the rest stays in the queue",
                 report.queue, report.done, options.task
             );
             (report, EXIT_INTERRUPTED)
@@ -127,7 +127,7 @@ async fn main() -> ExitCode {
         Ok(report) => (report, 0),
         Err(error) => {
             eprintln!(
-                "{}: ended after {} {}: {error}",
+                "{}: aborted after {} {}: {error}",
                 error.report.queue, error.report.done, options.task
             );
             let unavailable = error.cause.is_unavailable();
@@ -144,7 +144,7 @@ async fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The first SIGTERM or SIGINT asks for an orderly end; the tasks end with the process.
+/// The first SIGTERM or SIGINT stops the run; the tasks end with the process.
 fn stop_on_signals(stop: &CancellationToken) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

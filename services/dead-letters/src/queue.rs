@@ -1,9 +1,9 @@
-//! The letters of one queue, one after the other, from its front, all held until they are acknowledged.
+//! Reads the messages of one queue from its front, one after the other, and holds all of them until they are acknowledged.
 //!
-//! A consumer is handed a bounded number of unacknowledged letters, and one that holds on to all of them gets no
-//! more. So another one is opened then, on a channel of its own, and the full ones wait. Not `basic.get`: each one
-//! is a consumer of its own for a quorum queue, and letters come back from those in no order. Not one large prefetch:
-//! bodies would pile up here. Left out: what is in a letter.
+//! The prefetch limit bounds a consumer's unacknowledged messages, and one that holds all of them gets no more. Another
+//! consumer is then opened on its own channel, and the full ones stay open. Not `basic.get`: each call is a consumer of
+//! its own for a quorum queue, and their messages are requeued in no order. Not one large prefetch: bodies would pile up
+//! in memory. Left out: the messages' content.
 
 use std::time::{Duration, Instant};
 
@@ -18,24 +18,24 @@ use lapin::{Channel, Connection, Consumer};
 
 use crate::{Cause, answered};
 
-/// Letters handed out ahead. The broker takes messages of up to 1 MiB: this bounds the memory.
+/// The prefetch limit. The broker accepts messages of up to 1 MiB: this bounds the memory.
 const PREFETCH: u16 = 100;
-/// After so long without a letter the queue is asked whether there are any.
+/// After this long without a message the queue's depth is checked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// There are letters, and none is handed out.
+/// The deadline for a delivery while the queue isn't empty.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The broker notices the end of a channel on its own time.
+/// The broker handles the end of a channel asynchronously.
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 const BACK_INTERVAL: Duration = Duration::from_millis(10);
 const TAG: &str = "dead-letters";
 
-/// Hands out the letters of one queue.
-pub(crate) struct Letters<'a> {
+/// Reads the messages of one queue.
+pub(crate) struct QueueReader<'a> {
     connection: &'a Connection,
     queue: String,
-    /// In confirm mode; no letter is held on it.
+    /// In confirm mode; no message is held on it.
     channel: Channel,
-    /// Hold as many letters as they may.
+    /// Channels that hold as many messages as they may.
     full: Vec<Channel>,
     current: Option<Current>,
 }
@@ -46,21 +46,21 @@ struct Current {
     held: u16,
 }
 
-impl<'a> Letters<'a> {
-    /// Takes nothing yet.
+impl<'a> QueueReader<'a> {
+    /// Consumes nothing yet.
     pub(crate) async fn open(connection: &'a Connection, queue: &str) -> Result<Self, Cause> {
         let channel = answered("opening a channel", connection.create_channel()).await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         answered("asking for confirms", confirms).await?;
-        let letters = Self {
+        let reader = Self {
             connection,
             queue: queue.to_owned(),
             channel,
             full: Vec::new(),
             current: None,
         };
-        match letters.count().await {
-            Ok(_) => Ok(letters),
+        match reader.count().await {
+            Ok(_) => Ok(reader),
             Err(Cause::Broker(error)) if is_not_found(&error) => {
                 Err(Cause::NoQueue(queue.to_owned()))
             }
@@ -73,7 +73,7 @@ impl<'a> Letters<'a> {
         &self.channel
     }
 
-    /// How many letters wait in the queue, without those that somebody holds.
+    /// How many messages are ready in the queue, without those that a consumer holds.
     pub(crate) async fn count(&self) -> Result<usize, Cause> {
         let options = QueueDeclareOptions {
             passive: true,
@@ -85,7 +85,7 @@ impl<'a> Letters<'a> {
         Ok(answered("counting", declare).await?.message_count() as usize)
     }
 
-    /// The next letter; `None` when there is none. Acknowledge it, or say [`Letters::hold`].
+    /// The next message; `None` when the queue is empty. Acknowledge it, or call [`QueueReader::hold`].
     pub(crate) async fn next(&mut self) -> Result<Option<Delivery>, Cause> {
         let started = Instant::now();
         loop {
@@ -96,7 +96,7 @@ impl<'a> Letters<'a> {
                 Err(_) if self.count().await? == 0 => return Ok(None),
                 Err(_) if started.elapsed() > DELIVERY_TIMEOUT => {
                     return Err(Cause::TimedOut {
-                        what: "waiting for a letter",
+                        what: "waiting for a message",
                         limit: DELIVERY_TIMEOUT,
                     });
                 }
@@ -105,18 +105,18 @@ impl<'a> Letters<'a> {
         }
     }
 
-    /// Keeps the letter that was handed out last until the end.
+    /// Holds the last message until the end.
     pub(crate) fn hold(&mut self) {
         if let Some(current) = &mut self.current {
             current.held += 1;
         }
     }
 
-    /// Gives back all that wasn't acknowledged, in order and to the front of the queue. A negative acknowledgement
-    /// wouldn't: without a delivery limit the broker puts what is refused to the back.
-    pub(crate) async fn give_back(&mut self) -> Result<(), Cause> {
+    /// Requeues every message that wasn't acknowledged, in order and to the front of the queue. A negative acknowledgement
+    /// wouldn't: without a delivery limit the broker puts rejected messages to the back.
+    pub(crate) async fn requeue(&mut self) -> Result<(), Cause> {
         self.settle().await?;
-        // Else what comes back would be handed out here once more.
+        // Otherwise requeued messages would be delivered here again.
         if let Some(current) = &self.current {
             let cancel = current
                 .channel
@@ -135,8 +135,8 @@ impl<'a> Letters<'a> {
         Ok(())
     }
 
-    /// Waits until the consumer holds all that it is handed out. A letter that is on its way to a consumer which ends
-    /// is refused by the broker itself, and so put to the back.
+    /// Waits until the consumer holds every message delivered to it. A message in transit to a consumer that ends is
+    /// rejected by the broker itself, and so put to the back.
     async fn settle(&mut self) -> Result<(), Cause> {
         let started = Instant::now();
         while let Some(current) = &mut self.current
@@ -156,7 +156,7 @@ impl<'a> Letters<'a> {
         Ok(())
     }
 
-    /// So that what the next channel holds comes behind. Somebody else may take them at once: bounded.
+    /// Ensures that the messages of the next channel are requeued behind. Another client may consume them at once: bounded.
     async fn wait_for(&self, count: usize) -> Result<(), Cause> {
         let started = Instant::now();
         while self.count().await? < count && started.elapsed() < BACK_WITHIN {
@@ -178,8 +178,8 @@ impl<'a> Letters<'a> {
 
     async fn consume(&self) -> Result<Current, Cause> {
         let channel = answered("opening a channel", self.connection.create_channel()).await?;
-        let bound = channel.basic_qos(PREFETCH, BasicQosOptions::default());
-        answered("bounding the consumer", bound).await?;
+        let limited = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+        answered("setting the prefetch limit", limited).await?;
         let consume = channel.basic_consume(
             self.queue.as_str().into(),
             TAG.into(),

@@ -1,4 +1,4 @@
-//! What inventory-service reads from its environment.
+//! The environment variables of inventory-service.
 
 use chassis::config::{BrokerConfig, ConsumerConfig, DatabaseConfig, HttpConfig, OutboxConfig};
 use chassis::environment::{ConfigError, Env};
@@ -6,23 +6,23 @@ use chassis::environment::{ConfigError, Env};
 /// Configuration of inventory-service.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The stock.
+    /// The database of stock.
     pub database: DatabaseConfig,
-    /// Where orders come from, and where their outcome goes.
+    /// The broker: orders are consumed from it, and outcomes published.
     pub broker: BrokerConfig,
-    /// How orders are taken.
+    /// The consumer of orders.
     pub consumer: ConsumerConfig,
-    /// How their outcome is told.
+    /// The outbox of outcomes.
     pub outbox: OutboxConfig,
-    /// Where stock is asked for.
+    /// The HTTP server.
     pub http: HttpConfig,
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the configuration.
     ///
     /// # Errors
-    /// The first variable that can't be used.
+    /// The first invalid variable.
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             database: DatabaseConfig::read(env)?,

@@ -1,7 +1,6 @@
-//! inventory-service: stock. Takes what was ordered, gives back what was cancelled, and tells what became of
-//! each order.
+//! inventory-service: stock. Reserves it for orders, releases it for cancelled ones, and publishes the outcome.
 //!
-//! Left out: orders themselves; an order is an id here.
+//! Left out: orders themselves; an order is only an id here.
 
 mod config;
 pub mod reservations;
@@ -18,15 +17,15 @@ use shared_events::topology;
 pub use crate::config::Config;
 use crate::reservations::{Repeats, Reservations};
 
-/// Composes the service and serves it; returns the address it serves HTTP on.
+/// Composes and serves the service; returns its HTTP address.
 ///
 /// # Errors
-/// When a dependency can't be used or the address is taken.
+/// When a dependency can't be used or the address is in use.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
     compose(config, lifecycle).await?.serve().await
 }
 
-/// Composes the service: connects it, starts what it does by itself, and returns what it serves.
+/// Composes the service: connects its dependencies, starts its background tasks, and returns its routes.
 ///
 /// # Errors
 /// When a dependency can't be used.
@@ -45,7 +44,7 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
         outbox,
         Reservations::new(lifecycle.metrics(), repeats),
     );
-    let about = "What is in stock.";
+    let about = "Stock levels.";
     let stock = RouteGroup::new("stock", stock::router(database.pool));
     Ok(http::compose(lifecycle, config.http, about, [stock]))
 }

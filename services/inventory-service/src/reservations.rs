@@ -1,9 +1,9 @@
-//! What an order takes from stock, and gives back: the effects of [`OrderPlaced`] and [`OrderCancelled`].
+//! Reserving and releasing stock: the effects of [`OrderPlaced`] and [`OrderCancelled`].
 //!
-//! The two may come in any order. A cancellation that is first leaves its mark, and the order then takes
-//! nothing. An event that comes again is answered again, as recorded: order-service sends it again when the answer was
-//! lost. That an event was delivered before is noticed by the consumer's inbox, for as long as it remembers ids; beyond
-//! that an order's row in `reservations` protects its stock ([`Repeats`]).
+//! The two may arrive in any order. A cancellation that arrives first is recorded, and the order then reserves nothing. A
+//! repeated event gets its recorded answer again: order-service republishes an event when the answer was lost. The
+//! consumer's inbox recognises repeated deliveries for as long as it keeps event ids; after that an order's row in
+//! `reservations` prevents a second reservation ([`Repeats`]).
 
 use chassis::consumer::Handler;
 use chassis::failure::Failure;
@@ -20,22 +20,22 @@ use tracing::info;
 
 const SERVICE: &str = "inventory-service";
 
-/// What becomes of an order that comes again and isn't known to the inbox: its id was pruned there, or nobody keeps one.
+/// How a repeated order is treated whose id is not in the inbox: pruned, or never kept because the pattern is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeats {
-    /// It is settled as `reservations` says: nothing is taken, and the answer is the one that it got before.
-    Recognised,
-    /// It takes its stock once more.
-    TakenAgain,
+    /// `reservations` decides: nothing is reserved, and the earlier answer is repeated.
+    Recognise,
+    /// It reserves stock again.
+    ReserveAgain,
 }
 
 impl Repeats {
-    /// The business key belongs to the pattern `inbox`: without it nothing recognises a repeated order.
+    /// The business key is part of the pattern `inbox`: without it nothing recognises a repeated order.
     pub fn chosen(inbox: Switch) -> Self {
         if inbox.is_on() {
-            Self::Recognised
+            Self::Recognise
         } else {
-            Self::TakenAgain
+            Self::ReserveAgain
         }
     }
 }
@@ -43,21 +43,21 @@ impl Repeats {
 /// Applies the events of the order stream.
 pub struct Reservations {
     repeats: Repeats,
-    /// No event is published for these. Counted before the commit: a transaction that is retried counts once more.
+    /// No outcome is published for these. Counted before the commit: a retried transaction counts again.
     overtaken: Counter,
 }
 
 impl Reservations {
-    /// Counts in `metrics` what came too late.
+    /// Registers the counter in `metrics`.
     pub fn new(metrics: &Metrics, repeats: Repeats) -> Self {
         let overtaken = metrics.counter(
             "agora_orders_overtaken",
-            "Orders that came after their cancellation, without an event of their outcome",
+            "Orders that arrived after their cancellation and got no outcome",
         );
         Self { repeats, overtaken }
     }
 
-    /// Too little stock is no failure: it is an outcome, with an event of its own.
+    /// Too little stock is an outcome, not a failure.
     async fn reserve_stock(
         &self,
         work: &mut UnitOfWork<'_>,
@@ -69,7 +69,7 @@ impl Reservations {
             Decision::SettledBefore => {
                 let Some(answer) = settled_as(work.connection(), order).await? else {
                     self.overtaken.inc();
-                    info!(order_id = %order.order_id, "cancelled before it came: nothing is reserved");
+                    info!(order_id = %order.order_id, "cancelled before it arrived: nothing is reserved");
                     return Ok(());
                 };
                 return answer_again(work, answer).await;
@@ -100,7 +100,7 @@ impl Handler for Reservations {
                 let order = event.data()?;
                 match released_as(work.connection(), &order).await? {
                     Some(answer) => answer_again(work, answer).await,
-                    // It holds its stock still: this cancellation had no effect yet, whatever the inbox says.
+                    // Its stock is still reserved: this cancellation had no effect yet, although the inbox has its id.
                     None => release_stock(work, &order).await,
                 }
             }
@@ -108,31 +108,31 @@ impl Handler for Reservations {
         }
     }
 
-    /// The product, whose row in `stock` all its orders change.
+    /// The product: all its orders change the same row in `stock`.
     fn lock_key(&self, event: &Event) -> i64 {
         match event.event_type.as_str() {
             OrderPlaced::TYPE => event.data().map(|order: OrderPlaced| order.product_id),
             _ => event.data().map(|order: OrderCancelled| order.product_id),
         }
-        // What can't be read fails when it is applied.
+        // An undecodable event fails in `apply`.
         .map_or(0, ProductId::get)
     }
 }
 
-/// What becomes of an order.
+/// The outcome of an order.
 enum Decision {
     Reserved,
     Rejected(RejectReason),
-    /// It has its row in `reservations` already: settled, or cancelled before it came.
+    /// Its row in `reservations` exists: settled, or cancelled before it arrived.
     SettledBefore,
 }
 
-/// Notes what becomes of the order, and moves the quantity from available to reserved if there is so much.
+/// Records the order's outcome, and moves the quantity from available to reserved if enough is available.
 ///
-/// One statement, as each is a round trip. The product's row is locked first, here and in [`give_back`]: where several
-/// events share a transaction all of them lock in the same order, and two events of one order queue up at it. New
-/// figures are made from that row as it was locked: the one that the rest of the statement sees may be older, and would
-/// be held against the constraints first.
+/// One statement, because each is a round trip. The product's row is locked first, here and in [`release`]: events that
+/// share a transaction all lock in the same order, and two events of one order queue up at it. The new quantities are
+/// computed from the locked row: the version that the rest of the statement sees may be older, and would violate the
+/// constraints.
 async fn decide(
     connection: &mut PgConnection,
     order: &OrderPlaced,
@@ -163,7 +163,7 @@ async fn decide(
     .bind(order.quantity.get())
     .bind(RejectReason::UnknownProduct.as_str())
     .bind(RejectReason::OutOfStock.as_str())
-    .bind(repeats == Repeats::TakenAgain)
+    .bind(repeats == Repeats::ReserveAgain)
     .fetch_optional(connection)
     .traced("INSERT reservations")
     .await?;
@@ -177,16 +177,16 @@ async fn decide(
     })
 }
 
-/// Publishes an answer that was given before, unless it waits to be published anyway.
+/// Publishes an earlier answer again, unless it still waits in the outbox.
 async fn answer_again(work: &mut UnitOfWork<'_>, answer: Event) -> Result<(), Failure> {
     let (order_id, outcome) = (answer.subject.clone(), answer.event_type.clone());
     if work.republish(answer).await? {
-        info!(order_id, outcome, "answered again");
+        info!(order_id, outcome, "outcome published again");
     }
     Ok(())
 }
 
-/// What became of an order.
+/// The recorded outcome of an order.
 #[derive(sqlx::FromRow)]
 struct Reservation {
     outcome: String,
@@ -207,7 +207,7 @@ impl Reservation {
     }
 }
 
-/// The answer that an order got, as it is recorded. None where it was cancelled since: the answer to that is what counts.
+/// The recorded answer to an order. `None` if it was cancelled since: then the answer to the cancellation counts.
 async fn settled_as(
     connection: &mut PgConnection,
     order: &OrderPlaced,
@@ -229,7 +229,7 @@ async fn settled_as(
     })
 }
 
-/// The answer that a cancellation got, as it is recorded; none where the order holds its stock, or isn't known.
+/// The recorded answer to a cancellation; `None` while the order holds its stock, or is unknown.
 async fn released_as(
     connection: &mut PgConnection,
     order: &OrderCancelled,
@@ -244,9 +244,9 @@ async fn released_as(
     )
 }
 
-/// Releases the stock that the order holds, if any; the release is published in any case.
+/// Releases the stock that the order holds, if any; the event is published in any case.
 async fn release_stock(work: &mut UnitOfWork<'_>, order: &OrderCancelled) -> Result<(), Failure> {
-    let quantity = give_back(work.connection(), order).await?;
+    let quantity = release(work.connection(), order).await?;
     info!(order_id = %order.order_id, released = quantity, "order cancelled");
     work.record(released(order, quantity));
     Ok(())
@@ -280,8 +280,8 @@ fn released(order: &OrderCancelled, released: u32) -> Event {
     Event::new(SERVICE, &data)
 }
 
-/// Moves what was reserved back to available; how much. An order that isn't known yet is marked as cancelled.
-async fn give_back(
+/// Moves reserved stock back to available; returns the quantity. An unknown order is recorded as cancelled.
+async fn release(
     connection: &mut PgConnection,
     order: &OrderCancelled,
 ) -> Result<u32, sqlx::Error> {

@@ -1,4 +1,4 @@
-//! What is in stock, over HTTP.
+//! Stock levels over HTTP.
 
 use axum::extract::State;
 use chassis::identity::Identity;
@@ -11,15 +11,15 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// One product's stock.
+/// The stock of one product.
 #[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct Stock {
     #[schema(value_type = ProductId)]
     product_id: i64,
-    /// May still be ordered.
+    /// The quantity that can be ordered.
     #[schema(minimum = 0)]
     available: i64,
-    /// Taken by orders.
+    /// The quantity reserved for orders.
     #[schema(minimum = 0)]
     reserved: i64,
 }
@@ -31,12 +31,12 @@ pub fn router(pool: PgPool) -> OpenApiRouter {
         .with_state(pool)
 }
 
-/// How much of a product there is.
+/// Get a product's stock
 #[utoipa::path(
     get, path = "/inventory/{product_id}", tag = "stock",
-    params(("product_id" = ProductId, Path, description = "A product of the catalogue.")),
+    params(("product_id" = ProductId, Path, description = "The product's id.")),
     responses(
-        (status = 200, description = "Its stock.", body = Stock),
+        (status = 200, description = "The product's stock.", body = Stock),
         (status = 404, description = "`not-found`: there is no such product"),
     )
 )]

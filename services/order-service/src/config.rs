@@ -1,4 +1,4 @@
-//! What order-service reads from its environment.
+//! The environment variables of order-service.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use chassis::patterns::{Pattern, Switch};
 /// Configuration of order-service.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The orders.
+    /// The database of orders.
     pub database: DatabaseConfig,
-    /// Where orders are announced, and what became of them.
+    /// The broker: orders are published there, and outcomes consumed.
     pub broker: BrokerConfig,
-    /// How the outcome is taken.
+    /// The consumer of outcomes.
     pub consumer: ConsumerConfig,
-    /// How orders are announced.
+    /// The outbox of order events.
     pub outbox: OutboxConfig,
-    /// `ORDER_STUCK_AFTER_SECONDS`: an order that isn't decided for longer is counted as stuck.
+    /// `ORDER_STUCK_AFTER_SECONDS`: an order that stays undecided for longer counts as stuck.
     pub stuck_after: Duration,
-    /// How orders that are stuck are recovered.
+    /// Recovery of stuck orders.
     pub recovery: RecoveryConfig,
     /// Whether an order waits for its stock.
     pub saga: Switch,
-    /// Where orders are taken.
+    /// The HTTP server.
     pub http: HttpConfig,
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the configuration.
     ///
     /// # Errors
-    /// The first variable that can't be used.
+    /// The first invalid variable.
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             database: DatabaseConfig::read(env)?,
@@ -46,18 +46,18 @@ impl Config {
     }
 }
 
-/// Publishing the event of a stuck order again.
+/// Republishing the events of stuck orders.
 #[derive(Debug, Clone, Copy)]
 pub struct RecoveryConfig {
-    /// `AGORA_SAGA_RECOVERY_AFTER_SECONDS`: an order that isn't decided for longer has its event published again; twice as
-    /// long after that once more, and so on. Longer than a message may take through all retries (31 s), or healthy orders
-    /// are answered twice.
+    /// `AGORA_SAGA_RECOVERY_AFTER_SECONDS`: an order that stays undecided for longer has its event republished, then again
+    /// after twice the time, and so on. It exceeds the time that a message may spend in retries (31 s), otherwise healthy
+    /// orders would be answered twice.
     pub after: Duration,
     /// `AGORA_SAGA_RECOVERY_INTERVAL_SECONDS`: the time between two sweeps.
     pub interval: Duration,
-    /// `AGORA_SAGA_RECOVERY_BATCH_SIZE`: the most orders of a sweep.
+    /// `AGORA_SAGA_RECOVERY_BATCH_SIZE`: the maximum number of orders per sweep.
     pub batch_size: u32,
-    /// `AGORA_SAGA_RECOVERY_ATTEMPTS`: an order whose event was published again so often is left to an operator.
+    /// `AGORA_SAGA_RECOVERY_ATTEMPTS`: after so many attempts an order is left to an operator.
     pub attempts: u32,
     /// `AGORA_PATTERN_SAGA_RECOVERY`.
     pub recovery: Switch,

@@ -1,8 +1,7 @@
-//! order-service: takes orders, keeps them for their owners, announces each as `OrderPlaced`, and follows what
-//! becomes of it.
+//! order-service: accepts orders, shows them to their owners, publishes each as `OrderPlaced`, and tracks its outcome.
 //!
-//! An order is accepted (202) once it is committed, its event with it. Left out: stock; inventory-service
-//! decides, and says so.
+//! An order is accepted (202) once it is committed together with its event. Left out: stock; inventory-service decides
+//! whether an order gets it.
 
 mod config;
 pub mod orders;
@@ -18,15 +17,15 @@ use shared_events::topology;
 
 pub use crate::config::Config;
 
-/// Composes the service and serves it; returns the address it serves HTTP on.
+/// Composes and serves the service; returns its HTTP address.
 ///
 /// # Errors
-/// When a dependency can't be used or the address is taken.
+/// When a dependency can't be used or the address is in use.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
     compose(config, lifecycle).await?.serve().await
 }
 
-/// Composes the service: connects it, starts what it does by itself, and returns what it serves.
+/// Composes the service: connects its dependencies, starts its background tasks, and returns its routes.
 ///
 /// # Errors
 /// When a dependency can't be used.
@@ -55,7 +54,7 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
             Switch::Off => orders::Course::OPTIMISTIC,
         },
     });
-    let about = "Orders, from when they are placed to where they end.";
+    let about = "Orders and their status, from placement to outcome.";
     let group = RouteGroup::new("orders", orders);
     Ok(http::compose(lifecycle, config.http, about, [group]))
 }

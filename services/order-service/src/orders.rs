@@ -4,11 +4,11 @@
 //! |---|---|---|
 //! | `pending` | `StockReserved` | `confirmed` |
 //! | `pending` | `StockRejected` | `rejected` |
-//! | `pending`, `confirmed` | its owner cancels it | `cancelling` |
+//! | `pending`, `confirmed` | cancellation by its owner | `cancelling` |
 //! | `cancelling` | `StockReleased` | `cancelled` |
 //!
-//! `confirmed`, `rejected` and `cancelled` are where an order ends; whatever else arrives changes nothing.
-//! With the pattern `saga` off ([`Course::OPTIMISTIC`]) an order begins as `confirmed` and goes straight to `cancelled`.
+//! `confirmed`, `rejected` and `cancelled` are final; events that don't match a transition change nothing.
+//! With the pattern `saga` off ([`Course::OPTIMISTIC`]) an order starts as `confirmed` and goes straight to `cancelled`.
 
 pub mod http;
 pub mod outcome;
@@ -24,52 +24,52 @@ use shared_events::{Event, OrderCancelled, OrderId, OrderPlaced, ProductId, Quan
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// What a client asks for.
+/// A new order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlaceOrder {
-    /// What.
+    /// The product.
     #[serde(deserialize_with = "shared_events::whole_number")]
     pub product_id: ProductId,
-    /// How many; one if nothing is said.
+    /// How many pieces; 1 by default.
     #[serde(default = "one", deserialize_with = "shared_events::whole_number")]
     pub quantity: Quantity,
 }
 
-/// An order as it is kept.
+/// An order as it is stored.
 #[derive(Debug, Clone)]
 pub struct Order {
     /// Its id.
     pub id: OrderId,
-    /// Whose it is.
+    /// Its owner.
     pub user_id: UserId,
-    /// What and how many.
+    /// The product and the quantity.
     pub content: PlaceOrder,
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
     /// Why it was rejected.
     pub reason: Option<String>,
-    /// When it was taken.
+    /// When it was placed.
     pub placed_at: DateTime<Utc>,
-    /// Since when it stands there.
+    /// Since when it has this status.
     pub changed_at: DateTime<Utc>,
-    /// The event that it waits, or waited, for the answer to.
+    /// The event whose answer it waits for, or waited for last.
     pub event_id: Option<Uuid>,
 }
 
-/// Where an order stands.
+/// The status of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Taken; its stock is not decided yet.
+    /// Placed; its stock is not decided yet.
     Pending,
     /// Its stock is reserved.
     Confirmed,
-    /// There is no stock for it.
+    /// There was not enough stock.
     Rejected,
-    /// Its owner wants it no more; its stock is not released yet.
+    /// Cancelled by its owner; its stock is not released yet.
     Cancelling,
-    /// It holds nothing any more.
+    /// Its stock is released.
     Cancelled,
 }
 
@@ -82,7 +82,7 @@ impl Status {
         Self::Cancelled,
     ];
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -103,29 +103,29 @@ impl FromStr for Status {
     }
 }
 
-/// An order's status before inventory-service has answered.
+/// The status that an order gets before inventory-service has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Course {
-    /// As it is taken.
+    /// When it is placed.
     placed: Status,
-    /// As its owner cancels it.
+    /// When its owner cancels it.
     cancelled: Status,
 }
 
 impl Course {
-    /// It waits for inventory-service, both times.
+    /// It waits for inventory-service's answer in both cases.
     pub const SAGA: Self = Self {
         placed: Status::Pending,
         cancelled: Status::Cancelling,
     };
 
-    /// The naive version: it counts as done at once, and its stock is never released.
+    /// The naive version: final at once; no stock is released.
     pub const OPTIMISTIC: Self = Self {
         placed: Status::Confirmed,
         cancelled: Status::Cancelled,
     };
 
-    /// The event of a cancellation by the owner, if stock has to be released.
+    /// The event of a cancellation, if another service has to act on it.
     fn cancellation(self, order: &Order) -> Option<Event> {
         (self.cancelled == Status::Cancelling).then(|| order.cancelled())
     }
@@ -139,7 +139,7 @@ pub struct UnknownStatus(String);
 const SERVICE: &str = "order-service";
 
 impl Order {
-    /// Tells that it was taken.
+    /// The event that it was placed.
     pub fn placed(&self) -> Event {
         let data = OrderPlaced {
             order_id: self.id,
@@ -152,7 +152,7 @@ impl Order {
         event
     }
 
-    /// Tells that its owner wants it no more.
+    /// The event that its owner cancelled it.
     pub fn cancelled(&self) -> Event {
         let data = OrderCancelled {
             order_id: self.id,
@@ -162,8 +162,7 @@ impl Order {
         Event::new(SERVICE, &data)
     }
 
-    /// The event that it waits for the answer to, made anew: under its id, and with the time when it was first recorded. `None`
-    /// where it waits for nothing.
+    /// The event whose answer it waits for, built again with its original id and time. `None` where it waits for nothing.
     pub fn awaited(&self) -> Option<Event> {
         let mut event = match self.status {
             Status::Pending => self.placed(),
@@ -177,5 +176,5 @@ impl Order {
 }
 
 fn one() -> Quantity {
-    Quantity::try_from(1).expect("one is a quantity")
+    Quantity::try_from(1).expect("1 is a valid quantity")
 }

@@ -1,4 +1,4 @@
-//! The catalogue's two calls.
+//! The catalogue's two gRPC methods.
 
 use chassis::telemetry::Statement;
 use chassis::{database, failure};
@@ -24,7 +24,7 @@ struct ProductRow {
 }
 
 impl Catalog {
-    /// On this pool.
+    /// Reads through this pool.
     pub fn new(pool: PgPool) -> Self {
         Self { pool }
     }
@@ -72,7 +72,7 @@ impl catalog_server::Catalog for Catalog {
                 )));
             }
         };
-        // One more than asked for tells whether there is a next page.
+        // One row more than requested shows whether there is a next page.
         let mut rows: Vec<ProductRow> = sqlx::query_as(
             "SELECT id, name, price_cents FROM products WHERE id > $1 ORDER BY id LIMIT $2",
         )
@@ -106,17 +106,17 @@ impl From<ProductRow> for Product {
     }
 }
 
-/// The one place where a database error becomes a status.
+/// The one place where a database error becomes a gRPC status.
 fn database_status(error: sqlx::Error) -> Status {
     const QUERY_CANCELED: &str = "57014";
     let code = error.as_database_error().and_then(DatabaseError::code);
     if code.is_some_and(|code| code == QUERY_CANCELED) {
-        return Status::deadline_exceeded("the database did not answer in time");
+        return Status::deadline_exceeded("the database did not answer before the deadline");
     }
     if failure::is_transient(&error) {
-        tracing::warn!(%error, "database out of reach");
-        return Status::unavailable("the database is out of reach");
+        tracing::warn!(%error, "database unreachable");
+        return Status::unavailable("the database is unreachable");
     }
     tracing::error!(%error, "database query failed");
-    Status::internal("something went wrong on our side")
+    Status::internal("internal error")
 }

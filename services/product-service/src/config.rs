@@ -1,4 +1,4 @@
-//! What product-service reads from its environment.
+//! The environment variables of product-service.
 
 use std::net::SocketAddr;
 
@@ -10,15 +10,15 @@ use chassis::environment::{ConfigError, Env};
 pub struct Config {
     /// `GRPC_ADDR`.
     pub grpc_addr: SocketAddr,
-    /// The catalogue.
+    /// The database of products.
     pub database: DatabaseConfig,
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the configuration.
     ///
     /// # Errors
-    /// The first variable that can't be used.
+    /// The first invalid variable.
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             grpc_addr: env.listen_addr("GRPC_ADDR", any(50051))?,

@@ -1,4 +1,4 @@
-//! product-service: the catalogue, over gRPC, with health and reflection.
+//! product-service: the catalogue, over gRPC, with health checks and reflection.
 //!
 //! Left out: changing the catalogue. It is seeded by the first migration.
 
@@ -20,10 +20,10 @@ use tonic_health::ServingStatus;
 use crate::catalog::Catalog;
 pub use crate::config::Config;
 
-/// Composes the service; returns the address it serves gRPC on.
+/// Composes the service; returns its gRPC address.
 ///
 /// # Errors
-/// When a dependency can't be used or the address is taken.
+/// When a dependency can't be used or the address is in use.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
     let database = database::connect(lifecycle, &config.database, &sqlx::migrate!()).await?;
 
@@ -52,7 +52,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Sock
                 Status::Ready => ServingStatus::Serving,
                 _ => ServingStatus::NotServing,
             };
-            // The server as a whole (the empty name), and the one service in it.
+            // The server as a whole (the empty name), and its one service.
             for name in ["", CatalogServer::<Catalog>::NAME] {
                 health_reporter.set_service_status(name, serving).await;
             }

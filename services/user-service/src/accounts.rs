@@ -1,8 +1,8 @@
-//! Signing up, logging in and out, a new password, and the gateway's question whose token this is.
+//! Sign-up, login, logout, password changes, and token verification for the gateway.
 //!
-//! A login tells nothing of whether there is an account: same answers, same statements, a hash in any case, and the same
-//! throttling. Signing up does tell, with its 409, as it must where nobody is written to. Fields that nobody knows are
-//! ignored. Left out: forgotten passwords, a list of sessions, deleting an account.
+//! A login does not reveal whether an account exists: both cases give the same answers, run the same statements, compute
+//! a hash and are throttled alike. Sign-up does reveal it, with its 409, because no e-mail is sent. Unknown fields are
+//! ignored. Left out: password recovery, a list of sessions, account deletion.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,42 +34,42 @@ use crate::passwords::{Password, Passwords};
 use crate::revocations::Revocations;
 use crate::tokens::{Claims, InvalidToken, Tokens};
 
-/// What the handlers need. They share it: a copy for each request would be one of the keys, too.
+/// What the handlers need. It is shared: a copy per request would also copy the keys.
 pub struct Accounts {
     /// The users' database.
     pub pool: PgPool,
     /// Hashes and verifies.
     pub passwords: Passwords,
-    /// How many characters a new password has at least.
+    /// The minimum length of a new password.
     pub password_min_chars: usize,
-    /// Makes and verifies tokens.
+    /// Issues and verifies tokens.
     pub tokens: Tokens,
-    /// Which of them no longer count.
+    /// The tokens that are revoked before they expire.
     pub revocations: Revocations,
-    /// Counts wrong passwords.
+    /// Counts failed password attempts.
     pub attempts: Attempts,
-    /// What is counted of all this.
-    pub figures: Figures,
+    /// Counters of logins and token checks.
+    pub metrics: AccountMetrics,
 }
 
-/// What became of logins and of tokens that were to be checked.
-pub struct Figures {
+/// Counters of logins and token checks, by outcome.
+pub struct AccountMetrics {
     logins: Outcomes,
     token_checks: Outcomes,
 }
 
-impl Figures {
-    /// Registers them.
+impl AccountMetrics {
+    /// Registers the counters.
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             logins: metrics.outcomes(
                 "agora_logins",
-                "Logins, by what became of them",
+                "Logins, by outcome",
                 &["ok", "wrong", "throttled"],
             ),
             token_checks: metrics.outcomes(
                 "agora_token_checks",
-                "Tokens that were checked, by what was found",
+                "Token checks, by outcome",
                 &[
                     "ok",
                     "absent",
@@ -87,11 +87,11 @@ impl Figures {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Email(String);
 
-/// A person's name: something to be seen, and nothing that changes how the text around it is shown.
+/// A person's name: it has a visible character, and none that changes how the text around it is displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Name(String);
 
-/// A field that can't be accepted; the text says what would be.
+/// A field that can't be accepted; the text states the requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidField {
     /// Not an address.
@@ -146,9 +146,9 @@ impl Name {
     }
 }
 
-/// Whether a character isn't shown itself, but says how others are: controls, breaks of lines, and Unicode's format
-/// characters, which reverse text or hide in it. The joiners are among them, although some scripts spell with them: who
-/// may stand where (RFC 5892, appendix A) is left out.
+/// Whether a character is invisible but changes how others are displayed: controls, line breaks, and Unicode's format
+/// characters, which can reverse or hide text. The joiners are among them, although some scripts need them. Left out:
+/// the context rules for joiners (RFC 5892, appendix A).
 fn shapes_text(character: char) -> bool {
     matches!(
         character.general_category(),
@@ -159,8 +159,8 @@ fn shapes_text(character: char) -> bool {
     )
 }
 
-/// Whether a character shows nothing: white space, what Unicode calls default ignorable (`DerivedCoreProperties.txt`; of
-/// those only what doesn't [shape text](shapes_text) anyway), and the Braille pattern without a dot.
+/// Whether a character is invisible: white space, Unicode's default ignorable code points (`DerivedCoreProperties.txt`;
+/// only those that [`shapes_text`] doesn't cover), and the Braille pattern without a dot.
 fn is_blank(character: char) -> bool {
     character.is_whitespace()
         || matches!(
@@ -186,22 +186,22 @@ impl fmt::Debug for Email {
     }
 }
 
-/// What [`shapes_text`] is true for, up to U+FFFF, inside a regular expression's brackets. Beyond it no spelling means the
-/// same in every dialect.
+/// What [`shapes_text`] matches, up to U+FFFF, as the inside of a regular expression's brackets. No notation for code
+/// points beyond it means the same in every dialect.
 const SHAPES_TEXT: &str = r"\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb";
-/// White space, likewise, as `\s` isn't the same in every dialect.
+/// White space in the same notation: `\s` isn't the same in every dialect.
 const WHITE_SPACE: &str = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000";
-/// What [`is_blank`] is true for besides, likewise.
+/// The other characters that [`is_blank`] matches, in the same notation.
 const OTHER_BLANKS: &str = r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8";
 
 #[derive(Deserialize, ToSchema)]
 struct SignUp {
-    /// Something visible, and no control or format character (Unicode's categories Cc, Cf, Zl, Zp).
+    /// At least one visible character; no control or format character (Unicode categories Cc, Cf, Zl, Zp).
     #[schema(min_length = 1, max_length = 100)]
     name: String,
     #[schema(max_length = 254)]
     email: String,
-    /// At most 72 bytes in UTF-8. Lengths are those after normalisation (RFC 8265, OpaqueString: any space is U+0020, NFC).
+    /// At most 72 bytes in UTF-8. Lengths apply after normalisation (RFC 8265, OpaqueString: any space is U+0020, NFC).
     #[schema(value_type = String, format = Password, max_length = 72, pattern = r"^[^\x00]*$")]
     password: SecretString,
 }
@@ -217,7 +217,7 @@ struct LogIn {
 struct ChangePassword {
     #[schema(value_type = String, format = Password)]
     current_password: SecretString,
-    /// At most 72 bytes in UTF-8. Lengths are those after normalisation (RFC 8265, OpaqueString: any space is U+0020, NFC).
+    /// At most 72 bytes in UTF-8. Lengths apply after normalisation (RFC 8265, OpaqueString: any space is U+0020, NFC).
     #[schema(value_type = String, format = Password, max_length = 72, pattern = r"^[^\x00]*$")]
     new_password: SecretString,
 }
@@ -239,7 +239,7 @@ struct LoggedIn {
     expires_in: u64,
 }
 
-/// What hashes: `POST /auth/signup`, `/auth/login`, and `PUT /users/me/password`.
+/// The routes that compute a hash: `POST /auth/signup`, `/auth/login`, and `PUT /users/me/password`.
 pub fn passwords_router(accounts: Arc<Accounts>) -> OpenApiRouter {
     let mut router = OpenApiRouter::new()
         .routes(routes!(sign_up))
@@ -259,7 +259,7 @@ fn email_pattern() -> String {
     format!(r"^{blank}[!-?A-~]+@[!-\-/-?A-~]+(\.[!-\-/-?A-~]+)+{blank}$")
 }
 
-/// Says in the document what no literal of an attribute can: bounds that are made of others, or set.
+/// Adds to the document the bounds that no attribute's literal can express: they are composed, or configured.
 fn document_bounds(document: &mut OpenApi, password_min_chars: usize) {
     if let Some(name) = field(document, "SignUp", "name") {
         name.pattern = Some(name_pattern());
@@ -292,29 +292,29 @@ pub fn log_out_router(accounts: Arc<Accounts>) -> OpenApiRouter {
         .with_state(accounts)
 }
 
-/// `GET /auth/verify`, for the gateway alone: in no document, as no client can ask it.
+/// `GET /auth/verify`, for the gateway only. It is in no document because clients can't reach it.
 pub fn verify_router(accounts: Arc<Accounts>) -> OpenApiRouter {
     OpenApiRouter::new()
         .route("/auth/verify", get(verify))
         .with_state(accounts)
 }
 
-/// Makes an account.
+/// Create an account
 #[utoipa::path(
     post, path = "/auth/signup", tag = "accounts", security(()), request_body = SignUp,
     responses(
-        (status = 201, description = "Signed up.", body = SignedUp),
-        (status = 409, description = "`email-taken`: there is an account with this e-mail address"),
+        (status = 201, description = "The account was created.", body = SignedUp),
+        (status = 409, description = "`email-taken`: an account with this e-mail address exists"),
     )
 )]
 async fn sign_up(
     State(accounts): State<Arc<Accounts>>,
-    Json(asked): Json<SignUp>,
+    Json(request): Json<SignUp>,
 ) -> Result<(StatusCode, axum::Json<SignedUp>), Problem> {
-    let Name(name) = Name::parse(&asked.name).map_err(|e| Problem::invalid(e.to_string()))?;
-    let Email(email) = Email::parse(&asked.email).map_err(|e| Problem::invalid(e.to_string()))?;
-    let password = accounts.new_password(&asked.password)?;
-    let password_hash = accounts.passwords.turn().await?.hash(password).await?;
+    let Name(name) = Name::parse(&request.name).map_err(|e| Problem::invalid(e.to_string()))?;
+    let Email(email) = Email::parse(&request.email).map_err(|e| Problem::invalid(e.to_string()))?;
+    let password = accounts.new_password(&request.password)?;
+    let password_hash = accounts.passwords.permit().await?.hash(password).await?;
     let id = UserId::generate();
     sqlx::query("INSERT INTO users (id, name, email, password_hash) VALUES ($1, $2, $3, $4)")
         .bind(id.0)
@@ -328,7 +328,7 @@ async fn sign_up(
             Some("users_email_key") => Problem::new(
                 StatusCode::CONFLICT,
                 "email-taken",
-                "there is an account with this e-mail address",
+                "an account with this e-mail address exists",
             ),
             _ => error.into(),
         })?;
@@ -339,40 +339,45 @@ async fn sign_up(
     ))
 }
 
-/// Gives a token for an address and a password.
+/// Log in
+///
+/// Issues an access token for an e-mail address and a password.
 #[utoipa::path(
     post, path = "/auth/login", tag = "accounts", security(()), request_body = LogIn,
     responses(
-        (status = 200, description = "Logged in.", body = LoggedIn),
+        (status = 200, description = "The access token.", body = LoggedIn),
         (status = 401, description = "`wrong-credentials`: no account has this e-mail address and password"),
         (status = 429, description = "`too-many-attempts`: too many wrong passwords for this address"),
     )
 )]
 async fn log_in(
     State(accounts): State<Arc<Accounts>>,
-    Json(asked): Json<LogIn>,
+    Json(request): Json<LogIn>,
 ) -> Result<axum::Json<LoggedIn>, Problem> {
-    let answer = try_to_log_in(&accounts, asked).await;
+    let answer = try_to_log_in(&accounts, request).await;
     let outcome = match &answer {
         Ok(_) => Some("ok"),
         Err(problem) => match problem.status() {
             StatusCode::UNAUTHORIZED => Some("wrong"),
             StatusCode::TOO_MANY_REQUESTS => Some("throttled"),
-            // Neither let in nor refused: the requests' own figures have it.
+            // Neither accepted nor refused: counted by the request metrics.
             _ => None,
         },
     };
     if let Some(outcome) = outcome {
-        accounts.figures.logins.count(outcome);
+        accounts.metrics.logins.count(outcome);
     }
     answer
 }
 
-async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<LoggedIn>, Problem> {
-    let address = Account::of(&asked.email);
+async fn try_to_log_in(
+    accounts: &Accounts,
+    request: LogIn,
+) -> Result<axum::Json<LoggedIn>, Problem> {
+    let address = Account::of(&request.email);
     accounts.attempts.admit(address).await?;
-    // What can't be an address has no account; it takes the same way through as one that could be.
-    let email = Email::parse(&asked.email).map_or_else(|_| String::new(), |Email(email)| email);
+    // A string that can't be an address has no account; it takes the same path as one that can.
+    let email = Email::parse(&request.email).map_or_else(|_| String::new(), |Email(email)| email);
     let account: Option<(Uuid, String, String, i64)> = sqlx::query_as(
         "SELECT id, email, password_hash, token_generation FROM users WHERE email = $1",
     )
@@ -381,7 +386,7 @@ async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<L
     .traced("SELECT users")
     .await?;
     let hash = account.as_ref().map(|(_, _, hash, _)| hash.clone());
-    let right = accounts.settle(address, asked.password, hash).await?;
+    let right = accounts.settle(address, request.password, hash).await?;
     let Some((id, email, _, generation)) = account.filter(|_| right) else {
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
@@ -403,41 +408,45 @@ async fn try_to_log_in(accounts: &Accounts, asked: LogIn) -> Result<axum::Json<L
     }))
 }
 
-/// Revokes the token that the request carries, and no other. At the replica that answers it is refused from then on, at
-/// the others within 2 s.
+/// Log out
+///
+/// Revokes the token of this request and no other. The replica that answers refuses it immediately, all others within
+/// 2 s.
 #[utoipa::path(
     post, path = "/auth/logout", tag = "accounts",
-    responses((status = 204, description = "Logged out."))
+    responses((status = 204, description = "The token is revoked."))
 )]
 async fn log_out(
     State(accounts): State<Arc<Accounts>>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    // The token itself, not the gateway's word on whose it is: which one is to be revoked only it can say.
+    // The token itself and not the identity headers: only the token identifies which one to revoke.
     let claims = accounts.check(&headers)?;
     accounts.revocations.revoke(&claims).await?;
     info!(user_id = %claims.sub, "logged out");
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Stores a new password and revokes all of the user's tokens, also the one that this is asked with. Whoever has found a
-/// token still has to know the password, and is throttled like somebody who guesses at the login.
+/// Change the password
+///
+/// Revokes all tokens of the user, including the one of this request. The current password is required, so that a stolen
+/// token is not enough; wrong ones are throttled as at login.
 #[utoipa::path(
     put, path = "/users/me/password", tag = "accounts", request_body = ChangePassword,
     responses(
-        (status = 204, description = "Changed."),
+        (status = 204, description = "The password was changed."),
         (status = 403, description = "`wrong-password`: this is not the current password"),
-        (status = 404, description = "`not-found`: the account is gone"),
-        (status = 409, description = "`password-changed`: somebody else changed it at the same time"),
+        (status = 404, description = "`not-found`: the account no longer exists"),
+        (status = 409, description = "`password-changed`: another request changed it at the same time"),
         (status = 429, description = "`too-many-attempts`: too many wrong passwords"),
     )
 )]
 async fn change_password(
     State(accounts): State<Arc<Accounts>>,
     Identity { user_id, .. }: Identity,
-    Json(asked): Json<ChangePassword>,
+    Json(request): Json<ChangePassword>,
 ) -> Result<StatusCode, Problem> {
-    let new = accounts.new_password(&asked.new_password)?;
+    let new = accounts.new_password(&request.new_password)?;
     let old_hash: Option<String> =
         sqlx::query_scalar("SELECT password_hash FROM users WHERE id = $1")
             .bind(user_id.0)
@@ -448,17 +457,17 @@ async fn change_password(
     let account = Account::of_user(user_id);
     accounts.attempts.admit(account).await?;
     let right = accounts
-        .settle(account, asked.current_password, Some(old_hash.clone()))
+        .settle(account, request.current_password, Some(old_hash.clone()))
         .await?;
     if !right {
-        // Not 401: the token is good, and a client must not take it for lost.
+        // Not 401: the token is valid, and a client must not discard it.
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "wrong-password",
             "this is not the current password",
         ));
     }
-    let new_hash = accounts.passwords.turn().await?.hash(new).await?;
+    let new_hash = accounts.passwords.permit().await?.hash(new).await?;
     let changed = accounts
         .revocations
         .change_password(user_id, &old_hash, &new_hash)
@@ -467,7 +476,7 @@ async fn change_password(
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "password-changed",
-            "the password was changed by somebody else at the same time",
+            "the password was changed by another request at the same time",
         ));
     }
     info!(%user_id, "password changed, tokens revoked");
@@ -492,38 +501,38 @@ impl Accounts {
             .map_err(|error| Problem::invalid(error.to_string()))
     }
 
-    /// Whether the password of an attempt that was admitted is right; the attempt is counted.
+    /// Verifies the password of an admitted attempt, and counts the attempt.
     ///
-    /// Who goes away, or has too little time, while it waits for its turn has cost nothing. From then on the hash and the
-    /// count are a task of their own, which doesn't end with the request: or guesses could be made that nobody counts.
+    /// A client that disconnects, or runs out of time, while it waits for a permit costs no hash. After that, the hash and
+    /// the count run in a task of their own that outlives the request: otherwise guesses would go uncounted.
     async fn settle(
         &self,
         account: Account,
         password: SecretString,
         hash: Option<String>,
     ) -> Result<bool, Problem> {
-        let turn = self.passwords.turn().await?;
+        let permit = self.passwords.permit().await?;
         let attempts = self.attempts.clone();
         let settled = async move {
-            let right = turn.verify(password, hash).await?;
+            let right = permit.verify(password, hash).await?;
             attempts.settle(account, right).await?;
             Ok(right)
         };
         let settled = tokio::spawn(settled.in_current_span());
         settled.await.unwrap_or_else(|failed| {
-            error!(error = %failed, "an attempt could not be settled");
+            error!(error = %failed, "failed to settle a password attempt");
             Err(Problem::internal())
         })
     }
 
-    /// What the request's token says, if it counts; 401 otherwise, without a word on why. Asks nobody.
+    /// The claims of the request's token if it is valid; otherwise 401 without a reason. Makes no remote call.
     fn check(&self, headers: &HeaderMap) -> Result<Claims, Problem> {
         let Some(token) = bearer(headers) else {
             return Err(self.refuse("absent", "a bearer token is needed"));
         };
         let outcome = match self.tokens.verify(token) {
             Ok(claims) if !self.revocations.is_revoked(&claims) => {
-                self.figures.token_checks.count("ok");
+                self.metrics.token_checks.count("ok");
                 return Ok(claims);
             }
             Ok(_) => "revoked",
@@ -538,7 +547,7 @@ impl Accounts {
     }
 
     fn refuse(&self, outcome: &'static str, detail: &str) -> Problem {
-        self.figures.token_checks.count(outcome);
+        self.metrics.token_checks.count(outcome);
         Problem::new(StatusCode::UNAUTHORIZED, "invalid-token", detail)
     }
 }
@@ -569,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn an_invalid_address_is_refused() {
         for bad in [
             "",
             "ada",
@@ -588,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_not_blank_and_bounded() {
+    fn a_name_is_not_blank_and_its_length_is_limited() {
         assert!(Name::parse("Ada Lovelace").is_ok());
         for bad in ["", "  ", "a\nb", &"x".repeat(101)] {
             assert!(Name::parse(bad).is_err(), "{bad:?}");
@@ -596,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_shows_something_and_hides_nothing() {
+    fn a_name_has_visible_characters_and_no_hidden_ones() {
         for good in [
             "Zo\u{eb}",
             "Zoe\u{308}",
@@ -645,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_and_the_service_accept_the_same() {
+    fn the_patterns_in_the_document_accept_what_the_service_accepts() {
         let [name, email] = [name_pattern(), email_pattern()]
             .map(|pattern| regex::Regex::new(&pattern).expect("a pattern"));
         for character in '\0'..='\u{ffff}' {

@@ -1,15 +1,15 @@
-//! Failed attempts at a password, counted by address over all replicas, and the waits that grow with them.
+//! Failed password attempts, counted per address across all replicas, and the growing waits that they cause.
 //!
-//! Five failures in a row, each within fifteen minutes of the one before, and nobody is let in for 30 s, with whatever
-//! password; each further failure doubles that, to fifteen minutes at most. The right password, or fifteen quiet minutes
-//! after the last wait, begin anew. Addresses without an account are counted like those with one, so that an answer tells
-//! nothing of it; what is refused here costs no hash.
+//! After five consecutive failures, each within fifteen minutes of the previous one, the address is blocked for 30 s,
+//! whatever the password; each further failure doubles the wait, up to fifteen minutes. The right password, or fifteen
+//! minutes without a failure after the last wait, resets the count. Addresses without an account are counted like those
+//! with one, so that an answer does not reveal which is which; a refused attempt computes no hash.
 //!
-//! The count is by address and not by client, because guesses come from many places as easily as from one. The price is
-//! that somebody who goes on guessing keeps the owner from logging in, fifteen minutes at a time for as long as the guesses go on;
-//! tokens that the owner has are good meanwhile, and the password can be changed with one, which is counted apart. It leaves a guesser some five hundred and fifty attempts a day at one address.
-//! An attempt whose client goes away is counted once its hash has begun. Left out: telling the owner; devices that are known from before; one
-//! guess at each of many addresses.
+//! The count is per address and not per client because guesses can come from many clients. The cost: somebody who keeps
+//! guessing blocks the owner's login, fifteen minutes at a time. The owner's existing tokens stay valid meanwhile, and
+//! can be used to change the password, which is counted separately. A guesser gets about 550 attempts a day at one
+//! address. An attempt whose client disconnects is counted once its hash has begun. Left out: notifying the owner;
+//! trusted devices; one guess at each of many addresses.
 
 use chassis::problem::Problem;
 use chassis::telemetry::Statement;
@@ -17,15 +17,15 @@ use sha2::{Digest, Sha256};
 use shared_events::UserId;
 use sqlx::PgPool;
 
-/// The failure with which waiting begins.
+/// The number of failures that blocks an address.
 const LIMIT: i32 = 5;
-/// The wait after it; each further failure doubles it …
+/// The first wait; each further failure doubles it …
 const FIRST_WAIT_SECONDS: f64 = 30.0;
-/// … to no more than this.
+/// … up to this.
 const LONGEST_WAIT_SECONDS: f64 = 900.0;
-/// Failures are forgotten this long after the last one, or after the wait that it led to.
+/// Failures expire this long after the last one, or after the wait that it caused.
 const MEMORY_SECONDS: f64 = 900.0;
-/// How many forgotten rows go at a time.
+/// The most rows deleted at a time.
 const PRUNED_ROWS: i64 = 10_000;
 
 /// Counts attempts; clones share the table.
@@ -34,23 +34,23 @@ pub struct Attempts {
     pool: PgPool,
 }
 
-/// Whose password is tried: an address, whether or not there is an account of it.
+/// Whose password is tried: an address, with or without an account.
 #[derive(Clone, Copy)]
 pub struct Account([u8; 32]);
 
 impl Account {
-    /// Of what somebody gave as an address, compared as addresses are.
+    /// Of an address as the client sent it, normalised as addresses are.
     pub fn of(address: &str) -> Self {
         Self::counted_as("address", address.trim().to_ascii_lowercase().as_bytes())
     }
 
-    /// Of somebody who is logged in and changes the password: counted apart, so that who guesses at the login can't keep
-    /// the owner from the one thing that ends a thief's tokens, nor a thief the owner from logging in.
+    /// Of a logged-in user who changes the password: counted separately, so that guesses at the login can't stop the owner
+    /// from revoking a thief's tokens, and a thief can't stop the owner from logging in.
     pub fn of_user(user_id: UserId) -> Self {
         Self::counted_as("user", user_id.0.as_bytes())
     }
 
-    /// Of different kinds, whatever somebody gives as an address.
+    /// The kind keeps addresses and users apart, whatever a client sends as an address.
     fn counted_as(kind: &str, of: &[u8]) -> Self {
         let digest = Sha256::new()
             .chain_update(kind)
@@ -66,10 +66,10 @@ impl Attempts {
         Self { pool }
     }
 
-    /// To be asked before a password is looked at.
+    /// Call this before a password is checked.
     ///
     /// # Errors
-    /// 429 while the account's attempts have to wait; 503 without a database.
+    /// 429 while the account is blocked; 503 without a database.
     pub async fn admit(&self, account: Account) -> Result<(), Problem> {
         match self.look(account).await? {
             Some(Some(seconds)) => Err(refusal(seconds)),
@@ -77,11 +77,11 @@ impl Attempts {
         }
     }
 
-    /// Counts an attempt that was admitted. Of many at the same time all are admitted; those that come to this point after
-    /// the limit was reached are told as little as if they had not been, be they right or wrong.
+    /// Counts an admitted attempt. Of concurrent attempts all are admitted; those that get here after the limit was reached
+    /// are refused whether the password was right or wrong.
     ///
     /// # Errors
-    /// 429 when others have reached the limit meanwhile; 503 without a database.
+    /// 429 when concurrent attempts have reached the limit meanwhile; 503 without a database.
     pub async fn settle(&self, account: Account, right: bool) -> Result<(), Problem> {
         if right {
             self.succeeded(account).await
@@ -109,7 +109,7 @@ impl Attempts {
     }
 
     async fn failed(&self, account: Account) -> Result<(), Problem> {
-        // One statement, and the row's lock: each failure sees the one before. No row changes while the account waits.
+        // One statement under the row's lock: each failure sees the previous one. No row changes while the account is blocked.
         let counted = sqlx::query(
             "INSERT INTO login_attempts AS known (account, failures, failed_at) VALUES ($1, 1, clock_timestamp())
              ON CONFLICT (account) DO UPDATE
@@ -136,12 +136,12 @@ impl Attempts {
         if counted.rows_affected() > 0 {
             return Ok(());
         }
-        // It may have ended in between.
+        // The block may have ended in between.
         let wait = self.look(account).await?.flatten();
         Err(refusal(wait.unwrap_or(1)))
     }
 
-    /// Whether there are failures, and the seconds that are left to wait, if any.
+    /// `None` without failures; otherwise the seconds left to wait, if any.
     async fn look(&self, account: Account) -> Result<Option<Option<i64>>, sqlx::Error> {
         sqlx::query_scalar(
             "SELECT CASE WHEN blocked_until > now() THEN ceil(extract(epoch FROM blocked_until - now()))::bigint END
@@ -153,7 +153,7 @@ impl Attempts {
         .await
     }
 
-    /// Removes what is forgotten, a bounded number of rows at a time.
+    /// Deletes expired rows, a bounded number at a time.
     ///
     /// # Errors
     /// The database's.
@@ -188,14 +188,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_counted_in_whatever_spelling() {
+    fn an_address_is_counted_in_any_spelling() {
         let same = [" Ada@Example.COM ", "ada@example.com"].map(|address| Account::of(address).0);
         assert_eq!(same[0], same[1]);
         assert_ne!(same[0], Account::of("eve@example.com").0);
     }
 
     #[test]
-    fn nothing_given_as_an_address_is_counted_as_a_user() {
+    fn no_address_is_counted_as_a_user() {
         let user = UserId::generate();
         let bytes = user
             .0

@@ -1,4 +1,4 @@
-//! What user-service reads from its environment.
+//! The environment variables of user-service.
 
 use std::time::Duration;
 
@@ -14,36 +14,36 @@ use crate::home::Link;
 use crate::passwords::Password;
 use crate::tokens::{Keys, Tokens};
 
-/// The most that `JWT_TTL_SECONDS` may be: what revokes older tokens of a user is kept for as long.
+/// The maximum of `JWT_TTL_SECONDS`. Revocations of a user's older tokens are kept for as long.
 pub(crate) const MAX_TOKEN_TTL_SECONDS: u32 = 86_400;
 
 /// Configuration of user-service.
 #[derive(Clone)]
 pub struct Config {
-    /// Accounts and purchases.
+    /// The database of accounts and purchases.
     pub database: DatabaseConfig,
-    /// Where both are asked for.
+    /// The HTTP server.
     pub http: HttpConfig,
     /// `JWT_KEYS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_TTL_SECONDS`.
     pub tokens: Tokens,
-    /// Where prices come from.
+    /// The client of product-service.
     pub catalog: CatalogConfig,
-    /// `BCRYPT_COST`: each step doubles the time of a hash.
+    /// `BCRYPT_COST`: each increment doubles the time of a hash.
     pub bcrypt_cost: u32,
-    /// `PASSWORD_MIN_LENGTH`: how many characters a new password has at least. Seven, so that the story's `hunter2` passes;
-    /// NIST SP 800-63B asks for eight, and for fifteen where there is no second factor.
+    /// `PASSWORD_MIN_LENGTH`: the minimum number of characters of a new password. Seven, so that the demo's `hunter2` is
+    /// accepted; NIST SP 800-63B requires eight, and fifteen without a second factor.
     pub password_min_chars: usize,
-    /// `HOME_LINKS`: what the page at `/` links to besides the API's documents.
+    /// `HOME_LINKS`: links of the page at `/` besides the API's documents.
     pub home_links: Vec<Link>,
-    /// `BCRYPT_CONCURRENCY`: hashes at the same time; by default as many as take half of the processors.
+    /// `BCRYPT_CONCURRENCY`: concurrent hashes; by default as many as keep half of the processors busy.
     pub bcrypt_concurrency: usize,
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the configuration.
     ///
     /// # Errors
-    /// The first variable that can't be used.
+    /// The first invalid variable.
     pub fn read(env: &Env) -> Result<Self, ConfigError> {
         let keys = env.secret(
             "JWT_KEYS",
@@ -65,7 +65,7 @@ impl Config {
                 name("JWT_AUDIENCE", "agora")?,
                 env.seconds("JWT_TTL_SECONDS", 3600, 1..=MAX_TOKEN_TTL_SECONDS)?,
             ),
-            // bcrypt itself takes 4 to 31; past 15 a login takes seconds.
+            // bcrypt accepts 4 to 31; past 15 a login takes seconds.
             bcrypt_cost: env.number("BCRYPT_COST", 12, 4..=15)?,
             password_min_chars: env.number(
                 "PASSWORD_MIN_LENGTH",
@@ -82,25 +82,25 @@ impl Config {
     }
 }
 
-/// A hash keeps one of them busy; the rest is for everything else.
+/// Each hash keeps one processor busy; the rest serves everything else.
 fn half_of_the_processors() -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors as u32 / 2).clamp(1, 64)
 }
 
-/// Asking product-service.
+/// The client of product-service.
 #[derive(Clone)]
 pub struct CatalogConfig {
     /// `PRODUCT_SERVICE_URL`.
     pub product_service: Endpoint,
-    /// Resolves its replicas; by default the host name in that URL.
+    /// Resolves its replicas; by default the host name in the URL.
     pub replicas: Resolver,
-    /// `CATALOG_TIMEOUT_MS`: a price that takes longer is no answer, retries and connecting included.
+    /// `CATALOG_TIMEOUT_MS`: the deadline of a price lookup, including connecting and retries.
     pub timeout: Duration,
-    /// `CATALOG_CONCURRENCY`: calls at the same time; `CATALOG_BREAKER_FAILURES` of the last 20 open the breaker, for
+    /// `CATALOG_CONCURRENCY`: concurrent calls; `CATALOG_BREAKER_FAILURES` of the last 20 calls open the breaker, for
     /// `CATALOG_BREAKER_OPEN_MS`.
     pub limits: Limits,
-    /// `CATALOG_MAX_STALE_SECONDS`: how old a price may be that stands in for one that can't be read.
+    /// `CATALOG_MAX_STALE_SECONDS`: the maximum age of a cached price that replaces one that can't be read.
     pub max_stale: Duration,
     /// `AGORA_PATTERN_DEADLINE`.
     pub deadline: Switch,
@@ -111,10 +111,10 @@ pub struct CatalogConfig {
 }
 
 impl CatalogConfig {
-    /// Reads it. What a call may take leaves a request the time to answer.
+    /// Reads the configuration. A call's deadline leaves its request time to answer.
     ///
     /// # Errors
-    /// The first variable that can't be used.
+    /// The first invalid variable.
     pub fn read(env: &Env, http: &HttpConfig) -> Result<Self, ConfigError> {
         let longest = http.timeout.saturating_sub(ANSWER_RESERVE);
         let longest_ms = u32::try_from(longest.as_millis()).map_or(u32::MAX, |ms| ms.max(1));

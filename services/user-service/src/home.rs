@@ -1,7 +1,7 @@
-//! The page at `/`: what this is, and where its documents and pages are.
+//! The page at `/`: what this system is, with links to its documents and tools.
 //!
-//! It stands in this service beside Swagger UI, for the same reason: one is enough. It is made once, at the start. Left
-//! out: whether what it links to runs; `cargo xtask status` says so.
+//! One instance is enough; it is in this service beside Swagger UI. It is rendered once, at start. Left out: whether the
+//! link targets are up; `cargo xtask status` shows that.
 
 use std::str::FromStr;
 
@@ -13,16 +13,16 @@ use chassis::environment::{ConfigError, Env};
 
 use crate::docs::DOCUMENTS;
 
-/// A page of another program on this machine.
+/// A link to another program on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// What people find there.
+    /// The link's text.
     what: String,
-    /// Its port; 0 is one that nobody knows before it starts.
+    /// Its port; 0 when it is only known once the program has started.
     port: u16,
 }
 
-/// Several, as they are written.
+/// A list of links as it is written in the environment.
 struct Links(Vec<Link>);
 
 impl Link {
@@ -79,15 +79,15 @@ fn page(links: &[Link]) -> String {
 <style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }}</style>
 <h1>agora</h1>
 <p>A laboratory for distributed-system patterns: a small shop of four services behind this gateway. Sign up, log in and
-place orders; everything else is there to show what becomes of them.
+place orders; everything else shows how they are processed.
 <h2>The API</h2>
 <ul>
 <li><a href="/docs/">Swagger UI</a>: read the API, and try it out
 {documents}</ul>
-<h2>What runs beside it</h2>
+<h2>Tools</h2>
 <ul>
 {pages}</ul>
-<p><code>cargo xtask up</code> lists the addresses, also of what has a free port of its own.
+<p><code>cargo xtask up</code> lists all addresses, including those of programs on free ports.
 </html>
 "#
     )
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_a_port_of_this_machine_and_one_that_is_not_known_is_left_out() {
+    fn a_link_points_to_a_port_of_this_machine_and_an_unknown_port_is_left_out() {
         let links = read("Grafana: dashboards=3001; R&D <b>=9; nowhere=0;").unwrap();
         let page = page(&links);
         for part in [
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_links_is_refused() {
+    fn an_invalid_list_of_links_is_refused() {
         for bad in ["Grafana", "Grafana=", "Grafana=x", "a=1; b", "a=65536"] {
             let error = read(bad).unwrap_err().to_string();
             assert!(error.starts_with("HOME_LINKS="), "{error}");

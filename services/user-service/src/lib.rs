@@ -1,6 +1,6 @@
 //! user-service: accounts, tokens and purchases; the only holder of the signing keys.
 //!
-//! Left out: roles. What a purchase costs, product-service says.
+//! Left out: roles. Prices come from product-service.
 
 pub mod accounts;
 pub mod attempts;
@@ -25,7 +25,7 @@ use chassis::outbound::Outbound;
 use chassis::patterns::Pattern;
 use chassis::{database, http, replicas};
 
-use crate::accounts::{Accounts, Figures};
+use crate::accounts::{AccountMetrics, Accounts};
 use crate::attempts::Attempts;
 pub use crate::config::{CatalogConfig, Config};
 use crate::passwords::Passwords;
@@ -33,18 +33,18 @@ use crate::purchases::catalog::{Catalog, Recent};
 use crate::purchases::http::Purchases;
 use crate::revocations::Revocations;
 
-/// How often attempts that are forgotten are looked for.
+/// How often expired attempts are pruned.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Composes the service and serves it; returns the address it serves HTTP on.
+/// Composes and serves the service; returns its HTTP address.
 ///
 /// # Errors
-/// When a dependency can't be used or the address is taken.
+/// When a dependency can't be used or the address is in use.
 pub async fn start(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
     compose(config, lifecycle).await?.serve().await
 }
 
-/// Composes the service: connects it, starts what it does by itself, and returns what it serves.
+/// Composes the service: connects its dependencies, starts its background tasks, and returns its routes.
 ///
 /// # Errors
 /// When a dependency can't be used.
@@ -56,15 +56,15 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
         .context("failed to prepare password hashing")?;
     let revocations = Revocations::start(lifecycle, &database).await?;
     let attempts = Attempts::new(pool.clone());
-    let forgetful = attempts.clone();
+    let pruned = attempts.clone();
     database.every(lifecycle, "attempts pruning", PRUNE_INTERVAL, move || {
-        let attempts = forgetful.clone();
+        let attempts = pruned.clone();
         async move { attempts.prune().await }
     });
     let metrics = lifecycle.metrics();
     metrics.info(
         "agora_signing_key_info",
-        "The keys of tokens, by id: the one that signs, and those that only verify",
+        "The token keys, by id and role: one signs, the others only verify",
         config
             .tokens
             .keys()
@@ -79,10 +79,10 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
         tokens: config.tokens,
         revocations,
         attempts,
-        figures: Figures::new(metrics),
+        metrics: AccountMetrics::new(metrics),
     });
     let about = "Accounts, tokens and purchases.";
-    // Separate, so that neither hashes nor a product-service that hangs delay the gateway's token checks, or reads.
+    // Separate limits, so that neither hashing nor a product-service that hangs delays token checks or reads.
     let groups = [
         RouteGroup::new(
             "passwords",
@@ -107,10 +107,10 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
     Ok(http::compose(lifecycle, config.http, about, groups))
 }
 
-/// The service that has the prices.
+/// The service that owns the prices.
 const PRODUCT_SERVICE: &str = "product-service";
 
-/// The client of the catalogue, composed as the three switches say.
+/// The catalogue client, composed according to the three switches.
 fn catalog(config: CatalogConfig, lifecycle: &Lifecycle) -> Catalog {
     lifecycle.enter_pattern(Pattern::CircuitBreaker, config.circuit_breaker);
     lifecycle.enter_pattern(Pattern::Deadline, config.deadline);

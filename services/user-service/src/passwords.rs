@@ -1,8 +1,8 @@
-//! Passwords: what is accepted as one, and bcrypt, off the async threads and bounded.
+//! Password rules, and bcrypt on blocking threads with bounded concurrency.
 //!
-//! A password is hashed as `normalised` has it, so that it is the same one from every keyboard. Hashes from before were
-//! made of what was typed, so that is tried, too, where it differs. Left out: the string class that OpaqueString allows, as
-//! it changes with Unicode, and a password is never shown.
+//! A password is normalised before it is hashed, so that it is the same from every keyboard. Older hashes were made from
+//! the text as typed, so that is tried as well where it differs. Left out: OpaqueString's string class, because it
+//! changes with Unicode and a password is never displayed.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,32 +16,32 @@ use tracing::error;
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-/// A password that was chosen by somebody; never shown.
+/// A new password; never displayed.
 #[derive(Clone)]
 pub struct Password(SecretString);
 
-/// A password that can't be one; the text says what would be.
+/// A password that can't be accepted; the text states the requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPassword {
     /// Too easy to guess.
     #[error("a password has at least {min_chars} characters")]
     TooShort {
-        /// How many there have to be.
+        /// The minimum length.
         min_chars: usize,
     },
-    /// bcrypt reads 72 bytes and no further; cutting a longer one off would make different passwords equal.
+    /// bcrypt reads 72 bytes; truncating longer passwords would make different ones equal.
     #[error("a password has at most {max} bytes", max = Password::MAX_BYTES)]
     TooLong,
-    /// bcrypt's C heritage ends a password here.
+    /// bcrypt implementations in C end a password at NUL.
     #[error("a password has no NUL in it")]
     Nul,
 }
 
 impl Password {
-    /// The longest that bcrypt reads, in UTF-8.
+    /// The longest password that bcrypt reads, in UTF-8.
     pub const MAX_BYTES: usize = 72;
 
-    /// Normalises and checks a new password, of `min_chars` characters at least.
+    /// Normalises and checks a new password with at least `min_chars` characters.
     ///
     /// # Errors
     /// [`InvalidPassword`].
@@ -76,9 +76,9 @@ fn normalised(text: &str) -> String {
     text.chars().map(one_space).nfc().collect()
 }
 
-/// What an attempt may have been hashed as: normalised, or as it was typed, before passwords were normalised. How many
-/// there are depends on the attempt alone, never on an account. What is longer than any password that was ever accepted is
-/// not among them, as bcrypt would compare its beginning.
+/// The spellings that an attempt may have been hashed in: normalised, or as typed, before passwords were normalised. Their
+/// number depends on the attempt alone, never on an account. Spellings longer than any accepted password are left out,
+/// because bcrypt would compare their first 72 bytes.
 fn spellings(attempt: &SecretString) -> Vec<SecretString> {
     let typed = attempt.expose_secret();
     let normalised = normalised(typed);
@@ -90,40 +90,40 @@ fn spellings(attempt: &SecretString) -> Vec<SecretString> {
     spellings.into_iter().map(SecretString::from).collect()
 }
 
-/// The password of nobody's account.
+/// The password of the decoy hash, which belongs to no account.
 const DECOY: &str = "nobody's password";
 
-/// A request is rejected at once when the estimated wait for a hash exceeds this.
+/// An attempt is rejected at once when its estimated wait for a hash exceeds this.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How much of the measured time of a hash the latest one is: enough to follow a machine that gets busy.
+/// The weight of the latest hash in the moving average of hash times: high enough to follow the machine's load.
 const LATEST_SHARE: f64 = 0.125;
 
-/// Hashes and verifies, a bounded number at a time.
+/// Hashes and verifies passwords with bounded concurrency.
 #[derive(Clone)]
 pub struct Passwords {
     cost: u32,
     concurrency: usize,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     queue: Arc<Queue>,
-    /// Compared with where there is no account, so that the answer takes as long as with one.
+    /// Compared where there is no account, so that the answer takes as long as with one.
     decoy: Arc<str>,
 }
 
-/// Who waits for a turn, and for how long that will be.
+/// How many attempts wait for a permit, and the expected wait.
 struct Queue {
     waiting: AtomicUsize,
     /// The mean time of a hash, in seconds.
     mean: Mutex<f64>,
 }
 
-/// The right to one hash; the next one is let in when it is done, or when this is dropped unused.
-pub struct Turn {
+/// The right to compute a hash; released when the hash is done, or when this is dropped unused.
+pub struct HashPermit {
     passwords: Passwords,
     permit: OwnedSemaphorePermit,
 }
 
 impl Passwords {
-    /// With bcrypt's `cost`, `concurrency` at a time.
+    /// Hashes with this `cost`, at most `concurrency` at a time.
     ///
     /// # Errors
     /// When bcrypt refuses the cost.
@@ -134,7 +134,7 @@ impl Passwords {
         Ok(Self {
             cost,
             concurrency,
-            turns: Arc::new(Semaphore::new(concurrency)),
+            permits: Arc::new(Semaphore::new(concurrency)),
             queue: Arc::new(Queue {
                 waiting: AtomicUsize::new(0),
                 mean: Mutex::new(began.elapsed().as_secs_f64()),
@@ -143,54 +143,53 @@ impl Passwords {
         })
     }
 
-    /// Waits for a turn to hash.
+    /// Waits for a permit to hash.
     ///
     /// # Errors
-    /// 503 at once when the wait would be longer than five seconds, as those before need them; 503 after as long should they have been
-    /// quicker until now.
-    pub async fn turn(&self) -> Result<Turn, Problem> {
+    /// 503 at once when the estimated wait exceeds [`LONGEST_WAIT`]; 503 after that long when the estimate was too low.
+    pub async fn permit(&self) -> Result<HashPermit, Problem> {
         let busy = || Problem::overloaded("too many passwords are being checked");
-        let permit = match Arc::clone(&self.turns).try_acquire_owned() {
+        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
                 let waiting = self.queue.enter();
                 if self.queue.wait(waiting.before, self.concurrency) > LONGEST_WAIT {
                     return Err(busy());
                 }
-                let turn = Arc::clone(&self.turns).acquire_owned();
-                let Ok(Ok(permit)) = tokio::time::timeout(LONGEST_WAIT, turn).await else {
+                let permit = Arc::clone(&self.permits).acquire_owned();
+                let Ok(Ok(permit)) = tokio::time::timeout(LONGEST_WAIT, permit).await else {
                     return Err(busy());
                 };
                 permit
             }
         };
-        Ok(Turn {
+        Ok(HashPermit {
             passwords: self.clone(),
             permit,
         })
     }
 }
 
-impl Turn {
-    /// The hash to store.
+impl HashPermit {
+    /// Hashes a new password.
     ///
     /// # Errors
-    /// 500 should bcrypt fail.
+    /// 500 when bcrypt fails.
     pub async fn hash(self, password: Password) -> Result<String, Problem> {
         let cost = self.passwords.cost;
         #[expect(
             clippy::disallowed_methods,
-            reason = "a Password fits; the one that doesn't truncate refuses 72 bytes, too"
+            reason = "a Password fits; the non-truncating variant refuses 72 bytes as well"
         )]
         self.take(move || bcrypt::hash(password.0.expose_secret(), cost))
             .await
     }
 
-    /// Whether `attempt` is the password behind `hash`; `None` (no such account) takes as long and is false. A wrong
-    /// attempt that isn't normalised takes two hashes of this turn.
+    /// Whether `attempt` is the password of `hash`; `None` (no such account) takes as long and is false. A wrong attempt
+    /// that isn't normalised computes two hashes with this permit.
     ///
     /// # Errors
-    /// 500 should bcrypt fail.
+    /// 500 when bcrypt fails.
     pub async fn verify(
         self,
         attempt: SecretString,
@@ -221,7 +220,7 @@ impl Turn {
         work: impl FnOnce() -> Result<T, bcrypt::BcryptError> + Send + 'static,
     ) -> Result<T, Problem> {
         let worked = tokio::task::spawn_blocking(move || {
-            // Held by the work itself: a client that goes away doesn't free its turn early.
+            // Held by the work itself: a client that disconnects doesn't release the permit early.
             let _permit = self.permit;
             let began = Instant::now();
             let done = work();
@@ -242,10 +241,10 @@ impl Turn {
     }
 }
 
-/// Somebody who waits, until dropped.
+/// A waiting attempt, until dropped.
 struct Waiting<'a> {
     queue: &'a Queue,
-    /// How many waited already.
+    /// How many were waiting already.
     before: usize,
 }
 
@@ -258,7 +257,7 @@ impl Queue {
         }
     }
 
-    /// How long the turn of somebody new will take to come: all turns are taken, and so many wait before.
+    /// The estimated wait of a new attempt: all permits are taken, and `before` attempts are ahead of it.
     fn wait(&self, before: usize, concurrency: usize) -> Duration {
         let hashes = (before + concurrency) as f64 / concurrency as f64;
         Duration::from_secs_f64(*self.mean() * hashes)
@@ -311,15 +310,15 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_of_an_account_is_right() {
         let passwords = Passwords::new(4, 1).await.unwrap();
-        let turn = async || passwords.turn().await.unwrap();
-        let hash = turn()
+        let permit = async || passwords.permit().await.unwrap();
+        let hash = permit()
             .await
             .hash(Password::parse("correct horse", MIN_CHARS).unwrap())
             .await
             .unwrap();
         let verify = async |attempt: &str, hash: Option<&str>| {
-            let turn = turn().await;
-            turn.verify(attempt.into(), hash.map(str::to_owned)).await
+            let permit = permit().await;
+            permit.verify(attempt.into(), hash.map(str::to_owned)).await
         };
         assert!(verify("correct horse", Some(&hash)).await.unwrap());
         assert!(!verify("wrong horse", Some(&hash)).await.unwrap());
@@ -331,15 +330,15 @@ mod tests {
     async fn the_longest_password_counts_to_its_last_byte() {
         let passwords = Passwords::new(4, 1).await.unwrap();
         let longest = "é".repeat(36);
-        let turn = async || passwords.turn().await.unwrap();
-        let hash = turn()
+        let permit = async || passwords.permit().await.unwrap();
+        let hash = permit()
             .await
             .hash(Password::parse(&longest, MIN_CHARS).unwrap())
             .await
             .unwrap();
         let verify = async |attempt: &str| {
-            let turn = turn().await;
-            turn.verify(attempt.into(), Some(hash.clone())).await
+            let permit = permit().await;
+            permit.verify(attempt.into(), Some(hash.clone())).await
         };
         assert!(verify(&longest).await.unwrap());
         assert!(!verify(&format!("{}e", "é".repeat(35))).await.unwrap());
@@ -347,8 +346,8 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_counted_as_it_is_hashed() {
-        // Seven characters of two each, and 36 that are longer than 72 bytes until they are composed.
+    fn a_password_is_measured_after_normalisation() {
+        // Seven characters of two code points each, and 36 that exceed 72 bytes until they are composed.
         assert!(Password::parse(&"e\u{301}".repeat(7), MIN_CHARS).is_err());
         assert!(Password::parse(&"e\u{301}".repeat(36), MIN_CHARS).is_ok());
         assert!(Password::parse("hunter2", 7).is_ok());
@@ -357,17 +356,17 @@ mod tests {
     #[tokio::test]
     async fn a_password_is_the_same_from_every_keyboard() {
         let passwords = Passwords::new(4, 1).await.unwrap();
-        let turn = async || passwords.turn().await.unwrap();
+        let permit = async || passwords.permit().await.unwrap();
         let composed = "caf\u{e9} au lait";
         let decomposed = "cafe\u{301}\u{a0}au\u{2003}lait";
         for (chosen, typed) in [(composed, decomposed), (decomposed, composed)] {
             let password = Password::parse(chosen, MIN_CHARS).unwrap();
-            let hash = turn().await.hash(password).await.unwrap();
+            let hash = permit().await.hash(password).await.unwrap();
             for attempt in [chosen, typed] {
-                let verified = turn().await.verify(attempt.into(), Some(hash.clone()));
+                let verified = permit().await.verify(attempt.into(), Some(hash.clone()));
                 assert!(verified.await.unwrap(), "{attempt:?}");
             }
-            let other = turn()
+            let other = permit()
                 .await
                 .verify("cafe au lait".into(), Some(hash.clone()));
             assert!(!other.await.unwrap());
@@ -375,9 +374,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hash_of_what_was_typed_still_counts() {
+    async fn a_hash_of_the_password_as_typed_still_verifies() {
         let passwords = Passwords::new(4, 1).await.unwrap();
-        let turn = async || passwords.turn().await.unwrap();
+        let permit = async || passwords.permit().await.unwrap();
         // The last one is longer than 72 bytes once it is normalised.
         for typed in [
             "cafe\u{301} au lait",
@@ -385,10 +384,10 @@ mod tests {
             &"\u{958}".repeat(23),
         ] {
             let before = bcrypt::non_truncating_hash(typed, 4).unwrap();
-            let verified = turn().await.verify(typed.into(), Some(before.clone()));
+            let verified = permit().await.verify(typed.into(), Some(before.clone()));
             assert!(verified.await.unwrap(), "{typed:?}");
             let other = format!("{typed}\u{301}");
-            let verified = turn().await.verify(other.as_str().into(), Some(before));
+            let verified = permit().await.verify(other.as_str().into(), Some(before));
             assert!(!verified.await.unwrap(), "{typed:?}");
         }
     }
@@ -403,19 +402,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_would_wait_too_long_is_refused_at_once() {
+    async fn an_attempt_with_too_long_an_estimated_wait_is_refused_at_once() {
         let passwords = Passwords::new(4, 2).await.unwrap();
-        // As on a machine on which a hash takes a second.
+        // As on a machine where a hash takes a second.
         *passwords.queue.mean() = 1.0;
         let held = [
-            passwords.turn().await.unwrap(),
-            passwords.turn().await.unwrap(),
+            passwords.permit().await.unwrap(),
+            passwords.permit().await.unwrap(),
         ];
-        // Two at a time: the eighth of those who wait has its turn after four seconds and the one that runs.
+        // Two at a time: the eighth waiting attempt gets a permit after four seconds and the running hash.
         let waiting: Vec<_> = (0..8)
             .map(|_| {
                 let passwords = passwords.clone();
-                tokio::spawn(async move { passwords.turn().await.map(drop) })
+                tokio::spawn(async move { passwords.permit().await.map(drop) })
             })
             .collect();
         while passwords.queue.waiting.load(Ordering::Relaxed) < waiting.len() {
@@ -426,7 +425,7 @@ mod tests {
             let wait = passwords.queue.wait(8, 2);
             assert_eq!(wait, Duration::from_secs(5), "just short enough");
             let ninth = passwords.queue.enter();
-            let refused = passwords.turn().await.map(drop).unwrap_err();
+            let refused = passwords.permit().await.map(drop).unwrap_err();
             assert_eq!(
                 refused,
                 Problem::overloaded("too many passwords are being checked")
@@ -438,16 +437,16 @@ mod tests {
         for waited in waiting {
             assert_eq!(waited.await.unwrap(), Ok(()));
         }
-        assert!(passwords.turn().await.is_ok());
+        assert!(passwords.permit().await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_longer_than_was_promised_either() {
+    async fn no_attempt_waits_longer_than_the_limit() {
         let passwords = Passwords::new(4, 1).await.unwrap();
         *passwords.queue.mean() = 0.001;
-        let _held = passwords.turn().await.unwrap();
+        let _held = passwords.permit().await.unwrap();
         let asked = tokio::time::Instant::now();
-        assert!(passwords.turn().await.is_err());
+        assert!(passwords.permit().await.is_err());
         assert_eq!(asked.elapsed(), LONGEST_WAIT);
     }
 }

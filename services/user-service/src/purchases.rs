@@ -1,4 +1,4 @@
-//! Purchases: what somebody bought, at the price of that moment.
+//! Purchases: products bought at the price of that moment.
 
 pub mod catalog;
 pub mod http;
@@ -6,13 +6,13 @@ pub mod http;
 use serde::Serialize;
 use shared_events::Quantity;
 
-/// An amount of money in euro cents; not negative.
+/// A non-negative amount of money in euro cents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct PriceCents(i64);
 
 impl PriceCents {
-    /// Checks an amount; `None` when it is negative.
+    /// `None` when the amount is negative.
     pub fn new(cents: i64) -> Option<Self> {
         (cents >= 0).then_some(Self(cents))
     }
@@ -22,7 +22,7 @@ impl PriceCents {
         self.0
     }
 
-    /// The price of several; `None` when it is more than can be counted.
+    /// The price of several; `None` on overflow.
     pub fn times(self, quantity: Quantity) -> Option<Self> {
         self.0.checked_mul(quantity.get().into()).map(Self)
     }

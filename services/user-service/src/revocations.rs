@@ -1,14 +1,14 @@
-//! Tokens that no longer count although they have not expired: logged out, or older than their user's password.
+//! Tokens revoked before they expire: logged out, or issued before the user's latest password change.
 //!
-//! `/auth/verify` is asked for every protected request, so it asks no database: each replica holds what is revoked in
-//! memory. All of it is read before the service is ready; what is new is read when the database says that there is
-//! something (`NOTIFY`), and each second behind that, so that every replica that reaches its database refuses a revoked
-//! token within [`EFFECTIVE_WITHIN`]. While the database is away the known set holds and nothing can be revoked (503); a
-//! replica that alone has lost it lets through what others revoke meanwhile, until it is back or the token expires. The
-//! other choice would be to refuse everybody whenever the database is away.
+//! `/auth/verify` is called for every protected request, so it makes no query: revocations are held in memory on every
+//! replica. All are read before the service is ready; new ones are read on each `NOTIFY`, and every second as a fallback,
+//! so that every replica that can reach its database refuses a revoked token within [`EFFECTIVE_WITHIN`]. During a
+//! database outage the known set stays in effect and nothing can be revoked (503); a replica that alone has lost its
+//! database accepts tokens that others revoke meanwhile, until it reconnects or the token expires. The alternative would
+//! be to refuse every request during a database outage.
 //!
-//! The set is bounded by what can be revoked and has not expired: one entry a user, and one a token, each of which cost
-//! somebody a login. An entry goes when all that it revokes has expired. Left out: who revoked what, and why.
+//! The set is bounded: one entry per user and one per unexpired token, each of which cost a login. An entry is removed
+//! when everything that it revokes has expired. Left out: who revoked a token, and why.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,23 +30,23 @@ use uuid::Uuid;
 use crate::config::MAX_TOKEN_TTL_SECONDS;
 use crate::tokens::Claims;
 
-/// How long a revoked token may still pass at a replica that reaches its database. One that has lost it without a word (its
-/// packets vanish) finds that out within 5 s, and reads over a new connection from then on. The document of
-/// `POST /auth/logout` has it in words.
+/// How long a revoked token may still be accepted by a replica that can reach its database. A replica whose connection is
+/// dead without an error (dropped packets) detects that within 5 s, and reads over a new connection. The document of
+/// `POST /auth/logout` repeats the value.
 pub const EFFECTIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The channel of `NOTIFY`.
 const CHANNEL: &str = "revocations";
-/// How long a revocation may wait whose notification was lost.
+/// The longest delay of a revocation whose notification was lost.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Past it the connection is dead, and nobody has said so.
+/// After this a connection counts as dead although it reported no error.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often expired rows are looked for.
+/// How often expired rows are pruned.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
-/// The watermark before everything.
+/// The watermark that precedes every transaction.
 const FROM_THE_BEGINNING: &str = "0";
 
-/// What is revoked; clones share it.
+/// The revocations; clones share them.
 #[derive(Clone)]
 pub struct Revocations {
     pool: PgPool,
@@ -55,7 +55,7 @@ pub struct Revocations {
 
 #[derive(Default)]
 struct Known {
-    /// By a token's id, or a user's.
+    /// Keyed by token id, or by user id.
     entries: RwLock<HashMap<Uuid, Revocation>>,
     count: Gauge,
 }
@@ -63,16 +63,16 @@ struct Known {
 #[derive(Debug, Clone, Copy, sqlx::FromRow)]
 struct Revocation {
     subject: Uuid,
-    /// Of a user: its tokens of generations below this one. Of a token: none.
+    /// For a user: tokens of generations below this are revoked. For a token: `None`.
     generation: Option<i64>,
     expires_at: DateTime<Utc>,
 }
 
 impl Revocations {
-    /// Reads all that is revoked, and keeps up with it from then on.
+    /// Reads all revocations, and starts the task that follows new ones.
     ///
     /// # Errors
-    /// When it can't be read: a service that doesn't know what is revoked must not begin.
+    /// When they can't be read: a service without its revocations must not start.
     pub async fn start(lifecycle: &Lifecycle, database: &Database) -> anyhow::Result<Self> {
         let (revocations, mut reader) = Self::read(lifecycle, database).await?;
         let closing = lifecycle.closing();
@@ -97,7 +97,7 @@ impl Revocations {
         Ok(revocations)
     }
 
-    /// Reads all that is revoked; and who keeps up with it, once it [runs](Reader::run).
+    /// Reads all revocations; also returns the reader that follows new ones once it [runs](Reader::run).
     ///
     /// # Errors
     /// When it can't be read.
@@ -111,17 +111,17 @@ impl Revocations {
                 entries: RwLock::default(),
                 count: lifecycle.metrics().gauge(
                     "agora_revocations_known",
-                    "Revocations that this replica knows of and that have not expired",
+                    "Unexpired revocations held in memory",
                 ),
             }),
         };
-        // Not behind requests, who may hold all connections of theirs.
+        // A connection of its own, because requests may hold all of theirs.
         let pool = database.pool_of(1, &[]);
         let read_up_to = revocations
             .known
             .read(&pool, FROM_THE_BEGINNING)
             .await
-            .context("failed to read which tokens are revoked")?;
+            .context("failed to read revocations")?;
         let wake_up = Arc::new(Notify::new());
         database.listen(
             lifecycle,
@@ -139,15 +139,15 @@ impl Revocations {
         Ok((revocations, reader))
     }
 
-    /// Whether a token of ours no longer counts.
+    /// Whether a verified token is revoked.
     pub fn is_revoked(&self, claims: &Claims) -> bool {
         self.known.is_revoked(claims)
     }
 
-    /// Revokes one token: here at once, elsewhere within [`EFFECTIVE_WITHIN`]. A second time changes nothing.
+    /// Revokes one token: immediately on this replica, on others within [`EFFECTIVE_WITHIN`]. Idempotent.
     ///
     /// # Errors
-    /// The database's; the token may be revoked all the same.
+    /// The database's; the token may be revoked nevertheless.
     pub async fn revoke(&self, claims: &Claims) -> Result<(), sqlx::Error> {
         let expires_at = claims.expires_at();
         sqlx::query(
@@ -170,21 +170,21 @@ impl Revocations {
         Ok(())
     }
 
-    /// Replaces a user's password hash, if it still is `old_hash`, and revokes every token of theirs, in one statement:
-    /// here at once, elsewhere within [`EFFECTIVE_WITHIN`]. Answers whether it was.
+    /// Replaces a user's password hash if it still is `old_hash`, and revokes every token of the user, in one statement:
+    /// immediately on this replica, on others within [`EFFECTIVE_WITHIN`]. Returns whether it did.
     ///
-    /// A token that is made of the old password in the same moment has the old generation, and so is revoked, too.
+    /// A token issued concurrently for the old password has the old generation, and so is revoked, too.
     ///
     /// # Errors
-    /// The database's; the password may be changed all the same.
+    /// The database's; the password may be changed nevertheless.
     pub async fn change_password(
         &self,
         user_id: UserId,
         old_hash: &str,
         new_hash: &str,
     ) -> Result<bool, sqlx::Error> {
-        // Not by today's setting: an earlier process may have made tokens that live longer. And an hour more: a login that
-        // is under way makes its token after this moment, and clocks differ.
+        // Not the configured lifetime: an earlier process may have issued tokens that live longer. The extra hour covers
+        // logins in progress, which issue their token after this moment, and clock differences.
         let expires_at =
             Utc::now() + TimeDelta::seconds(MAX_TOKEN_TTL_SECONDS.into()) + TimeDelta::hours(1);
         let generation: Option<i64> = sqlx::query_scalar(
@@ -219,18 +219,18 @@ impl Revocations {
     }
 }
 
-/// Keeps up with what is revoked elsewhere; [`Revocations::start`] makes one and runs it.
+/// Follows revocations made elsewhere; [`Revocations::start`] creates and runs one.
 pub struct Reader {
     known: Arc<Known>,
     database: Database,
     pool: PgPool,
-    /// What was committed before it is known.
+    /// Everything committed before this watermark is known.
     read_up_to: String,
     wake_up: Arc<Notify>,
 }
 
 impl Reader {
-    /// For as long as it is polled. It may be dropped at any await, and run again: what it had not noted is read once more.
+    /// Runs until dropped. Safe to drop at any await and to run again: what was not recorded is read again.
     pub async fn run(&mut self) {
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -244,9 +244,11 @@ impl Reader {
             let read = self.known.read(&self.pool, &self.read_up_to);
             match tokio::time::timeout(READ_TIMEOUT, read).await {
                 Ok(Ok(up_to)) => self.read_up_to = up_to,
-                Ok(Err(error)) => warn!(%error, "revocations not read: the known ones hold"),
+                Ok(Err(error)) => {
+                    warn!(%error, "failed to read revocations: the known ones stay in effect")
+                }
                 Err(_) => {
-                    warn!("no answer about revocations: the known ones hold");
+                    warn!("reading revocations timed out: the known ones stay in effect");
                     // Its connection may be dead without an error, and the pool pings it before it takes it back.
                     self.pool = self.database.pool_of(1, &[]);
                 }
@@ -256,10 +258,10 @@ impl Reader {
 }
 
 impl Known {
-    /// Adds what was committed since a watermark; returns the next one.
+    /// Adds what was committed since a watermark; returns the next watermark.
     async fn read(&self, pool: &PgPool, from: &str) -> Result<String, sqlx::Error> {
-        // Taken before the rows are read: what ends below it is seen by that read, and what is still under way will have
-        // an id that is not below it, whenever it commits.
+        // Read before the rows: a transaction that ended below it is visible to that read, and one still in progress has
+        // an id at or above it, whenever it commits.
         let up_to: String =
             sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
                 .fetch_one(pool)
@@ -278,7 +280,7 @@ impl Known {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         for revocation in new {
             let known = entries.entry(revocation.subject).or_insert(revocation);
-            // What was read a moment ago must not undo what this replica has just done.
+            // A row read earlier must not undo what this replica has just done.
             if known.generation < revocation.generation {
                 *known = revocation;
             }
@@ -304,7 +306,7 @@ impl Known {
     }
 }
 
-/// An hour late, for clocks that disagree: a replica that starts meanwhile must know what others still do.
+/// An hour late, because clocks differ: a replica that starts meanwhile must know what others still know.
 async fn prune(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM revocations WHERE expires_at < now() - interval '1 hour'")
         .execute(pool)
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_revokes_the_ones_before_it_and_never_falls_back() {
+    fn a_generation_revokes_earlier_ones_and_never_decreases() {
         let (known, user, end) = (Known::default(), UserId::generate(), Utc::now());
         let claims = |generation| Claims::for_test(user, generation);
         assert!(!known.is_revoked(&claims(0)));
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_revoked_alone_and_forgotten_once_it_has_expired() {
+    fn a_revocation_affects_one_token_and_is_dropped_once_it_has_expired() {
         let (known, user, end) = (Known::default(), UserId::generate(), Utc::now());
         let (one, other) = (Claims::for_test(user, 0), Claims::for_test(user, 0));
         known.add([Revocation {

@@ -1,9 +1,9 @@
-//! Access tokens: JWT, HS256, with `exp`, `iss`, `aud`, `jti`, `kid`. Only this service can make or read one.
+//! Access tokens: JWT, HS256, with `exp`, `iss`, `aud`, `jti`, `kid`. Only this service can issue or verify one.
 //!
-//! Several keys may be valid at once, told apart by their `kid`; the first signs. A token also says in which generation of
-//! its user's tokens it was made: times in tokens are whole seconds, too coarse to tell one that was made just before a
-//! change of the password from one just after. Sources: RFC 7519, RFC 8725 (best current practices). Left out: whether a
-//! token was revoked (`revocations`).
+//! Several keys may be valid at once, distinguished by their `kid`; the first signs. A token also carries the generation
+//! of its user's tokens: times in tokens are whole seconds, too coarse to order a token and a password change within the
+//! same second. Sources: RFC 7519, RFC 8725 (best current practices). Left out: whether a token was revoked
+//! (`revocations`).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use shared_events::UserId;
 use uuid::Uuid;
 
-/// Makes and verifies tokens.
+/// Issues and verifies tokens.
 #[derive(Clone)]
 pub struct Tokens {
     keys: Keys,
     issuer: String,
     audience: String,
-    /// What a token must be besides well signed.
+    /// The requirements on a token besides its signature.
     validation: Validation,
     time_to_live: Duration,
 }
@@ -36,7 +36,7 @@ struct Key {
     verifying: DecodingKey,
 }
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Claims {
     /// The user.
@@ -54,16 +54,16 @@ pub struct Claims {
     exp: u64,
 }
 
-/// A token that isn't one of ours, or no longer. Why, is nobody's business but the log's.
+/// A token that is not valid. The reason is only logged, never sent to the client.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidToken {
-    /// Without a `kid`, or with one that no key has.
+    /// Without a `kid`, or with an unknown one.
     #[error("signed with an unknown key")]
     UnknownKey,
-    /// Ours, but over.
+    /// Valid until it expired.
     #[error("expired")]
     Expired,
-    /// Malformed, forged, or for somebody else.
+    /// Malformed, forged, or issued for another audience.
     #[error(transparent)]
     Refused(Error),
 }
@@ -101,12 +101,12 @@ impl Claims {
 }
 
 impl Keys {
-    /// The least length of a key, in bytes: that of the hash (RFC 7518, section 3.2).
+    /// The minimum length of a key, in bytes: that of the hash (RFC 7518, section 3.2).
     const MIN_BYTES: usize = 32;
-    /// The greatest length of an id. It stands in each token, and in a metric.
+    /// The maximum length of an id. It is part of each token, and a metric's label.
     const MAX_ID_CHARS: usize = 64;
 
-    /// Reads `KID:HEX[,KID:HEX]`; `None` when that is not what it is.
+    /// Reads `KID:HEX[,KID:HEX]`; `None` when malformed.
     pub fn parse(text: &str) -> Option<Self> {
         let keys: Vec<Key> = text
             .split(',')
@@ -126,8 +126,8 @@ impl Keys {
         (ids.len() == keys.len()).then_some(Self(keys))
     }
 
-    /// The id of each key and what it does: the first `signs` (and verifies), all others are there so that what they have
-    /// signed still `verifies`.
+    /// The id and role of each key: the first `signs` (and verifies), the others only `verifies`, so that tokens signed with
+    /// them stay valid.
     pub fn roles(&self) -> impl Iterator<Item = (&str, &'static str)> {
         let roles = std::iter::once("signs").chain(std::iter::repeat("verifies"));
         self.0.iter().map(|key| key.id.as_str()).zip(roles)
@@ -137,10 +137,10 @@ impl Keys {
 impl Tokens {
     /// Tokens of `issuer` for `audience`, valid for `time_to_live`.
     pub fn new(keys: Keys, issuer: String, audience: String, time_to_live: Duration) -> Self {
-        // The algorithm is ours to say, never the token's.
+        // The algorithm is fixed here and never taken from the token.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
-        // Over at its `exp` and not a second after it, when nobody remembers any more that it was revoked.
+        // Expired exactly at its `exp`: a second later its revocation may already be dropped.
         validation.reject_tokens_expiring_in_less_than = 1;
         validation.set_issuer(&[&issuer]);
         validation.set_audience(&[&audience]);
@@ -154,7 +154,7 @@ impl Tokens {
         }
     }
 
-    /// Which keys are in use.
+    /// The keys in use.
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
@@ -164,10 +164,10 @@ impl Tokens {
         self.time_to_live
     }
 
-    /// A new token of this generation of its user's.
+    /// A new token of this generation of its user's tokens.
     ///
     /// # Errors
-    /// When signing fails, which a checked key doesn't.
+    /// When signing fails, which it doesn't with a checked key.
     pub fn issue(&self, user_id: UserId, email: &str, generation: i64) -> Result<String, Error> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -190,7 +190,7 @@ impl Tokens {
         jsonwebtoken::encode(&header, &claims, &key.signing)
     }
 
-    /// What a token says, if it is ours and still valid.
+    /// The claims of a token, if it is valid.
     ///
     /// # Errors
     /// [`InvalidToken`].
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_named_long_enough_and_distinct() {
+    fn keys_have_ids_a_minimum_length_and_are_distinct() {
         let key = "ab".repeat(32);
         assert!(Keys::parse(&format!("a:{key}")).is_some());
         assert!(Keys::parse(&format!("new:{key}, old:{key}")).is_some());
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_over_at_its_end() {
+    fn a_token_is_refused_from_its_expiry_on() {
         let keys = Keys::parse(&format!("a:{}", "ab".repeat(32))).unwrap();
         let lasting =
             |time| Tokens::new(keys.clone(), "agora".to_owned(), "agora".to_owned(), time);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_outlives_its_key_as_signer_but_not_the_key_itself() {
+    fn a_token_stays_valid_until_its_key_is_removed() {
         let (old, new) = ("ab".repeat(32), "cd".repeat(32));
         let user = UserId::generate();
         let before = tokens(&format!("old:{old}"));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn every_token_has_an_id_of_its_own() {
+    fn every_token_has_a_unique_id() {
         let tokens = tokens(&format!("a:{}", "ab".repeat(32)));
         let user = UserId::generate();
         let [one, other] = [(); 2].map(|()| {

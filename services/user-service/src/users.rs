@@ -1,4 +1,4 @@
-//! Reading users. An e-mail address is shown to its owner only.
+//! Reading users. An e-mail address is only shown to its owner.
 
 use axum::extract::State;
 use axum::routing::get;
@@ -14,14 +14,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-/// A user, as others see them.
+/// A user's public profile.
 #[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct PublicUser {
     id: Uuid,
     name: String,
 }
 
-/// A user, as they see themselves.
+/// The authenticated user's own profile.
 #[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 struct OwnUser {
     id: Uuid,
@@ -33,14 +33,16 @@ struct OwnUser {
 pub fn router(pool: PgPool) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(list_users))
-        // The same without the slash, for whoever forgets it; the document has one of them.
+        // The same without the trailing slash; the document lists one of them.
         .route("/users", get(list_users))
         .routes(routes!(read_me))
         .routes(routes!(read_user))
         .with_state(pool)
 }
 
-/// Everybody, by id.
+/// List users
+///
+/// Sorted by id.
 #[utoipa::path(
     get, path = "/users/", tag = "users",
     params(PageQuery),
@@ -65,12 +67,14 @@ async fn list_users(
     })))
 }
 
-/// Oneself, with the e-mail address.
+/// Get the authenticated user
+///
+/// Includes the e-mail address.
 #[utoipa::path(
     get, path = "/users/me", tag = "users",
     responses(
-        (status = 200, description = "Oneself.", body = OwnUser),
-        (status = 404, description = "`not-found`: the account is gone"),
+        (status = 200, description = "The authenticated user.", body = OwnUser),
+        (status = 404, description = "`not-found`: the account no longer exists"),
     )
 )]
 async fn read_me(
@@ -85,12 +89,12 @@ async fn read_me(
     user.map(axum::Json).ok_or_else(no_such_user)
 }
 
-/// Somebody, as others see them.
+/// Get a user's public profile
 #[utoipa::path(
     get, path = "/users/{id}", tag = "users",
-    params(("id" = UserId, Path, description = "Whose.")),
+    params(("id" = UserId, Path, description = "The user's id.")),
     responses(
-        (status = 200, description = "The user.", body = PublicUser),
+        (status = 200, description = "The user's public profile.", body = PublicUser),
         (status = 404, description = "`not-found`: there is no such user"),
     )
 )]

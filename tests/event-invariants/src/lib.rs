@@ -1,7 +1,7 @@
-//! What holds for any bytes that reach a consumer, in one copy: `shared-events/tests/any_bytes.rs` runs it over hostile
-//! shapes and mutations of the corpus, `fuzz/` over whatever libFuzzer comes up with.
+//! The invariants of decoding any bytes, in one copy: `shared-events/tests/any_bytes.rs` checks them with hostile shapes and mutations of
+//! the corpus, `fuzz/` with libFuzzer's inputs.
 //!
-//! Left out: what the bytes should mean. That is `shared-events/tests/contract.rs`.
+//! Left out: the meaning of the bytes. That is `shared-events/tests/contract.rs`.
 
 use std::fmt::Debug;
 
@@ -11,19 +11,18 @@ use shared_events::{
     StockReserved,
 };
 
-/// Reads `bytes` as every event there is.
+/// Decodes `bytes` as every type of event.
 ///
 /// # Panics
-/// When reading panics, when an event read, written and read again is another one, or when an error has
-/// the wrong name.
+/// When decoding panics, when an event decoded, encoded and decoded again differs, or when an error has the wrong variant.
 pub fn check(bytes: &[u8]) {
     let Ok(event) = Event::decode(bytes) else {
         return;
     };
     let written = event.encode();
     let again = Event::decode(&written).expect("an event that was read can be written and read");
-    // serde_json reads some floats one unit in the last place off, unless its feature float_roundtrip is on;
-    // such a one may move again. No event has a float, so it only stands where nobody reads.
+    // serde_json reads some floats one unit in the last place off without its feature float_roundtrip; such a float may
+    // change again. No event has floats, so they only occur in ignored fields.
     if !has_float(&serde_json::from_slice(&written).expect("it was just read")) {
         assert_eq!(
             again, event,
@@ -42,11 +41,11 @@ fn read_as<D: EventData + PartialEq + Debug>(event: &Event, again: &Event) {
         Ok(data) => {
             assert_eq!(event.event_type, D::TYPE);
             assert_eq!(again.data::<D>().expect("the event is the same"), data);
-            let said = Event::new("fuzz", &data);
-            let travelled = Event::decode(&said.encode()).expect("what we say can be read");
-            assert_eq!(travelled, said);
+            let event = Event::new("fuzz", &data);
+            let travelled = Event::decode(&event.encode()).expect("our own event can be decoded");
+            assert_eq!(travelled, event);
             assert_eq!(
-                travelled.data::<D>().expect("what we say can be read"),
+                travelled.data::<D>().expect("our own event can be decoded"),
                 data
             );
         }

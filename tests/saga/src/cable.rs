@@ -6,14 +6,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use url::Url;
 
-/// A proxy in front of a server. Cut, it drops every connection and lets none through.
+/// A proxy in front of a server. When cut, it closes every connection and refuses new ones.
 pub struct Cable {
     addr: SocketAddr,
     whole: watch::Sender<bool>,
 }
 
 impl Cable {
-    /// A cable to where `url` points; whole.
+    /// A cable to the server of `url`; not cut.
     pub async fn to(url: &str) -> Self {
         let server = Url::parse(url).expect("a URL");
         let host = server.host_str().expect("a host").to_owned();
@@ -36,7 +36,7 @@ impl Cable {
         Self { addr, whole }
     }
 
-    /// The same URL, through the cable.
+    /// The same URL through the cable.
     pub fn url(&self, url: &str) -> String {
         let mut url = Url::parse(url).expect("a URL");
         url.set_ip_host(self.addr.ip()).expect("a URL with a host");
@@ -45,20 +45,20 @@ impl Cable {
         url.into()
     }
 
-    /// Cuts it.
+    /// Closes all connections and refuses new ones.
     pub fn cut(&self) {
         self.whole.send_replace(false);
     }
 
-    /// Makes it whole again.
-    pub fn mend(&self) {
+    /// Accepts connections again.
+    pub fn repair(&self) {
         self.whole.send_replace(true);
     }
 }
 
 async fn carry(mut client: TcpStream, host: &str, port: u16) {
     if let Ok(mut server) = TcpStream::connect((host, port)).await {
-        // Either side may hang up at any time; the other one then notices.
+        // Either side may close the connection at any time; the other one then notices.
         let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Customers: they order and cancel over HTTP, as the gateway hands it on, and keep what they were promised.
+//! Customers: they place and cancel orders over HTTP as the gateway forwards it, and record what they were promised.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use uuid::Uuid;
 
 use crate::Shop;
 
-/// What a customer was promised with a 202.
+/// The promise of a 202.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promise {
     /// The order.
     pub order_id: Uuid,
-    /// Whether its cancellation was accepted, too.
+    /// Whether its cancellation was accepted as well.
     pub cancelled: bool,
 }
 
-/// All promises of a run, and what got no answer.
+/// All promises of a run, and the number of unanswered requests.
 #[derive(Debug, Default)]
 pub struct Promises {
     /// In the order in which they were made.
@@ -27,7 +27,7 @@ pub struct Promises {
 }
 
 impl Promises {
-    /// Orders once.
+    /// Places one order.
     pub async fn order(&mut self, shop: &Shop, at: SocketAddr, product_id: i64, quantity: u32) {
         match shop.place(at, product_id, quantity).await {
             Some(order_id) => self.made.push(Promise {
@@ -38,7 +38,7 @@ impl Promises {
         }
     }
 
-    /// Cancels what was ordered last, if that was answered.
+    /// Cancels the latest order, if it was answered.
     pub async fn cancel_last(&mut self, shop: &Shop, at: SocketAddr) {
         let Some(last) = self.made.last_mut() else {
             return;
@@ -51,7 +51,7 @@ impl Promises {
 }
 
 impl Shop {
-    /// A request as the gateway hands it on; `None` when there was no answer.
+    /// A request as the gateway forwards it; `None` without an answer.
     pub async fn ask(&self, at: SocketAddr, method: &str, path: &str) -> Option<(u16, Value)> {
         let method = method.parse().expect("a method");
         let answer = reqwest::Client::new()
@@ -68,7 +68,7 @@ impl Shop {
         Some((status, body))
     }
 
-    /// Places an order; its id, or `None` when there was no answer.
+    /// Places an order; returns its id, or `None` without an answer.
     ///
     /// # Panics
     /// When the answer is no 202.
@@ -80,8 +80,8 @@ impl Shop {
         Some(id.parse().expect("a UUID"))
     }
 
-    /// Cancels an order; whether that was accepted (it isn't once the order is rejected), or `None` when
-    /// there was no answer.
+    /// Cancels an order; returns whether that was accepted (it isn't once the order is rejected), or `None` without an
+    /// answer.
     ///
     /// # Panics
     /// When the answer is anything else.

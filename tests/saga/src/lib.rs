@@ -1,14 +1,14 @@
-//! What the tests of several services share: a shop of its own for each test ([`Shop`]: two databases and a
-//! virtual host), the services in it as real processes, customers that keep what they were promised
-//! ([`Promises`]), the books ([`books`]), a cable to the broker that can be cut ([`Cable`]), and what callers decide
-//! about traces ([`Sampling`]).
+//! What tests across services share: a shop per test ([`Shop`]: two databases and a virtual host), the services as real
+//! processes, customers that record what they were promised ([`Promises`]), the reconciliation of the ledgers
+//! ([`reconciliation`]), a proxy to the broker that can be cut ([`Cable`]), and the callers' sampling of traces
+//! ([`Sampling`]).
 //!
-//! The services are started from this package's own binaries: production's composition roots, with the
-//! chassis's crash points compiled in. Left out: anything that a service's own tests can show.
+//! The services are started from this package's own binaries: production's composition roots, with the chassis's crash
+//! points compiled in. Left out: everything that a single service's tests can show.
 
-pub mod books;
 mod cable;
 mod customers;
+pub mod reconciliation;
 mod sampling;
 mod shop;
 
@@ -17,7 +17,7 @@ pub use crate::customers::{Promise, Promises};
 pub use crate::sampling::{Sampling, Spans};
 pub use crate::shop::{Replica, Shop, within};
 
-/// Where this package's binaries are.
+/// The paths of this package's binaries.
 #[derive(Debug, Clone, Copy)]
 pub struct Binaries {
     /// order-service with crash points.
@@ -28,7 +28,7 @@ pub struct Binaries {
     pub dead_letters: &'static str,
 }
 
-/// This package's [`Binaries`]; cargo tells only its tests and benchmarks where they are.
+/// This package's [`Binaries`]; cargo passes their paths only to its tests and benchmarks.
 #[macro_export]
 macro_rules! binaries {
     () => {

@@ -1,13 +1,13 @@
-//! How much is traced, by a caller's decision, and whether what the services sent to the trace store agrees with it.
+//! How much is traced by a caller's decision, and whether the spans that the services exported agree with it.
 //!
-//! For the benchmark, whose figures stand for nothing where it doesn't. Left out: which spans they are;
-//! `cargo xtask verify-traces` looks at that.
+//! For the benchmark, whose measurements are invalid otherwise. Left out: which spans they are;
+//! `cargo xtask verify-traces` checks that.
 
 use testkit::series;
 use uuid::Uuid;
 
-/// The spans that every decided order has, whatever was handled in batches: the request, and each of its two events
-/// sent and processed.
+/// The spans that every decided order has, whatever was handled in batches: the request, and the send and process spans of
+/// its two events.
 const LEAST_AN_ORDER: u64 = 5;
 
 /// How many of a caller's traces are sampled.
@@ -25,7 +25,7 @@ impl Sampling {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Off, Self::Tenth, Self::Full];
 
-    /// What people call it.
+    /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -41,7 +41,7 @@ impl Sampling {
             Self::Tenth => number.is_multiple_of(10),
             Self::Full => true,
         };
-        // A version 4 UUID is never all zeros, and neither is its first half: the version stands there.
+        // A version 4 UUID is never all zeros, and neither is its first half, which contains the version.
         let id = Uuid::new_v4();
         let (span, _) = id.as_u64_pair();
         format!("00-{}-{span:016x}-{:02x}", id.simple(), u8::from(sampled))
@@ -56,13 +56,13 @@ impl Sampling {
         }
     }
 
-    /// Why the spans of that many orders are not what this sampling makes, if they aren't.
+    /// Why the spans of that many orders don't match this sampling, if they don't.
     pub fn objection(self, orders: usize, spans: Spans) -> Option<String> {
         let (orders, sent) = (orders as u64, spans.sent);
         let least = LEAST_AN_ORDER * self.sampled(orders);
         if spans.lost() > 0 {
             return Some(format!(
-                "{} spans were lost: {} dropped, {} not taken by the store",
+                "{} spans were lost: {} dropped, {} not accepted by the store",
                 spans.lost(),
                 spans.dropped,
                 spans.failed
@@ -75,31 +75,31 @@ impl Sampling {
         }
         match self {
             Self::Off if sent > 0 => {
-                Some(format!("{sent} spans were sent, and none was asked for"))
+                Some(format!("{sent} spans were sent, and none was requested"))
             }
             Self::Tenth if sent >= LEAST_AN_ORDER * orders => Some(format!(
-                "{sent} spans of {orders} orders were sent, as many as of all of them"
+                "{sent} spans of {orders} orders were sent, as many as for all of them"
             )),
             _ => None,
         }
     }
 }
 
-/// What became of the spans that ended.
+/// The spans that ended, by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spans {
-    /// The trace store has said that it has them.
+    /// The trace store confirmed them.
     pub sent: u64,
-    /// The trace store refused them, or gave no answer.
+    /// The trace store refused them, or did not answer.
     pub failed: u64,
-    /// There was no room in the queue.
+    /// The export queue was full.
     pub dropped: u64,
-    /// Nothing yet: they wait, or are on their way.
+    /// Still queued, or being sent.
     pub queued: u64,
 }
 
 impl Spans {
-    /// From what a service's `/metrics` answers; `None` when a count is not there.
+    /// Reads a service's `/metrics`; `None` when a count is missing.
     pub fn read(metrics: &str) -> Option<Self> {
         let count = |name: &str| series(metrics, name).map(|value| value as u64);
         let ended = |outcome| count(&format!("agora_spans_total{{outcome=\"{outcome}\"}}"));
@@ -111,7 +111,7 @@ impl Spans {
         })
     }
 
-    /// Another service's besides.
+    /// Adds another service's.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -122,7 +122,7 @@ impl Spans {
         }
     }
 
-    /// What has become of spans since then; what waits now, waits.
+    /// The outcomes since then; spans queued now count as queued.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl Spans {
         }
     }
 
-    /// Those that no store will ever have.
+    /// Those that no store will ever receive.
     pub fn lost(self) -> u64 {
         self.failed + self.dropped
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_sampled_as_often_as_it_says_and_no_two_share_a_trace() {
+    fn requests_are_sampled_at_the_stated_rate_and_no_two_share_a_trace() {
         for sampling in Sampling::ALL {
             let all: Vec<_> = (0..25).map(|number| sampling.traceparent(number)).collect();
             let flagged = all.iter().filter(|one| one.ends_with("-01")).count();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_that_fit_the_sampling_are_accepted() {
+    fn spans_that_match_the_sampling_are_accepted() {
         for (sampling, sent) in [
             (Sampling::Off, 0),
             (Sampling::Tenth, 3 * 9),
@@ -179,23 +179,23 @@ mod tests {
     }
 
     #[test]
-    fn spans_without_being_asked_for_too_few_and_lost_ones_are_objected_to() {
-        for (sampling, spans, said) in [
-            (Sampling::Off, spans(1, 0, 0), "none was asked for"),
+    fn unrequested_missing_and_lost_spans_are_objections() {
+        for (sampling, spans, expected) in [
+            (Sampling::Off, spans(1, 0, 0), "none was requested"),
             (Sampling::Tenth, spans(0, 0, 0), "of at least 15"),
-            (Sampling::Tenth, spans(25 * 5, 0, 0), "as of all of them"),
+            (Sampling::Tenth, spans(25 * 5, 0, 0), "as for all of them"),
             (Sampling::Full, spans(0, 0, 0), "of at least 125"),
             (Sampling::Full, spans(25 * 9, 0, 1), "1 dropped"),
-            (Sampling::Full, spans(25 * 9, 2, 0), "2 not taken"),
+            (Sampling::Full, spans(25 * 9, 2, 0), "2 not accepted"),
             (Sampling::Off, spans(0, 0, 1), "1 dropped"),
         ] {
             let objection = sampling.objection(25, spans).unwrap_or_default();
-            assert!(objection.contains(said), "{objection:?}: {said}");
+            assert!(objection.contains(expected), "{objection:?}: {expected}");
         }
     }
 
     #[test]
-    fn a_count_that_is_missing_is_not_read_as_zero() {
+    fn a_missing_count_is_not_read_as_zero() {
         let text = "agora_spans_total{outcome=\"sent\"} 7\nagora_spans_total{outcome=\"failed\"} 2\n\
                     agora_spans_total{outcome=\"dropped\"} 1\nagora_spans_queued 3\n# EOF\n";
         let read = Spans::read(text).unwrap();

@@ -1,4 +1,4 @@
-//! A shop of a test's own: its databases, its virtual host, and the services in it as processes.
+//! A shop per test: its databases, its virtual host, and its services as processes.
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::Binaries;
 
-/// Two databases and a virtual host. Nothing runs in it until it is started.
+/// Two databases and a virtual host. Nothing runs in it until a service is started.
 pub struct Shop {
     /// order-service's database.
     pub orders: PgPool,
@@ -27,15 +27,15 @@ pub struct Shop {
     amqp_url: String,
 }
 
-/// A service's process that serves.
+/// A running service process.
 pub struct Replica {
     process: Process,
-    /// Where it serves HTTP.
+    /// Its HTTP address.
     pub addr: SocketAddr,
 }
 
 impl Shop {
-    /// Makes the databases and the virtual host.
+    /// Creates the databases and the virtual host.
     pub async fn open(binaries: Binaries) -> Self {
         let (orders_url, inventory_url) = (testkit::database().await, testkit::database().await);
         let amqp_url = testkit::virtual_host().await;
@@ -69,7 +69,7 @@ impl Shop {
             .await
     }
 
-    /// Runs the tool that sends the letters of `order_events.dead` back; how it ended.
+    /// Runs the tool that replays the messages of `order_events.dead`; returns its exit status.
     pub async fn replay_dead_letters(&self, more: &[(&str, &str)]) -> ExitStatus {
         let mut variables = vec![("AMQP_URL", &*self.amqp_url)];
         variables.extend(more);
@@ -93,9 +93,9 @@ impl Shop {
         replica
     }
 
-    /// Makes the next `count` deliveries that a service handles fail as a lost race for a row does: with a
-    /// serialization failure, for which only a later attempt helps. `pool` is the service's database. Counted
-    /// by a sequence, which a rollback doesn't take back.
+    /// Makes the next `count` deliveries that a service handles fail with a serialization failure, as after a lost race for
+    /// a row: only a later attempt succeeds. `pool` is the service's database. A sequence counts them, because a rollback
+    /// doesn't reset it.
     pub async fn fail_next_deliveries(pool: &PgPool, count: u32) {
         let failing = format!(
             "CREATE SEQUENCE failures;
@@ -114,7 +114,7 @@ impl Shop {
             .expect("a trigger can be installed");
     }
 
-    /// Sets a product's stock, once inventory-service has made its table and before anybody orders it.
+    /// Sets a product's stock, after inventory-service has created its table and before the first order.
     pub async fn stock_up(&self, product_id: i64, available: i64) {
         sqlx::query("UPDATE stock SET available = $2 WHERE product_id = $1")
             .bind(product_id)
@@ -132,7 +132,7 @@ impl Shop {
             .expect("a count")
     }
 
-    /// Removes the databases and the virtual host. A test that panics leaves them, to be looked at.
+    /// Removes the databases and the virtual host. A test that panics keeps them for inspection.
     pub async fn close(self) {
         self.orders.close().await;
         self.inventory.close().await;
@@ -143,7 +143,7 @@ impl Shop {
 }
 
 impl Replica {
-    /// Whether it says so.
+    /// Whether its readiness endpoint answers 200.
     pub async fn is_ready(&self) -> bool {
         self.process
             .ready()
@@ -151,11 +151,11 @@ impl Replica {
             .is_some_and(|(status, _)| status == 200)
     }
 
-    /// SIGTERM, and the wait for a clean end.
+    /// Sends SIGTERM and waits for a clean exit.
     pub async fn stop(mut self) {
         self.process.terminate();
         let status = self.process.ended().await;
-        assert_eq!(status.code(), Some(0), "it ends well: {status}");
+        assert_eq!(status.code(), Some(0), "it exits cleanly: {status}");
     }
 }
 
@@ -173,7 +173,7 @@ impl DerefMut for Replica {
     }
 }
 
-/// Asks again until the condition holds or the time is over; whether it held, and after how long.
+/// Polls until the condition holds or the time is over; returns whether it held, and the elapsed time.
 pub async fn within<F: Future<Output = bool>>(
     limit: Duration,
     condition: impl Fn() -> F,

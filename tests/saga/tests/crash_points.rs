@@ -1,8 +1,8 @@
-//! Wherever a process is killed, the books balance after it was started again.
+//! Wherever a process is killed, the ledgers reconcile after it was restarted.
 //!
-//! Each test arms one point of one service (`AGORA_CRASH_AT`), orders until the process dies there by
-//! SIGKILL, starts it anew and goes on ordering; then every order has to end, and every event to be applied
-//! once. A point that is never reached fails its test. To repeat the whole, with PostgreSQL and RabbitMQ up
+//! Each test arms one crash point of one service (`AGORA_CRASH_AT`), places orders until the process dies there by
+//! SIGKILL, restarts it and places more; then every order must end, and every event must be applied exactly once. A crash
+//! point that is never reached fails its test. To repeat all tests, with PostgreSQL and RabbitMQ up
 //! (`cargo xtask test --keep`) and the three `AGORA_TEST_…` variables set:
 //!
 //! ```text
@@ -11,14 +11,14 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use saga_tests::{Promises, Replica, Shop, books};
+use saga_tests::{Promises, Replica, Shop, reconciliation};
 use testkit::eventually;
 
-/// Orders of a run, at least; a few more are placed until the process dies.
+/// The minimum number of orders of a run; more are placed until the process dies.
 const ORDERS: usize = 32;
-/// A process that is still alive after so many won't die.
+/// After this many orders a process that is still alive won't die.
 const ORDERS_AT_MOST: usize = 600;
-/// A product with too little stock for everybody.
+/// A product with too little stock for all orders.
 const SCARCE: i64 = 5;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -27,7 +27,7 @@ enum Victim {
     Inventory,
 }
 
-/// Whether the crash made a second delivery for certain, which then only the inbox caught.
+/// Whether the crash certainly caused a second delivery that only the inbox caught.
 #[derive(Clone, Copy, PartialEq)]
 enum Duplicate {
     Certain,
@@ -65,13 +65,13 @@ impl System {
     }
 }
 
-/// Where failures are counted each message is handled alone: one that strikes a batch makes no retry.
+/// Where failures are counted, each message is handled alone: a failure of a batch causes no retry.
 fn batches(armed: &str) -> (&'static str, &'static str) {
     let retried = armed.starts_with("consumer.before_retry_ack");
     ("AMQP_BATCH_SIZE", if retried { "1" } else { "" })
 }
 
-/// Orders of all kinds: served, rejected for lack of stock or of the product, cancelled at once.
+/// Orders of all kinds: confirmed, rejected for lack of stock or of the product, cancelled at once.
 async fn order_once(shop: &Shop, system: &System, promises: &mut Promises, number: usize) {
     let product = match number % 8 {
         3 => 12_345,
@@ -87,7 +87,7 @@ async fn order_once(shop: &Shop, system: &System, promises: &mut Promises, numbe
     }
 }
 
-async fn books_balance_after_a_crash(victim: Victim, armed: &str, duplicate: Duplicate) {
+async fn ledgers_reconcile_after_a_crash(victim: Victim, armed: &str, duplicate: Duplicate) {
     let shop = Shop::open(saga_tests::binaries!()).await;
     let mut system = System::start(&shop, victim, armed).await;
     if armed.starts_with("consumer.before_retry_ack") {
@@ -95,11 +95,11 @@ async fn books_balance_after_a_crash(victim: Victim, armed: &str, duplicate: Dup
             Victim::Orders => &shop.orders,
             Victim::Inventory => &shop.inventory,
         };
-        // More than the armed process can take, so that the started one has to retry, too.
+        // More than the armed process can handle, so that the restarted one has to retry, too.
         Shop::fail_next_deliveries(pool, 2).await;
     }
     shop.stock_up(SCARCE, 3).await;
-    let at_start = books::stock_at_start(&shop).await;
+    let at_start = reconciliation::stock_at_start(&shop).await;
     let mut promises = Promises::default();
 
     let mut number = 0;
@@ -110,31 +110,38 @@ async fn books_balance_after_a_crash(victim: Victim, armed: &str, duplicate: Dup
     let status = system.victim(victim).ended().await;
     assert_eq!(status.signal(), Some(9), "{armed} was reached: {status}");
     system.restart(&shop, victim, armed).await;
-    // What had no answer is not asked again: a client may give up.
+    // Unanswered requests are not retried: a client may give up.
     let unanswered = promises.unanswered;
     for number in number..ORDERS.max(number + 8) {
         order_once(&shop, &system, &mut promises, number).await;
     }
-    assert_eq!(promises.unanswered, unanswered, "the started one answers");
+    assert_eq!(
+        promises.unanswered, unanswered,
+        "the restarted process answers"
+    );
 
     if duplicate == Duplicate::Certain {
-        let (replica, queue) = heard_twice(&system, victim, armed);
+        let (replica, queue) = consumer_of_duplicate(&system, victim, armed);
         let series = format!("agora_inbox_duplicates_total{{queue=\"{queue}\"}}");
-        eventually("the inbox has caught what came twice", async || {
+        eventually("the inbox has recognised the duplicates", async || {
             replica.metric(&series).await >= 1.0
         })
         .await;
     }
-    books::balance(&shop, &at_start, &promises).await;
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     system.orders.stop().await;
     system.inventory.stop().await;
-    // Once more: nothing was still under way when it balanced.
-    books::balance(&shop, &at_start, &promises).await;
+    // Again after the shutdown: nothing was still in flight when they reconciled.
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     shop.close().await;
 }
 
-/// Who gets the second delivery: the other one of what the victim published, itself of what it consumed.
-fn heard_twice<'a>(system: &'a System, victim: Victim, armed: &str) -> (&'a Replica, &'static str) {
+/// The consumer of the second delivery: the other service for what the victim published, the victim for what it consumed.
+fn consumer_of_duplicate<'a>(
+    system: &'a System,
+    victim: Victim,
+    armed: &str,
+) -> (&'a Replica, &'static str) {
     let published = armed.starts_with("outbox.");
     if (victim == Victim::Orders) == published {
         (&system.inventory, "order_events")
@@ -145,7 +152,7 @@ fn heard_twice<'a>(system: &'a System, victim: Victim, armed: &str) -> (&'a Repl
 
 #[tokio::test]
 async fn order_service_killed_before_it_publishes() {
-    books_balance_after_a_crash(
+    ledgers_reconcile_after_a_crash(
         Victim::Orders,
         "outbox.before_publish:3",
         Duplicate::Possible,
@@ -155,7 +162,7 @@ async fn order_service_killed_before_it_publishes() {
 
 #[tokio::test]
 async fn order_service_killed_before_the_broker_confirms() {
-    books_balance_after_a_crash(
+    ledgers_reconcile_after_a_crash(
         Victim::Orders,
         "publish.before_confirm:3",
         Duplicate::Possible,
@@ -164,13 +171,14 @@ async fn order_service_killed_before_the_broker_confirms() {
 }
 
 #[tokio::test]
-async fn order_service_killed_before_it_marks_what_was_confirmed() {
-    books_balance_after_a_crash(Victim::Orders, "outbox.before_mark:3", Duplicate::Certain).await;
+async fn order_service_killed_before_it_marks_confirmed_events() {
+    ledgers_reconcile_after_a_crash(Victim::Orders, "outbox.before_mark:3", Duplicate::Certain)
+        .await;
 }
 
 #[tokio::test]
 async fn inventory_service_killed_before_it_publishes() {
-    books_balance_after_a_crash(
+    ledgers_reconcile_after_a_crash(
         Victim::Inventory,
         "outbox.before_publish:3",
         Duplicate::Possible,
@@ -180,7 +188,7 @@ async fn inventory_service_killed_before_it_publishes() {
 
 #[tokio::test]
 async fn inventory_service_killed_before_the_broker_confirms() {
-    books_balance_after_a_crash(
+    ledgers_reconcile_after_a_crash(
         Victim::Inventory,
         "publish.before_confirm:3",
         Duplicate::Possible,
@@ -189,8 +197,8 @@ async fn inventory_service_killed_before_the_broker_confirms() {
 }
 
 #[tokio::test]
-async fn inventory_service_killed_before_it_marks_what_was_confirmed() {
-    books_balance_after_a_crash(
+async fn inventory_service_killed_before_it_marks_confirmed_events() {
+    ledgers_reconcile_after_a_crash(
         Victim::Inventory,
         "outbox.before_mark:3",
         Duplicate::Certain,
@@ -200,12 +208,13 @@ async fn inventory_service_killed_before_it_marks_what_was_confirmed() {
 
 #[tokio::test]
 async fn order_service_killed_between_commit_and_acknowledgement() {
-    books_balance_after_a_crash(Victim::Orders, "consumer.before_ack:3", Duplicate::Certain).await;
+    ledgers_reconcile_after_a_crash(Victim::Orders, "consumer.before_ack:3", Duplicate::Certain)
+        .await;
 }
 
 #[tokio::test]
 async fn inventory_service_killed_between_commit_and_acknowledgement() {
-    books_balance_after_a_crash(
+    ledgers_reconcile_after_a_crash(
         Victim::Inventory,
         "consumer.before_ack:3",
         Duplicate::Certain,
@@ -213,9 +222,9 @@ async fn inventory_service_killed_between_commit_and_acknowledgement() {
     .await;
 }
 
-/// Of a batch that is committed only some is acknowledged.
+/// Only a part of a committed batch is acknowledged.
 #[tokio::test]
-async fn inventory_service_killed_amid_the_acknowledgements_of_a_batch() {
+async fn inventory_service_killed_during_the_acknowledgements_of_a_batch() {
     let shop = Shop::open(saga_tests::binaries!()).await;
     let orders = shop.order_service(&[]).await;
     let armed = [
@@ -223,8 +232,8 @@ async fn inventory_service_killed_amid_the_acknowledgements_of_a_batch() {
         ("AMQP_CONCURRENCY", "1"),
     ];
     let mut inventory = shop.inventory_service(&armed).await;
-    let at_start = books::stock_at_start(&shop).await;
-    // The first order is handled alone and waits; the others gather behind it.
+    let at_start = reconciliation::stock_at_start(&shop).await;
+    // The first order is handled alone and waits; the others are queued behind it.
     let mut lock = chassis::database::begin(&shop.inventory)
         .await
         .expect("a transaction");
@@ -247,21 +256,21 @@ async fn inventory_service_killed_amid_the_acknowledgements_of_a_batch() {
 
     let inventory = shop.inventory_service(&[]).await;
     let duplicates = "agora_inbox_duplicates_total{queue=\"order_events\"}";
-    // Alone it would have been one of them.
-    eventually("the inbox has caught what came twice", async || {
+    // A batch of one would have caused one duplicate.
+    eventually("the inbox has recognised the duplicates", async || {
         inventory.metric(duplicates).await >= 10.0
     })
     .await;
-    books::balance(&shop, &at_start, &promises).await;
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     orders.stop().await;
     inventory.stop().await;
-    books::balance(&shop, &at_start, &promises).await;
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     shop.close().await;
 }
 
 #[tokio::test]
 async fn order_service_killed_between_a_retry_and_its_acknowledgement() {
-    books_balance_after_a_crash(
+    ledgers_reconcile_after_a_crash(
         Victim::Orders,
         "consumer.before_retry_ack",
         Duplicate::Certain,
@@ -271,7 +280,7 @@ async fn order_service_killed_between_a_retry_and_its_acknowledgement() {
 
 #[tokio::test]
 async fn inventory_service_killed_between_a_retry_and_its_acknowledgement() {
-    books_balance_after_a_crash(
+    ledgers_reconcile_after_a_crash(
         Victim::Inventory,
         "consumer.before_retry_ack",
         Duplicate::Certain,
@@ -280,14 +289,14 @@ async fn inventory_service_killed_between_a_retry_and_its_acknowledgement() {
 }
 
 #[tokio::test]
-async fn a_replay_killed_between_a_letter_and_its_acknowledgement() {
+async fn a_replay_killed_between_confirm_and_acknowledgement() {
     let shop = Shop::open(saga_tests::binaries!()).await;
     let orders = shop.order_service(&[]).await;
-    // Without retries a disturbance makes dead letters of good orders.
-    let careless = [("AGORA_PATTERN_RETRY", "off"), ("AMQP_BATCH_SIZE", "1")];
-    let inventory = shop.inventory_service(&careless).await;
+    // Without retries a transient failure makes dead letters of good orders.
+    let no_retries = [("AGORA_PATTERN_RETRY", "off"), ("AMQP_BATCH_SIZE", "1")];
+    let inventory = shop.inventory_service(&no_retries).await;
     Shop::fail_next_deliveries(&shop.inventory, 5).await;
-    let at_start = books::stock_at_start(&shop).await;
+    let at_start = reconciliation::stock_at_start(&shop).await;
     let mut promises = Promises::default();
     for _ in 0..ORDERS {
         promises.order(&shop, orders.addr, 1, 1).await;
@@ -303,13 +312,13 @@ async fn a_replay_killed_between_a_letter_and_its_acknowledgement() {
     let finished = shop.replay_dead_letters(&[]).await;
     assert!(finished.success(), "{finished}");
     let duplicates = "agora_inbox_duplicates_total{queue=\"order_events\"}";
-    eventually("the inbox has caught what came twice", async || {
+    eventually("the inbox has recognised the duplicates", async || {
         inventory.metric(duplicates).await >= 1.0
     })
     .await;
-    books::balance(&shop, &at_start, &promises).await;
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     orders.stop().await;
     inventory.stop().await;
-    books::balance(&shop, &at_start, &promises).await;
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     shop.close().await;
 }

@@ -1,7 +1,7 @@
-//! Whatever the order in which events arrive, how often, and what else is in the queue: the books hold, and
-//! each message is applied, or dead with its reason.
+//! Whatever the order and number of deliveries, and whatever else is in the queue: the ledgers reconcile, and each message
+//! is applied, or dead with its reason.
 //!
-//! Properties, with generated deliveries, on one process each. `AGORA_TEST_SEED` repeats a run.
+//! Property tests with generated deliveries, on one process each. `AGORA_TEST_SEED` repeats a run.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
@@ -24,7 +24,7 @@ const CASES: u32 = 24;
 const SCARCE: i64 = 5;
 const UNKNOWN: i64 = 12_345;
 
-/// What doesn't belong into the queue.
+/// Messages that don't belong into the queue.
 #[derive(Debug, Clone)]
 enum Noise {
     Garbage(Vec<u8>),
@@ -43,14 +43,14 @@ impl Noise {
         ]
     }
 
-    /// Its bytes, made from a good event's, and what its dead letter has to say.
+    /// Its bytes, made from a valid event's, and the reason of its dead letter.
     fn spoil(&self, event: &Event) -> (Vec<u8>, DeadReason) {
         let mut payload = event.encode();
         match self {
-            // Random bytes that are JSON are a number or so, and no event.
+            // Random bytes that are valid JSON are a number or similar, and no event.
             Self::Garbage(bytes) => (bytes.clone(), DeadReason::Unreadable),
             Self::FutureVersion => {
-                // An event of its own: under a known id it would be taken for a redelivery.
+                // With an id of its own: a known id would make it a redelivery.
                 let mut event = event.clone();
                 event.id = Uuid::now_v7();
                 event.event_type = event.event_type.replace(".v1", ".v2");
@@ -68,7 +68,7 @@ impl Noise {
     }
 }
 
-/// Runs a property; each case in turn, on one runtime.
+/// Runs a property; one case at a time, on one runtime.
 fn check<S: Strategy>(
     runtime: &tokio::runtime::Runtime,
     strategy: S,
@@ -83,7 +83,7 @@ fn check<S: Strategy>(
         cases: CASES,
         rng_seed: RngSeed::Fixed(seed),
         failure_persistence: None,
-        // A failing case waits for what doesn't come; a few are worth that.
+        // Every step of shrinking waits for a timeout; a few are worth that.
         max_shrink_iters: 8,
         ..Config::default()
     };
@@ -103,7 +103,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// How many messages of a queue are settled for good.
+/// How many messages of a queue have a final outcome.
 async fn settled(replica: &Replica, queue: &str) -> f64 {
     let mut sum = 0.0;
     for outcome in ["applied", "duplicate", "dead"] {
@@ -135,7 +135,7 @@ fn sorted(reasons: impl IntoIterator<Item = DeadReason>) -> Vec<String> {
     reasons
 }
 
-/// An order as inventory-service hears of it.
+/// An order, as deliveries to inventory-service.
 #[derive(Debug, Clone)]
 struct Ordered {
     product_id: i64,
@@ -180,13 +180,13 @@ fn deliveries() -> impl Strategy<Value = (Vec<Ordered>, Vec<Delivery>)> {
 }
 
 /// The events of one generated order.
-struct Said {
+struct Events {
     id: Uuid,
     placed: Event,
     cancelled: Event,
 }
 
-fn said(order: &Ordered) -> Said {
+fn events(order: &Ordered) -> Events {
     let order_id = OrderId::generate();
     let product_id = ProductId::try_from(order.product_id).unwrap();
     let quantity = Quantity::try_from(order.quantity).unwrap();
@@ -201,7 +201,7 @@ fn said(order: &Ordered) -> Said {
         product_id,
         quantity,
     };
-    Said {
+    Events {
         id: order_id.0,
         placed: Event::new("order-service", &placed),
         cancelled: Event::new("order-service", &cancelled),
@@ -209,7 +209,7 @@ fn said(order: &Ordered) -> Said {
 }
 
 #[test]
-fn inventory_keeps_its_books_whatever_arrives_in_whatever_order() {
+fn the_stock_ledger_is_correct_for_any_deliveries_in_any_order() {
     let runtime = runtime();
     let (shop, inventory) = runtime.block_on(async {
         let shop = Shop::open(saga_tests::binaries!()).await;
@@ -220,16 +220,16 @@ fn inventory_keeps_its_books_whatever_arrives_in_whatever_order() {
     let delivered = Cell::new(0);
     let total = runtime.block_on(stock_in_total(&shop));
     check(&runtime, deliveries(), async |(orders, deliveries)| {
-        let said: Vec<_> = orders.iter().map(said).collect();
+        let events: Vec<_> = orders.iter().map(events).collect();
         let mut deaths = Vec::new();
         for delivery in &deliveries {
             let (payload, routing_key) = match delivery {
-                Delivery::Placed(index) => (said[*index].placed.encode(), "order.placed.v1"),
+                Delivery::Placed(index) => (events[*index].placed.encode(), "order.placed.v1"),
                 Delivery::Cancelled(index) => {
-                    (said[*index].cancelled.encode(), "order.cancelled.v1")
+                    (events[*index].cancelled.encode(), "order.cancelled.v1")
                 }
                 Delivery::Noise(noise) => {
-                    let (payload, reason) = noise.spoil(&said[0].placed);
+                    let (payload, reason) = noise.spoil(&events[0].placed);
                     deaths.push(reason);
                     (payload, "order.strange")
                 }
@@ -239,15 +239,15 @@ fn inventory_keeps_its_books_whatever_arrives_in_whatever_order() {
                 .await;
         }
         delivered.set(delivered.get() + deliveries.len());
-        eventually("each message is settled", async || {
+        eventually("each message has its outcome", async || {
             settled(&inventory, "order_events").await == delivered.get() as f64
         })
         .await;
         let reasons = death_reasons(&shop, "order_events.dead", deaths.len()).await;
         assert_eq!(reasons, sorted(deaths));
         assert_eq!(shop.broker.depth("order_events.dead").await, 0);
-        for (order, said) in orders.iter().zip(&said) {
-            check_reservation(&shop, order, said).await;
+        for (order, events) in orders.iter().zip(&events) {
+            check_reservation(&shop, order, events).await;
         }
         assert_eq!(stock_in_total(&shop).await, total);
         assert_eq!(wrong_stock(&shop).await, 0);
@@ -277,37 +277,41 @@ async fn wrong_stock(shop: &Shop) -> i64 {
     .await
 }
 
-async fn check_reservation(shop: &Shop, order: &Ordered, said: &Said) {
+async fn check_reservation(shop: &Shop, order: &Ordered, events: &Events) {
     let outcome: Option<String> =
         sqlx::query_scalar("SELECT outcome FROM reservations WHERE order_id = $1")
-            .bind(said.id)
+            .bind(events.id)
             .fetch_optional(&shop.inventory)
             .await
             .unwrap();
     let moved: Vec<i32> =
         sqlx::query_scalar("SELECT quantity FROM stock_movements WHERE order_id = $1 ORDER BY id")
-            .bind(said.id)
+            .bind(events.id)
             .fetch_all(&shop.inventory)
             .await
             .unwrap();
     let answers: Vec<String> =
         sqlx::query_scalar("SELECT payload FROM outbox WHERE subject = $1 ORDER BY position")
-            .bind(said.id.to_string())
+            .bind(events.id.to_string())
             .fetch_all(&shop.inventory)
             .await
             .unwrap();
-    let heard: BTreeSet<Uuid> =
+    let applied: BTreeSet<Uuid> =
         sqlx::query_scalar("SELECT event_id FROM inbox WHERE event_id IN ($1, $2)")
-            .bind(said.placed.id)
-            .bind(said.cancelled.id)
+            .bind(events.placed.id)
+            .bind(events.cancelled.id)
             .fetch_all(&shop.inventory)
             .await
             .unwrap()
             .into_iter()
             .collect();
-    assert_eq!(heard.contains(&said.placed.id), order.placed, "{order:?}");
     assert_eq!(
-        heard.contains(&said.cancelled.id),
+        applied.contains(&events.placed.id),
+        order.placed,
+        "{order:?}"
+    );
+    assert_eq!(
+        applied.contains(&events.cancelled.id),
         order.cancelled,
         "{order:?}"
     );
@@ -356,7 +360,7 @@ async fn check_reservation(shop: &Shop, order: &Ordered, said: &Said) {
     }
 }
 
-/// An order as order-service hears what became of it.
+/// An order, as outcomes delivered to order-service.
 #[derive(Debug, Clone)]
 struct Decided {
     rejected: bool,
@@ -377,7 +381,7 @@ fn outcomes() -> impl Strategy<Value = (Vec<Decided>, Vec<Outcome>)> {
     (orders, noise).prop_flat_map(|(orders, noise)| {
         let mut outcomes: Vec<_> = noise.into_iter().map(Outcome::Noise).collect();
         for (index, (_, cancelled, some, least_one)) in orders.iter().enumerate() {
-            // A cancelled order may never have been decided: its release is all there is to hear.
+            // A cancelled order may never have been decided: then there is only its release.
             let decided = if *cancelled { *some } else { *least_one };
             let released = if *cancelled { *least_one } else { 0 };
             outcomes.extend((0..decided).map(|_| Outcome::Decided(index)));
@@ -395,9 +399,9 @@ fn outcomes() -> impl Strategy<Value = (Vec<Decided>, Vec<Outcome>)> {
 }
 
 #[test]
-fn each_order_ends_in_one_state_whatever_is_heard_of_it_in_whatever_order() {
+fn each_order_ends_in_one_state_for_any_outcomes_in_any_order() {
     let runtime = runtime();
-    // Nobody consumes what order-service says: the test plays inventory-service.
+    // No service consumes order-service's events: the test plays inventory-service.
     let (shop, service) = runtime.block_on(async {
         let shop = Shop::open(saga_tests::binaries!()).await;
         let service = shop.order_service(&[]).await;
@@ -414,18 +418,18 @@ fn each_order_ends_in_one_state_whatever_is_heard_of_it_in_whatever_order() {
             }
             ids.push(id);
         }
-        let said: Vec<_> = orders
+        let events: Vec<_> = orders
             .iter()
             .zip(&ids)
-            .map(|(order, id)| heard(order, OrderId(*id)))
+            .map(|(order, id)| inventory_events(order, OrderId(*id)))
             .collect();
         let mut deaths = Vec::new();
         for outcome in &outcomes {
             let payload = match outcome {
-                Outcome::Decided(index) => said[*index].0.encode(),
-                Outcome::Released(index) => said[*index].1.encode(),
+                Outcome::Decided(index) => events[*index].0.encode(),
+                Outcome::Released(index) => events[*index].1.encode(),
                 Outcome::Noise(noise) => {
-                    let (payload, reason) = noise.spoil(&said[0].0);
+                    let (payload, reason) = noise.spoil(&events[0].0);
                     deaths.push(reason);
                     payload
                 }
@@ -435,7 +439,7 @@ fn each_order_ends_in_one_state_whatever_is_heard_of_it_in_whatever_order() {
                 .await;
         }
         delivered.set(delivered.get() + outcomes.len());
-        eventually("each message is settled", async || {
+        eventually("each message has its outcome", async || {
             settled(&service, "inventory_events").await == delivered.get() as f64
         })
         .await;
@@ -470,8 +474,8 @@ fn each_order_ends_in_one_state_whatever_is_heard_of_it_in_whatever_order() {
     });
 }
 
-/// What inventory-service would say: its decision, and its answer to a cancellation.
-fn heard(order: &Decided, order_id: OrderId) -> (Event, Event) {
+/// The events that inventory-service would publish: its decision, and its answer to a cancellation.
+fn inventory_events(order: &Decided, order_id: OrderId) -> (Event, Event) {
     let product_id = ProductId::try_from(1).unwrap();
     let quantity = Quantity::try_from(2).unwrap();
     let decision = if order.rejected {

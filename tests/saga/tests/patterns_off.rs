@@ -1,5 +1,5 @@
-//! What each pattern is worth: the same run with its switch on and off. A switch that changes nothing is a
-//! defect, so each test holds both arms against what they claim, and prints the figures (`--nocapture`).
+//! The effect of each pattern: the same run with its switch on and off. A switch without an effect is a defect, so each
+//! test checks both arms against their claims, and prints the measurements (`--nocapture`).
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use saga_tests::{Cable, Promises, Replica, Shop, books, within};
+use saga_tests::{Cable, Promises, Replica, Shop, reconciliation, within};
 use shared_events::{
     Event, EventData, OrderCancelled, OrderId, OrderPlaced, ProductId, Quantity, UserId,
 };
@@ -32,7 +32,7 @@ fn order(product_id: i64, quantity: i64) -> OrderPlaced {
     }
 }
 
-/// Events that announce orders of one piece each.
+/// `OrderPlaced` events of one piece each.
 fn placed(count: usize, product_id: i64) -> Vec<Event> {
     (0..count)
         .map(|_| Event::new("order-service", &order(product_id, 1)))
@@ -116,7 +116,7 @@ async fn without_the_outbox_a_crash_after_the_commit_leaves_an_order_pending_for
             "{point} was reached"
         );
         let orders = shop.order_service(&[switch]).await;
-        // Later orders are decided: whatever was announced before them is, too.
+        // Later orders are decided: events published before theirs have been handled, too.
         let later = place(&shop, orders.addr, 5).await;
         eventually("later orders are confirmed", async || {
             with_status(&shop, &later, "confirmed").await == later.len()
@@ -144,7 +144,7 @@ async fn without_the_outbox_a_crash_after_the_commit_leaves_an_order_pending_for
 }
 
 #[tokio::test]
-async fn without_the_outbox_orders_promised_while_the_broker_is_away_stay_pending_for_ever() {
+async fn without_the_outbox_orders_accepted_during_an_outage_of_the_broker_stay_pending_for_ever() {
     const CUT_OFF: usize = 6;
     for arm in ARMS {
         let shop = open().await;
@@ -158,27 +158,30 @@ async fn without_the_outbox_orders_promised_while_the_broker_is_away_stay_pendin
         let orders = shop.order_service(&variables).await;
         let inventory = shop.inventory_service(&[]).await;
         cable.cut();
-        eventually("the broker is missed", async || !orders.is_ready().await).await;
+        eventually("the broker is unreachable", async || {
+            !orders.is_ready().await
+        })
+        .await;
         let promised = place(&shop, orders.addr, CUT_OFF).await;
-        cable.mend();
-        eventually("the broker is back", async || orders.is_ready().await).await;
+        cable.repair();
+        eventually("the broker is reachable", async || orders.is_ready().await).await;
         let later = place(&shop, orders.addr, 5).await;
         eventually("later orders are confirmed", async || {
             with_status(&shop, &later, "confirmed").await == later.len()
         })
         .await;
         if arm == "on" {
-            eventually("so are those from then", async || {
+            eventually("so are the earlier ones", async || {
                 with_status(&shop, &promised, "confirmed").await == CUT_OFF
             })
             .await;
         }
         let pending = with_status(&shop, &promised, "pending").await;
         println!(
-            "outbox {arm}: {pending} of {CUT_OFF} orders promised while the broker was away pending for ever"
+            "outbox {arm}: {pending} of {CUT_OFF} orders accepted during the broker's outage pending for ever"
         );
         assert_eq!(pending, if arm == "on" { 0 } else { CUT_OFF });
-        // Nor does a new start find them.
+        // A restart doesn't find them either.
         orders.stop().await;
         let orders = shop.order_service(&variables).await;
         let later = place(&shop, orders.addr, 5).await;
@@ -224,12 +227,12 @@ async fn without_the_inbox_an_order_delivered_twice_takes_stock_twice() {
 }
 
 #[tokio::test]
-async fn without_retries_a_short_disturbance_makes_dead_letters() {
+async fn without_retries_transient_failures_make_dead_letters() {
     const ORDERS: usize = 12;
     const DISTURBED: u32 = 4;
     for arm in ARMS {
         let shop = open().await;
-        // One at a time: a failure that strikes a batch is nobody's in particular.
+        // One message at a time: a failure of a batch can't be attributed to a message.
         let variables = [("AGORA_PATTERN_RETRY", arm), ("AMQP_BATCH_SIZE", "1")];
         let inventory = shop.inventory_service(&variables).await;
         Shop::fail_next_deliveries(&shop.inventory, DISTURBED).await;
@@ -242,7 +245,9 @@ async fn without_retries_a_short_disturbance_makes_dead_letters() {
         })
         .await;
         let (applied, dead) = (reserved(&shop, 8).await, dead().await);
-        println!("retry {arm}: of {ORDERS} orders in a disturbance {applied} applied, {dead} dead");
+        println!(
+            "retry {arm}: of {ORDERS} orders during transient failures {applied} applied, {dead} dead"
+        );
         assert_eq!(dead, if arm == "on" { 0 } else { DISTURBED });
         let retries = r#"agora_retries_total{queue="order_events",tier="1s"}"#;
         let retried = if arm == "on" {
@@ -257,10 +262,10 @@ async fn without_retries_a_short_disturbance_makes_dead_letters() {
 }
 
 #[tokio::test]
-async fn a_batch_that_fails_is_handled_one_by_one_and_only_the_culprits_are_dead() {
+async fn a_failed_batch_is_handled_one_by_one_and_only_invalid_messages_are_dead() {
     const GOOD: usize = 40;
     let shop = open().await;
-    // For the queue.
+    // The queue must exist.
     shop.inventory_service(&[]).await.stop().await;
     let mut orders = placed(GOOD, 8);
     let again = orders[3].clone();
@@ -272,12 +277,12 @@ async fn a_batch_that_fails_is_handled_one_by_one_and_only_the_culprits_are_dead
         }
         publish(&shop, event).await;
     }
-    // It finds all of them there: they come as batches. The first of those fail once more, for a moment.
+    // All messages are queued before it starts: they arrive in batches. The first batches fail once more, transiently.
     Shop::fail_next_deliveries(&shop.inventory, 2).await;
     let inventory = shop
         .inventory_service(&[("AMQP_BATCH_SIZE", "15"), ("AMQP_CONCURRENCY", "2")])
         .await;
-    eventually("every delivery has come to its end", async || {
+    eventually("every delivery has its outcome", async || {
         let applied = processed(&inventory, "order_events", "applied").await;
         let duplicate = processed(&inventory, "order_events", "duplicate").await;
         let dead = shop.broker.depth("order_events.dead").await;
@@ -285,8 +290,8 @@ async fn a_batch_that_fails_is_handled_one_by_one_and_only_the_culprits_are_dead
     })
     .await;
     assert_eq!(reserved(&shop, 8).await, GOOD as i64);
-    let told = "SELECT count(*) FROM outbox";
-    assert_eq!(Shop::count(&shop.inventory, told).await, GOOD as i64);
+    let outcomes = "SELECT count(*) FROM outbox";
+    assert_eq!(Shop::count(&shop.inventory, outcomes).await, GOOD as i64);
     inventory.stop().await;
     shop.close().await;
 }
@@ -300,7 +305,7 @@ async fn without_the_dead_letter_queue_as_many_poison_messages_as_slots_stop_all
         let variables = [
             ("AGORA_PATTERN_DEAD_LETTER", arm),
             ("AMQP_CONCURRENCY", &*concurrency),
-            // Else good ones that come together with poison are handled before it.
+            // Otherwise valid messages in a batch with poison messages are handled before those.
             ("AMQP_BATCH_SIZE", "1"),
         ];
         let inventory = shop.inventory_service(&variables).await;
@@ -312,7 +317,7 @@ async fn without_the_dead_letter_queue_as_many_poison_messages_as_slots_stop_all
         for event in placed(GOOD, 9) {
             publish(&shop, &event).await;
         }
-        // In good weather this takes a moment; each poison message has failed several times by then.
+        // Normally this takes a moment; each poison message has failed several times by then.
         let all_good = async || reserved(&shop, 9).await == GOOD as i64;
         let handled = within(Duration::from_secs(5), all_good).await;
         let good = reserved(&shop, 9).await;
@@ -321,7 +326,7 @@ async fn without_the_dead_letter_queue_as_many_poison_messages_as_slots_stop_all
             "dead_letter {arm}: {good} of {GOOD} orders behind {slots} poison messages handled ({handled:?}), {dead} dead"
         );
         if arm == "on" {
-            eventually("the poison is dead", async || {
+            eventually("the poison messages are dead", async || {
                 shop.broker.depth("order_events.dead").await as usize == slots
             })
             .await;
@@ -337,7 +342,7 @@ async fn without_the_dead_letter_queue_as_many_poison_messages_as_slots_stop_all
 }
 
 #[tokio::test]
-async fn without_confirms_an_event_that_no_queue_takes_counts_as_published() {
+async fn without_confirms_an_unroutable_event_counts_as_published() {
     const LOST: usize = 5;
     for arm in ARMS {
         let shop = open().await;
@@ -354,16 +359,13 @@ async fn without_confirms_an_event_that_no_queue_takes_counts_as_published() {
             .await
         };
         if arm == "on" {
-            eventually("the broker's word is heard", async || {
+            eventually("the broker's return is counted", async || {
                 published(&orders, "order_events", "unroutable").await >= 1.0
             })
             .await;
             assert_eq!(unpublished().await, LOST as i64);
         } else {
-            eventually("all are called published", async || {
-                unpublished().await == 0
-            })
-            .await;
+            eventually("all count as published", async || unpublished().await == 0).await;
         }
         shop.broker.bind("order_events", "order_events", "#").await;
         let inventory = shop.inventory_service(&[]).await;
@@ -373,7 +375,7 @@ async fn without_confirms_an_event_that_no_queue_takes_counts_as_published() {
         })
         .await;
         if arm == "on" {
-            eventually("so are those from then", async || {
+            eventually("so are the earlier ones", async || {
                 with_status(&shop, &promised, "confirmed").await == LOST
             })
             .await;
@@ -387,7 +389,7 @@ async fn without_confirms_an_event_that_no_queue_takes_counts_as_published() {
     }
 }
 
-/// Balances over replicas as a gateway does: asks which are ready, takes turns, retries nothing.
+/// The replicas that a gateway would balance over: the ready ones, in turn, without retries.
 async fn ready_ones(replicas: &[Replica]) -> Vec<SocketAddr> {
     let mut ready = Vec::new();
     for replica in replicas {
@@ -427,7 +429,7 @@ async fn without_graceful_shutdown_a_rolling_restart_breaks_the_requests_in_flig
                 .await;
                 let mut old = replicas.remove(0);
                 old.terminate();
-                // No longer ready, one way or the other: the gateway sends it nothing more.
+                // No longer ready, in both arms: the gateway sends it no more requests.
                 eventually("it is not ready", async || !old.is_ready().await).await;
                 if arm == "off" {
                     assert_eq!(old.ended().await.code(), Some(143));
@@ -459,7 +461,7 @@ async fn without_graceful_shutdown_a_rolling_restart_breaks_the_requests_in_flig
     }
 }
 
-/// How many orders wait for a lock; asked from beside it, as the orders' own connections may wait, too.
+/// How many orders wait for a lock; read over a separate connection, because the services' own may wait, too.
 async fn waiting_orders(beside: &PgPool, orders: &PgPool) -> i64 {
     let options = orders.connect_options();
     sqlx::query_scalar(
@@ -477,7 +479,7 @@ async fn two_relays_publish_each_event_once_and_each_orders_events_in_order() {
     const ORDERS: usize = 150;
     let shop = open().await;
     let replicas = [shop.order_service(&[]).await, shop.order_service(&[]).await];
-    // Nobody consumes: what was published lies in the queue.
+    // No service consumes: published messages stay in the queue.
     let mut promises = Promises::default();
     for batch in 0..ORDERS / 10 {
         let both = |number: usize| replicas[(batch + number) % 2].addr;
@@ -539,14 +541,14 @@ async fn two_relays_publish_each_event_once_and_each_orders_events_in_order() {
 }
 
 #[tokio::test]
-async fn with_all_patterns_on_two_replicas_of_each_service_keep_the_books() {
+async fn with_all_patterns_on_two_replicas_of_each_service_reconcile() {
     let shop = open().await;
     let orders = [shop.order_service(&[]).await, shop.order_service(&[]).await];
     let inventory = [
         shop.inventory_service(&[]).await,
         shop.inventory_service(&[]).await,
     ];
-    let at_start = books::stock_at_start(&shop).await;
+    let at_start = reconciliation::stock_at_start(&shop).await;
     let mut promises = Promises::default();
     for number in 0..60 {
         let at = orders[number % 2].addr;
@@ -557,7 +559,7 @@ async fn with_all_patterns_on_two_replicas_of_each_service_keep_the_books() {
                 .await;
         }
     }
-    books::balance(&shop, &at_start, &promises).await;
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     let mut duplicates = 0.0;
     for (replica, queue) in inventory
         .iter()
@@ -583,7 +585,7 @@ async fn without_the_saga_orders_are_confirmed_that_have_no_stock_and_cancelled_
     for arm in ["on", "off"] {
         let shop = open().await;
         let orders = shop.order_service(&[("AGORA_PATTERN_SAGA", arm)]).await;
-        // Its table is there once the service has started.
+        // The table exists once the service has started.
         let inventory = shop.inventory_service(&[]).await;
         shop.stock_up(7, 3).await;
         let mut placed = Vec::new();
@@ -601,7 +603,7 @@ async fn without_the_saga_orders_are_confirmed_that_have_no_stock_and_cancelled_
             shop.cancel(orders.addr, *order).await;
         }
         let cancelled = async || with_status(&shop, &placed, "cancelling").await == 0;
-        eventually("all cancellations are kept", cancelled).await;
+        eventually("all cancellations are stored", cancelled).await;
         let held = reserved(&shop, 7).await;
         assert_eq!(held, if arm == "on" { 0 } else { 3 });
         println!(

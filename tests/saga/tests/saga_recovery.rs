@@ -1,11 +1,11 @@
-//! Whichever of an order's four messages is lost, the order comes to its end: order-service publishes its event again, and
-//! inventory-service its answer. Without it the order waits for ever.
+//! Whichever of an order's four messages is lost, the order ends: order-service republishes its event, and
+//! inventory-service its answer. Without recovery it waits for ever.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 use std::time::Duration;
 
-use saga_tests::{Promises, Replica, Shop, books, within};
+use saga_tests::{Promises, Replica, Shop, reconciliation, within};
 use sqlx::PgPool;
 use testkit::eventually;
 use uuid::Uuid;
@@ -14,14 +14,14 @@ const SOON: [(&str, &str); 2] = [
     ("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "1"),
     ("AGORA_SAGA_RECOVERY_INTERVAL_SECONDS", "1"),
 ];
-/// What a recovery may take: its second attempt comes after three seconds, its third one after seven.
+/// The time limit of a recovery: its second attempt comes after three seconds, its third one after seven.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(15);
 
 async fn open() -> Shop {
     Shop::open(saga_tests::binaries!()).await
 }
 
-/// Has every message that a service gets rejected, until [`accept`]: `pool` is its database.
+/// Makes a service reject every message until [`accept`]; `pool` is its database.
 async fn refuse(pool: &PgPool) {
     let refusing = "ALTER TABLE inbox ADD CONSTRAINT refused CHECK (false) NOT VALID";
     sqlx::query(refusing).execute(pool).await.unwrap();
@@ -40,7 +40,7 @@ async fn status(shop: &Shop, order_id: Uuid) -> String {
         .unwrap()
 }
 
-/// Who loses messages while its database refuses them.
+/// The service that loses messages while its database rejects them.
 #[derive(Clone, Copy)]
 enum Loser {
     /// `order_events`: `OrderPlaced`, `OrderCancelled`.
@@ -64,7 +64,7 @@ impl Loser {
         }
     }
 
-    /// The dead letter, and all that recovery adds to it meanwhile, are purged.
+    /// Purges the dead letter, and those that recovery adds meanwhile.
     async fn purge(self, shop: &Shop) {
         shop.broker.wait_for_message(self.dead_letters()).await;
         accept(self.pool(shop)).await;
@@ -72,8 +72,8 @@ impl Loser {
     }
 }
 
-/// An order of a product with this stock: its placing, or its cancelling, is lost to `loser`. It ends as `end`, or stays as
-/// `stuck` without recovery.
+/// An order of a product with this stock: its placement or its cancellation is lost by `loser`. It ends with the second
+/// status, or without recovery stays in the first.
 async fn ends_although_lost(
     loser: Loser,
     cancelled: bool,
@@ -87,7 +87,7 @@ async fn ends_although_lost(
         let orders: Replica = shop.order_service(&[after, interval, switch]).await;
         let inventory = shop.inventory_service(&[]).await;
         shop.stock_up(1, available).await;
-        let at_start = books::stock_at_start(&shop).await;
+        let at_start = reconciliation::stock_at_start(&shop).await;
         let mut promises = Promises::default();
         if cancelled {
             promises.order(&shop, orders.addr, 1, 2).await;
@@ -107,14 +107,12 @@ async fn ends_although_lost(
         let id = promises.made[0].order_id;
         let ended = async || status(&shop, id).await == end;
         if arm == "on" {
-            eventually("it comes to its end", ended).await;
-            books::balance(&shop, &at_start, &promises).await;
+            eventually("it ends", ended).await;
+            reconciliation::reconcile(&shop, &at_start, &promises).await;
             assert!(orders.metric("agora_orders_recovered_total").await >= 1.0);
         } else {
             let limit = RECOVERED_WITHIN / 3;
-            within(limit, ended)
-                .await
-                .expect_err("nothing brings it back");
+            within(limit, ended).await.expect_err("nothing recovers it");
             assert_eq!(status(&shop, id).await, stuck);
         }
         drop((orders, inventory));
@@ -148,11 +146,11 @@ async fn an_order_whose_stock_released_is_lost_is_cancelled() {
 }
 
 #[tokio::test]
-async fn an_order_that_lost_both_its_events_is_cancelled_and_takes_nothing() {
+async fn an_order_whose_both_events_are_lost_is_cancelled_and_reserves_nothing() {
     let shop = open().await;
     let orders = shop.order_service(&SOON).await;
     let inventory = shop.inventory_service(&[]).await;
-    let at_start = books::stock_at_start(&shop).await;
+    let at_start = reconciliation::stock_at_start(&shop).await;
     refuse(&shop.inventory).await;
     let mut promises = Promises::default();
     promises.order(&shop, orders.addr, 1, 2).await;
@@ -166,7 +164,7 @@ async fn an_order_that_lost_both_its_events_is_cancelled_and_takes_nothing() {
     .await;
     let moved = "SELECT count(*) FROM stock_movements";
     assert_eq!(Shop::count(&shop.inventory, moved).await, 0);
-    let unbalanced = books::discrepancies(&shop, &at_start, &promises).await;
+    let unbalanced = reconciliation::discrepancies(&shop, &at_start, &promises).await;
     // Its OrderPlaced is not in the inbox, and never will be.
     assert!(unbalanced.len() <= 1, "{unbalanced:?}");
     drop((orders, inventory));
@@ -174,11 +172,11 @@ async fn an_order_that_lost_both_its_events_is_cancelled_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn dead_letters_that_are_sent_again_after_the_recovery_change_nothing() {
+async fn dead_letters_replayed_after_the_recovery_change_nothing() {
     let shop = open().await;
     let orders = shop.order_service(&SOON).await;
     let inventory = shop.inventory_service(&[]).await;
-    let at_start = books::stock_at_start(&shop).await;
+    let at_start = reconciliation::stock_at_start(&shop).await;
     refuse(&shop.inventory).await;
     let mut promises = Promises::default();
     for _ in 0..5 {
@@ -198,7 +196,7 @@ async fn dead_letters_that_are_sent_again_after_the_recovery_change_nothing() {
     .await;
     let replayed = shop.replay_dead_letters(&[]).await;
     assert!(replayed.success(), "{replayed}");
-    books::balance(&shop, &at_start, &promises).await;
+    reconciliation::reconcile(&shop, &at_start, &promises).await;
     drop((orders, inventory));
     shop.close().await;
 }

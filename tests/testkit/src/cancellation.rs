@@ -1,9 +1,9 @@
-//! Cancellation: a future is dropped at each of its awaits, and what it leaves behind is looked at.
+//! Cancellation: a future is dropped at each of its awaits, and its leftovers are checked.
 //!
-//! [`drop_at_each_await`] polls a future once and drops it, then a new one twice, and so on, until they come to their
-//! end. The I/O is real: between two polls it waits until the future is woken. Each number of polls is tried in two ways:
-//! dropped while what it waits for is under way, and when that has come. [`Observer`] says what is clean: no connection of a pool is
-//! in use, no session of the database is in a transaction, and PostgreSQL had nothing to warn of.
+//! [`drop_at_each_await`] polls a future once and drops it, then a new one twice, and so on, until they complete. The I/O
+//! is real: between two polls it waits until the future is woken. Each number of polls is tried in two ways: dropped while
+//! the awaited operation is in progress, and after it has completed. [`Observer`] checks for leftovers: no connection of a
+//! pool is in use, no session of the database is in a transaction, and PostgreSQL issued no warning.
 //!
 //! Left out: threads. The warnings are those of the test's own thread, so the test's runtime has only that one.
 
@@ -31,31 +31,31 @@ use uuid::Uuid;
 
 use crate::PATIENCE;
 
-/// A future that isn't at its end after so many polls doesn't come to one.
+/// A future that needs more polls than this never completes.
 const MOST_POLLS: usize = 1_000;
-/// One end isn't the last: on a busy machine an answer may come before it is waited for, and work is at its end early.
+/// One early completion isn't the last number of polls: on a busy machine an answer may arrive before it is awaited.
 const ENDS_IN_A_ROW: usize = 6;
-/// What is clean is so at once: longer waits only on a machine that is busy.
+/// Leftovers are gone immediately; longer waits occur only on a busy machine.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// When a future is dropped that was polled for the last time.
+/// When a future is dropped after its last poll.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// At once: what it asked for is under way.
+    /// At once: the operation that it awaits is in progress.
     Pending,
-    /// It has been woken: the answer is there, and it hasn't read it.
+    /// After it was woken: the answer has arrived, and it hasn't read it.
     Woken,
 }
 
-/// What became of a future.
+/// How polling a future ended.
 enum End<T> {
     Completed(T),
-    /// It goes on, and has done all that was to be seen.
+    /// It is still running, and has done everything that the test looks for.
     Enough,
     Dropped,
 }
 
-/// Wakes whoever polls a future by hand.
+/// Wakes a task that polls a future by hand.
 struct Alarm(Notify);
 
 impl Wake for Alarm {
@@ -64,7 +64,7 @@ impl Wake for Alarm {
     }
 }
 
-/// Polls the future `polls` times, each time when it was woken, and drops it; earlier if it completes, or `enough`
+/// Polls the future `polls` times, each time after it was woken, and drops it; earlier if it completes, or `enough`
 /// resolves.
 async fn polled<T>(
     future: impl Future<Output = T>,
@@ -91,9 +91,9 @@ async fn polled<T>(
     End::Dropped
 }
 
-/// Runs `work` again and again, dropped after one poll, after two, and so on; before each time it `prepare`s, after each
-/// time it `check`s what was left, and is told which one that was. Ends when several times in a row the work completed, or
-/// there was `enough` of it, before it had all its polls. Answers how many those were, and what the work answered.
+/// Runs `work` repeatedly, dropped after one poll, after two, and so on; calls `prepare` before and `check` after each
+/// run, with its description. Ends when several runs in a row completed, or `enough` resolved, before all their polls.
+/// Returns that number of polls and the result of `work`.
 pub async fn drop_at_each_await<P, T>(
     what: &str,
     mut prepare: impl AsyncFnMut() -> P,
@@ -104,7 +104,7 @@ pub async fn drop_at_each_await<P, T>(
     let mut ends_in_a_row = 0;
     for polls in 1..=MOST_POLLS {
         for moment in [Moment::Pending, Moment::Woken] {
-            // Once to its end: making a connection takes hundreds of polls, and isn't what is looked at.
+            // Once to completion: opening a connection takes hundreds of polls, and isn't what is tested.
             let prepared = prepare().await;
             polled(work(prepared), usize::MAX, Moment::Pending, enough()).await;
             let prepared = prepare().await;
@@ -124,19 +124,19 @@ pub async fn drop_at_each_await<P, T>(
             }
         }
     }
-    panic!("{what}: not at its end after {MOST_POLLS} polls");
+    panic!("{what}: not complete after {MOST_POLLS} polls");
 }
 
-/// Looks at what dropped futures leave behind.
+/// Checks for the leftovers of dropped futures.
 pub struct Observer {
     database: PgPool,
     lifecycle: Lifecycle,
     warnings: Warnings,
-    _heard: DefaultGuard,
+    _recording: DefaultGuard,
 }
 
 impl Observer {
-    /// Of a service's pools and database. It hears PostgreSQL's warnings from now on, as long as it lives.
+    /// Of a service's pools and database. From now on it records PostgreSQL's warnings, as long as it lives.
     pub async fn new(database_url: &str, lifecycle: &Lifecycle) -> Self {
         let warnings = Warnings::default();
         let database = PgPoolOptions::new().max_connections(1);
@@ -146,17 +146,17 @@ impl Observer {
                 .await
                 .expect("the database answers"),
             lifecycle: lifecycle.clone(),
-            _heard: tracing::subscriber::set_default(warnings.clone()),
+            _recording: tracing::subscriber::set_default(warnings.clone()),
             warnings,
         }
     }
 
-    /// Waits until all is clean.
+    /// Waits until there are no leftovers.
     ///
     /// # Panics
-    /// When it doesn't become clean within [`PATIENCE`].
+    /// When there still are some after [`PATIENCE`].
     pub async fn clean(&self, when: &str) {
-        // First: a connection is back in its pool when the server has answered all that was sent on it.
+        // First: a connection returns to its pool when the server has answered everything sent on it.
         soon(
             || format!("{when}: a connection is still in use"),
             async || connections_in_use(&self.lifecycle.metrics().encode()) == 0,
@@ -193,7 +193,7 @@ impl Observer {
     }
 }
 
-/// Asks again until the condition holds, more often than [`eventually`](crate::eventually); panics with `what` after
+/// Polls until the condition holds, more often than [`eventually`](crate::eventually); panics with `what` after
 /// [`PATIENCE`].
 pub async fn soon(what: impl Fn() -> String, condition: impl AsyncFn() -> bool) {
     let started = Instant::now();
@@ -213,7 +213,7 @@ fn connections_in_use(metrics: &str) -> i64 {
         .sum()
 }
 
-/// A service that is composed as in production and doesn't listen: its requests are futures of the test.
+/// A service composed as in production that doesn't listen: its requests are futures of the test.
 pub struct Composed {
     router: Router,
     lifecycle: Lifecycle,
@@ -242,14 +242,14 @@ impl Composed {
         }
     }
 
-    /// The answer to a request that nobody drops.
+    /// The answer to a request that is not dropped.
     pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let Ok(response) = self.router.clone().call(request).await;
         response
     }
 
-    /// Drops the request at each of its awaits, and checks each time that nothing is left of it; the status that it is
-    /// answered with in the end. `request` makes one for each time.
+    /// Drops the request at each of its awaits, and checks each time that it leaves nothing behind; returns the status of
+    /// its answer. `request` makes one for each run.
     pub async fn drop_at_each_await(
         &self,
         what: &str,
@@ -268,18 +268,18 @@ impl Composed {
         status
     }
 
-    /// What looks at the service.
+    /// The observer of the service.
     pub fn observer(&self) -> &Observer {
         &self.observer
     }
 
-    /// Stops what the service does by itself.
+    /// Stops the service's background tasks.
     pub async fn stop(self) {
         assert!(self.lifecycle.stop(PATIENCE).await, "stopped in time");
     }
 }
 
-/// A request as the gateway hands it on for this user; `body` is sent as JSON unless it is null.
+/// A request as the gateway forwards it for this user; `body` is sent as JSON unless it is null.
 pub fn request_of(user: Uuid, method: &str, path: &str, body: &serde_json::Value) -> Request<Body> {
     let request = Request::builder()
         .method(method)
@@ -295,16 +295,16 @@ pub fn request_of(user: Uuid, method: &str, path: &str, body: &serde_json::Value
     request.expect("a request")
 }
 
-/// What PostgreSQL warns of, as sqlx reports it in this thread.
+/// PostgreSQL's warnings, as sqlx logs them in this thread.
 #[derive(Debug, Clone, Default)]
 struct Warnings {
-    heard: Arc<Mutex<Vec<String>>>,
+    recorded: Arc<Mutex<Vec<String>>>,
     spans: Arc<AtomicUsize>,
 }
 
 impl Warnings {
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -330,8 +330,8 @@ impl Subscriber for Warnings {
         }
         let mut message = Message(String::new());
         event.record(&mut message);
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.push(message.0);
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.push(message.0);
     }
 
     fn enter(&self, _: &Id) {}

@@ -1,15 +1,15 @@
-//! The OpenAPI documents in the repository, which people read, compare and hold the gateway's routes against: what the
-//! services serve, letter by letter.
+//! The OpenAPI documents in the repository, for readers, comparisons and the check of the gateway's routes: identical to
+//! what the services serve.
 
 use std::path::Path;
 
 use crate::Service;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi");
-/// Anything in it: the files are written instead of compared.
+/// When set to anything, the files are written instead of compared.
 const WRITE: &str = "AGORA_TEST_WRITE_DOCUMENTS";
 
-/// Holds what a service serves as its document against the repository's.
+/// Compares the document that a service serves with the repository's.
 pub async fn document_is_the_repositorys(service: &Service, name: &str) {
     let path = chassis::openapi::path(name);
     let answer = service.anonymous("GET", &path).send().await;

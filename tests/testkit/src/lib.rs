@@ -1,10 +1,10 @@
-//! What the services' tests share: for each test a database of its own, a virtual host of its own on the
-//! broker, and the service under test, composed as in production and reached over HTTP.
+//! What the services' tests share: a database and a virtual host per test, and the service under test, composed as in
+//! production and reached over HTTP.
 //!
-//! PostgreSQL and RabbitMQ are real; `cargo xtask test` starts them and says where in
-//! `AGORA_TEST_DATABASE_URL`, `AGORA_TEST_AMQP_URL` and `AGORA_TEST_RABBITMQ_API`. Both names die with the
-//! system that `cargo xtask test` takes down. Virtual hosts are costly: those of earlier test processes are
-//! removed by the next one, and what is repeated many times removes its own.
+//! PostgreSQL and RabbitMQ are real; `cargo xtask test` starts them and sets `AGORA_TEST_DATABASE_URL`,
+//! `AGORA_TEST_AMQP_URL` and `AGORA_TEST_RABBITMQ_API`. Databases and virtual hosts are removed with the system that
+//! `cargo xtask test` takes down. Virtual hosts are expensive: those of earlier test processes are removed by the next one,
+//! and tests that repeat a case many times remove their own.
 
 pub mod cancellation;
 mod documents;
@@ -29,10 +29,10 @@ use uuid::Uuid;
 pub use crate::documents::document_is_the_repositorys;
 pub use crate::process::{Process, command, free_address};
 
-/// The longest that a test waits for anything.
+/// The longest wait of a test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A database of the test's own; its URL.
+/// Creates a database for the test; returns its URL.
 pub async fn database() -> String {
     let mut url = required_url("AGORA_TEST_DATABASE_URL");
     let name = format!("test_{}", Uuid::now_v7().simple());
@@ -48,7 +48,7 @@ pub async fn database() -> String {
     url.into()
 }
 
-/// Removes a database that [`database`] made, whoever is still connected.
+/// Removes a database that [`database`] created, even if clients are connected.
 pub async fn remove_database(url: &str) {
     let url = Url::parse(url).expect("a URL");
     let name = url.path().trim_start_matches('/').to_owned();
@@ -62,7 +62,7 @@ pub async fn remove_database(url: &str) {
     server.close().await;
 }
 
-/// Removes a virtual host that [`virtual_host`] made.
+/// Removes a virtual host that [`virtual_host`] created.
 pub async fn remove_virtual_host(url: &str) {
     let url = Url::parse(url).expect("a URL");
     let api = required_url("AGORA_TEST_RABBITMQ_API");
@@ -75,7 +75,7 @@ pub async fn remove_virtual_host(url: &str) {
         .expect("a virtual host can be removed");
 }
 
-/// A virtual host of the test's own; its AMQP URL.
+/// Creates a virtual host for the test; returns its AMQP URL.
 pub async fn virtual_host() -> String {
     let mut url = required_url("AGORA_TEST_AMQP_URL");
     let api = required_url("AGORA_TEST_RABBITMQ_API");
@@ -83,7 +83,7 @@ pub async fn virtual_host() -> String {
     let name = format!("test-{}-{}", std::process::id(), Uuid::now_v7().simple());
     let put = |path: String, body: Value| {
         let url = api.join(&path).expect("a path of the management API");
-        // reqwest takes the credentials out of the URL.
+        // reqwest reads the credentials from the URL.
         reqwest::Client::new().put(url).json(&body).send()
     };
     let permissions = serde_json::json!({ "configure": ".*", "write": ".*", "read": ".*" });
@@ -103,12 +103,12 @@ pub async fn virtual_host() -> String {
     url.into()
 }
 
-/// Removes the virtual hosts of test processes that have ended, once a process. Ten queues each, they would
-/// fill the broker's memory in a few runs, and a broker that is short of memory blocks publishers.
+/// Removes the virtual hosts of test processes that have ended, once per process. With ten queues each, they would fill
+/// the broker's memory in a few runs, and a broker that is short of memory blocks publishers.
 async fn remove_abandoned(api: &Url) {
     static ONCE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     ONCE.get_or_init(async || {
-        // Where processes can't be asked for, everything may still be in use.
+        // Where processes can't be listed, every virtual host may still be in use.
         if !std::path::Path::new("/proc/self").exists() {
             return;
         }
@@ -133,8 +133,7 @@ async fn remove_abandoned(api: &Url) {
     .await;
 }
 
-/// Lowers the bound of a queue to so many messages, as an operator would by a policy; of two bounds the lower one
-/// holds.
+/// Lowers the length limit of a queue, as an operator would with a policy; of two limits the lower one applies.
 pub async fn bound_queue(broker_url: &str, queue: &str, messages: u32) {
     let api = required_url("AGORA_TEST_RABBITMQ_API");
     let vhost = Url::parse(broker_url).expect("a URL");
@@ -151,7 +150,7 @@ pub async fn bound_queue(broker_url: &str, queue: &str, messages: u32) {
         .expect("a policy can be set");
 }
 
-/// Declares a queue with these arguments, as somebody else would have.
+/// Declares a queue with these arguments, as another version would have.
 pub async fn declare_queue(broker_url: &str, queue: &str, arguments: Value) {
     let api = required_url("AGORA_TEST_RABBITMQ_API");
     let vhost = Url::parse(broker_url).expect("a URL");
@@ -164,8 +163,8 @@ pub async fn declare_queue(broker_url: &str, queue: &str, arguments: Value) {
         .expect("a queue can be declared");
 }
 
-/// The connections to a virtual host that have this name, as the broker numbers them: a connection that was lost and made
-/// anew has another number.
+/// The connections to a virtual host with this name, by the broker's ids: a connection that was lost and reopened has
+/// another id.
 pub async fn connections(broker_url: &str, name: &str) -> Vec<String> {
     let api = required_url("AGORA_TEST_RABBITMQ_API");
     let vhost = Url::parse(broker_url).expect("a URL");
@@ -183,7 +182,7 @@ pub async fn connections(broker_url: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// How many channels are open in a virtual host. A message that isn't acknowledged belongs to one.
+/// How many channels are open in a virtual host. Every unacknowledged message belongs to one.
 pub async fn open_channels(broker_url: &str) -> usize {
     let api = required_url("AGORA_TEST_RABBITMQ_API");
     let vhost = Url::parse(broker_url).expect("a URL");
@@ -200,9 +199,9 @@ fn required_url(variable: &str) -> Url {
     Url::parse(&value).unwrap_or_else(|error| panic!("{variable}: {error}"))
 }
 
-/// A service that runs in the test's process.
+/// A service running in the test's process.
 pub struct Service {
-    /// Where it serves.
+    /// Its HTTP or gRPC address.
     pub addr: SocketAddr,
     /// Its ops port.
     pub ops: SocketAddr,
@@ -211,7 +210,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a service with these variables; its addresses are any free ones.
+    /// Starts a service with these variables on free ports.
     pub async fn start<C>(
         name: &'static str,
         variables: &[(&str, &str)],
@@ -242,21 +241,21 @@ impl Service {
         }
     }
 
-    /// A request without identity: as no request comes through the gateway's protected routes.
+    /// A request without an identity, as the gateway's protected routes never forward one.
     pub fn anonymous(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
         self.client
             .request(method, format!("http://{}{path}", self.addr))
     }
 
-    /// A request as the gateway hands it on for this user.
+    /// A request as the gateway forwards it for this user.
     pub fn as_user(&self, user: Uuid, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.anonymous(method, path)
             .header("X-User-Id", user.to_string())
             .header("X-User-Email", format!("{user}@agora.example"))
     }
 
-    /// The answer of the ops port: status and body.
+    /// The ops port's answer: status and body.
     pub async fn ops(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.ops);
         let answer = self
@@ -269,24 +268,24 @@ impl Service {
         (status, answer.text().await.expect("a body"))
     }
 
-    /// The value of one series of `/metrics`, given as it stands there; 0 when it isn't there.
+    /// The value of one series of `/metrics`, named as in the exposition; 0 when it is missing.
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.ops("/metrics").await;
         crate::series(&text, series).unwrap_or(0.0)
     }
 
-    /// Drains and stops; answers whether all work was finished in time.
+    /// Drains and stops; returns whether all work was finished in time.
     pub async fn stop(self) -> bool {
         self.lifecycle.stop(PATIENCE).await
     }
 
-    /// The service's tasks, for a test that stops it while it goes on asking.
+    /// The service's tasks, for a test that stops it while it sends requests.
     pub fn lifecycle(&self) -> &Lifecycle {
         &self.lifecycle
     }
 }
 
-/// The value of one series in what `/metrics` answers, given as it stands there; `None` when it isn't there.
+/// The value of one series in an exposition, named as in it; `None` when it is missing.
 pub fn series(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| {
         line.strip_prefix(name)?
@@ -298,7 +297,7 @@ pub fn series(text: &str, name: &str) -> Option<f64> {
     })
 }
 
-/// Status and JSON body of an answer.
+/// Sends a request; returns the status and the JSON body.
 pub async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
     let answer = request.send().await.expect("the service answers");
     let status = answer.status().as_u16();
@@ -307,7 +306,7 @@ pub async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
     (status, json)
 }
 
-/// Checks that an answer is a problem document of this status and kind.
+/// Sends a request; checks that the answer is a problem document with this status and type.
 pub async fn refused(request: reqwest::RequestBuilder, status: u16, kind: &str) {
     let answer = request.send().await.expect("the service answers");
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
@@ -324,7 +323,7 @@ pub async fn refused(request: reqwest::RequestBuilder, status: u16, kind: &str) 
     );
 }
 
-/// Asks again until the condition holds; panics with `what` after [`PATIENCE`].
+/// Polls until the condition holds; panics with `what` after [`PATIENCE`].
 pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let started = Instant::now();
     while !condition().await {
@@ -359,7 +358,7 @@ impl BrokerClient {
         }
     }
 
-    /// Publishes whatever bytes, confirmed.
+    /// Publishes these bytes, confirmed.
     pub async fn publish(&self, exchange: &str, routing_key: &str, payload: &[u8]) {
         let headers = FieldTable::default();
         self.publish_with(exchange, routing_key, payload, headers)
@@ -376,10 +375,10 @@ impl BrokerClient {
     ) {
         let properties = BasicProperties::default().with_headers(headers);
         let routed = self.send(exchange, routing_key, payload, properties).await;
-        assert!(routed, "no queue takes {routing_key}");
+        assert!(routed, "no queue is bound for {routing_key}");
     }
 
-    /// The same, to be forgotten by the broker after so many milliseconds.
+    /// The same, with an expiration in milliseconds.
     pub async fn publish_expiring(
         &self,
         exchange: &str,
@@ -392,10 +391,10 @@ impl BrokerClient {
             .with_headers(headers)
             .with_expiration(expiration_ms.into());
         let routed = self.send(exchange, routing_key, payload, properties).await;
-        assert!(routed, "no queue takes {routing_key}");
+        assert!(routed, "no queue is bound for {routing_key}");
     }
 
-    /// Answers whether a queue took it.
+    /// Returns whether a queue accepted it.
     pub async fn try_publish(&self, exchange: &str, routing_key: &str, payload: &[u8]) -> bool {
         let properties = BasicProperties::default();
         self.send(exchange, routing_key, payload, properties).await
@@ -428,7 +427,7 @@ impl BrokerClient {
         confirmation.take_message().is_none()
     }
 
-    /// Deletes a queue, as a clumsy operator would.
+    /// Deletes a queue, as by an operator's mistake.
     pub async fn delete_queue(&self, queue: &str) {
         self.channel
             .queue_delete(queue.into(), QueueDeleteOptions::default())
@@ -436,7 +435,7 @@ impl BrokerClient {
             .expect("deleted");
     }
 
-    /// Takes one message out of a queue, if there is one: payload and headers.
+    /// Consumes one message of a queue, if there is one: payload and headers.
     pub async fn take(&self, queue: &str) -> Option<(Vec<u8>, FieldTable)> {
         let message = self
             .channel
@@ -458,14 +457,15 @@ impl BrokerClient {
         Some((message.delivery.data, headers))
     }
 
-    /// Takes a message and dies with it: the broker gets no answer, and hands it out again. Whether there was one.
+    /// Consumes a message and closes the connection without an acknowledgement, so that the broker redelivers it. Returns
+    /// whether there was one.
     pub async fn take_and_die(self, queue: &str) -> bool {
         let taken = self
             .channel
             .basic_get(queue.into(), BasicGetOptions::default())
             .await
             .expect("the queue exists");
-        // Dropping the connection alone would leave the socket to a background task, for a while.
+        // Dropping the connection alone would leave the socket to a background task for a while.
         self.connection
             .close(200, "dying".into())
             .await
@@ -488,7 +488,7 @@ impl BrokerClient {
         }
     }
 
-    /// Takes a binding away, as a clumsy operator would.
+    /// Removes a binding, as by an operator's mistake.
     pub async fn unbind(&self, queue: &str, exchange: &str, pattern: &str) {
         let arguments = FieldTable::default();
         self.channel
@@ -497,7 +497,7 @@ impl BrokerClient {
             .expect("unbound");
     }
 
-    /// Puts it back.
+    /// Restores a binding.
     pub async fn bind(&self, queue: &str, exchange: &str, pattern: &str) {
         let options = QueueBindOptions::default();
         let arguments = FieldTable::default();
@@ -535,7 +535,7 @@ impl BrokerClient {
     }
 }
 
-/// Headers with text in them.
+/// Headers with text values.
 pub fn text_headers(pairs: &[(&str, &str)]) -> FieldTable {
     let mut headers = FieldTable::default();
     for (name, text) in pairs {
@@ -552,7 +552,7 @@ pub fn text_list(texts: &[&str]) -> AMQPValue {
     AMQPValue::FieldArray(texts.collect::<Vec<_>>().into())
 }
 
-/// A header's text.
+/// A header's text value.
 pub fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
     match headers.inner().get(name)? {
         AMQPValue::LongString(text) => Some(text.to_string()),
@@ -561,7 +561,7 @@ pub fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
     }
 }
 
-/// The names of an object's members, sorted, all the way down.
+/// The names of an object's members, sorted, at every depth.
 pub fn shape(value: &Value) -> Value {
     match value {
         Value::Object(members) => members

@@ -1,5 +1,5 @@
-//! A service as a process of its own: what it says, how it ends, and how to end it. With `AGORA_TEST_LOG` set
-//! (and `--nocapture`) its log stands between the test's own output.
+//! A service as a process: its log, its exit status, and how to stop it. With `AGORA_TEST_LOG` set (and `--nocapture`) its
+//! log is printed between the test's own output.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -21,7 +21,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a binary with these variables and no others; its HTTP port is any free one.
+    /// Starts a binary with these variables and no others, on a free HTTP port.
     pub fn start(binary: &str, variables: &[(&str, &str)]) -> Self {
         let ops = free_address();
         let mut child = command(binary, ops, variables)
@@ -31,7 +31,7 @@ impl Process {
         let stdout = child.stdout.take().expect("stdout is a pipe");
         let (sender, log) = mpsc::unbounded_channel();
         let aloud = std::env::var_os("AGORA_TEST_LOG").is_some();
-        // Read at once, whether or not the test looks: a full pipe would stop the service.
+        // Read continuously: a full pipe would block the service.
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if aloud {
@@ -49,7 +49,7 @@ impl Process {
     pub async fn log_line(&mut self) -> Option<Value> {
         let line = tokio::time::timeout(PATIENCE, self.log.recv())
             .await
-            .unwrap_or_else(|_| panic!("the log says nothing for {PATIENCE:?}"))?;
+            .unwrap_or_else(|_| panic!("no log line within {PATIENCE:?}"))?;
         Some(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")))
     }
 
@@ -63,7 +63,7 @@ impl Process {
         panic!("the log ended without {message:?}");
     }
 
-    /// Waits until it serves; where.
+    /// Waits until it serves; returns its address.
     pub async fn serving(&mut self) -> SocketAddr {
         let line = self.logged("serving").await;
         let addr = line["addr"].as_str().expect("an address");
@@ -88,12 +88,12 @@ impl Process {
         assert!(sent.expect("kill can be run").success());
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has exited.
     pub fn exited(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("a child can be asked")
+        self.child.try_wait().expect("a child can be request")
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has exited.
     pub async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, async {
             loop {
@@ -107,7 +107,7 @@ impl Process {
         .expect("the process ends")
     }
 
-    /// What `/readyz` answers; `None` while nobody answers.
+    /// The answer of `/readyz`; `None` without an answer.
     pub async fn ready(&self) -> Option<(u16, Value)> {
         let answer = reqwest::get(format!("http://{}/readyz", self.ops))
             .await
@@ -115,19 +115,19 @@ impl Process {
         Some((answer.status().as_u16(), answer.json().await.ok()?))
     }
 
-    /// What `/metrics` answers.
+    /// The answer of `/metrics`.
     pub async fn metrics(&self) -> String {
-        let asked = async {
+        let request = async {
             let answer = reqwest::get(format!("http://{}/metrics", self.ops)).await?;
             answer.text().await
         };
-        tokio::time::timeout(PATIENCE, asked)
+        tokio::time::timeout(PATIENCE, request)
             .await
-            .unwrap_or_else(|_| panic!("the ops port says nothing for {PATIENCE:?}"))
+            .unwrap_or_else(|_| panic!("no answer of the ops port within {PATIENCE:?}"))
             .expect("the ops port answers")
     }
 
-    /// The value of one series of `/metrics`, given as it stands there; 0 when it isn't there.
+    /// The value of one series of `/metrics`, named as in the exposition; 0 when it is missing.
     pub async fn metric(&self, name: &str) -> f64 {
         series(&self.metrics().await, name).unwrap_or(0.0)
     }
@@ -151,8 +151,8 @@ pub fn command(binary: &str, ops: SocketAddr, variables: &[(&str, &str)]) -> Com
     command
 }
 
-/// An address that nobody listens on. Below the range from which the system gives ports to whoever asks for
-/// any, so that none of them takes it before the process does.
+/// An address that nobody listens on. Below the range of the system's ephemeral ports, so that no other program gets it
+/// before the process does.
 pub fn free_address() -> SocketAddr {
     const FIRST: u16 = 20_000;
     const PORTS: u16 = 12_000;

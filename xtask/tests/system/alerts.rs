@@ -252,7 +252,7 @@ fn a_dead_letter_raises_an_alert_until_it_is_gone() {
 #[test]
 fn a_consumer_that_is_away_raises_alerts_until_it_is_back() {
     let system = System::take_turn();
-    let expected = ["NobodyConsumes", "TargetDown"];
+    let expected = ["NoConsumers", "TargetDown"];
     at_rest(&system, &expected);
     let began = Utc::now();
     let outage = system.kill("inventory-service");

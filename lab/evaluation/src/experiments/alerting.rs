@@ -20,10 +20,10 @@ type Expected = (&'static str, f64, f64);
 const BROKER_KILLED: &str = "broker";
 const QUIET: &str = "quiet";
 
-const INVENTORY_DOWN: [Expected; 2] = [("TargetDown", 60.0, 45.0), ("NobodyConsumes", 60.0, 45.0)];
+const INVENTORY_DOWN: [Expected; 2] = [("TargetDown", 60.0, 45.0), ("NoConsumers", 60.0, 45.0)];
 const BROKER_DOWN: [Expected; 2] = [("TargetDown", 60.0, 45.0), ("OutboxStalled", 60.0, 60.0)];
 /// Follow from the same faults, by how long those last: not asked for, and no false alarm.
-const FOLLOWING: [&str; 2] = ["OrdersStuck", "NobodyConsumes"];
+const FOLLOWING: [&str; 2] = ["OrdersStuck", "NoConsumers"];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "alerting",

@@ -504,7 +504,7 @@ fn realistic() -> Evaluation {
             let names: &[&str] = match plan.name {
                 "quiet" => &[],
                 "broker" => &["TargetDown", "OutboxStalled"],
-                _ => &["TargetDown", "NobodyConsumes"],
+                _ => &["TargetDown", "NoConsumers"],
             };
             let told = |second: f64| (!off).then(|| at(second));
             let fired = names.iter().map(|name| FiredAlert {

@@ -1,4 +1,4 @@
-//! A broker with the streams declared, and letters put into their queues by hand.
+//! A broker with the streams declared, and functions that put dead letters into its queues.
 
 use chassis::config::BrokerConfig;
 use chassis::environment::Env;
@@ -17,36 +17,36 @@ use shared_events::dead_letters::Report;
 use shared_events::topology::{self, ORDER_EVENTS, headers};
 use tokio_util::sync::CancellationToken;
 
-/// A virtual host of the test's own.
+/// A virtual host per test.
 pub(crate) struct Broker {
     pub(crate) url: String,
     channel: Channel,
     _connection: Connection,
 }
 
-/// A letter by hand.
+/// A hand-made dead letter.
 #[derive(Clone)]
-pub(crate) struct Letter {
+pub(crate) struct DeadLetter {
     pub(crate) id: String,
     pub(crate) properties: BasicProperties,
     pub(crate) headers: FieldTable,
 }
 
-impl Letter {
-    /// Dead just now.
+impl DeadLetter {
+    /// Dead since now.
     pub(crate) fn new(id: &str, reason: &str) -> Self {
         let properties = BasicProperties::default()
             .with_message_id(id.into())
             .with_type("agora.order.placed.v1".into())
             .with_content_type("application/cloudevents+json".into());
-        let mut letter = Self {
+        let mut message = Self {
             id: id.to_owned(),
             properties,
             headers: FieldTable::default(),
         };
-        letter.set(headers::ROUTING_KEY, text("order.placed.v1"));
-        letter.set(headers::REASON, text(reason));
-        letter.failed_at(Utc::now())
+        message.set(headers::ROUTING_KEY, text("order.placed.v1"));
+        message.set(headers::REASON, text(reason));
+        message.failed_at(Utc::now())
     }
 
     pub(crate) fn failed_at(mut self, time: DateTime<Utc>) -> Self {
@@ -96,7 +96,7 @@ impl Broker {
         }
     }
 
-    /// A quorum queue that takes about so many messages.
+    /// A quorum queue with about this maximum length.
     pub(crate) async fn declare(&self, queue: &str, max_length: i64) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), text("quorum"));
@@ -109,37 +109,37 @@ impl Broker {
             .unwrap();
     }
 
-    /// Puts letters into the dead-letter queue, in order.
-    pub(crate) async fn bury(&self, letters: &[Letter]) {
-        self.put(&ORDER_EVENTS.dead_letter_queue(), letters).await;
+    /// Puts messages into the dead-letter queue, in order.
+    pub(crate) async fn put_dead(&self, messages: &[DeadLetter]) {
+        self.put(&ORDER_EVENTS.dead_letter_queue(), messages).await;
     }
 
-    async fn put(&self, queue: &str, letters: &[Letter]) {
+    async fn put(&self, queue: &str, messages: &[DeadLetter]) {
         let mut confirms = Vec::new();
-        for letter in letters {
-            confirms.push(self.publish(queue, letter).await);
+        for message in messages {
+            confirms.push(self.publish(queue, message).await);
         }
         let confirms = try_join_all(confirms).await.unwrap();
         assert!(confirms.iter().all(lapin::Confirmation::is_ack));
     }
 
-    /// Whether the queue took it.
-    pub(crate) async fn try_put(&self, queue: &str, letter: &Letter) -> bool {
-        self.publish(queue, letter).await.await.unwrap().is_ack()
+    /// Whether the queue accepted it.
+    pub(crate) async fn try_put(&self, queue: &str, message: &DeadLetter) -> bool {
+        self.publish(queue, message).await.await.unwrap().is_ack()
     }
 
-    async fn publish(&self, queue: &str, letter: &Letter) -> lapin::PublisherConfirm {
-        let properties = letter
+    async fn publish(&self, queue: &str, message: &DeadLetter) -> lapin::PublisherConfirm {
+        let properties = message
             .properties
             .clone()
-            .with_headers(letter.headers.clone())
+            .with_headers(message.headers.clone())
             .with_delivery_mode(2);
         self.channel
             .basic_publish(
                 "".into(),
                 queue.into(),
                 BasicPublishOptions::default(),
-                letter.id.as_bytes(),
+                message.id.as_bytes(),
                 properties,
             )
             .await
@@ -151,7 +151,7 @@ impl Broker {
         dead_letters::run(options, &self.url, CancellationToken::new()).await
     }
 
-    /// Takes all messages out of a queue.
+    /// Consumes all messages of a queue.
     pub(crate) async fn drain(&self, queue: &str) -> Vec<Delivery> {
         let mut messages = Vec::new();
         while let Some(message) = self
@@ -167,17 +167,17 @@ impl Broker {
         messages
     }
 
-    /// Takes all letters that are still dead; their ids.
+    /// Consumes all messages that are still dead; their ids.
     pub(crate) async fn dead(&self) -> Vec<String> {
         ids(&self.drain(&ORDER_EVENTS.dead_letter_queue()).await)
     }
 
-    /// Takes all messages out of the stream's own queue; their ids.
+    /// Consumes all messages of the stream's own queue; their ids.
     pub(crate) async fn alive(&self) -> Vec<String> {
         ids(&self.drain(&ORDER_EVENTS.queue()).await)
     }
 
-    /// How many wait in a queue.
+    /// How many messages are ready in a queue.
     pub(crate) async fn depth(&self, queue: &str) -> u32 {
         let options = QueueDeclareOptions {
             passive: true,

@@ -1,4 +1,4 @@
-//! The process itself: its exit codes, its one line of JSON, and what is left of a queue when it is killed.
+//! The process itself: its exit codes, its line of JSON, and the state of a queue after it was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Output, Stdio};
@@ -6,9 +6,9 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use testkit::eventually;
 
-use crate::broker::{Broker, Letter};
+use crate::broker::{Broker, DeadLetter};
 
-const LETTERS: usize = 3_000;
+const MESSAGES: usize = 3_000;
 
 fn tool(broker: &Broker, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dead-letters"));
@@ -21,21 +21,21 @@ fn report(output: &Output) -> Value {
         .unwrap_or_else(|error| panic!("not one JSON object ({error}): {output:?}"))
 }
 
-async fn bury_many(broker: &Broker) -> BTreeSet<String> {
-    let letters: Vec<Letter> = (0..LETTERS)
+async fn put_many_dead(broker: &Broker) -> BTreeSet<String> {
+    let messages: Vec<DeadLetter> = (0..MESSAGES)
         .map(|n| {
-            Letter::new(
+            DeadLetter::new(
                 &format!("m-{n:04}"),
                 if n % 2 == 0 { "rejected" } else { "unreadable" },
             )
         })
         .collect();
-    broker.bury(&letters).await;
-    letters.into_iter().map(|letter| letter.id).collect()
+    broker.put_dead(&messages).await;
+    messages.into_iter().map(|message| message.id).collect()
 }
 
-/// Starts a replay of every second letter and waits until it is well under way.
-async fn replay_under_way(broker: &Broker) -> Child {
+/// Starts a replay of every second message and waits until it has moved some.
+async fn running_replay(broker: &Broker) -> Child {
     let args = [
         "replay",
         "--queue",
@@ -48,7 +48,7 @@ async fn replay_under_way(broker: &Broker) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("a hundred letters are replayed", async || {
+    eventually("a hundred messages are replayed", async || {
         broker.depth("order_events").await >= 100
     })
     .await;
@@ -56,22 +56,22 @@ async fn replay_under_way(broker: &Broker) -> Child {
 }
 
 #[tokio::test]
-async fn a_killed_replay_loses_no_letter_and_repeats_at_most_one() {
+async fn a_killed_replay_loses_no_message_and_repeats_at_most_one() {
     let broker = Broker::declared().await;
-    let all = bury_many(&broker).await;
-    let mut child = replay_under_way(&broker).await;
+    let all = put_many_dead(&broker).await;
+    let mut child = running_replay(&broker).await;
     child.kill().unwrap();
     child.wait().unwrap();
 
-    // The broker takes back what the process held, once it notices.
-    let enough = LETTERS as u32;
-    eventually("all letters are back", async || {
+    // The broker requeues what the process held, once it notices.
+    let enough = MESSAGES as u32;
+    eventually("all messages are back", async || {
         broker.depth("order_events").await + broker.depth("order_events.dead").await >= enough
     })
     .await;
     let (alive, dead) = (broker.alive().await, broker.dead().await);
     assert!(
-        alive.len() < LETTERS / 2,
+        alive.len() < MESSAGES / 2,
         "killed too late: {}",
         alive.len()
     );
@@ -90,17 +90,17 @@ async fn a_killed_replay_loses_no_letter_and_repeats_at_most_one() {
 
 #[cfg(feature = "crash-points")]
 #[tokio::test]
-async fn killed_between_confirm_and_acknowledgement_a_letter_is_in_both_queues_under_one_id() {
+async fn killed_between_confirm_and_acknowledgement_a_message_is_in_both_queues_with_one_id() {
     let broker = Broker::declared().await;
     broker
-        .bury(&["1", "2", "3"].map(|id| Letter::new(id, "rejected")))
+        .put_dead(&["1", "2", "3"].map(|id| DeadLetter::new(id, "rejected")))
         .await;
     let output = tool(&broker, &["replay", "--queue", "order_events.dead"])
         .env("AGORA_CRASH_AT", "dead_letters.before_ack:2")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), None, "{output:?}");
-    eventually("the letters are back", async || {
+    eventually("the messages are back", async || {
         broker.depth("order_events.dead").await == 2
     })
     .await;
@@ -109,10 +109,10 @@ async fn killed_between_confirm_and_acknowledgement_a_letter_is_in_both_queues_u
 }
 
 #[tokio::test]
-async fn sigterm_ends_a_replay_in_order_with_its_account() {
+async fn sigterm_stops_a_replay_which_keeps_the_order_and_reports() {
     let broker = Broker::declared().await;
-    bury_many(&broker).await;
-    let child = replay_under_way(&broker).await;
+    put_many_dead(&broker).await;
+    let child = running_replay(&broker).await;
     let pid = child.id().to_string();
     assert!(
         Command::new("kill")
@@ -127,16 +127,16 @@ async fn sigterm_ends_a_replay_in_order_with_its_account() {
     assert_eq!(report["interrupted"], true);
     let (alive, dead) = (broker.alive().await, broker.dead().await);
     assert_eq!(report["done"].as_u64(), Some(alive.len() as u64));
-    assert_eq!(alive.len() + dead.len(), LETTERS);
-    assert!(dead.is_sorted(), "what stays is in its order");
+    assert_eq!(alive.len() + dead.len(), MESSAGES);
+    assert!(dead.is_sorted(), "the rest is in its order");
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted after"));
 }
 
 #[tokio::test]
-async fn it_tells_what_it_did_in_one_json_object() {
+async fn it_reports_in_one_json_object() {
     let broker = Broker::declared().await;
     broker
-        .bury(&["1", "2", "3"].map(|id| Letter::new(id, "rejected")))
+        .put_dead(&["1", "2", "3"].map(|id| DeadLetter::new(id, "rejected")))
         .await;
     let args = [
         "purge",
@@ -160,7 +160,7 @@ async fn it_tells_what_it_did_in_one_json_object() {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_refused_before_anything_is_touched() {
+async fn wrong_usage_is_refused_before_the_queue_is_touched() {
     let broker = Broker::empty().await;
     for args in [
         &["replay"][..],
@@ -181,7 +181,7 @@ async fn wrong_usage_is_refused_before_anything_is_touched() {
 }
 
 #[tokio::test]
-async fn a_missing_queue_ends_with_3() {
+async fn a_missing_queue_exits_with_3() {
     let broker = Broker::empty().await;
     let output = tool(&broker, &["purge", "--queue", "order_events.dead"])
         .output()

@@ -1,9 +1,6 @@
-//! The tool on a real broker: what it moves, what it leaves, and what is left when it is cut short.
+//! The tool with a real broker: which messages it moves, which it keeps, and the state after an interruption.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that fails here has nothing more to say"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod broker;
 mod killed;
@@ -15,7 +12,7 @@ use dead_letters::{Options, Task};
 use shared_events::dead_letters::Selection;
 use shared_events::topology::ORDER_EVENTS;
 
-/// All letters of `order_events.dead`.
+/// All messages of `order_events.dead`.
 fn all(task: Task) -> Options {
     Options {
         task,

@@ -1,20 +1,20 @@
-//! Which letters are removed.
+//! Which messages are purged.
 
 use dead_letters::{Options, Task};
 
-use crate::broker::{Broker, Letter};
+use crate::broker::{Broker, DeadLetter};
 use crate::{all, with_reason};
 
 #[tokio::test]
-async fn exactly_the_selected_letters_are_removed() {
+async fn exactly_the_selected_messages_are_purged() {
     let broker = Broker::declared().await;
-    let letters = [
-        Letter::new("1", "unreadable"),
-        Letter::new("2", "rejected"),
-        Letter::new("3", "unreadable"),
-        Letter::new("4", "rejected"),
+    let messages = [
+        DeadLetter::new("1", "unreadable"),
+        DeadLetter::new("2", "rejected"),
+        DeadLetter::new("3", "unreadable"),
+        DeadLetter::new("4", "rejected"),
     ];
-    broker.bury(&letters).await;
+    broker.put_dead(&messages).await;
     let report = broker
         .run(&with_reason(Task::Purge, "unreadable"))
         .await
@@ -28,10 +28,10 @@ async fn exactly_the_selected_letters_are_removed() {
 }
 
 #[tokio::test]
-async fn a_dry_run_removes_nothing() {
+async fn a_dry_run_purges_nothing() {
     let broker = Broker::declared().await;
     broker
-        .bury(&["1", "2"].map(|id| Letter::new(id, "rejected")))
+        .put_dead(&["1", "2"].map(|id| DeadLetter::new(id, "rejected")))
         .await;
     let options = Options {
         dry_run: true,

@@ -1,4 +1,4 @@
-//! What stands in the way of a replay: nothing is lost, and the cause is named.
+//! Failed replays: nothing is lost, and the cause is named.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::all;
-use crate::broker::{Broker, Letter};
+use crate::broker::{Broker, DeadLetter};
 
 #[tokio::test]
 async fn a_full_queue_refuses_and_nothing_is_lost() {
     let broker = Broker::empty().await;
     broker.declare("order_events.dead", 1_000).await;
     broker.declare("order_events", 1).await;
-    // The bound is a soft one: the broker notices a moment later.
+    // The limit is a soft one: the broker applies it with a delay.
     let mut before = 0;
     while broker
-        .try_put("order_events", &Letter::new("before", ""))
+        .try_put("order_events", &DeadLetter::new("before", ""))
         .await
     {
         before += 1;
-        assert!(before < 10_000, "the queue has no bound");
+        assert!(before < 10_000, "the queue has no length limit");
     }
-    let letters: Vec<Letter> = (0..20)
-        .map(|n| Letter::new(&format!("m-{n:02}"), "rejected"))
+    let messages: Vec<DeadLetter> = (0..20)
+        .map(|n| DeadLetter::new(&format!("m-{n:02}"), "rejected"))
         .collect();
-    broker.bury(&letters).await;
+    broker.put_dead(&messages).await;
 
     let error = broker.run(&all(Task::Replay)).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Refused(_)), "{error}");
@@ -36,17 +36,17 @@ async fn a_full_queue_refuses_and_nothing_is_lost() {
         "{error}"
     );
     assert_eq!((error.report.selected, error.report.done), (1, 0));
-    let ids: Vec<String> = letters.into_iter().map(|letter| letter.id).collect();
+    let ids: Vec<String> = messages.into_iter().map(|message| message.id).collect();
     assert_eq!(broker.dead().await, ids);
     assert_eq!(broker.alive().await.len(), before);
 }
 
 #[tokio::test]
-async fn a_queue_that_is_gone_loses_nothing() {
+async fn a_deleted_queue_loses_nothing() {
     let broker = Broker::empty().await;
     broker.declare("order_events.dead", 1_000).await;
     broker
-        .bury(&["1", "2", "3"].map(|id| Letter::new(id, "rejected")))
+        .put_dead(&["1", "2", "3"].map(|id| DeadLetter::new(id, "rejected")))
         .await;
     let error = broker.run(&all(Task::Replay)).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Unroutable(_)), "{error}");
@@ -62,7 +62,7 @@ async fn a_missing_dead_letter_queue_is_named() {
 }
 
 #[tokio::test]
-async fn without_a_broker_it_says_so() {
+async fn an_unreachable_broker_is_named() {
     let nobody = "amqp://nobody:x@127.0.0.1:9/%2f";
     let error = dead_letters::run(&all(Task::Purge), nobody, CancellationToken::new())
         .await
@@ -70,33 +70,33 @@ async fn without_a_broker_it_says_so() {
     assert!(error.cause.is_unavailable(), "{error}");
 }
 
-/// A way to the broker that can be cut; the URL that leads through it.
-async fn detour(url: &str) -> (String, tokio::task::AbortHandle) {
+/// A proxy to the broker that can be cut; the URL that leads through it.
+async fn proxy(url: &str) -> (String, tokio::task::AbortHandle) {
     let address = url.rsplit_once('@').unwrap().1.split('/').next().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let detour = listener.local_addr().unwrap().to_string();
+    let proxy = listener.local_addr().unwrap().to_string();
     let to = address.to_owned();
     let way = tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut broker = TcpStream::connect(to).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut client, &mut broker).await;
     });
-    (url.replace(address, &detour), way.abort_handle())
+    (url.replace(address, &proxy), way.abort_handle())
 }
 
 #[tokio::test]
-async fn a_lost_connection_loses_no_letter_and_repeats_at_most_one() {
-    const LETTERS: usize = 1_000;
+async fn a_lost_connection_loses_no_message_and_repeats_at_most_one() {
+    const MESSAGES: usize = 1_000;
     let broker = Broker::declared().await;
-    let letters: Vec<Letter> = (0..LETTERS)
-        .map(|n| Letter::new(&format!("m-{n:03}"), "rejected"))
+    let messages: Vec<DeadLetter> = (0..MESSAGES)
+        .map(|n| DeadLetter::new(&format!("m-{n:03}"), "rejected"))
         .collect();
-    broker.bury(&letters).await;
-    let (url, way) = detour(&broker.url).await;
+    broker.put_dead(&messages).await;
+    let (url, way) = proxy(&broker.url).await;
     let options = all(Task::Replay);
     let replaying = dead_letters::run(&options, &url, CancellationToken::new());
     let cutting = async {
-        eventually("a hundred letters are replayed", async || {
+        eventually("a hundred messages are replayed", async || {
             broker.depth("order_events").await >= 100
         })
         .await;
@@ -104,22 +104,22 @@ async fn a_lost_connection_loses_no_letter_and_repeats_at_most_one() {
     };
     let (replayed, ()) = tokio::join!(replaying, cutting);
     let error = replayed.unwrap_err();
-    // Some, and not all; the last confirm may not have arrived.
+    // Some, but not all; the last confirm may not have arrived.
     assert!(
-        (1..LETTERS).contains(&error.report.done),
+        (1..MESSAGES).contains(&error.report.done),
         "{error}: {:?}",
         error.report
     );
 
-    eventually("all letters are back", async || {
+    eventually("all messages are back", async || {
         let both = broker.depth("order_events").await + broker.depth("order_events.dead").await;
-        both >= LETTERS as u32
+        both >= MESSAGES as u32
     })
     .await;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for id in broker.alive().await.into_iter().chain(broker.dead().await) {
         *counts.entry(id).or_default() += 1;
     }
-    assert_eq!(counts.len(), LETTERS);
-    assert!(counts.values().sum::<usize>() <= LETTERS + 1);
+    assert_eq!(counts.len(), MESSAGES);
+    assert!(counts.values().sum::<usize>() <= MESSAGES + 1);
 }

@@ -1,4 +1,4 @@
-//! What a letter looks like in its queue, which ones are sent there, and what becomes of the others.
+//! Which messages are replayed, their properties in the queue, and what happens to the others.
 
 use std::time::Duration;
 
@@ -10,29 +10,29 @@ use shared_events::topology::{ORDER_EVENTS, headers};
 use testkit::{header_text, text_headers};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Letter, text};
+use crate::broker::{Broker, DeadLetter, text};
 use crate::{all, with_reason};
 
 #[tokio::test]
-async fn a_replayed_letter_is_the_same_event_without_its_past() {
+async fn a_replayed_message_is_the_same_event_without_its_death_headers() {
     let broker = Broker::declared().await;
-    let mut letter = Letter::new("m-1", "retries_exhausted");
+    let mut message = DeadLetter::new("m-1", "retries_exhausted");
     for header in [
         headers::ERROR,
         headers::CONSUMER,
         "x-first-death-reason",
         "x-last-death-queue",
     ] {
-        letter.set(header, text("of the last life"));
+        message.set(header, text("of the last death"));
     }
-    letter.set(headers::ATTEMPTS, AMQPValue::LongLongInt(4));
-    letter.set("x-delivery-count", AMQPValue::LongLongInt(2));
-    letter.set("CC", testkit::text_list(&["nowhere"]));
-    letter.set("traceparent", text("00-4bf92f35-00f0-01"));
-    letter.set("x-of-somebody-else", text("kept"));
-    letter.properties = letter.properties.with_expiration("3600000".into());
-    let died = header_text(&letter.headers, headers::FAILED_AT).unwrap();
-    broker.bury(&[letter]).await;
+    message.set(headers::ATTEMPTS, AMQPValue::LongLongInt(4));
+    message.set("x-delivery-count", AMQPValue::LongLongInt(2));
+    message.set("CC", testkit::text_list(&["nowhere"]));
+    message.set("traceparent", text("00-4bf92f35-00f0-01"));
+    message.set("x-custom", text("kept"));
+    message.properties = message.properties.with_expiration("3600000".into());
+    let died = header_text(&message.headers, headers::FAILED_AT).unwrap();
+    broker.put_dead(&[message]).await;
 
     let report = broker.run(&all(Task::Replay)).await.unwrap();
     assert_eq!(
@@ -40,11 +40,11 @@ async fn a_replayed_letter_is_the_same_event_without_its_past() {
         (1, 1, 1, 0)
     );
     assert!(!report.interrupted && !report.dry_run);
-    let [message] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
+    let [replayed] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
         panic!("exactly one message");
     };
-    assert_eq!(message.data, b"m-1");
-    let properties = &message.properties;
+    assert_eq!(replayed.data, b"m-1");
+    let properties = &replayed.properties;
     assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "m-1");
     assert_eq!(
         properties.kind().as_ref().unwrap().as_str(),
@@ -58,9 +58,9 @@ async fn a_replayed_letter_is_the_same_event_without_its_past() {
     assert_eq!(properties.expiration(), &None);
     let mut expected = text_headers(&[
         ("traceparent", "00-4bf92f35-00f0-01"),
-        ("x-of-somebody-else", "kept"),
+        ("x-custom", "kept"),
         (headers::ROUTING_KEY, "order.placed.v1"),
-        // An old letter, which doesn't know of an earlier failure.
+        // A dead letter without the header of its first failure.
         (headers::FIRST_FAILED_AT, &died),
     ]);
     expected.insert(headers::REPLAYS.into(), AMQPValue::LongLongInt(1));
@@ -69,24 +69,24 @@ async fn a_replayed_letter_is_the_same_event_without_its_past() {
 }
 
 #[tokio::test]
-async fn the_first_failure_is_kept_and_it_is_the_age_that_is_told() {
+async fn the_time_of_the_first_failure_is_kept_and_reported() {
     let broker = Broker::declared().await;
     let (first, last) = (
         Utc::now() - Duration::from_secs(9 * 24 * 60 * 60),
         Utc::now(),
     );
-    let mut letter = Letter::new("m-1", "rejected").failed_at(last);
+    let mut message = DeadLetter::new("m-1", "rejected").failed_at(last);
     let first_text = first.to_rfc3339_opts(SecondsFormat::Millis, true);
-    letter.set(headers::FIRST_FAILED_AT, text(&first_text));
-    broker.bury(&[letter]).await;
+    message.set(headers::FIRST_FAILED_AT, text(&first_text));
+    broker.put_dead(&[message]).await;
     let report = broker.run(&all(Task::Replay)).await.unwrap();
     let seconds = |time: Option<DateTime<Utc>>| time.unwrap().timestamp();
     assert_eq!(seconds(report.oldest_failed_at), last.timestamp());
     assert_eq!(seconds(report.oldest_first_failed_at), first.timestamp());
-    let [message] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
+    let [replayed] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
         panic!("exactly one message");
     };
-    let headers_now = message.properties.headers().as_ref().unwrap();
+    let headers_now = replayed.properties.headers().as_ref().unwrap();
     assert_eq!(
         header_text(headers_now, headers::FIRST_FAILED_AT),
         Some(first_text)
@@ -94,34 +94,34 @@ async fn the_first_failure_is_kept_and_it_is_the_age_that_is_told() {
 }
 
 #[tokio::test]
-async fn replays_are_counted_on() {
+async fn replays_are_counted() {
     let broker = Broker::declared().await;
-    let mut letter = Letter::new("m-1", "rejected");
-    letter.set(headers::REPLAYS, AMQPValue::LongLongInt(2));
-    broker.bury(&[letter]).await;
+    let mut message = DeadLetter::new("m-1", "rejected");
+    message.set(headers::REPLAYS, AMQPValue::LongLongInt(2));
+    broker.put_dead(&[message]).await;
     broker.run(&all(Task::Replay)).await.unwrap();
-    let [message] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
+    let [replayed] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
         panic!("exactly one message");
     };
     let replays = header_text(
-        message.properties.headers().as_ref().unwrap(),
+        replayed.properties.headers().as_ref().unwrap(),
         headers::REPLAYS,
     );
     assert_eq!(replays.as_deref(), Some("3"));
 }
 
 #[tokio::test]
-async fn a_letter_of_the_broker_goes_back_under_the_routing_key_it_came_with() {
+async fn a_message_dead_lettered_by_the_broker_keeps_its_routing_key() {
     let broker = Broker::declared().await;
-    let mut letter = Letter::new("m-1", "none");
-    letter.headers = FieldTable::default();
-    broker.bury(&[letter]).await;
+    let mut message = DeadLetter::new("m-1", "none");
+    message.headers = FieldTable::default();
+    broker.put_dead(&[message]).await;
     broker.run(&all(Task::Replay)).await.unwrap();
-    let [message] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
+    let [replayed] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
         panic!("exactly one message");
     };
-    let headers_now = message.properties.headers().as_ref().unwrap();
-    // By hand it was put into its queue directly.
+    let headers_now = replayed.properties.headers().as_ref().unwrap();
+    // The test published it to its queue directly.
     assert_eq!(
         header_text(headers_now, headers::ROUTING_KEY).as_deref(),
         Some("order_events.dead")
@@ -129,32 +129,32 @@ async fn a_letter_of_the_broker_goes_back_under_the_routing_key_it_came_with() {
 }
 
 #[tokio::test]
-async fn headers_too_large_to_send_again_are_dropped_and_the_trace_is_kept() {
+async fn headers_too_large_for_a_replay_are_dropped_except_the_trace_context() {
     let broker = Broker::declared().await;
-    let mut letter = Letter::new("m-1", "rejected");
-    letter.set("x-large", text(&"x".repeat(20 * 1024)));
-    letter.set("traceparent", text("00-4bf92f35-00f0-01"));
-    broker.bury(&[letter]).await;
+    let mut message = DeadLetter::new("m-1", "rejected");
+    message.set("x-large", text(&"x".repeat(20 * 1024)));
+    message.set("traceparent", text("00-4bf92f35-00f0-01"));
+    broker.put_dead(&[message]).await;
     broker.run(&all(Task::Replay)).await.unwrap();
-    let [message] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
+    let [replayed] = &broker.drain(&ORDER_EVENTS.queue()).await[..] else {
         panic!("exactly one message");
     };
-    let headers_now = message.properties.headers().as_ref().unwrap();
+    let headers_now = replayed.properties.headers().as_ref().unwrap();
     assert!(!headers_now.contains_key("x-large"));
     assert!(headers_now.contains_key("traceparent"));
 }
 
 #[tokio::test]
-async fn what_is_not_selected_stays_in_its_order() {
+async fn messages_that_are_not_selected_keep_their_order() {
     let broker = Broker::declared().await;
-    // More than a consumer is handed out, twice over.
-    let letters: Vec<Letter> = (0..450)
+    // More than twice the prefetch limit.
+    let messages: Vec<DeadLetter> = (0..450)
         .map(|n| {
             let reason = if n % 3 == 0 { "unreadable" } else { "rejected" };
-            Letter::new(&format!("m-{n:03}"), reason)
+            DeadLetter::new(&format!("m-{n:03}"), reason)
         })
         .collect();
-    broker.bury(&letters).await;
+    broker.put_dead(&messages).await;
     let report = broker
         .run(&with_reason(Task::Replay, "unreadable"))
         .await
@@ -164,11 +164,11 @@ async fn what_is_not_selected_stays_in_its_order() {
         (450, 150, 150, 300)
     );
     let of = |unreadable: bool| -> Vec<String> {
-        let chosen = letters
+        let chosen = messages
             .iter()
             .enumerate()
             .filter(|(n, _)| (n % 3 == 0) == unreadable);
-        chosen.map(|(_, letter)| letter.id.clone()).collect()
+        chosen.map(|(_, message)| message.id.clone()).collect()
     };
     assert_eq!(broker.alive().await, of(true));
     assert_eq!(broker.dead().await, of(false));
@@ -177,10 +177,10 @@ async fn what_is_not_selected_stays_in_its_order() {
 #[tokio::test]
 async fn a_dry_run_changes_nothing() {
     let broker = Broker::declared().await;
-    let letters: Vec<Letter> = (0..250)
-        .map(|n| Letter::new(&format!("m-{n:03}"), "rejected"))
+    let messages: Vec<DeadLetter> = (0..250)
+        .map(|n| DeadLetter::new(&format!("m-{n:03}"), "rejected"))
         .collect();
-    broker.bury(&letters).await;
+    broker.put_dead(&messages).await;
     let options = Options {
         dry_run: true,
         ..with_reason(Task::Replay, "rejected")
@@ -192,22 +192,22 @@ async fn a_dry_run_changes_nothing() {
     );
     assert!(report.dry_run);
     assert_eq!(broker.alive().await, [""; 0]);
-    let ids: Vec<String> = letters.into_iter().map(|letter| letter.id).collect();
+    let ids: Vec<String> = messages.into_iter().map(|message| message.id).collect();
     assert_eq!(broker.dead().await, ids);
 }
 
 #[tokio::test]
-async fn each_condition_chooses() {
+async fn each_condition_selects() {
     let broker = Broker::declared().await;
     let now = Utc::now();
     let old = now - Duration::from_secs(3_600);
-    let mut other_type = Letter::new("b-1", "rejected");
+    let mut other_type = DeadLetter::new("b-1", "rejected");
     other_type.properties = other_type
         .properties
         .with_type("agora.order.cancelled.v1".into());
-    let letters = [
-        Letter::new("a-1", "rejected").failed_at(old),
-        Letter::new("a-2", "unreadable"),
+    let messages = [
+        DeadLetter::new("a-1", "rejected").failed_at(old),
+        DeadLetter::new("a-2", "unreadable"),
         other_type,
     ];
     let oldest = |report: &shared_events::dead_letters::Report| {
@@ -264,7 +264,7 @@ async fn each_condition_chooses() {
             None,
         ),
     ];
-    broker.bury(&letters).await;
+    broker.put_dead(&messages).await;
     for (selection, selected, expected) in choices {
         let options = Options {
             selection,
@@ -284,10 +284,10 @@ async fn each_condition_chooses() {
 }
 
 #[tokio::test]
-async fn the_limit_takes_the_oldest() {
+async fn the_limit_selects_the_oldest() {
     let broker = Broker::declared().await;
-    let letters = ["1", "2", "3"].map(|id| Letter::new(id, "rejected"));
-    broker.bury(&letters).await;
+    let messages = ["1", "2", "3"].map(|id| DeadLetter::new(id, "rejected"));
+    broker.put_dead(&messages).await;
     let options = Options {
         limit: Some(2),
         ..all(Task::Replay)
@@ -299,7 +299,7 @@ async fn the_limit_takes_the_oldest() {
 }
 
 #[tokio::test]
-async fn an_empty_queue_is_no_work() {
+async fn an_empty_queue_is_a_success() {
     let broker = Broker::declared().await;
     let report = broker.run(&all(Task::Replay)).await.unwrap();
     assert_eq!(
@@ -309,31 +309,31 @@ async fn an_empty_queue_is_no_work() {
 }
 
 #[tokio::test]
-async fn letters_that_fail_again_meanwhile_are_not_taken_a_second_time() {
+async fn messages_that_fail_again_meanwhile_are_not_replayed_twice() {
     let broker = Broker::declared().await;
-    let letters: Vec<Letter> = (0..200)
-        .map(|n| Letter::new(&format!("m-{n:03}"), "rejected"))
+    let messages: Vec<DeadLetter> = (0..200)
+        .map(|n| DeadLetter::new(&format!("m-{n:03}"), "rejected"))
         .collect();
-    broker.bury(&letters).await;
+    broker.put_dead(&messages).await;
     let stop = CancellationToken::new();
     let done = stop.clone();
-    // As a consumer that rejects whatever comes.
+    // Like a consumer that rejects every message.
     let rejecting = async {
         while !done.is_cancelled() {
-            for message in broker.drain(&ORDER_EVENTS.queue()).await {
-                let id = message
+            for replayed in broker.drain(&ORDER_EVENTS.queue()).await {
+                let id = replayed
                     .properties
                     .message_id()
                     .as_ref()
                     .unwrap()
                     .to_string();
-                let mut letter = Letter::new(&id, "rejected");
-                let headers_now = message.properties.headers().as_ref().unwrap();
-                letter.set(
+                let mut message = DeadLetter::new(&id, "rejected");
+                let headers_now = replayed.properties.headers().as_ref().unwrap();
+                message.set(
                     headers::REPLAYS,
                     headers_now.inner()[headers::REPLAYS].clone(),
                 );
-                broker.bury(&[letter]).await;
+                broker.put_dead(&[message]).await;
             }
         }
     };
@@ -349,15 +349,15 @@ async fn letters_that_fail_again_meanwhile_are_not_taken_a_second_time() {
     let mut left = broker.dead().await;
     left.extend(broker.alive().await);
     left.sort();
-    let ids: Vec<String> = letters.into_iter().map(|letter| letter.id).collect();
+    let ids: Vec<String> = messages.into_iter().map(|message| message.id).collect();
     assert_eq!(left, ids);
 }
 
 #[tokio::test]
-async fn asked_to_stop_it_tells_what_was_done_and_keeps_the_rest() {
+async fn when_stopped_it_reports_its_progress_and_keeps_the_rest() {
     let broker = Broker::declared().await;
     broker
-        .bury(&["1", "2"].map(|id| Letter::new(id, "rejected")))
+        .put_dead(&["1", "2"].map(|id| DeadLetter::new(id, "rejected")))
         .await;
     let stop = CancellationToken::new();
     stop.cancel();

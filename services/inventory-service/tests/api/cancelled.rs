@@ -20,12 +20,12 @@ use uuid::Uuid;
 
 use super::{event, order};
 
-/// The publisher's two, and the test's: none that consumes.
+/// The publisher's two, and the test's; none of a consumer.
 const CHANNELS: usize = 3;
 const ORDERS: &str = "order_events";
 
 #[tokio::test]
-async fn a_request_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_request_leaves_nothing_behind() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let variables = [("DATABASE_URL", &*database), ("AMQP_URL", &*broker)];
     let service = Composed::new("inventory-service", &variables, Config::read, compose).await;
@@ -38,7 +38,7 @@ async fn a_request_that_is_dropped_leaves_nothing_behind() {
     service.stop().await;
 }
 
-/// What a consumer needs, without one.
+/// A consumer's dependencies, without a consumer.
 struct Stage {
     database_url: String,
     broker_url: String,
@@ -73,7 +73,7 @@ impl Stage {
     }
 
     /// Runs a consumer with this handler, dropped at each of its awaits, until it has counted messages with this outcome.
-    /// Each time it finds `count` new messages, and nothing else, in its queue.
+    /// Each run finds `count` new messages in its queue, and nothing else.
     async fn drop_consumer(
         self,
         handler: impl Handler,
@@ -110,7 +110,7 @@ impl Stage {
         let (polls, _) = drop_at_each_await(
             outcome,
             async || {
-                // What was handed back, and what waited to be tried again.
+                // Messages that were requeued, and those that waited for a retry.
                 while client.take(ORDERS).await.is_some() {}
                 for _ in 0..count {
                     client.publish(ORDERS, "order.placed.v1", &message()).await;
@@ -125,7 +125,7 @@ impl Stage {
             async |when: &str| {
                 observer.clean(when).await;
                 soon(
-                    || format!("{when}: a channel is left, and what it was handed"),
+                    || format!("{when}: a channel with its unacknowledged messages is left"),
                     async || {
                         testkit::open_channels(&broker_url).await == CHANNELS
                             && client.consumers(ORDERS).await == 0
@@ -145,14 +145,14 @@ fn an_order() -> Vec<u8> {
     event(&order(99, 1)).encode()
 }
 
-/// So many messages each time.
+/// Runs with this many messages at a time.
 async fn drop_consumer_of(messages: u32) {
     let stage = Stage::set().await;
-    let handler = Reservations::new(stage.lifecycle.metrics(), Repeats::Recognised);
+    let handler = Reservations::new(stage.lifecycle.metrics(), Repeats::Recognise);
     let observer = stage
         .drop_consumer(handler, messages, an_order, "applied")
         .await;
-    // What was committed, its message acknowledged or not, is whole.
+    // Committed effects are complete, whether or not their message was acknowledged.
     let count = async |sql| observer.count(sql).await;
     let reservations = count("SELECT count(*) FROM reservations").await;
     assert!(reservations > 0);
@@ -167,12 +167,12 @@ async fn drop_consumer_of(messages: u32) {
 }
 
 #[tokio::test]
-async fn a_consumer_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_consumer_leaves_nothing_behind() {
     drop_consumer_of(1).await;
 }
 
 #[tokio::test]
-async fn a_consumer_of_several_messages_that_is_dropped_leaves_nothing_behind() {
+async fn a_consumer_of_several_messages_leaves_nothing_behind_when_dropped() {
     drop_consumer_of(3).await;
 }
 
@@ -187,7 +187,7 @@ impl Handler for Failing {
 }
 
 #[tokio::test]
-async fn a_consumer_that_is_dropped_while_it_gives_a_message_back_leaves_nothing_behind() {
+async fn a_consumer_dropped_while_it_requeues_a_message_leaves_nothing_behind() {
     let dead = || b"no event".to_vec();
     let stage = Stage::set().await;
     stage.drop_consumer(Failing, 1, dead, "dead").await;

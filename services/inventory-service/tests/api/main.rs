@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use testkit::{BrokerClient, Service, answer, eventually, header_text, refused, shape};
 use uuid::Uuid;
 
-/// The wire format as it was first published: not made by today's code.
+/// The wire format as first published: a golden file, not produced by this code.
 const GOLDEN: &str = include_str!("../../../../shared-events/tests/golden/order_placed.v1.json");
 
 struct Shop {
@@ -60,8 +60,8 @@ impl Shop {
             .unwrap()
     }
 
-    /// What the service said next, and how it looks.
-    async fn told(&self) -> (Event, Value) {
+    /// The next event that the service published, decoded and as JSON.
+    async fn published(&self) -> (Event, Value) {
         let (payload, _) = self.broker.wait_for_message("inventory_events").await;
         let raw = serde_json::from_slice(&payload).unwrap();
         (Event::decode(&payload).unwrap(), raw)
@@ -117,7 +117,7 @@ fn event(order: &OrderPlaced) -> Event {
 }
 
 #[tokio::test]
-async fn yesterdays_order_takes_stock() {
+async fn an_order_in_the_first_wire_format_reserves_stock() {
     let shop = Shop::open().await;
     let (available, reserved) = shop.stock(99).await;
     shop.publish(GOLDEN.as_bytes()).await;
@@ -133,7 +133,7 @@ async fn yesterdays_order_takes_stock() {
 }
 
 #[tokio::test]
-async fn a_redelivered_order_takes_stock_once() {
+async fn a_redelivered_order_reserves_stock_once() {
     let shop = Shop::open().await;
     let order = order(7, 3);
     let (available, _) = shop.stock(7).await;
@@ -152,7 +152,7 @@ async fn a_redelivered_order_takes_stock_once() {
 }
 
 impl Shop {
-    /// Waits until so many messages were handled, and forgets their ids, as pruning does after a week.
+    /// Waits until this many messages were handled, and deletes their ids, as pruning does after a week.
     async fn forget_after(&self, applied: f64) {
         let series = r#"messaging_process_duration_seconds_count{messaging_destination_name="order_events",outcome="applied"}"#;
         eventually("it is handled", async || {
@@ -167,7 +167,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn an_order_that_comes_again_beyond_the_inboxs_window_moves_its_stock_once() {
+async fn an_order_repeated_after_the_inbox_window_reserves_stock_once() {
     let shop = Shop::open().await;
     let (good, bad) = (order(7, 3), order(12_345, 1));
     let (available, reserved) = shop.stock(7).await;
@@ -201,7 +201,7 @@ async fn an_order_that_comes_again_beyond_the_inboxs_window_moves_its_stock_once
 }
 
 #[tokio::test]
-async fn a_dead_letter_tells_when_it_failed_first_and_when_it_died() {
+async fn a_dead_letter_has_the_times_of_its_first_failure_and_its_death() {
     let shop = Shop::open().await;
     let first = "2026-11-01T10:00:00.000Z";
     for (given, kept) in [(first, true), ("yesterday", false)] {
@@ -221,7 +221,7 @@ async fn a_dead_letter_tells_when_it_failed_first_and_when_it_died() {
 }
 
 #[tokio::test]
-async fn an_event_that_comes_again_is_answered_again_and_takes_nothing() {
+async fn a_repeated_event_is_answered_again_and_reserves_nothing() {
     let shop = Shop::open().await;
     sqlx::query("UPDATE stock SET available = 2 WHERE product_id = 5")
         .execute(&shop.pool)
@@ -250,27 +250,27 @@ async fn an_event_that_comes_again_is_answered_again_and_takes_nothing() {
         event(&given_back),
         cancelled(&given_back),
         cancelled(&never_seen),
-        // Rejected before: there is nothing to give back.
+        // Rejected before: nothing to release.
         cancelled(&refused),
     ];
     for event in &events {
         shop.publish(&event.encode()).await;
-        answers.push(shop.told().await.0);
+        answers.push(shop.published().await.0);
     }
     let movements = "SELECT count(*) FROM stock_movements";
     let moved: i64 = sqlx::query_scalar(movements)
         .fetch_one(&shop.pool)
         .await
         .unwrap();
-    // Lost on the way, and kept in the outbox: the same answer. What was cancelled since is not confirmed again.
+    // The answer was lost in transit but is in the outbox: the same event. A cancelled order is not confirmed again.
     for (event, answer) in events.iter().zip(&answers) {
         if event.id != events[3].id {
             shop.publish(&event.encode()).await;
-            assert_eq!(shop.told().await.0, *answer);
+            assert_eq!(shop.published().await.0, *answer);
         }
     }
     shop.publish(&events[3].encode()).await;
-    // Pruned: an answer that says the same.
+    // Pruned from the outbox: a new event with the same content.
     sqlx::query("DELETE FROM outbox WHERE published_at IS NOT NULL")
         .execute(&shop.pool)
         .await
@@ -278,12 +278,12 @@ async fn an_event_that_comes_again_is_answered_again_and_takes_nothing() {
     for (event, answer) in events.iter().zip(&answers) {
         if event.id != events[3].id {
             shop.publish(&event.encode()).await;
-            let (again, _) = shop.told().await;
-            let said = |event: &Event| {
+            let (again, _) = shop.published().await;
+            let content = |event: &Event| {
                 let mut raw: Value = serde_json::from_slice(&event.encode()).unwrap();
                 (raw["type"].take(), raw["data"].take())
             };
-            assert_eq!(said(&again), said(answer));
+            assert_eq!(content(&again), content(answer));
         }
     }
     let after: i64 = sqlx::query_scalar(movements)
@@ -320,7 +320,7 @@ async fn too_little_stock_and_an_unknown_product_are_outcomes_not_failures() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_dead_with_its_reason_and_good_orders_keep_flowing() {
+async fn an_undecodable_message_is_dead_lettered_with_its_reason_and_others_are_processed() {
     let shop = Shop::open().await;
     let with = |pointer: &str, value: Value| {
         let mut event: Value = serde_json::from_str(GOLDEN).unwrap();
@@ -368,9 +368,9 @@ async fn what_cannot_be_read_is_dead_with_its_reason_and_good_orders_keep_flowin
 }
 
 #[tokio::test]
-async fn a_transient_failure_is_tried_again_later_and_loses_nothing() {
+async fn a_transient_failure_is_retried_later_and_loses_nothing() {
     let shop = Shop::open().await;
-    // A lock that outlasts the statement timeout: the database is there, this row isn't to be had.
+    // A lock that outlasts the statement timeout: the database is up, the row isn't available.
     let mut holder = chassis::database::begin(&shop.pool).await.unwrap();
     sqlx::query("SELECT FROM stock WHERE product_id = 8 FOR UPDATE")
         .execute(&mut *holder)
@@ -380,7 +380,7 @@ async fn a_transient_failure_is_tried_again_later_and_loses_nothing() {
     let (available, _) = shop.stock(8).await;
     shop.publish(&event(&order).encode()).await;
     let retried = r#"agora_retries_total{queue="order_events",tier="1s"}"#;
-    eventually("it is put back once", async || {
+    eventually("it is requeued once", async || {
         shop.service.metric(retried).await == 1.0
     })
     .await;
@@ -392,7 +392,7 @@ async fn a_transient_failure_is_tried_again_later_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn an_order_that_fails_for_good_is_dead_and_changes_nothing() {
+async fn an_order_that_fails_permanently_is_dead_lettered_and_changes_nothing() {
     let shop = Shop::open().await;
     let forbidden = "ALTER TABLE stock ADD CONSTRAINT nine_is_not_for_sale CHECK (product_id <> 9 OR reserved = 0)";
     sqlx::query(forbidden).execute(&shop.pool).await.unwrap();
@@ -410,49 +410,49 @@ async fn an_order_that_fails_for_good_is_dead_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_became_of_an_order_is_told_in_the_agreed_form() {
+async fn outcomes_are_published_in_the_documented_format() {
     let shop = Shop::open().await;
     let (good, bad) = (order(1, 2), order(12_345, 1));
     shop.publish(&event(&good).encode()).await;
-    let (told, raw) = shop.told().await;
+    let (published, raw) = shop.published().await;
     assert_eq!(shape(&raw), shape(&golden("stock_reserved")));
-    let reserved: StockReserved = told.data().unwrap();
+    let reserved: StockReserved = published.data().unwrap();
     assert_eq!(
         (reserved.order_id, reserved.quantity),
         (good.order_id, good.quantity)
     );
 
     shop.publish(&event(&bad).encode()).await;
-    let (told, raw) = shop.told().await;
+    let (published, raw) = shop.published().await;
     assert_eq!(shape(&raw), shape(&golden("stock_rejected")));
-    let rejected: StockRejected = told.data().unwrap();
+    let rejected: StockRejected = published.data().unwrap();
     assert_eq!(
         (rejected.order_id, rejected.reason),
         (bad.order_id, RejectReason::UnknownProduct)
     );
 
     shop.cancel(&good).await;
-    let (told, raw) = shop.told().await;
+    let (published, raw) = shop.published().await;
     assert_eq!(shape(&raw), shape(&golden("stock_released")));
-    let released: StockReleased = told.data().unwrap();
+    let released: StockReleased = published.data().unwrap();
     assert_eq!((released.order_id, released.released), (good.order_id, 2));
 }
 
 #[tokio::test]
-async fn a_cancelled_order_gives_its_stock_back_once() {
+async fn a_cancelled_order_releases_its_stock_once() {
     let shop = Shop::open().await;
     let order = order(6, 4);
     let before = shop.stock(6).await;
     shop.publish(&event(&order).encode()).await;
     shop.settled(&order).await;
-    // Under different ids, as a client's two attempts would not be.
+    // With different ids, unlike a client's two attempts.
     shop.cancel(&order).await;
     shop.cancel(&order).await;
     let mut released = Vec::new();
-    shop.told().await;
+    shop.published().await;
     for _ in 0..2 {
         released.push(
-            shop.told()
+            shop.published()
                 .await
                 .0
                 .data::<StockReleased>()
@@ -466,12 +466,12 @@ async fn a_cancelled_order_gives_its_stock_back_once() {
 }
 
 #[tokio::test]
-async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_take() {
+async fn a_cancellation_that_overtakes_its_order_prevents_the_reservation() {
     let shop = Shop::open().await;
     let order = order(6, 4);
     let before = shop.stock(6).await;
     shop.cancel(&order).await;
-    let released: StockReleased = shop.told().await.0.data().unwrap();
+    let released: StockReleased = shop.published().await.0.data().unwrap();
     assert_eq!(released.released, 0);
     shop.publish(&event(&order).encode()).await;
     let applied = r#"messaging_process_duration_seconds_count{messaging_destination_name="order_events",outcome="applied"}"#;
@@ -488,7 +488,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_take() {
 }
 
 #[tokio::test]
-async fn stock_is_shown_to_known_users_only_and_absent_products_are_404() {
+async fn stock_requires_an_identity_and_unknown_products_are_404() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     refused(
@@ -524,7 +524,7 @@ async fn stock_is_shown_to_known_users_only_and_absent_products_are_404() {
 }
 
 #[tokio::test]
-async fn a_drained_service_gives_its_messages_back() {
+async fn a_draining_service_requeues_its_messages() {
     let shop = Shop::open().await;
     let orders: Vec<_> = (0..300).map(|_| order(3, 1)).collect();
     for order in &orders {
@@ -536,14 +536,14 @@ async fn a_drained_service_gives_its_messages_back() {
         .await
         .unwrap();
     let left = async || i64::from(shop.broker.depth("order_events").await);
-    eventually("handled and left make the whole", async || {
+    eventually("handled and remaining messages add up", async || {
         settled + left().await == 300
     })
     .await;
 }
 
 #[tokio::test]
-async fn headers_that_leave_no_room_for_a_reason_do_not_keep_a_message_alive() {
+async fn headers_too_large_for_a_reason_do_not_prevent_dead_lettering() {
     let shop = Shop::open().await;
     for bytes in [10_000, 20_000, 32_000] {
         let bulk = testkit::text_headers(&[("x-bulk", &"x".repeat(bytes))]);
@@ -562,7 +562,7 @@ async fn headers_that_leave_no_room_for_a_reason_do_not_keep_a_message_alive() {
 }
 
 #[tokio::test]
-async fn what_a_sender_sets_cannot_make_its_dead_letter_vanish_or_kill_the_consumer() {
+async fn a_senders_properties_cannot_lose_its_dead_letter_or_crash_the_consumer() {
     let shop = Shop::open().await;
     let mut table = testkit::text_headers(&[(headers::ROUTING_KEY, &"k".repeat(300))]);
     table.insert("CC".into(), testkit::text_list(&["order_events"]));
@@ -574,7 +574,7 @@ async fn what_a_sender_sets_cannot_make_its_dead_letter_vanish_or_kill_the_consu
         shop.service.metric(dead).await >= 1.0
     })
     .await;
-    // Longer than it was to live.
+    // For longer than its own expiration.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let (_, kept) = shop.broker.wait_for_message("order_events.dead").await;
     assert_eq!(
@@ -586,7 +586,7 @@ async fn what_a_sender_sets_cannot_make_its_dead_letter_vanish_or_kill_the_consu
 }
 
 #[tokio::test]
-async fn a_deleted_queue_is_seen_and_declared_again() {
+async fn a_deleted_queue_is_detected_and_declared_again() {
     let shop = Shop::open().await;
     eventually("it is ready", async || {
         shop.service.ops("/readyz").await.0 == 200
@@ -608,7 +608,7 @@ async fn a_deleted_queue_is_seen_and_declared_again() {
 }
 
 #[tokio::test]
-async fn a_message_that_kills_whoever_takes_it_is_dead_after_the_brokers_own_limit() {
+async fn a_message_that_crashes_its_consumers_is_dead_lettered_after_the_brokers_delivery_limit() {
     let Shop {
         service,
         broker,
@@ -623,9 +623,12 @@ async fn a_message_that_kills_whoever_takes_it_is_dead_after_the_brokers_own_lim
     while broker.depth("order_events.dead").await == 0 {
         let victim = BrokerClient::connect(&broker_url).await;
         deaths += i64::from(victim.take_and_die("order_events").await);
-        assert!(deaths <= DELIVERY_LIMIT + 1, "it kills for ever");
+        assert!(deaths <= DELIVERY_LIMIT + 1, "it is redelivered for ever");
     }
-    assert!(deaths >= DELIVERY_LIMIT, "dead after {deaths} deliveries");
+    assert!(
+        deaths >= DELIVERY_LIMIT,
+        "dead-lettered after {deaths} deliveries"
+    );
     let (body, table) = broker.wait_for_message("order_events.dead").await;
     assert_eq!(body, b"deadly");
     assert_eq!(
@@ -635,17 +638,17 @@ async fn a_message_that_kills_whoever_takes_it_is_dead_after_the_brokers_own_lim
 }
 
 #[tokio::test]
-async fn a_full_dead_letter_queue_holds_its_consumer_up_and_loses_nothing() {
+async fn a_full_dead_letter_queue_delays_its_consumer_and_loses_nothing() {
     let shop = Shop::open().await;
     testkit::bound_queue(&shop.broker_url, "order_events.dead", 1).await;
-    let letters: std::collections::BTreeSet<_> = (0..3)
+    let messages: std::collections::BTreeSet<_> = (0..3)
         .map(|number| format!("not an event: {number}").into_bytes())
         .collect();
-    for letter in &letters {
-        shop.publish(letter).await;
+    for message in &messages {
+        shop.publish(message).await;
     }
     let mut dead = std::collections::BTreeSet::new();
-    while dead != letters {
+    while dead != messages {
         dead.insert(shop.broker.wait_for_message("order_events.dead").await.0);
     }
     let good = order(1, 1);
@@ -654,7 +657,7 @@ async fn a_full_dead_letter_queue_holds_its_consumer_up_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn the_document_is_the_one_in_the_repository() {
+async fn the_served_document_equals_the_one_in_the_repository() {
     let shop = Shop::open().await;
     testkit::document_is_the_repositorys(&shop.service, "inventory-service").await;
 }

@@ -1,4 +1,4 @@
-//! Orders over HTTP: placing one, reading and cancelling one's own.
+//! Orders over HTTP: placing, reading and cancelling one's own.
 
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -24,15 +24,15 @@ use super::{Course, Order, PlaceOrder, Status};
 /// What the handlers need.
 #[derive(Clone)]
 pub struct Orders {
-    /// The orders' database.
+    /// The database of orders.
     pub pool: PgPool,
-    /// Where orders and their events are committed.
+    /// Commits orders together with their events.
     pub outbox: Outbox,
-    /// Where an order begins, and where a cancellation leads.
+    /// The status of new and of cancelled orders.
     pub course: Course,
 }
 
-/// The answer to an order, or to its cancellation: a promise that it will be decided.
+/// An accepted order or cancellation. Its outcome will be decided.
 #[derive(Debug, Serialize, ToSchema)]
 struct Accepted {
     order_id: OrderId,
@@ -52,14 +52,14 @@ struct OrderDocument {
     placed_at: DateTime<Utc>,
 }
 
-/// The order, when it is given in the query.
+/// An order given as query parameters.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct OrderQuery {
-    /// What; here or in the body.
+    /// The product; here or in the body.
     product_id: Option<ProductId>,
-    /// How many; one if nothing is said.
+    /// How many pieces; 1 by default.
     quantity: Option<Quantity>,
 }
 
@@ -67,28 +67,30 @@ struct OrderQuery {
 pub fn router(orders: Orders) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(place_order, list_orders))
-        // The same without the slash, for whoever forgets it; the document has one of them.
+        // The same without the trailing slash; the document lists one of them.
         .route("/orders", post(place_order).get(list_orders))
         .routes(routes!(read_order))
         .routes(routes!(cancel_order))
         .with_state(orders)
 }
 
-/// Places an order, which stands in the query or in the body. 202 is a promise that it will be decided.
+/// Place an order
+///
+/// The order is given in the query or in the body. An accepted order (202) will be confirmed or rejected.
 #[utoipa::path(
     post, path = "/orders/", tag = "orders",
     params(
         OrderQuery,
         (
             "Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[ -~]*[!-~][ -~]*$",
-            description = "One's own name for this attempt: repeating it repeats the first answer, whatever became of the \
-                           order since, and places nothing. A request that was refused uses up no key.",
+            description = "A client-generated key for this order. Repeating the request with it returns the first answer, \
+                           whatever the order's status is by then. A refused request doesn't use up its key.",
         ),
     ),
     request_body = Option<PlaceOrder>,
     responses(
-        (status = 202, description = "Accepted.", body = Accepted),
-        (status = 422, description = "`idempotency-key-reused`: this key belongs to another order of yours"),
+        (status = 202, description = "The order is accepted.", body = Accepted),
+        (status = 422, description = "`idempotency-key-reused`: the key was used for a different order"),
     )
 )]
 async fn place_order(
@@ -98,7 +100,7 @@ async fn place_order(
     Query(query): Query<OrderQuery>,
     body: Result<Option<axum::Json<PlaceOrder>>, JsonRejection>,
 ) -> Result<(StatusCode, axum::Json<Accepted>), Problem> {
-    let content = asked_for(query, body?.map(|axum::Json(order)| order))?;
+    let content = order_of_request(query, body?.map(|axum::Json(order)| order))?;
     let key = IdempotencyKey::of_request(&headers)?;
     let mut work = orders.outbox.begin().await?;
     let inserted = store::insert(
@@ -122,12 +124,12 @@ async fn place_order(
         }
         (None, None) => return Err(Problem::internal()),
     };
-    // Also of one that was placed before: a repeated request gets the first answer, whatever became of the order. (Which
-    // status that is goes by the pattern `saga` as it is now: who switches it in between gets the other one.)
+    // Also for an order placed before: a repeated request gets the first answer, whatever the order's status is by then.
+    // (If the pattern `saga` was switched in between, it gets the status of the current setting.)
     Ok(accepted(order.id, orders.course.placed))
 }
 
-/// The order that was placed with this key, if it asked for the same.
+/// The order placed earlier with this key, if its content is the same.
 async fn placed_before(
     pool: &PgPool,
     identity: &Identity,
@@ -137,19 +139,19 @@ async fn placed_before(
     match store::find_by_key(pool, identity.user_id, key).await? {
         Some(order) if order.content == content => Ok(order),
         Some(_) => Err(key_reused("order")),
-        // It was there a moment ago, and no order is ever deleted.
+        // It existed a moment ago, and orders are never deleted.
         None => Err(Problem::internal()),
     }
 }
 
-/// Cancels an order.
+/// Cancel an order
 ///
-/// Repeating it changes nothing and says where the order stands by then.
+/// Idempotent: repeating it changes nothing and returns the current status.
 #[utoipa::path(
     post, path = "/orders/{id}/cancel", tag = "orders",
-    params(("id" = OrderId, Path, description = "An order of one's own.")),
+    params(("id" = OrderId, Path, description = "The order's id.")),
     responses(
-        (status = 202, description = "Accepted, now or before.", body = Accepted),
+        (status = 202, description = "The cancellation is accepted, now or earlier.", body = Accepted),
         (status = 404, description = "`not-found`: you have no such order"),
         (status = 409, description = "`order-rejected`: there is nothing to cancel"),
     )
@@ -195,7 +197,9 @@ fn accepted(order_id: OrderId, status: Status) -> (StatusCode, axum::Json<Accept
     )
 }
 
-/// One's own orders, newest first.
+/// List your orders
+///
+/// Newest first.
 #[utoipa::path(
     get, path = "/orders/", tag = "orders",
     params(PageQuery),
@@ -214,10 +218,10 @@ async fn list_orders(
     })))
 }
 
-/// An order of one's own.
+/// Get an order
 #[utoipa::path(
     get, path = "/orders/{id}", tag = "orders",
-    params(("id" = OrderId, Path, description = "An order of one's own.")),
+    params(("id" = OrderId, Path, description = "The order's id.")),
     responses(
         (status = 200, description = "The order.", body = OrderDocument),
         (status = 404, description = "`not-found`: you have no such order"),
@@ -228,7 +232,7 @@ async fn read_order(
     identity: Identity,
     Path(id): Path<OrderId>,
 ) -> Result<axum::Json<OrderDocument>, Problem> {
-    // Somebody else's order is as absent as one that never was.
+    // Another user's order is answered like one that doesn't exist.
     store::find(&orders.pool, identity.user_id, id)
         .await?
         .map(|order| axum::Json(order.into()))
@@ -239,7 +243,7 @@ fn no_such_order() -> Problem {
     Problem::not_found("you have no such order")
 }
 
-fn asked_for(query: OrderQuery, body: Option<PlaceOrder>) -> Result<PlaceOrder, Problem> {
+fn order_of_request(query: OrderQuery, body: Option<PlaceOrder>) -> Result<PlaceOrder, Problem> {
     match (query, body) {
         (
             OrderQuery {
@@ -249,7 +253,7 @@ fn asked_for(query: OrderQuery, body: Option<PlaceOrder>) -> Result<PlaceOrder, 
             Some(order),
         ) => Ok(order),
         (_, Some(_)) => Err(Problem::invalid(
-            "the order stands either in the query or in the body, not in both",
+            "give the order either in the query or in the body, not in both",
         )),
         (
             OrderQuery {

@@ -1,4 +1,4 @@
-//! What inventory-service says of orders, and what that makes of them.
+//! The outcomes published by inventory-service, and the status that each leads to.
 
 use chassis::consumer::Handler;
 use chassis::failure::Failure;
@@ -54,7 +54,7 @@ impl Handler for Outcomes {
     }
 }
 
-/// An order that isn't where the event found it has moved on: an outcome that was told late, or twice.
+/// An order in another status has moved on: the event is stale or a duplicate, and ignored.
 async fn advance(
     work: &mut UnitOfWork<'_>,
     id: OrderId,
@@ -68,7 +68,7 @@ async fn advance(
     }
     match store::status(work.connection(), id).await? {
         Some(status) => {
-            debug!(order_id = %id, status, "an outcome that changes nothing");
+            debug!(order_id = %id, status, "stale outcome ignored");
             Ok(())
         }
         None => Err(Failure::rejected(format!("there is no order {id}"))),

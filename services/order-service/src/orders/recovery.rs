@@ -1,21 +1,21 @@
-//! Saga recovery: an order that is stuck has its event published again, so that a message that was lost (purged by an
-//! operator, expired, dropped by a bug) doesn't leave it `pending` or `cancelling` for ever.
+//! Saga recovery: a stuck order has its event republished, so that a lost message (purged by an operator, expired, dropped
+//! by a bug) doesn't leave it `pending` or `cancelling` for ever.
 //!
-//! | the order is | lost is | published again | then inventory-service |
+//! | the order is | lost message | republished | then inventory-service |
 //! |---|---|---|---|
 //! | `pending` | `OrderPlaced` | `OrderPlaced` | settles it |
-//! | `pending` | `StockReserved`, `StockRejected` | `OrderPlaced` | knows the event, and repeats its answer |
-//! | `cancelling` | `OrderCancelled` | `OrderCancelled` | releases the stock; where `OrderPlaced` was lost too, there is none |
-//! | `cancelling` | `StockReleased` | `OrderCancelled` | knows the event, and repeats its answer |
+//! | `pending` | `StockReserved`, `StockRejected` | `OrderPlaced` | recognises the event, and repeats its answer |
+//! | `cancelling` | `OrderCancelled` | `OrderCancelled` | releases the stock; none if `OrderPlaced` was lost too |
+//! | `cancelling` | `StockReleased` | `OrderCancelled` | recognises the event, and repeats its answer |
 //!
-//! Each under the id that it had: what was not lost after all, or comes back out of the dead letters later, is a duplicate
-//! for the inbox. A sweep takes so many orders, the longest waiting first, each locked with its row and skipped by other
-//! replicas; an order's turn comes again after twice the time, so many times, and then it is left to an operator
-//! (`agora_orders_stuck` goes on counting it, and so does `agora_orders_given_up`). An event that still waits in the outbox
-//! is left alone, and so is the order of an order's events.
+//! An event keeps its original id: if it was not lost after all, or is replayed from the dead letters later, the inbox
+//! recognises the duplicate. A sweep takes a bounded number of orders, the longest waiting first, each locked with its row
+//! and skipped by other replicas. An order is due again after twice the time, up to a maximum number of attempts; then it
+//! is left to an operator (`agora_orders_stuck` still counts it, and so does `agora_orders_given_up`). An event that still
+//! waits in the outbox is left alone, which preserves the order of an order's events.
 //!
-//! With the pattern off only orders are recovered that somebody asked for (`cargo xtask orders repair`). Left out: orders
-//! that nobody waits for any more, and messages that are dead for good reason: they die again, and are seen there.
+//! With the pattern off only orders requested by an operator are recovered (`cargo xtask orders repair`). Left out:
+//! abandoned orders, and messages that are dead for a good reason: they are dead-lettered again.
 //! Source: <https://learn.microsoft.com/en-us/azure/architecture/patterns/scheduler-agent-supervisor>.
 
 use chassis::database::Database;
@@ -43,11 +43,11 @@ pub fn start(lifecycle: &Lifecycle, database: &Database, outbox: Outbox, config:
         config,
         recovered: lifecycle.metrics().counter(
             "agora_orders_recovered",
-            "Orders that were stuck and had their event published again; an order counts each time",
+            "Events of stuck orders that were republished, once per attempt",
         ),
         given_up: lifecycle.metrics().gauge(
             "agora_orders_given_up",
-            "Orders that are stuck although their event was published again AGORA_SAGA_RECOVERY_ATTEMPTS times",
+            "Orders still stuck after AGORA_SAGA_RECOVERY_ATTEMPTS attempts at recovery",
         ),
     };
     database.every(lifecycle, "saga recovery", config.interval, move || {
@@ -60,7 +60,7 @@ pub fn start(lifecycle: &Lifecycle, database: &Database, outbox: Outbox, config:
 struct Sweeper {
     pool: PgPool,
     outbox: Outbox,
-    /// None with the pattern off.
+    /// `None` with the pattern off.
     by_age: Option<ByAge>,
     config: RecoveryConfig,
     recovered: Counter,
@@ -84,7 +84,7 @@ impl Sweeper {
             }
         }
         if recovered.is_empty() {
-            // Mostly: nothing is to be written, nor published.
+            // The usual case: nothing to write or publish.
             work.rollback().await?;
         } else {
             work.commit().await?;

@@ -28,7 +28,7 @@ struct OrderRow {
     event_id: Option<Uuid>,
 }
 
-/// Stores a new order; `None` when the user used the key before, and the transaction is of no more use then.
+/// Stores a new order; `None` when the user has already used the key. The transaction is then aborted.
 ///
 /// # Errors
 /// The database's.
@@ -63,7 +63,7 @@ pub async fn insert(
     }
 }
 
-/// The order that the user placed with this key.
+/// The user's order with this idempotency key.
 ///
 /// # Errors
 /// The database's.
@@ -83,7 +83,7 @@ pub async fn find_by_key(
     row.map(order).transpose()
 }
 
-/// The user's own order with this id, which nobody else changes until the transaction ends.
+/// The user's order with this id, locked until the transaction ends.
 ///
 /// # Errors
 /// The database's.
@@ -103,8 +103,8 @@ pub async fn find_for_update(
     row.map(order).transpose()
 }
 
-/// Moves an order from one status to the next; whether it stood there. `event_id` is the event that it waits for the answer
-/// to from now on, if any. What was tried to have the one before answered is forgotten.
+/// Moves an order from one status to another; returns whether it was in the first. `event_id` is the event whose answer it
+/// waits for from now on, if any. Recovery attempts for the previous event are reset.
 ///
 /// # Errors
 /// The database's.
@@ -132,7 +132,7 @@ pub async fn change_status(
     Ok(changed.rows_affected() == 1)
 }
 
-/// Where an order stands, whoever owns it.
+/// The status of an order, regardless of its owner.
 ///
 /// # Errors
 /// The database's.
@@ -147,9 +147,9 @@ pub async fn status(
         .await
 }
 
-/// Orders whose event is to be published again, nobody else changes them until the transaction ends, and no two sweeps
-/// have the same: those of `repair`, and, if `by_age` is there, those that are stuck and not given up. An order whose event
-/// still waits in the outbox is not among them: nothing of it was lost.
+/// The orders whose event is to be republished, locked until the transaction ends, so that no two sweeps have the same:
+/// those requested by `repair`, and, with `by_age`, those that are stuck and not given up. Orders whose event still waits
+/// in the outbox are left out, because nothing was lost.
 ///
 /// # Errors
 /// The database's.
@@ -183,16 +183,16 @@ pub async fn to_recover(
     orders.collect()
 }
 
-/// When an order that nobody asked for is recovered.
+/// When an order is recovered without a request.
 #[derive(Debug, Clone, Copy)]
 pub struct ByAge {
-    /// In its status for longer than this; for twice as long after each attempt.
+    /// It must have been in its status for longer than this; twice as long after each attempt.
     pub after: Duration,
-    /// So often.
+    /// The maximum number of attempts.
     pub attempts: u32,
 }
 
-/// Notes that an order's event, `event_id`, is published once more.
+/// Records that an order's event, `event_id`, is republished.
 ///
 /// # Errors
 /// The database's.
@@ -213,7 +213,7 @@ pub async fn note_recovery(
     Ok(())
 }
 
-/// How many orders wait although their event was published again `attempts` times.
+/// The number of orders that still wait after `attempts` attempts.
 ///
 /// # Errors
 /// The database's.
@@ -226,7 +226,7 @@ pub async fn count_given_up(pool: &PgPool, attempts: u32) -> Result<i64, sqlx::E
     .await
 }
 
-/// The user's own order with this id.
+/// The user's order with this id.
 ///
 /// # Errors
 /// The database's.
@@ -269,7 +269,7 @@ pub async fn list(
     rows.into_iter().map(order).collect()
 }
 
-/// The table's constraints promise what is checked here; a row that breaks them is damage.
+/// The table's constraints guarantee what is checked here; a row that violates them is corrupt.
 fn order(row: OrderRow) -> Result<Order, sqlx::Error> {
     let damaged = |error: &dyn std::fmt::Display| {
         sqlx::Error::Decode(format!("order {}: {error}", row.id).into())

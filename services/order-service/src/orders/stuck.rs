@@ -1,4 +1,4 @@
-//! Orders that wait too long for their outcome, as a figure: `agora_orders_stuck`.
+//! The number of orders that wait too long for their outcome: `agora_orders_stuck`.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tracing::warn;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Counts, every few seconds, the orders that aren't decided `after` that time.
+/// Counts, every few seconds, the orders that stay undecided for longer than `after`.
 pub fn watch(lifecycle: &Lifecycle, database: &Database, after: Duration) {
     let stuck = lifecycle.metrics().gauge(
         "agora_orders_stuck",
-        "Orders that have waited for their outcome for longer than ORDER_STUCK_AFTER_SECONDS",
+        "Orders without an outcome for longer than ORDER_STUCK_AFTER_SECONDS",
     );
     let pool = database.pool.clone();
     database.every(lifecycle, "stuck orders", INTERVAL, move || {
@@ -21,7 +21,7 @@ pub fn watch(lifecycle: &Lifecycle, database: &Database, after: Duration) {
         async move {
             let count = count(&pool, after).await?;
             if stuck.set(count) < count {
-                warn!(count, "orders are stuck: their outcome does not come");
+                warn!(count, "orders are stuck without an outcome");
             }
             Ok(())
         }

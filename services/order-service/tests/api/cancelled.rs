@@ -23,7 +23,7 @@ const CHANNELS: usize = 3;
 const EVENTS: &str = "order_events";
 const STORE: &str = "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload) VALUES ($1, $2, $3, $4, $5)";
 
-/// Orders of this user that stand so, for requests that need a new one each.
+/// Orders of this user in this status, for requests that each need a new one.
 async fn orders(service: &Composed, user: Uuid, status: &str) -> std::vec::IntoIter<Uuid> {
     let reason = (status == "rejected").then_some("out_of_stock");
     let ids: Vec<Uuid> = sqlx::query_scalar(
@@ -40,7 +40,7 @@ async fn orders(service: &Composed, user: Uuid, status: &str) -> std::vec::IntoI
 }
 
 #[tokio::test]
-async fn a_request_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_request_leaves_nothing_behind() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let variables = [("DATABASE_URL", &*database), ("AMQP_URL", &*broker)];
     let service = Composed::new("order-service", &variables, Config::read, compose).await;
@@ -88,7 +88,7 @@ async fn a_request_that_is_dropped_leaves_nothing_behind() {
         assert_eq!(dropped.await, 200);
     }
 
-    // What was committed, its request dropped or not, is whole.
+    // Committed orders are complete, whether or not their request was dropped.
     let placed: Vec<(Uuid, DateTime<Utc>, bool)> = sqlx::query_as(
         "SELECT id, placed_at, EXISTS (SELECT FROM outbox WHERE subject = orders.id::text)
          FROM orders WHERE uuid_extract_version(id) = 7",
@@ -97,15 +97,15 @@ async fn a_request_that_is_dropped_leaves_nothing_behind() {
     .await
     .unwrap();
     assert!(placed.len() > 2, "{placed:?}");
-    for (id, placed_at, told) in placed {
-        assert!(told, "{id} is an order that nobody is told of");
+    for (id, placed_at, has_event) in placed {
+        assert!(has_event, "{id} is an order without an event");
         assert_eq!(OrderId(id).generated_at(), Some(placed_at));
     }
     service.stop().await;
 }
 
 #[tokio::test]
-async fn a_relay_that_is_dropped_leaves_nothing_behind_and_publishes_what_it_had_begun() {
+async fn a_dropped_relay_leaves_nothing_behind_and_publishes_every_event() {
     let (database_url, broker_url) = (testkit::database().await, testkit::virtual_host().await);
     let variables = [("DATABASE_URL", &*database_url), ("AMQP_URL", &*broker_url)];
     let config = Config::read(&Env::from_pairs(variables)).unwrap();
@@ -126,7 +126,7 @@ async fn a_relay_that_is_dropped_leaves_nothing_behind_and_publishes_what_it_had
     let (polls, _) = drop_at_each_await(
         "the relay",
         async || {
-            // Of one order each, so that the batch has more than one.
+            // Events of different orders, so that the batch has more than one.
             while unpublished().await < 3 {
                 let order_id = OrderId::generate();
                 let data = OrderCancelled {
@@ -158,7 +158,7 @@ async fn a_relay_that_is_dropped_leaves_nothing_behind_and_publishes_what_it_had
         async || testkit::open_channels(&broker_url).await == CHANNELS,
     )
     .await;
-    // Each at least once, and none that isn't marked.
+    // Each at least once, and only marked ones.
     assert_eq!(unpublished().await, 0);
     let mut published = Vec::new();
     while let Some((payload, _)) = client.take(EVENTS).await {

@@ -63,8 +63,8 @@ impl Shop {
         body["order_id"].as_str().unwrap().to_owned()
     }
 
-    /// What inventory-service would say.
-    async fn hear(&self, event: &Event) {
+    /// Publishes an event as inventory-service would.
+    async fn publish_outcome(&self, event: &Event) {
         self.broker
             .publish("inventory_events", event.routing_key(), &event.encode())
             .await;
@@ -130,7 +130,7 @@ fn released(id: &str) -> Event {
 }
 
 #[tokio::test]
-async fn orders_beyond_what_can_be_stored_are_refused_early_and_leave_nothing_behind() {
+async fn orders_beyond_capacity_are_refused_early_and_leave_nothing_behind() {
     let narrow = [("HTTP_MAX_IN_FLIGHT", "1"), ("HTTP_MAX_WAIT_MS", "200")];
     let shop = Shop::open_with(&narrow).await;
     let user = Uuid::now_v7();
@@ -141,7 +141,7 @@ async fn orders_beyond_what_can_be_stored_are_refused_early_and_leave_nothing_be
         .unwrap();
     let path = "/orders/?product_id=99";
     let accepted = tokio::spawn(answer(shop.service.as_user(user, "POST", path)));
-    eventually("the first is under way", async || {
+    eventually("the first is in flight", async || {
         shop.service.metric("http_server_active_requests").await >= 1.0
     })
     .await;
@@ -153,7 +153,7 @@ async fn orders_beyond_what_can_be_stored_are_refused_early_and_leave_nothing_be
 }
 
 #[tokio::test]
-async fn an_accepted_order_is_announced_in_the_agreed_form() {
+async fn an_accepted_order_is_published_in_the_documented_format() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let id = shop.place(user, "/orders/?product_id=99&quantity=2").await;
@@ -171,7 +171,7 @@ async fn an_accepted_order_is_announced_in_the_agreed_form() {
 }
 
 #[tokio::test]
-async fn an_order_is_given_in_the_query_or_in_the_body_not_in_both() {
+async fn an_order_is_in_the_query_or_in_the_body_not_in_both() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let post = |path: &str| shop.service.as_user(user, "POST", path);
@@ -189,7 +189,7 @@ async fn an_order_is_given_in_the_query_or_in_the_body_not_in_both() {
 }
 
 #[tokio::test]
-async fn impossible_orders_are_refused_and_announce_nothing() {
+async fn invalid_orders_are_refused_and_publish_nothing() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let post = |path: &str| shop.service.as_user(user, "POST", path);
@@ -233,7 +233,7 @@ async fn impossible_orders_are_refused_and_announce_nothing() {
 }
 
 #[tokio::test]
-async fn the_same_key_gives_the_same_order_and_one_event() {
+async fn a_repeated_key_returns_the_same_order_and_publishes_one_event() {
     let shop = Shop::open().await;
     let (ada, bob) = (Uuid::now_v7(), Uuid::now_v7());
     let post = |user, path: &str, key: &str| {
@@ -273,7 +273,7 @@ async fn the_same_key_gives_the_same_order_and_one_event() {
 }
 
 #[tokio::test]
-async fn a_repeated_key_gets_the_first_answer_whatever_became_of_the_order() {
+async fn a_repeated_key_gets_the_first_answer_after_the_order_was_decided() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let post = |path: &str, key: &str| {
@@ -289,7 +289,7 @@ async fn a_repeated_key_gets_the_first_answer_whatever_became_of_the_order() {
         first.1
     );
     let id = first.1["order_id"].as_str().unwrap();
-    shop.hear(&reserved(id)).await;
+    shop.publish_outcome(&reserved(id)).await;
     shop.wait_for_status(user, id, "confirmed").await;
     assert_eq!(post(path, "confirmed").await, first);
     let cancel = format!("/orders/{id}/cancel");
@@ -298,23 +298,23 @@ async fn a_repeated_key_gets_the_first_answer_whatever_became_of_the_order() {
         202
     );
     assert_eq!(post(path, "confirmed").await, first);
-    shop.hear(&released(id)).await;
+    shop.publish_outcome(&released(id)).await;
     shop.wait_for_status(user, id, "cancelled").await;
     assert_eq!(post(path, "confirmed").await, first);
 
     let first = post(path, "rejected").await;
     let id = first.1["order_id"].as_str().unwrap();
-    shop.hear(&refusal(id)).await;
+    shop.publish_outcome(&refusal(id)).await;
     shop.wait_for_status(user, id, "rejected").await;
     assert_eq!(post(path, "rejected").await, first);
 
-    // What was refused made nothing: the next attempt is the first one.
+    // A refused request stored nothing: the next attempt is the first one.
     assert_eq!(post("/orders/?product_id=0", "refused").await.0, 422);
     assert_eq!(post(path, "refused").await.0, 202);
 }
 
 #[tokio::test]
-async fn a_number_without_a_fraction_is_an_integer() {
+async fn a_number_without_a_fraction_is_accepted_as_an_integer() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let post = |body: &'static str| {
@@ -336,7 +336,7 @@ async fn a_number_without_a_fraction_is_an_integer() {
 }
 
 #[tokio::test]
-async fn a_key_that_many_use_at_once_makes_one_order() {
+async fn concurrent_requests_with_one_key_place_one_order() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let attempts = (0..20).map(|_| {
@@ -359,7 +359,7 @@ async fn a_key_that_many_use_at_once_makes_one_order() {
 }
 
 #[tokio::test]
-async fn an_order_is_its_owners_alone() {
+async fn an_order_is_only_visible_to_its_owner() {
     let shop = Shop::open().await;
     let (ada, bob) = (Uuid::now_v7(), Uuid::now_v7());
     let id = shop.place(ada, "/orders/?product_id=99").await;
@@ -408,7 +408,7 @@ async fn orders_are_listed_newest_first_in_pages() {
 }
 
 #[tokio::test]
-async fn without_the_gateways_identity_nothing_is_answered() {
+async fn requests_without_identity_headers_are_refused() {
     let shop = Shop::open().await;
     let id = Uuid::now_v7();
     for (method, path) in [
@@ -437,7 +437,7 @@ async fn without_the_gateways_identity_nothing_is_answered() {
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_route_and_never_by_id() {
+async fn requests_are_counted_per_route_and_never_per_id() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let id = shop.place(user, "/orders/?product_id=99").await;
@@ -467,7 +467,7 @@ async fn requests_are_counted_by_route_and_never_by_id() {
 }
 
 #[tokio::test]
-async fn an_order_that_no_queue_takes_is_kept_and_announced_once_one_does() {
+async fn an_unroutable_order_event_waits_until_a_queue_is_bound() {
     let shop = Shop::open_with(&[("OUTBOX_POLL_INTERVAL_MS", "100")]).await;
     let user = Uuid::now_v7();
     shop.broker
@@ -475,11 +475,11 @@ async fn an_order_that_no_queue_takes_is_kept_and_announced_once_one_does() {
         .await;
     let id = shop.place(user, "/orders/?product_id=99").await;
     let unroutable = r#"messaging_client_sent_messages_total{messaging_destination_name="order_events",outcome="unroutable"}"#;
-    eventually("it is noticed that nobody takes it", async || {
+    eventually("the broker returns the unroutable event", async || {
         shop.service.metric(unroutable).await >= 1.0
     })
     .await;
-    eventually("it is seen to wait", async || {
+    eventually("the event waits in the outbox", async || {
         shop.service.metric("agora_outbox_backlog").await == 1.0
             && shop.service.metric("agora_outbox_oldest_age_seconds").await > 0.0
     })
@@ -493,27 +493,27 @@ async fn an_order_that_no_queue_takes_is_kept_and_announced_once_one_does() {
 }
 
 #[tokio::test]
-async fn an_order_ends_as_inventory_says() {
+async fn an_order_gets_the_outcome_of_inventory_service() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let (confirmed, rejected) = (
         shop.place(user, "/orders/?product_id=1").await,
         shop.place(user, "/orders/?product_id=2").await,
     );
-    shop.hear(&reserved(&confirmed)).await;
-    shop.hear(&refusal(&rejected)).await;
+    shop.publish_outcome(&reserved(&confirmed)).await;
+    shop.publish_outcome(&refusal(&rejected)).await;
     shop.wait_for_status(user, &confirmed, "confirmed").await;
     let order = shop.wait_for_status(user, &rejected, "rejected").await;
     assert_eq!(order["reason"], "out_of_stock");
 
-    // Late, doubled and contradicting outcomes change nothing.
+    // Stale, duplicate and contradicting outcomes change nothing.
     for event in [
         reserved(&rejected),
         refusal(&confirmed),
         reserved(&confirmed),
         released(&confirmed),
     ] {
-        shop.hear(&event).await;
+        shop.publish_outcome(&event).await;
     }
     eventually("all are handled", async || {
         shop.service.metric(APPLIED).await == 6.0
@@ -525,9 +525,10 @@ async fn an_order_ends_as_inventory_says() {
 }
 
 #[tokio::test]
-async fn an_outcome_of_no_order_is_dead_and_one_that_was_heard_before_does_nothing() {
+async fn an_outcome_of_an_unknown_order_is_dead_lettered_and_a_duplicate_ignored() {
     let shop = Shop::open().await;
-    shop.hear(&reserved(&Uuid::now_v7().to_string())).await;
+    shop.publish_outcome(&reserved(&Uuid::now_v7().to_string()))
+        .await;
     let (_, table) = shop.broker.wait_for_message("inventory_events.dead").await;
     assert_eq!(
         header_text(&table, headers::REASON).as_deref(),
@@ -537,8 +538,8 @@ async fn an_outcome_of_no_order_is_dead_and_one_that_was_heard_before_does_nothi
     let user = Uuid::now_v7();
     let id = shop.place(user, "/orders/?product_id=1").await;
     let event = reserved(&id);
-    shop.hear(&event).await;
-    shop.hear(&event).await;
+    shop.publish_outcome(&event).await;
+    shop.publish_outcome(&event).await;
     eventually("the second is recognised", async || {
         let duplicates = r#"agora_inbox_duplicates_total{queue="inventory_events"}"#;
         shop.service.metric(duplicates).await == 1.0
@@ -548,9 +549,9 @@ async fn an_outcome_of_no_order_is_dead_and_one_that_was_heard_before_does_nothi
 }
 
 impl Shop {
-    /// Says an outcome, waits until so many were handled, and forgets their ids, as pruning does after a week.
-    async fn hear_and_forget(&self, event: &Event, applied: f64) {
-        self.hear(event).await;
+    /// Publishes an outcome, waits until this many were handled, and deletes their ids, as pruning does after a week.
+    async fn publish_outcome_and_forget(&self, event: &Event, applied: f64) {
+        self.publish_outcome(event).await;
         eventually("it is handled", async || {
             self.service.metric(APPLIED).await == applied
         })
@@ -563,7 +564,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn an_outcome_that_comes_again_beyond_the_inboxs_window_changes_nothing() {
+async fn an_outcome_repeated_after_the_inbox_window_changes_nothing() {
     let shop = Shop::open().await;
     let user = Uuid::now_v7();
     let mut applied = 0.0;
@@ -581,13 +582,13 @@ async fn an_outcome_that_comes_again_beyond_the_inboxs_window_changes_nothing() 
         (&cancelled, "cancelled", released(&cancelled)),
     ] {
         applied += 1.0;
-        shop.hear_and_forget(&outcome, applied).await;
+        shop.publish_outcome_and_forget(&outcome, applied).await;
         let before = shop.wait_for_status(user, id, status).await;
         let events = shop.count("SELECT count(*) FROM outbox").await;
-        // The same once more, and each of the others, late.
+        // The same event again, and each of the others, stale.
         for late in [outcome, reserved(id), refusal(id), released(id)] {
             applied += 1.0;
-            shop.hear_and_forget(&late, applied).await;
+            shop.publish_outcome_and_forget(&late, applied).await;
             assert_eq!(shop.wait_for_status(user, id, status).await, before);
         }
         assert_eq!(shop.count("SELECT count(*) FROM outbox").await, events);
@@ -596,7 +597,7 @@ async fn an_outcome_that_comes_again_beyond_the_inboxs_window_changes_nothing() 
 }
 
 #[tokio::test]
-async fn a_cancelled_order_is_told_of_once_and_ends_when_its_stock_is_released() {
+async fn a_cancellation_is_published_once_and_ends_when_the_stock_is_released() {
     let shop = Shop::open().await;
     let (ada, bob) = (Uuid::now_v7(), Uuid::now_v7());
     let id = shop.place(ada, "/orders/?product_id=99&quantity=2").await;
@@ -618,15 +619,15 @@ async fn a_cancelled_order_is_told_of_once_and_ends_when_its_stock_is_released()
     assert_eq!(shape(&raw), shape(&golden));
     assert_eq!(cancelled.subject, id);
 
-    // What was on its way when the order was cancelled.
-    shop.hear(&reserved(&id)).await;
-    shop.hear(&released(&id)).await;
+    // Outcomes that were in flight when the order was cancelled.
+    shop.publish_outcome(&reserved(&id)).await;
+    shop.publish_outcome(&released(&id)).await;
     shop.wait_for_status(ada, &id, "cancelled").await;
     assert_eq!(answer(cancel(ada)).await.1["status"], "cancelled");
     assert_eq!(shop.broker.depth("order_events").await, 0);
 
     let rejected = shop.place(ada, "/orders/?product_id=99").await;
-    shop.hear(&refusal(&rejected)).await;
+    shop.publish_outcome(&refusal(&rejected)).await;
     shop.wait_for_status(ada, &rejected, "rejected").await;
     let path = format!("/orders/{rejected}/cancel");
     refused(
@@ -638,7 +639,7 @@ async fn a_cancelled_order_is_told_of_once_and_ends_when_its_stock_is_released()
 }
 
 #[tokio::test]
-async fn an_order_that_waits_too_long_is_seen() {
+async fn an_order_that_waits_too_long_is_counted_as_stuck() {
     let shop = Shop::open_with(&[("ORDER_STUCK_AFTER_SECONDS", "1")]).await;
     let user = Uuid::now_v7();
     let id = shop.place(user, "/orders/?product_id=99").await;
@@ -646,7 +647,7 @@ async fn an_order_that_waits_too_long_is_seen() {
         shop.service.metric("agora_orders_stuck").await == 1.0
     })
     .await;
-    shop.hear(&reserved(&id)).await;
+    shop.publish_outcome(&reserved(&id)).await;
     eventually("it is not any more", async || {
         shop.service.metric("agora_orders_stuck").await == 0.0
     })
@@ -654,7 +655,7 @@ async fn an_order_that_waits_too_long_is_seen() {
 }
 
 #[tokio::test]
-async fn the_ops_port_tells_which_patterns_are_on() {
+async fn the_ops_port_lists_the_patterns() {
     let shop = Shop::open_with(&[
         ("AGORA_PATTERN_OUTBOX", "off"),
         ("AGORA_PATTERN_RETRY", "off"),
@@ -672,19 +673,19 @@ async fn the_ops_port_tells_which_patterns_are_on() {
     assert_eq!(shop.service.metric(&enabled("inbox")).await, 1.0);
     assert_eq!(shop.service.metric(&enabled("outbox")).await, 0.0);
 
-    // The naive way announces as well, as long as nothing happens.
+    // The naive version also publishes, as long as nothing fails.
     let id = shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
     assert_eq!(shop.announced().await.0.subject, id);
 }
 
 #[tokio::test]
-async fn at_the_bound_of_the_queue_orders_are_taken_and_wait_in_the_outbox() {
+async fn at_the_queues_length_limit_orders_are_accepted_and_wait_in_the_outbox() {
     let shop = Shop::open_with(&[("OUTBOX_POLL_INTERVAL_MS", "100")]).await;
     testkit::bound_queue(&shop.broker_url, "order_events", 3).await;
     let user = Uuid::now_v7();
     let refused = r#"messaging_client_sent_messages_total{messaging_destination_name="order_events",outcome="refused"}"#;
     let placed = tokio::sync::Mutex::new(std::collections::BTreeSet::new());
-    // The broker notices its bound a moment after it is passed.
+    // The broker applies its bound with a delay.
     eventually("the broker refuses some", async || {
         let id = shop.place(user, "/orders/?product_id=99").await;
         placed.lock().await.insert(id);
@@ -693,9 +694,9 @@ async fn at_the_bound_of_the_queue_orders_are_taken_and_wait_in_the_outbox() {
     })
     .await;
     let placed = placed.into_inner();
-    // Whoever consumes makes room; what was refused comes by itself, and perhaps twice.
+    // Consuming makes room; refused events are published again by themselves, perhaps twice.
     let announced = tokio::sync::Mutex::new(std::collections::BTreeSet::new());
-    eventually("all is announced and nothing waits", async || {
+    eventually("all are published and nothing waits", async || {
         let mut announced = announced.lock().await;
         while let Some((payload, _)) = shop.broker.take("order_events").await {
             announced.insert(Event::decode(&payload).unwrap().subject);
@@ -706,11 +707,11 @@ async fn at_the_bound_of_the_queue_orders_are_taken_and_wait_in_the_outbox() {
     .await;
 }
 
-/// More than the broker takes: `max_message_size`.
+/// More than the broker accepts: `max_message_size`.
 const TOO_LARGE_BYTES: usize = 2_000_000;
 
 impl Shop {
-    /// An event in the outbox, by hand; its id.
+    /// Inserts an event into the outbox; returns its id.
     async fn store(&self, subject: &str, routing_key: &str, payload: &str) -> Uuid {
         sqlx::query_scalar(
             "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload)
@@ -724,7 +725,7 @@ impl Shop {
         .unwrap()
     }
 
-    /// The number of tries, the broker's error, and whether the event is parked.
+    /// The number of rejections, the broker's error, and whether the event is parked.
     async fn rejection(&self, event_id: Uuid) -> (i32, Option<String>, bool) {
         sqlx::query_as(
             "SELECT rejections, rejected_because, parked_at IS NOT NULL FROM outbox WHERE event_id = $1",
@@ -746,7 +747,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn an_event_that_the_broker_rejects_is_parked_and_holds_up_only_its_own_subject() {
+async fn an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_subject() {
     let variables = [
         ("OUTBOX_POLL_INTERVAL_MS", "100"),
         ("OUTBOX_MAX_REJECTIONS", "2"),
@@ -756,7 +757,7 @@ async fn an_event_that_the_broker_rejects_is_parked_and_holds_up_only_its_own_su
     eventually("the consumer is seen", async || consumer().await.len() == 1).await;
     let consumer_before = consumer().await;
 
-    // One that is too large for the broker, and one whose routing key AMQP can't have; each with a later event behind it.
+    // One is too large for the broker, one has a routing key that AMQP can't encode; each with a later event behind it.
     let large = shop
         .store("large", "test.v1", &"x".repeat(TOO_LARGE_BYTES))
         .await;
@@ -781,7 +782,7 @@ async fn an_event_that_the_broker_rejects_is_parked_and_holds_up_only_its_own_su
         shop.count(waiting).await == 4
     })
     .await;
-    // Perhaps more than once: the broker closed the channel that they were on.
+    // Perhaps more than once: the broker closed the channel that they were published on.
     let mut seen = std::collections::BTreeSet::new();
     while let Some((payload, _)) = shop.broker.take("order_events").await {
         seen.insert(String::from_utf8(payload).unwrap());
@@ -789,21 +790,21 @@ async fn an_event_that_the_broker_rejects_is_parked_and_holds_up_only_its_own_su
     assert_eq!(seen.len(), 2, "{seen:?}");
     assert!(seen.contains("other"), "{seen:?}");
     assert!(seen.iter().any(|body| body.contains(&id)), "{seen:?}");
-    // What is parked, and what waits behind it, doesn't wait for the relay.
+    // Parked events, and those behind them, don't count as waiting for the relay.
     eventually("no event waits for the relay", async || {
         shop.service.metric("agora_outbox_oldest_age_seconds").await == 0.0
             && shop.service.metric("agora_outbox_backlog").await == 4.0
     })
     .await;
-    // The consumer was not touched.
+    // The consumer was not affected.
     assert_eq!(consumer().await, consumer_before);
-    shop.hear(&reserved(&id)).await;
-    eventually("the consumer goes on", async || {
+    shop.publish_outcome(&reserved(&id)).await;
+    eventually("the consumer continues", async || {
         shop.service.metric(APPLIED).await == 1.0
     })
     .await;
 
-    // Repaired and tried again, it comes before the events that wait behind it; the other one is dropped.
+    // Repaired and retried, it is published before the events behind it; the other one is dropped.
     let repair =
         "UPDATE outbox SET payload = 'repaired', rejections = 0, retry_at = NULL, parked_at = NULL
                   WHERE subject = 'large' AND parked_at IS NOT NULL";
@@ -819,7 +820,7 @@ async fn an_event_that_the_broker_rejects_is_parked_and_holds_up_only_its_own_su
 }
 
 #[tokio::test]
-async fn a_broker_that_is_full_or_has_no_queue_parks_no_event() {
+async fn a_full_broker_or_a_missing_queue_parks_no_event() {
     let variables = [
         ("OUTBOX_POLL_INTERVAL_MS", "100"),
         ("OUTBOX_MAX_REJECTIONS", "1"),
@@ -835,7 +836,7 @@ async fn a_broker_that_is_full_or_has_no_queue_parks_no_event() {
         .unbind("order_events", "order_events", "#")
         .await;
     shop.place(user, "/orders/?product_id=99").await;
-    eventually("no queue takes it, several times", async || {
+    eventually("the broker returns it, several times", async || {
         shop.service.metric(&sent("unroutable")).await >= 3.0
     })
     .await;
@@ -851,7 +852,7 @@ async fn a_broker_that_is_full_or_has_no_queue_parks_no_event() {
 }
 
 #[tokio::test]
-async fn what_is_old_is_pruned_and_what_waits_never_is() {
+async fn old_rows_are_pruned_and_waiting_ones_never() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let shop = Shop::open_on(&database, broker.clone(), &[]).await;
     shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
@@ -870,22 +871,23 @@ async fn what_is_old_is_pruned_and_what_waits_never_is() {
     }
     let more = [("OUTBOX_RETENTION_MINUTES", "60")];
     let shop = Shop::open_on(&database, broker, &more).await;
-    eventually("ids beyond the window are forgotten", async || {
+    eventually("ids beyond the window are pruned", async || {
         shop.count("SELECT count(*) FROM inbox").await == 7
     })
     .await;
-    // The two that waited were published before they went; today's order stays.
+    // The two waiting ones were published before they were pruned; today's order stays.
     for _ in 0..2 {
         shop.broker.wait_for_message("order_events").await;
     }
-    eventually("published rows beyond the retention go", async || {
-        shop.count("SELECT count(*) FROM outbox").await == 1
-    })
+    eventually(
+        "published rows beyond the retention are pruned",
+        async || shop.count("SELECT count(*) FROM outbox").await == 1,
+    )
     .await;
 }
 
 #[tokio::test]
-async fn the_document_is_the_one_in_the_repository() {
+async fn the_served_document_equals_the_one_in_the_repository() {
     let shop = Shop::open().await;
     testkit::document_is_the_repositorys(&shop.service, "order-service").await;
 }

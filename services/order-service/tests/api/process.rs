@@ -1,5 +1,5 @@
-//! The service as a process: what it refuses, what it says, how it ends. One service stands for all four
-//! here, as the lifecycle is the chassis's.
+//! The service as a process: configuration errors, logs, shutdown. One service stands for all four here, because the
+//! lifecycle is the chassis's.
 
 use sqlx::PgPool;
 use testkit::{BrokerClient, Process, command, eventually, free_address, header_text};
@@ -15,7 +15,7 @@ const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 const BINARY: &str = env!("CARGO_BIN_EXE_order-service");
 
 #[test]
-fn a_refused_configuration_names_the_variable_and_ends_with_2() {
+fn an_invalid_configuration_names_the_variable_and_exits_with_2() {
     let output = command(
         BINARY,
         free_address(),
@@ -33,14 +33,14 @@ fn a_refused_configuration_names_the_variable_and_ends_with_2() {
 }
 
 #[tokio::test]
-async fn dependencies_that_never_answer_are_named_and_end_the_start() {
+async fn unreachable_dependencies_are_named_and_end_the_start() {
     let variables = [
         ("DATABASE_URL", "postgres://nobody:x@127.0.0.1:9/orders"),
         ("AMQP_URL", "amqp://nobody:x@127.0.0.1:9/%2f"),
         ("STARTUP_TIMEOUT_SECONDS", "2"),
     ];
     let mut process = Process::start(BINARY, &variables);
-    eventually("it says what it waits for", async || {
+    eventually("it reports what it waits for", async || {
         process.ready().await.is_some_and(|(status, report)| {
             (
                 status,
@@ -59,7 +59,7 @@ async fn dependencies_that_never_answer_are_named_and_end_the_start() {
 }
 
 #[tokio::test]
-async fn a_retry_queue_with_other_arguments_is_named_and_declared_anew_once_it_is_gone() {
+async fn a_retry_queue_with_other_arguments_is_named_and_declared_again_once_deleted() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let queue = "inventory_events.retry.5s";
     let arguments = serde_json::json!({ "x-queue-type": "quorum", "x-message-ttl": 4000 });
@@ -85,7 +85,7 @@ async fn a_retry_queue_with_other_arguments_is_named_and_declared_anew_once_it_i
 }
 
 #[tokio::test]
-async fn the_broker_clients_frames_and_so_the_password_stay_out_of_the_log() {
+async fn the_broker_clients_frames_with_the_password_are_not_logged() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let mut process = Process::start(
         BINARY,
@@ -112,7 +112,7 @@ async fn the_broker_clients_frames_and_so_the_password_stay_out_of_the_log() {
 }
 
 #[tokio::test]
-async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
+async fn sigterm_lets_running_requests_finish_and_flushes_spans() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let collector = Collector::start().await;
 
@@ -141,7 +141,7 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     .status();
     assert!(healthcheck.unwrap().success());
 
-    // While this lock is held, the order can't be stored: the request is in flight.
+    // While this lock is held, the order can't be stored: the request stays in flight.
     let pool = PgPool::connect(&database).await.unwrap();
     let mut lock = chassis::database::begin(&pool).await.unwrap();
     sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
@@ -167,12 +167,12 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     .await;
 
     process.terminate();
-    eventually("it says that it drains", async || {
+    eventually("it reports that it is draining", async || {
         let report = process.ready().await;
         report.is_some_and(|(status, report)| status == 503 && report["status"] == "draining")
     })
     .await;
-    eventually("it takes no new connection", async || {
+    eventually("it accepts no new connection", async || {
         TcpStream::connect(&addr).await.is_err()
     })
     .await;
@@ -181,7 +181,7 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     assert_eq!(request.await.unwrap().unwrap().status(), 202);
     assert_eq!(process.logged("order placed").await["trace_id"], TRACE_ID);
     assert_eq!(process.ended().await.code(), Some(0));
-    // The order was committed while the service drained: its event waits for the next start at the latest.
+    // The order was committed while the service drained: its event is published after the next start at the latest.
     let mut next = Process::start(
         BINARY,
         &[("DATABASE_URL", &database), ("AMQP_URL", &broker)],
@@ -197,7 +197,7 @@ async fn sigterm_lets_running_requests_finish_and_flushes_what_was_traced() {
     assert!(names.contains(&"POST /orders/".to_owned()), "{names:?}");
 }
 
-/// One request on a connection that is kept open; the head of its answer, in lower case.
+/// Sends a request on a connection that is kept open; returns the head of the answer, in lower case.
 async fn ask(stream: &mut BufReader<TcpStream>) -> String {
     let user = Uuid::now_v7();
     let request = format!(
@@ -227,7 +227,7 @@ async fn ask(stream: &mut BufReader<TcpStream>) -> String {
 }
 
 #[tokio::test]
-async fn a_request_on_an_open_connection_is_answered_while_new_connections_are_refused() {
+async fn while_draining_open_connections_are_answered_and_new_ones_refused() {
     let (database, broker) = (testkit::database().await, testkit::virtual_host().await);
     let variables = [("DATABASE_URL", &*database), ("AMQP_URL", &broker)];
     let mut process = Process::start(BINARY, &variables);
@@ -242,7 +242,7 @@ async fn a_request_on_an_open_connection_is_answered_while_new_connections_are_r
         );
     }
     process.terminate();
-    eventually("it takes no new connection", async || {
+    eventually("it accepts no new connection", async || {
         TcpStream::connect(addr).await.is_err()
     })
     .await;
@@ -254,7 +254,7 @@ async fn a_request_on_an_open_connection_is_answered_while_new_connections_are_r
     for stream in [&mut used, &mut idle] {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, b"", "it is closed, and in order");
+        assert_eq!(rest, b"", "it is closed after the last answer");
     }
     assert_eq!(process.ended().await.code(), Some(0));
 }

@@ -1,8 +1,8 @@
-//! Orders that are stuck: their event is published again, bounded, and by one replica.
+//! Recovery of stuck orders: events are republished a bounded number of times, by one replica.
 
 use super::*;
 
-/// As soon and as often as it goes.
+/// The shortest delay and interval.
 const SOON: [(&str, &str); 2] = [
     ("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "1"),
     ("AGORA_SAGA_RECOVERY_INTERVAL_SECONDS", "1"),
@@ -17,11 +17,11 @@ async fn given_up(shop: &Shop) -> f64 {
 }
 
 #[tokio::test]
-async fn a_stuck_order_is_announced_again_under_the_same_id() {
+async fn a_stuck_orders_event_is_republished_with_the_same_id() {
     let shop = Shop::open_with(&SOON).await;
     let user = Uuid::now_v7();
     let id = shop.place(user, "/orders/?product_id=99&quantity=2").await;
-    // Taken from the queue, it is lost.
+    // Taken from the queue by the test: the message is lost.
     let (placed, _) = shop.announced().await;
     assert_eq!(shop.announced().await.0, placed);
     assert!(recovered(&shop).await >= 1.0);
@@ -32,12 +32,12 @@ async fn a_stuck_order_is_announced_again_under_the_same_id() {
     assert_eq!(cancelled.event_type, "agora.order.cancelled.v1");
     assert_eq!(shop.announced().await.0, cancelled);
 
-    shop.hear(&released(&id)).await;
+    shop.publish_outcome(&released(&id)).await;
     shop.wait_for_status(user, &id, "cancelled").await;
 }
 
 #[tokio::test]
-async fn an_event_that_was_pruned_or_never_stored_is_made_again_under_the_id_that_it_had() {
+async fn a_pruned_or_never_stored_event_is_rebuilt_with_its_original_id() {
     for outbox in ["on", "off"] {
         let [after, interval] = SOON;
         let shop = Shop::open_with(&[after, interval, ("AGORA_PATTERN_OUTBOX", outbox)]).await;
@@ -72,7 +72,7 @@ async fn an_event_that_was_pruned_or_never_stored_is_made_again_under_the_id_tha
 }
 
 #[tokio::test]
-async fn an_order_is_recovered_so_often_and_then_given_up() {
+async fn an_order_is_given_up_after_the_maximum_number_of_attempts() {
     let [after, interval] = SOON;
     let once = [after, interval, ("AGORA_SAGA_RECOVERY_ATTEMPTS", "1")];
     let shop = Shop::open_with(&once).await;
@@ -91,7 +91,7 @@ async fn an_order_is_recovered_so_often_and_then_given_up() {
     })
     .await;
 
-    // An operator may ask for more.
+    // An operator may request more attempts.
     sqlx::query("UPDATE orders SET recoveries = 0, recovery_requested = true")
         .execute(&shop.pool)
         .await
@@ -103,7 +103,7 @@ async fn an_order_is_recovered_so_often_and_then_given_up() {
 }
 
 #[tokio::test]
-async fn a_sweep_takes_so_many_orders_and_two_replicas_never_the_same() {
+async fn a_sweep_is_bounded_and_two_replicas_never_recover_the_same_order() {
     let [after, interval] = SOON;
     let more = [
         after,
@@ -128,7 +128,7 @@ async fn a_sweep_takes_so_many_orders_and_two_replicas_never_the_same() {
         recovered(&shop).await + recovered(&other).await == 20.0
     })
     .await;
-    // A transaction has one time.
+    // All rows of a transaction have the same time.
     let largest = "SELECT max(number) FROM (SELECT count(*) AS number FROM orders GROUP BY recovered_at) AS sweeps";
     assert!(shop.count(largest).await <= 4);
     eventually("each was announced twice", async || {
@@ -138,7 +138,7 @@ async fn a_sweep_takes_so_many_orders_and_two_replicas_never_the_same() {
 }
 
 #[tokio::test]
-async fn an_event_that_still_waits_in_the_outbox_is_not_published_before_its_time() {
+async fn an_event_that_still_waits_in_the_outbox_is_not_republished() {
     let [after, interval] = SOON;
     let more = [after, interval, ("OUTBOX_POLL_INTERVAL_MS", "100")];
     let shop = Shop::open_with(&more).await;
@@ -149,7 +149,7 @@ async fn an_event_that_still_waits_in_the_outbox_is_not_published_before_its_tim
         .unbind("order_events", "order_events", "#")
         .await;
     shop.place(user, "/orders/?product_id=99").await;
-    // The first order has its event published again, into nothing; the second one is no younger than that by two seconds.
+    // The first order's event is republished while no queue is bound; the second order is at most two seconds older.
     eventually("both wait in the outbox", async || {
         shop.count("SELECT count(*) FROM outbox WHERE published_at IS NULL AND created_at < now() - interval '2 seconds'")
             .await
@@ -164,7 +164,7 @@ async fn an_event_that_still_waits_in_the_outbox_is_not_published_before_its_tim
 }
 
 #[tokio::test]
-async fn with_the_pattern_off_only_what_somebody_asked_for_is_recovered() {
+async fn with_the_pattern_off_only_requested_orders_are_recovered() {
     let [after, interval] = SOON;
     let off = [after, interval, ("AGORA_PATTERN_SAGA_RECOVERY", "off")];
     let shop = Shop::open_with(&off).await;

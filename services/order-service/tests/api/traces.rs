@@ -1,5 +1,5 @@
-//! What the service says to a trace store, as a process: which spans, how they hang together, and what is in none of
-//! them. One service stands for all four here, as the telemetry is the chassis's.
+//! The spans that the service exports, as a process: which there are, how they are related, and what none contains. One
+//! service stands for all four here, because the telemetry is the chassis's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,24 +23,24 @@ use uuid::Uuid;
 const BINARY: &str = env!("CARGO_BIN_EXE_order-service");
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
-/// What inventory-service's span would be.
+/// The id of inventory-service's span.
 const SENDER: &str = "b7ad6b7169203331";
 
-/// A trace store that keeps what is exported to it over OTLP/gRPC.
+/// A trace store that keeps the spans exported to it over OTLP/gRPC.
 #[derive(Clone)]
 pub(crate) struct Collector {
     pub(crate) url: String,
     spans: Arc<Mutex<Vec<Span>>>,
-    /// How many spans of each batch it says that it rejects.
+    /// How many spans of each batch it reports as rejected.
     rejects: Arc<AtomicI64>,
-    /// How many it has said that it rejects.
-    told: Arc<AtomicI64>,
+    /// The total that it has reported as rejected.
+    reported: Arc<AtomicI64>,
 }
 
 struct Receiver {
     spans: Arc<Mutex<Vec<Span>>>,
     rejects: Arc<AtomicI64>,
-    told: Arc<AtomicI64>,
+    reported: Arc<AtomicI64>,
 }
 
 #[tonic::async_trait]
@@ -55,7 +55,7 @@ impl TraceService for Receiver {
             .flat_map(|scope| scope.spans);
         self.spans.lock().await.extend(spans);
         let rejected_spans = self.rejects.load(Ordering::Relaxed);
-        self.told.fetch_add(rejected_spans, Ordering::Relaxed);
+        self.reported.fetch_add(rejected_spans, Ordering::Relaxed);
         Ok(Response::new(ExportTraceServiceResponse {
             partial_success: (rejected_spans > 0).then(|| ExportTracePartialSuccess {
                 rejected_spans,
@@ -71,11 +71,11 @@ impl Collector {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let spans = Arc::<Mutex<Vec<Span>>>::default();
         let rejects = Arc::<AtomicI64>::default();
-        let told = Arc::<AtomicI64>::default();
+        let reported = Arc::<AtomicI64>::default();
         let receiver = Receiver {
             spans: Arc::clone(&spans),
             rejects: Arc::clone(&rejects),
-            told: Arc::clone(&told),
+            reported: Arc::clone(&reported),
         };
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(receiver))
@@ -85,7 +85,7 @@ impl Collector {
             url,
             spans,
             rejects,
-            told,
+            reported,
         }
     }
 
@@ -96,7 +96,7 @@ impl Collector {
         of_trace.map(|span| span.name.clone()).collect()
     }
 
-    /// The first span of that name, as soon as it is there.
+    /// The first span of that name, once it is exported.
     async fn span(&self, name: &str) -> Span {
         let found = async || {
             let spans = self.spans.lock().await;
@@ -126,7 +126,7 @@ fn text<'a>(span: &'a Span, attribute: &str) -> Option<&'a str> {
     }
 }
 
-/// The service as a process, and all that it speaks to.
+/// The service as a process, with all its dependencies.
 struct Traced {
     process: Process,
     addr: std::net::SocketAddr,
@@ -168,8 +168,8 @@ impl Traced {
         answer
     }
 
-    /// An outcome that nobody waits for, sent within another service's trace.
-    async fn hear_of_an_unknown_order(&self) {
+    /// An outcome of an unknown order, sent within another service's trace.
+    async fn publish_outcome_of_an_unknown_order(&self) {
         let event = crate::reserved(&Uuid::now_v7().to_string());
         let traceparent = format!("00-{TRACE_ID}-{SENDER}-01");
         let headers = text_headers(&[("traceparent", &traceparent)]);
@@ -195,8 +195,11 @@ async fn an_order_is_traced_from_its_caller_over_the_database_to_the_broker() {
     assert_eq!(parent(&server), CALLER);
     assert_eq!(server.kind(), SpanKind::Server);
     assert_eq!(text(&server, "url.path"), Some("/orders/"));
-    let told = answer.headers()["traceresponse"].to_str().unwrap();
-    assert_eq!(told, format!("00-{TRACE_ID}-{}-01", hex(&server.span_id)));
+    let reported = answer.headers()["traceresponse"].to_str().unwrap();
+    assert_eq!(
+        reported,
+        format!("00-{TRACE_ID}-{}-01", hex(&server.span_id))
+    );
 
     for name in ["BEGIN", "INSERT orders", "INSERT outbox", "COMMIT"] {
         let statement = collector.span(name).await;
@@ -223,9 +226,9 @@ async fn an_order_is_traced_from_its_caller_over_the_database_to_the_broker() {
 }
 
 #[tokio::test]
-async fn a_message_is_processed_and_given_up_within_the_trace_that_it_was_sent_in() {
+async fn a_message_is_processed_and_dead_lettered_within_its_senders_trace() {
     let traced = Traced::start(&[]).await;
-    traced.hear_of_an_unknown_order().await;
+    traced.publish_outcome_of_an_unknown_order().await;
     let process = traced.collector.span("process inventory_events").await;
     assert_eq!(hex(&process.trace_id), TRACE_ID);
     assert_eq!(parent(&process), SENDER);
@@ -246,7 +249,7 @@ async fn a_message_is_processed_and_given_up_within_the_trace_that_it_was_sent_i
 }
 
 #[tokio::test]
-async fn neither_a_body_nor_the_text_of_an_error_comes_into_a_span() {
+async fn no_span_contains_a_body_or_an_error_text() {
     let traced = Traced::start(&[]).await;
     let traceparent = format!("00-{TRACE_ID}-{SENDER}-01");
     let headers = text_headers(&[("traceparent", &traceparent), ("tracestate", "a=much")]);
@@ -259,7 +262,7 @@ async fn neither_a_body_nor_the_text_of_an_error_comes_into_a_span() {
         .collector
         .span("dead_letter inventory_events.dlx")
         .await;
-    // The log has the error; it is where who may see it looks.
+    // The error is in the log, whose access is restricted.
     let all = format!("{:?}", traced.collector.spans.lock().await);
     for foreign in ["ada@example.com", "missing field", "a=much", "io_loop"] {
         assert!(!all.contains(foreign), "{foreign} in {all}");
@@ -267,14 +270,14 @@ async fn neither_a_body_nor_the_text_of_an_error_comes_into_a_span() {
 }
 
 #[tokio::test]
-async fn a_retry_hangs_on_the_attempt_that_failed() {
+async fn a_retry_is_a_child_of_the_failed_attempt() {
     let traced = Traced::start(&[]).await;
     let pool = PgPool::connect(&traced.database).await.unwrap();
     let fails = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
                  $$ BEGIN RAISE EXCEPTION 'the disk is full' USING ERRCODE = '53100'; END $$;
                  CREATE TRIGGER fails BEFORE UPDATE ON orders FOR EACH STATEMENT EXECUTE FUNCTION fail()";
     sqlx::raw_sql(fails).execute(&pool).await.unwrap();
-    traced.hear_of_an_unknown_order().await;
+    traced.publish_outcome_of_an_unknown_order().await;
     let first = traced.collector.span("process inventory_events").await;
     let statement = traced.collector.span("UPDATE orders").await;
     assert_eq!(parent(&statement), hex(&first.span_id));
@@ -285,9 +288,9 @@ async fn a_retry_hangs_on_the_attempt_that_failed() {
 }
 
 #[tokio::test]
-async fn by_a_link_a_message_begins_a_trace_of_its_own_that_points_to_its_sender() {
+async fn with_links_a_message_starts_a_trace_that_links_to_its_sender() {
     let traced = Traced::start(&[("AGORA_TRACE_RELATION", "link")]).await;
-    traced.hear_of_an_unknown_order().await;
+    traced.publish_outcome_of_an_unknown_order().await;
     let process = traced.collector.span("process inventory_events").await;
     assert_ne!(hex(&process.trace_id), TRACE_ID);
     assert_eq!(parent(&process), "");
@@ -300,25 +303,25 @@ async fn by_a_link_a_message_begins_a_trace_of_its_own_that_points_to_its_sender
 }
 
 #[tokio::test]
-async fn without_propagation_nothing_travels_and_nothing_is_taken_up() {
+async fn without_propagation_no_context_is_sent_or_extracted() {
     let traced = Traced::start(&[("AGORA_PATTERN_TRACE_PROPAGATION", "off")]).await;
     traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
     let (_, headers) = traced.broker.wait_for_message("order_events").await;
     assert_eq!(header_text(&headers, "traceparent"), None);
-    traced.hear_of_an_unknown_order().await;
+    traced.publish_outcome_of_an_unknown_order().await;
     let process = traced.collector.span("process inventory_events").await;
     assert_ne!(hex(&process.trace_id), TRACE_ID);
     assert!(process.links.is_empty());
 }
 
 #[tokio::test]
-async fn a_callers_decision_not_to_sample_is_kept_to_and_its_trace_still_travels() {
+async fn an_unsampled_callers_decision_is_honoured_and_its_context_propagated() {
     let mut traced = Traced::start(&[]).await;
     let answer = traced.place(&format!("00-{TRACE_ID}-{CALLER}-00")).await;
-    let told = answer.headers()["traceresponse"].to_str().unwrap();
+    let reported = answer.headers()["traceresponse"].to_str().unwrap();
     assert!(
-        told.starts_with(&format!("00-{TRACE_ID}-")) && told.ends_with("-00"),
-        "{told}"
+        reported.starts_with(&format!("00-{TRACE_ID}-")) && reported.ends_with("-00"),
+        "{reported}"
     );
     let (_, headers) = traced.broker.wait_for_message("order_events").await;
     let travels = header_text(&headers, "traceparent").unwrap();
@@ -333,7 +336,7 @@ async fn a_callers_decision_not_to_sample_is_kept_to_and_its_trace_still_travels
 }
 
 #[tokio::test]
-async fn what_a_store_that_is_away_does_not_take_is_counted_and_costs_no_order() {
+async fn spans_lost_in_an_outage_of_the_store_are_counted_and_cost_no_order() {
     let nowhere = format!("http://{}", testkit::free_address());
     let traced = Traced::start(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &nowhere)]).await;
     for _ in 0..3 {
@@ -355,7 +358,7 @@ async fn what_a_store_that_is_away_does_not_take_is_counted_and_costs_no_order()
 }
 
 #[tokio::test]
-async fn what_a_store_rejects_of_a_batch_is_counted_and_its_reason_told() {
+async fn spans_rejected_by_the_store_are_counted_and_the_reason_is_logged() {
     let mut traced = Traced::start(&[]).await;
     let metric = async |outcome: &str| {
         let name = format!("agora_spans_total{{outcome=\"{outcome}\"}}");
@@ -368,7 +371,7 @@ async fn what_a_store_rejects_of_a_batch_is_counted_and_its_reason_told() {
         metric("failed").await >= 1.0
     })
     .await;
-    // The batch has the request's and the statements' spans, too.
+    // The batch also has the spans of the request and of its statements.
     assert!(metric("sent").await >= 1.0);
     let line = traced
         .process
@@ -377,10 +380,10 @@ async fn what_a_store_rejects_of_a_batch_is_counted_and_its_reason_told() {
     assert!(error.contains("the trace is full"), "{error}");
 }
 
-/// The number comes from an event of the exporter's crate: neither the log's filter nor a pattern may hold it back. (The
-/// test itself waits for a line of the chassis.)
+/// The number comes from an event of the exporter's crate: neither the log filter nor a pattern may suppress it. (The test
+/// itself waits for a log line of the chassis.)
 #[tokio::test]
-async fn what_a_store_rejects_is_counted_whatever_is_logged_and_however_spans_are_sent() {
+async fn rejected_spans_are_counted_whatever_the_log_level_and_the_export_mode() {
     for variables in [
         ("LOG_LEVEL", "off,chassis=info"),
         ("LOG_LEVEL", "trace"),
@@ -389,22 +392,22 @@ async fn what_a_store_rejects_is_counted_whatever_is_logged_and_however_spans_ar
         let traced = Traced::start(&[variables]).await;
         traced.collector.rejects.store(1, Ordering::Relaxed);
         traced.place(&format!("00-{TRACE_ID}-{CALLER}-01")).await;
-        eventually("each span is counted as the store told", async || {
+        eventually("each span is counted as the store reported", async || {
             let metric = async |outcome: &str| {
                 let name = format!("agora_spans_total{{outcome=\"{outcome}\"}}");
                 traced.process.metric(&name).await as u64
             };
             let (failed, sent) = (metric("failed").await, metric("sent").await);
-            let told = traced.collector.told.load(Ordering::Relaxed);
+            let reported = traced.collector.reported.load(Ordering::Relaxed);
             let received = traced.collector.spans.lock().await.len() as u64;
-            failed > 0 && failed == told as u64 && sent + failed == received
+            failed > 0 && failed == reported as u64 && sent + failed == received
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn without_an_outbox_the_line_of_a_lost_event_leads_to_its_send() {
+async fn without_an_outbox_the_log_line_of_a_lost_event_has_the_trace_of_its_send() {
     let mut traced = Traced::start(&[("AGORA_PATTERN_OUTBOX", "off")]).await;
     traced
         .broker
@@ -418,7 +421,7 @@ async fn without_an_outbox_the_line_of_a_lost_event_leads_to_its_send() {
 }
 
 #[tokio::test]
-async fn a_request_that_no_route_matched_has_none_in_its_span() {
+async fn an_unmatched_request_has_no_route_in_its_span() {
     let traced = Traced::start(&[]).await;
     let url = format!("http://{}/nowhere/17", traced.addr);
     let answer = reqwest::get(url).await.unwrap();
@@ -428,9 +431,9 @@ async fn a_request_that_no_route_matched_has_none_in_its_span() {
     assert_eq!(text(&span, "url.path"), Some("/nowhere/17"));
 }
 
-/// Labels come from fixed lists. Whatever a client invents (ids, paths, methods) makes no new series.
+/// Labels come from fixed lists. Client-supplied values (ids, paths, methods) create no new series.
 #[tokio::test]
-async fn no_label_of_a_metric_holds_an_id_or_what_a_client_invented() {
+async fn no_metric_label_contains_an_id_or_a_client_supplied_value() {
     let traced = Traced::start(&[]).await;
     let client = reqwest::Client::new();
     let mut series = Vec::new();
@@ -452,9 +455,9 @@ async fn no_label_of_a_metric_holds_an_id_or_what_a_client_invented() {
                     .header("X-User-Email", "ada@example.com");
                 request.send().await.unwrap();
             }
-            traced.hear_of_an_unknown_order().await;
+            traced.publish_outcome_of_an_unknown_order().await;
         }
-        eventually("all messages are given up", async || {
+        eventually("all messages are dead-lettered", async || {
             let dead = r#"agora_dead_letters_total{queue="inventory_events",reason="rejected"}"#;
             let expected = if series.is_empty() { 5.0 } else { 10.0 };
             traced.process.metric(dead).await == expected
@@ -463,7 +466,7 @@ async fn no_label_of_a_metric_holds_an_id_or_what_a_client_invented() {
         let url = format!("http://{}/metrics", traced.process.ops());
         let text = client.get(url).send().await.unwrap().text().await.unwrap();
         let names = text.lines().filter(|line| !line.starts_with('#'));
-        // An exemplar stands behind a `#` at the end of its line; a series ends before its value.
+        // An exemplar follows a `#` at the end of its line; a series ends before its value.
         let names = names.map(|line| line.split(" # ").next().unwrap_or_default());
         series.push(
             names

@@ -48,7 +48,7 @@ async fn product_99_exists_with_a_price() {
 }
 
 #[tokio::test]
-async fn absent_and_impossible_products_have_their_own_codes() {
+async fn unknown_and_invalid_product_ids_have_distinct_codes() {
     let (_service, channel) = open().await;
     let mut catalog = CatalogClient::new(channel);
     for (id, code) in [
@@ -95,7 +95,7 @@ async fn the_catalogue_is_read_in_pages() {
 }
 
 #[tokio::test]
-async fn health_says_serving_and_reflection_names_and_describes_the_services() {
+async fn health_reports_serving_and_reflection_describes_the_services() {
     let (_service, channel) = open().await;
     let health = async |service: &str, expected: ServingStatus| {
         let service = service.to_owned();
@@ -110,10 +110,10 @@ async fn health_says_serving_and_reflection_names_and_describes_the_services() {
         .await;
     }
 
-    let reflect = async |asked: MessageRequest| {
+    let reflect = async |request: MessageRequest| {
         let request = ServerReflectionRequest {
             host: String::new(),
-            message_request: Some(asked),
+            message_request: Some(request),
         };
         let mut answers = ServerReflectionClient::new(channel.clone())
             .server_reflection_info(stream::once(ready(request)))
@@ -134,7 +134,7 @@ async fn health_says_serving_and_reflection_names_and_describes_the_services() {
         .collect();
     for name in ["agora.catalog.v1.Catalog", "grpc.health.v1.Health"] {
         assert!(names.iter().any(|found| found == name), "{names:?}");
-        // The file that describes it: enough for a client that has no .proto.
+        // The descriptor file: enough for a client without a .proto.
         let answer = reflect(MessageRequest::FileContainingSymbol(name.to_owned())).await;
         let Ok(Some(MessageResponse::FileDescriptorResponse(files))) = answer else {
             panic!("{name}: {answer:?}");
@@ -149,7 +149,7 @@ async fn health_says_serving_and_reflection_names_and_describes_the_services() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_call_leaves_nothing_behind() {
     const IN_TIME: Duration = Duration::from_secs(4);
     let database_url = testkit::database().await;
     let variables = [("DATABASE_URL", &*database_url)];
@@ -159,7 +159,7 @@ async fn a_call_that_is_dropped_leaves_nothing_behind() {
     let catalog = product_service::catalog::Catalog::new(database.unwrap().pool);
     let observer = Observer::new(&database_url, &lifecycle).await;
     let clean = async |when: &str| observer.clean(when).await;
-    // With a deadline that its statement has to keep, and without.
+    // With a deadline that its statement must keep, and without.
     for limit in [Some(IN_TIME), None] {
         let product = async |()| {
             let product = catalog.get_product(Request::new(GetProductRequest { id: 99 }));

@@ -1,4 +1,4 @@
-//! The catalogue, as product-service has it, or had it a moment ago.
+//! The client of product-service's catalogue, with a cache of recent answers.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 
 use super::PriceCents;
 
-/// Asks product-service.
+/// Calls product-service.
 #[derive(Clone)]
 pub struct Catalog {
     client: CatalogClient<ClientChannel>,
@@ -34,47 +34,47 @@ pub struct Product {
     pub name: String,
     /// Its price at `price_as_of`.
     pub price: PriceCents,
-    /// When product-service said so.
+    /// When product-service answered with it.
     pub price_as_of: DateTime<Utc>,
-    /// Whether that was for an earlier purchase, as product-service doesn't answer now.
+    /// Whether it comes from the cache because product-service doesn't answer now.
     pub stale: bool,
 }
 
-/// Why there is no product to sell.
+/// Why no product can be sold.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// The catalogue doesn't have it.
     #[error("there is no product {0}")]
     Unknown(ProductId),
-    /// product-service is away, slow or broken, and the price was not read lately.
+    /// product-service is unreachable, slow or failing, and the cache has no recent price.
     #[error("the catalogue did not answer: {0}")]
     Unavailable(CallError),
-    /// The request had too little time.
-    #[error("the request's time was used up")]
+    /// The request's deadline passed.
+    #[error("the request's deadline passed")]
     OutOfTime,
 }
 
-/// What was read lately; clones share it. The one that was asked for the longest ago makes room.
+/// A cache of recent answers; clones share it. The least recently used entry is evicted.
 ///
-/// Answers may come in another order than they were asked for: the one that was asked for last holds.
+/// Answers may arrive out of order: the one to the latest request wins.
 #[derive(Clone)]
 pub struct Recent {
     known: Arc<Mutex<Known>>,
     max_age: Duration,
 }
 
-/// Each with the moment at which product-service was asked.
+/// Each entry with the time of its request to product-service.
 struct Known {
     products: LruCache<ProductId, (Product, Instant)>,
-    /// Apart from them: whoever asks for what never was must not push out what is.
+    /// Separate, so that requests for unknown products can't evict known ones.
     absent: LruCache<ProductId, Instant>,
 }
 
 impl Recent {
-    /// How many products are kept.
+    /// The maximum number of products.
     pub const CAPACITY: NonZeroUsize = NonZeroUsize::new(1_000).expect("more than none");
 
-    /// Nothing yet; what is older than `max_age` isn't given out.
+    /// An empty cache; entries older than `max_age` aren't returned.
     pub fn new(max_age: Duration) -> Self {
         Self {
             known: Arc::new(Mutex::new(Known {
@@ -126,7 +126,7 @@ impl Recent {
 }
 
 impl Catalog {
-    /// Calls product-service over `channel`. `recent` stands in where `calls` bring no answer.
+    /// Calls product-service over `channel`. `recent` is the fallback when `calls` fail.
     pub fn new(
         channel: ClientChannel,
         metrics: Metrics,
@@ -144,7 +144,7 @@ impl Catalog {
     /// One product.
     ///
     /// # Errors
-    /// [`CatalogError`], within the time that `calls` have.
+    /// [`CatalogError`], within the deadline of `calls`.
     pub async fn product(&self, id: ProductId) -> Result<Product, CatalogError> {
         let asked_at = Instant::now();
         let asked = self.calls.idempotent(|timeout| {
@@ -162,13 +162,13 @@ impl Catalog {
             Err(CallError::Failed(status))
                 if matches!(status.code(), Code::NotFound | Code::InvalidArgument) =>
             {
-                // What is no longer on sale must not be sold from memory.
+                // A withdrawn product must not be sold from the cache.
                 if let Some(recent) = &self.recent {
                     recent.forget(id, asked_at);
                 }
                 return Err(CatalogError::Unknown(id));
             }
-            // A short deadline is no reason for a stale price.
+            // A client's short deadline is no reason for a stale price.
             Err(CallError::OutOfTime) => return Err(CatalogError::OutOfTime),
             Err(error) => return self.recall(id).ok_or(CatalogError::Unavailable(error)),
         };
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_read_lately_is_given_out_as_stale_and_not_for_longer_than_it_may() {
+    async fn a_cached_price_is_returned_as_stale_until_its_maximum_age() {
         let recent = Recent::new(MAX_AGE);
         assert_eq!(recent.get(id(1)), None);
         let fresh = product("lamp");
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_is_kept_than_there_is_room_for() {
+    async fn the_cache_never_exceeds_its_capacity() {
         let recent = Recent::new(MAX_AGE);
         let capacity = i64::try_from(Recent::CAPACITY.get()).unwrap();
         for number in 1..=capacity + 1 {
@@ -243,7 +243,7 @@ mod tests {
         recent.forget(id(2), Instant::now());
         assert_eq!(recent.get(id(2)), None);
 
-        // What never was takes nobody's place.
+        // Unknown products evict nothing.
         for number in 1..=capacity {
             recent.forget(id(10 * capacity + number), Instant::now());
         }
@@ -251,13 +251,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_two_answers_the_one_that_was_asked_for_later_holds() {
+    async fn of_two_answers_the_one_to_the_later_request_wins() {
         let recent = Recent::new(MAX_AGE);
         let before = Instant::now();
         tokio::time::advance(Duration::from_secs(1)).await;
         let after = Instant::now();
 
-        // Withdrawn meanwhile, known from before or not.
+        // Withdrawn meanwhile, cached before or not.
         recent.keep(id(1), product("lamp"), before);
         for number in [1, 2] {
             recent.forget(id(number), after);

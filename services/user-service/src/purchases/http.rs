@@ -1,4 +1,4 @@
-//! Purchases over HTTP: one's own only.
+//! Purchases over HTTP. Users see and make only their own.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -23,14 +23,14 @@ use super::catalog::{Catalog, CatalogError};
 /// What the handlers need.
 #[derive(Clone)]
 pub struct Purchases {
-    /// The purchases' database.
+    /// The database of purchases.
     pub pool: PgPool,
-    /// Knows the prices.
+    /// The source of prices.
     pub catalog: Catalog,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
-struct Buy {
+struct CreatePurchase {
     #[serde(deserialize_with = "shared_events::whole_number")]
     product_id: ProductId,
     #[serde(deserialize_with = "shared_events::whole_number")]
@@ -52,10 +52,10 @@ struct Purchase {
     purchased_at: DateTime<Utc>,
 }
 
-/// A purchase as it was just made: with the age of its price. `stale` is true where product-service didn't answer and the
-/// price is the one that it gave at `price_as_of`, `CATALOG_MAX_STALE_SECONDS` ago at most.
+/// A purchase that was just made, with the age of its price. `stale` is true when product-service didn't answer and the
+/// price is the one from `price_as_of`, at most `CATALOG_MAX_STALE_SECONDS` ago.
 #[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
-struct Bought {
+struct CreatedPurchase {
     #[serde(flatten)]
     #[sqlx(flatten)]
     purchase: Purchase,
@@ -66,50 +66,51 @@ struct Bought {
 /// `POST` and `GET /users/{id}/purchases`.
 pub fn router(purchases: Purchases) -> OpenApiRouter {
     OpenApiRouter::new()
-        .routes(routes!(buy, list_purchases))
+        .routes(routes!(create_purchase, list_purchases))
         .with_state(purchases)
 }
 
-/// Buys for oneself, at the price of this moment.
+/// Create a purchase
 ///
-/// Repeating it with its `Idempotency-Key` repeats the answer, not the purchase, and asks nobody for a price.
+/// Buys at the current price. Repeating the request with the same `Idempotency-Key` returns the first answer and makes no
+/// second purchase.
 #[utoipa::path(
-    post, path = "/users/{id}/purchases", tag = "purchases", request_body = Buy,
+    post, path = "/users/{id}/purchases", operation_id = "buy", tag = "purchases", request_body = CreatePurchase,
     params(
-        ("id" = UserId, Path, description = "Oneself."),
+        ("id" = UserId, Path, description = "The id of the authenticated user."),
         (
             "Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[ -~]*[!-~][ -~]*$",
-            description = "One's own name for this attempt: repeating it repeats the first answer, whatever the price is \
-                           by then, and buys nothing. A request that was refused uses up no key.",
+            description = "A client-generated key for this purchase. Repeating the request with it returns the first \
+                           answer, whatever the price is by then. A refused request doesn't use up its key.",
         ),
     ),
     responses(
-        (status = 201, description = "Bought.", body = Bought),
-        (status = 403, description = "`not-yours`: purchases are their owner's alone"),
+        (status = 201, description = "The purchase.", body = CreatedPurchase),
+        (status = 403, description = "`not-yours`: purchases belong to another user"),
         (status = 404, description = "`not-found`: there is no such user"),
-        (status = 422, description = "`unknown-product`: there is no such product; `idempotency-key-reused`: its key was used for another purchase"),
+        (status = 422, description = "`unknown-product`: there is no such product; `idempotency-key-reused`: the key was used for a different purchase"),
     )
 )]
-async fn buy(
+async fn create_purchase(
     State(purchases): State<Purchases>,
     identity: Identity,
     Path(user_id): Path<UserId>,
     headers: HeaderMap,
-    Json(asked): Json<Buy>,
-) -> Result<(StatusCode, axum::Json<Bought>), Problem> {
-    only_oneself(&identity, user_id)?;
+    Json(request): Json<CreatePurchase>,
+) -> Result<(StatusCode, axum::Json<CreatedPurchase>), Problem> {
+    require_owner(&identity, user_id)?;
     let key = IdempotencyKey::of_request(&headers)?;
     if let Some(key) = &key
-        && let Some(bought) = bought_before(&purchases.pool, user_id, &asked, key).await?
+        && let Some(purchase) = earlier_purchase(&purchases.pool, user_id, &request, key).await?
     {
-        return Ok((StatusCode::CREATED, axum::Json(bought)));
+        return Ok((StatusCode::CREATED, axum::Json(purchase)));
     }
-    let product = purchases.catalog.product(asked.product_id).await?;
-    // A total that can't be counted is refused here, before it is stored.
+    let product = purchases.catalog.product(request.product_id).await?;
+    // A total that overflows is refused before it is stored.
     product
         .price
-        .times(asked.quantity)
-        .ok_or_else(|| Problem::invalid("the total is more than can be counted"))?;
+        .times(request.quantity)
+        .ok_or_else(|| Problem::invalid("the total is too large"))?;
     let inserted = sqlx::query_as(
         "INSERT INTO purchases (id, user_id, product_id, product_name, quantity, unit_price_cents,
                                 price_as_of, stale, idempotency_key)
@@ -119,9 +120,9 @@ async fn buy(
     )
     .bind(Uuid::now_v7())
     .bind(user_id.0)
-    .bind(asked.product_id.get())
+    .bind(request.product_id.get())
     .bind(&product.name)
-    .bind(asked.quantity.get())
+    .bind(request.quantity.get())
     .bind(product.price.get())
     .bind(product.price_as_of)
     .bind(product.stale)
@@ -129,32 +130,32 @@ async fn buy(
     .fetch_one(&purchases.pool)
     .traced("INSERT purchases")
     .await;
-    let bought = match inserted {
-        Ok(bought) => bought,
+    let purchase = match inserted {
+        Ok(purchase) => purchase,
         Err(error) => match (violated_constraint(&error), &key) {
-            // The same request at the same time was quicker; no purchase is ever deleted.
+            // A concurrent request with the same key was first; purchases are never deleted.
             (Some("purchases_idempotency_key"), Some(key)) => {
-                let before = bought_before(&purchases.pool, user_id, &asked, key).await?;
+                let before = earlier_purchase(&purchases.pool, user_id, &request, key).await?;
                 before.ok_or_else(Problem::internal)?
             }
-            // The token outlived its account.
+            // The account was deleted after the token was issued.
             (Some("purchases_user"), _) => {
                 return Err(Problem::not_found("there is no such user"));
             }
             _ => return Err(error.into()),
         },
     };
-    Ok((StatusCode::CREATED, axum::Json(bought)))
+    Ok((StatusCode::CREATED, axum::Json(purchase)))
 }
 
-/// What the user bought with this key; 422 if it was something else.
-async fn bought_before(
+/// The user's earlier purchase with this key; 422 if it was a different one.
+async fn earlier_purchase(
     pool: &PgPool,
     user_id: UserId,
-    asked: &Buy,
+    request: &CreatePurchase,
     key: &IdempotencyKey,
-) -> Result<Option<Bought>, Problem> {
-    let found: Option<Bought> = sqlx::query_as(
+) -> Result<Option<CreatedPurchase>, Problem> {
+    let found: Option<CreatedPurchase> = sqlx::query_as(
         "SELECT id, product_id, product_name, quantity, unit_price_cents,
                 unit_price_cents * quantity AS total_cents, purchased_at, price_as_of, stale
          FROM purchases WHERE user_id = $1 AND idempotency_key = $2",
@@ -164,27 +165,29 @@ async fn bought_before(
     .fetch_optional(pool)
     .traced("SELECT purchases")
     .await?;
-    let the_same = |bought: &Bought| {
+    let is_same = |purchase: &CreatedPurchase| {
         let Purchase {
             product_id,
             quantity,
             ..
-        } = &bought.purchase;
-        *product_id == asked.product_id.get() && *quantity == asked.quantity.get()
+        } = &purchase.purchase;
+        *product_id == request.product_id.get() && *quantity == request.quantity.get()
     };
     match found {
-        Some(bought) if !the_same(&bought) => Err(key_reused("purchase")),
+        Some(purchase) if !is_same(&purchase) => Err(key_reused("purchase")),
         found => Ok(found),
     }
 }
 
-/// What oneself has bought, newest first.
+/// List the user's purchases
+///
+/// Newest first.
 #[utoipa::path(
     get, path = "/users/{id}/purchases", tag = "purchases",
-    params(("id" = UserId, Path, description = "Oneself."), PageQuery),
+    params(("id" = UserId, Path, description = "The id of the authenticated user."), PageQuery),
     responses(
         (status = 200, description = "A page of purchases.", body = Page<Purchase>),
-        (status = 403, description = "`not-yours`: purchases are their owner's alone"),
+        (status = 403, description = "`not-yours`: purchases belong to another user"),
         (status = 404, description = "`not-found`: the path names no user"),
     )
 )]
@@ -194,7 +197,7 @@ async fn list_purchases(
     Path(user_id): Path<UserId>,
     Query(page): Query<PageQuery>,
 ) -> Result<axum::Json<Page<Purchase>>, Problem> {
-    only_oneself(&identity, user_id)?;
+    require_owner(&identity, user_id)?;
     let rows = page.rows()?;
     let list = sqlx::query_as(
         "SELECT id, product_id, product_name, quantity, unit_price_cents,
@@ -213,14 +216,14 @@ async fn list_purchases(
     })))
 }
 
-fn only_oneself(identity: &Identity, user_id: UserId) -> Result<(), Problem> {
+fn require_owner(identity: &Identity, user_id: UserId) -> Result<(), Problem> {
     if identity.user_id == user_id {
         return Ok(());
     }
     Err(Problem::new(
         StatusCode::FORBIDDEN,
         "not-yours",
-        "purchases are their owner's alone",
+        "users can only access their own purchases",
     ))
 }
 
@@ -233,11 +236,11 @@ impl From<CatalogError> for Problem {
                 error.to_string(),
             ),
             CatalogError::Unavailable(_) => {
-                warn!(%error, "a purchase could not be priced");
+                warn!(%error, "failed to look up a price");
                 Self::unavailable("prices can't be read right now")
             }
             CatalogError::OutOfTime => {
-                Self::unavailable("no price came within the time that the request has")
+                Self::unavailable("no price arrived before the request's deadline")
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Signing up and logging in.
+//! Sign-up and login.
 
 use serde_json::json;
 use sqlx::PgPool;
@@ -7,7 +7,7 @@ use testkit::{answer, refused};
 use super::{PASSWORD, log_in, log_in_with, open, open_on, open_with, sign_up};
 
 #[tokio::test]
-async fn who_signed_up_can_log_in() {
+async fn a_new_user_can_log_in() {
     let service = open().await;
     let body = json!({ "name": " Ada ", "email": "Ada@Example.com", "password": PASSWORD });
     let (status, user) = answer(service.anonymous("POST", "/auth/signup").json(&body)).await;
@@ -28,7 +28,7 @@ async fn who_signed_up_can_log_in() {
 }
 
 #[tokio::test]
-async fn an_address_is_taken_once_in_whatever_case() {
+async fn an_address_is_unique_regardless_of_case() {
     let service = open().await;
     sign_up(&service, "ada@example.com").await;
     let body = json!({ "name": "Eve", "email": "ADA@EXAMPLE.COM", "password": PASSWORD });
@@ -41,7 +41,7 @@ async fn an_address_is_taken_once_in_whatever_case() {
 }
 
 #[tokio::test]
-async fn impossible_accounts_are_refused() {
+async fn invalid_accounts_are_refused() {
     let service = open().await;
     for (name, email, password) in [
         ("", "a@example.com", PASSWORD),
@@ -73,7 +73,7 @@ async fn impossible_accounts_are_refused() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_and_an_unknown_address_are_told_the_same() {
+async fn a_wrong_password_and_an_unknown_address_get_the_same_answer() {
     let service = open().await;
     sign_up(&service, "ada@example.com").await;
     let mut answers = Vec::new();
@@ -94,7 +94,7 @@ async fn a_wrong_password_and_an_unknown_address_are_told_the_same() {
 }
 
 #[tokio::test]
-async fn logins_at_the_same_time_all_get_their_turn() {
+async fn concurrent_logins_all_succeed() {
     let service = open().await;
     sign_up(&service, "ada@example.com").await;
     let tokens = (0..20).map(|_| log_in(&service, "ada@example.com"));
@@ -104,7 +104,7 @@ async fn logins_at_the_same_time_all_get_their_turn() {
 }
 
 #[tokio::test]
-async fn how_short_a_password_may_be_is_a_setting_and_in_the_document() {
+async fn the_minimum_password_length_is_configurable_and_in_the_document() {
     let database = testkit::database().await;
     for (setting, shortest) in [("", "hunter2"), ("12", "twelve chars")] {
         let service = open_with(&database, &[("PASSWORD_MIN_LENGTH", setting)]).await;
@@ -154,7 +154,7 @@ async fn a_password_is_the_same_from_every_keyboard() {
         log_in_with(&service, email, chosen).await;
         log_in_with(&service, email, typed).await;
     }
-    // Every hash is of the same text, whatever was typed.
+    // All hashes are of the same text, however it was typed.
     let pool = PgPool::connect(&database).await.unwrap();
     let hashes: Vec<String> = sqlx::query_scalar("SELECT password_hash FROM users")
         .fetch_all(&pool)
@@ -167,7 +167,7 @@ async fn a_password_is_the_same_from_every_keyboard() {
 }
 
 #[tokio::test]
-async fn a_hash_from_before_passwords_were_normalised_still_counts_until_it_is_changed() {
+async fn a_hash_made_before_normalisation_verifies_until_the_password_changes() {
     let database = testkit::database().await;
     let service = open_on(&database).await;
     let id = sign_up(&service, "ada@example.com").await;

@@ -17,9 +17,9 @@ use uuid::Uuid;
 
 use super::{KEY, sign_up};
 
-/// How long a call to product-service may take (`CATALOG_TIMEOUT_MS`).
+/// The deadline of a call to product-service (`CATALOG_TIMEOUT_MS`).
 const DEADLINE: Duration = Duration::from_secs(2);
-/// For a machine that is busy.
+/// For a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 /// A replica of product-service behind a proxy that can be frozen: as with a stopped process, the kernel still accepts connections
@@ -77,7 +77,7 @@ async fn relay(listener: TcpListener, to: SocketAddr, frozen: watch::Receiver<bo
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, frozen: watch::Receiver<bool>) {
     let mut buffer = vec![0; 16_384];
-    // Either side may hang up at any time.
+    // Either side may close the connection at any time.
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         thawed(&frozen).await;
         if to.write_all(&buffer[..count]).await.is_err() {
@@ -87,7 +87,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, frozen: watch::Re
 }
 
 async fn thawed(frozen: &watch::Receiver<bool>) {
-    // An error means that the test is over.
+    // An error means that the test has ended.
     let _ = frozen.clone().wait_for(|frozen| !frozen).await;
 }
 
@@ -145,20 +145,20 @@ async fn two_replicas() -> (Replica, Replica, Names) {
     (one, other, names)
 }
 
-async fn buy(service: &Service, user: Uuid) -> (u16, Value, Duration) {
+async fn purchase(service: &Service, user: Uuid) -> (u16, Value, Duration) {
     let request = service
         .as_user(user, "POST", &format!("/users/{user}/purchases"))
         .json(&json!({ "product_id": 99, "quantity": 1 }));
     let started = Instant::now();
-    let (status, bought) = answer(request).await;
-    (status, bought, started.elapsed())
+    let (status, body) = answer(request).await;
+    (status, body, started.elapsed())
 }
 
 /// Makes `count` purchases; each must succeed at a current price, within the deadline.
-async fn buy_fresh(service: &Service, user: Uuid, count: usize) {
+async fn purchase_at_current_price(service: &Service, user: Uuid, count: usize) {
     for _ in 0..count {
-        let (status, bought, took) = buy(service, user).await;
-        assert_eq!((status, &bought["stale"]), (201, &json!(false)), "{bought}");
+        let (status, body, took) = purchase(service, user).await;
+        assert_eq!((status, &body["stale"]), (201, &json!(false)), "{body}");
         assert!(took < DEADLINE + SLACK, "{took:?}");
     }
 }
@@ -175,7 +175,7 @@ async fn a_frozen_replica_is_skipped_and_returns_after_recovery() {
     let service = open(&one, &names, &[]).await;
     let ada = sign_up(&service, "ada@example.com").await;
     healthy(&service, 2.0).await;
-    buy_fresh(&service, ada, 60).await;
+    purchase_at_current_price(&service, ada, 60).await;
     // Sixty fair draws give one side fewer than ten with a probability below 1e-7.
     for replica in [&one, &other] {
         assert!(replica.served().await >= 10.0);
@@ -185,12 +185,12 @@ async fn a_frozen_replica_is_skipped_and_returns_after_recovery() {
     one.freeze();
     let frozen = Instant::now();
     while frozen.elapsed() < DEADLINE {
-        buy_fresh(&service, ada, 1).await;
+        purchase_at_current_price(&service, ada, 1).await;
     }
     healthy(&service, 1.0).await;
     let (served, others) = (one.served().await, other.served().await);
     let begun = Instant::now();
-    buy_fresh(&service, ada, 20).await;
+    purchase_at_current_price(&service, ada, 20).await;
     // If it still got half of the calls, each of them would take more than a second.
     assert!(begun.elapsed() < 3 * DEADLINE, "{:?}", begun.elapsed());
     assert_eq!(one.served().await, served);
@@ -203,7 +203,7 @@ async fn a_frozen_replica_is_skipped_and_returns_after_recovery() {
     // It may first answer calls that were buffered while it was frozen.
     let served = one.served().await;
     eventually("the recovered replica gets calls", async || {
-        buy_fresh(&service, ada, 1).await;
+        purchase_at_current_price(&service, ada, 1).await;
         one.served().await > served + 5.0
     })
     .await;
@@ -215,13 +215,13 @@ async fn a_frozen_replica_does_not_open_the_breaker_under_concurrent_calls() {
     let service = open(&one, &names, &[]).await;
     let ada = sign_up(&service, "ada@example.com").await;
     healthy(&service, 2.0).await;
-    buy_fresh(&service, ada, 5).await;
+    purchase_at_current_price(&service, ada, 5).await;
     one.freeze();
     let storm = (0..8).map(async |_| {
         let begun = Instant::now();
         while begun.elapsed() < DEADLINE {
-            let (status, bought, _) = buy(&service, ada).await;
-            assert_eq!(status, 201, "{bought}");
+            let (status, body, _) = purchase(&service, ada).await;
+            assert_eq!(status, 201, "{body}");
             // Without a pause the clients alone keep the machine busy.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -239,32 +239,32 @@ async fn new_replicas_are_discovered_and_removed_ones_get_no_calls() {
     let service = open(&one, &names, &[]).await;
     let ada = sign_up(&service, "ada@example.com").await;
     healthy(&service, 1.0).await;
-    buy_fresh(&service, ada, 5).await;
+    purchase_at_current_price(&service, ada, 5).await;
     assert_eq!(other.served().await, 0.0);
 
     names.add(&other);
     healthy(&service, 2.0).await;
     eventually("the new replica gets calls", async || {
-        buy_fresh(&service, ada, 1).await;
+        purchase_at_current_price(&service, ada, 1).await;
         other.served().await > 5.0
     })
     .await;
 
     names.remove(&one);
     healthy(&service, 1.0).await;
-    // A call that it already had may still be counted.
-    buy_fresh(&service, ada, 1).await;
+    // A call in flight may still be counted.
+    purchase_at_current_price(&service, ada, 1).await;
     let served = one.served().await;
-    buy_fresh(&service, ada, 20).await;
+    purchase_at_current_price(&service, ada, 20).await;
     assert_eq!(one.served().await, served);
 }
 
 #[tokio::test]
-async fn calls_go_to_the_name_while_no_replica_is_known() {
+async fn calls_go_to_the_url_while_no_replica_is_known() {
     let (one, _other, _) = two_replicas().await;
     let service = open(&one, &Names::default(), &[]).await;
     let ada = sign_up(&service, "ada@example.com").await;
-    buy_fresh(&service, ada, 5).await;
+    purchase_at_current_price(&service, ada, 5).await;
     assert_eq!(one.served().await, 5.0);
 }
 
@@ -274,10 +274,10 @@ async fn without_balancing_calls_stay_with_the_frozen_replica() {
     let off = [("AGORA_PATTERN_CLIENT_LOAD_BALANCING", "off")];
     let service = open(&one, &names, &off).await;
     let ada = sign_up(&service, "ada@example.com").await;
-    buy_fresh(&service, ada, 5).await;
+    purchase_at_current_price(&service, ada, 5).await;
     one.freeze();
-    let (status, bought, took) = buy(&service, ada).await;
-    assert_eq!((status, &bought["stale"]), (201, &json!(true)));
+    let (status, body, took) = purchase(&service, ada).await;
+    assert_eq!((status, &body["stale"]), (201, &json!(true)));
     assert!(took >= DEADLINE, "{took:?}");
     assert_eq!(other.served().await, 0.0);
 }

@@ -14,7 +14,7 @@ use super::{KEY, PASSWORD};
 
 const NEW_PASSWORD: &str = "another horse battery";
 
-/// Users with the password of the one there is, for requests that need a new one each.
+/// Users with the existing user's password hash, for requests that each need a new one.
 async fn users(service: &Composed) -> std::vec::IntoIter<Uuid> {
     let ids: Vec<Uuid> = sqlx::query_scalar(
         "INSERT INTO users (id, name, email, password_hash)
@@ -29,7 +29,7 @@ async fn users(service: &Composed) -> std::vec::IntoIter<Uuid> {
 }
 
 #[tokio::test]
-async fn a_request_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_request_leaves_nothing_behind() {
     let catalogue = testkit::database().await;
     let products = Service::start(
         "product-service",
@@ -100,7 +100,7 @@ async fn a_request_that_is_dropped_leaves_nothing_behind() {
 
     let user = owners.next().unwrap();
     let purchases = format!("/users/{user}/purchases");
-    let buy = |key: Option<String>| {
+    let purchase = |key: Option<String>| {
         let body = json!({ "product_id": 99, "quantity": 2 });
         let mut request = request_of(user, "POST", &purchases, &body);
         if let Some(key) = key {
@@ -110,14 +110,14 @@ async fn a_request_that_is_dropped_leaves_nothing_behind() {
         }
         request
     };
-    let dropped = service.drop_at_each_await("a purchase", async || buy(None));
+    let dropped = service.drop_at_each_await("a purchase", async || purchase(None));
     assert_eq!(dropped.await, 201);
     let dropped = service.drop_at_each_await("a purchase with a key", async || {
-        buy(Some(Uuid::now_v7().to_string()))
+        purchase(Some(Uuid::now_v7().to_string()))
     });
     assert_eq!(dropped.await, 201);
     let dropped = service.drop_at_each_await("a purchase once more", async || {
-        buy(Some("once".to_owned()))
+        purchase(Some("once".to_owned()))
     });
     assert_eq!(dropped.await, 201);
     let once = "SELECT count(*) FROM purchases WHERE idempotency_key = 'once'";
@@ -140,7 +140,7 @@ async fn a_request_that_is_dropped_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_reader_of_revocations_that_is_dropped_misses_nothing_and_leaves_nothing_behind() {
+async fn a_dropped_reader_of_revocations_misses_nothing_and_leaves_nothing_behind() {
     let database_url = testkit::database().await;
     let variables = [
         ("DATABASE_URL", &*database_url),

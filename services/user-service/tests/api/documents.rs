@@ -1,16 +1,16 @@
-//! The API's document, and the pages to browse it with.
+//! The API's document, and the pages for reading it.
 
 use testkit::document_is_the_repositorys;
 
 use crate::{open, open_with};
 
 #[tokio::test]
-async fn the_document_is_the_one_in_the_repository() {
+async fn the_served_document_equals_the_one_in_the_repository() {
     document_is_the_repositorys(&open().await, "user-service").await;
 }
 
 #[tokio::test]
-async fn the_documents_can_be_browsed_without_anything_from_elsewhere() {
+async fn swagger_ui_loads_nothing_from_other_hosts() {
     let service = open().await;
     let page = async |path: &str| {
         let answer = service.anonymous("GET", path).send().await.unwrap();
@@ -21,7 +21,7 @@ async fn the_documents_can_be_browsed_without_anything_from_elsewhere() {
             .to_owned();
         (kind, answer.bytes().await.unwrap())
     };
-    // Where a redirect leads.
+    // The target of a redirect.
     let (kind, html) = page("/docs").await;
     assert!(kind.starts_with("text/html"), "{kind}");
     let html = String::from_utf8_lossy(&html).into_owned();
@@ -52,7 +52,7 @@ async fn the_documents_can_be_browsed_without_anything_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn the_first_page_says_what_this_is_and_links_to_what_there_is() {
+async fn the_home_page_describes_the_system_and_links_to_its_tools() {
     let links = [("HOME_LINKS", "Jaeger: the traces=16686; Prometheus=0")];
     let service = open_with(&testkit::database().await, &links).await;
     let answer = service.anonymous("GET", "/").send().await.unwrap();

@@ -18,7 +18,7 @@ use testkit::{Service, answer};
 use user_service::{Config, start};
 use uuid::Uuid;
 
-/// Signs; the second is still accepted.
+/// Signs; the second key still verifies.
 const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 const OLD_KEY: &str = "0202020202020202020202020202020202020202020202020202020202020202";
 
@@ -38,14 +38,14 @@ async fn open_with(database: &str, further: &[(&str, &str)]) -> Service {
         ("DATABASE_URL", database),
         ("JWT_KEYS", &keys),
         ("PRODUCT_SERVICE_URL", "http://127.0.0.1:9"),
-        // The least that bcrypt takes: these tests are not about its price.
+        // The lowest cost that bcrypt accepts: these tests don't measure hashing.
         ("BCRYPT_COST", "4"),
     ];
     let variables = [&variables, further].concat();
     Service::start("user-service", &variables, Config::read, start).await
 }
 
-/// A user-service that asks nobody for prices.
+/// A user-service without a product-service.
 async fn open() -> Service {
     open_on(&testkit::database().await).await
 }

@@ -1,4 +1,4 @@
-//! More requests than one route group's concurrency limit, and the other groups meanwhile.
+//! More requests than the service can handle, in one route group and in the others.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -9,11 +9,11 @@ use uuid::Uuid;
 use super::{PASSWORD, log_in, open_with, sign_up};
 
 const ADA: &str = "ada@example.com";
-/// Two slots in each route group: sixteen requests may wait.
+/// Two requests in flight per route group; sixteen may wait.
 const NARROW: [(&str, &str); 2] = [("HTTP_MAX_IN_FLIGHT", "2"), ("HTTP_MAX_WAIT_MS", "1000")];
 const WAITING: usize = 16;
 
-/// Blocks requests for users or purchases, until it is dropped.
+/// Blocks every query of this table until it is dropped.
 async fn lock(database: &str, table: &str) -> PgConnection {
     let mut lock = PgConnection::connect(database).await.unwrap();
     let sql = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
@@ -29,27 +29,27 @@ async fn sheds(service: &Service, group: &str, reason: &str) -> f64 {
     service.metric(&series).await
 }
 
-/// A read of one's own account, under way in a task of its own.
+/// A running request for one's own account, in a task of its own.
 fn read(service: &Service, user: Uuid) -> tokio::task::JoinHandle<(u16, serde_json::Value)> {
     tokio::spawn(answer(service.as_user(user, "GET", "/users/me")))
 }
 
-async fn under_way(service: &Service, count: f64) {
-    eventually("the requests are under way", async || {
+async fn in_flight(service: &Service, count: f64) {
+    eventually("the requests are in flight", async || {
         service.metric("http_server_active_requests").await >= count
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_full_route_group_rejects_early_and_finishes_what_it_accepted() {
+async fn at_its_limit_a_route_group_refuses_early_and_completes_accepted_requests() {
     let database = testkit::database().await;
     let service = open_with(&database, &NARROW).await;
     let ada = sign_up(&service, ADA).await;
     let token = log_in(&service, ADA).await;
     let lock = lock(&database, "users").await;
     let accepted = [read(&service, ada), read(&service, ada)];
-    under_way(&service, 2.0).await;
+    in_flight(&service, 2.0).await;
 
     let further = (0..WAITING + 5).map(|_| service.as_user(ada, "GET", "/users/me").send());
     for answer in join_all(further).await {
@@ -65,7 +65,7 @@ async fn a_full_route_group_rejects_early_and_finishes_what_it_accepted() {
     );
     assert_eq!((full, waited), (5.0, WAITING as f64));
 
-    // Other groups have slots of their own.
+    // The other route groups have limits of their own.
     let verify = service.anonymous("GET", "/auth/verify").bearer_auth(token);
     assert_eq!(verify.send().await.unwrap().status(), 200);
     for group in ["verify", "passwords", "purchases"] {
@@ -86,7 +86,7 @@ async fn a_full_route_group_rejects_early_and_finishes_what_it_accepted() {
 }
 
 #[tokio::test]
-async fn whoever_has_little_time_waits_no_longer_for_a_place() {
+async fn a_request_with_a_short_deadline_waits_no_longer_than_that() {
     let database = testkit::database().await;
     let service = open_with(
         &database,
@@ -96,7 +96,7 @@ async fn whoever_has_little_time_waits_no_longer_for_a_place() {
     let ada = sign_up(&service, ADA).await;
     let lock = lock(&database, "users").await;
     let accepted = read(&service, ada);
-    under_way(&service, 1.0).await;
+    in_flight(&service, 1.0).await;
     let short = service
         .as_user(ada, "GET", "/users/me")
         .header("X-Request-Timeout-Ms", "300");
@@ -107,7 +107,7 @@ async fn whoever_has_little_time_waits_no_longer_for_a_place() {
 }
 
 #[tokio::test]
-async fn switched_off_everything_is_accepted() {
+async fn with_the_pattern_off_every_request_is_accepted() {
     let database = testkit::database().await;
     let off = [
         ("HTTP_MAX_IN_FLIGHT", "1"),
@@ -117,9 +117,9 @@ async fn switched_off_everything_is_accepted() {
     let service = open_with(&database, &off).await;
     let ada = sign_up(&service, ADA).await;
     let lock = lock(&database, "users").await;
-    // On, all but the first would be refused at once.
+    // With the pattern on, all but the first would be refused at once.
     let all: Vec<_> = (0..5).map(|_| read(&service, ada)).collect();
-    under_way(&service, 5.0).await;
+    in_flight(&service, 5.0).await;
     lock.close().await.unwrap();
     for read in all {
         assert_eq!(read.await.unwrap().0, 200);
@@ -129,30 +129,30 @@ async fn switched_off_everything_is_accepted() {
 }
 
 #[tokio::test]
-async fn tokens_are_checked_while_all_that_hash_are_busy() {
+async fn tokens_are_checked_while_all_hash_permits_are_taken() {
     let database = testkit::database().await;
     let slow = [("BCRYPT_COST", "13"), ("BCRYPT_CONCURRENCY", "1")];
     let service = open_with(&database, &slow).await;
     sign_up(&service, ADA).await;
     let token = log_in(&service, ADA).await;
     let logins: Vec<_> = (0..5).map(|n| guess(&service, n)).collect();
-    under_way(&service, 5.0).await;
+    in_flight(&service, 5.0).await;
     for _ in 0..10 {
         let verify = service.anonymous("GET", "/auth/verify").bearer_auth(&token);
         assert_eq!(verify.send().await.unwrap().status(), 200);
     }
     assert!(
         logins.iter().any(|login| !login.is_finished()),
-        "they were not busy for long enough to tell"
+        "the hashes finished too early to tell"
     );
     for login in logins {
         let (status, problem) = login.await.unwrap();
-        // A busy machine may foresee a wait that is too long.
+        // On a busy machine the estimated wait may exceed the limit.
         assert!(matches!(status, 401 | 503), "{problem}");
     }
 }
 
-/// A login with a password that can't be right, under way in a task of its own.
+/// A running login with a wrong password, in a task of its own.
 fn guess(service: &Service, n: usize) -> tokio::task::JoinHandle<(u16, serde_json::Value)> {
     let body = json!({ "email": format!("nobody{n}@example.com"), "password": PASSWORD });
     tokio::spawn(answer(service.anonymous("POST", "/auth/login").json(&body)))

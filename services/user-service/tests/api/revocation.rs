@@ -1,4 +1,4 @@
-//! Logging out and changing the password: what no longer counts, where, and from when on.
+//! Logout and password changes: which tokens are revoked, on which replicas, and from when on.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -31,8 +31,8 @@ async fn verified(service: &Service, token: &str) -> u16 {
 }
 
 async fn log_out(service: &Service, token: &str) {
-    let answered = status(with_token(service, "POST", "/auth/logout", token)).await;
-    assert_eq!(answered, 204);
+    let status = status(with_token(service, "POST", "/auth/logout", token)).await;
+    assert_eq!(status, 204);
 }
 
 fn change(service: &Service, user: Uuid, current: &str, new: &str) -> reqwest::RequestBuilder {
@@ -42,17 +42,17 @@ fn change(service: &Service, user: Uuid, current: &str, new: &str) -> reqwest::R
         .json(&body)
 }
 
-/// Waits for the time that is promised, and no longer.
+/// Waits for at most the documented time.
 async fn refused_soon(service: &Service, token: &str) {
-    let asked = Instant::now();
+    let started = Instant::now();
     while verified(service, token).await == 200 {
-        assert!(asked.elapsed() < EFFECTIVE_WITHIN, "still good");
+        assert!(started.elapsed() < EFFECTIVE_WITHIN, "still accepted");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test]
-async fn a_token_that_was_logged_out_is_refused_and_no_other() {
+async fn after_logout_that_token_is_refused_and_no_other() {
     let service = open().await;
     sign_up(&service, ADA).await;
     let (one, other) = (log_in(&service, ADA).await, log_in(&service, ADA).await);
@@ -90,12 +90,12 @@ async fn a_token_that_was_logged_out_is_refused_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_new_password_ends_every_token_from_before_and_none_from_after() {
+async fn a_password_change_revokes_earlier_tokens_and_no_later_ones() {
     let service = open().await;
     let ada = sign_up(&service, ADA).await;
     let eve = sign_up(&service, "eve@example.com").await;
     let eves = log_in(&service, "eve@example.com").await;
-    // Within a second all of them: no clock tells these tokens apart.
+    // All within a second: timestamps can't order these tokens.
     let mut password = PASSWORD;
     for new in [NEW_PASSWORD, PASSWORD, NEW_PASSWORD] {
         let before = [(); 2].map(|()| log_in_with(&service, ADA, password));
@@ -125,7 +125,7 @@ async fn a_new_password_ends_every_token_from_before_and_none_from_after() {
 }
 
 #[tokio::test]
-async fn a_password_is_changed_by_who_knows_it_and_to_what_can_be_one() {
+async fn a_password_change_requires_the_current_and_a_valid_new_password() {
     let service = open().await;
     let ada = sign_up(&service, ADA).await;
     let token = log_in(&service, ADA).await;
@@ -155,7 +155,7 @@ async fn a_password_is_changed_by_who_knows_it_and_to_what_can_be_one() {
 }
 
 #[tokio::test]
-async fn of_two_changes_at_the_same_time_one_holds() {
+async fn of_two_concurrent_password_changes_one_succeeds() {
     let service = open().await;
     let ada = sign_up(&service, ADA).await;
     let changes = ["first horse battery", "second horse battery"]
@@ -163,7 +163,7 @@ async fn of_two_changes_at_the_same_time_one_holds() {
     let changes = futures_util::future::join_all(changes).await;
     let (done, not_done): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|(_, status)| *status == 204);
-    // The other one comes too late to compare, or too late to store.
+    // The loser fails either at the comparison or at the update.
     assert!(
         matches!(not_done[..], [(_, 403 | 409)]),
         "{done:?}, {not_done:?}"
@@ -172,7 +172,7 @@ async fn of_two_changes_at_the_same_time_one_holds() {
 }
 
 #[tokio::test]
-async fn what_one_replica_revokes_every_other_refuses_within_the_stated_time() {
+async fn a_revocation_reaches_every_replica_within_the_documented_time() {
     let database = testkit::database().await;
     let (here, there) = (open_on(&database).await, open_on(&database).await);
     let ada = sign_up(&here, ADA).await;
@@ -201,13 +201,13 @@ async fn what_one_replica_revokes_every_other_refuses_within_the_stated_time() {
 }
 
 #[tokio::test]
-async fn a_revocation_whose_notification_is_lost_is_polled() {
+async fn a_revocation_whose_notification_is_lost_is_found_by_polling() {
     let database = testkit::database().await;
     let service = open_on(&database).await;
     let ada = sign_up(&service, ADA).await;
     let token = log_in(&service, ADA).await;
     let pool = PgPool::connect(&database).await.unwrap();
-    // Two transactions that end in the other order than they began, the second one seen long before the first.
+    // Two transactions that commit in reverse order, the second one visible long before the first.
     let (early, late) = (Uuid::now_v7(), ada);
     let insert = "INSERT INTO revocations (subject, generation, expires_at) VALUES ($1, $2, now() + interval '1 h')";
     let mut first = chassis::database::begin(&pool).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_revocation_whose_notification_is_lost_is_polled() {
 }
 
 #[tokio::test]
-async fn a_replica_knows_from_its_first_answer_on_what_was_revoked_before_it_began() {
+async fn a_new_replica_knows_earlier_revocations_from_its_first_answer_on() {
     let database = testkit::database().await;
     let service = open_on(&database).await;
     let ada = sign_up(&service, ADA).await;
@@ -245,7 +245,7 @@ async fn a_replica_knows_from_its_first_answer_on_what_was_revoked_before_it_beg
 }
 
 #[tokio::test]
-async fn without_its_database_a_replica_goes_by_what_it_knows_and_revokes_nothing() {
+async fn without_its_database_a_replica_uses_known_revocations_and_makes_none() {
     let database = testkit::database().await;
     let service = open_on(&database).await;
     sign_up(&service, ADA).await;
@@ -262,7 +262,7 @@ async fn without_its_database_a_replica_goes_by_what_it_knows_and_revokes_nothin
     assert!(logged_in >= 500, "{logged_in}");
 }
 
-/// A way to a database that can be cut: the URL that leads through it, and the switch.
+/// A connection to a database that can be cut: the URL of its proxy, and the switch.
 async fn severable(database: &str) -> (String, watch::Sender<bool>) {
     let mut url: reqwest::Url = database.parse().unwrap();
     let to = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432));
@@ -281,7 +281,7 @@ async fn severable(database: &str) -> (String, watch::Sender<bool>) {
                     let mut server = TcpStream::connect(to).await?;
                     tokio::io::copy_bidirectional(&mut client, &mut server).await
                 };
-                // Either side may end it; a cut ends it, or lets it not begin.
+                // Either side may close it; a cut closes it, or refuses it.
                 tokio::select! {
                     _ = pass => {}
                     _ = state.wait_for(|open| !open) => {}
@@ -293,14 +293,14 @@ async fn severable(database: &str) -> (String, watch::Sender<bool>) {
 }
 
 #[tokio::test]
-async fn a_replica_that_alone_lost_the_database_learns_what_it_missed_once_it_is_back() {
+async fn a_replica_that_lost_its_database_catches_up_after_reconnecting() {
     let database = testkit::database().await;
     let (way, open) = severable(&database).await;
     let (here, there) = (open_on(&database).await, open_on(&way).await);
     sign_up(&here, ADA).await;
     let (one, other) = (log_in(&there, ADA).await, log_in(&there, ADA).await);
     open.send_replace(false);
-    eventually("the replica says that it is cut off", async || {
+    eventually("the replica reports its lost connection", async || {
         there.ops("/readyz").await.0 == 503
     })
     .await;
@@ -311,7 +311,7 @@ async fn a_replica_that_alone_lost_the_database_learns_what_it_missed_once_it_is
         "unavailable",
     )
     .await;
-    // What it can't know costs this.
+    // The cost: a token revoked elsewhere is still accepted.
     assert_eq!(verified(&there, &one).await, 200);
 
     open.send_replace(true);
@@ -324,7 +324,7 @@ async fn a_replica_that_alone_lost_the_database_learns_what_it_missed_once_it_is
 }
 
 #[tokio::test]
-async fn the_ops_port_names_the_keys_and_never_shows_one() {
+async fn the_ops_port_lists_key_ids_and_never_a_key() {
     let service = open().await;
     for (series, value) in [
         ("{kid=\"new\",role=\"signs\"}", 1.0),
@@ -334,6 +334,6 @@ async fn the_ops_port_names_the_keys_and_never_shows_one() {
         let series = format!("agora_signing_key_info{series}");
         assert_eq!(service.metric(&series).await, value, "{series}");
     }
-    let (_, figures) = service.ops("/metrics").await;
-    assert!(!figures.contains(super::KEY) && !figures.contains(super::OLD_KEY));
+    let (_, metrics) = service.ops("/metrics").await;
+    assert!(!metrics.contains(super::KEY) && !metrics.contains(super::OLD_KEY));
 }

@@ -1,4 +1,4 @@
-//! Guessing passwords, and what it costs.
+//! Password guessing: how it is throttled, and its cost.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::{PASSWORD, log_in, log_in_with, open, open_on, sign_up};
 
 const ADA: &str = "ada@example.com";
 const WRONG: &str = "wrong horse battery";
-/// Failures in a row until everybody has to wait.
+/// Consecutive failures until the address is blocked.
 const LIMIT: usize = 5;
 
 fn attempt(service: &Service, email: &str, password: &str) -> reqwest::RequestBuilder {
@@ -29,7 +29,7 @@ async fn wait_of(service: &Service, email: &str, password: &str) -> (u16, Option
     (answer.status().as_u16(), seconds)
 }
 
-/// Lets this much time pass for all attempts that were counted.
+/// Advances time for all counted attempts.
 async fn later(database: &str, seconds: i32) {
     let pool = PgPool::connect(database).await.unwrap();
     sqlx::query(
@@ -44,15 +44,15 @@ async fn later(database: &str, seconds: i32) {
 }
 
 #[tokio::test]
-async fn whoever_fails_too_often_waits_account_or_not() {
+async fn too_many_failures_block_an_address_with_or_without_an_account() {
     let service = open().await;
     sign_up(&service, ADA).await;
-    let mut told = Vec::new();
+    let mut answered = Vec::new();
     for email in [ADA, "nobody@example.com", "no address"] {
         for _ in 0..LIMIT {
             refused(attempt(&service, email, WRONG), 401, "wrong-credentials").await;
         }
-        // The right password is refused as well, in the same words: it tells nothing.
+        // The right password gets the same refusal, which reveals nothing.
         for password in [WRONG, PASSWORD] {
             let request = attempt(&service, email, password);
             refused(request, 429, "too-many-attempts").await;
@@ -65,11 +65,11 @@ async fn whoever_fails_too_often_waits_account_or_not() {
         let (_, mut problem) = answer(attempt(&service, email, PASSWORD)).await;
         let detail = problem["detail"].take().as_str().unwrap().to_owned();
         let words: String = detail.chars().filter(|c| !c.is_ascii_digit()).collect();
-        told.push((problem, words));
+        answered.push((problem, words));
     }
-    told.dedup();
-    assert_eq!(told.len(), 1, "{told:?}");
-    // Others are not kept waiting, and the owner's spelling doesn't help.
+    answered.dedup();
+    assert_eq!(answered.len(), 1, "{answered:?}");
+    // Other addresses are not blocked, and another spelling of the same address is.
     sign_up(&service, "eve@example.com").await;
     log_in(&service, "eve@example.com").await;
     assert_eq!(status(&service, " ADA@example.com", PASSWORD).await, 429);
@@ -82,7 +82,7 @@ async fn whoever_fails_too_often_waits_account_or_not() {
 }
 
 #[tokio::test]
-async fn what_is_refused_costs_no_hash() {
+async fn a_refused_attempt_computes_no_hash() {
     let database = testkit::database().await;
     let slow = super::open_with(&database, &[("BCRYPT_COST", "12")]).await;
     for _ in 0..LIMIT {
@@ -91,19 +91,19 @@ async fn what_is_refused_costs_no_hash() {
     let hashed = std::time::Instant::now();
     assert_eq!(status(&slow, "eve@example.com", WRONG).await, 401);
     let hash = hashed.elapsed();
-    let asked = std::time::Instant::now();
+    let started = std::time::Instant::now();
     for _ in 0..20 {
         assert_eq!(status(&slow, ADA, WRONG).await, 429);
     }
     assert!(
-        asked.elapsed() < 10 * hash,
+        started.elapsed() < 10 * hash,
         "{:?}, {hash:?}",
-        asked.elapsed()
+        started.elapsed()
     );
 }
 
 #[tokio::test]
-async fn waits_grow_to_a_quarter_of_an_hour_and_no_further() {
+async fn waits_grow_to_fifteen_minutes_and_no_further() {
     let database = testkit::database().await;
     let service = open_on(&database).await;
     sign_up(&service, ADA).await;
@@ -120,7 +120,7 @@ async fn waits_grow_to_a_quarter_of_an_hour_and_no_further() {
         later(&database, seconds as i32 + 1).await;
     }
     assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900]);
-    // The owner gets in once the wait is over, and begins anew.
+    // The owner gets in once the wait is over, and the count is reset.
     log_in(&service, ADA).await;
     for _ in 1..LIMIT {
         assert_eq!(status(&service, ADA, WRONG).await, 401);
@@ -129,7 +129,7 @@ async fn waits_grow_to_a_quarter_of_an_hour_and_no_further() {
 }
 
 #[tokio::test]
-async fn failures_are_forgotten_after_a_quiet_quarter_of_an_hour() {
+async fn failures_expire_after_fifteen_minutes() {
     let database = testkit::database().await;
     let service = open_on(&database).await;
     sign_up(&service, ADA).await;
@@ -156,12 +156,12 @@ async fn failures_are_forgotten_after_a_quiet_quarter_of_an_hour() {
 }
 
 #[tokio::test]
-async fn many_guesses_at_the_same_time_get_no_more_answers_than_one_after_the_other() {
+async fn concurrent_guesses_get_no_more_answers_than_sequential_ones() {
     let database = testkit::database().await;
     let replicas = [open_on(&database).await, open_on(&database).await];
     sign_up(&replicas[0], ADA).await;
     let guesses = (0..50).map(async |n| {
-        // A busy machine answers some with 503, which tells nothing: a guesser would ask again.
+        // A busy machine answers some with 503, which reveals nothing: a guesser would retry.
         for _ in 0..20 {
             let answered = status(&replicas[n % 2], ADA, WRONG).await;
             if answered != 503 {
@@ -171,22 +171,27 @@ async fn many_guesses_at_the_same_time_get_no_more_answers_than_one_after_the_ot
         panic!("too busy for any answer");
     });
     let answers = join_all(guesses).await;
-    let told = |status| answers.iter().filter(|answer| **answer == status).count();
-    assert_eq!((told(401), told(429)), (LIMIT, 50 - LIMIT), "{answers:?}");
+    let answered = |status| answers.iter().filter(|answer| **answer == status).count();
+    assert_eq!(
+        (answered(401), answered(429)),
+        (LIMIT, 50 - LIMIT),
+        "{answers:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_guess_counts_whether_or_not_its_answer_is_waited_for() {
+async fn a_guess_is_counted_even_if_its_client_disconnects() {
     let database = testkit::database().await;
     let service = super::open_with(&database, &[("BCRYPT_COST", "12")]).await;
     for (address, hang_up) in [(ADA, false), ("eve@example.com", true)] {
-        let asked = std::time::Instant::now();
+        let started = std::time::Instant::now();
         assert_eq!(status(&service, "nobody@example.com", WRONG).await, 401);
-        // The way to the hash is short beside it: so much time ends while it is made. One that waits for its turn in vain makes none.
-        let time = asked.elapsed() * 3 / 5;
+        // The time until the hash begins is short compared with the hash: this deadline passes while it is computed. An
+        // attempt that is still waiting for its permit computes none.
+        let time = started.elapsed() * 3 / 5;
         testkit::eventually("the guesses are counted", async || {
             let guess = attempt(&service, address, WRONG);
-            let told = if hang_up {
+            let answered = if hang_up {
                 guess.timeout(time).send().await
             } else {
                 guess
@@ -194,16 +199,16 @@ async fn a_guess_counts_whether_or_not_its_answer_is_waited_for() {
                     .send()
                     .await
             };
-            let told = told.map(|answer| answer.status().as_u16()).ok();
-            assert_ne!(told, Some(200));
-            told == Some(429)
+            let answered = answered.map(|answer| answer.status().as_u16()).ok();
+            assert_ne!(answered, Some(200));
+            answered == Some(429)
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn right_passwords_are_never_too_many() {
+async fn right_passwords_are_never_throttled() {
     let service = open().await;
     sign_up(&service, ADA).await;
     for _ in 0..3 {
@@ -213,7 +218,7 @@ async fn right_passwords_are_never_too_many() {
 }
 
 #[tokio::test]
-async fn a_found_token_is_no_way_to_guess_the_password() {
+async fn password_changes_with_a_stolen_token_are_throttled() {
     let service = open().await;
     let ada = sign_up(&service, ADA).await;
     let change = |current: &str| {
@@ -229,12 +234,12 @@ async fn a_found_token_is_no_way_to_guess_the_password() {
     assert_eq!(
         status(&service, ADA, PASSWORD).await,
         200,
-        "a thief locks nobody out"
+        "a thief doesn't block the owner's login"
     );
 }
 
 #[tokio::test]
-async fn whoever_guesses_at_the_login_keeps_nobody_from_changing_the_password() {
+async fn guesses_at_the_login_do_not_block_a_password_change() {
     let service = open().await;
     let ada = sign_up(&service, ADA).await;
     for _ in 0..LIMIT {
@@ -249,7 +254,7 @@ async fn whoever_guesses_at_the_login_keeps_nobody_from_changing_the_password() 
 }
 
 #[tokio::test]
-async fn a_login_that_says_more_than_it_has_to_or_far_too_much_is_no_other_login() {
+async fn a_login_ignores_unknown_fields_and_refuses_invalid_or_oversized_bodies() {
     let service = open().await;
     sign_up(&service, ADA).await;
     let body = json!({ "email": ADA, "password": PASSWORD, "role": "admin", "id": 1 });

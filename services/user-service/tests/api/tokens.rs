@@ -1,4 +1,4 @@
-//! What `/auth/verify` lets through, and what not.
+//! What `/auth/verify` accepts and refuses.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -72,7 +72,7 @@ async fn accepted(service: &Service, authorization: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_login_token_says_who_it_is() {
+async fn a_login_token_identifies_its_user() {
     let service = open().await;
     let id = sign_up(&service, "ada@example.com").await;
     let token = log_in(&service, "ada@example.com").await;
@@ -88,7 +88,7 @@ async fn a_login_token_says_who_it_is() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_older_key_is_still_good() {
+async fn a_token_of_the_older_key_is_still_accepted() {
     let service = open().await;
     let old = hex::decode(OLD_KEY).unwrap();
     let token = token(Algorithm::HS256, Some("old"), &claims(), &old);
@@ -164,7 +164,7 @@ async fn a_forged_expired_or_misdirected_token_is_refused() {
 }
 
 #[tokio::test]
-async fn the_token_stands_in_one_bearer_header_and_nowhere_else() {
+async fn a_token_is_accepted_in_one_bearer_header_and_nowhere_else() {
     let service = open().await;
     let token = good(&claims());
     refused(

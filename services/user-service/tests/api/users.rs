@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{open, sign_up};
 
 #[tokio::test]
-async fn an_address_is_shown_to_its_owner_only() {
+async fn an_email_address_is_only_shown_to_its_owner() {
     let service = open().await;
     let ada = sign_up(&service, "ada@example.com").await;
     let bob = sign_up(&service, "bob@example.com").await;

@@ -1,4 +1,4 @@
-//! The dead-letter tool, sending back every letter of `order_events.dead`, with its crash point compiled in.
+//! The dead-letter tool, replaying every message of `order_events.dead`, with its crash point compiled in.
 
 use std::process::ExitCode;
 

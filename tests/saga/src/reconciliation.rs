@@ -1,6 +1,6 @@
-//! The books of both services, held against each other and against what customers were promised.
+//! Reconciles the two services' ledgers with each other and with the promises to customers.
 //!
-//! Every order that is stored, promised or not, has to end; every event has to be applied, once.
+//! Every stored order, promised or not, must end; every event must be applied, exactly once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,21 +12,21 @@ use uuid::Uuid;
 
 use crate::{Promises, Shop};
 
-/// What each product started with.
+/// The initial stock per product.
 pub type Stock = BTreeMap<i64, i64>;
 
-/// What is in stock before anybody ordered.
+/// The stock before the first order.
 pub async fn stock_at_start(shop: &Shop) -> Stock {
     let rows: Vec<(i64, i64)> =
         rows(&shop.inventory, "SELECT product_id, available FROM stock").await;
     rows.into_iter().collect()
 }
 
-/// Waits until every order is decided, every event applied and the books balance.
+/// Waits until every order is decided, every event applied and the ledgers reconcile.
 ///
 /// # Panics
-/// When they don't within [`PATIENCE`]; with every entry that is wrong.
-pub async fn balance(shop: &Shop, at_start: &Stock, promises: &Promises) {
+/// When they don't within [`PATIENCE`]; with every discrepancy.
+pub async fn reconcile(shop: &Shop, at_start: &Stock, promises: &Promises) {
     let started = Instant::now();
     loop {
         let wrong = discrepancies(shop, at_start, promises).await;
@@ -35,14 +35,14 @@ pub async fn balance(shop: &Shop, at_start: &Stock, promises: &Promises) {
         }
         assert!(
             started.elapsed() < PATIENCE,
-            "the books don't balance within {PATIENCE:?}:\n{}",
+            "the ledgers don't reconcile within {PATIENCE:?}:\n{}",
             wrong.join("\n")
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Every entry that is wrong right now. While something is under way the books may well not balance.
+/// The discrepancies at this moment. There may be some while messages or requests are in flight.
 pub async fn discrepancies(shop: &Shop, at_start: &Stock, promises: &Promises) -> Vec<String> {
     let mut wrong = Vec::new();
     let orders = orders(shop).await;
@@ -55,7 +55,7 @@ pub async fn discrepancies(shop: &Shop, at_start: &Stock, promises: &Promises) -
         let queue = topology.dead_letter_queue();
         let depth = shop.broker.depth(&queue).await;
         if depth > 0 {
-            wrong.push(format!("{queue} holds {depth}"));
+            wrong.push(format!("{queue} has {depth} messages"));
         }
     }
     wrong
@@ -95,7 +95,7 @@ fn check_promises(promises: &Promises, orders: &BTreeMap<Uuid, Order>, wrong: &m
     }
 }
 
-/// Each order against what inventory-service made of it.
+/// Compares each order with inventory-service's reservation.
 async fn check_orders(shop: &Shop, orders: &BTreeMap<Uuid, Order>, wrong: &mut Vec<String>) {
     let reservations: Vec<(Uuid, String)> = rows(
         &shop.inventory,
@@ -120,7 +120,7 @@ async fn check_orders(shop: &Shop, orders: &BTreeMap<Uuid, Order>, wrong: &mut V
         let agreed: &[&str] = match order.status.as_str() {
             "confirmed" => &["reserved"],
             "rejected" => &["rejected"],
-            // Released, or never taken: the order was rejected, or cancelled before inventory saw it.
+            // Released, or never reserved: the order was rejected, or cancelled before inventory saw it.
             "cancelled" => &["released", "cancelled", "rejected"],
             _ => &[],
         };
@@ -176,29 +176,32 @@ async fn check_stock(
     }
 }
 
-/// What one side said against what the other side applied.
-async fn check_events(from: &str, said: &PgPool, heard: &PgPool, wrong: &mut Vec<String>) {
-    let said: Vec<(Uuid, bool)> = rows(
-        said,
+/// Compares the events that one service published with those that the other applied.
+async fn check_events(from: &str, published: &PgPool, applied: &PgPool, wrong: &mut Vec<String>) {
+    let published: Vec<(Uuid, bool)> = rows(
+        published,
         "SELECT event_id, published_at IS NOT NULL FROM outbox",
     )
     .await;
-    let unpublished = said.iter().filter(|(_, published)| !published).count();
+    let unpublished = published
+        .iter()
+        .filter(|(_, is_published)| !is_published)
+        .count();
     if unpublished > 0 {
         wrong.push(format!(
             "{unpublished} events of {from}-service unpublished"
         ));
     }
-    let said: BTreeSet<Uuid> = said.into_iter().map(|(id, _)| id).collect();
-    let heard: Vec<(Uuid,)> = rows(heard, "SELECT event_id FROM inbox").await;
-    let heard: BTreeSet<Uuid> = heard.into_iter().map(|(id,)| id).collect();
+    let published: BTreeSet<Uuid> = published.into_iter().map(|(id, _)| id).collect();
+    let applied: Vec<(Uuid,)> = rows(applied, "SELECT event_id FROM inbox").await;
+    let applied: BTreeSet<Uuid> = applied.into_iter().map(|(id,)| id).collect();
     let (missed, invented) = (
-        said.difference(&heard).count(),
-        heard.difference(&said).count(),
+        published.difference(&applied).count(),
+        applied.difference(&published).count(),
     );
     if missed + invented > 0 {
         wrong.push(format!(
-            "events of {from}-service: {missed} not applied, {invented} applied that nobody said"
+            "events of {from}-service: {missed} not applied, {invented} applied that were never published"
         ));
     }
 }
