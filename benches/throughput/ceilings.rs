@@ -209,11 +209,11 @@ async fn declare(channel: &Channel, topology: Topology) {
 pub(crate) async fn database(orders: usize) -> f64 {
     let (orders_url, inventory_url) = (testkit::database().await, testkit::database().await);
     let (order_pool, inventory_pool) = (pool(&orders_url).await, pool(&inventory_url).await);
-    sqlx::migrate!("../order-service/migrations")
+    sqlx::migrate!("../../services/order-service/migrations")
         .run(&order_pool)
         .await
         .unwrap();
-    sqlx::migrate!("../inventory-service/migrations")
+    sqlx::migrate!("../../services/inventory-service/migrations")
         .run(&inventory_pool)
         .await
         .unwrap();

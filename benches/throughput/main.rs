@@ -1,7 +1,7 @@
 //! The rate at which orders are decided, compared with the bare broker and database; the time that each stage takes; and
 //! the cost of telemetry.
 //!
-//! `cargo bench -p benches --bench throughput`, with the `AGORA_TEST_…` variables set; `-- --only PART` runs one part:
+//! `cargo bench -p saga-tests --bench throughput`, with the `AGORA_TEST_…` variables set; `-- --only PART` runs one part:
 //! `whole`, `ceilings`, `stages`, `scaling` or `telemetry`. `AGORA_BENCH_ORDERS` and `AGORA_BENCH_ROUNDS` change the size
 //! of a run, `AGORA_BENCH_CONNECTIONS` the number of concurrent requests in the part `telemetry`;
 //! `AGORA_BENCH_SERVICES` sets variables of the services, to compare settings:
@@ -110,7 +110,7 @@ fn only() -> Option<String> {
 fn main() -> ExitCode {
     // `cargo test --benches` also runs benchmarks, to check that they work.
     if !std::env::args().any(|argument| argument == "--bench") {
-        println!("a measurement: `cargo bench -p benches --bench throughput`");
+        println!("a measurement: `cargo bench -p saga-tests --bench throughput`");
         return ExitCode::SUCCESS;
     }
     let size = |variable, default| {

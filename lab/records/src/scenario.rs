@@ -67,21 +67,11 @@ impl Scenario {
     /// What it does.
     pub fn explanation(self) -> &'static str {
         match self {
-            Self::Browse => {
-                "Read users, the own account and stock"
-            }
-            Self::Checkout => {
-                "Place an order, then read it and its stock"
-            }
-            Self::Mixed => {
-                "Three times browse per checkout and purchase"
-            }
-            Self::Login => {
-                "Log in repeatedly: measures bcrypt"
-            }
-            Self::Order => {
-                "Place orders of one to three pieces, and nothing else"
-            }
+            Self::Browse => "Read users, the own account and stock",
+            Self::Checkout => "Place an order, then read it and its stock",
+            Self::Mixed => "Three times browse per checkout and purchase",
+            Self::Login => "Log in repeatedly: measures bcrypt",
+            Self::Order => "Place orders of one to three pieces, and nothing else",
             Self::ChangeOfMind => {
                 "Place orders; of five, one is for an unknown product, and two are cancelled at once"
             }

@@ -73,7 +73,7 @@ impl Part {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let throughput = ["--package", "benches", "--bench", "throughput"];
+    let throughput = ["--package", "saga-tests", "--bench", "throughput"];
     let gateway = ["--package", "benches", "--bench", "gateway"];
     let benches = match options.only {
         None => [throughput, gateway].concat(),
