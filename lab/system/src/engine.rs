@@ -12,10 +12,9 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
-    patterns,
     process::Call,
     project::{PORTS, Project, PublishedPort, TOOLS},
-    signing_keys,
+    signing_keys, switches,
 };
 
 /// The label that compose puts on everything of a project.
@@ -234,13 +233,13 @@ impl From<Inspected> for Container {
             ports: ports.collect(),
             service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
             one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
-            patterns_off: patterns::off_in(&environment),
+            patterns_off: switches::off_in(&environment),
             signing_keys: signing_keys::ids_in(&environment),
             created_at: inspected.created,
             // The engine says `no`, and nothing of a container that it made without one.
             provisional: restarts
                 .is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
-            overrides: patterns::overrides_in(&environment),
+            overrides: switches::overrides_in(&environment),
             id: inspected.id,
             state: inspected.state.status,
             health: inspected.state.health.map(|health| health.status),

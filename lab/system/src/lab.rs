@@ -39,7 +39,7 @@ pub const CONFIGURED: [&str; 6] = [
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.
 const CONFIGURED_WITHIN_SECONDS: u64 = 90;
-const SWITCH: &str = "AGORA_PATTERN_";
+const SWITCH: &str = patterns::PREFIX;
 /// Nothing else that calls compose says this.
 const SCALE: &str = "--scale=";
 

@@ -10,9 +10,9 @@ use system::{
     lab::Lab,
     lock::SystemLock,
     note::Note,
-    patterns,
     project::{Project, SERVICES, among},
     rolling::{self, Rolling},
+    switches,
 };
 
 use crate::output::{Format, print_json, progress};
@@ -74,7 +74,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     let progress = progress();
     let service = options.service;
     // A switch with a typing error would leave its pattern on and nobody the wiser.
-    patterns::off(lab.settings())?;
+    switches::off(lab.settings())?;
     progress.step("service images", |step| lab.build_services(step))?;
     let repaired = repair(&lab, service, &progress)?;
     let rolling = Rolling::new(&lab, service, lab.settings().clone());

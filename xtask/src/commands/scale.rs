@@ -7,9 +7,9 @@ use system::{
     lab::Lab,
     lock::SystemLock,
     note::Note,
-    patterns,
     project::Project,
     rolling::{Left, MOST, Rolling},
+    switches,
 };
 
 use super::rollout::{repair, service};
@@ -56,7 +56,7 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
     let _note = Note::leave(project, &format!("a scaling of {}", options.service))?;
     let progress = progress();
     let service = options.service;
-    patterns::off(lab.settings())?;
+    switches::off(lab.settings())?;
     let repaired = repair(&lab, service, &progress)?;
     let rolling = Rolling::new(&lab, service, lab.settings().clone());
     let before = rolling.containers()?;

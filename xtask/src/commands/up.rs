@@ -20,10 +20,10 @@ use system::{
     interrupt::Interrupted,
     known_causes,
     lock::SystemLock,
-    patterns, ports,
+    ports,
     process::tail,
     project::{GRAFANA, PORTS, Project, SERVICES, Settings},
-    service_images,
+    service_images, switches,
 };
 
 use crate::{
@@ -75,8 +75,8 @@ pub(crate) fn bring_up(
     // Before anything else: a switch with a typing error would leave its pattern on and nobody the wiser,
     // and a port with one would be found when most of the system is up.
     let asked_for = project.settings_from(&EnvFile::read(&project.env_file)?);
-    let off = patterns::off(&asked_for)?;
-    patterns::check_overrides(&asked_for)?;
+    let off = switches::off(&asked_for)?;
+    switches::check_overrides(&asked_for)?;
     ports::require_numbers(&asked_for)?;
     let _lock = SystemLock::take(project)?;
     engine_setup::provide(project, || confirm::install(options.consent.yes), progress)?;

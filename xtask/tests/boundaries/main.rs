@@ -28,10 +28,17 @@ const LABORATORY: [(&str, &[&str]); 6] = [
     ("base", &[]),
     ("records", &[]),
     ("checks", &["base", "records", "shared-events"]),
-    ("system", &["base", "records", "shared-events"]),
+    ("system", &["base", "patterns", "records", "shared-events"]),
     (
         "evaluation",
-        &["base", "checks", "records", "shared-events", "system"],
+        &[
+            "base",
+            "checks",
+            "patterns",
+            "records",
+            "shared-events",
+            "system",
+        ],
     ),
     (
         "xtask",
@@ -39,6 +46,7 @@ const LABORATORY: [(&str, &[&str]); 6] = [
             "base",
             "checks",
             "evaluation",
+            "patterns",
             "records",
             "shared-events",
             "system",

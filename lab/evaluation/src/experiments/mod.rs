@@ -215,7 +215,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use system::patterns;
+    use patterns::Pattern;
 
     #[test]
     fn every_experiment_has_a_name_of_its_own_and_says_what_it_is_about() {
@@ -226,7 +226,7 @@ mod tests {
             assert!(!experiment.claim.is_empty() && !experiment.refuted_by.is_empty());
             for confounder in experiment.confounders {
                 assert!(
-                    patterns::is_known(confounder.pattern),
+                    Pattern::named(confounder.pattern).is_some(),
                     "{}",
                     experiment.name
                 );

@@ -1,33 +1,12 @@
-//! The patterns' switches, `AGORA_PATTERN_<NAME>=on|off`, as far as they concern who starts the services. Left out:
-//! what a pattern does; the services know. And the numbers that override a pattern's defaults.
+//! The switches of patterns and the numbers that override a pattern's defaults, in settings and in a container's
+//! environment. Left out: which patterns there are ([`patterns`]) and what they do (the services).
 
 use std::collections::BTreeMap;
 
 use base::outcome;
+use patterns::Pattern;
 
 use crate::project::Settings;
-
-const PREFIX: &str = "AGORA_PATTERN_";
-/// Every pattern that has a switch. `compose.yaml` passes each on to the services that have it.
-const NAMES: [&str; 17] = [
-    "OUTBOX",
-    "INBOX",
-    "RETRY",
-    "DEAD_LETTER",
-    "CONFIRMS",
-    "GRACEFUL_SHUTDOWN",
-    "SAGA",
-    "TRACE_PROPAGATION",
-    "ASYNC_EXPORT",
-    "ALERTING",
-    "FORWARD_AUTH",
-    "CIRCUIT_BREAKER",
-    "DEADLINE",
-    "CLIENT_LOAD_BALANCING",
-    "LOAD_SHEDDING",
-    "RATE_LIMIT",
-    "SAGA_RECOVERY",
-];
 
 /// Settings that say how much a pattern lets through, or how long it waits, whole numbers from 1 on. `compose.yaml` has their defaults, and
 /// passes them on under the same names.
@@ -77,20 +56,20 @@ fn off_among<'a>(
 ) -> anyhow::Result<Vec<String>> {
     let mut off = Vec::new();
     for (variable, value) in settings {
-        let Some(name) = variable.strip_prefix(PREFIX) else {
+        if !variable.starts_with(patterns::PREFIX) {
             continue;
-        };
-        if !NAMES.contains(&name) {
-            let known = NAMES.map(|name| format!("{PREFIX}{name}"));
+        }
+        let Some(pattern) = Pattern::of_variable(variable) else {
+            let known: Vec<&str> = Pattern::ALL.iter().map(|known| known.variable()).collect();
             return Err(outcome::usage(
                 format!("{variable}: there is no such pattern"),
                 format!("the switches are {}", known.join(", ")),
             ));
-        }
+        };
         match value {
             // Empty counts as unset, for compose and for the services.
             "on" | "" => {}
-            "off" => off.push(shown(name)),
+            "off" => off.push(pattern.name().to_owned()),
             _ => {
                 return Err(outcome::usage(
                     format!("{variable}={value}: a pattern is on or off"),
@@ -102,29 +81,18 @@ fn off_among<'a>(
     Ok(off)
 }
 
-/// Whether a pattern with this name, as the services call it, has a switch.
-pub fn is_known(name: &str) -> bool {
-    NAMES.iter().any(|known| shown(known) == name)
-}
-
 /// The patterns that a container's environment, as `NAME=value`, turns off.
 pub fn off_in(environment: &[String]) -> Vec<String> {
     let off = environment.iter().filter_map(|variable| {
-        let (name, value) = variable.strip_prefix(PREFIX)?.split_once('=')?;
-        (value == "off").then(|| shown(name))
+        let (name, value) = variable.split_once('=')?;
+        let pattern = Pattern::of_variable(name)?;
+        (value == "off").then(|| pattern.name().to_owned())
     });
     off.collect()
 }
 
-/// As the services call it themselves.
-fn shown(name: &str) -> String {
-    name.to_lowercase()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use base::outcome::Exit;
 
@@ -177,20 +145,5 @@ mod tests {
                 "{variable}"
             );
         }
-    }
-
-    #[test]
-    fn compose_passes_on_every_switch_and_no_other() {
-        let compose = include_str!("../../../compose.yaml");
-        let lines = compose.lines().map(str::trim);
-        let passed: BTreeSet<&str> = lines
-            .filter(|line| line.starts_with(PREFIX))
-            .map(|line| {
-                let (variable, value) = line.split_once(": ").unwrap();
-                assert_eq!(value, format!("${{{variable}:-on}}"));
-                variable.strip_prefix(PREFIX).unwrap()
-            })
-            .collect();
-        assert_eq!(passed, BTreeSet::from(NAMES));
     }
 }
