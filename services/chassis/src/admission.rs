@@ -1,12 +1,12 @@
-//! Admission: no more requests are worked on at once than a service can do well, and what is too much is told so early.
+//! Load shedding: each group of routes has a concurrency limit, and requests beyond it are rejected early.
 //!
-//! A service's routes stand in lanes. A lane has so many places, and eight times as many may wait for one, for a moment;
-//! whoever finds no room there, or whose moment is over, gets a 503 with `Retry-After` before anything was done for it. Lanes
-//! don't share places: a full one takes nothing from the others. Off, whatever comes is worked on, and all of it gets slower.
+//! A group has a number of slots. Eight requests may wait for each slot, for a bounded time; a request that finds too many
+//! waiting, or whose wait is over, gets a 503 with `Retry-After` before any work was done for it. Groups share no slots: the
+//! limits are independent. With the pattern off every request is worked on, and all of them get slower.
 //!
-//! Places are given in the order of coming. tower's `ConcurrencyLimit` waits without a bound, and its `LoadShed` not at all.
-//! Left out: places that follow what is measured (as in adaptive limits), priorities, and fairness between clients, which the
-//! gateway's rate limit is for.
+//! Slots are given in the order of arrival. tower's `ConcurrencyLimit` waits without a bound, and its `LoadShed` not at all.
+//! Left out: limits that adapt to measurements, priorities, and fairness between clients, which the gateway's rate limit
+//! provides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,18 +22,18 @@ use crate::deadline;
 use crate::metrics::{Metrics, ShedMetrics};
 use crate::problem::Problem;
 
-/// How many requests may wait for each place.
-const WAITING_PER_PLACE: usize = 8;
+/// How many requests may wait for each slot.
+const WAITING_PER_SLOT: usize = 8;
 
-/// Routes that share their places.
-pub struct Lane {
+/// Routes that share a concurrency limit.
+pub struct RouteGroup {
     name: &'static str,
     routes: OpenApiRouter,
 }
 
-/// The places of a lane, and those who wait for one.
+/// The slots of a group, and the room to wait for one.
 #[derive(Clone)]
-struct Places {
+struct ConcurrencyLimit {
     free: Arc<Semaphore>,
     /// Room to wait in.
     room: Arc<Semaphore>,
@@ -41,42 +41,42 @@ struct Places {
     sheds: ShedMetrics,
 }
 
-/// Why a request was refused; as it stands in the metric.
+/// Why a request was rejected, as in the metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shed {
-    /// All places are taken, and as many wait as may.
+    /// All slots are taken, and as many requests wait as may.
     Full,
-    /// No place became free in time.
+    /// No slot became free in time.
     Waited,
 }
 
-impl Lane {
-    /// These routes; `name` is what they are called in the metric of what was refused.
+impl RouteGroup {
+    /// Groups these routes; `name` is their label in the metric of rejected requests.
     pub fn new(name: &'static str, routes: OpenApiRouter) -> Self {
         Self { name, routes }
     }
 
-    /// The routes, as the switch says: with places, or without.
+    /// The routes, with the limit or, if the pattern is off, without.
     pub(crate) fn routes(self, config: &HttpConfig, metrics: &Metrics) -> OpenApiRouter {
         if !config.load_shedding.is_on() {
             return self.routes;
         }
-        let places = Places::new(
+        let limit = ConcurrencyLimit::new(
             config.max_in_flight,
             config.max_wait,
             metrics.sheds(self.name),
         );
-        self.routes.route_layer(from_fn_with_state(places, admit))
+        self.routes.route_layer(from_fn_with_state(limit, admit))
     }
 }
 
-async fn admit(State(places): State<Places>, request: Request, next: Next) -> Response {
-    match places.take().await {
-        Ok(_place) => next.run(request).await,
+async fn admit(State(limit): State<ConcurrencyLimit>, request: Request, next: Next) -> Response {
+    match limit.acquire().await {
+        Ok(_slot) => next.run(request).await,
         Err(shed) => {
             match shed {
-                Shed::Full => places.sheds.full.inc(),
-                Shed::Waited => places.sheds.waited.inc(),
+                Shed::Full => limit.sheds.full.inc(),
+                Shed::Waited => limit.sheds.waited.inc(),
             };
             Problem::overloaded("more is asked for than can be done: try again in a moment")
                 .into_response()
@@ -84,29 +84,29 @@ async fn admit(State(places): State<Places>, request: Request, next: Next) -> Re
     }
 }
 
-impl Places {
+impl ConcurrencyLimit {
     fn new(count: usize, max_wait: Duration, sheds: ShedMetrics) -> Self {
         Self {
             free: Arc::new(Semaphore::new(count)),
-            room: Arc::new(Semaphore::new(count * WAITING_PER_PLACE)),
+            room: Arc::new(Semaphore::new(count * WAITING_PER_SLOT)),
             max_wait,
             sheds,
         }
     }
 
-    async fn take(&self) -> Result<SemaphorePermit<'_>, Shed> {
-        // Never past those who wait: to them a place goes as it becomes free.
-        if let Ok(place) = self.free.try_acquire() {
-            return Ok(place);
+    async fn acquire(&self) -> Result<SemaphorePermit<'_>, Shed> {
+        // It never overtakes those that wait: a slot that becomes free goes to them.
+        if let Ok(slot) = self.free.try_acquire() {
+            return Ok(slot);
         }
         let Ok(_room) = self.room.try_acquire() else {
             return Err(Shed::Full);
         };
-        // No longer than the request has: a place is not given to one whose client is gone.
+        // No longer than the request's deadline: a request whose client is gone gets no slot.
         let wait = deadline::for_call(self.max_wait);
         match tokio::time::timeout(wait, self.free.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            // Nobody closes the semaphore.
+            Ok(Ok(slot)) => Ok(slot),
+            // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(Shed::Waited),
         }
     }
@@ -118,19 +118,19 @@ mod tests {
 
     const WAIT: Duration = Duration::from_millis(250);
 
-    fn places(count: usize) -> Places {
-        Places::new(count, WAIT, Metrics::new("test").sheds("lane"))
+    fn limit(slots: usize) -> ConcurrencyLimit {
+        ConcurrencyLimit::new(slots, WAIT, Metrics::new("test").sheds("group"))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_finds_no_place_waits_for_a_moment_and_no_longer() {
-        let places = places(1);
-        let held = places.take().await.unwrap();
+    async fn a_request_without_a_slot_waits_for_a_bounded_time() {
+        let limit = limit(1);
+        let held = limit.acquire().await.unwrap();
         let asked = tokio::time::Instant::now();
-        assert_eq!(places.take().await.err(), Some(Shed::Waited));
+        assert_eq!(limit.acquire().await.err(), Some(Shed::Waited));
         assert_eq!(asked.elapsed(), WAIT);
 
-        let (waiting, ()) = tokio::join!(places.take(), async {
+        let (waiting, ()) = tokio::join!(limit.acquire(), async {
             tokio::time::sleep(WAIT / 2).await;
             drop(held);
         });
@@ -138,47 +138,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_enough_wait_the_next_one_is_refused_at_once() {
-        let places = places(1);
-        let held = places.take().await.unwrap();
-        let waiting: Vec<_> = (0..WAITING_PER_PLACE)
+    async fn when_enough_requests_wait_the_next_one_is_rejected_at_once() {
+        let limit = limit(1);
+        let held = limit.acquire().await.unwrap();
+        let waiting: Vec<_> = (0..WAITING_PER_SLOT)
             .map(|_| {
-                let places = places.clone();
-                tokio::spawn(async move { places.take().await.map(drop) })
+                let limit = limit.clone();
+                tokio::spawn(async move { limit.acquire().await.map(drop) })
             })
             .collect();
         tokio::time::sleep(WAIT / 2).await;
         let asked = tokio::time::Instant::now();
-        assert_eq!(places.take().await.err(), Some(Shed::Full));
+        assert_eq!(limit.acquire().await.err(), Some(Shed::Full));
         assert_eq!(asked.elapsed(), Duration::ZERO);
         drop(held);
-        // Those who waited have their turn, one after the other, and then there is room again.
+        // Those that waited get the slot one after the other; then there is room again.
         for waited in waiting {
             assert_eq!(waited.await.unwrap(), Ok(()));
         }
-        assert!(places.take().await.is_ok());
+        assert!(limit.acquire().await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_longer_than_the_request_may() {
-        let places = places(1);
-        let _held = places.take().await.unwrap();
+    async fn no_request_waits_beyond_its_deadline() {
+        let limit = limit(1);
+        let _held = limit.acquire().await.unwrap();
         let asked = tokio::time::Instant::now();
         let own = deadline::ANSWER_RESERVE + Duration::from_millis(30);
-        let refused = deadline::within(own, places.take()).await.unwrap();
+        let refused = deadline::within(own, limit.acquire()).await.unwrap();
         assert_eq!(refused.err(), Some(Shed::Waited));
         assert_eq!(asked.elapsed(), Duration::from_millis(30));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_goes_away_frees_the_place_and_the_room() {
-        let places = places(1);
-        let held = places.take().await.unwrap();
-        for _ in 0..3 * WAITING_PER_PLACE {
-            let gone = tokio::time::timeout(WAIT / 10, places.take()).await;
+    async fn a_request_that_is_dropped_frees_its_slot_and_its_room() {
+        let limit = limit(1);
+        let held = limit.acquire().await.unwrap();
+        for _ in 0..3 * WAITING_PER_SLOT {
+            let gone = tokio::time::timeout(WAIT / 10, limit.acquire()).await;
             assert!(gone.is_err());
         }
         drop(held);
-        assert!(places.take().await.is_ok());
+        assert!(limit.acquire().await.is_ok());
     }
 }

@@ -1,10 +1,10 @@
-//! How long to wait before asking a dependency again: one answer for all of them.
+//! How long to wait before trying to reach a dependency again, the same for all of them.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-/// 0.2 s, doubling to 5 s, with jitter, without an end: the caller bounds the whole.
+/// 0.2 s, doubling to 5 s, with jitter, without an end: the caller bounds the total time.
 pub(crate) fn backoff() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))

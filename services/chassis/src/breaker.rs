@@ -5,12 +5,12 @@
 //! [`PROBES`] in a row succeeded (closed again, with nothing remembered) or one failed (open again). After Michael
 //! Nygard, "Release It!", and <https://martinfowler.com/bliki/CircuitBreaker.html>.
 //!
-//! A caller *in haste* gives the target less time than it may take. Its success counts; that it gave up says nothing. So that
-//! it can't keep somebody from the probe whose failure would count, it has a place of its own beside the probe's.
+//! A call with a *short deadline* gives the target less time than it may take. Its success counts; its timeout doesn't. So
+//! that it can't take the place of a probe whose failure would count, it has a place of its own beside the probe's.
 //!
-//! Own code, as recloser 1.4 doesn't tell its state, lets any number of calls through when half open, takes the
-//! late answer of an old call for a probe's, and has a clock that a test can't move. Left out: what counts as a failure;
-//! the caller knows ([`crate::outbound`]).
+//! Own code, as recloser 1.4 doesn't expose its state, lets any number of calls through when half open, takes the
+//! late answer of an old call for a probe's, and has a clock that a test can't move. Left out: what counts as a failure,
+//! which the caller decides ([`crate::outbound`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,18 +27,18 @@ const PROBES: u32 = 3;
 
 /// One target's breaker.
 pub(crate) struct Breaker {
-    /// So many of the last [`WINDOW`] calls failed: it opens.
+    /// It opens when this many of the last [`WINDOW`] calls failed.
     failures: u32,
     open_for: Duration,
-    /// A call that ended without an outcome, having had this much time, failed.
-    patience: Duration,
+    /// A call that ended without an outcome after this time has failed.
+    failure_timeout: Duration,
     metrics: CallMetrics,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     phase: Phase,
-    /// Grows with every transition: the outcome of a call from before one says nothing any more.
+    /// Grows with every transition: the outcome of a call from before one is stale, and ignored.
     generation: u64,
 }
 
@@ -51,7 +51,7 @@ enum Phase {
         until: Instant,
     },
     HalfOpen {
-        /// Who is under way.
+        /// The probes in flight.
         probing: Probing,
         succeeded: u32,
     },
@@ -60,16 +60,16 @@ enum Phase {
 /// The places of a half-open breaker that are taken.
 #[derive(Default)]
 struct Probing {
-    patient: bool,
-    hasty: bool,
+    full_time: bool,
+    short_deadline: bool,
 }
 
 impl Probing {
-    fn place(&mut self, haste: bool) -> &mut bool {
-        if haste {
-            &mut self.hasty
+    fn place(&mut self, short_deadline: bool) -> &mut bool {
+        if short_deadline {
+            &mut self.short_deadline
         } else {
-            &mut self.patient
+            &mut self.full_time
         }
     }
 }
@@ -84,18 +84,18 @@ impl Phase {
     }
 }
 
-/// Leave to make one call. Dropped without an outcome, as when the caller gave up, it counts as a failure only if the call
-/// had had its time: whoever is in a hurry must not open the breaker for all others.
+/// Permission to make one call. Dropped without an outcome, as when the caller gave up, it counts as a failure only if the
+/// call had its full time: callers with short deadlines must not open the breaker for all others.
 pub(crate) struct Permit {
     breaker: Arc<Breaker>,
     generation: u64,
     began: Instant,
-    haste: bool,
+    short_deadline: bool,
     failed: Option<bool>,
 }
 
 impl Permit {
-    /// The target answered, whatever it said.
+    /// The target answered, with whatever status.
     pub(crate) fn succeeded(mut self) {
         self.failed = Some(false);
     }
@@ -110,8 +110,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let failed = self
             .failed
-            .or_else(|| (self.began.elapsed() >= self.breaker.patience).then_some(true));
-        self.breaker.record(self.generation, self.haste, failed);
+            .or_else(|| (self.began.elapsed() >= self.breaker.failure_timeout).then_some(true));
+        self.breaker
+            .record(self.generation, self.short_deadline, failed);
     }
 }
 
@@ -120,14 +121,14 @@ impl Breaker {
     pub(crate) fn new(
         failures: u32,
         open_for: Duration,
-        patience: Duration,
+        failure_timeout: Duration,
         metrics: CallMetrics,
     ) -> Self {
         metrics.breaker_is(BreakerState::Closed);
         Self {
             failures,
             open_for,
-            patience,
+            failure_timeout,
             metrics,
             inner: Mutex::new(Inner {
                 phase: Phase::Closed { outcomes: 0 },
@@ -136,10 +137,10 @@ impl Breaker {
         }
     }
 
-    /// Leave to make a call that may take so long, `None` for as long as it takes; no leave while the breaker is open, or
-    /// half open with another call of that kind under way.
+    /// Permits a call that may take `time`, `None` without a limit; `None` while the breaker is open, or half open with
+    /// another call of that kind in flight.
     pub(crate) fn admit(self: &Arc<Self>, time: Option<Duration>) -> Option<Permit> {
-        let haste = self.is_haste(time);
+        let short_deadline = self.is_short_deadline(time);
         let mut inner = self.lock();
         let now = Instant::now();
         if let Phase::Open { until } = inner.phase {
@@ -153,7 +154,7 @@ impl Breaker {
             self.enter(&mut inner, half_open);
         }
         if let Phase::HalfOpen { probing, .. } = &mut inner.phase
-            && std::mem::replace(probing.place(haste), true)
+            && std::mem::replace(probing.place(short_deadline), true)
         {
             return None;
         }
@@ -161,18 +162,18 @@ impl Breaker {
             breaker: Arc::clone(self),
             generation: inner.generation,
             began: now,
-            haste,
+            short_deadline,
             failed: None,
         })
     }
 
-    /// Whether a call with so much time is given up before the target had its own.
-    pub(crate) fn is_haste(&self, time: Option<Duration>) -> bool {
-        time.is_some_and(|time| time < self.patience)
+    /// Whether a call with this much time ends before the target had its full time.
+    pub(crate) fn is_short_deadline(&self, time: Option<Duration>) -> bool {
+        time.is_some_and(|time| time < self.failure_timeout)
     }
 
-    /// `None`: nothing is known of the target's health.
-    fn record(&self, generation: u64, haste: bool, failed: Option<bool>) {
+    /// `failed` is `None` when the call shows nothing about the target's health.
+    fn record(&self, generation: u64, short_deadline: bool, failed: Option<bool>) {
         let mut inner = self.lock();
         if inner.generation != generation {
             return;
@@ -187,7 +188,7 @@ impl Breaker {
             }
             (Phase::HalfOpen { .. }, Some(true)) => Some(opened()),
             (Phase::HalfOpen { probing, succeeded }, failed) => {
-                *probing.place(haste) = false;
+                *probing.place(short_deadline) = false;
                 *succeeded += u32::from(failed.is_some());
                 (*succeeded >= PROBES).then_some(Phase::Closed { outcomes: 0 })
             }
@@ -222,12 +223,12 @@ mod tests {
     use crate::metrics::Metrics;
 
     const OPEN_FOR: Duration = Duration::from_secs(1);
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const FAILURE_TIMEOUT: Duration = Duration::from_secs(2);
 
     fn breaker(failures: u32) -> (Arc<Breaker>, Metrics) {
         let metrics = Metrics::new("test");
         let calls = metrics.calls("shop");
-        let breaker = Breaker::new(failures, OPEN_FOR, PATIENCE, calls);
+        let breaker = Breaker::new(failures, OPEN_FOR, FAILURE_TIMEOUT, calls);
         (Arc::new(breaker), metrics)
     }
 
@@ -326,41 +327,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_in_a_hurry_opens_nothing_and_who_had_the_time_does() {
+    async fn a_call_that_is_given_up_early_opens_nothing_and_one_that_had_its_time_does() {
         let (breaker, _) = breaker(1);
-        let hurried = breaker.admit(None).unwrap();
-        tokio::time::advance(PATIENCE / 2).await;
-        drop(hurried);
+        let short = breaker.admit(None).unwrap();
+        tokio::time::advance(FAILURE_TIMEOUT / 2).await;
+        drop(short);
         assert_eq!(state(&breaker), BreakerState::Closed);
-        let patient = breaker.admit(None).unwrap();
-        tokio::time::advance(PATIENCE).await;
-        drop(patient);
+        let full = breaker.admit(None).unwrap();
+        tokio::time::advance(FAILURE_TIMEOUT).await;
+        drop(full);
         assert_eq!(state(&breaker), BreakerState::Open);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_in_a_hurry_takes_nobodys_probe_and_closes_it_as_well() {
-        const LITTLE: Option<Duration> = Some(Duration::from_millis(200));
+    async fn a_call_with_a_short_deadline_takes_no_probes_place_and_can_close_the_breaker() {
+        const SHORT: Option<Duration> = Some(Duration::from_millis(200));
         let (breaker, _) = breaker(1);
         fail(&breaker, 1);
         tokio::time::advance(OPEN_FOR).await;
-        let hasty = breaker.admit(LITTLE).unwrap();
-        assert!(breaker.admit(LITTLE).is_none(), "one of them at a time");
+        let short = breaker.admit(SHORT).unwrap();
+        assert!(breaker.admit(SHORT).is_none(), "one of them at a time");
         let probe = breaker.admit(None).unwrap();
         assert!(breaker.admit(None).is_none());
-        drop(hasty);
+        drop(short);
         assert_eq!(state(&breaker), BreakerState::HalfOpen);
         assert!(
             breaker.admit(None).is_none(),
-            "the probe is still under way"
+            "the probe is still in flight"
         );
         probe.failed();
         assert_eq!(state(&breaker), BreakerState::Open);
 
-        // Where nobody has the time, they find out as well.
+        // Calls with short deadlines alone can close it, too.
         tokio::time::advance(OPEN_FOR).await;
         for _ in 0..PROBES {
-            breaker.admit(LITTLE).unwrap().succeeded();
+            breaker.admit(SHORT).unwrap().succeeded();
         }
         assert_eq!(state(&breaker), BreakerState::Closed);
     }
@@ -377,7 +378,7 @@ mod tests {
         assert_eq!(state(&breaker), BreakerState::HalfOpen);
         assert!(
             breaker.admit(None).is_none(),
-            "the probe is still under way"
+            "the probe is still in flight"
         );
         probe.failed();
         assert_eq!(state(&breaker), BreakerState::Open);

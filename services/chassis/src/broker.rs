@@ -1,11 +1,10 @@
 //! The connections to RabbitMQ, one to publish and one to consume: supervised, and reconnected with a bounded
 //! backoff for as long as the service runs; and the [`Publisher`] on them.
 //!
-//! Two, because a broker that is short of memory or disk stops reading from connections that publish: the
-//! acknowledgements that would relieve it must not wait behind. A message that the broker rejects ends the channel that
-//! it came on ([`PublishError::Rejected`]): the next message opens another one, and neither the connections nor the
-//! consumer are touched. With the pattern `confirms` off nothing that
-//! is published is waited for, and what the broker returns or refuses is noticed by nobody.
+//! Two, because a broker that is short of memory or disk stops reading from connections that publish: the acknowledgements
+//! that would relieve it must not wait behind. A message that the broker rejects closes its channel
+//! ([`PublishError::Rejected`]): the next message opens another one, and the connections and the consumer are unaffected.
+//! With the pattern `confirms` off publishing waits for no answer, and what the broker returns or refuses goes unnoticed.
 //!
 //! Left out: consuming (`consumer`), and any name of a queue (`shared_events::topology`).
 
@@ -41,11 +40,11 @@ use crate::readiness::Health;
 
 /// Connecting and declaring may take this long before it counts as failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A broker that reads nothing can't be told goodbye.
+/// A broker that reads nothing takes no close frame either.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the supervisor looks at the connection besides listening to its events.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// AMQP: what is declared exists with other arguments.
+/// How often the supervisor checks the connections besides listening to their events.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// AMQP: the declared queue or exchange exists with other arguments.
 const PRECONDITION_FAILED: u16 = 406;
 /// AMQP: persistent.
 const DELIVERY_MODE_PERSISTENT: u8 = 2;
@@ -59,7 +58,7 @@ pub struct Broker {
     service: &'static str,
 }
 
-/// A pair of connections, for as long as both last.
+/// A pair of connections, for as long as both are open.
 #[derive(Clone)]
 pub(crate) struct Session {
     publisher: Arc<Connection>,
@@ -75,28 +74,28 @@ pub(crate) struct Session {
     blocked: watch::Receiver<bool>,
 }
 
-/// Why an event is not known to be in its queue.
+/// Why an event isn't known to be in its queue.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// There was no connection, or no confirm, in time. The event may be in the queue all the same.
     #[error("no confirm from the broker within {} ms", .0.as_millis())]
     TimedOut(Duration),
-    /// The broker said no: the queue is at its bound.
+    /// The broker refused it: the queue is full.
     #[error("the broker refused the event (its queue is full)")]
     Refused,
-    /// The broker closed the channel because of a message that it never takes, however often it is sent: one that is too
-    /// large, say. It was this one where no other was under way on the channel. Or it can't be written at all.
+    /// The broker closed the channel because of a message that it will never take, for example one that is too large. It was
+    /// this one if no other was in flight on the channel. Or it can't be encoded at all.
     #[error("the broker rejected the event: {0}")]
     Rejected(String),
     /// No queue takes this routing key.
     #[error("no queue is bound for routing key {0:?}")]
     Unroutable(String),
-    /// The connection broke on the way. The event may be in the queue all the same.
+    /// The connection broke. The event may be in the queue all the same.
     #[error("the broker connection failed: {0}")]
     Connection(#[from] lapin::Error),
 }
 
-/// What the broker says of a message, and not of the connection, the exchange or the user.
+/// Whether the broker's error is about a message, and not about the connection, the exchange or the user.
 fn is_rejection(error: &lapin::Error) -> bool {
     let lapin::ErrorKind::ProtocolError(error) = error.kind() else {
         return false;
@@ -107,8 +106,8 @@ fn is_rejection(error: &lapin::Error) -> bool {
     )
 }
 
-/// Of an error while a message was sent on a channel that was open.
-fn of_message(error: lapin::Error) -> PublishError {
+/// The error of publishing a message on a channel that was open.
+fn publish_error(error: lapin::Error) -> PublishError {
     if is_rejection(&error) {
         PublishError::Rejected(error.to_string())
     } else {
@@ -157,7 +156,7 @@ pub async fn connect(
         }
         let last = sender.send_replace(None);
         if let Some(session) = last {
-            // The process ends: the broker would notice anyway, this way its log is clean.
+            // The process ends: closed properly, the connections leave no error in the broker's log.
             session.close("closing").await;
         }
         Ok(())
@@ -165,7 +164,7 @@ pub async fn connect(
     sessions
         .wait_for(Option::is_some)
         .await
-        .context("stopped before the broker was in reach")?;
+        .context("stopped before the broker was reachable")?;
     Ok(broker)
 }
 
@@ -209,14 +208,14 @@ impl Broker {
             match tokio::time::timeout(CONNECT_TIMEOUT, self.open(topologies, blocked)).await {
                 Ok(Ok(session)) => {
                     delays = backoff();
-                    info!("broker in reach");
+                    info!("broker reachable");
                     health.send_replace(true);
                     sessions.send_replace(Some(session.clone()));
                     let reason = until_lost(&session, &block, &health).await;
                     health.send_replace(false);
                     sessions.send_replace(None);
                     warn!(reason, "broker lost");
-                    // Where only one of them was lost, nobody must stay on the other.
+                    // If only one of them was lost, the other must not stay in use.
                     session.close("reconnecting").await;
                 }
                 Ok(Err(error)) if error.is::<OtherArguments>() => {
@@ -225,10 +224,10 @@ impl Broker {
                         "the broker refuses a declaration"
                     );
                 }
-                Ok(Err(error)) => warn!(error = format!("{error:#}"), "broker still away"),
+                Ok(Err(error)) => warn!(error = format!("{error:#}"), "broker still unreachable"),
                 Err(_) => warn!("broker does not answer"),
             }
-            tokio::time::sleep(delays.next().unwrap_or(LOOK_INTERVAL)).await;
+            tokio::time::sleep(delays.next().unwrap_or(CHECK_INTERVAL)).await;
         }
     }
 
@@ -287,10 +286,10 @@ impl Session {
         self.consumer.create_channel().await
     }
 
-    /// Publishes a message in the place of one that is acknowledged then, as soon as the broker takes messages.
+    /// Publishes a message with no other in flight on its channel, as soon as the broker takes messages.
     ///
-    /// One at a time, on a channel of their own: what the broker sends back carries no number, so where several
-    /// are under way the client can't tell which one it was.
+    /// A message that the broker returns carries no number, and a rejection closes the channel: with several in flight the
+    /// client can't tell which one it was.
     pub(crate) async fn hand_over(
         &self,
         exchange: &str,
@@ -311,8 +310,8 @@ impl Session {
         Ok(channel.clone())
     }
 
-    /// Replaces a channel that the broker has closed. The streams are declared again, as the reason may be that an exchange
-    /// was deleted.
+    /// Replaces a channel that the broker has closed. The streams are declared again, as the reason may be a deleted
+    /// exchange.
     async fn open_again(&self, channel: &mut Channel) -> Result<(), lapin::Error> {
         if !channel.status().connected() {
             *channel = open_channel(&self.publisher, self.topologies, self.confirms).await?;
@@ -320,16 +319,16 @@ impl Session {
         Ok(())
     }
 
-    /// Resolves while the broker takes messages: at once in good weather.
+    /// Resolves while the broker takes messages: at once unless it blocks publishers.
     async fn unblocked(&self) {
         let mut blocked = self.blocked.clone();
-        // An error means that the session is over; whoever publishes next is told.
+        // An error means that the session is over; the next publish fails.
         let _ = blocked.wait_for(|blocked| !blocked).await;
     }
 
     async fn close(&self, reason: &str) {
         let close = async {
-            // A connection that is lost already has nothing to say to that.
+            // On a connection that is lost already this fails, which changes nothing.
             let _ = self.consumer.close(200, reason.into()).await;
             let _ = self.publisher.close(200, reason.into()).await;
         };
@@ -339,14 +338,14 @@ impl Session {
     }
 }
 
-/// Returns with the reason when a connection is gone. A channel that the broker closed is an event of its connection, too:
-/// whoever uses it opens another one. While the broker blocks publishers (memory or disk alarm), the dependency counts as
+/// Returns with the reason when a connection is lost. A channel that the broker closed is an event of its connection, too:
+/// the next publish opens another one. While the broker blocks publishers (memory or disk alarm), the dependency counts as
 /// unreachable.
 async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &Health) -> String {
     let events = session.publisher.events_listener();
     let consumer_events = session.consumer.events_listener();
     tokio::pin!(events, consumer_events);
-    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -374,7 +373,7 @@ async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &H
                 Some(_) => {}
                 None => return "the connection was dropped".to_owned(),
             },
-            _ = looks.tick() => {
+            _ = checks.tick() => {
                 let connections = [&session.publisher, &session.consumer];
                 if !connections.iter().all(|connection| connection.status().connected()) {
                     return "a connection is closed".to_owned();
@@ -384,7 +383,7 @@ async fn until_lost(session: &Session, blocked: &watch::Sender<bool>, health: &H
     }
 }
 
-/// Something in the broker was declared differently: by an older version, or by hand.
+/// A queue or exchange was declared with other arguments: by an older version, or by hand.
 #[derive(Debug, thiserror::Error)]
 #[error("the {kind} `{name}` {}", topology::OTHER_ARGUMENTS)]
 struct OtherArguments {
@@ -395,7 +394,7 @@ struct OtherArguments {
 }
 
 impl OtherArguments {
-    /// Names what it is where the broker refused a declaration because of it.
+    /// Names the queue or exchange if the broker refused a declaration because of it.
     fn explain(error: lapin::Error) -> anyhow::Error {
         let lapin::ErrorKind::ProtocolError(refusal) = error.kind() else {
             return error.into();
@@ -418,8 +417,8 @@ impl OtherArguments {
     }
 }
 
-/// Declares one stream. Repeating it changes nothing; other arguments than before are an error of the
-/// broker's (406), which the supervisor logs and tries again: an operator has to decide.
+/// Declares one stream. Repeating it changes nothing; other arguments than before are an error of the broker's (406), which
+/// the supervisor logs and retries: an operator has to decide.
 pub(crate) async fn declare(channel: &Channel, topology: Topology) -> Result<(), lapin::Error> {
     for exchange in topology.exchanges() {
         let kind = match exchange.kind {
@@ -468,8 +467,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Returns once the broker has the event on a majority of its disks. While the connection is known to be
-    /// lost it waits for the next one, all within `AMQP_PUBLISH_TIMEOUT_MS`.
+    /// Returns once the broker has the event on a majority of its disks. While the connection is lost it waits for the next
+    /// one, all within `AMQP_PUBLISH_TIMEOUT_MS`.
     ///
     /// # Errors
     /// See [`PublishError`]; for two of its kinds the event may be in the queue all the same.
@@ -479,7 +478,7 @@ impl Publisher {
             .await
     }
 
-    /// The same, for an event that was encoded before.
+    /// The same, for an encoded event.
     pub(crate) async fn publish_encoded(
         &self,
         id: Uuid,
@@ -499,7 +498,7 @@ impl Publisher {
         self.in_time(sent).await
     }
 
-    /// The same, with no other message under way on its channel: what the broker answers is about this one.
+    /// The same, with no other message in flight on its channel: the broker's answer is about this one.
     pub(crate) async fn publish_alone(
         &self,
         id: Uuid,
@@ -526,7 +525,7 @@ impl Publisher {
         Ok(session)
     }
 
-    /// Bounds what sends an event, and counts what became of it.
+    /// Bounds the publishing of an event, and counts its outcome.
     async fn in_time(
         &self,
         sent: impl Future<Output = Result<(), PublishError>>,
@@ -546,7 +545,7 @@ impl Publisher {
 
     fn properties(&self, id: Uuid, event_type: &str) -> Result<BasicProperties, PublishError> {
         let mut headers = FieldTable::default();
-        self.broker.traces().send_with(&mut headers);
+        self.broker.traces().inject(&mut headers);
         Ok(BasicProperties::default()
             .with_content_type(CONTENT_TYPE.into())
             .with_message_id(id.to_string().into())
@@ -555,7 +554,7 @@ impl Publisher {
     }
 
     /// Resolves as soon as there is a connection that takes messages, or the service closes.
-    pub(crate) async fn in_reach(&self) {
+    pub(crate) async fn wait_until_reachable(&self) {
         if let Some(session) = self.broker.session().await {
             session.unblocked().await;
         }
@@ -569,7 +568,7 @@ impl Publisher {
 /// Publishes one message, persistent and mandatory; confirmed where the channel is in confirm mode.
 ///
 /// # Errors
-/// See [`PublishError`]; how long it may take is the caller's to bound.
+/// See [`PublishError`]; the caller bounds the time.
 pub async fn send(
     channel: &Channel,
     exchange: &str,
@@ -581,7 +580,7 @@ pub async fn send(
     confirmed(written, routing_key).await
 }
 
-/// A text as AMQP has it in routing keys and properties: at most 255 bytes. The client would panic at a longer one.
+/// A routing key or property as AMQP has it: at most 255 bytes. The client would panic at a longer one.
 fn short(what: &str, text: &str) -> Result<ShortString, PublishError> {
     ShortString::try_new(text)
         .map_err(|_| PublishError::Rejected(format!("its {what} has more than 255 bytes")))
@@ -607,17 +606,17 @@ async fn write(
             properties.with_delivery_mode(DELIVERY_MODE_PERSISTENT),
         )
         .await
-        .map_err(of_message)
+        .map_err(publish_error)
 }
 
 async fn confirmed(written: PublisherConfirm, routing_key: &str) -> Result<(), PublishError> {
-    match written.await.map_err(of_message)? {
-        // The broker confirms what it can't route, too; it says so by sending it back.
-        // What was sent back hangs on whichever answer comes next.
+    match written.await.map_err(publish_error)? {
+        // The broker confirms a message that it can't route, too, and returns it first. The client attaches the returned
+        // message to the next answer.
         Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
             Err(PublishError::Unroutable(routing_key.to_owned()))
         }
-        // The channel is not in confirm mode: nobody will ever say.
+        // The channel is not in confirm mode: no answer will come.
         Confirmation::Ack(None) | Confirmation::NotRequested => Ok(()),
         Confirmation::Nack(None) => Err(PublishError::Refused),
     }

@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::environment::{ConfigError, Env};
 use crate::patterns::{Pattern, Switch};
 
-/// What each service has, whatever it does.
+/// The configuration that every service has.
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
     /// `OPS_ADDR`: health, readiness and metrics.
@@ -25,12 +25,12 @@ pub struct ServiceConfig {
     pub otlp_endpoint: Option<String>,
     /// `OTEL_TRACES_SAMPLER`: which of the traces that begin here are sampled. A caller's decision is always kept.
     pub traces_sampler: Sampler,
-    /// `STARTUP_TIMEOUT_SECONDS`: how long dependencies may take to answer before the process gives up.
+    /// `STARTUP_TIMEOUT_SECONDS`: how long the start may wait for dependencies before the process exits.
     pub startup_timeout: Duration,
-    /// `SHUTDOWN_DELAY_MS`: how long readiness says `draining` before anything is refused, so that whoever
-    /// balances over replicas has seen it.
+    /// `SHUTDOWN_DELAY_MS`: how long readiness is `draining` before connections are refused, so that load balancers have
+    /// seen it.
     pub shutdown_delay: Duration,
-    /// `SHUTDOWN_GRACE_SECONDS`: how long running work may take to finish.
+    /// `SHUTDOWN_GRACE_SECONDS`: how long work in flight may take to finish.
     pub shutdown_grace: Duration,
     /// `AGORA_PATTERN_GRACEFUL_SHUTDOWN`.
     pub graceful_shutdown: Switch,
@@ -73,8 +73,8 @@ impl ServiceConfig {
     }
 }
 
-/// As OpenTelemetry's environment variables say it; only those that keep to the caller's decision, as a trace of which
-/// some services keep their part and others don't is of no use.
+/// By OpenTelemetry's environment variables; only the samplers that keep the caller's decision, as a trace that some services
+/// sample and others don't is of no use.
 fn traces_sampler(env: &Env) -> Result<Sampler, ConfigError> {
     const VARIABLE: &str = "OTEL_TRACES_SAMPLER";
     const EXPECTED: &str =
@@ -115,11 +115,11 @@ pub struct HttpConfig {
     pub max_body_bytes: usize,
     /// `HTTP_TIMEOUT_MS`: a request that takes longer is answered with 503.
     pub timeout: Duration,
-    /// `HTTP_MAX_CONNECTIONS`: what connects beyond them waits until one ends.
+    /// `HTTP_MAX_CONNECTIONS`: further ones wait until one ends.
     pub max_connections: usize,
-    /// `HTTP_MAX_IN_FLIGHT`: requests that a lane works on at the same time.
+    /// `HTTP_MAX_IN_FLIGHT`: the concurrency limit of each route group.
     pub max_in_flight: usize,
-    /// `HTTP_MAX_WAIT_MS`: how long a request may wait for its place, until it is answered with 503.
+    /// `HTTP_MAX_WAIT_MS`: how long a request may wait for a slot, until it is answered with 503.
     pub max_wait: Duration,
     /// `AGORA_PATTERN_LOAD_SHEDDING`.
     pub load_shedding: Switch,
@@ -194,15 +194,15 @@ impl BrokerConfig {
     }
 }
 
-/// How the trace of whoever sent a message and the trace of whoever takes it hang together.
+/// How the trace of a message's consumer is related to that of its producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageTraces {
-    /// The consumer's span is a child of the sender's.
+    /// The consumer's span is a child of the producer's.
     Parent,
-    /// The consumer's span begins a trace, and links to the sender's.
+    /// The consumer's span begins a trace, and links to the producer's.
     Link,
     /// Each side begins a trace of its own: the pattern is off.
-    Apart,
+    Separate,
 }
 
 impl MessageTraces {
@@ -226,7 +226,7 @@ impl MessageTraces {
         };
         Ok(match env.switch(Pattern::TracePropagation)? {
             Switch::On => relation,
-            Switch::Off => Self::Apart,
+            Switch::Off => Self::Separate,
         })
     }
 
@@ -234,7 +234,7 @@ impl MessageTraces {
     pub fn switch(self) -> Switch {
         match self {
             Self::Parent | Self::Link => Switch::On,
-            Self::Apart => Switch::Off,
+            Self::Separate => Switch::Off,
         }
     }
 }
@@ -242,14 +242,14 @@ impl MessageTraces {
 /// Consuming a stream.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
-    /// `AMQP_PREFETCH`: messages that the broker hands out ahead, unacknowledged; at least as many as are handled at the
+    /// `AMQP_PREFETCH`: messages that the broker delivers ahead, unacknowledged; at least as many as are handled at the
     /// same time, `AMQP_CONCURRENCY` × `AMQP_BATCH_SIZE`, which is also its default.
     pub prefetch: u16,
     /// `AMQP_CONCURRENCY`: transactions of messages at the same time, each on a database connection of its own.
     pub concurrency: usize,
     /// `AMQP_BATCH_SIZE`: the most messages that are handled in one transaction.
     pub batch_size: usize,
-    /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are remembered; [`INBOX_WINDOW`] or longer.
+    /// `INBOX_WINDOW_HOURS`: how long the ids of applied events are kept; [`INBOX_WINDOW`] or longer.
     pub inbox_window: Duration,
     /// `AGORA_PATTERN_INBOX`.
     pub inbox: Switch,
@@ -272,7 +272,7 @@ impl ConsumerConfig {
             env.number("INBOX_WINDOW_HOURS", window_hours, window_hours..=24 * 365)?;
         let concurrency = env.number("AMQP_CONCURRENCY", 4, 1..=100)?;
         let batch_size = env.number("AMQP_BATCH_SIZE", 50, 1..=100)?;
-        // What isn't handed out can't be handled.
+        // A message that isn't prefetched can't be handled.
         let at_once = concurrency * batch_size;
         Ok(Self {
             prefetch: env.number("AMQP_PREFETCH", at_once, at_once..=10_000)? as u16,
@@ -286,16 +286,16 @@ impl ConsumerConfig {
     }
 }
 
-/// Publishing what a transaction decided.
+/// Publishing the events of transactions.
 #[derive(Debug, Clone)]
 pub struct OutboxConfig {
     /// `OUTBOX_BATCH_SIZE`: the most events that the relay publishes in one transaction.
     pub batch_size: u32,
     /// `OUTBOX_POLL_INTERVAL_MS`: how long an event may wait whose notification was lost.
     pub poll_interval: Duration,
-    /// `OUTBOX_MAX_REJECTIONS`: after so many tries an event that the broker rejects is parked.
+    /// `OUTBOX_MAX_REJECTIONS`: after this many attempts an event that the broker rejects is parked.
     pub max_rejections: u32,
-    /// `OUTBOX_RETENTION_MINUTES`: how long a published row stays, for whoever wants to look.
+    /// `OUTBOX_RETENTION_MINUTES`: how long a published row is kept.
     pub retention: Duration,
     /// `AGORA_PATTERN_OUTBOX`.
     pub outbox: Switch,
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_relation_is_parent_unless_said_otherwise_and_nonsense_is_refused() {
+    fn the_relation_is_parent_by_default_and_nonsense_is_refused() {
         let read = |relation, pattern| {
             MessageTraces::read(&Env::from_pairs([
                 ("AGORA_TRACE_RELATION", relation),
@@ -407,7 +407,7 @@ mod tests {
         };
         assert_eq!(read("", ""), Ok(MessageTraces::Parent));
         assert_eq!(read("link", "on"), Ok(MessageTraces::Link));
-        assert_eq!(read("link", "off"), Ok(MessageTraces::Apart));
+        assert_eq!(read("link", "off"), Ok(MessageTraces::Separate));
         let text = read("child", "").unwrap_err().to_string();
         assert_eq!(
             text,

@@ -1,13 +1,14 @@
-//! Taking HTTP connections, and letting go of them without breaking a request.
+//! Accepting HTTP connections, and closing them without breaking a request.
 //!
-//! Whoever keeps connections open, as a gateway does, may send its next request at the very moment at which they are
-//! closed; nobody can tell then whether it was seen, and an order without an `Idempotency-Key` must not be sent twice.
-//! So the service first takes no new connections (who is refused has sent nothing, and goes to another replica), serves
-//! the open ones for a moment more, and ends each with an answer that says `Connection: close`. What was not used for
-//! that moment is closed at its end.
+//! A client that keeps connections open, as a gateway does, may send its next request at the moment they are closed; then it
+//! can't know whether the request was processed, and an order without an `Idempotency-Key` must not be sent twice. So the
+//! service first accepts no new connections (a refused client has sent nothing, and uses another replica), serves the open
+//! ones for a moment more, and ends each with an answer that has `Connection: close`. Connections that were idle for that
+//! moment are closed at its end.
 //!
-//! So many connections are open at once; whoever comes beyond them waits in the kernel's queue, whose length is bounded, too. One that
-//! says nothing is closed, so that nobody keeps the places of others by being silent. Left out: TLS and HTTP/2.
+//! The number of open connections is bounded; further ones wait in the kernel's queue, whose length is bounded, too. A
+//! connection without a request is closed after a time, so that idle clients don't use up the limit. Left out: TLS and
+//! HTTP/2.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,16 +24,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 /// How long open connections are served for after the last new one. Clients prefer the connection that they used last:
-/// one that lay idle for so long under load is not about to be used.
+/// one that was idle for so long under load is not about to be used.
 const LINGER: Duration = Duration::from_secs(1);
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// When the process has no descriptors left, an end of a connection helps, and trying at once doesn't.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// When the process has no file descriptors left, retrying at once doesn't help; the end of a connection does.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the head of a request may take, counted from the answer before it. Longer than the gateway keeps an idle connection (30 s): who
-/// sends must be the one who closes.
+/// How long the head of a request may take, counted from the answer before it. Longer than the gateway keeps an idle
+/// connection (30 s): the client must be the one that closes it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Serves `app` until `draining`, on `max_connections` at once, and returns when every request that came is answered.
+/// Serves `app` until `draining`, on `max_connections` at once, and returns when every request is answered.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,
@@ -40,16 +41,16 @@ pub(crate) async fn serve(
     draining: CancellationToken,
 ) {
     let connections = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(max_connections));
+    let slots = Arc::new(Semaphore::new(max_connections));
     let next = async || {
-        let place = Arc::clone(&places).acquire_owned().await;
-        (listener.accept().await, place)
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        (listener.accept().await, slot)
     };
     loop {
         tokio::select! {
-            // What the kernel has taken already is served first: it is reset when the listener goes.
+            // Connections that the kernel has accepted are served first: they are reset when the listener closes.
             biased;
-            (accepted, place) = next() => match accepted {
+            (accepted, slot) = next() => match accepted {
                 Ok((stream, _)) => {
                     let service = TowerToHyperService::new(app.clone());
                     let connection = http1::Builder::new()
@@ -58,14 +59,14 @@ pub(crate) async fn serve(
                         .serve_connection(TokioIo::new(stream), service);
                     let connection = connections.watch(connection);
                     tokio::spawn(async move {
-                        let _place = place;
+                        let _slot = slot;
                         if let Err(error) = connection.await {
-                            debug!(%error, "a connection broke off");
+                            debug!(%error, "a connection failed");
                         }
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "a connection could not be taken");
+                    warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -75,10 +76,10 @@ pub(crate) async fn serve(
     drop(listener);
     let all_ended = async {
         while connections.count() > 0 {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     };
-    // At the limit the idle ones are left, and requests that take longer; those are waited for.
+    // At the limit the idle ones are closed; requests that take longer are finished.
     let _ = tokio::time::timeout(LINGER, all_ended).await;
     connections.shutdown().await;
 }

@@ -1,18 +1,18 @@
-//! Consuming a stream: every message is acknowledged once its fate is settled, and none is dropped.
+//! Consuming a stream: every message is acknowledged once its outcome is durable, and none is dropped.
 //!
 //! An event is applied in one transaction together with its id (`inbox`) and with what follows from it
 //! (`outbox`); after the commit the message is acknowledged. Messages that wait already share a transaction, which
-//! saves most of the round trips and flushes. When one of them fails, all of it is rolled back, and each is handled
-//! alone, so that its failure is its own. What failed alone is looked up in [`crate::failure`]:
+//! saves most of the round trips and flushes. When one of them fails, the transaction is rolled back, and each is handled
+//! alone, so that one failure affects one message. A failure's kind ([`crate::failure`]) decides:
 //!
 //! | failure | pattern on | off |
 //! |---|---|---|
-//! | transient (`retry`) | to the next retry tier; after the last it is dead, `retries_exhausted` | dead at once |
-//! | permanent (`dead_letter`) | dead at once, with the reason | handed to the handler again, for ever |
+//! | transient (`retry`) | to the next retry tier; after the last it is dead-lettered, `retries_exhausted` | dead-lettered at once |
+//! | permanent (`dead_letter`) | dead-lettered at once, with the reason | handed to the handler again, for ever |
 //!
 //! A retry or a dead letter is published with a confirm *before* the original is acknowledged: a crash in
-//! between makes a duplicate, never a loss. While the broker has no room for it, or is slow, it is tried again; when the
-//! channel breaks, the broker hands the message out again. Left out: what an event means.
+//! between makes a duplicate, never a loss. While the broker has no room for it, or is slow, it is retried; when the
+//! channel breaks, the broker redelivers the message. Left out: what an event means.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -52,7 +52,7 @@ use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
 use crate::telemetry::{self, Message, message_span};
 
-/// A handler that takes longer is stuck: its message is tried again later.
+/// A handler that takes longer has failed: its message is retried.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Settling (confirm and acknowledge) may take this long before the channel counts as broken.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,9 +74,9 @@ pub trait Handler: Send + Sync + 'static {
         work: &mut UnitOfWork<'_>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// An event that was applied before came again. That happens when a message is delivered twice, and when somebody sends
-    /// it again because the answer to it was lost: an answer is said again ([`UnitOfWork::say_again`]), and nothing else
-    /// is done. By default nothing at all.
+    /// An event that was applied before was delivered again. That happens when a message is delivered twice, and when its
+    /// producer publishes it again because the answer to it was lost: the answer is published again
+    /// ([`UnitOfWork::republish`]), and nothing else is done. By default nothing at all.
     fn repeat(
         &self,
         _event: &Event,
@@ -85,20 +85,21 @@ pub trait Handler: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// A number for what the event contends for with those of other orders, if anything. The events of a transaction
-    /// are applied in the order of it, then of their subjects: who locks in the same order never waits crosswise.
-    fn contends_for(&self, _event: &Event) -> i64 {
+    /// Orders the locks that applying events takes, where events of different subjects lock the same row. The events of a
+    /// transaction are applied in the order of this key, then of their subjects: transactions that lock in the same order
+    /// can't deadlock.
+    fn lock_key(&self, _event: &Event) -> i64 {
         0
     }
 }
 
-/// Why consuming has to begin anew on another channel.
+/// Why consuming stops, to start anew on another channel.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+enum ConsumeError {
     #[error("the broker cancelled the consumer")]
     Cancelled,
     #[error("the broker did not take a message or an acknowledgement in time")]
-    Stuck,
+    TimedOut,
     #[error(transparent)]
     Broker(#[from] lapin::Error),
     #[error("failed to publish a retry or a dead letter: {0}")]
@@ -145,9 +146,9 @@ pub struct Consumer<H> {
     outbox: Outbox,
     handler: H,
     inbox: Inbox,
-    /// Where a transient failure waits, in this order.
+    /// The delays of a transient failure, in this order.
     tiers: &'static [RetryTier],
-    hopeless: Hopeless,
+    failure_policy: FailurePolicy,
     prefetch: u16,
     concurrency: usize,
     batch_size: usize,
@@ -155,29 +156,29 @@ pub struct Consumer<H> {
     draining: CancellationToken,
 }
 
-/// The tiers that a failed message passes before it is dead.
+/// The tiers that a failed message passes before it is dead-lettered.
 fn tiers(retry: Switch) -> &'static [RetryTier] {
     if retry.is_on() { &RETRY_TIERS } else { &[] }
 }
 
-/// What becomes of a message that can't be handled.
+/// What is done with a message that can't be handled.
 #[derive(Debug, Clone, Copy)]
-enum Hopeless {
-    /// It leaves the queue, and is kept with the reason.
+enum FailurePolicy {
+    /// It is dead-lettered, with the reason.
     DeadLetter,
-    /// It is handed out again, for ever.
+    /// It is handed to the handler again, for ever.
     ///
-    /// It stays in the consumer's hand meanwhile, as it would at the head of a queue. A `nack` would come to an
-    /// end: the broker counts deliveries, and has a limit of its own.
-    Requeue,
+    /// It stays with the consumer meanwhile, as it would at the head of a queue. A `nack` would end the loop: the broker
+    /// counts deliveries, and has a limit of its own.
+    Redeliver,
 }
 
-impl Hopeless {
+impl FailurePolicy {
     fn chosen(dead_letter: Switch) -> Self {
         if dead_letter.is_on() {
             Self::DeadLetter
         } else {
-            Self::Requeue
+            Self::Redeliver
         }
     }
 }
@@ -185,11 +186,11 @@ impl Hopeless {
 /// What became of a message.
 enum Outcome {
     Applied,
-    /// Applied before, and recognised.
+    /// Applied before, and skipped.
     Duplicate,
     Retried,
     Dead,
-    /// Not settled: handed out again.
+    /// Neither acknowledged nor published: handed to the handler again.
     Stuck,
 }
 
@@ -205,7 +206,7 @@ impl Outcome {
         }
     }
 
-    /// What a span says of it, if it is no success.
+    /// The error type in its span, unless it is a success.
     fn failure(&self) -> Option<&'static str> {
         match self {
             Self::Applied | Self::Duplicate => None,
@@ -214,19 +215,19 @@ impl Outcome {
     }
 }
 
-/// Where a failed message goes.
-enum Way {
+/// Where a failed message is published to, with the error's text.
+enum Disposition {
     Retry(RetryTier, String),
-    Death(DeadReason, String),
+    DeadLetter(DeadReason, String),
 }
 
-impl Way {
-    /// The span that it is sent there in, within the one of the attempt that failed.
+impl Disposition {
+    /// The span of publishing it there, a child of the failed attempt's.
     fn span(&self, copy: &Copy<'_>, delivery: &Delivery) -> Span {
         let id = delivery.properties.message_id().as_ref();
         let operation = match self {
             Self::Retry(..) => "retry",
-            Self::Death(..) => "dead_letter",
+            Self::DeadLetter(..) => "dead_letter",
         };
         let message = Message {
             destination: &copy.exchange,
@@ -258,7 +259,7 @@ impl<H: Handler> Consumer<H> {
         if config.inbox.is_on() {
             spawn_pruning(lifecycle, config.inbox_window, &database);
         }
-        // Connections of its own: requests that wait for one must not use up the retries of messages.
+        // Connections of its own: requests that wait for a connection must not use up the retries of messages.
         let pool = database.pool_of(config.concurrency as u32, &[]);
         lifecycle.metrics().pool("consumer", &pool);
         let outbox = outbox.on(pool);
@@ -270,7 +271,7 @@ impl<H: Handler> Consumer<H> {
             handler,
             inbox: Inbox::chosen(config.inbox),
             tiers: tiers(config.retry),
-            hopeless: Hopeless::chosen(config.dead_letter),
+            failure_policy: FailurePolicy::chosen(config.dead_letter),
             prefetch: config.prefetch,
             concurrency: config.concurrency,
             batch_size: config.batch_size,
@@ -279,7 +280,7 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Until the service drains. It may be dropped at any await, and run again: what isn't settled is handed out again then.
+    /// Runs until the service drains. It may be dropped at any await, and run again: what isn't acknowledged is redelivered.
     pub async fn run(&self) {
         let mut delays = backoff();
         while !self.draining.is_cancelled() {
@@ -291,8 +292,8 @@ impl<H: Handler> Consumer<H> {
             let started = Instant::now();
             let consumed = self.consume(&session).await;
             self.consuming.send_replace(false);
-            let Err(broken) = consumed else { return };
-            warn!(queue = self.topology.queue(), error = %broken, "consuming broke off");
+            let Err(failure) = consumed else { return };
+            warn!(queue = self.topology.queue(), error = %failure, "consuming failed: starting anew");
             if started.elapsed() > Duration::from_secs(30) {
                 delays = backoff();
             }
@@ -304,14 +305,14 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// One channel's life. `Ok` when the service drains: what was being handled is settled, what was only
-    /// prefetched goes back to the broker with the channel.
-    async fn consume(&self, session: &Session) -> Result<(), Broken> {
+    /// Consumes on one channel. `Ok` when the service drains: the messages in flight are settled, those only prefetched go
+    /// back to the broker with the channel.
+    async fn consume(&self, session: &Session) -> Result<(), ConsumeError> {
         let (channel, deliveries) = tokio::time::timeout(SETTLE_TIMEOUT, self.subscribe(session))
             .await
-            .map_err(|_| Broken::Stuck)??;
+            .map_err(|_| ConsumeError::TimedOut)??;
         self.consuming.send_replace(true);
-        // Whatever is there, and no waiting for more.
+        // What has arrived, without waiting for more.
         let mut deliveries = deliveries.ready_chunks(self.batch_size);
         let mut in_flight = FuturesUnordered::new();
         let mut alone = VecDeque::new();
@@ -326,29 +327,29 @@ impl<H: Handler> Consumer<H> {
                 () = self.draining.cancelled() => break,
                 Some(settled) = in_flight.next() => alone.extend(settled?),
                 batch = deliveries.next(), if in_flight.len() < self.concurrency => {
-                    let batch: Result<_, lapin::Error> = batch.ok_or(Broken::Cancelled)?.into_iter().collect();
+                    let batch: Result<_, lapin::Error> = batch.ok_or(ConsumeError::Cancelled)?.into_iter().collect();
                     in_flight.push(self.settle(session, batch?));
                 }
             }
         }
-        // Side by side: what is under way goes on, also where the broker is slow to answer.
+        // Concurrently: messages in flight go on, also while the broker is slow to answer.
         let tag = self.broker.service().into();
         let cancel = channel.basic_cancel(tag, BasicCancelOptions::default());
         let finish = async {
             while let Some(settled) = in_flight.next().await {
-                // What would have to be handled alone now goes back to the broker with the channel.
+                // A message that would have to be handled alone now goes back to the broker with the channel.
                 settled?;
             }
-            Ok::<_, Broken>(())
+            Ok::<_, ConsumeError>(())
         };
         let (cancelled, finished) =
             tokio::join!(tokio::time::timeout(SETTLE_TIMEOUT, cancel), finish);
         finished?;
-        cancelled.map_err(|_| Broken::Stuck)??;
+        cancelled.map_err(|_| ConsumeError::TimedOut)??;
         let close = channel.close(200, "draining".into());
         tokio::time::timeout(SETTLE_TIMEOUT, close)
             .await
-            .map_err(|_| Broken::Stuck)??;
+            .map_err(|_| ConsumeError::TimedOut)??;
         Ok(())
     }
 
@@ -357,7 +358,7 @@ impl<H: Handler> Consumer<H> {
         session: &Session,
     ) -> Result<(OwnChannel, lapin::Consumer), lapin::Error> {
         let channel = OwnChannel(session.consuming().await?);
-        // Again, as the queue may have been deleted since the connection was made.
+        // Declared again, as the queue may have been deleted since the connection was opened.
         declare(&channel, self.topology).await?;
         channel
             .basic_qos(self.prefetch, BasicQosOptions::default())
@@ -373,12 +374,12 @@ impl<H: Handler> Consumer<H> {
         Ok((channel, deliveries))
     }
 
-    /// Settles the messages of a slot; answers those that have to be handled alone, if their transaction failed.
+    /// Settles the messages of a slot; returns those that have to be handled alone, if their transaction failed.
     async fn settle(
         &self,
         session: &Session,
         mut deliveries: Vec<Delivery>,
-    ) -> Result<Vec<Delivery>, Broken> {
+    ) -> Result<Vec<Delivery>, ConsumeError> {
         if deliveries.len() > 1 {
             return self.settle_together(deliveries).await;
         }
@@ -388,7 +389,10 @@ impl<H: Handler> Consumer<H> {
         Ok(Vec::new())
     }
 
-    async fn settle_together(&self, deliveries: Vec<Delivery>) -> Result<Vec<Delivery>, Broken> {
+    async fn settle_together(
+        &self,
+        deliveries: Vec<Delivery>,
+    ) -> Result<Vec<Delivery>, ConsumeError> {
         let (mut together, mut messages, mut alone) = (Vec::new(), Vec::new(), Vec::new());
         for delivery in deliveries {
             match self.read(&delivery) {
@@ -396,7 +400,7 @@ impl<H: Handler> Consumer<H> {
                     messages.push((event, self.span(&delivery)));
                     together.push(delivery);
                 }
-                // Read once more, and given up, by itself.
+                // Read once more, and dead-lettered, by itself.
                 Err(_) => alone.push(delivery),
             }
         }
@@ -404,15 +408,15 @@ impl<H: Handler> Consumer<H> {
             return Ok(alone);
         }
         tokio::select! {
-            () = self.database.in_reach() => {}
-            // Unsettled: the broker hands them out again, here or elsewhere.
+            () = self.database.wait_until_reachable() => {}
+            // Unsettled: the broker redelivers them, here or elsewhere.
             () = self.draining.cancelled() => return Ok(Vec::new()),
         }
         let started = Instant::now();
         let outcomes = match self.apply(&messages).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                debug!(%error, messages = messages.len(), "a batch failed: each is handled alone");
+                debug!(%error, messages = messages.len(), "a batch failed: each message is handled alone");
                 for (_, span) in &messages {
                     telemetry::fail(span, "rolled_back");
                 }
@@ -421,9 +425,9 @@ impl<H: Handler> Consumer<H> {
             }
         };
         let queue = self.topology.queue();
-        // What each of them took of the time they shared.
+        // Each one's share of the time.
         let share = started.elapsed() / outcomes.len() as u32;
-        // Side by side, so that they go out together.
+        // Concurrently, so that the acknowledgements go out together.
         try_join_all(together.iter().zip(&messages).zip(outcomes).map(
             async |((delivery, (_, span)), outcome)| {
                 crash_point("consumer.before_ack");
@@ -432,30 +436,34 @@ impl<H: Handler> Consumer<H> {
                 self.broker
                     .metrics()
                     .processed(&queue, outcome.name(), share, trace);
-                Ok::<_, Broken>(())
+                Ok::<_, ConsumeError>(())
             },
         ))
         .await?;
         Ok(alone)
     }
 
-    async fn settle_alone(&self, session: &Session, delivery: Delivery) -> Result<(), Broken> {
+    async fn settle_alone(
+        &self,
+        session: &Session,
+        delivery: Delivery,
+    ) -> Result<(), ConsumeError> {
         let queue = self.topology.queue();
         loop {
             tokio::select! {
-                () = self.database.in_reach() => {}
-                // Unsettled: the broker hands it out again, here or elsewhere.
+                () = self.database.wait_until_reachable() => {}
+                // Unsettled: the broker redelivers it, here or elsewhere.
                 () = self.draining.cancelled() => return Ok(()),
             }
-            // One for each attempt: what is handed out for ever would never end its own.
+            // One for each attempt: that of a message that is redelivered for ever would never end.
             let span = self.span(&delivery);
             let started = Instant::now();
             let attempt = self.attempt(session, &delivery).instrument(span.clone());
             let outcome = match attempt.await {
                 Ok(outcome) => outcome,
-                Err(broken) => {
+                Err(failure) => {
                     telemetry::fail(&span, "broken_channel");
-                    return Err(broken);
+                    return Err(failure);
                 }
             };
             let trace = telemetry::sampled_trace(&span);
@@ -476,7 +484,7 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// The span that a message is handled in, tied to the one that it was sent in.
+    /// The span of handling a message, with the relation to the sender's that is configured.
     fn span(&self, delivery: &Delivery) -> Span {
         let id = delivery.properties.message_id().as_ref();
         let message = Message {
@@ -486,12 +494,16 @@ impl<H: Handler> Consumer<H> {
         };
         let span = message_span("process", &message);
         let traces = self.broker.traces();
-        traces.take_up(&span, &mut headers_of(delivery));
+        traces.extract(&span, &mut headers_of(delivery));
         span
     }
 
     /// Handles a message once, and settles it unless it is stuck.
-    async fn attempt(&self, session: &Session, delivery: &Delivery) -> Result<Outcome, Broken> {
+    async fn attempt(
+        &self,
+        session: &Session,
+        delivery: &Delivery,
+    ) -> Result<Outcome, ConsumeError> {
         let outcome = match self.handle(delivery).await {
             Ok(outcome) => {
                 crash_point("consumer.before_ack");
@@ -500,14 +512,14 @@ impl<H: Handler> Consumer<H> {
             Err(failure) => {
                 let message_headers = headers_of(delivery);
                 let attempts = attempts_so_far(&message_headers) + 1;
-                match (self.way(failure, attempts), self.hopeless) {
-                    (Way::Death(reason, error), Hopeless::Requeue) => {
-                        debug!(%reason, error, "event handed out again");
+                match (self.disposition(failure, attempts), self.failure_policy) {
+                    (Disposition::DeadLetter(reason, error), FailurePolicy::Redeliver) => {
+                        debug!(%reason, error, "event redelivered");
                         return Ok(Outcome::Stuck);
                     }
-                    (way, _) => {
-                        let copy = self.copy(delivery, message_headers, attempts, &way);
-                        let span = way.span(&copy, delivery);
+                    (disposition, _) => {
+                        let copy = self.copy(delivery, message_headers, attempts, &disposition);
+                        let span = disposition.span(&copy, delivery);
                         let sent = self.hand_over(session, copy).instrument(span.clone());
                         match sent.await {
                             Ok(true) => {}
@@ -515,13 +527,13 @@ impl<H: Handler> Consumer<H> {
                                 telemetry::fail(&span, "stuck");
                                 return Ok(Outcome::Stuck);
                             }
-                            Err(broken) => {
+                            Err(failure) => {
                                 telemetry::fail(&span, "broken_channel");
-                                return Err(broken);
+                                return Err(failure);
                             }
                         }
                         crash_point("consumer.before_retry_ack");
-                        self.count(way)
+                        self.count(disposition)
                     }
                 }
             }
@@ -549,7 +561,7 @@ impl<H: Handler> Consumer<H> {
         Ok(Event::decode(&delivery.data)?)
     }
 
-    /// What became of each, unless their transaction failed or took too long.
+    /// The outcome of each, unless their transaction failed or took too long.
     async fn apply(&self, messages: &[(Event, Span)]) -> Result<Vec<Outcome>, Failure> {
         tokio::time::timeout(HANDLER_TIMEOUT, self.apply_in_time(messages))
             .await
@@ -561,7 +573,7 @@ impl<H: Handler> Consumer<H> {
             })
     }
 
-    /// The events' ids, their effects and what follows from them, in one transaction.
+    /// Records the events' ids, their effects and the events that follow, in one transaction.
     async fn apply_in_time(&self, messages: &[(Event, Span)]) -> Result<Vec<Outcome>, Failure> {
         let mut work = self.outbox.begin().await?;
         let ids: Vec<_> = messages.iter().map(|(event, _)| event.id).collect();
@@ -571,11 +583,11 @@ impl<H: Handler> Consumer<H> {
             let chosen = messages.filter(|(_, new)| **new == chosen);
             let mut chosen: Vec<_> = chosen.map(|(message, _)| message).collect();
             chosen.sort_by_cached_key(|(event, _)| {
-                (self.handler.contends_for(event), event.subject.clone())
+                (self.handler.lock_key(event), event.subject.clone())
             });
             chosen
         };
-        // Each once, whatever stands in a batch twice.
+        // Each once, even if a batch has it twice.
         let mut handled = HashSet::new();
         for (event, span) in in_order(true) {
             let applied = async {
@@ -597,7 +609,7 @@ impl<H: Handler> Consumer<H> {
                 return Outcome::Applied;
             }
             let _entered = span.enter();
-            info!(event_id = %event.id, subject = event.subject, "delivered again: its effect is there already");
+            info!(event_id = %event.id, subject = event.subject, "duplicate: already applied");
             self.broker
                 .metrics()
                 .inbox_duplicate(&self.topology.queue());
@@ -606,23 +618,25 @@ impl<H: Handler> Consumer<H> {
         Ok(outcomes.collect())
     }
 
-    fn way(&self, failure: Failure, attempts: i64) -> Way {
+    fn disposition(&self, failure: Failure, attempts: i64) -> Disposition {
         match failure {
-            Failure::Permanent { reason, error } => Way::Death(reason, shortened(&error)),
+            Failure::Permanent { reason, error } => {
+                Disposition::DeadLetter(reason, shortened(&error))
+            }
             Failure::Transient(error) => match self.tiers.get(attempts as usize - 1) {
-                Some(tier) => Way::Retry(*tier, shortened(&error)),
-                None => Way::Death(DeadReason::RetriesExhausted, shortened(&error)),
+                Some(tier) => Disposition::Retry(*tier, shortened(&error)),
+                None => Disposition::DeadLetter(DeadReason::RetriesExhausted, shortened(&error)),
             },
         }
     }
 
-    /// The message as it goes on, and where to.
+    /// The message as it is published again, and its destination.
     fn copy<'a>(
         &self,
         delivery: &'a Delivery,
         mut table: FieldTable,
         attempts: i64,
-        way: &Way,
+        disposition: &Disposition,
     ) -> Copy<'a> {
         let routing_key = original_routing_key(delivery).to_owned();
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
@@ -631,18 +645,18 @@ impl<H: Handler> Consumer<H> {
         insert_text(&mut table, headers::FIRST_FAILED_AT, &first_failed_at);
         table.insert(headers::ATTEMPTS.into(), AMQPValue::LongLongInt(attempts));
         insert_text(&mut table, headers::ROUTING_KEY, &routing_key);
-        let (exchange, routing_key, error) = match way {
-            Way::Retry(tier, error) => {
+        let (exchange, routing_key, error) = match disposition {
+            Disposition::Retry(tier, error) => {
                 warn!(
                     attempts,
                     tier = tier.name,
                     error,
-                    "event failed: tried again later"
+                    "event failed: retried later"
                 );
                 (self.topology.retry_exchange(), tier.name.to_owned(), error)
             }
-            Way::Death(reason, error) => {
-                error!(attempts, %reason, error, "event given up: dead letter");
+            Disposition::DeadLetter(reason, error) => {
+                error!(attempts, %reason, error, "event dead-lettered");
                 insert_text(&mut table, headers::FAILED_AT, &now);
                 insert_text(&mut table, headers::CONSUMER, self.broker.service());
                 insert_text(&mut table, headers::REASON, reason.as_str());
@@ -659,12 +673,11 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Publishes a copy, again and again while the broker has no room for it or takes nothing: to give up the
-    /// channel instead would count as a delivery of every message that it holds. `false` when the service drains
-    /// first.
-    async fn hand_over(&self, session: &Session, mut copy: Copy<'_>) -> Result<bool, Broken> {
-        // The next attempt hangs on this span, and not on that of the first sender.
-        self.broker.traces().send_with(&mut copy.headers);
+    /// Publishes a copy, and retries while the broker has no room for it or doesn't answer: closing the channel instead
+    /// would count as a delivery of every message that it holds. `false` when the service drains first.
+    async fn hand_over(&self, session: &Session, mut copy: Copy<'_>) -> Result<bool, ConsumeError> {
+        // This span is the parent of the next attempt's, not that of the first sender.
+        self.broker.traces().inject(&mut copy.headers);
         for pause in backoff() {
             let sent = session.hand_over(
                 &copy.exchange,
@@ -676,11 +689,11 @@ impl<H: Handler> Consumer<H> {
             match tokio::time::timeout(SETTLE_TIMEOUT, sent).await {
                 Ok(Ok(())) => return Ok(true),
                 Ok(Err(PublishError::Refused)) => {
-                    warn!(exchange, "no room for the message: tried again");
+                    warn!(exchange, "no room for the message: retrying");
                 }
                 Ok(Err(error)) => return Err(error.into()),
-                // Perhaps it is there, and comes twice then: the inbox knows its id.
-                Err(_) => warn!(exchange, "the broker takes no messages: tried again"),
+                // It may have arrived, and is a duplicate then: the inbox has its id.
+                Err(_) => warn!(exchange, "the broker takes no messages: retrying"),
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -690,14 +703,14 @@ impl<H: Handler> Consumer<H> {
         Ok(false)
     }
 
-    fn count(&self, way: Way) -> Outcome {
+    fn count(&self, disposition: Disposition) -> Outcome {
         let queue = self.topology.queue();
-        match way {
-            Way::Retry(tier, _) => {
+        match disposition {
+            Disposition::Retry(tier, _) => {
                 self.broker.metrics().retried(&queue, tier.name);
                 Outcome::Retried
             }
-            Way::Death(reason, _) => {
+            Disposition::DeadLetter(reason, _) => {
                 self.broker.metrics().dead_letter(&queue, reason);
                 Outcome::Dead
             }
@@ -707,8 +720,8 @@ impl<H: Handler> Consumer<H> {
 
 /// A channel that is closed when it is dropped, at the latest.
 ///
-/// lapin closes one of which nothing is left, but keeps what consumes on it: where the answer to `basic.consume` was not
-/// waited for, it would go on taking messages that nobody reads.
+/// lapin closes a channel without handles, but keeps its consumers: if the answer to `basic.consume` was not awaited, the
+/// consumer would go on taking messages that nothing reads.
 struct OwnChannel(Channel);
 
 impl Deref for OwnChannel {
@@ -727,7 +740,7 @@ impl Drop for OwnChannel {
         if self.0.status().connected() {
             let channel = self.0.clone();
             runtime.spawn(async move {
-                // It is sent in any case, and the connection's supervisor looks after one that takes nothing.
+                // The frame is sent in any case; the supervisor replaces a connection that is dead.
                 let close = channel.close(200, "given up".into());
                 let _ = tokio::time::timeout(SETTLE_TIMEOUT, close).await;
             });
@@ -735,11 +748,11 @@ impl Drop for OwnChannel {
     }
 }
 
-async fn acknowledge(delivery: &Delivery) -> Result<(), Broken> {
+async fn acknowledge(delivery: &Delivery) -> Result<(), ConsumeError> {
     let acknowledged = delivery.acker.ack(BasicAckOptions::default());
     tokio::time::timeout(SETTLE_TIMEOUT, acknowledged)
         .await
-        .map_err(|_| Broken::Stuck)??;
+        .map_err(|_| ConsumeError::TimedOut)??;
     Ok(())
 }
 
@@ -747,7 +760,7 @@ fn headers_of(delivery: &Delivery) -> FieldTable {
     delivery.properties.headers().clone().unwrap_or_default()
 }
 
-/// A message that is given back, ready to be published.
+/// A failed message, ready to be published.
 struct Copy<'a> {
     exchange: String,
     routing_key: String,

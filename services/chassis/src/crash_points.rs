@@ -1,8 +1,7 @@
-//! Named places at which a test ends the process with SIGKILL, to show that whatever was under way there
-//! balances after a restart.
+//! Named places at which a test kills the process with SIGKILL, to show that the state is consistent after a restart.
 //!
 //! Compiled in only with the feature `crash-points`, which no service turns on; without it
-//! [`crash_point`] is an empty function. The places stand in the chassis, between the steps of a pattern,
+//! [`crash_point`] is an empty function. The places are in the chassis, between the steps of a pattern,
 //! never in a service's own code. `AGORA_CRASH_AT=outbox.before_mark:3` arms one: the third passing is fatal.
 
 /// Passes a named place; fatal if a test armed it.
@@ -16,7 +15,7 @@ pub fn crash_point(name: &str) {
     fail::fail_point!(name, |_| ());
 }
 
-/// Does nothing: there is nothing to arm in this build.
+/// Does nothing: this build has no crash points.
 #[cfg(not(feature = "crash-points"))]
 pub fn arm() {}
 
@@ -42,13 +41,13 @@ pub fn arm() {
     .expect("a callback can be set");
 }
 
-/// Not `abort`: nothing of the process may get a chance to act, as when the kernel runs out of memory.
+/// Not `abort`: nothing of the process may act any more, as when the kernel runs out of memory.
 #[cfg(feature = "crash-points")]
 fn kill_myself() {
     use rustix::process::{Signal, getpid, kill_process};
 
     kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
-    // The signal comes at once, and what called goes no further.
+    // The signal comes at once; the caller must go no further.
     loop {
         std::thread::park();
     }

@@ -1,10 +1,9 @@
-//! The service's own PostgreSQL database: a bounded pool, migrations, transactions, and a watcher that knows whether it
-//! is in reach.
+//! The service's own PostgreSQL database: a bounded pool, migrations, transactions, and a watcher of its reachability.
 //!
 //! A transaction begins with [`begin`] or [`begin_in_time`] and in no other way (`clippy.toml` refuses sqlx's own): they may
 //! be dropped at any moment without leaving a connection of the pool in an open transaction.
 //!
-//! Left out: queries; they stand in the handlers that need them.
+//! Left out: queries, which are in the handlers that need them.
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
@@ -29,18 +28,18 @@ use crate::finish::finished;
 use crate::lifecycle::Lifecycle;
 use crate::readiness::Health;
 
-/// The wait for a free connection of the pool; past it the caller is told that the database is away.
+/// The wait for a free connection of the pool; past it the caller gets an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// The server cuts a statement off after this, so that no connection is lost to one query.
+/// The server cancels a statement after this, so that no connection is lost to one query.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A pooled connection that lay idle for longer is asked whether it is alive before it is used again. Under load none
-/// does, and each transaction is spared a round trip; whatever restarts a database takes longer.
+/// A pooled connection that was idle for longer is pinged before it is used again. Under load none is, which saves each
+/// transaction a round trip; a restart of the database takes longer.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-/// How often the watcher asks, and how long an answer may take.
+/// How often the watcher pings, and how long an answer may take.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A pool, and whether the database behind it answers. Clones share both.
+/// A pool, and whether its database answers. Clones share both.
 #[derive(Clone)]
 pub struct Database {
     /// The pool.
@@ -51,7 +50,7 @@ pub struct Database {
 /// Waits for the database (the lifecycle bounds that), migrates it, and starts watching it.
 ///
 /// # Errors
-/// When the URL can't be used or a migration fails for another reason than the database being away.
+/// When the URL can't be used, or a migration fails for another reason than an unreachable database.
 pub async fn connect(
     lifecycle: &Lifecycle,
     config: &DatabaseConfig,
@@ -83,15 +82,15 @@ pub async fn connect(
 }
 
 impl Database {
-    /// Resolves as soon as the database answers: at once in good weather.
-    pub async fn in_reach(&self) {
+    /// Resolves as soon as the database answers: at once while it is reachable.
+    pub async fn wait_until_reachable(&self) {
         let mut reachable = self.reachable.clone();
-        // An error means that the watcher is gone: the service is closing, and nobody needs to wait.
+        // An error means that the watcher has ended: the service is closing.
         let _ = reachable.wait_for(|reachable| *reachable).await;
     }
 
-    /// Does something every so often, for as long as the service lives and whenever the database is in reach.
-    /// What fails is logged, and tried again the next time.
+    /// Runs a job at each interval, for as long as the service lives and whenever the database is reachable. A failure is
+    /// logged; the job runs again at the next interval.
     pub fn every<F>(
         &self,
         lifecycle: &Lifecycle,
@@ -109,12 +108,12 @@ impl Database {
             loop {
                 let done = async {
                     ticks.tick().await;
-                    database.in_reach().await;
+                    database.wait_until_reachable().await;
                     job().await
                 };
                 tokio::select! {
                     done = done => if let Err(error) = done {
-                        warn!(task = name, %error, "failed: tried again later");
+                        warn!(task = name, %error, "failed: retried later");
                     },
                     () = closing.cancelled() => return Ok(()),
                 }
@@ -122,23 +121,23 @@ impl Database {
         });
     }
 
-    /// Rings the bell for each `NOTIFY` on a channel, for as long as the service lives, and whenever it begins to listen
-    /// (again), for what was said before that. On a connection of its own, that stays. What is said while it is lost isn't
-    /// heard: whoever waits for the bell polls behind it.
+    /// Notifies `wake_up` for each `NOTIFY` on a channel, for as long as the service lives, and whenever it begins to listen
+    /// (again), for notifications before that. On a connection of its own that stays open. Notifications while that is lost
+    /// are lost, too: the waiting task has to poll besides.
     pub fn listen(
         &self,
         lifecycle: &Lifecycle,
         name: &'static str,
         channel: &'static str,
-        bell: Arc<Notify>,
+        wake_up: Arc<Notify>,
     ) {
         let (database, closing) = (self.clone(), lifecycle.closing());
         lifecycle.spawn_watcher(name, async move {
             let listen = async {
                 let mut delays = backoff();
                 loop {
-                    database.in_reach().await;
-                    match hear(&database.pool_of(1, &[]), channel, &bell).await {
+                    database.wait_until_reachable().await;
+                    match receive(&database.pool_of(1, &[]), channel, &wake_up).await {
                         Ok(()) => delays = backoff(),
                         Err(error) => debug!(channel, %error, "not listening: polling only"),
                     }
@@ -153,14 +152,14 @@ impl Database {
         });
     }
 
-    /// Another pool, with options of its own, for those who must not queue up behind requests.
+    /// Another pool, with options of its own, for work that must not queue behind requests.
     pub fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> PgPool {
         let connect = PgConnectOptions::clone(&self.pool.connect_options());
         pool_options(connections).connect_lazy_with(connect.options(options.iter().copied()))
     }
 }
 
-/// What all pools have in common; public for the benchmark, whose bare database is to be reached in the same way.
+/// The options of all pools; public for the benchmark, which measures a bare database through the same kind of pool.
 pub fn pool_options(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -180,7 +179,7 @@ pub fn pool_options(connections: u32) -> PgPoolOptions {
 #[must_use = "what isn't committed did not happen"]
 pub struct Transaction(sqlx::Transaction<'static, Postgres>);
 
-/// Begins a transaction. Dropped while `BEGIN` is under way, it is rolled back; while it waits for a connection, nothing
+/// Begins a transaction. Dropped while `BEGIN` is in flight, it is rolled back; while it waits for a connection, nothing has
 /// happened.
 ///
 /// # Errors
@@ -189,8 +188,8 @@ pub async fn begin(pool: &PgPool) -> Result<Transaction, sqlx::Error> {
     begin_with(pool, None).await
 }
 
-/// A transaction whose statements the server cuts off when the time for what is being done is up ([`deadline::remaining`]):
-/// nobody waits for their answer any more, and the connection is free again.
+/// A transaction whose statements the server cancels at the deadline ([`deadline::remaining`]): their answer is no longer
+/// awaited, and the connection is free again.
 ///
 /// # Errors
 /// When there is no connection, or it breaks.
@@ -205,7 +204,7 @@ pub async fn begin_in_time(pool: &PgPool) -> Result<Transaction, sqlx::Error> {
 }
 
 async fn begin_with(pool: &PgPool, begin: Option<SqlStr>) -> Result<Transaction, sqlx::Error> {
-    // The wait for it may be given up: nobody is served before those who still wait.
+    // Dropping this wait changes nothing: it has no effect yet.
     let connection = pool.acquire().await?;
     finished(sqlx::Transaction::begin(connection, begin))
         .await
@@ -213,18 +212,18 @@ async fn begin_with(pool: &PgPool, begin: Option<SqlStr>) -> Result<Transaction,
 }
 
 impl Transaction {
-    /// Commits. Dropped once it has begun, the commit is completed all the same.
+    /// Commits. Dropped once it has begun, the commit is still completed.
     ///
     /// # Errors
-    /// The database's. Where the connection broke, the transaction may stand all the same.
+    /// The database's. If the connection broke, the transaction may be committed all the same.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         finished(self.0.commit()).await
     }
 
-    /// Gives it up.
+    /// Rolls it back.
     ///
     /// # Errors
-    /// The database's; the transaction is gone all the same.
+    /// The database's; the transaction is rolled back all the same.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         finished(self.0.rollback()).await
     }
@@ -250,13 +249,13 @@ pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
 }
 
 /// Listens until the connection is lost.
-async fn hear(pool: &PgPool, channel: &str, bell: &Notify) -> Result<(), sqlx::Error> {
+async fn receive(pool: &PgPool, channel: &str, wake_up: &Notify) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(channel).await?;
-    bell.notify_one();
+    wake_up.notify_one();
     // `None` is a lost connection.
     while listener.try_recv().await?.is_some() {
-        bell.notify_one();
+        wake_up.notify_one();
     }
     Ok(())
 }
@@ -270,7 +269,7 @@ async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> anyhow::R
         match migrated.await {
             Ok(()) => return Ok(()),
             Err(MigrateError::Execute(error)) if is_transient(&error) => {
-                warn!(%error, retry_in_ms = delay.as_millis() as u64, "database not in reach yet");
+                warn!(%error, retry_in_ms = delay.as_millis() as u64, "database not reachable yet");
                 tokio::time::sleep(delay).await;
             }
             Err(error) => return Err(error).context("failed to migrate the database"),
@@ -279,7 +278,7 @@ async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> anyhow::R
     unreachable!("the backoff has no end; the lifecycle bounds the start")
 }
 
-/// A connection of its own: a busy pool must not look like a lost database.
+/// On a connection of its own: a busy pool must not look like a lost database.
 async fn watch_connection(options: PgConnectOptions, health: Health) {
     let mut delays = backoff();
     loop {
@@ -287,13 +286,13 @@ async fn watch_connection(options: PgConnectOptions, health: Health) {
             Ok(Ok(connection)) => {
                 delays = backoff();
                 if !health.send_replace(true) {
-                    info!("database in reach");
+                    info!("database reachable");
                 }
                 probe(connection).await;
                 health.send_replace(false);
                 warn!("database lost");
             }
-            Ok(Err(error)) => warn!(%error, "database still away"),
+            Ok(Err(error)) => warn!(%error, "database still unreachable"),
             Err(_) => warn!("database does not answer"),
         }
         tokio::time::sleep(delays.next().unwrap_or(PROBE_INTERVAL)).await;

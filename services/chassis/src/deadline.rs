@@ -1,7 +1,7 @@
-//! Deadlines: the time that a request has, known to whatever is done for it, and handed on with each call.
+//! Deadlines: the time that a request has, known to all work for it, and passed on with each call.
 //!
 //! A request over HTTP has `HTTP_TIMEOUT_MS`, or less if the client says so in `X-Request-Timeout-Ms`; a gRPC call has what
-//! its `grpc-timeout` says, bounded as well. It is task-local: what is spawned for a request has no deadline of its own.
+//! its `grpc-timeout` says, bounded as well. It is task-local: a spawned task has no deadline.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use tokio::time::error::Elapsed;
 
 use crate::problem::Problem;
 
-/// For how long a client will wait, in whole milliseconds.
+/// How long a client will wait, in whole milliseconds.
 pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
-/// What a client may ask for; more than the service's own limit is that limit.
+/// The longest time that a client may ask for; above the service's own limit, that limit holds.
 const MAX_REQUEST_TIMEOUT_MS: u64 = 600_000;
-/// Kept back from what a request has left when it asks somebody else, so that there is time to answer without them.
+/// Kept back from a request's time when it makes a call, so that there is time to answer without the call's result.
 pub const ANSWER_RESERVE: Duration = Duration::from_millis(50);
 
 tokio::task_local! {
     static DEADLINE: Instant;
 }
 
-/// Works on something until it is done or its time is up; within, [`remaining`] tells what is left.
+/// Runs `work` until it is done or its time is up; within it, [`remaining`] returns the time that is left.
 ///
 /// # Errors
 /// When the time was up: the work was dropped.
@@ -31,7 +31,7 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result
     tokio::time::timeout_at(deadline, DEADLINE.scope(deadline, work)).await
 }
 
-/// What is left of the time for what is being done; `None` where nobody set a limit.
+/// The time that is left for the current work; `None` without a deadline.
 pub fn remaining() -> Option<Duration> {
     DEADLINE
         .try_with(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -39,7 +39,7 @@ pub fn remaining() -> Option<Duration> {
 }
 
 /// The time for a call that takes `own` at most: less if the request has less left, of which [`ANSWER_RESERVE`] is kept
-/// back. Zero: it is not worth beginning.
+/// back. Zero: there is no time for the call.
 pub fn for_call(own: Duration) -> Duration {
     remaining().map_or(own, |left| own.min(left.saturating_sub(ANSWER_RESERVE)))
 }
@@ -53,7 +53,7 @@ pub(crate) fn of_request(headers: &HeaderMap, own: Duration) -> Result<Duration,
     let Some(value) = values.next() else {
         return Ok(own);
     };
-    // A number has digits and no sign; a second header would leave open which of them holds.
+    // A number has digits and no sign; of two headers it would be unclear which one holds.
     let asked = (values.next().is_none() && value.as_bytes().iter().all(u8::is_ascii_digit))
         .then(|| value.to_str().ok()?.parse::<u64>().ok())
         .flatten()
@@ -66,8 +66,8 @@ pub(crate) fn of_request(headers: &HeaderMap, own: Duration) -> Result<Duration,
     }
 }
 
-/// The time for a gRPC call: what `grpc-timeout` says, bounded by the server's own limit. What can't be read asks for
-/// nothing. Its form: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+/// The time for a gRPC call: what `grpc-timeout` says, bounded by the server's own limit. An unreadable value
+/// is ignored. Its form: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 pub(crate) fn of_call(headers: &HeaderMap, own: Duration) -> Duration {
     let asked = headers
         .get("grpc-timeout")
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_left_shrinks_and_a_call_leaves_time_for_the_answer() {
+    async fn the_remaining_time_shrinks_and_a_call_leaves_time_for_the_answer() {
         assert_eq!(remaining(), None);
         assert_eq!(for_call(OWN), OWN);
         let done = within(Duration::from_secs(1), async {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_done_in_time_is_dropped() {
+    async fn work_that_is_not_done_in_time_is_dropped() {
         let began = Instant::now();
         let never = within(Duration::from_secs(1), std::future::pending::<()>());
         assert!(never.await.is_err());

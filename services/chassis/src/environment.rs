@@ -226,8 +226,7 @@ mod tests {
 
     #[test]
     fn a_switch_is_on_unless_set_to_off_and_nonsense_is_refused() {
-        let read =
-            |value| Env::from_pairs([("AGORA_PATTERN_INBOX", value)]).switch(Pattern::Inbox);
+        let read = |value| Env::from_pairs([("AGORA_PATTERN_INBOX", value)]).switch(Pattern::Inbox);
         assert_eq!(read(""), Ok(Switch::On));
         assert_eq!(read("on"), Ok(Switch::On));
         assert_eq!(read("off"), Ok(Switch::Off));

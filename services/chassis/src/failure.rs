@@ -1,15 +1,15 @@
-//! Why an event was not applied, and which errors are which: the one table.
+//! Why an event was not applied: which errors are transient, and which permanent.
 //!
-//! | error | kind | then |
+//! | error | kind | disposition |
 //! |---|---|---|
-//! | not an event, or not the data that its type promises | permanent, `unreadable` | dead at once |
-//! | larger than [`MAX_EVENT_BYTES`](shared_events::topology::MAX_EVENT_BYTES) | permanent, `oversized` | dead at once |
-//! | a type that the consumer doesn't know, a later version included | permanent, `unknown_type` | dead at once |
-//! | it contradicts what is stored; a violated constraint; any other error that the database states | permanent, `rejected` | dead at once |
-//! | the database is away, out of resources, shutting down; a lost or timed out transaction; whatever else happens to a connection ([`is_transient`]) | transient | the next retry tier, after the last one dead, `retries_exhausted` |
+//! | not an event, or not the data that its type promises | permanent, `unreadable` | dead-lettered at once |
+//! | larger than [`MAX_EVENT_BYTES`](shared_events::topology::MAX_EVENT_BYTES) | permanent, `oversized` | dead-lettered at once |
+//! | a type that the consumer doesn't know, a later version included | permanent, `unknown_type` | dead-lettered at once |
+//! | it contradicts what is stored; a violated constraint; any other error that the database reports | permanent, `rejected` | dead-lettered at once |
+//! | the database is unreachable, out of resources, shutting down; a lost or timed out transaction; any other failure of a connection ([`is_transient`]) | transient | the next retry tier; after the last one dead-lettered, `retries_exhausted` |
 //! | not handled within 30 s | transient | the same |
 //!
-//! Left out: what is done about a failure; that is the consumer's part.
+//! Left out: what is done about a failure (`consumer`).
 
 use shared_events::topology::DeadReason;
 use shared_events::{DecodeError, Event};
@@ -17,13 +17,13 @@ use shared_events::{DecodeError, Event};
 /// Why a handler did not apply an event.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The same event may succeed later, as it is.
+    /// The same event may succeed later, unchanged.
     #[error("{0}")]
     Transient(String),
-    /// It never will.
+    /// It never will succeed.
     #[error("{reason}: {error}")]
     Permanent {
-        /// What the dead letter says.
+        /// The reason in the dead letter.
         reason: DeadReason,
         /// The error's text.
         error: String,
@@ -66,18 +66,18 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
-/// Whether the same statement may succeed later, as it is.
+/// Whether the same statement may succeed later, unchanged.
 /// Codes: <https://www.postgresql.org/docs/17/errcodes-appendix.html>.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection exceptions, insufficient resources, operator intervention (shutdown, cancel by
-            // timeout), system errors; transactions that lost against another one or waited too long.
+            // timeout), system errors; transactions that lost a conflict or waited too long.
             code.get(..2)
                 .is_some_and(|class| ["08", "53", "57", "58"].contains(&class))
                 || ["40001", "40P01", "55P03", "25P03"].contains(&&*code)
         }),
-        // Ours, and the same every time.
+        // Programming errors: the same every time.
         sqlx::Error::Configuration(_)
         | sqlx::Error::RowNotFound
         | sqlx::Error::TypeNotFound { .. }
@@ -86,7 +86,7 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Encode(_)
         | sqlx::Error::Decode(_) => false,
-        // Whatever else goes wrong on the way: to try again is bounded, to give up can't be undone.
+        // Any other failure: retries are bounded, a dead letter needs an operator.
         _ => true,
     }
 }

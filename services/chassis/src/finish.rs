@@ -1,13 +1,13 @@
-//! Work that is finished once it was begun, also when whoever waits for it is dropped.
+//! Work that is finished once it was begun, even if the future that awaits it is dropped.
 //!
 //! The future of a request is dropped at its deadline and when its client goes away, that of a message at its time limit, and
-//! any of them when a `select!` takes another branch. Most work can stop at every await. What changes the state of something
-//! that others use next can't: sqlx 0.9 counts a transaction when the answer to `BEGIN` was read, so that one whose `BEGIN`
+//! any of them when a `select!` takes another branch. Most work can stop at every await. Work that changes the state of a
+//! shared resource can't: sqlx 0.9 counts a transaction when the answer to `BEGIN` was read, so that one whose `BEGIN`
 //! was sent and not answered goes back to its pool open, and the next request works in it
 //! (<https://github.com/transact-rs/sqlx/issues/4385>).
 //!
-//! Waiting for such work costs nothing more than waiting for the work itself: no task is spawned for it unless it is dropped.
-//! Left out: a limit to the time that it may go on for, which is its own affair.
+//! Awaiting such work costs no more than the work itself: no task is spawned unless it is dropped. Left out: a limit to the
+//! time that it continues for.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -24,7 +24,7 @@ where
     begun: bool,
 }
 
-/// Does the work. Dropped after it has begun, it goes on as a task of its own, and its result is dropped there.
+/// Does the work. Dropped after it has begun, it continues in a task of its own, where its result is dropped.
 pub(crate) fn finished<F>(work: F) -> Finished<F>
 where
     F: Future + Send + 'static,
@@ -44,7 +44,7 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Out of its place meanwhile: work that panics is not begun again.
+        // Taken out meanwhile: work that panics is not polled again.
         let mut work = self.work.take().expect("polled after its end");
         let polled = work.as_mut().poll(context);
         if polled.is_pending() {
@@ -64,7 +64,7 @@ where
         let Some(work) = self.work.take().filter(|_| self.begun) else {
             return;
         };
-        // Without a runtime nothing can go on; what it held is closed then.
+        // Without a runtime it can't go on; dropping it closes what it held.
         if let Ok(runtime) = Handle::try_current() {
             drop(runtime.spawn(work));
         }
@@ -79,23 +79,23 @@ mod tests {
 
     use super::*;
 
-    /// Work that ends when it is told to, and says so.
+    /// Work that ends on a signal, and reports that.
     fn work() -> (
         impl Future<Output = ()> + Send + 'static,
         oneshot::Sender<()>,
         oneshot::Receiver<()>,
     ) {
-        let (end, told) = oneshot::channel::<()>();
+        let (end, signal) = oneshot::channel::<()>();
         let (done, ended) = oneshot::channel();
         let work = async move {
-            told.await.unwrap();
+            signal.await.unwrap();
             done.send(()).unwrap();
         };
         (work, end, ended)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_was_begun_is_finished_though_nobody_waits() {
+    async fn work_that_was_begun_is_finished_though_its_future_was_dropped() {
         let (work, end, ended) = work();
         let waited = tokio::time::timeout(Duration::from_secs(1), finished(work)).await;
         assert!(waited.is_err());
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_gets_the_result() {
+    async fn the_awaiting_task_gets_the_result() {
         assert_eq!(finished(async { 1 }).await, 1);
         let slow = async {
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,5 +1,5 @@
-//! gRPC: serving with span, figures and the caller's deadline around each call, and calling with the trace context and a
-//! deadline. Left out: what is done about a target that doesn't answer ([`crate::outbound`]), which
+//! gRPC: serving with a span, metrics and the caller's deadline around each call, and calling with the trace context and a
+//! deadline. Left out: protection against a target that doesn't answer ([`crate::outbound`]), which
 //! of its replicas is called ([`crate::replicas`]), and observing health checks.
 
 use std::net::SocketAddr;
@@ -25,9 +25,9 @@ use crate::telemetry::{self, Headers};
 
 /// A caller that sets no deadline gets this one.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Polled by clients and on behalf of no request: neither traced nor counted.
+/// Polled by clients, for no request: neither traced nor counted.
 const HEALTH: &str = "/grpc.health.v1.Health/";
-/// What the conventions call a method that nobody has: whatever a caller invents is one label.
+/// The conventions' name for an unknown method: callers can't create labels.
 const UNKNOWN_METHOD: &str = "_OTHER";
 /// Calls at the same time on one connection.
 const MAX_CONCURRENT_CALLS: u32 = 256;
@@ -104,7 +104,7 @@ fn record(span: &Span, code: Code, failed: bool) {
     }
 }
 
-/// By the conventions a server has not failed where its client asked for what isn't there, or gave up.
+/// By the conventions a server has not failed if its client asked for something that doesn't exist, or gave up.
 fn is_servers_fault(code: Code) -> bool {
     matches!(
         code,
@@ -140,7 +140,7 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Makes one call: with the current trace context, figures, and a deadline that the server learns of; without a `timeout`,
+/// Makes one call: with the current trace context, metrics, and a deadline that is sent to the server; without a `timeout`
 /// it takes as long as it takes.
 ///
 /// # Errors
@@ -162,7 +162,7 @@ pub async fn call<T, R>(
             return send(request).await;
         };
         request.set_timeout(timeout);
-        // The server keeps the deadline as well; this one holds when the server is not there to keep it.
+        // The server enforces the deadline as well; this one holds if the server doesn't answer at all.
         tokio::time::timeout(timeout, send(request))
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))

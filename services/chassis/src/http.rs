@@ -1,7 +1,7 @@
 //! Serving HTTP: one set of layers around a service's routes.
 //!
-//! From the outside in: the last answer of a connection → span and figures → panics become 500 → time limit → body limit → the
-//! place in a lane ([`crate::admission`]) → routes. What no route answers is a problem document as well.
+//! From the outside in: the last answer of a connection → span and metrics → panics become 500 → time limit → body limit → a
+//! slot of the route group ([`crate::admission`]) → routes. Requests without a route get a problem document as well.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, error, info_span, warn};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::admission::Lane;
+use crate::admission::RouteGroup;
 use crate::config::HttpConfig;
 use crate::connections;
 use crate::deadline;
@@ -30,8 +30,7 @@ use crate::patterns::Pattern;
 use crate::problem::{Problem, method_not_allowed, no_such_route};
 use crate::telemetry::{self, Headers};
 
-/// What a request is counted under that no route matched: a client must not be able to invent labels. Its span has no
-/// route.
+/// The route label of a request that no route matched: clients can't create labels. Its span has no route.
 const UNMATCHED: &str = "unmatched";
 const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
@@ -42,19 +41,18 @@ pub struct App {
     lifecycle: Lifecycle,
 }
 
-/// Puts the lanes, and the OpenAPI document of what they take, into the layers. `about` says in that document what the
-/// service is for.
+/// Wraps the route groups, and their OpenAPI document, in the layers. `about` is the document's description of the service.
 pub fn compose(
     lifecycle: &Lifecycle,
     config: HttpConfig,
     about: &str,
-    lanes: impl IntoIterator<Item = Lane>,
+    groups: impl IntoIterator<Item = RouteGroup>,
 ) -> App {
     lifecycle.enter_pattern(Pattern::LoadShedding, config.load_shedding);
-    let routes = lanes
+    let routes = groups
         .into_iter()
-        .fold(OpenApiRouter::new(), |routes, lane| {
-            routes.merge(lane.routes(&config, lifecycle.metrics()))
+        .fold(OpenApiRouter::new(), |routes, group| {
+            routes.merge(group.routes(&config, lifecycle.metrics()))
         });
     let router = openapi::documented(lifecycle.service(), about, routes)
         .fallback(no_such_route)
@@ -63,7 +61,10 @@ pub fn compose(
         .layer(from_fn_with_state(config.timeout, limit_time))
         .layer(CatchPanicLayer::custom(answer_panic))
         .layer(from_fn_with_state(lifecycle.metrics().clone(), observe))
-        .layer(from_fn_with_state(lifecycle.draining(), part));
+        .layer(from_fn_with_state(
+            lifecycle.draining(),
+            close_when_draining,
+        ));
     App {
         router,
         config,
@@ -87,14 +88,18 @@ impl App {
         Ok(addr)
     }
 
-    /// What is served, for a test that asks without a connection.
+    /// The routes with their layers, for a test that needs no connection.
     pub fn router(&self) -> Router {
         self.router.clone()
     }
 }
 
-/// While the service drains an answer is the last one on its connection.
-async fn part(State(draining): State<CancellationToken>, request: Request, next: Next) -> Response {
+/// While the service drains, an answer is the last one on its connection.
+async fn close_when_draining(
+    State(draining): State<CancellationToken>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut response = next.run(request).await;
     if draining.is_cancelled() {
         let close = HeaderValue::from_static("close");
@@ -137,7 +142,7 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
     response
 }
 
-/// By the conventions a request that no route matched is called by its method alone, `HTTP` where that is unknown too.
+/// By the conventions a request that no route matched is named by its method alone, `HTTP` if that is unknown too.
 fn span_name(method: &http::Method, route: Option<&str>) -> String {
     let method = match known_method(method) {
         "_OTHER" => "HTTP",
@@ -149,16 +154,15 @@ fn span_name(method: &http::Method, route: Option<&str>) -> String {
     }
 }
 
-/// The beginning of a path: nobody's spans may be as large as a client likes.
+/// The beginning of a path: a client must not make spans as large as it likes.
 fn shortened(path: &str) -> &str {
     const MAX_BYTES: usize = 256;
-    // A path is ASCII: what isn't is refused before, or escaped.
+    // A path is ASCII: other characters are refused before, or escaped.
     path.get(..MAX_BYTES).unwrap_or(path)
 }
 
-/// The handler is dropped at the limit, the service's or the client's: what it had not
-/// sent to the database did not happen; a statement that is there already is still carried out, and so is a commit; any
-/// other transaction is rolled back.
+/// The handler is dropped at the limit, the service's or the client's: a statement that it had not sent to the database has
+/// no effect; one that the database has is still executed, and so is a commit; any other transaction is rolled back.
 async fn limit_time(
     State(limit): State<std::time::Duration>,
     request: Request,

@@ -1,10 +1,11 @@
-//! The header `Idempotency-Key`: who repeats a request with its key gets the first one's answer, and no second effect. It is
-//! the first one's to the letter, whatever became of its effect since: a client that retries can't tell which attempt it
-//! hears of, and must not have to. A refused request made nothing, so its key is free, and the next attempt is the first.
+//! The header `Idempotency-Key`: a repeated request with the same key gets the answer of the first one, and has no second
+//! effect. The answer is exactly the first one's, even if its effect has changed since: a client that retries can't tell which
+//! attempt the answer is of, and doesn't need to. A refused request had no effect, so its key is free, and the next attempt
+//! is the first.
 //! Source: <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>.
 //!
-//! Left out: where keys are kept. That is a column beside what the request made, unique together with its user, so that
-//! the two are committed together and the database decides between requests at the same time.
+//! Left out: where keys are stored. That is a column of the row that the request made, unique together with its user, so that
+//! both are committed together and the database decides between concurrent requests.
 
 use std::str::FromStr;
 
@@ -14,11 +15,11 @@ use crate::problem::Problem;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// A client's own name for one attempt.
+/// A client's key for one request and its retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(String);
 
-/// A key that can't be kept.
+/// A key that can't be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an Idempotency-Key is 1 to {max} printable ASCII characters", max = IdempotencyKey::MAX_CHARS)]
 pub struct InvalidKey;
@@ -29,7 +30,7 @@ impl IdempotencyKey {
     /// The request's key; `None` without one.
     ///
     /// # Errors
-    /// 422 when there is more than one, or one that can't be kept.
+    /// 422 when there is more than one, or one that can't be stored.
     pub fn of_request(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
         let Some(value) = values.next() else {
@@ -61,7 +62,7 @@ impl FromStr for IdempotencyKey {
     }
 }
 
-/// 422: the key came with another request before. `what` it made then: "order".
+/// 422: the key was used with another request before. `what` that one made: "order".
 pub fn key_reused(what: &str) -> Problem {
     Problem::new(
         StatusCode::UNPROCESSABLE_ENTITY,

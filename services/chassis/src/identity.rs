@@ -1,8 +1,8 @@
-//! Who a request is from, as the gateway says: `X-User-Id` and `X-User-Email`, nothing else.
+//! The user of a request, by the gateway's headers: `X-User-Id` and `X-User-Email`, nothing else.
 //!
-//! The gateway replaces both headers on protected routes after it had the token verified, and blanks them
-//! on public ones. Here a request without them, or with more than one, is refused: a handler that asks for
-//! an [`Identity`] can't forget the check.
+//! The gateway replaces both headers on protected routes after it had the token verified, and blanks them on public ones.
+//! Here a request without them, or with more than one, is refused: a handler that extracts an [`Identity`] can't forget the
+//! check.
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -16,7 +16,7 @@ pub const USER_ID_HEADER: &str = "x-user-id";
 /// The header with the user's e-mail address.
 pub const USER_EMAIL_HEADER: &str = "x-user-email";
 
-/// The user that the gateway vouches for.
+/// The user that the gateway has authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Their id.
@@ -48,7 +48,7 @@ fn read(headers: &HeaderMap) -> Option<Identity> {
     })
 }
 
-/// The header's value, if it is there once and not blank. Two values would let two readers disagree.
+/// The header's value, if it is there once and not blank. Of two values two readers could use different ones.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?.trim();

@@ -1,9 +1,9 @@
-//! The idempotent consumer: an event's id is recorded in the transaction that holds its effect, so that a
-//! second delivery finds it there and does nothing.
+//! The idempotent consumer: an event's id is recorded in one transaction with its effect, so that a second delivery finds it
+//! and does nothing.
 //!
-//! Ids are remembered for a stated window and pruned after it. Beyond the window a handler's business key has to protect its
-//! effect: a row for each order in inventory-service, an order's status in order-service. Left out: telling apart two events that mean
-//! the same and have different ids; a producer makes an event once. The service's migrations make the table.
+//! Ids are kept for a stated window and pruned after it. Beyond the window a business key has to protect a handler's effect:
+//! a row for each order in inventory-service, an order's status in order-service. Left out: recognizing two events with the
+//! same meaning and different ids (a producer makes an event once), and the table (the service's migrations).
 //! Source: <https://microservices.io/patterns/communication-style/idempotent-consumer.html>.
 
 use std::collections::HashSet;
@@ -15,12 +15,12 @@ use uuid::Uuid;
 use crate::patterns::Switch;
 use crate::telemetry::Statement;
 
-/// What becomes of an event that was applied before.
+/// How an event that was applied before is treated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Inbox {
-    /// It is recognised.
+    /// It is a duplicate, and skipped.
     Recorded,
-    /// Nobody notices.
+    /// It is applied again.
     Unguarded,
 }
 
@@ -33,9 +33,9 @@ impl Inbox {
         }
     }
 
-    /// Records the ids; which of them are new, in the same order. An id that stands there twice is new once. Of two
-    /// transactions that bring the same id at the same time the second waits here until the first has decided; they
-    /// record in the order of ids, so that they never wait for each other.
+    /// Records the ids; returns which of them are new, in the same order. An id that is given twice is new once. Of two
+    /// transactions with the same id the second waits here until the first one ends; they record in the order of ids, so
+    /// that they can't deadlock.
     pub(crate) async fn are_new(
         self,
         connection: &mut PgConnection,
@@ -59,7 +59,7 @@ impl Inbox {
     }
 }
 
-/// Forgets some of the ids that are older than the window; how many.
+/// Deletes some of the ids that are older than the window; returns how many.
 pub(crate) async fn prune(
     connection: &mut PgConnection,
     window: Duration,

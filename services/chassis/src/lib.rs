@@ -2,8 +2,7 @@
 //! broker, HTTP and gRPC.
 //!
 //! A service is a function `read` (environment → configuration) and a function `start` (configuration →
-//! running tasks), handed to [`service::run`]. This crate knows [`shared_events::Event`] and never what
-//! an event says.
+//! running tasks), which [`service::run`] runs. This crate knows [`shared_events::Event`] and no event's data.
 
 pub mod admission;
 mod backoff;

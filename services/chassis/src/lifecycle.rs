@@ -3,7 +3,7 @@
 //! Tasks come in two kinds. *Workers* ([`Lifecycle::spawn_worker`]) do
 //! the service's work and stop taking more of it at shutdown; *watchers* ([`Lifecycle::spawn_watcher`])
 //! keep connections and the ops port, and outlive the workers, who still need them to finish. A task of
-//! either kind that ends before its time takes the process down, for the container engine to restart it.
+//! either kind that ends early takes the process down, for the container engine to restart it.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::patterns::{Pattern, Patterns, Switch};
 use crate::readiness::Readiness;
 
-/// A running service's tasks, readiness and figures; clones share them.
+/// A running service's tasks, readiness and metrics; clones share them.
 #[derive(Clone)]
 pub struct Lifecycle {
     inner: Arc<Inner>,
@@ -69,23 +69,23 @@ impl Lifecycle {
         self.inner.service
     }
 
-    /// Where dependencies are entered.
+    /// The state of the dependencies.
     pub fn readiness(&self) -> &Readiness {
         &self.inner.readiness
     }
 
-    /// Where the service counts.
+    /// The service's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
     }
 
-    /// Enters which way a pattern's switch was found, for those who ask.
+    /// Records the position of a pattern's switch.
     pub fn enter_pattern(&self, pattern: Pattern, switch: Switch) {
         self.inner.patterns.enter(pattern, switch);
         self.inner.metrics.pattern(pattern, switch);
     }
 
-    /// The patterns that were entered.
+    /// The patterns that were recorded.
     pub fn patterns(&self) -> BTreeMap<Pattern, Switch> {
         self.inner.patterns.report()
     }
@@ -100,34 +100,34 @@ impl Lifecycle {
         self.inner.closing.clone()
     }
 
-    /// A task that does the service's work. It watches [`Lifecycle::draining`] and finishes what it has.
+    /// A task that does the service's work. It watches [`Lifecycle::draining`] and finishes the work in flight.
     pub fn spawn_worker(
         &self,
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        let guarded = self.guard(name, self.draining(), task);
-        self.inner.workers.spawn(guarded);
+        let supervised = self.supervise(name, self.draining(), task);
+        self.inner.workers.spawn(supervised);
     }
 
-    /// A task that the workers lean on. It watches [`Lifecycle::closing`].
+    /// A task that the workers depend on. It watches [`Lifecycle::closing`].
     pub fn spawn_watcher(
         &self,
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        let guarded = self.guard(name, self.closing(), task);
-        self.inner.watchers.spawn(guarded);
+        let supervised = self.supervise(name, self.closing(), task);
+        self.inner.watchers.spawn(supervised);
     }
 
-    /// A task of neither kind: it may end once `until` resolves, and whoever holds the handle waits for that.
+    /// A task of neither kind: it may end once `until` resolves, and the holder of the handle waits for that.
     pub(crate) fn spawn_until(
         &self,
         name: &'static str,
         until: CancellationToken,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) -> JoinHandle<()> {
-        tokio::spawn(self.guard(name, until, task))
+        tokio::spawn(self.supervise(name, until, task))
     }
 
     /// Whether a task has ended the service.
@@ -135,20 +135,20 @@ impl Lifecycle {
         self.inner.failed.load(Ordering::Relaxed)
     }
 
-    /// Stops the service, for the container engine to start it again: it can't go on without this part of it.
+    /// Stops the service, for the container engine to restart it: it can't work without this task.
     pub(crate) fn fail(&self, task: &str, reason: &str) {
         error!(task, reason, "a task failed: stopping the service");
         self.inner.failed.store(true, Ordering::Relaxed);
         self.inner.draining.cancel();
     }
 
-    /// Says that everything is composed; from here on readiness follows the dependencies.
+    /// Marks the service as composed; from here on readiness follows the dependencies.
     pub fn started(&self) {
         self.inner.readiness.running();
     }
 
-    /// Drains and closes: readiness first, then the workers within `grace`, then the watchers. Answers
-    /// whether all work was finished.
+    /// Drains and closes: readiness first, then the workers within `grace`, then the watchers. Returns whether all work was
+    /// finished.
     pub async fn stop(&self, grace: Duration) -> bool {
         self.inner.readiness.draining();
         self.inner.draining.cancel();
@@ -159,12 +159,12 @@ impl Lifecycle {
         if !drained {
             warn!(
                 grace_seconds = grace.as_secs(),
-                "gave up on work that did not finish in time"
+                "dropped work that did not finish in time"
             );
         }
         self.inner.closing.cancel();
         self.inner.watchers.close();
-        // Watchers have nothing to finish but closing their connection.
+        // Watchers only have to close their connections.
         const CLOSE: Duration = Duration::from_secs(2);
         let closed = tokio::time::timeout(CLOSE, self.inner.watchers.wait())
             .await
@@ -172,8 +172,8 @@ impl Lifecycle {
         drained && closed
     }
 
-    /// Lets no task end before `until` unnoticed, be it by an error, a panic or by mistake.
-    fn guard(
+    /// Stops the service when the task ends before `until`, by an error, a panic or by mistake.
+    fn supervise(
         &self,
         name: &'static str,
         until: CancellationToken,
@@ -192,7 +192,7 @@ impl Lifecycle {
     }
 }
 
-/// Binds, and says which port it became.
+/// Binds, and returns the address with its port.
 pub(crate) async fn listen(addr: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(addr)
         .await

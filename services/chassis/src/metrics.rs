@@ -1,9 +1,9 @@
-//! Figures for Prometheus: rate, errors and duration of HTTP, gRPC and messages, named by OpenTelemetry's
+//! Metrics for Prometheus: rate, errors and duration of HTTP, gRPC and messages, named by OpenTelemetry's
 //! semantic conventions (<https://opentelemetry.io/docs/specs/semconv/>, 1.44; where they are not, ARCHITECTURE says so).
 //!
 //! Labels are bounded: routes as templates, methods and outcomes from fixed lists, never an id. Each bucket of a
-//! duration points to the last sampled trace that fell into it (an exemplar). What the process and its runtime use is
-//! read when somebody asks (`process`).
+//! duration points to the last sampled trace that fell into it (an exemplar). Resource usage of the process and its runtime
+//! is read at each scrape (`process`).
 
 mod process;
 
@@ -29,7 +29,7 @@ const DURATION_BUCKETS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// Where a service counts; clones share the figures.
+/// A service's metrics; clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Families>);
 
@@ -51,45 +51,45 @@ struct Families {
     pools: process::Pools,
 }
 
-/// What became of the spans that ended; each is counted once.
+/// The outcomes of ended spans; each is counted once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SpanMetrics {
-    /// The trace store has said that it has them.
+    /// The trace store has confirmed them.
     pub(crate) sent: Counter,
     /// The trace store refused or rejected them, or gave no answer in time.
     pub(crate) failed: Counter,
-    /// There was no room in the queue.
+    /// The queue was full.
     pub(crate) dropped: Counter,
-    /// Waiting, or on their way.
+    /// Queued, or being exported.
     pub(crate) queued: Gauge,
 }
 
-/// Requests that a lane refused; each is counted once.
+/// Requests that a route group's concurrency limit rejected; each is counted once.
 #[derive(Debug, Clone)]
 pub(crate) struct ShedMetrics {
-    /// There was no room to wait in.
+    /// Too many requests were waiting.
     pub(crate) full: Counter,
-    /// No place became free in time.
+    /// No slot became free in time.
     pub(crate) waited: Counter,
 }
 
-/// What waits in the outbox.
+/// The events that wait in the outbox.
 #[derive(Clone, Default)]
 pub(crate) struct OutboxGauges {
     /// Events that no broker has confirmed yet.
     pub(crate) backlog: Gauge,
-    /// Of those, events that the broker rejected too often: they wait for somebody to decide.
+    /// Of those, events that the broker rejected too often: they wait for an operator to decide.
     pub(crate) parked: Gauge,
     /// The age of the oldest one that the relay may publish; 0 where there is none.
     pub(crate) oldest_age_seconds: Gauge<f64, AtomicU64>,
 }
 
-/// Counts something by what became of it; clones share the figures.
+/// Counts something by its outcome; clones share the counts.
 #[derive(Clone)]
 pub struct Outcomes(Family<[(&'static str, &'static str); 1], Counter>);
 
 impl Outcomes {
-    /// Once more.
+    /// Adds one.
     pub fn count(&self, outcome: &'static str) {
         self.0.get_or_create(&[("outcome", outcome)]).inc();
     }
@@ -98,7 +98,7 @@ impl Outcomes {
 type TracedHistogram = HistogramWithExemplars<ExemplarLabels>;
 type Durations<L> = Family<L, TracedHistogram, fn() -> TracedHistogram>;
 
-/// Not a label of the metric: an example stands beside the bucket that it fell into.
+/// Not labels of the metric: an exemplar belongs to the bucket that it fell into.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ExemplarLabels {
     trace_id: String,
@@ -275,15 +275,15 @@ impl Metrics {
         self.0.spans.clone()
     }
 
-    /// What is done about calls to one target; all of its series are there from now on, at 0.
+    /// The metrics of calls to one target; all of its series exist from now on, at 0.
     pub(crate) fn calls(&self, target: &'static str) -> CallMetrics {
         CallMetrics::new(target, self.0.calls.clone())
     }
 
-    /// What a lane refuses; both series are there from now on, at 0.
-    pub(crate) fn sheds(&self, lane: &'static str) -> ShedMetrics {
+    /// Requests that a route group rejects; both series exist from now on, at 0.
+    pub(crate) fn sheds(&self, group: &'static str) -> ShedMetrics {
         let reason = |reason| {
-            let labels = [("lane", lane), ("reason", reason)];
+            let labels = [("lane", group), ("reason", reason)];
             self.0.sheds.get_or_create(&labels).clone()
         };
         ShedMetrics {
@@ -292,12 +292,12 @@ impl Metrics {
         }
     }
 
-    /// Shows how much of a pool is in use; `name` says whose it is.
+    /// Reports how much of a pool is in use; `name` is its label.
     pub(crate) fn pool(&self, name: &'static str, pool: &sqlx::PgPool) {
         self.0.pools.enter(name, pool);
     }
 
-    /// All figures, in the OpenMetrics text format.
+    /// All metrics, in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.lock()) {
@@ -307,21 +307,21 @@ impl Metrics {
         text
     }
 
-    /// A figure of the service's own: something that it counts in its database now and then.
+    /// A gauge of the service's own, for example something that it counts in its database at an interval.
     pub fn gauge(&self, name: &str, help: &str) -> Gauge {
         let gauge = Gauge::default();
         self.lock().register(name, help, gauge.clone());
         gauge
     }
 
-    /// A count of the service's own; `_total` is put behind the name.
+    /// A counter of the service's own; `_total` is appended to the name.
     pub fn counter(&self, name: &str, help: &str) -> Counter {
         let counter = Counter::default();
         self.lock().register(name, help, counter.clone());
         counter
     }
 
-    /// A counter of the service's own with the label `outcome`; those named here are there from the beginning, at 0.
+    /// A counter of the service's own with the label `outcome`; those named here exist from the start, at 0.
     pub fn outcomes(&self, name: &str, help: &str, outcomes: &[&'static str]) -> Outcomes {
         let counts = Outcomes(Family::default());
         for outcome in outcomes {
@@ -331,7 +331,7 @@ impl Metrics {
         counts
     }
 
-    /// What a process was started with, a series of 1 for each set of labels.
+    /// A process's settings: a series of 1 for each set of labels.
     pub fn info<const N: usize>(
         &self,
         name: &str,
@@ -360,7 +360,7 @@ impl Metrics {
         );
         registry.register(
             "agora_outbox_parked",
-            "Events that the broker rejected too often, and that wait for somebody to decide",
+            "Events that the broker rejected too often, and that wait for an operator to decide",
             gauges.parked.clone(),
         );
         gauges
@@ -484,7 +484,7 @@ impl Metrics {
     }
 }
 
-/// Figures of calls to other services, besides their rate, errors and duration.
+/// Metrics of calls to other services, besides their rate, errors and duration.
 #[derive(Clone, Default)]
 struct CallFamilies {
     state: Family<[(&'static str, &'static str); 2], Gauge>,
@@ -620,7 +620,7 @@ impl CallMetrics {
     }
 }
 
-/// Counts a request as being answered until it is dropped, however that comes about.
+/// Counts a request as active until it is dropped.
 pub(crate) struct ActiveRequest(Gauge);
 
 impl Drop for ActiveRequest {
@@ -651,7 +651,7 @@ where
         .observe(took.as_secs_f64(), exemplar, Some(SystemTime::now()));
 }
 
-/// A client may send any word as a method; the conventions fold unknown ones into `_OTHER`.
+/// A client may send any text as a method; the conventions fold unknown ones into `_OTHER`.
 pub(crate) fn known_method(method: &http::Method) -> &'static str {
     match *method {
         http::Method::GET => "GET",

@@ -1,14 +1,14 @@
 //! The OpenAPI document of a service, made from its handlers and served beside them.
 //!
-//! A handler says in `#[utoipa::path]` what it takes and what it decides, and `routes!` registers it by that: no path stands
-//! twice. What becomes of a request besides (the gateway refuses it, a limit of the layers in [`http`](crate::http) is met, an
-//! extractor can't read it) is no handler's to say, and added to all of them here.
+//! A handler declares its parameters and answers in `#[utoipa::path]`, and `routes!` registers it by that: no path is written
+//! twice. Answers that no handler gives (the gateway's refusals, the limits of the layers in [`http`](crate::http),
+//! unreadable input) are added to all of them here.
 //!
 //! An answer from 400 on is a problem document. A handler names the types that it may have at the beginning of the answer's
 //! description, in backticks: ``(status = 409, description = "`email-taken`: there is an account with this address")``.
 //!
-//! Left out: what isn't routed by the gateway (`/auth/verify`, the ops port), and `X-Request-Timeout-Ms` as a parameter:
-//! it stands in the document's introduction, as any operation takes it.
+//! Left out: routes that the gateway doesn't have (`/auth/verify`, the ops port), and `X-Request-Timeout-Ms` as a parameter:
+//! it is in the document's introduction, as every operation takes it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -24,7 +24,7 @@ use crate::problem::{self, Document};
 
 /// The name of the one security scheme.
 const TOKEN: &str = "token";
-/// What the gateway says by itself, in place of a service.
+/// The content type of the gateway's own answers.
 const PLAIN: &str = "text/plain";
 const METHODS: [&str; 8] = [
     "get", "put", "post", "delete", "options", "head", "patch", "trace",
@@ -39,15 +39,15 @@ pub fn path(service: &str) -> String {
     format!("/openapi/{service}.json")
 }
 
-/// A service's routes, and their document at [`path`]. `about` says what the service is for.
+/// A service's routes, and their document at [`path`]. `about` describes the service.
 ///
-/// The document is written when it is asked for the first time, so that none is at each start for nobody.
+/// The document is built at the first request for it, not at each start.
 pub(crate) fn documented(service: &'static str, about: &str, routes: OpenApiRouter) -> Router {
     let (router, described) = routes.split_for_parts();
     let about = about.to_owned();
     let document = Arc::new(LazyLock::new(move || {
         let document = complete(service, &about, &described);
-        // Read more often by people than by programs.
+        // Indented: it is read more often by people than by programs.
         Bytes::from(format!("{document:#}\n"))
     }));
     let answer = move || async move {
@@ -59,8 +59,8 @@ pub(crate) fn documented(service: &'static str, about: &str, routes: OpenApiRout
     router.route(&path(service), get(answer))
 }
 
-/// Panics when an error doesn't name its problem types: the handler's description has to be mended, which the test
-/// of each service's document finds.
+/// Panics when an error doesn't name its problem types: the handler's description has to be corrected. The test of each
+/// service's document finds that.
 fn complete(service: &str, about: &str, described: &openapi::OpenApi) -> Value {
     let mut document = json!(described);
     document["info"] = json!({
@@ -91,9 +91,9 @@ fn complete(service: &str, about: &str, described: &openapi::OpenApi) -> Value {
 /// An answer that no handler gives.
 struct Refusal {
     status: u16,
-    /// Begins with the problem types that a service answers with, if one does.
+    /// Begins with the problem types, if a service gives this answer.
     description: &'static str,
-    /// Whether the gateway answers so itself.
+    /// Whether the gateway gives this answer itself.
     plain: bool,
 }
 
@@ -152,7 +152,7 @@ fn complete_operation(name: &str, operation: &mut Value) {
     }
     let body = operation.pointer_mut("/requestBody/content/application~1json/schema");
     if let Some(schema) = body {
-        // A body that may be absent is not one that may be null.
+        // A body that may be absent may still not be null.
         without_null(schema);
     }
     let by_token = operation["security"]
@@ -245,7 +245,7 @@ fn types_in(description: &str) -> impl Iterator<Item = &str> {
     heads.flat_map(|head| head.split(", ").map(|kind| kind.trim_matches('`')))
 }
 
-/// Takes the null out of a schema that utoipa made of an `Option`.
+/// Removes the null from a schema that utoipa made of an `Option`.
 fn without_null(schema: &mut Value) {
     let null = |kind: &Value| kind == "null" || kind["type"] == "null";
     for field in ["type", "oneOf"] {

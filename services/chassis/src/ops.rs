@@ -1,6 +1,6 @@
-//! The port that the gateway doesn't route: alive, ready, figures, and which patterns are on.
+//! The port that the gateway doesn't route: liveness, readiness, metrics, and which patterns are on.
 //!
-//! It opens first and closes last, so that a service that waits for its database, or drains, says so.
+//! It opens first and closes last, so that a service that waits for its database, or drains, reports that.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

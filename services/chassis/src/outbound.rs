@@ -1,14 +1,14 @@
-//! Calls to another service, and what is done about one that is slow, broken or away.
+//! Calls to another service, and the protection against one that is slow, broken or unreachable.
 //!
 //! | part | what it does |
 //! |---|---|
 //! | deadline | a call ends when its own time is up, or the request's ([`crate::deadline`]) |
-//! | bulkhead | so many calls at once; one more is refused at once, as a queue would only be another wait. Callers in haste have half of the places: others find room, and find out |
+//! | bulkhead | a limit of concurrent calls; one more is refused at once, as a queue would only be another wait. Calls with short deadlines may use half of the slots: the others find room, and their outcomes count |
 //! | breaker | calls to a target that keeps failing are refused for a while (`breaker`) |
 //! | retries | of idempotent calls that ended as `Unavailable` (never begun, or cut off with their connection), with a jittered backoff, for as long as there is a budget: retries may add a tenth to the calls of the last ten seconds, and ten more |
 //!
-//! Timeouts are not tried again: the time is used up, and who is slow gets no quicker by more to do. What stands in for an
-//! answer is the caller's to say. Without any of the parts a call is made, and waited for as long as it takes.
+//! Timeouts are not retried: the time is used up, and a slow target gets no faster by more work. The caller decides what to
+//! use in place of an answer. Without any of the parts a call is made, and takes as long as it takes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,14 +27,14 @@ use crate::metrics::{CallMetrics, Metrics};
 const MAX_RETRIES: usize = 2;
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(25);
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(200);
-/// The budget of retries: over this time, by so many a second, and by this share of the calls.
+/// The budget of retries: over this window, this number a second, and this share of the calls.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 const BUDGET_PER_SECOND: u32 = 1;
 const BUDGET_SHARE: f32 = 0.1;
 /// This share of the time that a call may take is all of it: a request that has the same limit always has a moment less left.
 const ENOUGH: f64 = 0.9;
 
-/// The way to one target; clones share its state.
+/// A client of one target; clones share its state.
 #[derive(Clone)]
 pub struct Outbound {
     metrics: CallMetrics,
@@ -44,23 +44,23 @@ pub struct Outbound {
 
 struct Guard {
     bulkhead: Semaphore,
-    /// What of it may be taken by calls that are given up before the target had its time.
-    haste: Semaphore,
+    /// The slots of it that calls with short deadlines may use.
+    short_deadline: Semaphore,
     breaker: Arc<Breaker>,
     budget: TpsBudget,
 }
 
-/// What a target is spared, and when.
+/// When calls to a target are refused.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Calls at the same time.
     pub concurrency: usize,
-    /// So many of the last 20 calls failed: the breaker opens.
+    /// The breaker opens when this many of the last 20 calls failed.
     pub failures: u32,
-    /// For how long it lets none through, until it lets one try.
+    /// How long it stays open before it lets a probe through.
     pub open_for: Duration,
-    /// A call that got no answer in this time has failed. One that was given up earlier says nothing about the target.
-    pub patience: Duration,
+    /// A call without an answer after this time has failed. One that ended earlier shows nothing about the target.
+    pub failure_timeout: Duration,
 }
 
 /// Why there is no answer.
@@ -69,7 +69,7 @@ pub enum CallError {
     /// No call was made.
     #[error("not asked: {0}")]
     Refused(Refusal),
-    /// The request had less time than such a call may take, and that was used up; or too many such calls are under way.
+    /// The request's deadline left less time than such a call may take, and it passed; or too many such calls are in flight.
     #[error("the request's time was used up")]
     OutOfTime,
     /// The call's last status.
@@ -83,8 +83,8 @@ pub enum Refusal {
     /// The target keeps failing.
     #[error("the circuit breaker is open")]
     Open,
-    /// As many calls as may are under way.
-    #[error("too many calls are under way")]
+    /// As many calls as may are in flight.
+    #[error("too many calls are in flight")]
     Bulkhead,
 }
 
@@ -102,8 +102,8 @@ impl Refusal {
 struct Time {
     /// `None`: as long as it takes.
     until: Option<Instant>,
-    /// Clearly less than a call may take, as the request has no more.
-    hurried: bool,
+    /// Clearly less than a call may take, as the request's deadline is near.
+    is_short: bool,
 }
 
 impl Time {
@@ -114,7 +114,7 @@ impl Time {
 }
 
 impl Outbound {
-    /// Calls are made, and waited for.
+    /// Calls without any protection.
     pub fn new(target: &'static str, metrics: &Metrics) -> Self {
         Self {
             metrics: metrics.calls(target),
@@ -123,7 +123,7 @@ impl Outbound {
         }
     }
 
-    /// The same with a deadline: a call, with all its attempts, takes this long at most, or as long as its request may.
+    /// Adds a deadline: a call, with all its attempts, takes this long at most, or as long as its request may.
     pub fn within(self, timeout: Duration) -> Self {
         Self {
             timeout: Some(timeout),
@@ -131,19 +131,19 @@ impl Outbound {
         }
     }
 
-    /// The same with a bulkhead, a breaker, and retries.
+    /// Adds a bulkhead, a breaker, and retries.
     pub fn guarded(self, limits: Limits) -> Self {
         let breaker = Breaker::new(
             limits.failures,
             limits.open_for,
             // A moment passes between the call's beginning and its deadline being set.
-            limits.patience.mul_f64(ENOUGH),
+            limits.failure_timeout.mul_f64(ENOUGH),
             self.metrics.clone(),
         );
         Self {
             guard: Some(Arc::new(Guard {
                 bulkhead: Semaphore::new(limits.concurrency),
-                haste: Semaphore::new(limits.concurrency / 2),
+                short_deadline: Semaphore::new(limits.concurrency / 2),
                 breaker: Arc::new(breaker),
                 budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_PER_SECOND, BUDGET_SHARE),
             })),
@@ -151,12 +151,12 @@ impl Outbound {
         }
     }
 
-    /// Counts an answer that was given in the target's place.
+    /// Counts an answer that was used in the target's place.
     pub fn fell_back(&self) {
         self.metrics.fallback();
     }
 
-    /// Makes a call that may be made twice. `attempt` is given the time that it has, `None` for as long as it takes.
+    /// Makes an idempotent call. `attempt` gets the time that it has, `None` without a limit.
     ///
     /// # Errors
     /// [`CallError`]: the last attempt's.
@@ -170,7 +170,7 @@ impl Outbound {
         let given = self.timeout.map(deadline::for_call);
         let time = Time {
             until: given.map(|given| Instant::now() + given),
-            hurried: given < self.timeout.map(|timeout| timeout.mul_f64(ENOUGH)),
+            is_short: given < self.timeout.map(|timeout| timeout.mul_f64(ENOUGH)),
         };
         let Some(guard) = &self.guard else {
             let left = self.time_left(time)?;
@@ -190,7 +190,7 @@ impl Outbound {
             }
             tokio::time::sleep(delay).await;
             if time.left() == Some(Duration::ZERO) {
-                // It woke too late to try: what the last attempt said stands.
+                // Too late for another attempt: the result of the last one stands.
                 self.metrics.retried("failed");
                 break;
             }
@@ -220,15 +220,17 @@ impl Outbound {
             .breaker
             .admit(left)
             .ok_or_else(|| self.refuse(Refusal::Open))?;
-        let haste = guard.breaker.is_haste(left);
-        let place_of_haste = haste.then(|| guard.haste.try_acquire()).transpose();
-        let Ok(_place_of_haste) = place_of_haste else {
-            // The target may be well: it is the request that leaves too little time.
+        let is_short = guard.breaker.is_short_deadline(left);
+        let short_slot = is_short
+            .then(|| guard.short_deadline.try_acquire())
+            .transpose();
+        let Ok(_short_slot) = short_slot else {
+            // The target may be healthy: it is the request that leaves too little time.
             self.metrics.refused(Refusal::Bulkhead.name());
             return Err(CallError::OutOfTime);
         };
         let full = |_| self.refuse(Refusal::Bulkhead);
-        let _place = guard.bulkhead.try_acquire().map_err(full)?;
+        let _slot = guard.bulkhead.try_acquire().map_err(full)?;
         let result = attempt(left).await;
         match result
             .as_ref()
@@ -236,13 +238,13 @@ impl Outbound {
         {
             Some(true) => permit.failed(),
             Some(false) => permit.succeeded(),
-            // It counts if it had its time.
+            // It counts if it had its full time.
             None => drop(permit),
         }
         result.map_err(|status| failed(status, time))
     }
 
-    /// What is left; an error if there is nothing to begin with.
+    /// The time that is left; an error if there is none.
     fn time_left(&self, time: Time) -> Result<Option<Duration>, CallError> {
         let left = time.left();
         if left == Some(Duration::ZERO) {
@@ -269,8 +271,8 @@ fn retry_delays() -> impl Iterator<Item = Duration> {
 
 fn failed(status: Status, time: Time) -> CallError {
     match status.code() {
-        // tonic's client keeps the deadline as well, and calls it cancelled.
-        Code::DeadlineExceeded | Code::Cancelled if time.hurried => CallError::OutOfTime,
+        // tonic's client enforces the deadline as well, and reports it as cancelled.
+        Code::DeadlineExceeded | Code::Cancelled if time.is_short => CallError::OutOfTime,
         _ => CallError::Failed(status),
     }
 }
@@ -281,7 +283,7 @@ fn may_be_tried_again(error: &CallError) -> bool {
     matches!(error, CallError::Failed(status) if status.code() == Code::Unavailable)
 }
 
-/// Whether a status says that the target doesn't do its work; `None` if it depends on the time that it had.
+/// Whether a status means that the target failed; `None` if that depends on the time that it had.
 fn has_failed(code: Code) -> Option<bool> {
     match code {
         Code::Unavailable
@@ -302,12 +304,12 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const FAILURE_TIMEOUT: Duration = Duration::from_secs(2);
     const LIMITS: Limits = Limits {
         concurrency: 2,
         failures: 3,
         open_for: Duration::from_secs(1),
-        patience: PATIENCE,
+        failure_timeout: FAILURE_TIMEOUT,
     };
     /// More than are remembered.
     const NEVER_OPENS: u32 = 21;
@@ -315,7 +317,7 @@ mod tests {
     fn outbound(limits: Limits) -> (Outbound, Metrics) {
         let metrics = Metrics::new("test");
         let outbound = Outbound::new("shop", &metrics)
-            .within(PATIENCE)
+            .within(FAILURE_TIMEOUT)
             .guarded(limits);
         (outbound, metrics)
     }
@@ -329,7 +331,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Waits as a client does, and no longer than it may.
+    /// Hangs until the deadline.
     async fn hang(left: Option<Duration>) -> Result<(), Status> {
         match left {
             Some(left) => tokio::time::sleep(left).await,
@@ -343,13 +345,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_target_that_hangs_is_waited_for_and_then_no_longer_asked() {
+    async fn a_target_that_hangs_is_called_until_the_breaker_opens() {
         let (outbound, metrics) = outbound(LIMITS);
         for _ in 0..3 {
             let began = Instant::now();
             let error = outbound.idempotent(hang).await.unwrap_err();
             assert!(matches!(error, CallError::Failed(_)), "{error}");
-            assert_eq!(began.elapsed(), PATIENCE);
+            assert_eq!(began.elapsed(), FAILURE_TIMEOUT);
         }
         let began = Instant::now();
         let error = outbound.idempotent(hang).await.unwrap_err();
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_there_opens_nothing_and_is_not_asked_for_again() {
+    async fn not_found_opens_nothing_and_is_not_retried() {
         let (outbound, _) = outbound(LIMITS);
         let calls = AtomicU32::new(0);
         for _ in 0..50 {
@@ -480,12 +482,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_in_a_hurry_gives_its_calls_what_it_has_and_opens_nothing() {
+    async fn a_request_with_a_short_deadline_passes_it_on_and_opens_nothing() {
         let (outbound, metrics) = outbound(LIMITS);
         for _ in 0..10 {
             let began = Instant::now();
-            let hurried = deadline::within(Duration::from_millis(250), outbound.idempotent(hang));
-            let error = hurried.await.expect("in time to answer").unwrap_err();
+            let short = deadline::within(Duration::from_millis(250), outbound.idempotent(hang));
+            let error = short.await.expect("in time to answer").unwrap_err();
             assert!(matches!(error, CallError::OutOfTime), "{error}");
             assert_eq!(began.elapsed(), Duration::from_millis(200));
         }
@@ -497,34 +499,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn callers_in_haste_leave_room_for_who_finds_out() {
+    async fn calls_with_short_deadlines_leave_room_for_those_whose_outcomes_count() {
         let limits = Limits {
             concurrency: 4,
             ..LIMITS
         };
         let (outbound, metrics) = outbound(limits);
-        let hasty = || async {
+        let short = || async {
             let call = outbound.idempotent(hang);
             deadline::within(Duration::from_millis(250), call).await
         };
         // As many as would fill it, and again as soon as they have given up.
         let storm = async {
             for _ in 0..40 {
-                let calls = [hasty(), hasty(), hasty(), hasty()];
+                let calls = [short(), short(), short(), short()];
                 for refused in futures_util::future::join_all(calls).await {
-                    // Never as a full bulkhead is: that would speak against a target that may be well.
+                    // Never as by a full bulkhead: that would count against a target that may be healthy.
                     let as_full = matches!(refused, Ok(Err(CallError::Refused(Refusal::Bulkhead))));
                     assert!(!as_full, "{refused:?}");
                 }
             }
         };
-        let patient = async {
+        let full = async {
             for _ in 0..3 {
                 let error = outbound.idempotent(hang).await.unwrap_err();
                 assert!(matches!(error, CallError::Failed(_)), "{error}");
             }
         };
-        tokio::join!(storm, patient);
+        tokio::join!(storm, full);
         let refused = r#"agora_calls_refused_total{target="shop",reason="bulkhead"}"#;
         assert!(counted(&metrics, refused) > 0);
         let opened =
@@ -533,12 +535,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_with_the_same_limit_as_its_call_is_in_no_hurry() {
+    async fn a_request_with_the_same_limit_as_its_call_has_no_short_deadline() {
         let (outbound, _) = outbound(LIMITS);
-        let request = PATIENCE + deadline::ANSWER_RESERVE;
+        let request = FAILURE_TIMEOUT + deadline::ANSWER_RESERVE;
         for _ in 0..3 {
             let call = async {
-                // What happens before anybody is asked.
+                // The work before the call.
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 outbound.idempotent(hang).await
             };

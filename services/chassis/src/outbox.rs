@@ -1,25 +1,23 @@
-//! The transactional outbox: what a transaction decided, and the events that tell of it, are committed
-//! together; a relay publishes them.
+//! The transactional outbox: a transaction's changes and its events are committed together; a relay publishes the events.
 //!
-//! [`Outbox::begin`] opens a [`UnitOfWork`]: a transaction that events can be said in. With the pattern on
-//! they become rows, and the relay takes it from there:
+//! [`Outbox::begin`] opens a [`UnitOfWork`]: a transaction that events can be recorded in. With the pattern on they become
+//! rows, which the relay publishes:
 //!
-//! - it is woken by the commits of its own process at once, by `NOTIFY` for those of other replicas, and polls
-//!   behind that;
+//! - it is woken at once by the commits of its own process, by `NOTIFY` for those of other replicas, and polls besides;
 //! - it takes batches with `FOR UPDATE SKIP LOCKED`, so that replicas share the work, and of each order only
 //!   the oldest unpublished event, so that no replica and no batch can overtake an earlier one;
 //! - it publishes persistent, mandatory and confirmed, and marks what was confirmed. A crash in between
 //!   publishes an event once more, under the same id: consumers keep an inbox;
-//! - an event that the broker rejects (too large, say) must not block the others: a batch in which one was rejected is
-//!   published one by one, which shows which one it is. It is tried again `OUTBOX_MAX_REJECTIONS` times, a second apart,
-//!   and then parked with the broker's error until somebody decides (`cargo xtask outbox`). Later events of the same
-//!   order wait behind it. A broker that is away, blocks publishers or has a full queue rejects no event: nothing is
-//!   parked because of it.
+//! - an event that the broker rejects (one that is too large, for example) must not block the others: a batch with a
+//!   rejection is published one by one, which shows which event it is. It is retried `OUTBOX_MAX_REJECTIONS` times, a second
+//!   apart, and then parked with the broker's error until an operator decides (`cargo xtask outbox`). Later events of the
+//!   same order wait behind it. A broker that is unreachable, blocks publishers or has a full queue rejects no event: none
+//!   is parked because of it.
 //!
-//! An event whose message was lost after that is published once more with [`UnitOfWork::say_again`].
+//! An event whose message was lost after that is published once more with [`UnitOfWork::republish`].
 //!
-//! With the pattern off the transaction commits first and publishes then: what happens in between loses the
-//! event, and nobody notices. Left out: the tables (each service's migrations), and what an event says.
+//! With the pattern off the transaction commits first and publishes then: a failure in between loses the event. Left out:
+//! the tables (each service's migrations), and the content of an event.
 //! Source: <https://microservices.io/patterns/data/transactional-outbox.html>.
 
 use std::sync::Arc;
@@ -49,19 +47,19 @@ use crate::telemetry::{self, Message, Statement, message_span};
 
 /// The channel of `NOTIFY`; each service has a database, and so a channel, of its own.
 const CHANNEL: &str = "outbox";
-/// How often other replicas are told, at most: all that was committed meanwhile is one notification.
+/// How often other replicas are notified, at most: all commits in between are one notification.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the figures are taken.
+/// How often the gauges are updated.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often old rows are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
-/// The relay begins a batch this long after the one before, or later, unless it knows that more waits: under load, events
-/// gather for that long. An event that comes alone is not kept waiting.
+/// The relay begins a batch this long after the one before, or later, unless it knows that more events wait: under load,
+/// events gather for that long. A single event is not delayed.
 const PACE: Duration = Duration::from_millis(5);
-/// Longer than the statements of a batch and the longest wait for its confirms: past it the connection is dead, and
-/// nobody has said so.
+/// Longer than the statements of a batch and the longest wait for its confirms: past it a connection is dead without an
+/// error.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(50);
-/// How long a rejected event waits until it is tried again.
+/// How long a rejected event waits until it is retried.
 const REJECTED_PAUSE: Duration = Duration::from_secs(1);
 /// How many events of a batch are published one by one, and for how long, at most: the rest waits for the next batch. Well
 /// within [`BATCH_TIMEOUT`], with what was tried before.
@@ -79,15 +77,15 @@ pub struct Outbox {
 
 #[derive(Clone)]
 enum Strategy {
-    /// As rows of the same transaction; the bells tell of a commit.
-    Stored { bells: Bells },
-    /// After the commit, by whoever committed.
+    /// As rows of the same transaction; the notifiers wake the relays after a commit.
+    Stored { notifiers: Notifiers },
+    /// After the commit, by the task that committed.
     Direct(Arc<Publisher>),
 }
 
-/// Who is told of a commit with events in it.
+/// Notified after a commit with events in it.
 #[derive(Clone, Default)]
-struct Bells {
+struct Notifiers {
     /// The relay of this process.
     relay: Arc<Notify>,
     /// Those of other replicas, for the case that this one's has no broker, or ends.
@@ -99,10 +97,10 @@ struct Bells {
 pub struct UnitOfWork<'a> {
     transaction: Transaction,
     outbox: &'a Outbox,
-    /// What is stored with the commit, or published after it; each with the trace that it was said in.
-    said: Vec<(Event, StoredContext)>,
+    /// Stored with the commit, or published after it; each with the trace context that it was recorded in.
+    recorded: Vec<(Event, StoredContext)>,
     /// Whether a stored event is to be published again.
-    said_again: bool,
+    republishes: bool,
 }
 
 /// Composes the strategy that the configuration asks for, and starts the relay and its housekeeping.
@@ -113,26 +111,26 @@ pub fn start(
     publisher: Publisher,
 ) -> Outbox {
     lifecycle.enter_pattern(Pattern::Outbox, config.outbox);
-    let bells = Bells::default();
-    // In either position: what an earlier process stored must not be taken for what the naive way loses.
-    let bell = Arc::clone(&bells.relay);
-    let relay = Relay::new(lifecycle, &config, database, publisher.clone(), bell);
+    let notifiers = Notifiers::default();
+    // In either position: what an earlier process stored must not count as lost by the naive version.
+    let wake_up = Arc::clone(&notifiers.relay);
+    let relay = Relay::new(lifecycle, &config, database, publisher.clone(), wake_up);
     lifecycle.spawn_worker("outbox relay", async move {
         relay.run().await;
         Ok(())
     });
-    // For the commits of other replicas. Its connection stays: one that were opened when the relay has nothing to do would
-    // be given up at each commit.
+    // For the commits of other replicas. Its connection stays open: one that is opened while the relay is idle would be
+    // closed at each commit.
     database.listen(
         lifecycle,
         "outbox listener",
         CHANNEL,
-        Arc::clone(&bells.relay),
+        Arc::clone(&notifiers.relay),
     );
     spawn_housekeeping(lifecycle, config.retention, database);
     let strategy = if config.outbox.is_on() {
-        spawn_bell_ringer(lifecycle, database, Arc::clone(&bells.replicas));
-        Strategy::Stored { bells }
+        spawn_notifier(lifecycle, database, Arc::clone(&notifiers.replicas));
+        Strategy::Stored { notifiers }
     } else {
         Strategy::Direct(Arc::new(publisher))
     };
@@ -156,8 +154,8 @@ impl Outbox {
         Ok(UnitOfWork {
             transaction: database::begin(&self.pool).traced("BEGIN").await?,
             outbox: self,
-            said: Vec::new(),
-            said_again: false,
+            recorded: Vec::new(),
+            republishes: false,
         })
     }
 }
@@ -168,22 +166,22 @@ impl UnitOfWork<'_> {
         &mut self.transaction
     }
 
-    /// Says an event, if and when the transaction commits.
-    pub fn say(&mut self, event: Event) {
+    /// Records an event: it is published if and when the transaction commits.
+    pub fn record(&mut self, event: Event) {
         let mut trace = StoredContext::default();
         telemetry::inject(&mut trace);
-        self.said.push((event, trace));
+        self.recorded.push((event, trace));
     }
 
-    /// Says an event once more whose message may have been lost: the one with this subject and type. While the outbox keeps
-    /// it, it is published again as it was, under its own id and in its own trace; where it was pruned, or never stored
-    /// (`outbox` off), `event` is said in its place. `false` where it still waits to be published: then nothing is done.
+    /// Publishes an event again whose message may have been lost: the one with this subject and type. While the outbox keeps
+    /// it, it is published as it was, under its own id and in its own trace; where it was pruned, or never stored (`outbox`
+    /// off), `event` is recorded in its place. `false` where it still waits to be published: then nothing is done.
     ///
-    /// It counts as created now: its age in the metrics is the time that it waits for the broker, and pruning leaves it.
+    /// It counts as created now: its age in the metrics is the time that it waits for the broker, and pruning keeps it.
     ///
     /// # Errors
     /// The database's.
-    pub async fn say_again(&mut self, event: Event) -> Result<bool, sqlx::Error> {
+    pub async fn republish(&mut self, event: Event) -> Result<bool, sqlx::Error> {
         let waits: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM outbox WHERE subject = $1 AND event_type = $2 AND published_at IS NULL)",
         )
@@ -195,10 +193,10 @@ impl UnitOfWork<'_> {
         if waits {
             return Ok(false);
         }
-        let is_said = |(said, _): &(Event, StoredContext)| {
-            said.subject == event.subject && said.event_type == event.event_type
+        let is_same = |(recorded, _): &(Event, StoredContext)| {
+            recorded.subject == event.subject && recorded.event_type == event.event_type
         };
-        if self.said.iter().any(is_said) {
+        if self.recorded.iter().any(is_same) {
             return Ok(false);
         }
         let kept = sqlx::query(
@@ -223,41 +221,41 @@ impl UnitOfWork<'_> {
             if is_kept {
                 return Ok(false);
             }
-            self.say(event);
+            self.record(event);
         }
-        self.said_again = true;
+        self.republishes = true;
         Ok(true)
     }
 
-    /// Commits. Events of a direct publisher are published then; what fails there is logged and counted,
-    /// and not an error: the transaction stands.
+    /// Commits. Events of a direct publisher are published then; a failure there is logged and counted, and not an error: the
+    /// transaction is committed.
     ///
     /// # Errors
-    /// The database's. Where the connection broke, the transaction may stand all the same.
+    /// The database's. If the connection broke, the transaction may be committed all the same.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         match &self.outbox.strategy {
-            Strategy::Stored { bells } => {
-                if self.said.is_empty() && !self.said_again {
+            Strategy::Stored { notifiers } => {
+                if self.recorded.is_empty() && !self.republishes {
                     return self.transaction.commit().traced("COMMIT").await;
                 }
-                if !self.said.is_empty() {
-                    store(&mut self.transaction, &self.said).await?;
+                if !self.recorded.is_empty() {
+                    store(&mut self.transaction, &self.recorded).await?;
                 }
-                let (transaction, bells) = (self.transaction, bells.clone());
-                // As one: a commit whose request was dropped would be found by polling alone.
-                let told = async move {
+                let (transaction, notifiers) = (self.transaction, notifiers.clone());
+                // As one: without it, the events of a request that is dropped meanwhile would wait for polling.
+                let committed = async move {
                     transaction.commit().await?;
-                    bells.relay.notify_one();
-                    bells.replicas.notify_one();
+                    notifiers.relay.notify_one();
+                    notifiers.replicas.notify_one();
                     Ok(())
                 };
-                finished(told).traced("COMMIT").await?;
+                finished(committed).traced("COMMIT").await?;
             }
             Strategy::Direct(publisher) => {
                 self.transaction.commit().traced("COMMIT").await?;
                 crash_point("direct.before_publish");
-                // Side by side: one after the other they could take longer than a message may be handled.
-                join_all(self.said.iter().map(async |(event, trace)| {
+                // Concurrently: one after the other they could take longer than a message may be handled.
+                join_all(self.recorded.iter().map(async |(event, trace)| {
                     let span =
                         send_span(&publisher.exchange(), event.routing_key(), event.id, trace);
                     let published = publisher.publish(event).instrument(span.clone()).await;
@@ -274,25 +272,26 @@ impl UnitOfWork<'_> {
         Ok(())
     }
 
-    /// Gives it up.
+    /// Rolls it back.
     ///
     /// # Errors
-    /// The database's; the transaction is gone all the same.
+    /// The database's; the transaction is rolled back all the same.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         self.transaction.rollback().traced("ROLLBACK").await
     }
 }
 
-/// All in one statement, and in the order in which they were said: positions are given out in it.
+/// All in one statement, and in the order of recording: their positions follow it.
 async fn store(
     connection: &mut PgConnection,
-    said: &[(Event, StoredContext)],
+    recorded: &[(Event, StoredContext)],
 ) -> Result<(), sqlx::Error> {
     fn column<'a, T>(
-        said: &'a [(Event, StoredContext)],
+        recorded: &'a [(Event, StoredContext)],
         value: impl Fn(&'a Event, &'a StoredContext) -> T,
     ) -> Vec<T> {
-        said.iter()
+        recorded
+            .iter()
             .map(|(event, trace)| value(event, trace))
             .collect()
     }
@@ -300,45 +299,45 @@ async fn store(
         "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload, traceparent, tracestate)
          SELECT event_id, subject, event_type, routing_key, payload, traceparent, tracestate
          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-             WITH ORDINALITY AS said (event_id, subject, event_type, routing_key, payload, traceparent, tracestate,
+             WITH ORDINALITY AS recorded (event_id, subject, event_type, routing_key, payload, traceparent, tracestate,
                                       number)
          ORDER BY number",
     )
-    .bind(column(said, |event, _| event.id))
-    .bind(column(said, |event, _| &*event.subject))
-    .bind(column(said, |event, _| &*event.event_type))
-    .bind(column(said, |event, _| event.routing_key()))
-    .bind(column(said, |event, _| {
+    .bind(column(recorded, |event, _| event.id))
+    .bind(column(recorded, |event, _| &*event.subject))
+    .bind(column(recorded, |event, _| &*event.event_type))
+    .bind(column(recorded, |event, _| event.routing_key()))
+    .bind(column(recorded, |event, _| {
         String::from_utf8(event.encode()).expect("JSON is UTF-8")
     }))
-    .bind(column(said, |_, trace| trace.traceparent.as_deref()))
-    .bind(column(said, |_, trace| trace.tracestate.as_deref()))
+    .bind(column(recorded, |_, trace| trace.traceparent.as_deref()))
+    .bind(column(recorded, |_, trace| trace.tracestate.as_deref()))
     .execute(connection)
     .traced("INSERT outbox")
     .await?;
     Ok(())
 }
 
-/// Tells other replicas, now and then, that there were commits: outside of their transactions, because PostgreSQL
-/// lets notifying transactions commit one at a time, each until it is on disk, which would undo group commit. What
-/// is lost in a crash is made up for by polling.
-fn spawn_bell_ringer(lifecycle: &Lifecycle, database: &Database, bell: Arc<Notify>) {
-    // There is nothing to be kept of a notification, so its commit doesn't wait for the disk.
+/// Notifies other replicas of commits: outside of their transactions, because PostgreSQL lets notifying transactions commit
+/// one at a time, each until it is on disk, which would undo group commit. Polling makes up for a notification that is lost
+/// in a crash.
+fn spawn_notifier(lifecycle: &Lifecycle, database: &Database, committed: Arc<Notify>) {
+    // A notification changes no data, so its commit doesn't wait for the disk.
     let pool = database.pool_of(1, &[("synchronous_commit", "off")]);
     let closing = lifecycle.closing();
-    lifecycle.spawn_watcher("outbox bell", async move {
-        let ring = async {
+    lifecycle.spawn_watcher("outbox notifier", async move {
+        let notify = async {
             loop {
-                bell.notified().await;
-                let rung = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
-                if let Err(error) = rung.execute(&pool).await {
-                    debug!(%error, "other relays were not woken: they poll");
+                committed.notified().await;
+                let notification = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
+                if let Err(error) = notification.execute(&pool).await {
+                    debug!(%error, "other relays were not notified: they poll");
                 }
                 tokio::time::sleep(NOTIFY_INTERVAL).await;
             }
         };
         tokio::select! {
-            () = ring => {}
+            () = notify => {}
             () = closing.cancelled() => {}
         }
         Ok(())
@@ -349,7 +348,7 @@ fn spawn_housekeeping(lifecycle: &Lifecycle, retention: Duration, database: &Dat
     let pool = database.pool_of(1, &[]);
     let gauges = lifecycle.metrics().outbox_gauges();
     let measured = pool.clone();
-    database.every(lifecycle, "outbox figures", MEASURE_INTERVAL, move || {
+    database.every(lifecycle, "outbox gauges", MEASURE_INTERVAL, move || {
         let (pool, gauges) = (measured.clone(), gauges.clone());
         async move { measure(&pool, &gauges).await }
     });
@@ -363,7 +362,7 @@ fn spawn_housekeeping(lifecycle: &Lifecycle, retention: Duration, database: &Dat
 }
 
 async fn measure(pool: &PgPool, gauges: &OutboxGauges) -> Result<(), sqlx::Error> {
-    // What is parked, and what waits behind it, doesn't wait for the relay: the age is of the others.
+    // Parked events, and those that wait behind them, don't wait for the relay: the age is that of the others.
     let (backlog, parked, oldest_age_seconds): (i64, i64, f64) = sqlx::query_as(
         "WITH waiting AS MATERIALIZED (
              SELECT subject, created_at, parked_at FROM outbox WHERE published_at IS NULL),
@@ -380,10 +379,10 @@ async fn measure(pool: &PgPool, gauges: &OutboxGauges) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// Removes some of the rows that were published and are older than they need to be; how many.
+/// Deletes some of the published rows that are older than the retention; returns how many.
 async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
     let gone = sqlx::query(
-        // One that is said again meanwhile is locked, and passed over.
+        // A row that is being republished is locked, and skipped.
         "DELETE FROM outbox WHERE published_at IS NOT NULL AND position IN
              (SELECT position FROM outbox
               WHERE published_at IS NOT NULL AND created_at < now() - make_interval(secs => $1)
@@ -398,7 +397,7 @@ async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
     Ok(gone)
 }
 
-/// Publishes what is stored, for as long as the service lives.
+/// Publishes the stored events, for as long as the service lives.
 pub struct Relay {
     /// One connection, so that a batch never waits for requests. Marks needn't be on disk when the commit
     /// returns: one that is lost in a crash of the database publishes an event twice, which the inbox knows.
@@ -406,11 +405,11 @@ pub struct Relay {
     database: Database,
     publisher: Publisher,
     batch_size: i64,
-    /// A rejected event is parked after so many tries.
+    /// A rejected event is parked after this many attempts.
     max_rejections: i32,
     poll_interval: Duration,
-    /// Rung by every commit of this process with an event in it, and for those of other replicas.
-    bell: Arc<Notify>,
+    /// Notified by every commit of this process with an event in it, and for those of other replicas.
+    wake_up: Arc<Notify>,
     draining: CancellationToken,
 }
 
@@ -427,16 +426,16 @@ struct Waiting {
     rejections: i32,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 struct Batch {
     published: usize,
-    /// Whether more is known to wait: the batch was full, or one of its orders has a next event.
+    /// Whether more events are known to wait: the batch was full, or one of its orders has a next event.
     more: bool,
     /// Why the rest of it was not published.
     failure: Option<PublishError>,
 }
 
-/// What became of events that were published one by one.
+/// The result of publishing events one by one.
 #[derive(Default)]
 struct OneByOne {
     published: Vec<i64>,
@@ -447,16 +446,16 @@ struct OneByOne {
 }
 
 impl Relay {
-    /// Rung by `bell`. It does nothing until it [runs](Relay::run); [`start`] makes one that does.
+    /// Woken by `wake_up`. It does nothing until it [runs](Relay::run); [`start`] makes one that does.
     pub fn new(
         lifecycle: &Lifecycle,
         config: &OutboxConfig,
         database: &Database,
         publisher: Publisher,
-        bell: Arc<Notify>,
+        wake_up: Arc<Notify>,
     ) -> Self {
         Self {
-            bell,
+            wake_up,
             pool: database.pool_of(1, &[("synchronous_commit", "off")]),
             database: database.clone(),
             publisher,
@@ -467,14 +466,14 @@ impl Relay {
         }
     }
 
-    /// Until the service drains. A batch under way is finished; what is left waits for the next start, or for
-    /// another replica. It may be dropped at any await, and run again: an event is published once more then.
+    /// Runs until the service drains. A batch in flight is finished; the rest waits for the next start, or for another
+    /// replica. It may be dropped at any await, and run again: an event is published once more then.
     pub async fn run(&self) {
         let mut delays = backoff();
         while !self.draining.is_cancelled() {
             let both = async {
-                self.database.in_reach().await;
-                self.publisher.in_reach().await;
+                self.database.wait_until_reachable().await;
+                self.publisher.wait_until_reachable().await;
             };
             tokio::select! {
                 () = both => {}
@@ -493,7 +492,7 @@ impl Relay {
                         delays = backoff();
                     }
                     if failure.is_none() && !more {
-                        // What was committed meanwhile has rung already.
+                        // A commit in the meantime has notified already.
                         self.idle().await;
                         tokio::time::sleep_until(begun + PACE).await;
                     }
@@ -503,10 +502,7 @@ impl Relay {
                 Err(_) => Some(format!("not done within {} s", BATCH_TIMEOUT.as_secs())),
             };
             let Some(failure) = failure else { continue };
-            warn!(
-                error = failure,
-                "events could not be published: tried again"
-            );
+            warn!(error = failure, "events could not be published: retrying");
             tokio::select! {
                 () = tokio::time::sleep(delays.next().unwrap_or(self.poll_interval)) => {}
                 () = self.draining.cancelled() => return,
@@ -514,16 +510,16 @@ impl Relay {
         }
     }
 
-    /// Waits for a commit, here or (see `Database::listen`) elsewhere, or the time to look without one.
+    /// Waits for a commit, here or (see `Database::listen`) elsewhere, or for the time to poll.
     async fn idle(&self) {
         tokio::select! {
-            () = self.bell.notified() => {}
+            () = self.wake_up.notified() => {}
             () = tokio::time::sleep(self.poll_interval) => {}
             () = self.draining.cancelled() => {}
         }
     }
 
-    /// Publishes what is next of each order, and marks it.
+    /// Publishes the next event of each order, and marks it.
     async fn publish_batch(&self) -> Result<Batch, sqlx::Error> {
         let mut transaction = database::begin(&self.pool).await?;
         let batch: Vec<Waiting> = sqlx::query_as(
@@ -547,7 +543,7 @@ impl Relay {
             });
         }
         crash_point("outbox.before_publish");
-        // What was rejected before would take the channel of the others with it again.
+        // An event that was rejected before would close the channel of the others again.
         let (together, mut alone): (Vec<&Waiting>, Vec<&Waiting>) =
             batch.iter().partition(|event| event.rejections == 0);
         let results = join_all(together.iter().map(|event| self.publish(event))).await;
@@ -557,7 +553,7 @@ impl Relay {
         for (event, result) in together.iter().zip(results) {
             match result {
                 Ok(()) => published.push(event.position),
-                // It took the channel of the whole batch with it: which one it was is found out below.
+                // It closed the channel of the whole batch: which event it was shows below.
                 Err(PublishError::Rejected(_)) => rejected = true,
                 Err(error) => {
                     returned |= matches!(error, PublishError::Unroutable(_));
@@ -566,7 +562,7 @@ impl Relay {
             }
         }
         if returned {
-            // What is sent back carries no number: of many under way nobody knows which one it was.
+            // A returned message carries no number: of many in flight the client can't tell which one it was.
             published.clear();
         }
         if rejected {
@@ -583,8 +579,8 @@ impl Relay {
                 .await?;
             failure = done.failure;
         }
-        // Asked here and not in a look of its own, which would mostly be in vain. The statement sees the rows as they
-        // were before it: what it marks itself is left aside.
+        // In this statement and not in a poll of its own, which would mostly find nothing. The statement sees the rows as they
+        // were before it: those that it marks itself are left out.
         let follow_ups: bool = sqlx::query_scalar(
             "WITH marked AS (UPDATE outbox SET published_at = now() WHERE position = ANY($1) RETURNING subject)
              SELECT EXISTS (SELECT FROM outbox JOIN marked USING (subject)
@@ -601,8 +597,8 @@ impl Relay {
         })
     }
 
-    /// Publishes events with no other under way, so that a rejection tells which one is meant, until the bound or a failure
-    /// that is no event's fault.
+    /// Publishes events with no other in flight, so that a rejection is known to be of this one, until the limit or a failure
+    /// that no event caused.
     async fn publish_one_by_one(&self, events: &[&Waiting]) -> OneByOne {
         let mut done = OneByOne::default();
         let started = Instant::now();
@@ -628,7 +624,7 @@ impl Relay {
         done
     }
 
-    /// Counts the tries of rejected events, and parks those that have had all of them.
+    /// Counts the rejections of events, and parks those that have reached the limit.
     async fn note_rejections(
         &self,
         connection: &mut PgConnection,
@@ -659,7 +655,7 @@ impl Relay {
             if parked {
                 error!(%event_id, subject, tries, error, "event parked: the broker rejects it");
             } else {
-                warn!(%event_id, subject, tries, error, "event rejected by the broker: tried again");
+                warn!(%event_id, subject, tries, error, "event rejected by the broker: retrying");
             }
         }
         Ok(())
@@ -675,7 +671,7 @@ impl Relay {
         self.traced(event, sent).await
     }
 
-    /// Sends an event in a span of the trace that it was said in.
+    /// Publishes an event in a span of the trace that it was recorded in.
     async fn traced(
         &self,
         event: &Waiting,
@@ -695,19 +691,19 @@ impl Relay {
     }
 }
 
-/// The span that an event is published in: a child of the one that it was said in.
-fn send_span(exchange: &str, routing_key: &str, id: Uuid, said_in: &StoredContext) -> Span {
+/// The span of publishing an event: a child of the one that it was recorded in.
+fn send_span(exchange: &str, routing_key: &str, id: Uuid, recorded_in: &StoredContext) -> Span {
     let message = Message {
         destination: exchange,
         routing_key,
         id: Some(&id.to_string()),
     };
     let span = message_span("send", &message);
-    telemetry::adopt_parent(&span, said_in);
+    telemetry::adopt_parent(&span, recorded_in);
     span
 }
 
-/// The trace context of who said the event, as it stands in the row.
+/// The trace context that an event was recorded in, as the row has it.
 #[derive(Default)]
 struct StoredContext {
     traceparent: Option<String>,

@@ -1,4 +1,4 @@
-//! Lists come in pages: `?limit=&after=`, where `after` is the last id of the page before.
+//! Paging of lists: `?limit=&after=`, where `after` is the last id of the page before.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -31,7 +31,7 @@ pub struct Page<T> {
 }
 
 impl PageQuery {
-    /// How many rows to fetch: one more than a page holds, which tells [`Page::cut`] whether there is more.
+    /// How many rows to fetch: one more than a page holds, from which [`Page::cut`] knows whether there are more.
     ///
     /// # Errors
     /// 422 when `limit` is not from 1 to 100.
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_row_too_many_becomes_a_next_page() {
+    fn the_additional_row_becomes_a_next_page() {
         let ids: Vec<_> = (1..=3).map(Uuid::from_u128).collect();
         let page = Page::cut(ids.clone(), 3, |id| *id);
         assert_eq!((page.items.len(), page.next), (2, Some(ids[1])));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_says_the_bounds_that_are_checked() {
+    fn the_document_has_the_bounds_that_are_checked() {
         let parameters = PageQuery::into_params(|| None);
         let limit = serde_json::to_value(&parameters[0]).unwrap();
         let schema = &limit["schema"];

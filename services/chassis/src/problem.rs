@@ -1,7 +1,7 @@
 //! Errors as RFC 9457 problem documents, with a stable `type`.
 //!
-//! Extractors are wrapped here too, so that what axum refuses by itself (a broken body, a bad query) has
-//! the same shape as what a handler refuses.
+//! Extractors are wrapped here too, so that axum's own refusals (of a broken body, a bad query) have the same form as a
+//! handler's.
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts};
@@ -41,16 +41,16 @@ pub(crate) struct Document<'a> {
     trace_id: Option<String>,
 }
 
-/// What problem documents are sent as.
+/// The content type of problem documents.
 pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
-/// How long a client should wait before it asks again, where nobody knows better.
+/// How long a client should wait before it retries, by default.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 impl Problem {
-    /// A problem with a kind of the service's own. A 429 and a 503 say when to try again: in a second, unless told otherwise.
+    /// A problem with a kind of the service's own. A 429 and a 503 have a `Retry-After`: a second by default.
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        let passes = matches!(
+        let is_temporary = matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
         );
@@ -58,11 +58,11 @@ impl Problem {
             status,
             kind,
             detail: detail.into(),
-            retry_after_seconds: passes.then_some(RETRY_AFTER_SECONDS),
+            retry_after_seconds: is_temporary.then_some(RETRY_AFTER_SECONDS),
         }
     }
 
-    /// 429, to be tried again after so many seconds: this caller asked too often.
+    /// 429, with the seconds until a retry: this caller sent too many requests.
     pub fn too_many(
         kind: &'static str,
         detail: impl Into<String>,
@@ -74,17 +74,17 @@ impl Problem {
         }
     }
 
-    /// The status that it is answered with.
+    /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// 404: there is no such thing, or not for this caller.
+    /// 404: it doesn't exist, or not for this caller.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
-    /// 400: not to be read.
+    /// 400: unreadable.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", detail)
     }
@@ -94,17 +94,17 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
     }
 
-    /// 503: a dependency is out of reach, trying later makes sense.
+    /// 503: a dependency is unreachable; a retry may succeed.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
     }
 
-    /// 503: more is asked for than can be done. Nothing was begun.
+    /// 503: too many requests for the service. No work was begun.
     pub fn overloaded(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
     }
 
-    /// 500: our fault, with nothing to say about it; the log says more.
+    /// 500: a fault of the service; the details are in the log only.
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -141,7 +141,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The database said no. A lost connection is a 503; all else is a fault of ours and goes to the log.
+/// A database error. A lost connection is a 503; any other is a fault of the service and is logged.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         if crate::failure::is_transient(&error) {
@@ -163,7 +163,7 @@ pub struct Json<T>(pub T);
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub struct Query<T>(pub T);
 
-/// Parameters in the path. What doesn't parse names nothing that exists: 404.
+/// Parameters in the path. A value that doesn't parse names nothing that exists: 404.
 #[derive(Debug, FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(Problem))]
 pub struct Path<T>(pub T);
@@ -179,7 +179,7 @@ impl From<JsonRejection> for Problem {
                 "unsupported-media-type",
                 "the body must be application/json",
             ),
-            // Not JSON at all, or not readable to its end.
+            // Not JSON, or the body ended early.
             StatusCode::BAD_REQUEST => Self::malformed(rejection.body_text()),
             _ => Self::invalid(rejection.body_text()),
         }
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_passes_says_when_to_try_again() {
+    fn a_temporary_problem_has_a_retry_after() {
         let wait = |problem: Problem| {
             let response = problem.into_response();
             let wait = response.headers().get(RETRY_AFTER);

@@ -1,7 +1,7 @@
 //! Whether a service can do its work: starting, ready, unavailable while a dependency is, draining.
 //!
-//! Each dependency's state is kept by the task that watches it (`database`, `broker`); nothing is probed
-//! when somebody asks, so that asking is cheap and never hangs.
+//! Each dependency's state is updated by the task that watches it (`database`, `broker`); a readiness request probes nothing,
+//! so that it is cheap and never hangs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use tokio::sync::watch;
 
-/// The state of one dependency, written by who watches it.
+/// The state of one dependency, written by the task that watches it.
 pub type Health = watch::Sender<bool>;
 
 /// Shared by all tasks of a service.
@@ -32,16 +32,16 @@ enum Phase {
     Draining,
 }
 
-/// What `/readyz` answers with.
+/// The answer of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// In one word.
+    /// The service's state.
     pub status: Status,
-    /// Each dependency that is needed.
+    /// Each dependency's state.
     pub dependencies: BTreeMap<&'static str, Dependency>,
 }
 
-/// A service in one word.
+/// A service's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -49,31 +49,31 @@ pub enum Status {
     Starting,
     /// Can do all of its work.
     Ready,
-    /// Runs, but a dependency is out of reach.
+    /// Runs, but a dependency is unreachable.
     Unavailable,
-    /// Is stopping; takes no new work.
+    /// Is stopping; accepts no new work.
     Draining,
 }
 
-/// A dependency in one word.
+/// A dependency's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dependency {
-    /// Answered when last asked.
+    /// Answered the last probe.
     Ok,
-    /// Did not.
+    /// Did not answer it.
     Unreachable,
 }
 
 impl Readiness {
-    /// Adds a dependency; unreachable until its watcher says otherwise.
+    /// Adds a dependency; unreachable until its watcher reports otherwise.
     pub fn depends_on(&self, name: &'static str) -> Health {
         let (health, state) = watch::channel(false);
         self.lock().dependencies.insert(name, state);
         health
     }
 
-    /// As of now.
+    /// The current state.
     pub fn report(&self) -> Report {
         let inner = self.lock();
         let dependencies: BTreeMap<_, _> = inner

@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | discovery | the service's name is resolved every `RESOLVE_INTERVAL`; new addresses are added, addresses that are gone are removed |
-//! | health checks | every `PROBE_INTERVAL` each address is asked through `grpc.health.v1`, and has to answer `SERVING` within `PROBE_TIMEOUT`. Calls go to the replicas with the fewest failed checks in a row |
+//! | health checks | every `PROBE_INTERVAL` each address is checked through `grpc.health.v1`, and has to answer `SERVING` within `PROBE_TIMEOUT`. Calls go to the replicas with the fewest failed checks in a row |
 //! | selection | power of two choices by pending requests (tower's [`Balance`]) |
 //! | keepalive | a connection on which an HTTP/2 ping gets no answer is closed; its calls fail with `Unavailable` and may be retried on another replica ([`crate::outbound`]) |
 //!
@@ -50,7 +50,7 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a health check may take.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
-/// A replica that failed so many checks in a row is unhealthy: it gets no calls even if every other one is, too.
+/// A replica that failed this many checks in a row is unhealthy: it gets no calls even if every other one is, too.
 const UNHEALTHY_AFTER: u32 = 6;
 /// A connection that received nothing for this long is pinged.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
@@ -161,14 +161,14 @@ pub fn balanced(
     channel
 }
 
-/// The differences between successive member sets. Intermediate sets are skipped while nobody polls, so nothing accumulates.
+/// The differences between successive member sets. Intermediate sets are skipped while the stream isn't polled, so nothing accumulates.
 fn changes(
     mut wanted: watch::Receiver<Members>,
 ) -> impl Stream<Item = Result<Change<Member, Channel>, Infallible>> {
     wanted.mark_changed();
     let steps = stream::unfold((wanted, Members::new()), async |(mut wanted, known)| {
         if wanted.changed().await.is_err() {
-            // The service is ending. The last members stay: an ended stream must not be asked again, and would be.
+            // The service is ending. The last members stay: an ended stream must not be polled again, and would be.
             return std::future::pending().await;
         }
         let now = wanted.borrow_and_update().clone();
@@ -237,10 +237,10 @@ struct Checker {
 impl Checker {
     /// Checks all replicas at each interval and publishes the member set.
     async fn run(mut self, addresses: watch::Receiver<BTreeSet<SocketAddr>>) {
-        let mut turns = tokio::time::interval(PROBE_INTERVAL);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            turns.tick().await;
+            ticks.tick().await;
             let addresses = addresses.borrow().clone();
             self.update(&addresses);
             let probes = self.replicas.iter().map(|(addr, replica)| {
@@ -339,7 +339,7 @@ fn towards(endpoint: &Endpoint, address: SocketAddr) -> Option<Endpoint> {
 }
 
 async fn is_serving(channel: Channel) -> bool {
-    // The empty name asks for the server as a whole.
+    // The empty name stands for the server as a whole.
     let mut request = tonic::Request::new(HealthCheckRequest::default());
     request.set_timeout(PROBE_TIMEOUT);
     let mut health = HealthClient::new(channel);

@@ -1,4 +1,4 @@
-//! A service's whole `main`, the same for all of them: configuration → telemetry → dependencies → serve → drain → flush.
+//! A service's whole `main`, the same for all: configuration → telemetry → dependencies → serve → drain → flush.
 //! With the pattern `graceful_shutdown` off a signal ends the process at once: nothing is drained or flushed.
 //!
 //! Left out: tasks and how they end ([`crate::lifecycle`]).
@@ -25,9 +25,9 @@ const EXIT_TERMINATED: i32 = 143;
 
 /// Runs a service until SIGTERM or SIGINT; `main` returns what this returns.
 ///
-/// `read` makes the service's configuration, `start` composes it: connects, spawns, and returns the
-/// address that it serves on. With the argument `healthcheck` the process instead asks the running one
-/// whether it is ready, for images that have no shell.
+/// `read` reads the service's configuration, `start` composes it: connects, spawns, and returns the address that it serves
+/// on. With the argument `healthcheck` the process instead checks whether the running one is ready, for images without a
+/// shell.
 pub fn run<C>(
     service: &'static str,
     read: impl FnOnce(&Env) -> Result<C, ConfigError>,
@@ -112,7 +112,7 @@ async fn serve_until_stopped<C>(
             std::process::exit(EXIT_TERMINATED);
         }
         info!(signal, "draining");
-        // Readiness first: who balances over replicas stops coming before anybody is refused.
+        // Readiness first: load balancers stop sending before any request is refused.
         lifecycle.readiness().draining();
         tokio::time::sleep(common.shutdown_delay).await;
     };
@@ -135,7 +135,7 @@ async fn serve_until_stopped<C>(
 }
 
 fn healthcheck(port: u16) -> ExitCode {
-    match ask_ready(port) {
+    match probe(port) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
         Ok(answer) => {
             eprintln!("not ready: {}", answer.lines().last().unwrap_or_default());
@@ -148,7 +148,7 @@ fn healthcheck(port: u16) -> ExitCode {
     }
 }
 
-fn ask_ready(port: u16) -> std::io::Result<String> {
+fn probe(port: u16) -> std::io::Result<String> {
     const TIMEOUT: Duration = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -1,7 +1,7 @@
 //! Logs as JSON lines, spans over OTLP, and the trace context that travels between services.
 //!
-//! Whether a trace is sampled is decided where it begins, in the gateway as a rule, and kept to (`OTEL_TRACES_SAMPLER`
-//! decides for those that begin here). Source: W3C Trace Context, <https://www.w3.org/TR/trace-context/>. Left out:
+//! Whether a trace is sampled is decided where it begins, usually in the gateway, and kept by all services
+//! (`OTEL_TRACES_SAMPLER` decides for those that begin here). Source: W3C Trace Context, <https://www.w3.org/TR/trace-context/>. Left out:
 //! metrics over OTLP (Prometheus scrapes them).
 
 mod export;
@@ -30,9 +30,9 @@ use crate::config::ServiceConfig;
 use crate::lifecycle::{Lifecycle, panic_message};
 use crate::patterns::Switch;
 
-/// What has to be flushed before the process ends.
+/// The exporter, which has to be flushed before the process ends.
 pub struct Telemetry {
-    /// `None` where spans go nowhere.
+    /// `None` without an endpoint for spans.
     export: Option<export::Export>,
 }
 
@@ -43,8 +43,8 @@ pub struct Telemetry {
 pub fn start(config: &ServiceConfig, lifecycle: &Lifecycle) -> anyhow::Result<Telemetry> {
     let service = lifecycle.service();
     let (provider, export) = tracer_provider(config, lifecycle)?;
-    // Spans have a filter of their own: a quiet log must not cut traces.
-    // Without what nobody asks of them: file and line, threads, idle times.
+    // Spans have a filter of their own: the log level must not cut traces. They are without attributes that aren't used:
+    // file and line, threads, idle times.
     let spans = tracing_opentelemetry::layer()
         .with_location(false)
         .with_threads(false)
@@ -59,7 +59,7 @@ pub fn start(config: &ServiceConfig, lifecycle: &Lifecycle) -> anyhow::Result<Te
         .with(log_layer(service).with_filter(filter))
         .try_init()
         .context("failed to start logging")?;
-    // A panic is a log line like any other, not text on standard error.
+    // A panic is logged as JSON like everything else, not as text on standard error.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "panic: {}", panic_message(panic.payload()));
@@ -67,22 +67,22 @@ pub fn start(config: &ServiceConfig, lifecycle: &Lifecycle) -> anyhow::Result<Te
     Ok(Telemetry { export })
 }
 
-/// At its finer levels the AMQP client logs frames, and with them the password, whatever LOG_LEVEL asks for; and it logs
-/// what the broker sends back, bodies included, as a warning.
+/// At its finer levels the AMQP client logs frames, and with them the password, so these are cut off whatever LOG_LEVEL is;
+/// and it logs messages that the broker returns, bodies included, as a warning.
 ///
 /// OpenTelemetry's crates log while they hold the current context (opentelemetry 0.33.1, `src/context.rs`, line 655): a line
-/// of theirs with a trace's id in it would be a panic. What they know of lost spans is in `export`'s lines and counts.
+/// of theirs with a trace's id in it would panic. Lost spans are in `export`'s lines and counts.
 ///
-/// Nothing of a span is in a line but its ids, so that the log need not keep what spans say.
+/// A line has only a span's ids, not its attributes, so that the log doesn't store these again.
 fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    let speaks_of_secrets = target.starts_with("lapin")
+    let may_have_secrets = target.starts_with("lapin")
         && (*metadata.level() > Level::INFO || target.starts_with("lapin::returned_messages"));
-    metadata.is_event() && !speaks_of_secrets && !target.starts_with("opentelemetry")
+    metadata.is_event() && !may_have_secrets && !target.starts_with("opentelemetry")
 }
 
-/// Spans of our own, and no log lines: an error's text may quote a row or a message, and the line has the span's id. The
-/// AMQP client has a span for the life of a connection, which is in nobody's trace.
+/// The services' own spans, and no log lines: an error's text may quote a row or a message, and the line has the span's id.
+/// The AMQP client has a span for the life of a connection, which belongs to no trace.
 fn is_fit_to_trace(metadata: &Metadata<'_>) -> bool {
     metadata.is_span()
         && *metadata.level() <= Level::INFO
@@ -90,7 +90,7 @@ fn is_fit_to_trace(metadata: &Metadata<'_>) -> bool {
 }
 
 impl Telemetry {
-    /// Sends what is still queued, within a few seconds; whether all of it was sent or refused in that time.
+    /// Sends the queued spans, within a few seconds; returns whether all of them were sent or refused in that time.
     pub async fn flush(self) -> bool {
         match self.export {
             Some(export) => export.flush().await,
@@ -111,7 +111,7 @@ fn tracer_provider(
         .with_sampler(config.traces_sampler.clone())
         .with_resource(resource.clone());
     let Some(endpoint) = &config.otlp_endpoint else {
-        // Ids are made and travel all the same: logs carry them.
+        // Ids are still made and propagated: logs have them.
         return Ok((builder.build(), None));
     };
     let exporter = || OtlpExporter::new(endpoint, export::EXPORT_TIMEOUT, &resource);
@@ -156,13 +156,13 @@ fn current_span() -> Option<SpanContext> {
     span.is_valid().then_some(span)
 }
 
-/// The id of the trace that `span` belongs to, if it is sampled: worth pointing to.
+/// The id of the trace that `span` belongs to, if it is sampled.
 pub(crate) fn sampled_trace(span: &Span) -> Option<TraceId> {
     let context = span_context(span);
     context.is_sampled().then(|| context.trace_id())
 }
 
-/// What an answer tells of the trace that it was made in, so that whoever asked can look it up: the header
+/// The trace that an answer was made in, so that its client can look it up: the header
 /// `traceresponse`, <https://www.w3.org/TR/trace-context-2/#traceresponse-header>.
 pub(crate) fn trace_response(span: &Span) -> Option<http::HeaderValue> {
     let context = span_context(span);
@@ -181,22 +181,22 @@ fn span_context(span: &Span) -> SpanContext {
     span.context().span().span_context().clone()
 }
 
-/// Marks a span as failed; `kind` is of a bounded set, and no text that somebody else wrote. The span needs the fields
+/// Marks a span as failed; `kind` is of a bounded set, never text from outside. The span needs the fields
 /// `otel.status_code` and `error.type`.
 pub(crate) fn fail(span: &Span, kind: &str) {
     span.record("otel.status_code", "ERROR");
     span.record("error.type", kind);
 }
 
-/// Makes `span` a child of the context that a caller sent. Before the span is first entered: afterwards
-/// its parent is fixed.
+/// Makes `span` a child of the context that a caller sent. Call it before the span is first entered: afterwards its parent
+/// is fixed.
 pub fn adopt_parent(span: &tracing::Span, carrier: &dyn Extractor) {
     let parent = without_state(TraceContextPropagator::new().extract(carrier));
-    // Without telemetry (in tests) there is no layer to tell; nothing is lost by that.
+    // Without telemetry (in tests) there is no layer, and this fails, which changes nothing.
     let _ = span.set_parent(parent);
 }
 
-/// Nobody here reads `tracestate`, and a client could make every span of its trace as large as it likes with it.
+/// No service reads `tracestate`, and with it a client could make every span of its trace as large as it likes.
 fn without_state(parent: Context) -> Context {
     let span = parent.span().span_context().clone();
     if !span.is_valid() {
@@ -211,7 +211,7 @@ fn without_state(parent: Context) -> Context {
     ))
 }
 
-/// Writes the current context into what is being sent.
+/// Writes the current context into a carrier.
 pub fn inject(carrier: &mut dyn Injector) {
     TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), carrier);
 }

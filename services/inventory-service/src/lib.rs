@@ -9,7 +9,7 @@ pub mod stock;
 
 use std::net::SocketAddr;
 
-use chassis::admission::Lane;
+use chassis::admission::RouteGroup;
 use chassis::http::App;
 use chassis::lifecycle::Lifecycle;
 use chassis::{broker, consumer, database, http, outbox};
@@ -46,6 +46,6 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
         Reservations::new(lifecycle.metrics(), repeats),
     );
     let about = "What is in stock.";
-    let stock = Lane::new("stock", stock::router(database.pool));
+    let stock = RouteGroup::new("stock", stock::router(database.pool));
     Ok(http::compose(lifecycle, config.http, about, [stock]))
 }

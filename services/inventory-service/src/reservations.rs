@@ -43,7 +43,7 @@ impl Repeats {
 /// Applies the events of the order stream.
 pub struct Reservations {
     repeats: Repeats,
-    /// Of these nothing is told. Counted before the commit: a transaction that is begun anew counts once more.
+    /// No event is published for these. Counted before the commit: a transaction that is retried counts once more.
     overtaken: Counter,
 }
 
@@ -52,12 +52,12 @@ impl Reservations {
     pub fn new(metrics: &Metrics, repeats: Repeats) -> Self {
         let overtaken = metrics.counter(
             "agora_orders_overtaken",
-            "Orders that came after their cancellation, and of which nothing is told",
+            "Orders that came after their cancellation, without an event of their outcome",
         );
         Self { repeats, overtaken }
     }
 
-    /// Too little stock is no failure: it is an outcome, and told as one.
+    /// Too little stock is no failure: it is an outcome, with an event of its own.
     async fn reserve_stock(
         &self,
         work: &mut UnitOfWork<'_>,
@@ -76,7 +76,7 @@ impl Reservations {
             }
         };
         info!(order_id = %order.order_id, outcome = event.event_type, "order settled");
-        work.say(event);
+        work.record(event);
         Ok(())
     }
 }
@@ -109,7 +109,7 @@ impl Handler for Reservations {
     }
 
     /// The product, whose row in `stock` all its orders change.
-    fn contends_for(&self, event: &Event) -> i64 {
+    fn lock_key(&self, event: &Event) -> i64 {
         match event.event_type.as_str() {
             OrderPlaced::TYPE => event.data().map(|order: OrderPlaced| order.product_id),
             _ => event.data().map(|order: OrderCancelled| order.product_id),
@@ -180,7 +180,7 @@ async fn decide(
 /// Publishes an answer that was given before, unless it waits to be published anyway.
 async fn answer_again(work: &mut UnitOfWork<'_>, answer: Event) -> Result<(), Failure> {
     let (order_id, outcome) = (answer.subject.clone(), answer.event_type.clone());
-    if work.say_again(answer).await? {
+    if work.republish(answer).await? {
         info!(order_id, outcome, "answered again");
     }
     Ok(())
@@ -244,11 +244,11 @@ async fn released_as(
     )
 }
 
-/// Gives back what the order holds, if anything; that it holds nothing is told in any case.
+/// Releases the stock that the order holds, if any; the release is published in any case.
 async fn release_stock(work: &mut UnitOfWork<'_>, order: &OrderCancelled) -> Result<(), Failure> {
     let quantity = give_back(work.connection(), order).await?;
     info!(order_id = %order.order_id, released = quantity, "order cancelled");
-    work.say(released(order, quantity));
+    work.record(released(order, quantity));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ pub mod orders;
 
 use std::net::SocketAddr;
 
-use chassis::admission::Lane;
+use chassis::admission::RouteGroup;
 use chassis::http::App;
 use chassis::lifecycle::Lifecycle;
 use chassis::patterns::{Pattern, Switch};
@@ -56,6 +56,6 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
         },
     });
     let about = "Orders, from when they are placed to where they end.";
-    let lane = Lane::new("orders", orders);
-    Ok(http::compose(lifecycle, config.http, about, [lane]))
+    let group = RouteGroup::new("orders", orders);
+    Ok(http::compose(lifecycle, config.http, about, [group]))
 }

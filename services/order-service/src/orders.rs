@@ -103,7 +103,7 @@ impl FromStr for Status {
     }
 }
 
-/// What an order is called before anybody else has had a say in it.
+/// An order's status before inventory-service has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Course {
     /// As it is taken.
@@ -119,13 +119,13 @@ impl Course {
         cancelled: Status::Cancelling,
     };
 
-    /// The naive way: it counts as done at once, and nobody asks for its stock back.
+    /// The naive version: it counts as done at once, and its stock is never released.
     pub const OPTIMISTIC: Self = Self {
         placed: Status::Confirmed,
         cancelled: Status::Cancelled,
     };
 
-    /// What is told when its owner cancels an order, if anybody has to act on it.
+    /// The event of a cancellation by the owner, if stock has to be released.
     fn cancellation(self, order: &Order) -> Option<Event> {
         (self.cancelled == Status::Cancelling).then(|| order.cancelled())
     }
@@ -162,7 +162,7 @@ impl Order {
         Event::new(SERVICE, &data)
     }
 
-    /// The event that it waits for the answer to, made anew: under its id, and with the time when it was first said. `None`
+    /// The event that it waits for the answer to, made anew: under its id, and with the time when it was first recorded. `None`
     /// where it waits for nothing.
     pub fn awaited(&self) -> Option<Event> {
         let mut event = match self.status {

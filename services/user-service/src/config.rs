@@ -131,7 +131,7 @@ impl CatalogConfig {
                 concurrency: env.number("CATALOG_CONCURRENCY", 16, 2..=256)? as usize,
                 failures: env.number("CATALOG_BREAKER_FAILURES", 10, 1..=20)?,
                 open_for: env.millis("CATALOG_BREAKER_OPEN_MS", 1_000, 1..=60_000)?,
-                patience: timeout,
+                failure_timeout: timeout,
             },
             max_stale: env.seconds("CATALOG_MAX_STALE_SECONDS", 60, 0..=3_600)?,
             deadline: env.switch(Pattern::Deadline)?,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chassis::admission::Lane;
+use chassis::admission::RouteGroup;
 use chassis::http::App;
 use chassis::lifecycle::Lifecycle;
 use chassis::outbound::Outbound;
@@ -82,29 +82,29 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
         figures: Figures::new(metrics),
     });
     let about = "Accounts, tokens and purchases.";
-    // Apart, so that neither hashes nor a product-service that hangs keep the gateway from checking tokens, or anybody from reading.
-    let lanes = [
-        Lane::new(
+    // Separate, so that neither hashes nor a product-service that hangs delay the gateway's token checks, or reads.
+    let groups = [
+        RouteGroup::new(
             "passwords",
             accounts::passwords_router(Arc::clone(&accounts)),
         ),
-        Lane::new("verify", accounts::verify_router(Arc::clone(&accounts))),
-        Lane::new(
+        RouteGroup::new("verify", accounts::verify_router(Arc::clone(&accounts))),
+        RouteGroup::new(
             "users",
             accounts::log_out_router(accounts).merge(users::router(pool.clone())),
         ),
-        Lane::new(
+        RouteGroup::new(
             "purchases",
             purchases::http::router(Purchases { pool, catalog }),
         ),
-        Lane::new(
+        RouteGroup::new(
             "docs",
             docs::router()
                 .merge(home::router(&config.home_links))
                 .into(),
         ),
     ];
-    Ok(http::compose(lifecycle, config.http, about, lanes))
+    Ok(http::compose(lifecycle, config.http, about, groups))
 }
 
 /// The service that has the prices.

@@ -93,7 +93,7 @@ fn spellings(attempt: &SecretString) -> Vec<SecretString> {
 /// The password of nobody's account.
 const DECOY: &str = "nobody's password";
 
-/// Whoever would wait longer for a hash is told at once to come back.
+/// A request is rejected at once when the estimated wait for a hash exceeds this.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How much of the measured time of a hash the latest one is: enough to follow a machine that gets busy.
 const LATEST_SHARE: f64 = 0.125;

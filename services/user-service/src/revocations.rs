@@ -122,19 +122,19 @@ impl Revocations {
             .read(&pool, FROM_THE_BEGINNING)
             .await
             .context("failed to read which tokens are revoked")?;
-        let bell = Arc::new(Notify::new());
+        let wake_up = Arc::new(Notify::new());
         database.listen(
             lifecycle,
             "revocations listener",
             CHANNEL,
-            Arc::clone(&bell),
+            Arc::clone(&wake_up),
         );
         let reader = Reader {
             known: Arc::clone(&revocations.known),
             database: database.clone(),
             pool,
             read_up_to,
-            bell,
+            wake_up,
         };
         Ok((revocations, reader))
     }
@@ -226,7 +226,7 @@ pub struct Reader {
     pool: PgPool,
     /// What was committed before it is known.
     read_up_to: String,
-    bell: Arc<Notify>,
+    wake_up: Arc<Notify>,
 }
 
 impl Reader {
@@ -237,17 +237,17 @@ impl Reader {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = self.bell.notified() => {}
+                () = self.wake_up.notified() => {}
             }
             self.known.forget_expired(Utc::now());
-            self.database.in_reach().await;
+            self.database.wait_until_reachable().await;
             let read = self.known.read(&self.pool, &self.read_up_to);
             match tokio::time::timeout(READ_TIMEOUT, read).await {
                 Ok(Ok(up_to)) => self.read_up_to = up_to,
                 Ok(Err(error)) => warn!(%error, "revocations not read: the known ones hold"),
                 Err(_) => {
                     warn!("no answer about revocations: the known ones hold");
-                    // Its connection may be dead without a word, and is waited for before it goes back.
+                    // Its connection may be dead without an error, and the pool pings it before it takes it back.
                     self.pool = self.database.pool_of(1, &[]);
                 }
             }

@@ -1,8 +1,8 @@
-//! What the process, its runtime and its database pools use, read at each scrape.
+//! Resource usage of the process, its runtime and its database pools, read at each scrape.
 //!
-//! Names: process figures as Prometheus's own client libraries have them, pools by OpenTelemetry's conventions
-//! (<https://opentelemetry.io/docs/specs/semconv/database/database-metrics/>). The process's figures come from
-//! `/proc`; where there is none they are left out.
+//! Names: process metrics as Prometheus's own client libraries have them, pools by OpenTelemetry's conventions
+//! (<https://opentelemetry.io/docs/specs/semconv/database/database-metrics/>). The process's metrics come from
+//! `/proc`; without it they are left out.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,7 +76,7 @@ fn gauge(
     ConstGauge::new(value).encode(metric)
 }
 
-/// The pools that were entered; clones share them.
+/// The pools that were added; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pools(Arc<Mutex<Vec<(&'static str, PgPool)>>>);
 

@@ -1,11 +1,10 @@
-//! The way of spans out of the process: a bounded queue, one export at a time, and exact counts of what became
-//! of them.
+//! Exporting spans: a bounded queue, one export at a time, and exact counts of their outcomes.
 //!
-//! The SDK's own batch processor drops as quietly, but tells nobody how many; here every ended span is in the end
-//! counted once, as `sent`, `failed` or `dropped`; what the store rejects of a batch that it takes has failed (`otlp`).
-//! Nobody who ends a span ever waits: a store that is away costs the spans of that time, and nothing else. With the pattern `async_export` off whoever ends a span sends it and waits for
-//! the store's answer, as the SDK's simple processor does, and the store's weather is everybody's. Left out: trying again
-//! what failed.
+//! The SDK's own batch processor drops spans without a count; here every ended span is counted once, as `sent`, `failed` or
+//! `dropped`; spans that the store rejects from a batch have failed (`otlp`). Ending a span never waits: an outage of the
+//! store loses the spans of that time, and has no other effect. With the pattern `async_export` off the thread that ends a
+//! span sends it and waits for the store's answer, as the SDK's simple processor does: an outage of the trace store delays
+//! every request. Left out: retries.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,37 +22,37 @@ use tracing::{info, warn};
 use crate::lifecycle::{Lifecycle, panic_message};
 use crate::metrics::SpanMetrics;
 
-/// Spans that wait; what ends while so many wait is dropped. A span weighs about 1 KiB: what a client could make it grow
-/// with is cut off (`telemetry`, `http`).
+/// The most spans in the queue; spans that end while it is full are dropped. A span has about 1 KiB: attributes that a client
+/// could make large are cut off (`telemetry`, `http`).
 const QUEUE_SPANS: usize = 2_048;
 /// The most spans in one export.
 const BATCH_SPANS: usize = 512;
-/// How long spans gather before they are exported, unless a batch is full before: two round trips a second are
-/// little for a store, and a second is short for whoever waits for a trace.
+/// How long spans gather before they are exported, unless a batch is full before: two round trips a second are little load
+/// for a store, and a trace is complete within a second.
 const GATHER: Duration = Duration::from_millis(500);
 /// The wait for the store's answer; past it the batch counts as failed.
 pub(super) const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The wait, when the process ends, for what is queued to be sent.
+/// The wait, when the process ends, for the queued spans to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// What the exporting task, or thread, is called where its end is told of.
+/// The name of the exporting task, or thread, in logs.
 const TASK: &str = "span export";
 
-/// Takes a batch to a store, one at a time, and makes no spans of its own while it does.
+/// Sends batches to a store, one at a time, and makes no spans of its own meanwhile.
 pub(super) trait Exporter: Send + Sync + 'static {
-    /// What the store rejected of the batch; an error when it took none of it, or may not have.
+    /// The spans of the batch that the store rejected; an error when it took none of them, or may not have.
     fn export(&self, batch: Vec<SpanData>)
     -> impl Future<Output = Result<Rejected, String>> + Send;
 }
 
-/// What a store that took a batch left out of it.
+/// The spans that a store rejected from a batch that it took.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rejected {
     pub(super) spans: u64,
-    /// In the store's own words.
+    /// The store's error message.
     pub(super) reason: String,
 }
 
-/// Takes ended spans, and never waits.
+/// Queues ended spans, and never waits.
 #[derive(Debug)]
 pub(super) struct QueueingProcessor {
     queue: mpsc::Sender<SpanData>,
@@ -73,7 +72,7 @@ pub(super) struct Export {
     flush: CancellationToken,
 }
 
-/// Starts exporting; inside a runtime. Ends the service when it ends before its time: from then on all spans would be lost.
+/// Starts exporting; inside a runtime. Stops the service when the task ends early: from then on all spans would be lost.
 pub(super) fn start(exporter: impl Exporter, lifecycle: &Lifecycle) -> (QueueingProcessor, Export) {
     let metrics = lifecycle.metrics().spans();
     let (queue, waiting) = mpsc::channel(QUEUE_SPANS);
@@ -87,8 +86,8 @@ pub(super) fn start(exporter: impl Exporter, lifecycle: &Lifecycle) -> (Queueing
     (QueueingProcessor { queue, metrics }, Export { task, flush })
 }
 
-/// Starts a thread that exports span after span; `build` makes the exporter, within the thread's own runtime: the
-/// service's threads will be the ones that wait. A thread that panics ends the service.
+/// Starts a thread that exports one span at a time; `build` makes the exporter, within the thread's own runtime, as the
+/// service's threads block while they wait. A panic of the thread stops the service.
 pub(super) fn start_waiting<E: Exporter>(
     build: impl FnOnce() -> anyhow::Result<E>,
     lifecycle: &Lifecycle,
@@ -110,7 +109,7 @@ pub(super) fn start_waiting<E: Exporter>(
             let worked = catch_unwind(AssertUnwindSafe(|| {
                 for (span, done) in asked {
                     runtime.block_on(export(&exporter, vec![span], &counted));
-                    // Whoever asked waits for this alone.
+                    // If the waiting thread is gone, there is nothing to do.
                     let _ = done.send(());
                 }
             }));
@@ -136,7 +135,7 @@ impl SpanProcessor for WaitingProcessor {
             self.metrics.dropped.inc();
             return;
         }
-        // Bounded by the export's own timeout, for each of those that wait before.
+        // Bounded by the export's own timeout, times the spans that wait before this one.
         let _ = exported.recv();
     }
 
@@ -150,7 +149,7 @@ impl SpanProcessor for WaitingProcessor {
 }
 
 impl Export {
-    /// Sends what is queued; whether all of that was done in time.
+    /// Sends the queued spans; returns whether that was done in time.
     pub(super) async fn flush(self) -> bool {
         self.flush.cancel();
         let ended = tokio::time::timeout(FLUSH_TIMEOUT, self.task).await;
@@ -162,11 +161,11 @@ impl SpanProcessor for QueueingProcessor {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        // Unsampled spans are in the traces of nobody.
+        // Unsampled spans belong to no exported trace.
         if !span.span_context.is_sampled() {
             return;
         }
-        // Before it can be taken out again: a gauge must not pass below zero.
+        // Before the span can be taken out again: the gauge must not fall below zero.
         self.metrics.queued.inc();
         match self.queue.try_send(span) {
             Ok(()) => {}
@@ -187,7 +186,7 @@ impl SpanProcessor for QueueingProcessor {
     }
 }
 
-/// Until it is told to flush, and all that was queued then is gone.
+/// Exports until `flush`, and then the spans that are queued.
 async fn run(
     exporter: impl Exporter,
     mut waiting: mpsc::Receiver<SpanData>,
@@ -220,7 +219,7 @@ async fn run(
             () = flush.cancelled() => {}
         }
         let failure = export(&exporter, std::mem::take(&mut batch), &metrics).await;
-        // Once, not for each batch: the figures tell how many.
+        // Once, not for each batch: the metrics have the number.
         match failure {
             Some(ref error) if takes_all => {
                 warn!(
@@ -235,7 +234,7 @@ async fn run(
     }
 }
 
-/// Exports and counts; why spans of it were lost, if any were.
+/// Exports and counts; returns why spans were lost, if any were.
 async fn export(
     exporter: &impl Exporter,
     batch: Vec<SpanData>,
@@ -250,10 +249,10 @@ async fn export(
                 "{} of {spans} rejected: {}",
                 rejected.spans, rejected.reason
             );
-            // Whatever a store says: no span is counted twice.
+            // Whatever number a store returns: no span is counted twice.
             (rejected.spans.min(spans), Some(reason))
         }
-        // Perhaps the store has them all the same: only its answer counts.
+        // The store may have them all the same: only its answer counts.
         Ok(Err(error)) => (spans, Some(error)),
         Err(_) => {
             let reason = format!("no answer within {} s", EXPORT_TIMEOUT.as_secs());
@@ -277,7 +276,7 @@ mod tests {
 
     use super::*;
 
-    /// A store that answers when it may, and as it is told.
+    /// A store that answers when a permit is added, as configured.
     #[derive(Debug, Clone)]
     struct Store {
         answers: Arc<Semaphore>,
@@ -288,7 +287,7 @@ mod tests {
     enum Does {
         Take,
         Fail,
-        /// Of each batch so many.
+        /// This many of each batch.
         Reject(u64),
         Panic,
     }
@@ -352,8 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_store_that_hangs_leaves_no_room_for_is_dropped_and_every_span_is_counted_once()
-    {
+    async fn when_the_store_hangs_spans_beyond_the_queue_are_dropped_and_each_is_counted_once() {
         let traced = traced(Does::Take);
         let ended = QUEUE_SPANS + 3 * BATCH_SPANS;
         traced.end_spans(ended);
@@ -371,13 +369,13 @@ mod tests {
         assert_eq!(metrics.sent.get() + metrics.dropped.get(), ended as u64);
         assert_eq!(metrics.queued.get(), 0);
 
-        // After the flush nobody sends any more; that is counted as well.
+        // After the flush nothing is sent any more; that is counted as well.
         drop(provider.tracer("test").start("late"));
         assert_eq!(metrics.dropped.get(), dropped + 1);
     }
 
     #[tokio::test]
-    async fn without_the_pattern_whoever_ends_a_span_waits_for_the_store() {
+    async fn without_the_pattern_the_thread_that_ends_a_span_waits_for_the_store() {
         let store = Store {
             answers: Arc::new(Semaphore::new(0)),
             does: Does::Take,
@@ -402,7 +400,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_store_refuses_is_counted_as_failed() {
+    async fn spans_that_the_store_refuses_are_counted_as_failed() {
         let traced = traced(Does::Fail);
         traced.store.answers.add_permits(10);
         traced.end_spans(7);
@@ -412,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_store_rejects_of_a_batch_is_counted_as_failed_and_the_rest_as_sent() {
+    async fn rejected_spans_of_a_batch_are_counted_as_failed_and_the_rest_as_sent() {
         for (rejects, expected) in [(3, [4, 3, 0]), (0, [7, 0, 0]), (1_000, [0, 7, 0])] {
             let traced = traced(Does::Reject(rejects));
             traced.store.answers.add_permits(1);
@@ -426,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_export_that_ends_before_its_time_ends_the_service() {
+    async fn an_export_task_that_ends_early_stops_the_service() {
         let traced = traced(Does::Panic);
         traced.store.answers.add_permits(1);
         traced.end_spans(1);
@@ -436,7 +434,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_the_pattern_a_thread_that_panics_ends_the_service_too() {
+    async fn without_the_pattern_a_thread_that_panics_stops_the_service_too() {
         let store = Store {
             answers: Arc::new(Semaphore::new(1)),
             does: Does::Panic,
@@ -449,7 +447,7 @@ mod tests {
         let ending = tokio::task::spawn_blocking(move || {
             drop(provider.tracer("test").start("span"));
         });
-        // Nobody is left waiting either.
+        // No thread is left waiting either.
         let both = async {
             ending.await.unwrap();
             lifecycle.draining().cancelled().await;
@@ -458,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_sampled_is_neither_queued_nor_counted() {
+    async fn unsampled_spans_are_neither_queued_nor_counted() {
         let traced = traced(Does::Take);
         let unsampled = SdkTracerProvider::builder()
             .with_sampler(opentelemetry_sdk::trace::Sampler::AlwaysOff)

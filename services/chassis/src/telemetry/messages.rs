@@ -1,10 +1,9 @@
-//! The trace of a message: whether its context travels with it, and how a consumer takes it up.
+//! The trace of a message: whether its context travels with it, and how a consumer uses it.
 //!
-//! The default makes the consumer's span a *child* of the one that sent the message: one order is one trace, and one
-//! click shows all of it. OpenTelemetry's conventions prefer *links*, because a consumer that takes a batch can't
-//! have many parents; here each message of a batch has a span of its own, so it can. A link is right where messages
-//! wait for days or fan out widely, and the choice stays open (`AGORA_TRACE_RELATION`). With the pattern
-//! `trace_propagation` off nothing travels.
+//! By default the consumer's span is a *child* of the producer's: one order is one trace. OpenTelemetry's conventions prefer
+//! *links*, because a span of a batch can't have many parents; here each message of a batch has a span of its own. A link is
+//! right where messages wait for days or fan out widely, and can be configured (`AGORA_TRACE_RELATION`). With the pattern
+//! `trace_propagation` off no context is sent.
 //! Source: <https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/>.
 
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
@@ -21,8 +20,8 @@ use crate::telemetry;
 const CONTEXT_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
 impl MessageTraces {
-    /// Writes the current context into a message's headers, in the place of any that stands there.
-    pub(crate) fn send_with(self, headers: &mut FieldTable) {
+    /// Writes the current context into a message's headers, replacing any other.
+    pub(crate) fn inject(self, headers: &mut FieldTable) {
         if CONTEXT_HEADERS
             .iter()
             .any(|name| headers.contains_key(name))
@@ -34,13 +33,13 @@ impl MessageTraces {
                 .collect::<std::collections::BTreeMap<_, _>>()
                 .into();
         }
-        if self != Self::Apart {
+        if self != Self::Separate {
             telemetry::inject(&mut Headers(headers));
         }
     }
 
-    /// Ties a consumer's span, before it is entered, to the one that the message was sent in.
-    pub(crate) fn take_up(self, span: &Span, headers: &mut FieldTable) {
+    /// Relates a consumer's span, before it is entered, to the producer's.
+    pub(crate) fn extract(self, span: &Span, headers: &mut FieldTable) {
         match self {
             Self::Parent => telemetry::adopt_parent(span, &Headers(headers)),
             Self::Link => {
@@ -50,12 +49,12 @@ impl MessageTraces {
                     span.add_link(sender);
                 }
             }
-            Self::Apart => {}
+            Self::Separate => {}
         }
     }
 }
 
-/// A message, as its span describes it.
+/// The attributes of a message's span.
 pub(crate) struct Message<'a> {
     /// The exchange that it is sent to, or the queue that it was taken from.
     pub(crate) destination: &'a str,
@@ -64,8 +63,8 @@ pub(crate) struct Message<'a> {
     pub(crate) id: Option<&'a str>,
 }
 
-/// The span of an operation on a message: `send`, `process`, `retry`, `dead_letter`. The last two are ways of sending, and
-/// the conventions know only `send`.
+/// The span of an operation on a message: `send`, `process`, `retry`, `dead_letter`. The conventions have only `send` for the
+/// last two.
 pub(crate) fn message_span(operation: &'static str, message: &Message<'_>) -> Span {
     let (kind, operation_type) = match operation {
         "process" => ("consumer", "process"),
@@ -121,11 +120,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_context_that_stands_in_the_headers_is_not_sent_on() {
+    fn a_context_that_is_in_the_headers_is_not_forwarded() {
         let mut headers = FieldTable::default();
         headers.insert("kept".into(), AMQPValue::LongString("yes".into()));
         headers.insert("traceparent".into(), AMQPValue::LongString("old".into()));
-        MessageTraces::Apart.send_with(&mut headers);
+        MessageTraces::Separate.inject(&mut headers);
         let names: Vec<_> = headers.inner().keys().map(ShortString::as_str).collect();
         assert_eq!(names, ["kept"]);
     }

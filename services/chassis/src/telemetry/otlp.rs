@@ -1,6 +1,6 @@
-//! Spans over OTLP/gRPC with `opentelemetry-otlp`, and how many of them the store keeps.
+//! Spans over OTLP/gRPC with `opentelemetry-otlp`, and how many of them the store rejects.
 //!
-//! The crate's exporter returns `Ok` for a partial success and tells the number of rejected spans only in an event
+//! The crate's exporter returns `Ok` for a partial success and has the number of rejected spans only in an event
 //! (opentelemetry-otlp 0.33.1, `src/exporter/tonic/trace.rs`, lines 117 to 128, with its feature `internal-logs`; the caller's
 //! result is `Ok(())`, line 134): every span would count as sent. A `tracing` layer that exists only for the export call reads
 //! that event; it depends on no log level, and belongs to exactly the batch of the call. Left out: TLS, as the store is in the
@@ -29,13 +29,13 @@ use super::export::{Exporter, Rejected};
 pub(super) struct OtlpExporter {
     exporter: SpanExporter,
     rejected: RejectedSpans,
-    /// What the export call runs in. It sees the one event and nothing else: what the client would trace is about spans, and
-    /// would make more of them.
+    /// The subscriber of the export call. It sees that one event and nothing else: spans about exporting spans would never
+    /// end.
     listener: Dispatch,
 }
 
 impl OtlpExporter {
-    /// Inside a runtime; connects to nobody yet. `timeout` is for a whole export.
+    /// Inside a runtime; it connects at the first export. `timeout` is for a whole export.
     ///
     /// # Errors
     /// When the endpoint can't be used.
@@ -70,7 +70,7 @@ impl OtlpExporter {
 
 impl Exporter for OtlpExporter {
     async fn export(&self, batch: Vec<SpanData>) -> Result<Rejected, String> {
-        // One export at a time: what is read afterwards was written by this call.
+        // One export at a time: the value read afterwards was written by this call.
         self.rejected.take();
         let export = self.exporter.export(batch);
         export
@@ -86,7 +86,7 @@ fn is_partial_success(metadata: &Metadata<'_>) -> bool {
         && metadata.name() == "TonicTracesClient.PartialSuccess"
 }
 
-/// What the last partial success rejected.
+/// The spans that the last partial success rejected.
 #[derive(Debug, Clone, Default)]
 struct RejectedSpans(Arc<Mutex<Rejected>>);
 
@@ -109,7 +109,7 @@ impl<S: Subscriber> Layer<S> for RejectedSpans {
 impl Visit for Rejected {
     fn record_i64(&mut self, field: &Field, value: i64) {
         if field.name() == "rejected_spans" {
-            // A store may also warn of what it took: that is none rejected.
+            // A store may also add a warning to a full success: then none is rejected.
             self.spans = value.try_into().unwrap_or(0);
         }
     }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::lifecycle::Lifecycle;
 
-    /// What the store says to each request in turn: so many spans rejected, and why; or that it is unavailable.
+    /// The store's answer to each request in turn: how many spans it rejects, and why; or that it is unavailable.
     struct Store(Mutex<std::vec::IntoIter<Answer>>);
 
     type Answer = Option<(i64, &'static str)>;
@@ -195,9 +195,9 @@ mod tests {
         }
     }
 
-    /// The specification calls this one retryable, and the crate would.
+    /// The specification calls this status retryable, and the crate would retry.
     #[tokio::test]
-    async fn a_batch_that_fails_is_not_tried_again() {
+    async fn a_batch_that_fails_is_not_retried() {
         let exporter = exporter(vec![None, Some((1, "too many"))]).await;
         let error = exporter.export(Vec::new()).await.unwrap_err();
         assert!(error.contains("Unavailable"), "{error}");

@@ -1,8 +1,7 @@
-//! A span around a statement, where the statement stands.
+//! A span around an SQL statement.
 //!
-//! sqlx traces nothing by itself. Only what is done for one request or one message has a span; what a service asks its
-//! database on its own account (pings, the relay's looks, housekeeping), or for a whole batch of messages, has none: it
-//! would be in nobody's trace.
+//! sqlx traces nothing by itself. Only statements for one request or one message have a span; background work (pings, the
+//! relay's polling, housekeeping) and statements for a whole batch of messages have none: they belong to no trace.
 //! Source: <https://opentelemetry.io/docs/specs/semconv/database/postgresql/>.
 
 use std::future::Future;
@@ -13,10 +12,10 @@ use tracing::{Instrument, Span, info_span};
 
 use super::fail;
 
-/// A statement that can be traced: whatever ends in a database's answer.
+/// A statement that can be traced: any future of a database's answer.
 pub trait Statement<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
-    /// Runs within a client span named by `summary`: operation and table, `INSERT orders`; never a value. Where no
-    /// span is entered, there is nothing to add one to.
+    /// Runs within a client span named by `summary`: operation and table, `INSERT orders`; never a value. Without a
+    /// current span, none is added.
     fn traced(self, summary: &'static str) -> impl Future<Output = Result<T, sqlx::Error>> + Send
     where
         Self: Send,
@@ -46,8 +45,7 @@ pub trait Statement<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
 
 impl<T, F: Future<Output = Result<T, sqlx::Error>>> Statement<T> for F {}
 
-/// By the server's code where it has answered, else by what went wrong on the way; never by its text, which may quote
-/// a row.
+/// By the server's code if it has answered, else by the kind of failure; never by its text, which may quote a row.
 fn record(span: &Span, error: &sqlx::Error) {
     let code = error.as_database_error().and_then(DatabaseError::code);
     if let Some(code) = &code {

@@ -111,7 +111,7 @@ async fn place_order(
     .await?;
     let order = match (inserted, &key) {
         (Some(order), _) => {
-            work.say(order.placed());
+            work.record(order.placed());
             work.commit().await?;
             info!(order_id = %order.id, "order placed");
             order
@@ -170,7 +170,7 @@ async fn cancel_order(
             let event_id = event.as_ref().map(|event| event.id);
             store::change_status(work.connection(), id, from, to, None, event_id).await?;
             if let Some(event) = event {
-                work.say(event);
+                work.record(event);
             }
             work.commit().await?;
             info!(order_id = %id, "order cancelled by its owner");

@@ -78,7 +78,7 @@ impl Sweeper {
                 continue;
             };
             let (id, event_type) = (event.id, event.event_type.clone());
-            if work.say_again(event).await? {
+            if work.republish(event).await? {
                 store::note_recovery(work.connection(), order.id, id).await?;
                 recovered.push((order, event_type, attempts + 1));
             }

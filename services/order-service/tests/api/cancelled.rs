@@ -114,8 +114,8 @@ async fn a_relay_that_is_dropped_leaves_nothing_behind_and_publishes_what_it_had
     let database = connected.unwrap();
     let broker = broker::connect(&lifecycle, config.broker, &ALL).await;
     let publisher = broker.unwrap().publisher(ORDER_EVENTS);
-    let bell = Arc::new(Notify::new());
-    let relay = Relay::new(&lifecycle, &config.outbox, &database, publisher, bell);
+    let wake_up = Arc::new(Notify::new());
+    let relay = Relay::new(&lifecycle, &config.outbox, &database, publisher, wake_up);
     let observer = Observer::new(&database_url, &lifecycle).await;
     let client = BrokerClient::connect(&broker_url).await;
 

@@ -168,7 +168,7 @@ impl Catalog {
                 }
                 return Err(CatalogError::Unknown(id));
             }
-            // A client in a hurry is no reason for yesterday's price.
+            // A short deadline is no reason for a stale price.
             Err(CallError::OutOfTime) => return Err(CatalogError::OutOfTime),
             Err(error) => return self.recall(id).ok_or(CatalogError::Unavailable(error)),
         };

@@ -1,4 +1,4 @@
-//! More requests than can be done, in one lane and beside it.
+//! More requests than one route group's concurrency limit, and the other groups meanwhile.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -9,11 +9,11 @@ use uuid::Uuid;
 use super::{PASSWORD, log_in, open_with, sign_up};
 
 const ADA: &str = "ada@example.com";
-/// Two places in each lane: sixteen may wait.
+/// Two slots in each route group: sixteen requests may wait.
 const NARROW: [(&str, &str); 2] = [("HTTP_MAX_IN_FLIGHT", "2"), ("HTTP_MAX_WAIT_MS", "1000")];
 const WAITING: usize = 16;
 
-/// Keeps whoever asks for users or purchases waiting, until it is dropped.
+/// Blocks requests for users or purchases, until it is dropped.
 async fn lock(database: &str, table: &str) -> PgConnection {
     let mut lock = PgConnection::connect(database).await.unwrap();
     let sql = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
@@ -24,8 +24,8 @@ async fn lock(database: &str, table: &str) -> PgConnection {
     lock
 }
 
-async fn sheds(service: &Service, lane: &str, reason: &str) -> f64 {
-    let series = format!("agora_requests_shed_total{{lane=\"{lane}\",reason=\"{reason}\"}}");
+async fn sheds(service: &Service, group: &str, reason: &str) -> f64 {
+    let series = format!("agora_requests_shed_total{{lane=\"{group}\",reason=\"{reason}\"}}");
     service.metric(&series).await
 }
 
@@ -42,7 +42,7 @@ async fn under_way(service: &Service, count: f64) {
 }
 
 #[tokio::test]
-async fn a_full_lane_refuses_early_and_keeps_what_it_has_accepted() {
+async fn a_full_route_group_rejects_early_and_finishes_what_it_accepted() {
     let database = testkit::database().await;
     let service = open_with(&database, &NARROW).await;
     let ada = sign_up(&service, ADA).await;
@@ -65,11 +65,11 @@ async fn a_full_lane_refuses_early_and_keeps_what_it_has_accepted() {
     );
     assert_eq!((full, waited), (5.0, WAITING as f64));
 
-    // Other lanes have places of their own.
+    // Other groups have slots of their own.
     let verify = service.anonymous("GET", "/auth/verify").bearer_auth(token);
     assert_eq!(verify.send().await.unwrap().status(), 200);
-    for lane in ["verify", "passwords", "purchases"] {
-        assert_eq!(sheds(&service, lane, "full").await, 0.0, "{lane}");
+    for group in ["verify", "passwords", "purchases"] {
+        assert_eq!(sheds(&service, group, "full").await, 0.0, "{group}");
     }
     lock.close().await.unwrap();
     for read in accepted {
@@ -97,10 +97,10 @@ async fn whoever_has_little_time_waits_no_longer_for_a_place() {
     let lock = lock(&database, "users").await;
     let accepted = read(&service, ada);
     under_way(&service, 1.0).await;
-    let hasty = service
+    let short = service
         .as_user(ada, "GET", "/users/me")
         .header("X-Request-Timeout-Ms", "300");
-    refused(hasty, 503, "overloaded").await;
+    refused(short, 503, "overloaded").await;
     assert_eq!(sheds(&service, "users", "waited").await, 1.0);
     lock.close().await.unwrap();
     assert_eq!(accepted.await.unwrap().0, 200);

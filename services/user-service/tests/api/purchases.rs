@@ -137,7 +137,7 @@ async fn without_a_catalogue_purchases_are_unavailable_soon_and_the_rest_works()
 }
 
 /// Short, so that a test needn't wait for long.
-const HASTY: [(&str, &str); 4] = [
+const SHORT_TIMEOUTS: [(&str, &str); 4] = [
     ("CATALOG_TIMEOUT_MS", "500"),
     ("CATALOG_BREAKER_FAILURES", "3"),
     ("CATALOG_BREAKER_OPEN_MS", "1000"),
@@ -148,7 +148,7 @@ const SLACK: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_catalogue_that_hangs_is_waited_for_no_longer_than_it_may_and_then_not_asked() {
-    let (service, _products, database) = open_shop_with(&HASTY).await;
+    let (service, _products, database) = open_shop_with(&SHORT_TIMEOUTS).await;
     let ada = sign_up(&service, "ada@example.com").await;
     let (_, fresh) = answer(buy(&service, ada, 99)).await;
     let lock = lock_products(&database).await;
@@ -196,8 +196,8 @@ async fn a_catalogue_that_hangs_is_waited_for_no_longer_than_it_may_and_then_not
 #[tokio::test]
 async fn more_purchases_than_may_ask_at_once_do_not_wait() {
     // Nothing fails before all of them are there.
-    let hasty = [("CATALOG_TIMEOUT_MS", "3000"), ("CATALOG_CONCURRENCY", "4")];
-    let (service, _products, database) = open_shop_with(&hasty).await;
+    let variables = [("CATALOG_TIMEOUT_MS", "3000"), ("CATALOG_CONCURRENCY", "4")];
+    let (service, _products, database) = open_shop_with(&variables).await;
     let ada = sign_up(&service, "ada@example.com").await;
     let _lock = lock_products(&database).await;
     let purchases = join_all((0..12).map(async |_| {
@@ -214,7 +214,7 @@ async fn more_purchases_than_may_ask_at_once_do_not_wait() {
 
 #[tokio::test]
 async fn what_is_not_on_sale_opens_no_breaker() {
-    let (service, _products, _) = open_shop_with(&HASTY).await;
+    let (service, _products, _) = open_shop_with(&SHORT_TIMEOUTS).await;
     let ada = sign_up(&service, "ada@example.com").await;
     for _ in 0..25 {
         refused(buy(&service, ada, 12_345), 422, "unknown-product").await;
@@ -225,9 +225,9 @@ async fn what_is_not_on_sale_opens_no_breaker() {
 
 #[tokio::test]
 async fn a_price_that_is_older_than_it_may_be_does_not_stand_in() {
-    let mut hasty = HASTY.to_vec();
-    hasty.push(("CATALOG_MAX_STALE_SECONDS", "0"));
-    let (service, _products, database) = open_shop_with(&hasty).await;
+    let mut variables = SHORT_TIMEOUTS.to_vec();
+    variables.push(("CATALOG_MAX_STALE_SECONDS", "0"));
+    let (service, _products, database) = open_shop_with(&variables).await;
     let ada = sign_up(&service, "ada@example.com").await;
     assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
     let _lock = lock_products(&database).await;
@@ -250,7 +250,10 @@ async fn a_request_takes_no_longer_than_its_client_waits_and_neither_does_its_st
             "its own two seconds"
         );
     }
-    assert!(state(&service, "closed").await, "haste opens nothing");
+    assert!(
+        state(&service, "closed").await,
+        "short deadlines open nothing"
+    );
 
     let server = PgPool::connect(&database).await.unwrap();
     let waiting = "SELECT count(*) FROM pg_stat_activity
@@ -317,15 +320,15 @@ async fn without_a_breaker_everybody_waits_and_fails() {
 
 #[tokio::test]
 async fn callers_with_little_time_neither_hide_an_outage_nor_its_end() {
-    let (service, _products, database) = open_shop_with(&HASTY).await;
+    let (service, _products, database) = open_shop_with(&SHORT_TIMEOUTS).await;
     let ada = sign_up(&service, "ada@example.com").await;
     assert_eq!(answer(buy(&service, ada, 99)).await.0, 201);
     let over = Cell::new(false);
     // Twice as many as may ask at once, again and again; a moment lies between, or they alone keep the machine busy.
     let storm = join_all((0..8).map(async |_| {
         while !over.get() {
-            let hasty = buy(&service, ada, 99).header("X-Request-Timeout-Ms", "300");
-            let status = answer(hasty).await.0;
+            let short = buy(&service, ada, 99).header("X-Request-Timeout-Ms", "300");
+            let status = answer(short).await.0;
             assert!(matches!(status, 201 | 503), "{status}");
             tokio::time::sleep(Duration::from_millis(40)).await;
         }
@@ -361,7 +364,7 @@ async fn an_old_price_stands_in_where_a_request_has_no_more_time_than_its_call()
 
 #[tokio::test]
 async fn the_same_key_gives_the_same_purchase_also_while_nobody_knows_a_price() {
-    let (service, _products, database) = open_shop_with(&HASTY).await;
+    let (service, _products, database) = open_shop_with(&SHORT_TIMEOUTS).await;
     let ada = sign_up(&service, "ada@example.com").await;
     let bob = sign_up(&service, "bob@example.com").await;
     let with_key = |user, product_id, key: &str| {
