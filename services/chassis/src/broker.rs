@@ -64,14 +64,30 @@ pub(crate) struct Session {
     publisher: Arc<Connection>,
     /// Shared by all publishers.
     publishing: Arc<Mutex<Channel>>,
-    /// For one message at a time: see [`Session::hand_over`].
-    handing_over: Arc<Mutex<Channel>>,
+    /// See [`Session::hand_over`].
+    handing_over: Arc<Mutex<ExclusiveChannel>>,
     /// What a channel to publish on is opened with.
     topologies: &'static [Topology],
     confirms: Switch,
     consumer: Arc<Connection>,
     /// Whether the broker reads from `publisher` at the moment.
     blocked: watch::Receiver<bool>,
+}
+
+/// A channel for one message at a time.
+struct ExclusiveChannel {
+    channel: Channel,
+    /// Whether a message was published on it whose answer was not awaited to the end, as at a timeout. The broker may still
+    /// reject it, which would be taken for the rejection of the next one: the channel has to be replaced.
+    is_unanswered: bool,
+}
+
+/// Marks a channel as unanswered until `publish` is done: if it is dropped before, the mark stays.
+async fn until_answered<T>(is_unanswered: &mut bool, publish: impl Future<Output = T>) -> T {
+    *is_unanswered = true;
+    let published = publish.await;
+    *is_unanswered = false;
+    published
 }
 
 /// Why an event isn't known to be in its queue.
@@ -245,7 +261,10 @@ impl Broker {
         Ok(Session {
             publisher: Arc::new(publisher),
             publishing: Arc::new(Mutex::new(publishing)),
-            handing_over: Arc::new(Mutex::new(handing_over)),
+            handing_over: Arc::new(Mutex::new(ExclusiveChannel {
+                channel: handing_over,
+                is_unanswered: false,
+            })),
             topologies,
             confirms,
             consumer: Arc::new(self.open_connection("consumer").await?),
@@ -298,21 +317,31 @@ impl Session {
         properties: BasicProperties,
     ) -> Result<(), PublishError> {
         self.unblocked().await;
-        let mut channel = self.handing_over.lock().await;
-        self.open_again(&mut channel).await?;
-        send(&channel, exchange, routing_key, payload, properties).await
+        let mut exclusive = self.handing_over.lock().await;
+        let ExclusiveChannel {
+            channel,
+            is_unanswered,
+        } = &mut *exclusive;
+        if *is_unanswered {
+            // Without declarations: the broker may be slow, and the streams are there.
+            *channel = open_channel(&self.publisher, &[], self.confirms).await?;
+            *is_unanswered = false;
+        }
+        self.reopen_if_closed(channel).await?;
+        let sent = send(channel, exchange, routing_key, payload, properties);
+        until_answered(is_unanswered, sent).await
     }
 
     /// The channel that publishers share.
     async fn publishing(&self) -> Result<Channel, lapin::Error> {
         let mut channel = self.publishing.lock().await;
-        self.open_again(&mut channel).await?;
+        self.reopen_if_closed(&mut channel).await?;
         Ok(channel.clone())
     }
 
     /// Replaces a channel that the broker has closed. The streams are declared again, as the reason may be a deleted
     /// exchange.
-    async fn open_again(&self, channel: &mut Channel) -> Result<(), lapin::Error> {
+    async fn reopen_if_closed(&self, channel: &mut Channel) -> Result<(), lapin::Error> {
         if !channel.status().connected() {
             *channel = open_channel(&self.publisher, self.topologies, self.confirms).await?;
         }
@@ -619,5 +648,20 @@ async fn confirmed(written: PublisherConfirm, routing_key: &str) -> Result<(), P
         // The channel is not in confirm mode: no answer will come.
         Confirmation::Ack(None) | Confirmation::NotRequested => Ok(()),
         Confirmation::Nack(None) => Err(PublishError::Refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_whose_publish_was_dropped_stays_marked_as_unanswered() {
+        let mut is_unanswered = false;
+        let answer = until_answered(&mut is_unanswered, async { "confirmed" }).await;
+        assert_eq!((answer, is_unanswered), ("confirmed", false));
+        let never = until_answered(&mut is_unanswered, std::future::pending::<()>());
+        let dropped = tokio::time::timeout(Duration::from_secs(1), never).await;
+        assert!(dropped.is_err() && is_unanswered);
     }
 }
