@@ -20,7 +20,7 @@
 //! the tables (each service's migrations), and the content of an event.
 //! Source: <https://microservices.io/patterns/data/transactional-outbox.html>.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -401,7 +401,7 @@ async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
 pub struct Relay {
     /// One connection, so that a batch never waits for requests. Marks needn't be on disk when the commit
     /// returns: one that is lost in a crash of the database publishes an event twice, which the inbox knows.
-    pool: PgPool,
+    pool: Mutex<PgPool>,
     database: Database,
     publisher: Publisher,
     batch_size: i64,
@@ -456,7 +456,7 @@ impl Relay {
     ) -> Self {
         Self {
             wake_up,
-            pool: database.pool_of(1, &[("synchronous_commit", "off")]),
+            pool: Mutex::new(marking_pool(database)),
             database: database.clone(),
             publisher,
             batch_size: config.batch_size.into(),
@@ -499,7 +499,12 @@ impl Relay {
                     failure.map(|error| error.to_string())
                 }
                 Ok(Err(error)) => Some(format!("the database failed: {error}")),
-                Err(_) => Some(format!("not done within {} s", BATCH_TIMEOUT.as_secs())),
+                Err(_) => {
+                    // The connection may be dead without an error: the pool pings it before it takes it back, for as long as
+                    // the kernel waits, and has no other one meanwhile.
+                    *self.lock_pool() = marking_pool(&self.database);
+                    Some(format!("not done within {} s", BATCH_TIMEOUT.as_secs()))
+                }
             };
             let Some(failure) = failure else { continue };
             warn!(error = failure, "events could not be published: retrying");
@@ -508,6 +513,10 @@ impl Relay {
                 () = self.draining.cancelled() => return,
             }
         }
+    }
+
+    fn lock_pool(&self) -> MutexGuard<'_, PgPool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a commit, here or (see `Database::listen`) elsewhere, or for the time to poll.
@@ -521,7 +530,8 @@ impl Relay {
 
     /// Publishes the next event of each order, and marks it.
     async fn publish_batch(&self) -> Result<Batch, sqlx::Error> {
-        let mut transaction = database::begin(&self.pool).await?;
+        let pool = self.lock_pool().clone();
+        let mut transaction = database::begin(&pool).await?;
         let batch: Vec<Waiting> = sqlx::query_as(
             "SELECT position, event_id, event_type, routing_key, payload, traceparent, tracestate, rejections
              FROM outbox AS event
@@ -689,6 +699,11 @@ impl Relay {
         }
         published
     }
+}
+
+/// The pool of a relay: see [`Relay`].
+fn marking_pool(database: &Database) -> PgPool {
+    database.pool_of(1, &[("synchronous_commit", "off")])
 }
 
 /// The span of publishing an event: a child of the one that it was recorded in.
