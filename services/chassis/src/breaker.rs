@@ -27,7 +27,7 @@ const PROBES: u32 = 3;
 
 /// One target's breaker.
 pub(crate) struct Breaker {
-    /// So many of the last [`WINDOW`] calls failed: it opens.
+    /// It opens when this many of the last [`WINDOW`] calls failed.
     failures: u32,
     open_for: Duration,
     /// A call that ended without an outcome after this time has failed.

@@ -323,7 +323,8 @@ impl Session {
             is_unanswered,
         } = &mut *exclusive;
         if *is_unanswered {
-            *channel = self.open_channel().await?;
+            // Without declarations: the broker may be slow, and the streams are there.
+            *channel = open_channel(&self.publisher, &[], self.confirms).await?;
             *is_unanswered = false;
         }
         self.reopen_if_closed(channel).await?;
@@ -342,13 +343,9 @@ impl Session {
     /// exchange.
     async fn reopen_if_closed(&self, channel: &mut Channel) -> Result<(), lapin::Error> {
         if !channel.status().connected() {
-            *channel = self.open_channel().await?;
+            *channel = open_channel(&self.publisher, self.topologies, self.confirms).await?;
         }
         Ok(())
-    }
-
-    async fn open_channel(&self) -> Result<Channel, lapin::Error> {
-        open_channel(&self.publisher, self.topologies, self.confirms).await
     }
 
     /// Resolves while the broker takes messages: at once unless it blocks publishers.

@@ -1,7 +1,7 @@
 //! Named places at which a test kills the process with SIGKILL, to show that the state is consistent after a restart.
 //!
 //! Compiled in only with the feature `crash-points`, which no service turns on; without it
-//! [`crash_point`] is an empty function. The places stand in the chassis, between the steps of a pattern,
+//! [`crash_point`] is an empty function. The places are in the chassis, between the steps of a pattern,
 //! never in a service's own code. `AGORA_CRASH_AT=outbox.before_mark:3` arms one: the third passing is fatal.
 
 /// Passes a named place; fatal if a test armed it.

@@ -3,7 +3,7 @@
 //! A transaction begins with [`begin`] or [`begin_in_time`] and in no other way (`clippy.toml` refuses sqlx's own): they may
 //! be dropped at any moment without leaving a connection of the pool in an open transaction.
 //!
-//! Left out: queries; they stand in the handlers that need them.
+//! Left out: queries, which are in the handlers that need them.
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};

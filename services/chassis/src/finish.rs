@@ -7,7 +7,7 @@
 //! (<https://github.com/transact-rs/sqlx/issues/4385>).
 //!
 //! Awaiting such work costs no more than the work itself: no task is spawned unless it is dropped. Left out: a limit to the
-//! time that it goes on for.
+//! time that it continues for.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -24,7 +24,7 @@ where
     begun: bool,
 }
 
-/// Does the work. Dropped after it has begun, it goes on as a task of its own, and its result is dropped there.
+/// Does the work. Dropped after it has begun, it continues in a task of its own, where its result is dropped.
 pub(crate) fn finished<F>(work: F) -> Finished<F>
 where
     F: Future + Send + 'static,

@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | deadline | a call ends when its own time is up, or the request's ([`crate::deadline`]) |
-//! | bulkhead | so many calls at once; one more is refused at once, as a queue would only be another wait. Calls with short deadlines may use half of the slots: the others find room, and their outcomes count |
+//! | bulkhead | a limit of concurrent calls; one more is refused at once, as a queue would only be another wait. Calls with short deadlines may use half of the slots: the others find room, and their outcomes count |
 //! | breaker | calls to a target that keeps failing are refused for a while (`breaker`) |
 //! | retries | of idempotent calls that ended as `Unavailable` (never begun, or cut off with their connection), with a jittered backoff, for as long as there is a budget: retries may add a tenth to the calls of the last ten seconds, and ten more |
 //!
@@ -27,7 +27,7 @@ use crate::metrics::{CallMetrics, Metrics};
 const MAX_RETRIES: usize = 2;
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(25);
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(200);
-/// The budget of retries: over this time, by so many a second, and by this share of the calls.
+/// The budget of retries: over this window, this number a second, and this share of the calls.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 const BUDGET_PER_SECOND: u32 = 1;
 const BUDGET_SHARE: f32 = 0.1;
@@ -55,7 +55,7 @@ struct Guard {
 pub struct Limits {
     /// Calls at the same time.
     pub concurrency: usize,
-    /// So many of the last 20 calls failed: the breaker opens.
+    /// The breaker opens when this many of the last 20 calls failed.
     pub failures: u32,
     /// How long it stays open before it lets a probe through.
     pub open_for: Duration,

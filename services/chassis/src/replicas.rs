@@ -50,7 +50,7 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a health check may take.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
-/// A replica that failed so many checks in a row is unhealthy: it gets no calls even if every other one is, too.
+/// A replica that failed this many checks in a row is unhealthy: it gets no calls even if every other one is, too.
 const UNHEALTHY_AFTER: u32 = 6;
 /// A connection that received nothing for this long is pinged.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
