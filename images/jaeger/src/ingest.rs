@@ -70,8 +70,12 @@ async fn export(
             return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
     };
-    let request = ExportTraceServiceRequest::decode(body)
-        .map_err(|error| (StatusCode::BAD_REQUEST, format!("invalid OTLP request: {error}")))?;
+    let request = ExportTraceServiceRequest::decode(body).map_err(|error| {
+        (
+            StatusCode::BAD_REQUEST,
+            format!("invalid OTLP request: {error}"),
+        )
+    })?;
     let response = take_in(&state, request, Transport::Http);
     Ok(([(header::CONTENT_TYPE, PROTOBUF)], response.encode_to_vec()).into_response())
 }

@@ -41,9 +41,7 @@ impl Ui {
         let mut page = read(folder.join("index.html"))?;
         for (placeholder, value) in REPLACED {
             if !page.contains(placeholder) {
-                bail!(
-                    "the UI's page lacks `{placeholder}`: it is not the supported version"
-                );
+                bail!("the UI's page lacks `{placeholder}`: it is not the supported version");
             }
             page = page.replace(placeholder, value);
         }

@@ -74,6 +74,7 @@ pub fn router(purchases: Purchases) -> OpenApiRouter {
 ///
 /// Buys at the current price. Repeating the request with the same `Idempotency-Key` returns the first answer and makes no
 /// second purchase.
+// The operation id is part of the API and keeps its first name.
 #[utoipa::path(
     post, path = "/users/{id}/purchases", operation_id = "buy", tag = "purchases", request_body = CreatePurchase,
     params(
