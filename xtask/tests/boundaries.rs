@@ -1,4 +1,4 @@
-//! The boundaries between the crates, as ARCHITECTURE states them: held against what cargo resolves.
+//! The boundaries between the crates, as docs/explanation/architecture.md states them: held against what cargo resolves.
 
 mod sources;
 
