@@ -1,5 +1,5 @@
 //! Metrics for Prometheus: rate, errors and duration of HTTP, gRPC and messages, named by OpenTelemetry's
-//! semantic conventions (<https://opentelemetry.io/docs/specs/semconv/>, 1.44; where they are not, ARCHITECTURE says so).
+//! semantic conventions (<https://opentelemetry.io/docs/specs/semconv/>, 1.44; deviations: docs/explanation/telemetry.md).
 //!
 //! Labels are bounded: routes as templates, methods and outcomes from fixed lists, never an id. Each bucket of a
 //! duration points to the last sampled trace that fell into it (an exemplar). Resource usage of the process and its runtime
