@@ -1,6 +1,6 @@
 //! Generates load on agora through its gateway and records the results.
 //!
-//! A run signs its users up, generates load for the run time, and leaves a folder as `load-record` describes it: a summary
+//! A run signs its users up, generates load for the run time, and leaves a folder as `records::load` describes it: a summary
 //! with an exact count of every request, a timeline, and a ledger of every order and cancellation. There are two models: in
 //! the closed one goose drives users that wait for their answers; in the open one actions arrive at a constant rate. Left
 //! out: starting the system and reconciling the counts with Prometheus, which is `xtask`'s work.

@@ -582,7 +582,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn summary(dir: &Path) -> RunSummary {
     let json = fs::read(dir.join(SUMMARY_FILE)).expect("a summary");
-    serde_json::from_slice(&json).expect("as load-record describes it")
+    serde_json::from_slice(&json).expect("as records::load describes it")
 }
 
 fn ledger(dir: &Path) -> Vec<LedgerEntry> {
