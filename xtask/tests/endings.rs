@@ -53,6 +53,8 @@ impl Engine {
         xtask
             .env("PATH", format!("{}:{path}", self.folder.path().display()))
             .env("AGORA_PROJECT", "agora-nobody")
+            // The one of this machine is nobody's to start here.
+            .env("AGORA_ENGINE_SETUP", "never")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

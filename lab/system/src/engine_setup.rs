@@ -291,6 +291,10 @@ fn start_dockerd() -> anyhow::Result<()> {
         let end = tail(said.trim(), LOG_LINES);
         format!("its log, {}, ends with:\n{end}", log.display())
     };
+    if let Some(Started::Dockerd { .. }) = Started::running()? {
+        // Never a second one beside it: the new one would take its bridge and its record.
+        return await_answer(|| Ok(None), log_end);
+    }
     let mut dockerd = spawn_dockerd(&log)?;
     let pid = dockerd.id();
     // Before it answers: this command may be killed meanwhile.
@@ -302,7 +306,7 @@ fn start_dockerd() -> anyhow::Result<()> {
             let ended = dockerd.try_wait()?;
             // dockerd's own guard against a second one: the first is about to answer, so this goes on waiting.
             let beside_another =
-                || fs::read_to_string(&log).is_ok_and(|said| said.contains("is still running"));
+                || fs::read_to_string(&log).is_ok_and(|said| is_beside_another(&said));
             Ok(ended
                 .filter(|_| !beside_another())
                 .map(|status| format!("`dockerd` ended ({status}); {}", log_end())))
@@ -343,6 +347,11 @@ fn spawn_dockerd(log: &Path) -> anyhow::Result<Child> {
 }
 
 /// Waits until the engine answers. `ended` says why it can't any more, `more` what is known where it simply doesn't.
+/// Whether `dockerd` refused to start because another one runs, as version 20.10 and later ones say it.
+fn is_beside_another(log: &str) -> bool {
+    log.contains("is still running") || log.contains("ensure docker is not running")
+}
+
 fn await_answer(
     mut ended: impl FnMut() -> anyhow::Result<Option<String>>,
     more: impl FnOnce() -> String,

@@ -42,6 +42,9 @@ impl Machine {
             "packages/docker",
             &format!(
                 r#"case "$1" in --version) exit 0;; esac
+for hang in {bin}/../hang1 {bin}/../hang2; do
+    [ ! -e $hang ] || {{ rm $hang; echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
+done
 [ -e {up} ] || {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
 case "$1" in
 version) echo 99.1;;
@@ -55,6 +58,7 @@ esac"#
             &format!(
                 r#"case "$1" in --version) exit 0;; esac
 trap 'rm -f {up}; exit 0' TERM
+echo "$$" >> {bin}/../starts
 touch {up}
 sleep 60 & wait"#
             ),
@@ -186,6 +190,24 @@ fn an_engine_that_does_not_run_is_started_and_only_that_one_is_stopped() {
         stderr(&down)
     );
     assert!(machine.engine_runs());
+}
+
+#[test]
+fn an_engine_that_hangs_is_waited_for_and_no_second_one_is_started() {
+    let machine = Machine::with_stopped_engine("agora-nobody-6");
+    machine.xtask(&["up"], &[("FAIL_AT_PS", "1")]);
+    // It is asked once whether it runs, and once more when nobody else can start it any more.
+    for hang in ["hang1", "hang2"] {
+        fs::write(machine.path(hang), "").unwrap();
+    }
+    let up = machine.xtask(&["up"], &[("FAIL_AT_PS", "1")]);
+    assert!(!machine.path("hang2").exists(), "{}", stderr(&up));
+    assert!(stderr(&up).contains("far enough"), "{}", stderr(&up));
+    let starts = fs::read_to_string(machine.path("starts")).unwrap();
+    assert_eq!(starts.lines().count(), 1, "{}", stderr(&up));
+    let down = machine.xtask(&["down", "--engine"], &[]);
+    assert_eq!(down.status.code(), Some(0), "{}", stderr(&down));
+    assert!(!machine.engine_runs(), "it is still known as agora's");
 }
 
 #[test]
