@@ -7,7 +7,6 @@
 
 mod attacks;
 mod broker;
-mod composed;
 mod containers;
 mod database;
 mod healing;
@@ -285,7 +284,8 @@ impl Fault {
     }
 
     fn injection(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Injection>> {
-        use containers::{Halt, Halted, RollingRestart};
+        use containers::{Halted, RollingRestart};
+        use system::control::Halt;
         use replacement::{How, NewKeys, Replaced};
         let all = |service| lab.containers_of(service);
         Ok(match self {

@@ -551,17 +551,13 @@ fn versions(lab: &Lab<'_>) -> anyhow::Result<Versions> {
         .args(["describe", "--always", "--dirty"])
         .dir(&lab.project.root)
         .read();
-    let info = engine::docker(["info", "--format", "{{.NCPU}} {{.MemTotal}}"]).read()?;
-    let (cores, memory) = info
-        .trim()
-        .split_once(' ')
-        .with_context(|| format!("`docker info` said {info:?}"))?;
+    let capacity = engine::capacity()?;
     let images = lab.containers()?.into_iter();
     Ok(Versions {
         agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),
         engine: engine::version()?,
-        cores: cores.parse()?,
-        memory_bytes: memory.parse()?,
+        cores: capacity.cores,
+        memory_bytes: capacity.memory_bytes,
         images: images
             .map(|container| (container.service, container.image))
             .collect(),

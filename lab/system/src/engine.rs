@@ -43,6 +43,31 @@ pub fn version() -> anyhow::Result<String> {
     Err(engine_failure(&said))
 }
 
+/// What the engine's host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Processor cores.
+    pub cores: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+}
+
+/// What the engine's host has.
+///
+/// # Errors
+/// When the engine doesn't tell.
+pub fn capacity() -> anyhow::Result<Capacity> {
+    let info = docker(["info", "--format", "{{.NCPU}} {{.MemTotal}}"]).read()?;
+    let (cores, memory) = info
+        .trim()
+        .split_once(' ')
+        .with_context(|| format!("`docker info` said {info:?}"))?;
+    Ok(Capacity {
+        cores: cores.parse()?,
+        memory_bytes: memory.parse()?,
+    })
+}
+
 fn engine_failure(said: &str) -> anyhow::Error {
     let next_step = if said.contains("permission denied") {
         "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and log in again"

@@ -200,6 +200,23 @@ fn the_terminal_and_the_command_line_are_xtasks_alone() {
     }
 }
 
+#[test]
+fn only_the_system_crate_speaks_to_the_engine() {
+    let speaks = |source: &str| {
+        ["docker(", "engine::docker", "compose::Compose"]
+            .iter()
+            .any(|call| source.contains(call))
+    };
+    for part in ["base", "records", "checks", "evaluation"] {
+        for (path, source) in texts(&root().join("lab").join(part).join("src"), "rs") {
+            assert!(!speaks(&source), "{}", path.display());
+        }
+    }
+    // The check itself sees what it looks for.
+    let control = root().join("lab/system/src/control.rs");
+    assert!(speaks(&fs::read_to_string(control).expect("a text")));
+}
+
 /// The folders with sources of every crate, the trace store's stand-in included.
 fn crates() -> Vec<PathBuf> {
     let manifests = texts(&root(), "toml").into_keys();

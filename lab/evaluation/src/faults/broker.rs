@@ -7,8 +7,8 @@ use records::evaluation::FaultEffect;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_events::topology::{self, Topology};
-use system::{
-    engine::{Container, docker},
+use system::{control, 
+    engine::Container,
     http::{Answer, Client, segment},
     lab::{self, Lab},
     project::Project,
@@ -266,8 +266,8 @@ fn set_watermark(lab: &Lab<'_>, value: &[&str]) -> anyhow::Result<()> {
 /// What `rabbitmqctl` says in each of the broker's containers.
 fn ctl(lab: &Lab<'_>, args: &[&str]) -> anyhow::Result<Vec<String>> {
     let run = |container: Container| {
-        let ctl = ["exec", &container.id, "rabbitmqctl", "--quiet"];
-        docker(ctl.into_iter().chain(args.iter().copied()))
+        let ctl = ["rabbitmqctl", "--quiet"].into_iter();
+        control::exec(&container, ctl.chain(args.iter().copied()))
             .limit(CTL_LIMIT)
             .read()
     };

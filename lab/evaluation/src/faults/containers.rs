@@ -7,24 +7,15 @@ use records::evaluation::FaultEffect;
 use super::{Injection, not_observed, observed};
 pub(super) use system::engine::name;
 use system::{
-    engine::{Container, docker},
+    control::{self, Halt},
+    engine::Container,
     lab::Lab,
     wait,
 };
 
-/// Longer than the longest grace period in compose.yaml.
-pub(super) const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// RabbitMQ takes longest: ten seconds to boot, on a busy machine some more.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// How a container is kept from working.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Halt {
-    Pause,
-    Kill,
-    Stop,
-}
 
 /// Containers that stand still or ended.
 #[derive(Debug)]
@@ -48,17 +39,7 @@ pub(super) fn first_by_id(mut containers: Vec<Container>) -> Vec<Container> {
 
 impl Injection for Halted {
     fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
-        let verb = match self.how {
-            Halt::Pause => "pause",
-            Halt::Kill => "kill",
-            // With each container's own grace period.
-            Halt::Stop => "stop",
-        };
-        let ids = self.before.iter().map(|container| container.id.as_str());
-        docker([verb].into_iter().chain(ids))
-            .limit(STOP_LIMIT)
-            .read()?;
-        Ok(())
+        control::halt(self.how, &self.before)
     }
 
     fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
@@ -118,7 +99,7 @@ impl Injection for RollingRestart {
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
         for _ in 0..self.rounds {
             for container in &self.before {
-                docker(["stop", &container.id]).limit(STOP_LIMIT).read()?;
+                control::stop(container)?;
                 revive(lab, std::slice::from_ref(container))?;
             }
         }
@@ -176,20 +157,9 @@ pub(super) fn pairs<'c>(
 /// Lets containers go on, or starts them, and waits until they are healthy.
 fn revive(lab: &Lab<'_>, containers: &[Container]) -> anyhow::Result<()> {
     for container in again(lab, containers)? {
-        set_going(&container)?;
+        control::resume(&container)?;
     }
     wait_until_healthy(lab, containers)
-}
-
-/// Unpauses or starts a container where that is needed; what was done, as a participle.
-pub(super) fn set_going(container: &Container) -> anyhow::Result<Option<&'static str>> {
-    let (verb, done) = match container.state.as_str() {
-        "paused" => ("unpause", "unpaused"),
-        "exited" | "created" | "dead" => ("start", "started"),
-        _ => return Ok(None),
-    };
-    docker([verb, &container.id]).limit(STOP_LIMIT).read()?;
-    Ok(Some(done))
 }
 
 /// Waits until those of the containers that are still there are healthy.

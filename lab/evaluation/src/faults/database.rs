@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use base::outcome;
 use records::evaluation::FaultEffect;
-use system::{
-    engine::{Container, docker},
+use system::{control, 
+    engine::Container,
     lab::{APPLICATION, Lab},
     wait,
 };
@@ -62,7 +62,6 @@ impl Injection for LockTable {
         let postgres = lab.containers_of("postgres")?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
         // The engine keeps the session, so that it needs no thread here; whoever heals ends it by its name.
-        let exec = ["exec", "--detach", "--env", &application, &postgres.id];
         let psql = [
             "psql",
             "--no-psqlrc",
@@ -72,7 +71,7 @@ impl Injection for LockTable {
             "--command",
             &hold,
         ];
-        docker(exec.into_iter().chain(psql)).read()?;
+        control::exec_in_background(&postgres, &application, psql)?;
         let held = format!(
             "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'
                AND relation = '\"{identifier}\"'::regclass AND pid IN ({})",

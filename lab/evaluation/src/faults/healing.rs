@@ -8,6 +8,8 @@ use base::{
 };
 use shared_events::{dead_letters::Selection, topology};
 use system::{
+    composed::Composed,
+    control,
     dead_letters::{
         self,
         tool::{Order, Task, Tool},
@@ -20,9 +22,7 @@ use system::{
 
 use super::{
     POISON_TYPE, broker,
-    composed::Composed,
-    containers::{self, name},
-    database, limits, purge,
+    containers::name, database, limits, purge,
 };
 
 /// RabbitMQ takes ten seconds to boot; the services find it again within five.
@@ -86,7 +86,7 @@ fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result
     }
     let composed = Composed::read(lab)?;
     for container in lab.containers()? {
-        if limits::remove_cpu_quota(&container)? {
+        if control::unlimit_cpu(&container)? {
             repaired.add(format!(
                 "{} has its share of the processor again",
                 name(&container)
@@ -104,7 +104,7 @@ fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result
     }
     // Looked at once more: restoring a limit may have stopped one.
     for container in lab.containers()? {
-        if let Some(done) = containers::set_going(&container)? {
+        if let Some(done) = control::resume(&container)? {
             repaired.add(format!("{} {done}", name(&container)));
         }
     }

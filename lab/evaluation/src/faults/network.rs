@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use records::evaluation::FaultEffect;
 use system::{
-    engine::{self, Container, docker},
+    composed::Composed,
+    control,
+    engine::{self, Container},
     http::Client,
     lab::Lab,
     project::{ALERT_RECEIVER, SERVICES},
@@ -12,7 +14,6 @@ use system::{
 
 use super::{
     Injection,
-    composed::Composed,
     containers::{again, name, wait_until_healthy},
     not_observed, observed,
 };
@@ -85,7 +86,7 @@ impl Cut {
             "if command -v bash; then timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/{port}'; \
              else timeout 2 wget -q -O /dev/null http://{address}:{port}/metrics; fi"
         );
-        let call = docker(["exec", &neighbour.id, "sh", "-c", &connect]).limit(ASK_LIMIT);
+        let call = control::exec(neighbour, ["sh", "-c", &connect]).limit(ASK_LIMIT);
         Ok(call.output()?.status.success())
     }
 
@@ -115,7 +116,7 @@ fn unready(containers: &[Container]) -> anyhow::Result<Option<&str>> {
         .filter(|container| SERVICES.contains(&container.service.as_str()))
         .filter(|container| container.state == "running");
     for container in services {
-        let call = docker(["exec", &container.id, "/service", "healthcheck"]);
+        let call = control::exec(container, ["/service", "healthcheck"]);
         if !call.limit(ASK_LIMIT).output()?.status.success() {
             return Ok(Some(&container.service));
         }
@@ -131,7 +132,7 @@ fn gateway_answers(containers: &[Container]) -> bool {
 impl Injection for Cut {
     fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
         for container in &self.before {
-            docker(["network", "disconnect", &self.network, &container.id]).read()?;
+            control::disconnect(container, &self.network)?;
         }
         Ok(())
     }

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use base::outcome;
 use serde::Deserialize;
-use system::{
-    engine::{Container, Limits, docker},
+use crate::{
+    control,
+    engine::{Container, Limits},
     lab::Lab,
 };
 
 /// What `docker compose config` says, as far as faults change it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Composed {
+pub struct Composed {
     services: BTreeMap<String, ComposedService>,
     networks: BTreeMap<String, ComposedNetwork>,
 }
@@ -37,14 +38,18 @@ struct ComposedNetwork {
 }
 
 impl Composed {
-    pub(super) fn read(lab: &Lab<'_>) -> anyhow::Result<Self> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When Compose fails, or says something else.
+    pub fn read(lab: &Lab<'_>) -> anyhow::Result<Self> {
         let text = lab.compose(["config", "--format", "json"]).read()?;
         // The text holds secrets: no error may repeat it.
         serde_json::from_str(&text).context("failed to read what `docker compose config` says")
     }
 
     /// The engine's name of a service's network.
-    pub(super) fn network(&self, service: &str, network: &str) -> anyhow::Result<&str> {
+    pub fn network(&self, service: &str, network: &str) -> anyhow::Result<&str> {
         let networks = self.services.get(service).map(|service| &service.networks);
         let known = networks.filter(|networks| networks.contains_key(network));
         match (known, self.networks.get(network)) {
@@ -61,7 +66,7 @@ impl Composed {
     }
 
     /// Connects a container with the networks that it lacks, under the names that it had there; which ones.
-    pub(super) fn reconnect(&self, container: &Container) -> anyhow::Result<Vec<String>> {
+    pub fn reconnect(&self, container: &Container) -> anyhow::Result<Vec<String>> {
         let Some(service) = self.services.get(&container.service) else {
             return Ok(Vec::new());
         };
@@ -75,17 +80,14 @@ impl Composed {
             }
             let others = attachment.iter().flat_map(|attachment| &attachment.aliases);
             let aliases = [&container.service].into_iter().chain(others);
-            let aliases = aliases.flat_map(|alias| ["--alias", alias.as_str()]);
-            docker(["network", "connect"].into_iter().chain(aliases))
-                .args([name.as_str(), container.id.as_str()])
-                .read()?;
+            control::connect(container, name, aliases.map(String::as_str))?;
             reconnected.push(network.clone());
         }
         Ok(reconnected)
     }
 
     /// The memory that a container should have.
-    pub(super) fn limits(&self, container: &Container) -> anyhow::Result<Limits> {
+    pub fn limits(&self, container: &Container) -> anyhow::Result<Limits> {
         let service = self.services.get(&container.service);
         let Some(text) = service.and_then(|service| service.mem_limit.as_ref()) else {
             return Ok(Limits::default());

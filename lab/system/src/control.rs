@@ -1,0 +1,230 @@
+//! What can be done to a system's containers: halt and resume, limit, cut off a network, run a command inside.
+//!
+//! Left out: which containers there are ([`crate::engine`]), making new ones ([`crate::rolling`]), and what a container
+//! should have ([`crate::composed`]).
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+
+use crate::{
+    engine::{Container, Limits, docker},
+    process::Call,
+};
+
+/// Longer than the longest grace period in compose.yaml.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// The period in which a container may use its quota of processor time.
+const CPU_PERIOD_US: u64 = 100_000;
+/// `docker stats` waits for two samples.
+const STATS_LIMIT: Duration = Duration::from_secs(15);
+
+/// How a container is kept from working.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// All its processes stand still.
+    Pause,
+    /// Ended by SIGKILL.
+    Kill,
+    /// Ended with its own grace period.
+    Stop,
+}
+
+/// Halts containers, all at once.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn halt(how: Halt, containers: &[Container]) -> anyhow::Result<()> {
+    let verb = match how {
+        Halt::Pause => "pause",
+        Halt::Kill => "kill",
+        Halt::Stop => "stop",
+    };
+    let ids = containers.iter().map(|container| container.id.as_str());
+    let call = docker([verb].into_iter().chain(ids));
+    call.limit(STOP_LIMIT).read()?;
+    Ok(())
+}
+
+/// Stops a container with its own grace period.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn stop(container: &Container) -> anyhow::Result<()> {
+    halt(Halt::Stop, std::slice::from_ref(container))
+}
+
+/// Starts a container that may not be able to start.
+///
+/// # Errors
+/// When the engine can't be asked; that the container fails is none.
+pub fn try_to_start(container: &Container) -> anyhow::Result<()> {
+    docker(["start", &container.id]).output()?;
+    Ok(())
+}
+
+/// Unpauses or starts a container where that is needed; what was done, as a participle.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn resume(container: &Container) -> anyhow::Result<Option<&'static str>> {
+    let (verb, done) = match container.state.as_str() {
+        "paused" => ("unpause", "unpaused"),
+        "exited" | "created" | "dead" => ("start", "started"),
+        _ => return Ok(None),
+    };
+    docker([verb, &container.id]).limit(STOP_LIMIT).read()?;
+    Ok(Some(done))
+}
+
+/// Gives each container so many thousandths of a core.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn limit_cpu(containers: &[Container], millicores: u32) -> anyhow::Result<()> {
+    let quota_us = u64::from(millicores) * CPU_PERIOD_US / 1_000;
+    let (period, quota) = (CPU_PERIOD_US.to_string(), quota_us.to_string());
+    let update = ["update", "--cpu-period", &period, "--cpu-quota", &quota];
+    let ids = containers.iter().map(|container| container.id.as_str());
+    docker(update.into_iter().chain(ids)).read()?;
+    Ok(())
+}
+
+/// Gives a container as much processor time as there is, where it had a quota; whether it had one.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn unlimit_cpu(container: &Container) -> anyhow::Result<bool> {
+    if container.limits.cpu_quota_us <= 0 {
+        return Ok(false);
+    }
+    docker(["update", "--cpu-quota", "-1", &container.id]).read()?;
+    Ok(true)
+}
+
+/// The processor time that a container uses now, in percent of a core.
+///
+/// # Errors
+/// When the engine doesn't tell.
+pub fn cpu_percent(container: &Container) -> anyhow::Result<f64> {
+    let stats = [
+        "stats",
+        "--no-stream",
+        "--format",
+        "{{.CPUPerc}}",
+        &container.id,
+    ];
+    let text = docker(stats).limit(STATS_LIMIT).read()?;
+    let percent = text.trim().trim_end_matches('%').parse();
+    percent.with_context(|| format!("`docker stats` says {text:?}"))
+}
+
+/// How many periods a container spent its quota in, by the kernel's own count; `None` when the engine's host is
+/// another machine.
+pub fn throttled(container: &Container) -> Option<u64> {
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", container.pid)).ok()?;
+    let statistics = fs::read_to_string(cpu_statistics(&groups, &container.id)?).ok()?;
+    let count = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix("nr_throttled "))?;
+    count.parse().ok()
+}
+
+/// Where the kernel keeps them, from `/proc/PID/cgroup`: lines of `number:controllers:path`, one of them with
+/// `cpu` in version 1, one without any controller in version 2.
+fn cpu_statistics(groups: &str, container: &str) -> Option<PathBuf> {
+    let found = |wanted: &str| {
+        groups.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            // A process of another machine may have the same number.
+            let ours = path.contains(container);
+            (ours && controllers.split(',').any(|one| one == wanted)).then_some(path)
+        })
+    };
+    let (folder, path) = match found("cpu") {
+        Some(path) => ("/sys/fs/cgroup/cpu", path),
+        None => ("/sys/fs/cgroup", found("")?),
+    };
+    Some(PathBuf::from(format!("{folder}{path}/cpu.stat")))
+}
+
+/// Gives a container these limits of memory.
+///
+/// # Errors
+/// When the engine refuses: the kernel may not allow less than what is in use.
+pub fn limit_memory(container: &Container, limits: Limits) -> anyhow::Result<()> {
+    let memory = limits.memory_bytes.to_string();
+    let with_swap = limits.memory_and_swap_bytes.to_string();
+    let update = ["update", "--memory", &memory, "--memory-swap", &with_swap];
+    docker(update.into_iter().chain([container.id.as_str()])).read()?;
+    Ok(())
+}
+
+/// Takes a container out of a network, by the engine's name.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn disconnect(container: &Container, network: &str) -> anyhow::Result<()> {
+    docker(["network", "disconnect", network, &container.id]).read()?;
+    Ok(())
+}
+
+/// Puts a container into a network, by the engine's name, with the names that it has there.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn connect<'a>(
+    container: &Container,
+    network: &str,
+    aliases: impl IntoIterator<Item = &'a str>,
+) -> anyhow::Result<()> {
+    let aliases = aliases.into_iter().flat_map(|alias| ["--alias", alias]);
+    docker(["network", "connect"].into_iter().chain(aliases))
+        .args([network, container.id.as_str()])
+        .read()?;
+    Ok(())
+}
+
+/// A call that runs a command inside a container.
+pub fn exec<'a>(container: &'a Container, command: impl IntoIterator<Item = &'a str>) -> Call {
+    docker(["exec", &container.id].into_iter().chain(command))
+}
+
+/// Runs a command inside a container and doesn't wait for its end. `variable` is `NAME=value` of its environment.
+///
+/// # Errors
+/// When the engine refuses.
+pub fn exec_in_background<'a>(
+    container: &'a Container,
+    variable: &'a str,
+    command: impl IntoIterator<Item = &'a str>,
+) -> anyhow::Result<()> {
+    let exec = ["exec", "--detach", "--env", variable, &container.id];
+    docker(exec.into_iter().chain(command)).read()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_statistics_are_found_in_both_versions_of_cgroups() {
+        let at =
+            |groups: &str| cpu_statistics(groups, "abc").map(|path| path.display().to_string());
+        assert_eq!(
+            at("5:cpuacct:/docker/abc\n4:cpu:/docker/abc\n0::/docker/abc\n").unwrap(),
+            "/sys/fs/cgroup/cpu/docker/abc/cpu.stat"
+        );
+        assert_eq!(
+            at("4:cpu,cpuacct:/docker/abc\n").unwrap(),
+            "/sys/fs/cgroup/cpu/docker/abc/cpu.stat"
+        );
+        assert_eq!(
+            at("0::/system.slice/docker-abc.scope\n").unwrap(),
+            "/sys/fs/cgroup/system.slice/docker-abc.scope/cpu.stat"
+        );
+        assert_eq!(at("4:cpu:/user.slice\n0::/user.slice\n"), None);
+    }
+}
