@@ -1,7 +1,7 @@
 //! `test`: every test, on a system of its own that is brought up before and removed after.
 //!
 //! The system is the compose project `agora-test` (the project's own name with `-test`), with secrets and free ports of
-//! its own; one that people use beside it stays as it is.
+//! its own; one that people use beside it stays as it is. `--fast` runs what needs no system, and starts none.
 
 use std::time::Duration;
 
@@ -22,9 +22,33 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
+/// Test targets that need no system, besides the unit tests.
+const WITHOUT_A_SYSTEM: [&str; 14] = [
+    "alerts",
+    "any_bytes",
+    "boundaries",
+    "command_line",
+    "contract",
+    "dashboards",
+    "documents",
+    "endings",
+    "links",
+    "process",
+    "recorded",
+    "reference",
+    "run",
+    "telemetry_links",
+];
+
 /// Options of `test`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
+    /// Only tests whose names contain one of these
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Only tests that need no system: rules, contracts, documents
+    #[arg(long, conflicts_with_all = ["keep", "cargo_args"])]
+    fast: bool,
     /// Leave the test system running
     #[arg(long)]
     keep: bool,
@@ -37,14 +61,11 @@ pub(crate) struct Options {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let args = [
-        &["test", "--locked", "--no-fail-fast"],
-        whole_workspace_unless_narrowed(&options.cargo_args),
-    ];
-    let args = args
-        .concat()
-        .into_iter()
-        .chain(options.cargo_args.iter().map(String::as_str));
+    let args = arguments(options);
+    if options.fast {
+        let cargo = binaries::cargo(project).args(args);
+        return exit(cargo.limit(LIMIT).run_visibly()?);
+    }
     // The published ports: tests stop containers and start them again.
     let nothing = |_: &Project, _: &Progress| Ok(Vec::new());
     cargo_on_a_test_system(
@@ -55,6 +76,32 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         nothing,
         args,
     )
+}
+
+/// Cargo's arguments.
+fn arguments(options: &Options) -> Vec<&str> {
+    let mut args = vec!["test", "--locked", "--no-fail-fast"];
+    args.extend(whole_workspace_unless_narrowed(&options.cargo_args));
+    if options.fast {
+        args.extend(["--lib", "--bins"]);
+        args.extend(WITHOUT_A_SYSTEM.iter().flat_map(|test| ["--test", test]));
+    }
+    args.extend(options.cargo_args.iter().map(String::as_str));
+    if !options.names.is_empty() {
+        // The test program takes several names, cargo one.
+        let separated = options.cargo_args.iter().any(|arg| arg == "--");
+        args.extend((!separated).then_some("--"));
+        args.extend(options.names.iter().map(String::as_str));
+    }
+    args
+}
+
+fn exit(code: Option<i32>) -> anyhow::Result<Exit> {
+    Ok(if code == Some(0) {
+        Exit::Holds
+    } else {
+        Exit::Failed
+    })
 }
 
 /// Variables for cargo's environment.
@@ -125,12 +172,7 @@ fn run_on<'a>(
     for (name, value) in variables.into_iter().chain(more) {
         cargo = cargo.env(name, value);
     }
-    let code = cargo.limit(LIMIT).run_visibly()?;
-    Ok(if code == Some(0) {
-        Exit::Holds
-    } else {
-        Exit::Failed
-    })
+    exit(cargo.limit(LIMIT).run_visibly()?)
 }
 
 /// Cargo ignores `--package` beside `--workspace`.
@@ -179,4 +221,80 @@ fn environment(
         variables.push(("AGORA_TEST_OTLP_URL", format!("http://{store}")));
     }
     Ok(variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    /// Targets whose tests ask the test system.
+    const ON_THE_SYSTEM: [&str; 8] = [
+        "api",
+        "crash_points",
+        "gateway",
+        "out_of_order",
+        "patterns_off",
+        "queue",
+        "saga_recovery",
+        "system",
+    ];
+
+    /// The names of the test targets below a folder with packages.
+    fn targets(packages: &Path) -> BTreeSet<String> {
+        let mut targets = BTreeSet::new();
+        for package in fs::read_dir(packages).unwrap() {
+            let tests = package.unwrap().path().join("tests");
+            if tests.join("main.rs").is_file() {
+                let package = tests.parent().unwrap().file_name().unwrap();
+                targets.insert(package.to_string_lossy().into_owned());
+                continue;
+            }
+            for test in fs::read_dir(&tests).into_iter().flatten() {
+                let test = test.unwrap().path();
+                if test.extension().is_some_and(|rs| rs == "rs") || test.join("main.rs").is_file() {
+                    let name = test.file_stem().unwrap();
+                    targets.insert(name.to_string_lossy().into_owned());
+                }
+            }
+        }
+        targets
+    }
+
+    #[test]
+    fn every_test_target_is_known_to_need_a_system_or_none() {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let folders = ["", "lab", "services", "tests", "benches"];
+        let found: BTreeSet<String> = folders
+            .iter()
+            .flat_map(|folder| targets(&root.join(folder)))
+            .collect();
+        let known = WITHOUT_A_SYSTEM.iter().chain(&ON_THE_SYSTEM);
+        let known: BTreeSet<String> = known.map(|name| (*name).to_owned()).collect();
+        assert_eq!(found, known);
+    }
+
+    #[test]
+    fn names_come_behind_what_is_passed_on() {
+        let options = |names: &[&str], cargo_args: &[&str], fast| Options {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            fast,
+            keep: false,
+            consent: up::Consent::default(),
+            cargo_args: cargo_args.iter().map(|arg| (*arg).to_owned()).collect(),
+        };
+        let always = ["test", "--locked", "--no-fail-fast"];
+        let args = |options: &Options| arguments(options)[always.len()..].join(" ");
+        assert_eq!(args(&options(&[], &[], false)), "--workspace");
+        assert_eq!(
+            args(&options(&["a", "b"], &[], false)),
+            "--workspace -- a b"
+        );
+        let narrowed = options(&["a"], &["-p", "x", "--", "--nocapture"], false);
+        assert_eq!(args(&narrowed), "-p x -- --nocapture a");
+        let fast = options(&["a"], &[], true);
+        assert!(args(&fast).starts_with("--workspace --lib --bins --test alerts"));
+        assert!(args(&fast).ends_with("--test telemetry_links -- a"));
+    }
 }
