@@ -88,7 +88,7 @@ impl Plan {
 /// Runs the experiments, and keeps the evidence after each arm. Whatever happens, the system is left as it was found.
 pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Result<Evaluation> {
     let lab = Lab::new(project)?;
-    let _turn = SystemLock::take(project)?;
+    let _lock = SystemLock::take(project)?;
     progress.step("heal", |step| {
         let repaired = heal(&lab, step)?;
         step.result(if repaired.is_empty() {

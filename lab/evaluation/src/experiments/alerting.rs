@@ -7,7 +7,7 @@ use records::{
     scenario::Scenario,
 };
 
-use super::{ON, WRONG_BOOKS, context, count, harm, without};
+use super::{ON, WRONG_LEDGER, context, count, harm, without};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -142,7 +142,7 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
             false => false_alarm(arm, &[]),
         };
         let wrong = wrong.or_else(|| {
-            let mut wrong_books = WRONG_BOOKS.iter().filter(|(_, count)| count(arm) > 0);
+            let mut wrong_books = WRONG_LEDGER.iter().filter(|(_, count)| count(arm) > 0);
             wrong_books
                 .next()
                 .map(|(kind, count)| format!("{} {kind}", count(arm)))

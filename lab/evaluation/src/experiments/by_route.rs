@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use records::{evaluation::Arm, load::RouteSecond};
 
-use super::WRONG_BOOKS;
+use super::WRONG_LEDGER;
 use crate::{
     measurement::{Better, Measurement, Outcome},
     verdict::harm_without_none_with,
@@ -240,7 +240,7 @@ pub(super) struct Rule {
 impl Rule {
     /// The verdict and its reason.
     pub(super) fn judge(&self, arms: &[Arm]) -> (Outcome, String) {
-        let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
+        let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_LEDGER);
         if outcome == Outcome::Refuted {
             return (outcome, reason);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
 
-use super::{WRONG_BOOKS, context};
+use super::{WRONG_LEDGER, context};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -92,7 +92,7 @@ fn placed_per_second(arm: &Arm) -> Option<f64> {
 
 fn judge(arms: &[Arm]) -> (Outcome, String) {
     for arm in arms {
-        for (kind, count) in WRONG_BOOKS {
+        for (kind, count) in WRONG_LEDGER {
             if count(arm) > 0 {
                 return (
                     Outcome::Refuted,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use records::scenario::Scenario;
 use shared_events::topology::ORDER_EVENTS;
 
-use super::{ON, RECOVERY, WRONG_BOOKS, lost, measurements, without};
+use super::{ON, RECOVERY, WRONG_LEDGER, lost, measurements, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -40,5 +40,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER),
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{WRONG_BOOKS, failed_requests, measurements};
+use super::{WRONG_LEDGER, failed_requests, measurements};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -55,5 +55,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER),
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
 
 use super::{
-    ON, WRONG_BOOKS,
+    ON, WRONG_LEDGER,
     by_route::{median, under_fault},
     context, without,
 };
@@ -109,7 +109,7 @@ fn refusals_took(arm: &Arm) -> Option<f64> {
 }
 
 fn judge(arms: &[Arm]) -> (Outcome, String) {
-    let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_BOOKS);
+    let (outcome, reason) = harm_without_none_with(arms, &[], &WRONG_LEDGER);
     if outcome == Outcome::Refuted {
         return (outcome, reason);
     }

@@ -138,7 +138,7 @@ fn failed_requests(arm: &Arm) -> u64 {
 }
 
 /// What no arm with the pattern may show, whichever pattern it is.
-const WRONG_BOOKS: [Count; 6] = [
+const WRONG_LEDGER: [Count; 6] = [
     ("orders lost", lost),
     ("orders that took stock twice", doubled),
     ("orders confirmed without their stock", oversold),

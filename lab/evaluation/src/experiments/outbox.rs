@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{ON, RECOVERY, WRONG_BOOKS, failed_requests, lost, measurements, without};
+use super::{ON, RECOVERY, WRONG_LEDGER, failed_requests, lost, measurements, without};
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -46,5 +46,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER),
 };

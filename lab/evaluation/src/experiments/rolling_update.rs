@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
 
-use super::{ON, WRONG_BOOKS, failed_requests, measurements};
+use super::{ON, WRONG_LEDGER, failed_requests, measurements};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -53,14 +53,14 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
     judge: |arms| {
-        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS))
+        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER))
     },
 };
 
 /// An arm in which the load ended before what was done to it, which nobody felt to its end then. Harm with the pattern
 /// counts all the same.
 pub(super) fn over_under_load(arms: &[Arm]) -> Option<(Outcome, String)> {
-    let (outcome, reason) = harm_without_none_with(arms, &HARMS, &WRONG_BOOKS);
+    let (outcome, reason) = harm_without_none_with(arms, &HARMS, &WRONG_LEDGER);
     if outcome == Outcome::Refuted {
         return Some((outcome, reason));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{ON, WRONG_BOOKS, held, measurements, oversold, uncancelled, without};
+use super::{ON, WRONG_LEDGER, held, measurements, oversold, uncancelled, without};
 use crate::{
     experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -44,5 +44,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER),
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::scenario::Scenario;
 
-use super::{ON, WRONG_BOOKS, lost, measurements, without};
+use super::{ON, WRONG_LEDGER, lost, measurements, without};
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -53,5 +53,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_BOOKS),
+    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER),
 };

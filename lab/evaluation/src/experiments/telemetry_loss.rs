@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
 
-use super::{ON, WRONG_BOOKS, failed_requests, measurements, telemetry, without};
+use super::{ON, WRONG_LEDGER, failed_requests, measurements, telemetry, without};
 use crate::{
     experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -107,7 +107,7 @@ fn memory_mib(arm: &Arm) -> Option<f64> {
 }
 
 fn judge(arms: &[Arm]) -> (Outcome, String) {
-    let (outcome, reason) = harm_without_none_with(arms, &HARMS, &WRONG_BOOKS);
+    let (outcome, reason) = harm_without_none_with(arms, &HARMS, &WRONG_LEDGER);
     if outcome != Outcome::Upheld {
         return (outcome, reason);
     }

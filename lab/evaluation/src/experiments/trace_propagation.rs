@@ -2,7 +2,7 @@
 
 use records::evaluation::Arm;
 
-use super::{ON, WRONG_BOOKS, measurements, retry, telemetry, without};
+use super::{ON, WRONG_LEDGER, measurements, retry, telemetry, without};
 use crate::{
     experiment::{Experiment, Observed},
     measurement::{Better, Measurement, Outcome},
@@ -48,5 +48,5 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
             format!("in the arm `{}` no trace was looked at", arm.name),
         );
     }
-    harm_without_none_with(arms, &HARMS, &WRONG_BOOKS)
+    harm_without_none_with(arms, &HARMS, &WRONG_LEDGER)
 }
