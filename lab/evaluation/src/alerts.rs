@@ -1,4 +1,5 @@
-//! Which alerts fired in an arm, by Prometheus, and which were notified, by the receiver of Alertmanager's notifications.
+//! Which alerts fired in an arm, by Prometheus, and which were notified, by the receiver of Alertmanager's
+//! notifications.
 //!
 //! Left out: whether they should have; that is the experiment's to judge.
 
@@ -44,8 +45,8 @@ pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
     })
 }
 
-/// Waits until nothing fires and the receiver was notified; then all that fired since then. What fires twice is notified
-/// of twice.
+/// Waits until nothing fires and the receiver was notified; then all that fired since then. What fires twice is
+/// notified of twice.
 pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<FiredAlert>> {
     let containers = lab.containers()?;
     let (prometheus, receiver) = (

@@ -58,7 +58,8 @@ pub enum Fault {
         /// The service.
         service: &'static str,
     },
-    /// The container of a service that asked its database last is paused: with several replicas, one that gets requests.
+    /// The container of a service that asked its database last is paused: with several replicas, one that gets
+    /// requests.
     PauseInUse {
         /// The service.
         service: &'static str,
@@ -127,8 +128,8 @@ pub enum Fault {
         /// How many messages.
         count: u32,
     },
-    /// For two seconds no service can apply a message; of the dead letters of both streams half are purged, and the others
-    /// sent again when healed.
+    /// For two seconds no service can apply a message; of the dead letters of both streams half are purged, and the
+    /// others sent again when healed.
     PurgeDeadLetters,
     /// A stream's queue loses its binding: the broker has nowhere to put what is published.
     Unbind {
@@ -379,8 +380,8 @@ impl Drop for Injected<'_> {
     }
 }
 
-/// Waits for `lasts`, and looks meanwhile until an effect was seen, and once more at the end: an effect that came and went
-/// is an effect. Where nothing was seen, the last look may wait for `patience`.
+/// Waits for `lasts`, and looks meanwhile until an effect was seen, and once more at the end: an effect that came and
+/// went is an effect. Where nothing was seen, the last look may wait for `patience`.
 fn hold(
     lasts: Duration,
     patience: Duration,

@@ -1,9 +1,9 @@
 //! Experiments: the same load and the same fault with a pattern off and on, and a verdict with its evidence.
 //!
 //! [`experiment`] says what one is, `experiments/` holds a file for each, [`runner`] alone knows the order of steps.
-//! What a run saw is [`records::evaluation`], kept as JSON; [`verdict`] is judged from that alone, so that a stored run can be
-//! judged again without the system: that is a [`conclusion`], which `report/` shows in every form and [`store`] keeps.
-//! Left out: the load itself (`loadtest`), the patterns (the services), and the terminal (`xtask`).
+//! What a run saw is [`records::evaluation`], kept as JSON; [`verdict`] is judged from that alone, so that a stored run
+//! can be judged again without the system: that is a [`conclusion`], which `report/` shows in every form and [`store`]
+//! keeps. Left out: the load itself (`loadtest`), the patterns (the services), and the terminal (`xtask`).
 
 mod alerts;
 pub mod attacks;

@@ -39,7 +39,8 @@ impl RunJournal {
             .with_context(|| format!("failed to write {}", path.display()))
     }
 
-    /// Restores the configuration that was found, repairs inconsistent data, and removes the journal. What was done, in words.
+    /// Restores the configuration that was found, repairs inconsistent data, and removes the journal. What was done, in
+    /// words.
     pub fn restore(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
         let mut done = Vec::new();
         if lab.configuration()? != self.found {

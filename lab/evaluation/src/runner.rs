@@ -1,7 +1,7 @@
 //! The runner: alone knows the order of the steps, the same for every experiment.
 //!
-//! heal → note what is there → for each arm: configure → steady? → load → fault → did it take effect? → heal → load ends →
-//! settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
+//! heal → note what is there → for each arm: configure → steady? → load → fault → did it take effect? → heal → load
+//! ends → settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
 
 use std::{
     path::Path,
@@ -394,9 +394,8 @@ impl Runner<'_> {
         Ok(ledger)
     }
 
-    /// Injects the fault when its time has come, holds it, sees whether it has an effect, and heals it; with it, what became of
-    /// attacks, where these are the fault. `since` is when the load
-    /// began.
+    /// Injects the fault when its time has come, holds it, sees whether it has an effect, and heals it; with it, what
+    /// became of attacks, where these are the fault. `since` is when the load began.
     fn fault(
         &self,
         plan: &FaultPlan,

@@ -114,8 +114,8 @@ impl Searches {
         }
     }
 
-    /// The order that is examined as the `number`th of so many. Each look begins elsewhere: orders whose messages nobody
-    /// handles must not use up the searches of all others.
+    /// The order that is examined as the `number`th of so many. Each look begins elsewhere: orders whose messages
+    /// nobody handles must not use up the searches of all others.
     fn turn(&self, number: usize, count: usize) -> usize {
         (number + self.looks.saturating_sub(1) * VAIN_SEARCHES) % count
     }

@@ -21,8 +21,8 @@ use crate::{
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// The load generator's package and binary.
 const LOADTEST: &str = "loadtest";
-/// Static, so that an image needs nothing but the binary; and at a fixed address, so that no table of 800 kB has to be read at
-/// each start to move everything elsewhere, and stays in memory.
+/// Static, so that an image needs nothing but the binary; and at a fixed address, so that no table of 800 kB has to be
+/// read at each start to move everything elsewhere, and stays in memory.
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 /// Builds the services on hosts that aren't Linux.
 const RUST_IMAGE: &str = "docker.io/library/rust:1.95-bookworm";

@@ -107,8 +107,8 @@ impl Compose {
             .args(["config", "--no-interpolate", "--quiet"])
     }
 
-    /// A call that starts containers and returns when all are healthy, or none can be in `within_seconds` any more; with
-    /// the further options and services of `what`.
+    /// A call that starts containers and returns when all are healthy, or none can be in `within_seconds` any more;
+    /// with the further options and services of `what`.
     pub fn up<'a>(
         &self,
         project: &Project,

@@ -27,12 +27,12 @@ use crate::{
 
 /// How many messages of a queue are looked at, at most; the count is exact beyond that.
 pub const READ_LIMIT: usize = 1_000;
-/// How many bytes of bodies are looked at, where a queue has more. The broker cuts a body only after it has loaded it, and
-/// has all of them in memory at once: a thousand of the largest messages are more than its container has, and the kernel
-/// ends it.
+/// How many bytes of bodies are looked at, where a queue has more. The broker cuts a body only after it has loaded it,
+/// and has all of them in memory at once: a thousand of the largest messages are more than its container has, and the
+/// kernel ends it.
 pub const READ_LIMIT_BYTES: usize = 16 * 1024 * 1024;
-/// How many messages of such a queue are looked at first, and how many more at a time: nobody knows the size of what comes
-/// next, and a message may have a MiB.
+/// How many messages of such a queue are looked at first, and how many more at a time: nobody knows the size of what
+/// comes next, and a message may have a MiB.
 const FIRST_READ: usize = 8;
 const MOST_READ_MORE: usize = 128;
 /// How old the broker's statistics of a queue may be.

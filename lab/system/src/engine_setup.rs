@@ -191,8 +191,8 @@ pub fn plan(project: &Project) -> anyhow::Result<Plan> {
     Ok(Facts::look(project)?.plan())
 }
 
-/// Provides an engine that answers. Before an installation `confirm` is asked, which refuses it with an error; nothing is
-/// reported where an engine runs.
+/// Provides an engine that answers. Before an installation `confirm` is asked, which refuses it with an error; nothing
+/// is reported where an engine runs.
 pub fn provide(
     project: &Project,
     confirm: impl FnOnce() -> anyhow::Result<()>,

@@ -1,6 +1,6 @@
-//! What ends a command before its time: Ctrl-C, a terminal that was closed, another program that asks for it, and a reader
-//! that has gone. The first one asks for an orderly end. The second Ctrl-C ends the process at once and its children with it;
-//! what it leaves is undone by the next command, as after SIGKILL.
+//! What ends a command before its time: Ctrl-C, a terminal that was closed, another program that asks for it, and a
+//! reader that has gone. The first one asks for an orderly end. The second Ctrl-C ends the process at once and its
+//! children with it; what it leaves is undone by the next command, as after SIGKILL.
 
 use std::{
     fmt, fs,

@@ -1,5 +1,5 @@
-//! Rotates the keys that sign tokens, in two steps ([`Rotation::rotate`]), so that a token is never made with a key that a
-//! replica doesn't know yet.
+//! Rotates the keys that sign tokens, in two steps ([`Rotation::rotate`]), so that a token is never made with a key
+//! that a replica doesn't know yet.
 
 use base::outcome;
 

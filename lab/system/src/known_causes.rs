@@ -52,8 +52,9 @@ fn no_subnet() -> anyhow::Error {
     )
 }
 
-/// Fails where the engine has not enough subnets for the networks that the project still lacks. It makes them, without any
-/// container, and removes them: which ranges are free depends on the machine's own routes, and only the engine knows.
+/// Fails where the engine has not enough subnets for the networks that the project still lacks. It makes them, without
+/// any container, and removes them: which ranges are free depends on the machine's own routes, and only the engine
+/// knows.
 pub fn require_subnets(project: &Project) -> anyhow::Result<()> {
     let made = engine::networks(project)?.len();
     let mut trial = Trial { names: Vec::new() };

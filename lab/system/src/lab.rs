@@ -231,8 +231,8 @@ impl<'a> Lab<'a> {
         broker::management(&self.settings, &self.containers()?)
     }
 
-    /// Waits for a [`Lab::configure`] or [`Lab::compose_up`] whose process was killed: its compose lives on, and would undo what is set up
-    /// meanwhile. It ends by itself within its own limit.
+    /// Waits for a [`Lab::configure`] or [`Lab::compose_up`] whose process was killed: its compose lives on, and would
+    /// undo what is set up meanwhile. It ends by itself within its own limit.
     pub fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
         let of_project = format!("--project-name {} ", self.project.name);
         let limit = Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 30);
@@ -291,8 +291,8 @@ impl<'a> Lab<'a> {
         Ok(configuration)
     }
 
-    /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers a service has
-    /// where it isn't one, and the patterns' overrides. Returns when all are healthy.
+    /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers
+    /// a service has where it isn't one, and the patterns' overrides. Returns when all are healthy.
     pub fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
         let scales = CONFIGURED.map(|service| {
             let count = wanted.replicas.get(service).copied().unwrap_or(1);

@@ -10,9 +10,9 @@ use base::outcome;
 
 use crate::project::Project;
 
-/// Whoever evaluates, heals or sets up a project's system, or replaces its containers, has it alone: a second one would take
-/// the first one's arm for what a killed evaluation left, or set the services up with keys that the first one has replaced.
-/// Given back when it is dropped, and by the kernel when its process is killed.
+/// Whoever evaluates, heals or sets up a project's system, or replaces its containers, has it alone: a second one would
+/// take the first one's arm for what a killed evaluation left, or set the services up with keys that the first one has
+/// replaced. Given back when it is dropped, and by the kernel when its process is killed.
 #[derive(Debug)]
 pub struct SystemLock {
     _lock: File,

@@ -1,5 +1,5 @@
-//! The note that a command leaves while it has something done to the system that it undoes itself: a fault that lasts, a
-//! replacement of containers. The kernel tells whether its process is still there, by the lock on the note; one that
+//! The note that a command leaves while it has something done to the system that it undoes itself: a fault that lasts,
+//! a replacement of containers. The kernel tells whether its process is still there, by the lock on the note; one that
 //! was killed leaves it unlocked, and the next command undoes what it finds.
 //!
 //! Left out: what was done. Healing goes by the system alone; only an evaluation has to remember more

@@ -146,8 +146,8 @@ impl Call {
         code_unless_unread(self.supervise(&self.expression(), |_| Ok(()))?.status)
     }
 
-    /// Runs it with each line that it writes to standard output and to standard error given to one of these. Returns its
-    /// exit code; `None` after a signal.
+    /// Runs it with each line that it writes to standard output and to standard error given to one of these. Returns
+    /// its exit code; `None` after a signal.
     pub fn run_by_line(
         &self,
         on_stdout: impl Fn(&str) + Send,
@@ -317,8 +317,8 @@ pub fn tail(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// A program under way. Dropping it ends its whole process group, politely first, then for good: whatever error or panic
-/// ends this process's interest in it, it doesn't go on by itself.
+/// A program under way. Dropping it ends its whole process group, politely first, then for good: whatever error or
+/// panic ends this process's interest in it, it doesn't go on by itself.
 struct Running {
     handle: duct::Handle,
     groups: Groups,

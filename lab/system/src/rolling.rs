@@ -4,8 +4,8 @@
 //! How far it got is not remembered but told by the engine. A container that isn't relied on, because it is not healthy
 //! yet or about to leave, is *provisional*: it has no restart policy, so that one that can't start ends instead of
 //! starting over and over. Between any two calls of the engine a look at these says what is to be undone or finished
-//! ([`repair`]). Left out: images, which somebody else builds, and who gets which request: the gateway finds replicas by
-//! Docker's DNS, is refused by one that doesn't listen yet or no longer, and goes on to the next.
+//! ([`repair`]). Left out: images, which somebody else builds, and who gets which request: the gateway finds replicas
+//! by Docker's DNS, is refused by one that doesn't listen yet or no longer, and goes on to the next.
 
 use std::time::{Duration, Instant};
 
@@ -95,8 +95,8 @@ impl<'a> Rolling<'a> {
         Ok(by_age(self.lab.containers_of(self.service)?))
     }
 
-    /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the order in
-    /// which they go. `containers` stand in the order of their age, the oldest first.
+    /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the
+    /// order in which they go. `containers` stand in the order of their age, the oldest first.
     pub fn surplus(containers: &[Container], stay: usize) -> Vec<&Container> {
         let mut leaving: Vec<_> = containers.iter().rev().collect();
         leaving.sort_by_key(|container| container.is_healthy());

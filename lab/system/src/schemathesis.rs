@@ -1,4 +1,5 @@
-//! Schemathesis, a property-based API fuzzer: found in the cache or fetched from PyPI for this user alone, and its report.
+//! Schemathesis, a property-based API fuzzer: found in the cache or fetched from PyPI for this user alone, and its
+//! report.
 //!
 //! What becomes of a run is read from its events (NDJSON), a line each; of those only what is used here is read.
 

@@ -20,7 +20,8 @@ struct Report {
     families: Vec<Row>,
     /// Every attack that did not simply fail.
     not_held: Vec<NotHeld>,
-    /// Containers that no longer run as they did before: an attack whose connection just ends may have ended the gateway.
+    /// Containers that no longer run as they did before: an attack whose connection just ends may have ended the
+    /// gateway.
     fallen: Vec<String>,
 }
 

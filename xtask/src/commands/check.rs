@@ -1,4 +1,5 @@
-//! `check`: formatting, lints, docs, dependency policy, the trace store's stand-in, configuration files and dashboards. All steps run, whatever fails.
+//! `check`: formatting, lints, docs, dependency policy, the trace store's stand-in, configuration files and dashboards.
+//! All steps run, whatever fails.
 
 use std::{
     fs,

@@ -42,8 +42,8 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
 /// Undoes what a command left that was killed, before another one looks at the system; a failure is told, and the
 /// other one may see what it makes of the system.
 ///
-/// Nothing is touched without a note of a killed command, nor while others have the system alone or a fault lasts that somebody
-/// asked for.
+/// Nothing is touched without a note of a killed command, nor while others have the system alone or a fault lasts that
+/// somebody asked for.
 pub(crate) fn undo_left_over(project: &Project) -> anyhow::Result<()> {
     match try_to_undo(project) {
         Err(error) if !error.is::<Interrupted>() => {

@@ -1,5 +1,6 @@
-//! `orders`: those that wait for longer than they may. `stuck` lists them, what each waits for and since when; `repair` has
-//! order-service publish their events again now, also with the pattern `saga_recovery` off, and waits until they end.
+//! `orders`: those that wait for longer than they may. `stuck` lists them, what each waits for and since when; `repair`
+//! has order-service publish their events again now, also with the pattern `saga_recovery` off, and waits until they
+//! end.
 //!
 //! Read in order-service's database. What is asked for is noted there as well: order-service takes it up with its next
 //! sweep, as it alone publishes its events. Left out: messages that are dead, see `dlq`.

@@ -1,9 +1,9 @@
-//! `outbox`: events that a service's relay has parked because the broker rejects them. `parked` lists them, `retry` gives
-//! them their tries back, `drop` removes them.
+//! `outbox`: events that a service's relay has parked because the broker rejects them. `parked` lists them, `retry`
+//! gives them their tries back, `drop` removes them.
 //!
-//! Read and changed in the services' databases: a relay looks at its rows again by itself. Later events of the same subject
-//! wait behind a parked one; after `retry` they follow it in their order, after `drop` they go on without it. Left out:
-//! messages that reached the broker and are dead, see `dlq`.
+//! Read and changed in the services' databases: a relay looks at its rows again by itself. Later events of the same
+//! subject wait behind a parked one; after `retry` they follow it in their order, after `drop` they go on without it.
+//! Left out: messages that reached the broker and are dead, see `dlq`.
 
 use anyhow::Context;
 use base::{

@@ -1,11 +1,12 @@
-//! `verify-api`: what the API answers through the gateway, held against its OpenAPI documents by a property-based fuzzer.
+//! `verify-api`: what the API answers through the gateway, held against its OpenAPI documents by a property-based
+//! fuzzer.
 //!
-//! It signs up customers of its own and asks everything that the documents have, with made-up requests that they allow and
-//! ones that they don't. A 5xx, and whatever the document doesn't say (a status, a content type, a header, a body), is a violation.
-//! It leaves behind what it made: accounts, orders and purchases.
+//! It signs up customers of its own and asks everything that the documents have, with made-up requests that they allow
+//! and ones that they don't. A 5xx, and whatever the document doesn't say (a status, a content type, a header, a body),
+//! is a violation. It leaves behind what it made: accounts, orders and purchases.
 //!
-//! Logging out is tried apart, with a token that nobody else needs. Left out: `positive_data_acceptance`, as a schema can't
-//! say what exists, and `unsupported_method`, as the gateway answers 404 where it has no route.
+//! Logging out is tried apart, with a token that nobody else needs. Left out: `positive_data_acceptance`, as a schema
+//! can't say what exists, and `unsupported_method`, as the gateway answers 404 where it has no route.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 

@@ -207,8 +207,8 @@ fn may_have_forgotten(prometheus: &Prometheus, window: &Window) -> anyhow::Resul
         .any(|(_, gain)| gain.is_none_or(|spans| spans >= KEPT_TRACES)))
 }
 
-/// Whether the store's counter began anew between two moments, though it may have come further than before since. Jaeger
-/// doesn't say when its process started.
+/// Whether the store's counter began anew between two moments, though it may have come further than before since.
+/// Jaeger doesn't say when its process started.
 fn store_restarted(prometheus: &Prometheus, from: Moment, to: Moment) -> anyhow::Result<bool> {
     let seconds = (to - from).ceil().max(1.0);
     let resets = prometheus.query(

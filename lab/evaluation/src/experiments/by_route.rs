@@ -1,4 +1,5 @@
-//! Measurements of single routes, for experiments on what one dependency's trouble costs those who need it, and those who don't.
+//! Measurements of single routes, for experiments on what one dependency's trouble costs those who need it, and those
+//! who don't.
 
 use chrono::{DateTime, Utc};
 use records::{evaluation::Arm, load::RouteSecond};
@@ -100,8 +101,8 @@ pub(super) fn longest_purchase(arm: &Arm) -> Option<f64> {
         .max_by(f64::total_cmp)
 }
 
-/// p99 of the routes that need nothing of the fault's target, in milliseconds: the median over their seconds, before the
-/// fault and under it.
+/// p99 of the routes that need nothing of the fault's target, in milliseconds: the median over their seconds, before
+/// the fault and under it.
 pub(super) fn others_p99(arm: &Arm) -> Option<(f64, f64)> {
     let p99 = |second: &RouteSecond| second.p99_ms.filter(|_| !is_purchase(second));
     Some((
@@ -287,7 +288,8 @@ pub(super) mod tests {
         pub(in super::super) lingers: u32,
     }
 
-    /// An arm of 50 seconds, the fault from 20.5 to 35.5, with what `seconds` says of each second, and of whether it has a part in the fault.
+    /// An arm of 50 seconds, the fault from 20.5 to 35.5, with what `seconds` says of each second, and of whether it
+    /// has a part in the fault.
     pub(in super::super) fn under(
         name: &str,
         seconds: impl Fn(u32, bool) -> Vec<RouteSecond>,

@@ -16,13 +16,13 @@ use crate::{
     verdict::harm_without_none_with,
 };
 
-/// What an accepted order may take with shedding: a quarter of a second for its place, and then the turns of the 32 that have
-/// one, at some ninety a second.
+/// What an accepted order may take with shedding: a quarter of a second for its place, and then the turns of the 32
+/// that have one, at some ninety a second.
 const PROMPT_MS: f64 = 1_500.0;
 /// Without it an accepted order takes longer than that, or there is nothing to avoid.
 const HARM_MS: f64 = 2_000.0;
-/// What is accepted with shedding, as a part of what the same database took without it: refusing must not cost what there is.
-/// Not all of it, as orders that are accepted sooner are also decided sooner, in the same database.
+/// What is accepted with shedding, as a part of what the same database took without it: refusing must not cost what
+/// there is. Not all of it, as orders that are accepted sooner are also decided sooner, in the same database.
 const FLAT: f64 = 0.7;
 /// So many times what is accepted has to arrive: less is no overload.
 const SATURATED: f64 = 2.0;

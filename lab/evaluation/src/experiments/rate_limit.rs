@@ -19,7 +19,8 @@ use crate::{
 /// As `loadtest` names them.
 const GREEDY: &str = "greedy";
 const OTHERS: &str = "others";
-/// How many of the others' requests may fail with the limit, in per cent; without it more than this part does, or there is no harm.
+/// How many of the others' requests may fail with the limit, in per cent; without it more than this part does, or there
+/// is no harm.
 const ALLOWED_PERCENT: f64 = 1.0;
 const HARM_PERCENT: f64 = 10.0;
 /// What the others' requests may take with it.

@@ -112,8 +112,8 @@ impl Injection for LockTable {
     }
 }
 
-/// Of these containers, the one with the latest statement in a database within the last second. Pings, which have no text,
-/// don't count.
+/// Of these containers, the one with the latest statement in a database within the last second. Pings, which have no
+/// text, don't count.
 pub(super) fn in_use(
     lab: &Lab<'_>,
     mut containers: Vec<Container>,

@@ -1,8 +1,8 @@
 //! Two evaluations side by side: what became better, what worse, and what can't be told from noise.
 //!
-//! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse by
-//! more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst before.
-//! Where one of the runs has a single value, only measurements that the verdict rests on are judged.
+//! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse
+//! by more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst
+//! before. Where one of the runs has a single value, only measurements that the verdict rests on are judged.
 
 use base::outcome::Exit;
 use records::evaluation::Sabotage;

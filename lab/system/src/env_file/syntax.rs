@@ -1,7 +1,8 @@
-//! The syntax of env files, as Compose reads it: <https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/#env-file-syntax>.
+//! The syntax of env files, as Compose reads it:
+//! <https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/#env-file-syntax>.
 //!
-//! Two things that Compose accepts are refused, because they are typing errors in a file that only holds settings: a line
-//! without a value, and text behind a closing quote that is no comment.
+//! Two things that Compose accepts are refused, because they are typing errors in a file that only holds settings: a
+//! line without a value, and text behind a closing quote that is no comment.
 
 use std::iter;
 
