@@ -33,29 +33,30 @@ use crate::{
 const SETTING: &str = "AGORA_ENGINE_SETUP";
 /// What `apt-get` installs.
 const PACKAGE: &str = "docker.io";
-/// As somebody would type it.
+/// The command that installs an engine, as people type it.
 pub const INSTALL: &str = "apt-get install docker.io";
-/// From its start until it answers: 3 s on an idle machine, more where it has containers to start again.
+/// How long the engine may take from its start until it answers: 3 s on an idle machine, more where it has containers
+/// to start again.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(90);
-/// From SIGTERM until the process is gone: the engine gives each container 10 s or more of its own.
+/// How long it may take from SIGTERM until its process is gone: it gives each container 10 s or more of its own.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 /// How long another agora command may take to do the same.
 const SOMEBODY_ELSE_WITHIN: Duration = Duration::from_secs(600);
-/// For each of the two calls of `apt-get`.
+/// The limit of each of the two calls of `apt-get`.
 const APT_LIMIT: Duration = Duration::from_secs(600);
 const TICK: Duration = Duration::from_millis(300);
 const LOG_LINES: usize = 8;
 
-/// What `up` does about the engine of this machine.
+/// What `up` does to have an engine on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// Nothing: it answers, with this version.
+    /// Nothing: an engine of this version answers.
     Running(String),
-    /// Starts what is installed.
+    /// Start the engine that is installed.
     Start(Starter),
-    /// Installs it, then starts it.
+    /// Install an engine, then start it.
     Install(Starter),
-    /// Nothing: somebody has to do it by hand.
+    /// Nothing: people have to provide an engine themselves.
     ByHand {
         /// What is missing.
         cause: String,
@@ -64,7 +65,7 @@ pub enum Plan {
     },
 }
 
-/// Who runs the engine.
+/// How the engine is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Starter {
@@ -75,7 +76,7 @@ pub enum Starter {
 }
 
 impl Starter {
-    /// The command that somebody would type.
+    /// The command that does the same, as people type it.
     pub fn command(self) -> &'static str {
         match self {
             Self::Systemd => "systemctl start docker",
@@ -346,12 +347,12 @@ fn spawn_dockerd(log: &Path) -> anyhow::Result<Child> {
         .context("failed to start `setsid dockerd`")
 }
 
-/// Waits until the engine answers. `ended` says why it can't any more, `more` what is known where it simply doesn't.
-/// Whether `dockerd` refused to start because another one runs, as version 20.10 and later ones say it.
+/// Whether `dockerd` refused to start because another one runs, by the messages of version 20.10 and later.
 fn is_beside_another(log: &str) -> bool {
     log.contains("is still running") || log.contains("ensure docker is not running")
 }
 
+/// Waits until the engine answers. `ended` says why it can't any more, `more` what is known where it simply doesn't.
 fn await_answer(
     mut ended: impl FnMut() -> anyhow::Result<Option<String>>,
     more: impl FnOnce() -> String,

@@ -40,7 +40,7 @@ const STORED_SECRETS: [&str; 6] = [
 
 const MODE: u32 = 0o600;
 
-/// An env file.
+/// A project's env file, with everything that people wrote in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvFile {
     path: PathBuf,

@@ -1,6 +1,8 @@
-//! The parts that come as upstream images only: Grafana, Loki, and Alloy, which feeds it. `up` starts those that it
-//! could pull, after everything else; of the others it says what is missing and what that costs. Nothing that happens
-//! here makes an `up` fail: the system is whole without them.
+//! The optional parts, which exist as upstream images only: Grafana, Loki, and Alloy, which feeds it.
+//!
+//! `up` starts those whose images it has, after everything else, and says of the others what is missing and what that
+//! costs. No failure of theirs makes `up` fail: the system is complete without them. Left out: all other images
+//! ([`crate::images`]).
 
 use std::{collections::BTreeMap, thread};
 
@@ -16,7 +18,7 @@ use crate::{
     project::{GRAFANA, Project, Settings},
 };
 
-/// Loki's service and port; it publishes none.
+/// Loki's service, and its port inside the container; it publishes none.
 pub const LOKI: (&str, u16) = ("loki", 3100);
 
 /// How long the parts may take until they are healthy.
@@ -57,12 +59,12 @@ const PARTS: [Part; 3] = [
     },
 ];
 
-/// The compose services of all parts.
+/// The services of all optional parts.
 pub fn services() -> impl Iterator<Item = &'static str> {
     PARTS.into_iter().map(|part| part.service)
 }
 
-/// Whether a container is one of theirs: how it does is nobody else's concern.
+/// Whether a container belongs to an optional part, so that its health doesn't count for the system's.
 pub fn is_optional(container: &Container) -> bool {
     services().any(|service| service == container.service)
 }

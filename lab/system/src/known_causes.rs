@@ -1,4 +1,4 @@
-//! Causes of a start that failed, known by what the engine or a service says, each with what helps against it.
+//! Known causes of a failed start, recognised by messages of the engine or of a service, each with its remedy.
 
 use base::{outcome, progress};
 use shared_events::topology::OTHER_ARGUMENTS;
@@ -9,7 +9,7 @@ use crate::{
     project::Project,
 };
 
-/// What the engine says when it has no subnet left to give, up to version 26 and from then on.
+/// The engine's message when it has no subnet left, up to version 26 and from then on.
 const NO_SUBNET: [&str; 2] = [
     "could not find an available, non-overlapping IPv4 address pool",
     "all predefined address pools have been fully subnetted",
@@ -18,10 +18,10 @@ const MORE_SUBNETS: &str = "`docker network ls` shows the networks, `docker netw
                             container uses; or give the engine more: `default-address-pools` in /etc/docker/daemon.json";
 /// The networks that `up` makes, at least: those of compose.yaml that a container without a profile is in.
 const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
-/// What `doctor` calls the networks that it makes to see whether it can.
+/// How the names of the networks begin that `doctor` makes to see whether it can.
 const TRIAL: &str = "agora-doctor";
 
-/// The cause that a text tells of, if it is a known one.
+/// The known cause that a message shows, as an error with its remedy; `None` for any other.
 pub fn of(text: &str) -> Option<anyhow::Error> {
     if NO_SUBNET.iter().any(|said| text.contains(said)) {
         return Some(no_subnet());

@@ -21,7 +21,7 @@ use crate::{
     wait,
 };
 
-/// The most containers that a service may have.
+/// The most replicas that a service may have.
 pub const MOST: u32 = 8;
 /// Longer than STARTUP_TIMEOUT_SECONDS and `start_period` in compose.yaml.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
@@ -38,37 +38,37 @@ const LOG_LINES: usize = 6;
 pub struct Rolling<'a> {
     lab: &'a Lab<'a>,
     service: &'static str,
-    /// What new containers are made with.
+    /// The settings of new containers.
     settings: Settings,
 }
 
-/// One container in the place of another.
+/// A container that was replaced by another.
 #[derive(Debug)]
 pub struct Replaced {
-    /// The one that serves now.
+    /// The new container, which serves.
     pub new: Container,
-    /// From its start.
+    /// How long the new one took from its start until it was healthy.
     pub healthy_after: Duration,
-    /// The one that is gone.
+    /// The old container, which is gone.
     pub left: Left,
 }
 
-/// A container that is gone.
+/// A container that was removed.
 #[derive(Debug)]
 pub struct Left {
     /// The container as it was last seen.
     pub container: Container,
-    /// How it ended when it was asked to; `None` when it didn't run.
+    /// Its exit code after SIGTERM; `None` when it didn't run.
     pub exit_code: Option<i64>,
 }
 
 impl Left {
-    /// It finished what it had, and ended by itself.
+    /// Whether it finished its work and ended within its grace period.
     pub fn gracefully(&self) -> bool {
         self.exit_code.is_none_or(|code| code == 0)
     }
 
-    /// What it means that a container did not end by itself; `None` of one that did.
+    /// What it means that it was killed, in a sentence; `None` for one that ended gracefully.
     pub fn complaint(&self) -> Option<String> {
         (!self.gracefully()).then(|| {
             format!(

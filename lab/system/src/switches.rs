@@ -1,5 +1,7 @@
 //! The switches of patterns and the numbers that override a pattern's defaults, in settings and in a container's
-//! environment. Left out: which patterns there are ([`patterns`]) and what they do (the services).
+//! environment.
+//!
+//! Left out: which patterns there are ([`patterns`]) and what they do (the services).
 
 use std::collections::BTreeMap;
 
