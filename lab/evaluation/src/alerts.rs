@@ -18,11 +18,11 @@ use system::{
     wait,
 };
 
-/// Twice the longest time that the runbook allows the experiments' alerts to clear, and some more.
+/// Twice the longest time, 90 s, that the runbook allows an alert to clear that a fault of the experiments can raise.
 const CLEARED_WITHIN: Duration = Duration::from_secs(180);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The runbook's longest time for any alert to clear, and some more.
+/// The longest time, 330 s, that the runbook allows any alert to clear, and some more.
 const QUIET_WITHIN: Duration = Duration::from_secs(360);
 
 /// Waits until no alert fires: one from before the arm would be taken for a false alarm.

@@ -1,4 +1,4 @@
-//! What the engine can do to containers: pause, kill, stop, restart.
+//! Faults of containers: paused, killed, stopped, restarted.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) const STOP_LIMIT: Duration = Duration::from_secs(60);
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How a container is kept from working.
+/// How a container is halted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Halt {
     Pause,
@@ -26,7 +26,7 @@ pub(super) enum Halt {
     Stop,
 }
 
-/// Containers that stand still or ended.
+/// Containers that are paused or have ended.
 #[derive(Debug)]
 pub(super) struct Halted {
     how: Halt,
@@ -100,7 +100,7 @@ impl Injection for Halted {
     }
 }
 
-/// Containers that are restarted one after the other. It is over when it is injected.
+/// Containers that are restarted one after the other. The fault is over when it is injected.
 #[derive(Debug)]
 pub(super) struct RollingRestart {
     before: Vec<Container>,
@@ -150,7 +150,7 @@ impl Injection for RollingRestart {
     }
 }
 
-/// By the engine's clock.
+/// Whether a container ended since it was `before`, by the engine's clock.
 fn ended_since(before: &Container, now: &Container) -> bool {
     now.finished_at.is_some() && now.finished_at != before.finished_at
 }

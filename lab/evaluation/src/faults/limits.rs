@@ -1,4 +1,4 @@
-//! Starving containers: of processor time, and of memory.
+//! Faults of resources: too little processor time, too little memory.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
     not_observed, observed,
 };
 
-/// In which a container may use its quota.
+/// The period in which a container may use its quota.
 const CPU_PERIOD_US: u64 = 100_000;
 /// `docker stats` waits for two samples.
 const STATS_LIMIT: Duration = Duration::from_secs(15);
@@ -23,12 +23,12 @@ const STATS_LIMIT: Duration = Duration::from_secs(15);
 const STARVED_FROM: f64 = 0.8;
 const BYTES_PER_MEBIBYTE: i64 = 1024 * 1024;
 
-/// Containers with a part of a core.
+/// Containers that are limited to a part of a core.
 #[derive(Debug)]
 pub(super) struct StarveCpu {
     before: Vec<Container>,
     millicores: u32,
-    /// How often each was throttled so far; `None` where this machine can't tell.
+    /// How often each had been throttled before; `None` where this machine can't read that.
     throttled_before: Vec<Option<u64>>,
 }
 
@@ -90,7 +90,7 @@ impl Injection for StarveCpu {
 }
 
 impl StarveCpu {
-    /// How often a container had been throttled when it had its quota. A start begins the count anew.
+    /// How often a container had been throttled when it got its quota. A start resets the count.
     fn throttled_so_far(&self, before: &Container, now: &Container) -> Option<u64> {
         if before.pid != now.pid {
             return Some(0);
@@ -122,7 +122,7 @@ impl StarveCpu {
     }
 }
 
-/// Gives a container as much processor time as there is, where it had a quota; whether it had one.
+/// Removes a container's quota of processor time; returns whether it had one.
 pub(super) fn remove_cpu_quota(container: &Container) -> anyhow::Result<bool> {
     if container.limits.cpu_quota_us <= 0 {
         return Ok(false);
@@ -142,7 +142,7 @@ fn throttled(container: &Container) -> Option<u64> {
     count.parse().ok()
 }
 
-/// Where the kernel keeps them, from `/proc/PID/cgroup`: lines of `number:controllers:path`, one of them with
+/// The path of the kernel's statistics, from `/proc/PID/cgroup`: lines of `number:controllers:path`, one of them with
 /// `cpu` in version 1, one without any controller in version 2.
 fn cpu_statistics(groups: &str, container: &str) -> Option<PathBuf> {
     let found = |wanted: &str| {
@@ -161,8 +161,8 @@ fn cpu_statistics(groups: &str, container: &str) -> Option<PathBuf> {
     Some(PathBuf::from(format!("{folder}{path}/cpu.stat")))
 }
 
-/// Containers with less memory than they need: it has to be less than what their processes write. What they only read
-/// from disk the kernel reads again and again instead, which is slow and ends nobody.
+/// Containers with less memory than they need: less than what their processes write. Pages that are only read from disk
+/// the kernel drops and reads again, which is slow and ends no process.
 #[derive(Debug)]
 pub(super) struct StarveMemory {
     before: Vec<Container>,
@@ -246,7 +246,7 @@ impl Injection for StarveMemory {
     }
 }
 
-/// Gives a container the memory it should have, where it has another limit; whether it had.
+/// Restores a container's memory limit; returns whether it had another one.
 pub(super) fn restore_memory(container: &Container, limits: Limits) -> anyhow::Result<bool> {
     if container.limits.memory_bytes == limits.memory_bytes {
         return Ok(false);

@@ -17,10 +17,10 @@ use super::{
     not_observed, observed,
 };
 
-/// A service looks at its database every second, and waits for two.
+/// A service checks its database every second, and waits for two.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 const ASK_LIMIT: Duration = Duration::from_secs(10);
-/// Third-party containers with a shell.
+/// Services with a shell, from which a connection can be tried.
 const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
 
 /// Containers without one of their networks.
@@ -28,10 +28,10 @@ const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
 pub(super) struct Cut {
     before: Vec<Container>,
     service: &'static str,
-    /// As the engine calls it.
+    /// The engine's name of the network.
     network: String,
     composed: Composed,
-    /// Who could reach the first of them over this network.
+    /// A container that could reach the first one over this network.
     neighbour: Option<Container>,
 }
 
@@ -72,7 +72,7 @@ impl Cut {
             ALERT_RECEIVER => 8080,
             "jaeger" => 8888,
             "traefik" => 8082,
-            // The ops port of ours.
+            // The ops port of agora's own services.
             _ => 9100,
         };
         let first = self.before.first();
@@ -89,7 +89,7 @@ impl Cut {
         Ok(call.output()?.status.success())
     }
 
-    /// Who misses it, in words.
+    /// What shows that the service is cut off, in words; `None` while nothing does.
     fn noticed(&self, lab: &Lab<'_>) -> anyhow::Result<Option<String>> {
         if let Some(neighbour) = &self.neighbour
             && !self.reachable_from(neighbour)?
@@ -108,7 +108,7 @@ impl Cut {
     }
 }
 
-/// The first service whose own health check fails now: the engine asks every two seconds, and believes the third time.
+/// The first service whose health check fails now: the engine asks every two seconds, and counts three failures.
 fn unready(containers: &[Container]) -> anyhow::Result<Option<&str>> {
     let services = containers
         .iter()
