@@ -33,7 +33,7 @@ pub struct Holdings {
     placed_events: BTreeMap<String, String>,
     /// Ids of the events in inventory-service's inbox.
     inbox: BTreeSet<String>,
-    /// The status of each order's reservation, by order id.
+    /// inventory-service's outcome of each order, by order id: `reserved`, `rejected` or `released`.
     reservations: BTreeMap<String, String>,
     /// The stock movements of each order, by order id.
     movements: BTreeMap<String, Moved>,
