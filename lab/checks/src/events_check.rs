@@ -212,10 +212,10 @@ fn sum_of(counts: &BTreeMap<String, u64>, queue: &str) -> u64 {
     counts.get(queue).copied().unwrap_or_default()
 }
 
-/// How many events of a stream came to its consumer.
+/// How many events of a stream arrived at its consumer.
 struct Arrived {
     surely: u64,
-    /// That may have come besides: no broker confirmed them, and nobody sends them again.
+    /// How many more may have arrived: the broker confirmed none of them, and they are not published again.
     perhaps: u64,
 }
 
@@ -231,17 +231,17 @@ struct Stream {
     name: &'static str,
     publisher: &'static str,
     consumer: &'static str,
-    /// That must be published.
+    /// How many events must be published.
     events: u64,
-    /// That may be published as well, for requests without an answer.
+    /// How many more may be published, for requests without an answer.
     uncertain: u64,
-    /// That may be published as well, for dead letters that were sent again.
+    /// How many more may be published, for dead letters that were replayed.
     revived: u64,
-    /// That may be published as well, for events that came to the publisher without a confirm.
+    /// How many more may be published, for events that reached the publisher without a confirm.
     unsure: u64,
-    /// Requests of others in the same time.
+    /// How many requests of other clients there were in the same time.
     others: u64,
-    /// Of `events`, those that are rightly left out: nothing is said of an order that was cancelled before it came.
+    /// How many of `events` may be missing: nothing is published for an order whose cancellation arrived first.
     unsaid: u64,
     /// The consumer whose answers the events are; `None` where a request causes them.
     answers_of: Option<&'static str>,
@@ -361,7 +361,7 @@ impl Stream {
     }
 }
 
-/// A counter, and what may make it differ.
+/// A counter, and what may explain a difference.
 struct Line<'a> {
     job: &'static str,
     what: String,
@@ -371,11 +371,11 @@ struct Line<'a> {
     more: Vec<(u64, &'static str)>,
     /// By how many it may be fewer, likewise.
     fewer: Vec<(u64, &'static str)>,
-    /// By how many others' requests may have raised it.
+    /// By how many other clients' requests may have raised it.
     others: u64,
-    /// Why it may be more by any number, which decides nothing.
+    /// Why it may be more by any number: such a difference is inconclusive.
     twice: Option<&'static str>,
-    /// Messages of before moved it as well: even an equal count may be made of them.
+    /// Whether messages from before the run raised it, too: then even an equal count is inconclusive.
     disturbed: bool,
     observed: &'a Observed,
 }
@@ -396,7 +396,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// How many more there are than the run can have caused.
+    /// By how much it is more than the run can have caused.
     fn surplus(&self) -> u64 {
         let most = self.expected + total(&self.more);
         self.counted.saturating_sub(most)

@@ -404,7 +404,7 @@ fn is_put_back(span: &Span, operation: &str) -> bool {
     span.kind == Kind::Producer && span.name.starts_with(operation)
 }
 
-/// The spans of some traces, each once, and what caused which.
+/// The spans of some traces, each once, with their causes.
 struct Graph<'a> {
     spans: Vec<(&'a str, &'a Span)>,
     by_id: BTreeMap<(&'a str, &'a str), usize>,
@@ -441,8 +441,8 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// The request or message that a span comes from: the nearest one above it. A message that was put back, once or
-    /// more, comes from where it came from at first.
+    /// The span of the request or message that caused a span: the nearest one above it. The cause of a message that was
+    /// sent to a retry tier is that of its first delivery.
     fn cause(&self, number: usize) -> Option<usize> {
         let mut at = number;
         // No way up is longer than there are spans, unless it goes round in a circle.
@@ -453,7 +453,7 @@ impl<'a> Graph<'a> {
             if !put_back {
                 return Some(above);
             }
-            // Whoever handled it and failed; above that is how it had come.
+            // The consumer that failed; above it is the delivery before.
             at = self.request_above(above)?;
         }
         None

@@ -100,8 +100,8 @@ impl Searches {
         self.looks += 1;
     }
 
-    /// Whether another search may lead anywhere. Once one did, each message is worth it: whoever gave up then would
-    /// take the traces that were not looked for as missing.
+    /// Whether to search for another message. Once a search found a trace, each message is searched for: giving up then
+    /// would count traces as missing that were not looked for.
     fn are_worth_it(&self) -> bool {
         self.any_found.load(Ordering::Relaxed) || self.vain.load(Ordering::Relaxed) < VAIN_SEARCHES
     }
@@ -114,8 +114,8 @@ impl Searches {
         }
     }
 
-    /// The order that is examined as the `number`th of so many. Each look begins elsewhere: orders whose messages
-    /// nobody handles must not use up the searches of all others.
+    /// The index of the order that is examined as the `number`th of `count`. Each look begins elsewhere: orders whose
+    /// messages are never processed must not use up the searches of all others.
     fn turn(&self, number: usize, count: usize) -> usize {
         (number + self.looks.saturating_sub(1) * VAIN_SEARCHES) % count
     }

@@ -307,7 +307,7 @@ pub fn every_container(project: &Project) -> anyhow::Result<Vec<Container>> {
     Ok(containers)
 }
 
-/// The containers of a system that somebody started; an error when there are none.
+/// The containers of the running system; an error when there are none.
 pub fn running_system(project: &Project) -> anyhow::Result<Vec<Container>> {
     let containers = containers(project)?;
     if containers
@@ -350,9 +350,9 @@ pub fn address(
     }
 }
 
-/// The address of the container itself, past the engine's proxy, which would cost a measurement more than some of
-/// what it measures. Where this machine has no way to containers (the engine runs in a virtual machine), the published
-/// one. A container that is started again has another one.
+/// The address of the container itself, without the engine's proxy, which would cost more than some of what a benchmark
+/// measures. Where this machine has no route to containers (the engine runs in a virtual machine), the published one.
+/// It changes whenever the container is started.
 pub fn direct_address(
     containers: &[Container],
     service: &str,
@@ -362,8 +362,8 @@ pub fn direct_address(
         .map_or_else(|| address(containers, service, container_port), Ok)
 }
 
-/// The address of the container itself, whether or not the port is published; `None` where this machine has no way to
-/// containers, or nobody listens.
+/// The address of the container itself, whether or not the port is published; `None` where this machine has no route to
+/// containers, or nothing listens.
 pub fn own_address(containers: &[Container], service: &str, container_port: u16) -> Option<String> {
     containers
         .iter()

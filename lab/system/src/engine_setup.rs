@@ -168,7 +168,7 @@ impl Facts {
         }
     }
 
-    /// What somebody has to type.
+    /// The commands that provide an engine, as people type them.
     fn commands(&self, starter: Starter) -> String {
         let start = starter.command();
         match (self.linux, self.installed, self.debian) {
@@ -383,8 +383,8 @@ fn await_answer(
 enum Started {
     /// systemd gives each run of a unit an id.
     Systemd { invocation: String },
-    /// A process id alone may be another process's by now: with the time of its start, in clock ticks since the
-    /// machine's own (proc(5), `starttime`), it is this process's.
+    /// A process id alone may have been reused: with the time of the process's start, in clock ticks since the machine
+    /// booted (proc(5), `starttime`), it is unique.
     Dockerd { pid: u32, start_ticks: u64 },
 }
 
@@ -395,7 +395,7 @@ impl Started {
             .with_context(|| format!("failed to write {}", path.display()))
     }
 
-    /// The one that runs, if agora started it.
+    /// The running engine, if agora started it.
     fn running() -> anyhow::Result<Option<Self>> {
         let path = record_file()?;
         let started: Self = match fs::read(&path) {
@@ -419,7 +419,7 @@ impl Started {
     }
 }
 
-/// Stops the engine that agora started, and says so; one that runs containers or that somebody else started stays.
+/// Stops the engine if agora started it and it runs no container; `step` reports what was done.
 pub fn stop(step: &Step) -> anyhow::Result<()> {
     let Some(started) = Started::running()? else {
         step.result("not started by agora: left as it is");
@@ -500,7 +500,7 @@ fn systemd_invocation() -> anyhow::Result<String> {
     Ok(said.trim().to_owned())
 }
 
-/// Whoever provides the engine does so alone.
+/// The lock of the command that provides the engine, for this user: all clones use the one engine.
 #[derive(Debug)]
 struct Alone {
     _lock: File,

@@ -74,7 +74,7 @@ pub fn upstream(project: &Project) -> anyhow::Result<References> {
     images::upstream_of(project, &PARTS.map(|part| part.setting))
 }
 
-/// What is to be done about a part.
+/// What to do for a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     /// Its image is here.
@@ -84,8 +84,8 @@ enum Plan {
     Leave,
 }
 
-/// A registry is asked where it gave the other images too, or where that is demanded, and once: an `up` with nothing
-/// to do needs no network.
+/// A registry is asked only once, and only where it gave the other images or that is demanded: an `up` with nothing to
+/// do needs no network.
 fn plan(source: Source, others_pulled: bool, here: bool, asked_before: bool) -> Plan {
     match source {
         _ if here => Plan::Start,
@@ -95,8 +95,8 @@ fn plan(source: Source, others_pulled: bool, here: bool, asked_before: bool) -> 
     }
 }
 
-/// Starts the parts that can be had, and says in a line each what is missing. `others` are the images that everything
-/// else was started from.
+/// Starts the parts whose images can be had, and reports each missing one in a line. `others` are the images of all
+/// other services.
 ///
 /// # Errors
 /// When the engine, `.env` or `images/upstream.env` can't be read, and after Ctrl-C.
@@ -117,7 +117,7 @@ pub fn start(
     let others_pulled = *others == images::upstream(project)?;
     let mut missing = obtain(project, &pins, &file, source, others_pulled, step)?;
     for part in PARTS {
-        // An empty one says that the registry was asked in vain.
+        // An empty reference records that the registry didn't have it.
         let reference = match missing.get(part.service) {
             None => pins[part.setting].as_str(),
             Some(_) => "",
@@ -157,7 +157,7 @@ pub fn start(
     Ok(())
 }
 
-/// Brings the images here that can be brought; returns the services without one, each with the reason.
+/// Pulls the images that can be had; returns the services without one, each with the reason.
 fn obtain(
     project: &Project,
     pins: &References,

@@ -249,7 +249,7 @@ fn not_pulled(reference: &str, error: &anyhow::Error) -> anyhow::Error {
     )
 }
 
-/// The references that the local recipes have now: a changed recipe has another one.
+/// The references of the images that the local recipes build now: a changed recipe has another reference.
 fn local_references(project: &Project, compose: &Compose) -> anyhow::Result<References> {
     let text = build_script(project, compose).args(["--tags"]).read()?;
     let tags: BTreeMap<&str, &str> = text

@@ -1,4 +1,4 @@
-//! The running system for whoever experiments with it: its containers, databases and broker, read from outside, and its
+//! The running system as experiments use it: its containers, databases and broker, read from outside, and its
 //! configuration.
 //!
 //! The databases are queried as superuser through `psql` in their container, as they publish no port. Left out: what

@@ -1,11 +1,14 @@
-//! Replacing a service's containers one by one while it serves: a new one is started beside the old ones, and once it
-//! is healthy an old one is stopped with its grace period and removed. More and fewer containers go by the same means.
+//! Rolling updates: replaces a service's containers one by one while it serves. A new one is started beside the old
+//! ones; once it is healthy, an old one is stopped with its grace period and removed. A service is scaled in the same
+//! way.
 //!
-//! How far it got is not remembered but told by the engine. A container that isn't relied on, because it is not healthy
-//! yet or about to leave, is *provisional*: it has no restart policy, so that one that can't start ends instead of
-//! starting over and over. Between any two calls of the engine a look at these says what is to be undone or finished
-//! ([`repair`]). Left out: images, which somebody else builds, and who gets which request: the gateway finds replicas
-//! by Docker's DNS, is refused by one that doesn't listen yet or no longer, and goes on to the next.
+//! Progress is not recorded; the engine shows it. A container that isn't relied on, because it is not healthy yet or is
+//! about to be removed, is *provisional*: it has no restart policy, so that one that can't start ends instead of
+//! restarting again and again. After an interruption between any two calls of the engine, these containers show what
+//! has to be undone or finished ([`repair`]).
+//!
+//! Left out: images ([`crate::service_images`]), and routing. The gateway finds replicas by Docker's DNS, and tries the
+//! next one when a replica doesn't accept connections.
 
 use std::time::{Duration, Instant};
 
@@ -237,7 +240,7 @@ impl<'a> Rolling<'a> {
     }
 }
 
-/// Finishes or undoes what a replacement that was cut short left of a service's containers; what was done, in words.
+/// Finishes or undoes an interrupted replacement of a service's containers; returns what was done, in words.
 pub fn repair(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
     let mut containers = lab.containers()?;
     containers.retain(|container| container.service == service);
@@ -262,12 +265,12 @@ pub fn repair(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String
         .collect())
 }
 
-/// What a replacement that was cut short left.
+/// The containers that an interrupted replacement left.
 #[derive(Debug, Default)]
 struct LeftOver<'c> {
-    /// Provisional ones, and such as were never started.
+    /// Containers to remove: provisional ones, and ones that were never started.
     superfluous: Vec<&'c Container>,
-    /// A provisional one that is to stay.
+    /// The provisional container that stays and has to be relied on.
     relied_on: Option<&'c Container>,
 }
 

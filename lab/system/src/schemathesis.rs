@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{process::Call, project::Project};
 
-/// Every package with its version and its hashes.
+/// The pinned packages, each with its version and hashes.
 const REQUIREMENTS: &str = "xtask/schemathesis/requirements.txt";
 /// The Debian package and suite that hold pip as a wheel, for a Python without it.
 const PIP_PACKAGE: [&str; 2] = ["python3-pip-whl", "bookworm"];

@@ -302,7 +302,7 @@ fn email(name: &str) -> String {
     format!("{name}@agora.example")
 }
 
-/// The account is as random as its name and of use to nobody.
+/// A password that follows from the name: the name is random, and the account worthless.
 fn password(name: &str) -> String {
     format!("password of {name}")
 }

@@ -137,9 +137,9 @@ fn loki(containers: &[Container]) -> Option<Client> {
 struct Inquiry {
     prometheus: Prometheus,
     loki: Option<Client>,
-    /// Why it gave no answer, once it didn't: nobody waits for each of its queries.
+    /// Why Loki gave no answer, once it didn't: it isn't asked again.
     loki_is_silent: OnceCell<String>,
-    /// Of all metrics that there are, once somebody asked.
+    /// The names of all metrics, once they were read.
     names: OnceCell<BTreeSet<String>>,
 }
 

@@ -9,7 +9,7 @@ use super::{
     tokens::{base64url, signed, unsigned},
 };
 
-/// An identity that nobody has: it must not reach a service, and it can't be mistaken for the victim's account.
+/// An identity without an account: it must not reach a service, and it can't be mistaken for the victim's.
 const FORGED_EMAIL: &str = "forged@example.org";
 /// Where a token is needed, and the answer shows whose it was.
 const PROTECTED: &str = "/users/me";

@@ -17,7 +17,7 @@ use crate::{
 /// Four are not claimed to be faster than two: where the whole system shares two cores, a consumer that isn't scheduled
 /// holds rows that the other three wait for. To measure four takes a core for each beside the system's own.
 const GAIN: f64 = 1.15;
-/// Consumers that decide this part of what arrives keep up: nobody can be faster than they are.
+/// Consumers that decide this share of the arriving orders keep up; more of them could not be faster.
 const KEEPING_UP: f64 = 0.9;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {

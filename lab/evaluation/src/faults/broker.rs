@@ -296,7 +296,7 @@ fn watermark_in(settings: &str) -> Option<String> {
     })
 }
 
-/// `None` for a unit that nobody here uses.
+/// A watermark in bytes; `None` for any unit but MiB, which the settings use.
 fn bytes(watermark: &str) -> Option<u64> {
     let mebibytes: u64 = watermark.strip_suffix("MiB")?.parse().ok()?;
     Some(mebibytes * 1024 * 1024)

@@ -1,7 +1,7 @@
 //! Timelines as inline SVG: throughput, latency and backlog of an arm over the seconds of its load, with the fault
-//! shaded. Colours and sizes of type are the page's (`page.html`), by class; nothing here is loaded from elsewhere.
+//! shaded. All arms of a trial have the same [`Scales`], so that what looks higher is higher.
 //!
-//! All arms of a trial are drawn to the same [`Scales`], so that what looks higher is higher.
+//! Left out: colours and font sizes, which the page (`page.html`) sets by class.
 
 use std::fmt::Write;
 
