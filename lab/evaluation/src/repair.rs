@@ -49,11 +49,8 @@ impl Repaired {
     /// A sentence for each kind of repair.
     pub(crate) fn said(self) -> Vec<String> {
         let sentences = [
-            (self.replayed, "dead letters of an experiment sent again"),
-            (
-                self.erased,
-                "orders of an experiment that were not as they should be deleted",
-            ),
+            (self.replayed, "dead letters of an experiment replayed"),
+            (self.erased, "inconsistent orders of an experiment deleted"),
         ];
         let sentences = sentences.into_iter().filter(|(count, _)| *count > 0);
         let sentences = sentences.map(|(count, what)| format!("{count} {what}"));
@@ -140,7 +137,7 @@ fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {
         let (report, exit) = tool.run(&order)?;
         anyhow::ensure!(
             exit == Exit::Holds,
-            "only {} of {} dead letters of {queue} were sent again",
+            "only {} of {} dead letters of {queue} were replayed",
             report.done,
             report.selected
         );

@@ -51,7 +51,11 @@ fn order(client: &Client, customer: &TestUser) -> anyhow::Result<Duration> {
     ];
     let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
     let answer = client.post(&path, &headers, None)?;
-    anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());
+    anyhow::ensure!(
+        answer.status == 202,
+        "it was not accepted: {}",
+        answer.shown()
+    );
     let accepted = Instant::now();
     let order: Value = answer.json()?;
     let id = order["order_id"].as_str().context("no order_id")?;

@@ -73,7 +73,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                     count(&unheard(arm))
                 }),
                 longest("longest time to notification", arms, told_after),
-                longest("longest until it was said to be over", arms, over_after),
+                longest("longest time to resolution", arms, over_after),
             ],
             context(arms),
         ]
@@ -195,7 +195,7 @@ fn wrong_with_fault(arm: &Arm, times: &mut Vec<String>) -> Option<String> {
                 }
                 Some(over) => {
                     return Some(format!(
-                        "{alert} was over after {over:.0} s ({clears_within:.0} s are allowed)"
+                        "{alert} was resolved after {over:.0} s ({clears_within:.0} s are allowed)"
                     ));
                 }
                 None => return Some(format!("no resolution notification for {alert}")),

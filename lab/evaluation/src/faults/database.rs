@@ -84,7 +84,7 @@ impl Injection for LockTable {
         })?;
         anyhow::ensure!(
             held.is_some(),
-            "nobody got hold of the table `{}` within {} s",
+            "no session locked the table `{}` within {} s",
             self.table,
             HELD_WITHIN.as_secs()
         );

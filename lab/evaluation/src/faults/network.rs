@@ -99,7 +99,9 @@ impl Cut {
         }
         let containers = lab.containers()?;
         if let Some(unready) = unready(&containers)? {
-            return Ok(Some(format!("{unready} says that it isn't ready")));
+            return Ok(Some(format!(
+                "{unready} isn't ready by its own health check"
+            )));
         }
         if self.service == "traefik" && !gateway_answers(&containers) {
             return Ok(Some("the gateway doesn't answer".to_owned()));
