@@ -1,4 +1,6 @@
 //! Ids as they are typed on the command line. Only UUIDs are accepted, so that nothing else gets into a statement.
+//!
+//! Left out: whether there is anything with that id.
 
 /// Parses a UUID; returns it in lower case.
 ///

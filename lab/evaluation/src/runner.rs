@@ -2,6 +2,8 @@
 //!
 //! heal → journal what is there → for each arm: configure → steady? → load → fault → did it take effect? → heal → load
 //! ends → settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
+//!
+//! Left out: what the steps do, each in a module of its own.
 
 use std::{
     path::Path,

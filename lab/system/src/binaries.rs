@@ -2,6 +2,8 @@
 //!
 //! One call for all: a second one, for `loadtest` alone, would unify features differently and compile
 //! most of the dependencies again.
+//!
+//! Left out: images ([`crate::service_images`]).
 
 use std::{
     env::consts::{ARCH, OS},

@@ -1,4 +1,6 @@
 //! A client of RabbitMQ's management API.
+//!
+//! Left out: what is asked of it, and AMQP.
 
 use crate::{
     engine::{self, Container},

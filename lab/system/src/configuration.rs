@@ -2,6 +2,8 @@
 //!
 //! Compose recreates a container when its own definition changed, and not when a file that is mounted into
 //! it did. `compose.yaml` carries these hashes as labels, so that a changed file counts as a change.
+//!
+//! Left out: the services' own configuration, which is environment variables.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -1,5 +1,7 @@
 //! A small blocking HTTP client for addresses on this machine: every request has a deadline, no proxy and no
 //! redirect is followed, and a status is an answer, never an error.
+//!
+//! Left out: TLS, and retries.
 
 use std::{io, time::Duration};
 

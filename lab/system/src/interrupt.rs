@@ -2,6 +2,8 @@
 //!
 //! The first request asks for an orderly end. The second ends the process at once and its children with it; what it
 //! leaves behind is undone by the next command, as after SIGKILL.
+//!
+//! Left out: starting programs ([`crate::process`]).
 
 use std::{
     fmt, fs,

@@ -1,5 +1,7 @@
 //! Rotates the keys that sign tokens, in two steps ([`Rotation::rotate`]), so that a token is never made with a key
 //! that a replica doesn't know yet.
+//!
+//! Left out: the keys as values ([`crate::signing_keys`]), and when old keys are removed.
 
 use base::outcome;
 

@@ -1,4 +1,6 @@
 //! Known causes of a failed start, recognised by messages of the engine or of a service, each with its remedy.
+//!
+//! Left out: all other failures, which are reported with the end of a log.
 
 use base::{outcome, progress};
 use shared_events::topology::OTHER_ARGUMENTS;

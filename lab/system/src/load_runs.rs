@@ -1,4 +1,6 @@
 //! Load runs on disk: a folder each under `target/agora/load/`, written by `loadtest` and completed here.
+//!
+//! Left out: the content of `loadtest`'s files ([`records::load`]).
 
 use std::{fs, path::PathBuf};
 

@@ -1,4 +1,6 @@
 //! The system lock: one command at a time changes a project's system.
+//!
+//! Left out: commands that only read, which take no lock.
 
 use std::{
     fs::{self, File, TryLockError},

@@ -1,4 +1,6 @@
 //! Ports on 127.0.0.1: whether they are free, and which program listens on them if not.
+//!
+//! Left out: which ports there are ([`crate::project::PORTS`]).
 
 use std::{
     fmt,

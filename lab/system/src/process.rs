@@ -2,6 +2,8 @@
 //!
 //! After SIGKILL this process can end nothing: a program that would then run for long is started with
 //! [`Call::while_we_live`].
+//!
+//! Left out: signals to this process ([`crate::interrupt`]).
 
 use std::{
     ffi::{OsStr, OsString},

@@ -1,4 +1,6 @@
 //! `demo`: the main job from nothing: up, smoke, load, every check and an experiment, with a summary at the end.
+//!
+//! Left out: the commands themselves; each part is one.
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,8 @@
 //! The load generator is a program of its own, `loadtest`. Around its run this command makes sure that
 //! Prometheus has scraped everything before the first request and after the last one, so that
 //! `verify-metrics` can compare exact counts.
+//!
+//! Left out: the load (`loadtest`), and the comparison (`verify-metrics`).
 
 use std::{fs, time::Duration};
 

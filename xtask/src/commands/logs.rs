@@ -1,4 +1,6 @@
 //! `logs`: the containers' logs; with `--trace`, the lines of one trace from all of them.
+//!
+//! Left out: logs of removed containers, which only Loki has.
 
 use std::time::Duration;
 

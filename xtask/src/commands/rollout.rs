@@ -1,4 +1,6 @@
 //! `rollout`: replaces a service's containers one by one, while it serves.
+//!
+//! Left out: how a container is replaced (`system::rolling`).
 
 use base::{
     outcome::Exit,

@@ -1,4 +1,6 @@
 //! `scale`: gives a service more containers or fewer, while it serves.
+//!
+//! Left out: how containers are added and removed (`system::rolling`).
 
 use base::outcome::Exit;
 use serde::Serialize;

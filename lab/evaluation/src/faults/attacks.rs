@@ -1,4 +1,6 @@
 //! Attacks as a fault: the corpus, sent to the gateway under load.
+//!
+//! Left out: the attacks ([`checks::attacks`]).
 
 use std::net::ToSocketAddrs;
 

@@ -1,4 +1,6 @@
 //! Faults of the broker: closed connections, a missing binding, the memory alarm.
+//!
+//! Left out: killing it, which is done to any container ([`super::containers`]).
 
 use std::{fs, time::Duration};
 

@@ -1,4 +1,6 @@
 //! Faults of containers: paused, killed, stopped, restarted.
+//!
+//! Left out: replacing them ([`super::replacement`]), and their limits ([`super::limits`]).
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! Messages as faults: unreadable ones, and events that are delivered a second time.
+//!
+//! Left out: losing messages ([`super::purge`]).
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use records::evaluation::FaultEffect;

@@ -3,6 +3,8 @@
 //! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse
 //! by more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst
 //! before. Where one of the runs has a single value, only measurements that the verdict rests on are judged.
+//!
+//! Left out: how a comparison looks (`xtask`).
 
 use base::outcome::Exit;
 use records::evaluation::Sabotage;
