@@ -1,4 +1,6 @@
-//! The question before an installation.
+//! Asks for consent before an engine is installed.
+//!
+//! Left out: installing it (`system::engine_setup`).
 
 use std::{
     io::{self, IsTerminal},
@@ -10,7 +12,7 @@ use std::{
 use base::outcome;
 use system::{engine_setup::INSTALL, wait};
 
-/// How long somebody may think.
+/// How long an answer is waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 const TICK: Duration = Duration::from_millis(300);
 

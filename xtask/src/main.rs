@@ -1,7 +1,7 @@
 //! The orchestrator: `cargo xtask <command>`.
 //!
-//! This file reads the command line and turns results into exit codes; each command is a module of
-//! its own.
+//! Reads the command line and turns results into exit codes; each command is a module in `commands/`. Only this crate
+//! knows clap and the terminal. Left out: the work itself, which is in `lab/`.
 
 // Its `println!` and `eprintln!` take the place of those of the standard library, in every module.
 #[macro_use]
@@ -157,7 +157,7 @@ impl Command {
         }
     }
 
-    /// Whether it shows what others write, or is for people alone.
+    /// Whether it has no result as JSON: it shows other programs' output, or is for people alone.
     fn is_text_only(&self) -> bool {
         matches!(
             self,
@@ -171,7 +171,7 @@ impl Command {
         )
     }
 
-    /// Whether it is about the system as it is: what a killed command left would be part of what it finds.
+    /// Whether it looks at the running system: what a killed command left is undone first.
     fn finds_the_system(&self) -> bool {
         match self {
             Self::Down(_)
@@ -180,7 +180,7 @@ impl Command {
             | Self::Bench(_)
             | Self::Check(_)
             | Self::Completions(_) => false,
-            // They heal by themselves, where they have to do with the system at all.
+            // These heal by themselves, where they use the system at all.
             Self::Evaluate(_) | Self::Heal => false,
             Self::Demo(_)
             | Self::Up(_)
@@ -229,7 +229,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what went wrong: to people on standard error, and to programs that asked for JSON.
+/// Reports an error: on standard error for people, and as JSON for programs that asked for that.
 fn report(error: &anyhow::Error, format: Format) -> Exit {
     eprintln!("error: {error:#}");
     let failure = error.downcast_ref::<Failure>();

@@ -1,4 +1,6 @@
-//! What people see: progress of long work on standard error, results on standard output.
+//! Output on the terminal: progress of long work on standard error, results on standard output.
+//!
+//! Left out: what is shown; commands decide that.
 
 use std::{
     cell::Cell,
@@ -16,7 +18,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use terminal::one_line;
 
-/// How often a long step says where it is when nobody watches a spinner.
+/// How often a long step prints its state where there is no spinner.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 const MAX_UPDATE_CHARS: usize = 100;
 

@@ -1,12 +1,17 @@
-//! Lengths of time as people type them: `30s`, `10m`, `1h`, `7d`.
+//! Durations as they are typed on the command line: `30s`, `10m`, `1h`, `7d`.
+//!
+//! Left out: how a duration is printed ([`crate::progress::spell`]).
 
 use std::time::Duration;
 
-/// Longer than anything here lasts, and short enough to be counted with.
+/// The longest duration that is accepted: a moment that lies so far back can still be computed.
 const LONGEST: Duration = Duration::from_secs(3_650 * DAY_SECONDS);
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// For clap: the error finishes its sentence.
+/// Parses a whole number followed by `s`, `m`, `h` or `d`.
+///
+/// # Errors
+/// The form that was expected, as a sentence for clap's message.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let expected =
         || "expected a number of seconds, minutes, hours or days: 30s, 10m, 1h, 7d".to_owned();

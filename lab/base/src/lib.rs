@@ -1,5 +1,5 @@
-//! What the crates of the laboratory share: how a command ends, how long work reports where it is, and plain values
-//! that one crate reads and another one judges.
+//! What the crates of the laboratory share: exit codes and expected failures, the progress of long work, values that
+//! are typed on the command line, and plain values that `system` reads and `checks` judges.
 //!
 //! Left out: anything that acts on a system, and the terminal.
 
@@ -12,5 +12,6 @@ pub mod uuids;
 
 use std::time::Duration;
 
-/// `scrape_interval` in `observability/prometheus/prometheus.yml`, and `timeInterval` of Grafana's data source.
+/// How often Prometheus scrapes each target: `scrape_interval` in `observability/prometheus/prometheus.yml`, and
+/// `timeInterval` of Grafana's data source.
 pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(5);

@@ -2,6 +2,8 @@
 //!
 //! An expected failure is a [`Failure`]: it carries its exit code, its cause and the next step.
 //! Everything else is a plain `anyhow` error and ends with [`Exit::Failed`].
+//!
+//! Left out: how a failure is printed.
 
 use std::fmt;
 

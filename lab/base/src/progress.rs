@@ -1,10 +1,10 @@
-//! Progress of long work: named steps, shown by whoever has a terminal.
+//! Progress of long work as named steps.
 //!
-//! Left out: how it looks; the terminal's form is xtask's.
+//! Left out: how it looks. `xtask` implements [`Display`] for the terminal.
 
 use std::{cell::RefCell, sync::OnceLock, time::Duration};
 
-/// A duration as people say it: `340 ms`, `3.2 s`, `4 min 10 s`, `3 h 05 min`, `9 d 04 h`.
+/// A duration for people, in its two largest units: `340 ms`, `3.2 s`, `4 min 10 s`, `3 h 05 min`, `9 d 04 h`.
 pub fn spell(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match duration.as_millis() {
@@ -16,19 +16,19 @@ pub fn spell(duration: Duration) -> String {
     }
 }
 
-/// Shows steps, in whatever form its maker has.
+/// Shows steps: on a terminal, or as plain lines.
 pub trait Display: Send + Sync {
-    /// A step begins.
+    /// Begins a step with this name.
     fn begin(&self, name: &str) -> Box<dyn StepDisplay>;
 }
 
 /// Shows one step.
 pub trait StepDisplay {
-    /// Something worth a line of its own.
+    /// Prints a line of its own while the step goes on.
     fn say(&self, text: &str);
-    /// Where the step is; may be left out.
+    /// Shows what the step does now; a display may drop it.
     fn update(&self, text: &str);
-    /// The step has ended; `result` is what its line says besides its name, and may be empty.
+    /// Ends the step. `result` stands on its line beside its name, and may be empty.
     fn end(&self, ok: bool, result: &str);
 }
 
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// Steps are shown there.
+    /// Progress whose steps `display` shows.
     pub fn new(display: impl Display + 'static) -> Self {
         Self {
             display: Box::new(display),
@@ -70,7 +70,7 @@ impl Progress {
     }
 }
 
-/// One step under way.
+/// A step that has begun and not ended.
 pub struct Step {
     display: Box<dyn StepDisplay>,
     result: RefCell<String>,
@@ -83,17 +83,17 @@ impl std::fmt::Debug for Step {
 }
 
 impl Step {
-    /// Reports something worth a line of its own.
+    /// Prints a line of its own while the step goes on.
     pub fn say(&self, text: &str) {
         self.display.say(text);
     }
 
-    /// Reports where the step is; away from a terminal that is shown only now and then.
+    /// Shows what the step does now; without a terminal only now and then.
     pub fn update(&self, text: &str) {
         self.display.update(text);
     }
 
-    /// What the line at the step's end says besides its name and time.
+    /// Sets what stands on the step's last line beside its name and duration.
     pub fn result(&self, text: impl Into<String>) {
         self.result.replace(text.into());
     }
@@ -101,12 +101,12 @@ impl Step {
 
 static WARN: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Has warnings that no step can report, such as those of a destructor, shown by `show`. The first call counts.
+/// Sets how warnings are shown that no step can report, such as those of a destructor. Only the first call counts.
 pub fn show_warnings(show: fn(&str)) {
     let _ = WARN.set(show);
 }
 
-/// Reports something outside of any step. Nobody sees it before [`show_warnings`].
+/// Shows a warning outside of any step. It is lost before the first call of [`show_warnings`].
 pub fn warn(text: &str) {
     if let Some(show) = WARN.get() {
         show(text);

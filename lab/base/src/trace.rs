@@ -1,4 +1,4 @@
-//! A trace as plain values of OpenTelemetry's terms: parent, links and kind.
+//! A trace as plain values in OpenTelemetry's terms: parent, links and kind.
 //!
 //! Left out: durations, status and events within a span: nothing here judges them.
 
@@ -9,32 +9,32 @@ use std::collections::BTreeMap;
 pub struct Trace {
     /// 32 hexadecimal digits.
     pub id: String,
-    /// By their start; a span that was sent twice may be here twice.
+    /// Ordered by their start; a span that was exported twice may be here twice.
     pub spans: Vec<Span>,
 }
 
 /// One step of a trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
-    /// Who did it: the resource's `service.name`.
+    /// The service that recorded it: the resource's `service.name`.
     pub service: String,
-    /// What was done.
+    /// The span's name, e.g. `POST /orders/`.
     pub name: String,
     /// 16 hexadecimal digits.
     pub id: String,
     /// The id of the span that caused it, in the same trace, whether or not that one is stored; `None` for a root.
     pub parent: Option<String>,
-    /// Other spans that it names, mostly of other traces.
+    /// Span links, mostly to spans of other traces.
     pub links: Vec<Link>,
-    /// Which side it is.
+    /// The span's kind.
     pub kind: Kind,
-    /// Microseconds since 1970, by the clock of who did it.
+    /// When it began, in microseconds since 1970 by its service's clock.
     pub start_us: u64,
     /// The attributes; numbers and booleans as JSON writes them.
     pub tags: BTreeMap<String, String>,
 }
 
-/// A span that another one names without being its child.
+/// A reference to a span that isn't the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// 32 hexadecimal digits.
@@ -43,10 +43,10 @@ pub struct Link {
     pub span_id: String,
 }
 
-/// Which side of a call or a message a span stands for.
+/// OpenTelemetry's span kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Neither; also where none is given.
+    /// An operation within a service; also where no kind is recorded.
     Internal,
     /// Answers a request.
     Server,

@@ -1,9 +1,11 @@
-//! Ids as somebody types them: UUIDs, and nothing else gets from there into a statement.
+//! Ids as they are typed on the command line. Only UUIDs are accepted, so that nothing else gets into a statement.
+//!
+//! Left out: whether there is anything with that id.
 
-/// A UUID, in lower case; clap's `value_parser`.
+/// Parses a UUID; returns it in lower case.
 ///
 /// # Errors
-/// What was expected instead.
+/// The form that was expected, as a sentence for clap's message.
 pub fn parse(text: &str) -> Result<String, String> {
     let lengths = text.split('-').map(str::len);
     let is_uuid = lengths.eq([8, 4, 4, 4, 12])

@@ -1,7 +1,7 @@
-//! The structure of an Alloy configuration, looked at without Alloy: brackets and quotes that close, blocks that are
-//! named once, and components that are there when another one refers to them.
+//! Checks the structure of an Alloy configuration without Alloy: brackets and quotes are closed, a block's name is
+//! unique, and a component exists that another one refers to.
 //!
-//! It doesn't know what a component's arguments are called: that is Alloy's own to say. Source of the syntax:
+//! Left out: the names and types of a component's arguments, which only Alloy knows. Source of the syntax:
 //! <https://grafana.com/docs/alloy/latest/get-started/configuration-syntax/>.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 /// Namespaces of components: an expression that begins with one of them refers to a component.
 const NAMESPACES: [&str; 5] = ["discovery", "local", "loki", "otelcol", "prometheus"];
 
-/// What is wrong with the configuration, each in a sentence.
+/// The defects of a configuration, a sentence each; empty when there is none.
 pub fn defects(text: &str) -> Vec<String> {
     let tokens = match tokens(text) {
         Ok(tokens) => tokens,
@@ -233,7 +233,8 @@ mod tests {
         found.map(|text| text.replace("\\\"", "\"").replace("\\\\", "\\"))
     }
 
-    /// The stages that deal with the level, in the order of the file; any other stage is a failure, as it may do so too.
+    /// The stages that deal with the level, in the order of the file; any other stage is a failure, as it may do so
+    /// too.
     fn run<'a>(mut tokens: &[Token<'_>], entry: &mut Entry<'a>) {
         while let [first, rest @ ..] = tokens {
             let Token::Name(name) = first else {

@@ -1,8 +1,8 @@
-//! The Grafana dashboards as files: what their panels ask, with Grafana's variables filled in, and what must hold of
-//! such a file whether or not there is a Grafana.
+//! The Grafana dashboards as files: the queries of their panels, with Grafana's variables filled in, and the defects
+//! that show without a Grafana.
 //!
-//! Pure, apart from reading the files. Left out: asking (`verify-dashboards` does), whether a query is PromQL (promtool
-//! knows), and what a panel looks like.
+//! Left out: running the queries (`cargo xtask verify-dashboards`), whether they are PromQL (promtool), and how a panel
+//! looks.
 
 mod file;
 
@@ -18,7 +18,7 @@ use base::{SCRAPE_INTERVAL, outcome};
 
 use self::file::parse;
 
-/// Below the repository's root.
+/// The dashboards' folder, below the repository's root.
 pub const FOLDER: &str = "observability/grafana/dashboards";
 /// The file that names the data sources, below the repository's root.
 pub const DATA_SOURCES: &str = "observability/grafana/provisioning/datasources/agora.yaml";
@@ -26,13 +26,13 @@ pub const DATA_SOURCES: &str = "observability/grafana/provisioning/datasources/a
 /// A dashboard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dashboard {
-    /// The file's name.
+    /// The file's name, without its folder.
     pub file: String,
-    /// Fixed, so that links to it stay.
+    /// Grafana's id of the dashboard; fixed, so that links to it stay valid.
     pub uid: String,
-    /// What time it shows when it is opened.
+    /// The time range that it shows when it is opened, until now.
     pub window: Duration,
-    /// What can be chosen at its top.
+    /// The variables that can be chosen at its top.
     pub variables: Vec<Variable>,
     /// Its panels, rows left out.
     pub panels: Vec<Panel>,
@@ -45,18 +45,18 @@ pub struct Dashboard {
 /// A variable whose values come from a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variable {
-    /// As it stands behind the `$`.
+    /// The name, without the `$`.
     pub name: String,
-    /// `label_values(metric, label)`.
+    /// The query for its values: `label_values(metric, label)`.
     pub query: String,
 }
 
 /// A panel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panel {
-    /// Its heading.
+    /// The panel's heading.
     pub title: String,
-    /// What it asks; a panel shows the answers together.
+    /// Its queries; the panel shows their answers together.
     pub queries: Vec<Query>,
     description: String,
     /// Empty where values have none.
@@ -68,41 +68,41 @@ pub struct Panel {
 /// One query of a panel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// In which language it is.
+    /// The query language.
     pub language: Language,
-    /// As it stands in the file.
+    /// The query as the file has it, with variables.
     pub expr: String,
-    /// Asked for one moment; else over the shown time.
+    /// Whether it is asked for one moment; otherwise over the shown time range.
     pub instant: bool,
     ref_id: String,
     /// Of its data source: type and uid.
     source: (String, String),
 }
 
-/// What a query is written in.
+/// A query language.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
-    /// For Prometheus.
+    /// Prometheus's.
     PromQl,
-    /// For Loki.
+    /// Loki's.
     LogQl,
 }
 
-/// What Grafana puts in the place of its variables.
+/// The values that Grafana fills in for variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Values {
-    /// The shown time: `$__range`.
+    /// The shown time range: `$__range`.
     pub window: Duration,
-    /// From one point to the next: `$__interval`.
+    /// The distance between two points: `$__interval`.
     pub step: Duration,
-    /// The dashboard's own variables, as regular expressions.
+    /// The dashboard's own variables by name, as regular expressions.
     pub variables: BTreeMap<String, String>,
 }
 
 /// Reads every dashboard of the repository, in the order of the files' names.
 ///
 /// # Errors
-/// Names the file that can't be read or isn't a dashboard.
+/// When a file can't be read or isn't a dashboard; the error names it.
 pub fn read_all(root: &Path) -> anyhow::Result<Vec<Dashboard>> {
     let folder = root.join(FOLDER);
     let entries: Vec<_> = fs::read_dir(&folder)
@@ -129,7 +129,7 @@ pub fn read_all(root: &Path) -> anyhow::Result<Vec<Dashboard>> {
 }
 
 impl Values {
-    /// What a dashboard of this window shows on a screen of some sixty points.
+    /// The values of a dashboard that shows this time range with sixty points or so.
     pub fn of(window: Duration, variables: BTreeMap<String, String>) -> Self {
         Self {
             window,
@@ -138,7 +138,7 @@ impl Values {
         }
     }
 
-    /// `$__rate_interval` as Grafana computes it: so much that a rate always finds two samples.
+    /// `$__rate_interval` as Grafana computes it: long enough that a rate always finds two samples.
     fn rate_interval(&self) -> Duration {
         (self.step + SCRAPE_INTERVAL).max(4 * SCRAPE_INTERVAL)
     }
@@ -153,7 +153,10 @@ impl Values {
         }
     }
 
-    /// The query as it is asked: `$name` and `${name}` replaced. The error names the variable that nobody knows.
+    /// The query with `$name` and `${name}` replaced.
+    ///
+    /// # Errors
+    /// The unknown variable, in a sentence.
     pub fn fill_in(&self, expr: &str) -> Result<String, String> {
         let mut filled = String::with_capacity(expr.len());
         let mut rest = expr;
@@ -195,8 +198,8 @@ pub fn label_values(query: &str) -> Option<(&str, &str)> {
     Some((metric.trim(), label.trim()))
 }
 
-/// The data sources of the provisioning file: type by uid. Read line by line, as xtask has no YAML: `uid:` and `type:`
-/// stand on lines of their own there.
+/// The data sources of the provisioning file: type by uid. Read line by line, without a YAML parser: `uid:` and
+/// `type:` stand on lines of their own there.
 pub fn data_sources(yaml: &str) -> BTreeMap<String, String> {
     let mut sources = BTreeMap::new();
     let mut uid = None;
@@ -220,7 +223,7 @@ fn linked_sources(yaml: &str) -> impl Iterator<Item = &str> {
     lines.filter_map(|line| line.strip_prefix("datasourceUid:").map(str::trim))
 }
 
-/// What is wrong with the dashboards and their data sources, each in a sentence that names the place.
+/// The defects of dashboards and data sources, each a sentence that names its place.
 pub fn defects(dashboards: &[Dashboard], data_sources_yaml: &str) -> Vec<String> {
     let sources = data_sources(data_sources_yaml);
     let mut defects = Vec::new();

@@ -1,9 +1,10 @@
-//! Holds a load run's ledger against the counters of what followed from its orders: events published, consumed, tried
-//! again and given up.
+//! Compares a load run's ledger with the counters of what followed from its orders: events published, consumed, retried
+//! and dead-lettered.
 //!
-//! Pure: ledger and counts in, findings out. An accepted order is one event (`OrderPlaced`), a cancellation one more
-//! (`OrderCancelled`, with the pattern `saga` on); each is answered by one. A difference is explained by what other
-//! counters show, unsettled where something beyond the run touched the counters, or it is a difference.
+//! Left out: reading the counters. Ledger and counts go in, findings come out. An accepted order is one event
+//! (`OrderPlaced`), a cancellation one more (`OrderCancelled`, with the pattern `saga` on); each is answered by one. A
+//! difference is explained by what other counters show, unsettled where something beyond the run touched the counters,
+//! or it is a difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,38 +12,39 @@ use records::load::{CancellationEntry, LedgerEntry};
 
 use crate::metrics_check::{Cause, Finding, Row};
 
-/// Publishes into `order_events` and consumes `inventory_events`.
+/// The service that publishes to `order_events` and consumes `inventory_events`.
 pub const ORDERS: &str = "order-service";
-/// The other way round.
+/// The service that publishes to `inventory_events` and consumes `order_events`.
 pub const STOCK: &str = "inventory-service";
 const ORDER_EVENTS: &str = "order_events";
 const STOCK_EVENTS: &str = "inventory_events";
 
 const REVIVED: &str = "dead letters that were sent again";
-/// Why messages are dead-lettered that no run can have sent: the services publish nothing that they can't read, or may not send.
+/// Why messages are dead-lettered that no run can have sent: the services publish nothing that they can't read, or may
+/// not send.
 const FOREIGN: [&str; 2] = ["unreadable", "oversized"];
-/// How publishing ends where the event may be in the queue all the same.
+/// Outcomes of a publish after which the event may be in the queue all the same.
 const UNCONFIRMED: [&str; 2] = ["timed_out", "connection_failed"];
 
-/// What a run's clients were answered.
+/// What a run's clients were promised.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Promises {
-    /// 2xx answers to orders.
+    /// The number of 2xx answers to orders.
     pub accepted_answers: u64,
-    /// The orders in them, each once: an answer that was repeated (`Idempotency-Key`) is one order.
+    /// The number of different orders in them: a repeated answer (`Idempotency-Key`) is one order.
     pub orders: u64,
-    /// Orders that may have been taken, though no client got an answer.
+    /// The number of requests without a clear answer whose order may have been accepted.
     pub uncertain_orders: u64,
-    /// 2xx answers to cancellations.
+    /// The number of 2xx answers to cancellations.
     pub cancelled_answers: u64,
-    /// The orders in them, each once.
+    /// The number of different orders in them.
     pub cancellations: u64,
-    /// Cancellations that may have been taken, though no client got an answer.
+    /// The number of cancellations without a clear answer that may have been accepted.
     pub uncertain_cancellations: u64,
 }
 
 impl Promises {
-    /// Counts them in a run's records.
+    /// Counts the promises in a run's records.
     pub fn of(ledger: &[LedgerEntry], cancellations: &[CancellationEntry]) -> Self {
         let accepted = |status: Option<u16>| status.is_some_and(|status| status / 100 == 2);
         // A status of 4xx is a clear no.
@@ -73,12 +75,12 @@ impl Promises {
     }
 }
 
-/// What the counters gained from before the run until nothing followed from it any more.
+/// By how much the counters rose from before the run until nothing followed from it any more.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// 202 answers of order-service to orders.
+    /// Orders that order-service answered with 202.
     pub accepted: u64,
-    /// 202 answers of order-service to cancellations.
+    /// Cancellations that order-service answered with 202.
     pub cancelled: u64,
     /// Events published, by exchange and outcome.
     pub published: BTreeMap<(String, String), u64>,
@@ -90,16 +92,16 @@ pub struct Observed {
     pub retries: BTreeMap<String, u64>,
     /// `agora_dead_letters_total`, by queue and reason.
     pub dead: BTreeMap<(String, String), u64>,
-    /// `agora_orders_overtaken_total`: orders whose cancellation reached inventory first, of which it has
-    /// nothing to say. Counted once more where a transaction had to be begun anew.
+    /// `agora_orders_overtaken_total`: orders whose cancellation reached inventory-service first, for which it
+    /// publishes nothing. A retried transaction counts its orders once more.
     pub overtaken: u64,
-    /// Service and pattern, of each pattern that is off.
+    /// Each pattern that is off, as service and pattern.
     pub patterns_off: BTreeSet<(String, String)>,
-    /// Jobs whose counters began anew meanwhile.
+    /// Jobs whose counters were reset meanwhile.
     pub restarted: BTreeSet<String>,
-    /// Messages of before were on their way when the run began.
+    /// Whether messages from before the run were still under way when it began.
     pub disturbed: bool,
-    /// Nothing waited any more, and no counter moved.
+    /// Whether all queues were empty and all counters still at the end.
     pub at_rest: bool,
 }
 
@@ -112,12 +114,12 @@ impl Observed {
         sum(&self.processed, queue, |is| is == outcome)
     }
 
-    /// All dead letters that the queue's consumer gave up.
+    /// All messages that the queue's consumer dead-lettered.
     fn given_up(&self, queue: &str) -> u64 {
         sum(&self.dead, queue, |_| true)
     }
 
-    /// Of these, the ones that can be of a run.
+    /// Those of them that a load run can have caused.
     fn dead(&self, queue: &str) -> u64 {
         sum(&self.dead, queue, |reason| !FOREIGN.contains(&reason))
     }
@@ -140,7 +142,7 @@ fn sum(
         .sum()
 }
 
-/// Published, as far as whoever published can know.
+/// Whether the publisher takes an event with this outcome as published.
 fn is_out(outcome: &str) -> bool {
     matches!(outcome, "confirmed" | "sent")
 }
@@ -210,10 +212,10 @@ fn sum_of(counts: &BTreeMap<String, u64>, queue: &str) -> u64 {
     counts.get(queue).copied().unwrap_or_default()
 }
 
-/// How many events of a stream came to its consumer.
+/// How many events of a stream arrived at its consumer.
 struct Arrived {
     surely: u64,
-    /// That may have come besides: no broker confirmed them, and nobody sends them again.
+    /// How many more may have arrived: the broker confirmed none of them, and they are not published again.
     perhaps: u64,
 }
 
@@ -229,17 +231,17 @@ struct Stream {
     name: &'static str,
     publisher: &'static str,
     consumer: &'static str,
-    /// That must be published.
+    /// How many events must be published.
     events: u64,
-    /// That may be published as well, for requests without an answer.
+    /// How many more may be published, for requests without an answer.
     uncertain: u64,
-    /// That may be published as well, for dead letters that were sent again.
+    /// How many more may be published, for dead letters that were replayed.
     revived: u64,
-    /// That may be published as well, for events that came to the publisher without a confirm.
+    /// How many more may be published, for events that reached the publisher without a confirm.
     unsure: u64,
-    /// Requests of others in the same time.
+    /// How many requests of other clients there were in the same time.
     others: u64,
-    /// Of `events`, those that are rightly left out: nothing is said of an order that was cancelled before it came.
+    /// How many of `events` may be missing: nothing is published for an order whose cancellation arrived first.
     unsaid: u64,
     /// The consumer whose answers the events are; `None` where a request causes them.
     answers_of: Option<&'static str>,
@@ -359,7 +361,7 @@ impl Stream {
     }
 }
 
-/// A counter, and what may make it differ.
+/// A counter, and what may explain a difference.
 struct Line<'a> {
     job: &'static str,
     what: String,
@@ -369,11 +371,11 @@ struct Line<'a> {
     more: Vec<(u64, &'static str)>,
     /// By how many it may be fewer, likewise.
     fewer: Vec<(u64, &'static str)>,
-    /// By how many others' requests may have raised it.
+    /// By how many other clients' requests may have raised it.
     others: u64,
-    /// Why it may be more by any number, which decides nothing.
+    /// Why it may be more by any number: such a difference is inconclusive.
     twice: Option<&'static str>,
-    /// Messages of before moved it as well: even an equal count may be made of them.
+    /// Whether messages from before the run raised it, too: then even an equal count is inconclusive.
     disturbed: bool,
     observed: &'a Observed,
 }
@@ -394,7 +396,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// How many more there are than the run can have caused.
+    /// By how much it is more than the run can have caused.
     fn surplus(&self) -> u64 {
         let most = self.expected + total(&self.more);
         self.counted.saturating_sub(most)

@@ -1,7 +1,8 @@
-//! Pure functions over what was read from the running system: whether metrics, events, traces, spans and dashboards hold,
-//! and the attack corpus with its judgement.
+//! Pure functions that check what was read: metrics, events, traces and spans of the running system, dashboards,
+//! queries and configuration files, retired words; and the attack corpus with its judgement.
 //!
-//! Left out: reading anything. Nothing here asks a system, and a check is tested by what it is given.
+//! Left out: asking a running system. A check is given what it judges, and so are its tests; only
+//! [`dashboards::read_all`] reads files, those of the repository.
 
 pub mod alloy;
 pub mod attacks;

@@ -1,8 +1,8 @@
-//! The structure of a LogQL query, looked at without Loki: brackets and quotes that close, stream selectors with a
-//! matcher that selects, and pipeline stages that exist.
+//! Checks the structure of a LogQL query without Loki: brackets and quotes are closed, stream selectors have a matcher
+//! that selects, and pipeline stages exist.
 //!
-//! A net with known holes, for where no Loki can be had: it knows no types, so what it lets pass may still be refused
-//! by Loki. Source: <https://grafana.com/docs/loki/latest/query/>.
+//! Left out: types. Loki may still refuse a query that passes here. Source:
+//! <https://grafana.com/docs/loki/latest/query/>.
 
 /// Stages after `|`, other than label filters.
 const STAGES: [&str; 11] = [
@@ -25,7 +25,7 @@ const LINE_FILTERS: [&str; 6] = ["|=", "|~", "|>", "!=", "!~", "!>"];
 /// Of matchers and label filters; the longer ones first.
 const COMPARISONS: [&str; 9] = ["=~", "!~", "!=", ">=", "<=", "==", "=", ">", "<"];
 
-/// The first thing that is wrong with the query.
+/// The query's first defect, in a sentence; `None` when there is none.
 pub fn defect(query: &str) -> Option<String> {
     Reader { rest: query }.query().err()
 }

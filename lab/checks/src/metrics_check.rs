@@ -1,7 +1,7 @@
-//! Holds the load generator's count of a run against the counters of the gateway and of the services.
+//! Compares the load generator's counts of a run with the counters of the gateway and of the services.
 //!
-//! Pure: counts in, findings out. A difference is either explained (by what the generator itself saw),
-//! unsettled (something beyond the run touched the counters), or it is a difference.
+//! A difference is explained (by what the generator itself recorded), unsettled (something beyond the run changed the
+//! counters), or a defect. Left out: reading the counters. Counts go in, findings come out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use base::outcome::Exit;
 use records::load::RequestCount;
 use serde::Serialize;
 
-/// A routed path prefix and who stands behind it. One table: `observability/traefik/` routes the same.
+/// A routed path prefix and the service behind it, as `observability/traefik/` routes them.
 struct Route {
     prefix: &'static str,
     router: &'static str,
@@ -71,7 +71,7 @@ pub const VERIFY_ROUTE: &str = "/auth/verify";
 /// The job label of the gateway.
 pub const GATEWAY_JOB: &str = "traefik";
 
-/// Statuses that the gateway answers by itself: too large, or nobody answers behind it.
+/// Statuses that the gateway answers by itself: the request is too large, or the service doesn't answer.
 const GATEWAY_STATUSES: [u16; 5] = [413, 500, 502, 503, 504];
 
 fn route_of(path: &str) -> Option<&'static Route> {
@@ -81,23 +81,23 @@ fn route_of(path: &str) -> Option<&'static Route> {
     })
 }
 
-/// Requests of one kind at a service.
+/// A service's counter of requests.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
-    /// The service.
+    /// The label `job`: the service's name.
     pub job: String,
     /// The HTTP method.
     pub method: String,
-    /// The route's template.
+    /// The label `http_route`: the route's template, e.g. `/orders/{id}`.
     pub route: String,
     /// The HTTP status.
     pub status: u16,
 }
 
-/// Requests of one kind at the gateway.
+/// The gateway's counter of requests.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GatewayKey {
-    /// The router, with its provider.
+    /// The label `router`: Traefik's router with its provider, e.g. `orders@file`.
     pub router: String,
     /// The HTTP method.
     pub method: String,
@@ -105,38 +105,38 @@ pub struct GatewayKey {
     pub status: u16,
 }
 
-/// What the counters gained during a run.
+/// By how much the counters rose during a run.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// By the services' own count.
+    /// The services' counters.
     pub services: BTreeMap<ServiceKey, u64>,
-    /// By the gateway's count.
+    /// The gateway's counters.
     pub gateway: BTreeMap<GatewayKey, u64>,
-    /// Jobs whose counters began anew during the run.
+    /// Jobs whose counters were reset during the run.
     pub restarted: BTreeSet<String>,
 }
 
-/// How one comparison came out.
+/// The result of one comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "finding", content = "why", rename_all = "snake_case")]
 pub enum Finding {
     /// The counts are equal.
     Equal,
-    /// They differ, and the run itself says why.
+    /// They differ, and the run's own records explain it; with the explanation.
     Explained(String),
-    /// They differ, and something beyond the run touched the counters.
+    /// They may differ because something beyond the run changed the counters: inconclusive.
     Unsettled(Unsettled),
-    /// They differ.
+    /// They differ without an explanation; with the numbers.
     Differs(String),
 }
 
-/// Why nothing can be said.
+/// Why a comparison is inconclusive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(into = "String")]
 pub struct Unsettled {
-    /// In words, with the numbers of its row.
+    /// The reason in words, with the numbers of its row.
     pub why: String,
-    /// What a better run has to do without.
+    /// The cause, which a better run has to avoid.
     pub cause: Cause,
 }
 
@@ -152,20 +152,20 @@ impl From<Unsettled> for String {
     }
 }
 
-/// What touched the counters beyond the run, or kept them from being the run's.
+/// Why counters don't show the run alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// A job's counters began anew. It makes rows of other jobs look like other causes: it comes first.
+    /// This job's counters were reset. First in the order, as it makes other jobs' rows look like other causes.
     Restarted(String),
-    /// Messages of before were on their way when the run began.
+    /// Messages from before the run were still under way when it began.
     EarlierMessages,
-    /// Messages were on their way for longer after the run than anybody waits.
+    /// Messages were still under way when the wait after the run was over.
     NotAtRest,
-    /// What came twice was applied twice.
+    /// The inbox was off, so that redelivered messages were applied twice.
     InboxOff,
-    /// Others used the system.
+    /// Other clients used the system.
     OtherTraffic,
-    /// There is no counter, or nothing that it can be held against.
+    /// There is no counter, or nothing to compare it with.
     NothingToCompare,
 }
 
@@ -197,7 +197,7 @@ impl Cause {
 }
 
 impl Finding {
-    /// Nothing can be said, for this cause.
+    /// An inconclusive comparison with this cause.
     pub fn unsettled(cause: Cause, why: impl Into<String>) -> Self {
         Self::Unsettled(Unsettled {
             why: why.into(),
@@ -205,7 +205,7 @@ impl Finding {
         })
     }
 
-    /// What it means for the command as a whole.
+    /// The exit code that it stands for.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Equal | Self::Explained(_) => Exit::Holds,
@@ -220,13 +220,13 @@ impl Finding {
 pub struct Row {
     /// The job whose counter it is.
     pub counter: String,
-    /// What was counted.
+    /// What is counted, in words.
     pub requests: String,
     /// The load generator's count.
     pub sent: u64,
-    /// The counter's gain.
+    /// By how much the counter rose.
     pub counted: u64,
-    /// How it came out.
+    /// The result.
     #[serde(flatten)]
     pub finding: Finding,
 }

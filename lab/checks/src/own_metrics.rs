@@ -1,6 +1,6 @@
-//! Which metrics are our own.
+//! How agora's own metrics are told from those of the programs that it runs.
 
-/// How the names of our own metrics begin; the rest belongs to Traefik, RabbitMQ, Prometheus and Jaeger.
+/// Prefixes of the names of agora's own metrics; all others belong to Traefik, RabbitMQ, Prometheus and Jaeger.
 pub const PREFIXES: [&str; 7] = [
     "agora_",
     "db_client_",

@@ -1,9 +1,12 @@
-//! What a PromQL query asks for, looked at without Prometheus: by its brackets, quotes and words. Whether it is PromQL at
-//! all, promtool knows.
+//! Which metrics a PromQL query names, and whether it has a fallback, without Prometheus: by brackets, quotes and
+//! words.
+//!
+//! Left out: whether it is PromQL at all, which promtool checks.
 
 use std::collections::BTreeSet;
 
-/// What is asked before an `or vector(0)`, or the like, stands in for an answer that may be empty while nothing is wrong.
+/// The query without its fallback, an `or vector(0)` or the like, which answers while nothing has happened; `None` for
+/// a query without one.
 pub fn without_fallback(expr: &str) -> Option<&str> {
     let mut depth = 0_i32;
     let mut quoted = false;
@@ -24,7 +27,8 @@ pub fn without_fallback(expr: &str) -> Option<&str> {
     fallback.contains("vector(0)").then(|| before.trim())
 }
 
-/// The metrics that a PromQL query is about: the names that are neither functions, nor words of the language, nor labels.
+/// The metrics that a PromQL query is about: the names that are neither functions, nor words of the language, nor
+/// labels.
 pub fn metrics(expr: &str) -> BTreeSet<&str> {
     const WORDS: [&str; 7] = ["and", "bool", "offset", "on", "or", "unless", "atan2"];
     const LABELS_FOLLOW: [&str; 6] = [

@@ -1,7 +1,7 @@
-//! Holds the spans that were sent against those that the trace store took in.
+//! Compares the spans that were exported with those that the trace store accepted.
 //!
-//! Pure: counts in, a finding out. The services count what they send; the gateway doesn't, so that the rest is taken for
-//! its own.
+//! The services count what they export and the gateway doesn't, so the rest is taken as the gateway's. Left out:
+//! reading the counters. Counts go in, a finding comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,40 +9,40 @@ use serde::Serialize;
 
 use crate::metrics_check::{Cause, Finding};
 
-/// Spans, by the counters of those who send them and of the store that takes them in.
+/// How many spans were exported and stored, by the counters of the services and of the trace store.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SpanCounts {
-    /// What each service sent, and the store acknowledged.
+    /// Spans that the store acknowledged, by service.
     pub sent: BTreeMap<String, u64>,
-    /// What each service dropped, as its queue was full; only where there are any.
+    /// Spans that were dropped because the queue was full, by service; absent where there are none.
     pub dropped: BTreeMap<String, u64>,
-    /// What each service tried to send in vain; only where there are any.
+    /// Spans whose export failed, by service; absent where there are none.
     pub failed: BTreeMap<String, u64>,
-    /// What the store took in.
+    /// Spans that the store accepted.
     pub stored: u64,
-    /// What the store refused.
+    /// Spans that the store refused.
     pub refused: u64,
-    /// Requests at the gateway in the same time: it sends spans too, and doesn't count them.
+    /// Requests at the gateway in the same time: it exports spans and doesn't count them.
     pub gateway_requests: u64,
-    /// Whose counters began anew meanwhile.
+    /// Jobs whose counters were reset meanwhile.
     pub restarted: BTreeSet<String>,
-    /// Whether anybody counts spans at all.
+    /// Whether there are counters of spans at all.
     pub counted: bool,
 }
 
 impl SpanCounts {
-    /// What all services sent.
+    /// The spans that all services exported.
     pub fn sent_by_services(&self) -> u64 {
         self.sent.values().sum()
     }
 
-    /// What the store took in beyond that: the gateway's. `None` where there is less.
+    /// The spans that the store accepted beyond that, which are the gateway's; `None` where it accepted fewer.
     pub fn rest(&self) -> Option<u64> {
         self.stored.checked_sub(self.sent_by_services())
     }
 }
 
-/// Compares what was sent with what was stored. Of the gateway so many spans were seen in traces: they are stored, too.
+/// Compares exported with stored spans. `gateway_spans_seen` is how many of the gateway's were found in stored traces.
 pub fn compare(counts: &SpanCounts, gateway_spans_seen: usize) -> Finding {
     if !counts.counted {
         return Finding::unsettled(

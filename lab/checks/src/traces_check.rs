@@ -1,8 +1,8 @@
-//! Holds the stored traces of accepted orders against the shape that an order's trace has.
+//! Checks that the stored traces of accepted orders have every hop of an order.
 //!
-//! Pure: orders and spans in, findings out. An order is one trace, from the gateway to the stock and back; where
-//! consumers link to what they were sent instead of continuing it, the traces that name each other are taken as one.
-//! A hop may be there more than once, as messages are delivered again and tried again; none may be missing.
+//! An order is one trace, from the gateway to the stock and back; where consumers begin a trace with a link to the
+//! message's span, the linked traces are taken as one. A hop may be there more than once, as messages are redelivered
+//! and retried; none may be missing. Left out: looking traces up. Orders and spans go in, findings come out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ use serde::Serialize;
 /// An accepted order, and where its trace should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// Its id.
+    /// The order's id.
     pub id: String,
     /// The trace that the answer named; 32 hexadecimal digits.
     pub trace_id: Option<String>,
-    /// Whether the services said that they record the trace.
+    /// Whether the trace was sampled, by the answer's `traceresponse`.
     pub sampled: bool,
-    /// When it was answered, by the clock of who ordered.
+    /// When the answer arrived, by the client's clock.
     pub at: DateTime<Utc>,
     /// Its owner cancelled it: the cancellation may reach inventory first, which then publishes nothing for the order.
     pub cancelled: bool,
@@ -51,7 +51,7 @@ pub fn orders(ledger: &[LedgerEntry], cancellations: &[CancellationEntry]) -> Ve
     accepted.collect()
 }
 
-/// At most so many of them, evenly spread.
+/// At most `most` of the orders, evenly spread.
 pub fn chosen(orders: &[Order], most: usize) -> Vec<&Order> {
     let count = orders.len().min(most);
     (0..count)
@@ -63,23 +63,23 @@ pub fn chosen(orders: &[Order], most: usize) -> Vec<&Order> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hop {
-    /// The request comes in.
+    /// The gateway receives the request.
     Gateway,
-    /// The gateway asks whose it is.
+    /// user-service verifies the token for the gateway.
     Verify,
-    /// The order is accepted.
+    /// order-service accepts the order.
     Accept,
-    /// The order is written.
+    /// order-service stores the order.
     StoreOrder,
-    /// `OrderPlaced` leaves the outbox.
+    /// order-service publishes `OrderPlaced`.
     SendOrder,
-    /// Inventory handles it.
+    /// inventory-service processes it.
     ProcessOrder,
-    /// The stock moves.
+    /// inventory-service stores the stock's movement.
     StoreStock,
-    /// The outcome leaves inventory's outbox.
+    /// inventory-service publishes the outcome.
     SendOutcome,
-    /// The outcome reaches the order.
+    /// order-service processes the outcome.
     ProcessOutcome,
 }
 
@@ -175,7 +175,7 @@ const SHAPE: [Shape; 9] = {
 };
 
 impl Hop {
-    /// Who does what, as the spans are called.
+    /// The hop as `service: span name`, for people.
     pub fn describe(self) -> String {
         let shape = SHAPE.iter().find(|shape| shape.hop == self);
         let shape = shape.expect("every hop has a shape");
@@ -200,15 +200,15 @@ impl Shape {
 /// A message that is published by one service and consumed by another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent<'a> {
-    /// Its `messaging.message.id`.
+    /// The attribute `messaging.message.id`.
     pub message_id: &'a str,
-    /// Who consumes it.
+    /// The service that consumes it.
     pub consumer: &'static str,
     /// When it was sent, in microseconds since 1970.
     pub start_us: u64,
 }
 
-/// The messages of these traces that nobody is seen to process in them.
+/// The messages of these traces whose processing isn't in them.
 pub fn unprocessed(traces: &[Trace]) -> Vec<Sent<'_>> {
     let spans = || traces.iter().flat_map(|trace| &trace.spans);
     let processed: BTreeSet<&str> = spans()
@@ -247,27 +247,27 @@ pub fn is_linked_to(other: &Trace, traces: &[Trace]) -> bool {
     })
 }
 
-/// What is wrong with a trace.
+/// A defect of a trace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "defect", rename_all = "snake_case")]
 pub enum Defect {
-    /// The answer named no trace, though others of the run did.
+    /// The order's answer named no trace, though other answers of the run did.
     Unnamed,
     /// The store has nothing under its id.
     NotStored,
-    /// A hop left no span.
+    /// A hop has no span.
     Missing {
-        /// Which.
+        /// The hop.
         hop: Hop,
     },
-    /// A hop's span is there, and not below the hop that causes it.
+    /// A hop has a span, but not below the hop that causes it.
     Detached {
-        /// Which.
+        /// The hop.
         hop: Hop,
     },
     /// The span's parent is not stored.
     Orphan {
-        /// Who made the span.
+        /// The span's service.
         service: String,
         /// The span's name.
         name: String,
@@ -275,7 +275,7 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// For people.
+    /// The defect in a phrase, for people.
     pub fn describe(&self) -> String {
         match self {
             Self::Unnamed => "the answer named no trace".to_owned(),
@@ -289,26 +289,26 @@ impl Defect {
     }
 }
 
-/// How one order's trace came out.
+/// The result for one order's trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Examined {
-    /// Empty where it is whole.
+    /// The trace's defects; empty where it is whole.
     pub defects: BTreeSet<Defect>,
-    /// Spans of it that are stored.
+    /// How many of its spans are stored.
     pub spans: usize,
-    /// Of these, the gateway's.
+    /// How many of them are the gateway's.
     pub gateway_spans: usize,
-    /// Hops over messages that are there more than once.
+    /// How many hops over messages are there more than once.
     pub repeated: usize,
-    /// Messages that were put back for a later attempt.
+    /// How many messages were sent to a retry tier.
     pub retried: usize,
-    /// Messages that were given up.
+    /// How many messages were dead-lettered.
     pub dead: usize,
-    /// Other traces that were followed to by their links.
+    /// How many other traces belong to it by span links.
     pub linked: usize,
     /// The cancellation reached inventory first, which published nothing for the order: its trace can't be whole.
     pub overtaken: bool,
-    /// Nothing is stored, and the store has forgotten what it had of that time.
+    /// Nothing is stored, because the store has dropped traces of that time.
     pub forgotten: bool,
 }
 
@@ -404,7 +404,7 @@ fn is_put_back(span: &Span, operation: &str) -> bool {
     span.kind == Kind::Producer && span.name.starts_with(operation)
 }
 
-/// The spans of some traces, each once, and what caused which.
+/// The spans of some traces, each once, with their causes.
 struct Graph<'a> {
     spans: Vec<(&'a str, &'a Span)>,
     by_id: BTreeMap<(&'a str, &'a str), usize>,
@@ -441,8 +441,8 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// The request or message that a span comes from: the nearest one above it. A message that was put back, once or
-    /// more, comes from where it came from at first.
+    /// The span of the request or message that caused a span: the nearest one above it. The cause of a message that was
+    /// sent to a retry tier is that of its first delivery.
     fn cause(&self, number: usize) -> Option<usize> {
         let mut at = number;
         // No way up is longer than there are spans, unless it goes round in a circle.
@@ -453,7 +453,7 @@ impl<'a> Graph<'a> {
             if !put_back {
                 return Some(above);
             }
-            // Whoever handled it and failed; above that is how it had come.
+            // The consumer that failed; above it is the delivery before.
             at = self.request_above(above)?;
         }
         None
@@ -474,63 +474,63 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// What the traces of a run come to.
+/// The totals over the traces of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tally {
-    /// Traces that were held against the shape.
+    /// How many traces were judged.
     pub judged: usize,
-    /// Of these, the ones that lack nothing.
+    /// How many of them have no defect.
     pub whole: usize,
-    /// Percent, cut after two decimals; `None` where nothing was judged.
+    /// `whole` of `judged` in percent, cut after two decimals; `None` where nothing was judged.
     pub whole_percent: Option<f64>,
-    /// Orders whose trace the services did not record, as configured by sampling.
+    /// How many orders have a trace that was not sampled.
     pub not_sampled: usize,
-    /// Orders of a run in which no answer named its trace.
+    /// How many orders have no trace id, in a run in which no answer had one.
     pub without_trace_id: usize,
-    /// What is missing, the most frequent first.
+    /// The defects, the most frequent first.
     pub missing: Vec<Lack>,
-    /// Hops over messages that were there more than once.
+    /// The sum of [`Examined::repeated`].
     pub repeated: usize,
-    /// Messages that were put back for a later attempt.
+    /// The sum of [`Examined::retried`].
     pub retried: usize,
-    /// Messages that were given up.
+    /// The sum of [`Examined::dead`].
     pub dead: usize,
-    /// Traces that were followed to by their links.
+    /// The sum of [`Examined::linked`].
     pub linked: usize,
-    /// Cancelled orders whose cancellation was handled first: nothing follows from those, so there is no whole trace of
-    /// them. The ones that lack anything else are judged all the same.
+    /// How many orders were overtaken by their cancellation and not judged: nothing follows from such an order, so its
+    /// trace can't be whole. Those with another defect are judged all the same.
     pub overtaken: usize,
-    /// Orders whose traces are not stored any more.
+    /// How many orders' traces the store has dropped.
     pub forgotten: usize,
-    /// The gateway's spans in the traces that were looked up.
+    /// The sum of [`Examined::gateway_spans`].
     pub gateway_spans: usize,
 }
 
-/// One kind of defect.
+/// A kind of defect, with the traces that have it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Lack {
-    /// What the traces have in common.
+    /// The defect.
     #[serde(flatten)]
     pub defect: Defect,
-    /// For people.
+    /// The defect in a phrase, for people.
     pub what: String,
     /// How many traces have it.
     pub traces: usize,
-    /// Some of them.
+    /// Some of these orders.
     pub examples: Vec<Example>,
 }
 
 /// An order whose trace has a defect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Example {
-    /// The order.
+    /// The order's id.
     pub order_id: String,
-    /// Its trace, where the client was given one.
+    /// The id of its trace; `None` where the answer named none.
     pub trace_id: Option<String>,
 }
 
-/// Sums up; `examples` of each defect at the most. Orders that weren't looked up (not sampled, or without a trace id)
-/// come with `None`.
+/// Sums up the results, with at most `examples` orders for each defect. An order that wasn't looked up (not sampled, or
+/// without a trace id) has `None`.
 pub fn tally(results: &[(&Order, Option<Examined>)], examples: usize) -> Tally {
     let any_named = results.iter().any(|(order, _)| order.trace_id.is_some());
     let mut tally = Tally {
@@ -606,7 +606,7 @@ pub fn tally(results: &[(&Order, Option<Examined>)], examples: usize) -> Tally {
     tally
 }
 
-/// Whether enough of the traces are whole.
+/// Holds when at least `min_percent` of the judged traces are whole; inconclusive when none was judged.
 pub fn judge(tally: &Tally, min_percent: f64) -> Exit {
     match tally.judged {
         0 => Exit::Inconclusive,

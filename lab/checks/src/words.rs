@@ -1,7 +1,7 @@
 //! Retired words: the vocabulary that code, output and documents no longer use, as the list in
 //! `docs/reference/retired-words.txt` has it.
 //!
-//! Left out: which files there are. Whoever reads them gives path and text.
+//! Left out: reading files. The caller gives path and text. A phrase that a line break divides isn't found.
 
 use anyhow::Context;
 use base::outcome;
@@ -14,17 +14,17 @@ pub const LIST: &str = "docs/reference/retired-words.txt";
 #[derive(Debug)]
 pub struct Retired {
     pattern: Regex,
-    /// How the paths begin to which it applies, from the repository's root; `.` is every path.
+    /// Prefixes of the paths that it applies to, from the repository's root; `.` is every path.
     paths: Vec<String>,
     /// What to write in its place.
     instead: String,
 }
 
-/// Reads a list: in each line a regular expression, path prefixes apart from one another by spaces, and what to write
-/// instead, apart by tabs. Empty lines and such that begin with `#` say nothing.
+/// Reads a list: each line is a regular expression, path prefixes (divided by spaces) and the replacement, divided by
+/// tabs. Empty lines and comments (`#`) are skipped.
 ///
 /// # Errors
-/// On a line of another form, by its number.
+/// When a line has another form; the error names its number.
 pub fn read(list: &str) -> anyhow::Result<Vec<Retired>> {
     let lines = list.lines().enumerate();
     let entries = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));

@@ -1,6 +1,7 @@
-//! Which alerts fired in an arm, by Prometheus, and which were notified, by the receiver of Alertmanager's notifications.
+//! Which alerts fired in an arm, by Prometheus, and which were notified, by the receiver of Alertmanager's
+//! notifications.
 //!
-//! Left out: whether they should have; that is the experiment's to judge.
+//! Left out: whether they should have; the experiment judges that.
 
 use std::time::Duration;
 
@@ -17,14 +18,14 @@ use system::{
     wait,
 };
 
-/// The longest time that the runbook gives an alert of the experiments to clear, and as long again.
+/// Twice the longest time, 90 s, that the runbook allows an alert to clear that a fault of the experiments can raise.
 const CLEARED_WITHIN: Duration = Duration::from_secs(180);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The runbook's longest time for any alert to clear, and some more.
+/// The longest time, 330 s, that the runbook allows any alert to clear, and some more.
 const QUIET_WITHIN: Duration = Duration::from_secs(360);
 
-/// Waits until nothing fires: an alert of before would be taken for a false one.
+/// Waits until no alert fires: one from before the arm would be taken for a false alarm.
 pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
     let prometheus = Prometheus::new(&lab.containers()?)?;
     let mut fires = String::new();
@@ -44,8 +45,8 @@ pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
     })
 }
 
-/// Waits until nothing fires and the receiver was notified; then all that fired since then. What fires twice is notified
-/// of twice.
+/// Waits until no alert fires and the receiver was notified of every resolution; returns the alerts that fired since
+/// `since`. One that fired twice is returned twice.
 pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<FiredAlert>> {
     let containers = lab.containers()?;
     let (prometheus, receiver) = (
@@ -83,7 +84,7 @@ pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result
     Ok(fired)
 }
 
-/// A receiver that was restarted meanwhile would look like one without notifications.
+/// Fails where the receiver was restarted meanwhile: it would look like one without notifications.
 fn require_record(history: &History, since: DateTime<Utc>) -> anyhow::Result<()> {
     anyhow::ensure!(
         history.recording_since <= since,
@@ -93,7 +94,7 @@ fn require_record(history: &History, since: DateTime<Utc>) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The receiver's notifications, a line for each time that an alert fired.
+/// The alerts that the receiver was notified of, one for each time that an alert fired.
 fn told(changes: &[Change]) -> Vec<FiredAlert> {
     let mut fired: Vec<(&Change, FiredAlert)> = Vec::new();
     for change in changes {
@@ -110,7 +111,7 @@ fn told(changes: &[Change]) -> Vec<FiredAlert> {
                 let same = fired
                     .iter_mut()
                     .find(|(first, _)| first.is_of_the_same(change));
-                // One that fired before belongs to whoever came before.
+                // A resolution without its alert: that fired before the arm.
                 if let Some((_, alert)) = same {
                     alert.over_at = Some(change.received_at);
                 }

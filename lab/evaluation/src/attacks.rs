@@ -1,4 +1,6 @@
 //! Sends the attack corpus to a gateway.
+//!
+//! Left out: the attacks and their judgement ([`checks::attacks`]), and signing up their two users.
 
 use std::{
     net::SocketAddr,
@@ -9,11 +11,11 @@ use std::{
 use checks::attacks::{Cast, Finding, corpus, statuses};
 use system::wire;
 
-/// How many attacks are under way at once.
+/// How many attacks are sent at once.
 const AT_ONCE: usize = 4;
 
-/// Sends the whole corpus to the gateway at an address, each attack on a connection of its own; what became of each, in
-/// the corpus's order. Nothing takes longer than a few seconds: silence has a bound and is a finding.
+/// Sends the whole corpus to the gateway at an address, each attack on a connection of its own; returns the findings in
+/// the corpus's order. Each attack takes a few seconds at most: no answer within a limit is a finding.
 pub fn try_all(gateway: SocketAddr, cast: &Cast) -> Vec<Finding> {
     let attacks = corpus(cast);
     let next = AtomicUsize::new(0);

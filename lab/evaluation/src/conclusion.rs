@@ -1,7 +1,7 @@
-//! The judged form of an evaluation: what `--format json` prints and `verdicts.json` holds.
-//! `xtask/schemas/evaluation.schema.json` describes it for others.
+//! The conclusion of an evaluation: what `--format json` prints and `verdicts.json` contains.
+//! `xtask/schemas/evaluation.schema.json` is its schema.
 //!
-//! Made from the evidence alone, by [`super::verdict`]; how it looks is `report/`'s.
+//! Computed from the evidence alone, with [`crate::verdict`]. Left out: how it looks ([`crate::report`]).
 
 use base::outcome::{self, Exit};
 use chrono::{DateTime, Utc};
@@ -19,11 +19,11 @@ use super::{
 /// The version of this form.
 pub const FORMAT: u32 = 1;
 
-/// What an evaluation comes to.
+/// The conclusion of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Conclusion {
-    /// [`FORMAT`].
+    /// The version of this form: [`FORMAT`].
     pub format: u32,
     /// Names the run and its folder.
     pub run: String,
@@ -31,13 +31,13 @@ pub struct Conclusion {
     pub command: String,
     /// Reproduces the request mix and the moment of each fault.
     pub seed: u64,
-    /// What was broken on purpose.
+    /// What was broken on purpose, if anything.
     pub sabotage: Option<Sabotage>,
-    /// Before the first arm.
+    /// When the run started, before its first arm.
     pub started_at: DateTime<Utc>,
-    /// After the last arm.
+    /// When its last arm ended.
     pub finished_at: DateTime<Utc>,
-    /// What was evaluated.
+    /// The versions that were evaluated, and the machine.
     pub versions: Versions,
     /// `holds`, `failed` or `inconclusive`: the exit code in a word.
     pub outcome: Exit,
@@ -45,24 +45,24 @@ pub struct Conclusion {
     pub experiments: Vec<ExperimentConclusion>,
 }
 
-/// What an experiment comes to, over its repetitions.
+/// The conclusion of an experiment over its repetitions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExperimentConclusion {
-    /// As it is typed or read.
+    /// The experiment's name: `outbox`, …
     pub name: String,
-    /// What it says about the pattern.
+    /// What it claims about the pattern, in a sentence.
     pub claim: String,
-    /// What would refute it.
+    /// What would refute the claim.
     pub refuted_by: String,
     /// The verdict.
     pub outcome: Outcome,
-    /// What it rests on, in words.
+    /// What the verdict rests on, in words.
     pub reason: String,
-    /// The harm first. Values of trials that were inconclusive are among them.
+    /// The measurements, the harm first. Values of inconclusive trials are included.
     #[serde(rename = "figures")]
     pub measurements: Vec<MeasurementSummary>,
-    /// One for each repetition.
+    /// The verdicts, one for each repetition.
     pub trials: Vec<TrialVerdict>,
 }
 
@@ -70,13 +70,13 @@ pub struct ExperimentConclusion {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialVerdict {
-    /// From 1.
+    /// The repetition's number, from 1.
     pub repetition: u32,
     /// Reproduces the request mix and the moment of each fault.
     pub seed: u64,
     /// The verdict.
     pub outcome: Outcome,
-    /// What it rests on, in words.
+    /// What the verdict rests on, in words.
     pub reason: String,
 }
 
@@ -84,15 +84,15 @@ pub struct TrialVerdict {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeasurementSummary {
-    /// As it is typed or read.
+    /// The measurement's name: `orders lost`, …
     pub name: String,
-    /// Of all its values.
+    /// The unit of all its values: `ms`, `/s`, `%`, …; empty for counts.
     pub unit: String,
     /// In which direction it gets better.
     pub better: Better,
     /// Whether the verdict rests on it.
     pub decisive: bool,
-    /// In the order of the experiment's arms: without the pattern first.
+    /// The arms in the experiment's order: without the pattern first.
     pub arms: Vec<ArmSummary>,
     /// The last arm against the first; `None` when no repetition measured both.
     pub effect: Option<Effect>,
@@ -102,16 +102,19 @@ pub struct MeasurementSummary {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmSummary {
-    /// The arm.
+    /// The arm's name.
     pub arm: String,
-    /// `None` when no repetition measured it.
+    /// Median and range over the repetitions; `None` when none measured it.
     pub spread: Option<Spread>,
-    /// One for each repetition; `None` where it could not be measured.
+    /// The values, one for each repetition; `None` where it could not be measured.
     pub values: Vec<Option<f64>>,
 }
 
 impl Conclusion {
-    /// Judges what was seen. The same evidence gives the same conclusion.
+    /// Judges evidence. The same evidence gives the same conclusion.
+    ///
+    /// # Errors
+    /// When the evidence names an unknown experiment.
     pub fn of(evaluation: &Evaluation) -> anyhow::Result<Self> {
         let mut names: Vec<&str> = Vec::new();
         for trial in &evaluation.trials {
@@ -144,7 +147,7 @@ impl Conclusion {
         })
     }
 
-    /// How many experiments came out so.
+    /// How many experiments have this outcome.
     pub fn count(&self, outcome: Outcome) -> usize {
         let outcomes = self.experiments.iter().map(|experiment| experiment.outcome);
         outcomes.filter(|other| *other == outcome).count()
@@ -166,7 +169,7 @@ impl Conclusion {
     }
 }
 
-/// A refuted claim is a check that failed; only what was upheld holds.
+/// The exit code of an outcome: a refuted claim is a failed check, and only an upheld one holds.
 pub fn exit(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Upheld => Exit::Holds,
@@ -208,7 +211,7 @@ impl ExperimentConclusion {
         self.trials.len()
     }
 
-    /// The first trial that came out as the experiment did.
+    /// The first trial with the experiment's outcome.
     pub fn deciding(&self) -> Option<&TrialVerdict> {
         let mut trials = self.trials.iter();
         trials.find(|trial| trial.outcome == self.outcome)

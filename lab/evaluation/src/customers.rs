@@ -1,12 +1,15 @@
-//! People of evaluations' own, known by their addresses afterwards ([`repair`]).
+//! Test users of evaluations, known by their e-mail addresses afterwards ([`crate::repair`]).
+//!
+//! Left out: the users of a load, which `loadtest` signs up under the same prefix.
 
 use base::test_user::TestUser;
 use system::{customers, http::Client};
 
-/// Signs somebody up and logs them in.
-/// How the e-mail addresses of evaluations' customers begin: see `loadtest`'s preparation and [`load_run_id`].
+/// How the e-mail addresses of evaluations' test users begin: those of a load are `load-<run id>-…`, with the run's id
+/// from [`crate::repair::load_run_id`].
 pub(crate) const PREFIX: &str = "load-ev-";
 
+/// Signs a user up and logs in; `role` is the user's name, and part of the address.
 pub(super) fn sign_up(client: &Client, role: &str) -> anyhow::Result<TestUser> {
     customers::sign_up(client, role, &format!("{}{role}", PREFIX))
 }

@@ -1,4 +1,6 @@
-//! What an experiment is: all of it said before anything runs. The order of the steps is the runner's.
+//! What an experiment is, declared before anything runs.
+//!
+//! Left out: the order of the steps ([`crate::runner`]).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,13 +14,13 @@ use super::{
 /// An experiment: a claim about a pattern, and how it is tried.
 #[derive(Debug)]
 pub struct Experiment {
-    /// As it is typed.
+    /// The name on the command line and in reports.
     pub name: &'static str,
-    /// What is said to be true, in one sentence.
+    /// The hypothesis, in one sentence.
     pub claim: &'static str,
-    /// What would show that it isn't.
+    /// What would refute it, as a phrase.
     pub refuted_by: &'static str,
-    /// What the harm without the pattern is, and why it comes.
+    /// The harm without the pattern, and its cause.
     pub harm: &'static str,
     /// The configurations that are compared: without the pattern first.
     pub arms: &'static [ArmPlan],
@@ -26,20 +28,20 @@ pub struct Experiment {
     pub confounders: &'static [Confounder],
     /// The load, the same in every arm.
     pub load: LoadPlan,
-    /// The fault and its moment.
+    /// The fault, the same in every arm that has no other, and when it is injected.
     pub fault: FaultPlan,
-    /// What is looked at besides the ledger.
+    /// What is recorded besides the reconciled ledger.
     pub observed: Observed,
-    /// What is measured, the harm first. Pure.
+    /// Computes the measurements of the arms, the harm first. Pure.
     pub measurements: fn(&[Arm]) -> Vec<Measurement>,
-    /// The verdict and its reason, from arms that can be trusted. Pure.
+    /// Judges arms that can be trusted: the verdict and its reason. Pure.
     pub judge: fn(&[Arm]) -> (Outcome, String),
 }
 
 /// A pattern that an experiment is not about and that could change its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confounder {
-    /// Its switch, as in `AGORA_PATTERN_<NAME>`.
+    /// The pattern's name, as in `AGORA_PATTERN_<NAME>`.
     pub pattern: &'static str,
     /// What it would do to the result, as a sentence without its subject and its full stop: `refuses orders that …`.
     pub effect: &'static str,
@@ -50,18 +52,18 @@ pub struct Confounder {
 pub struct ArmPlan {
     /// `off`, `on`, or what else tells it from the others.
     pub name: &'static str,
-    /// Switches that are off, as in `AGORA_PATTERN_<NAME>`.
+    /// The patterns that are off, by name, as in `AGORA_PATTERN_<NAME>`.
     pub patterns_off: &'static [&'static str],
-    /// Containers of a service, where it isn't one.
+    /// How many replicas a service has, by service; absent where it has one.
     pub replicas: &'static [(&'static str, u32)],
     /// Overrides of patterns' defaults that differ from what was found, by variable.
     pub overrides: &'static [(&'static str, &'static str)],
-    /// The fault and its moment.
+    /// The fault of this arm.
     pub fault: ArmFault,
 }
 
 impl ArmPlan {
-    /// Every switch that is off in this arm of an experiment.
+    /// Every pattern that is off in this arm of an experiment, its confounders included.
     pub fn off_in(&self, experiment: &Experiment) -> BTreeSet<&'static str> {
         let confounders = experiment.confounders.iter();
         let confounders = confounders.map(|confounder| confounder.pattern);
@@ -72,7 +74,7 @@ impl ArmPlan {
             .collect()
     }
 
-    /// The fault of this arm, if it has one.
+    /// The fault of this arm of an experiment, with its times; `None` for an arm without one.
     pub fn fault_of(&self, experiment: &Experiment) -> Option<FaultPlan> {
         let fault = match self.fault {
             ArmFault::AsPlanned => experiment.fault.fault,
@@ -86,22 +88,22 @@ impl ArmPlan {
     }
 }
 
-/// What is done to an arm.
+/// Which fault an arm has.
 #[derive(Debug, Clone, Copy)]
 pub enum ArmFault {
     /// The experiment's fault.
     AsPlanned,
-    /// Another one at the same time, for as long. In the first arm: the naive way of doing the same, where no switch
-    /// stands for a pattern.
+    /// Another fault at the same time, for as long. In the first arm it is the naive way of doing the same, for a
+    /// pattern that has no switch.
     Instead(Fault),
-    /// Nothing: what shows here is a false alarm.
+    /// None: whatever is observed in this arm is a false alarm.
     None,
 }
 
 /// What is recorded besides the reconciled ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Observed {
-    /// Nothing.
+    /// Nothing else.
     Reconciliation,
     /// The orders' traces, and what became of spans.
     Traces,
@@ -112,11 +114,11 @@ pub enum Observed {
 /// The load, the same in every arm.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadPlan {
-    /// What its users do.
+    /// What the users do.
     pub scenario: Scenario,
-    /// How its requests come.
+    /// How requests are generated.
     pub model: Model,
-    /// How long it lasts.
+    /// How long the measured part lasts.
     pub run_time: Duration,
     /// Whether orders carry an `Idempotency-Key`.
     pub idempotency_keys: bool,
@@ -125,26 +127,26 @@ pub struct LoadPlan {
 /// Who decides when the next request is sent.
 #[derive(Debug, Clone, Copy)]
 pub enum Model {
-    /// Users who wait for their answers.
+    /// Concurrent users, each of whom waits for an answer before the next request.
     Closed {
-        /// How many at once.
+        /// How many users.
         users: u32,
     },
     /// Arrivals at a constant rate, whatever the answers do.
     Open {
-        /// New requests a second.
+        /// Actions that arrive each second; an action is one or more requests.
         arrivals_per_second: u32,
     },
 }
 
-/// The fault, the same in every arm, and when it comes.
+/// A fault, and when it is injected and healed.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultPlan {
-    /// The fault and its moment.
+    /// The fault.
     pub fault: Fault,
-    /// From the beginning of the measured part to the injection, at least; the seed adds up to [`FaultPlan::JITTER`].
+    /// Time from the beginning of the measured part to the injection; the seed adds up to [`FaultPlan::JITTER`].
     pub after: Duration,
-    /// From the injection to the healing.
+    /// Time from the end of the injection to the healing.
     pub lasts: Duration,
 }
 

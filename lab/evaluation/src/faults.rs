@@ -1,9 +1,11 @@
-//! What is done to the running system, always from outside: by the engine, the broker's management, the database's
-//! own means, or a message. No service knows of it.
+//! Faults, always injected from outside: through the engine, the broker's management API, the database or a message. No
+//! service knows of them.
 //!
-//! A fault is data ([`Fault`]); injected, it is a guard ([`Injected`]) that can prove that the system felt it and heals
-//! when it is dropped. What a guard couldn't heal, because its process was killed, [`heal_everything`] finds by looking
-//! at the system alone; the guard's [`Note`] tells the next command that there is something to look for.
+//! A fault is data ([`Fault`]). Injected, it is a guard ([`Injected`]) that looks for the fault's effect and heals it
+//! when dropped. What a guard couldn't heal, because its process was killed, [`heal_everything`] finds by looking at
+//! the system alone; the guard's [`Note`] tells the next command that there may be something to heal.
+//!
+//! Left out: when a fault is injected, and for how long ([`crate::experiment`]).
 
 mod attacks;
 mod broker;
@@ -38,16 +40,16 @@ use system::{lab::Lab, note::Note};
 
 /// How often a fault's effect is looked for while it lasts: each look asks the engine, the broker or a database.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How precisely a fault is held.
+/// How precisely a fault's duration is kept.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The type of messages that nobody can read, by which they are found among the dead letters.
+/// The event type of unreadable messages, by which they are found among the dead letters.
 pub const POISON_TYPE: &str = "agora.evaluation.poison.v1";
 
 /// A fault that an experiment may ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
-    /// All processes of a service stand still.
+    /// A service's containers are paused.
     Pause {
         /// The service.
         service: &'static str,
@@ -57,7 +59,8 @@ pub enum Fault {
         /// The service.
         service: &'static str,
     },
-    /// The container of a service that asked its database last is paused: with several replicas, one that gets requests.
+    /// The container of a service that asked its database last is paused: with several replicas, one that gets
+    /// requests.
     PauseInUse {
         /// The service.
         service: &'static str,
@@ -98,7 +101,7 @@ pub enum Fault {
         /// The service.
         service: &'static str,
     },
-    /// Each of a service's containers gets so many thousandths of a core.
+    /// Each of a service's containers is limited to a part of a core.
     StarveCpu {
         /// The service.
         service: &'static str,
@@ -112,38 +115,38 @@ pub enum Fault {
         /// Memory for each container, in MiB.
         mebibytes: u32,
     },
-    /// So many messages that nobody can read come into a stream's queue.
+    /// Unreadable messages are published into a stream's queue.
     Poison {
         /// The stream of events.
         stream: Topology,
         /// How many messages.
         count: u32,
     },
-    /// So many events of this run that were published are published a second time, each under its own id.
+    /// Published events of this run are published a second time, each under its id.
     Redeliver {
         /// The stream of events.
         stream: Topology,
-        /// How many messages.
+        /// How many events.
         count: u32,
     },
-    /// For two seconds no service can apply a message; of the dead letters of both streams half are purged, and the others
-    /// sent again when healed.
+    /// For two seconds no service can apply a message. Half of the dead letters of both streams are purged; the others
+    /// are replayed when healed.
     PurgeDeadLetters,
-    /// A stream's queue loses its binding: the broker has nowhere to put what is published.
+    /// A stream's queue loses its binding: the broker can route no event of that stream.
     Unbind {
         /// The stream of events.
         stream: Topology,
     },
-    /// The broker believes to be out of memory and takes no messages.
+    /// The broker raises its memory alarm and accepts no messages.
     MemoryAlarm,
-    /// Somebody holds a table exclusively.
+    /// A session holds an exclusive lock on a table.
     LockTable {
         /// The database.
         database: &'static str,
         /// The table.
         table: &'static str,
     },
-    /// The gateway gets the whole attack corpus, once, from somebody with an account.
+    /// The whole attack corpus is sent to the gateway once, from a test user's account.
     Attacks,
     /// A service's containers are replaced one by one, as `rollout` does it.
     Rollout {
@@ -155,13 +158,13 @@ pub enum Fault {
         /// The service.
         service: &'static str,
     },
-    /// A new key signs tokens while the old one still verifies, as `keys rotate` does it.
+    /// The signing key is rotated as `keys rotate` does it: the old key still verifies.
     RotateKeys,
-    /// A new key takes the place of the one that signs tokens, in one container after the other.
+    /// The signing key is replaced in one container after the other, and the old key doesn't verify any more.
     ReplaceKeys,
 }
 
-/// A fault that is there now. Dropping it heals it.
+/// A fault in force. Dropping it heals it.
 #[derive(Debug)]
 pub struct Injected<'a> {
     lab: &'a Lab<'a>,
@@ -171,15 +174,15 @@ pub struct Injected<'a> {
     note: Note,
 }
 
-/// What a kind of fault does, how it shows, and how it is undone: these three stand together, a type for each kind.
+/// A kind of fault: how it is injected, which effect shows it, and how it is healed.
 ///
-/// Its fields say how things were before; they are read when it is made, before anything is done.
+/// The fields of an implementation hold the state from before; it is read when the value is made.
 trait Injection: fmt::Debug + Send {
-    /// Does it. Whatever of it was done when this fails is healed.
+    /// Injects the fault. If this fails, what was done of it is healed.
     fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
 
-    /// Looks once at what it did: at the system's own state, or at what the system answered (where the broker put a
-    /// message). That our calls succeeded proves nothing. Called again and again while the fault lasts: see [`hold`].
+    /// Looks once for the effect: at the system's state, or at its answers (where the broker routed a message). That
+    /// the calls of `inject` succeeded proves nothing. Called repeatedly while the fault lasts: see [`hold`].
     fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect>;
 
     /// How long the last look, before the fault is healed, may wait for an effect that no look has found.
@@ -187,17 +190,17 @@ trait Injection: fmt::Debug + Send {
         Duration::ZERO
     }
 
-    /// Undoes what of it is still there, and waits for that within a bound. May be called again.
+    /// Undoes what is still there of it, and waits for that within a limit. May be called again.
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
 
-    /// What became of attacks, where these are the fault.
+    /// The results of the attacks, for the fault that sends them.
     fn attacks(&self) -> Option<Attacks> {
         None
     }
 }
 
 impl Fault {
-    /// In words, for reports.
+    /// The fault in a sentence, for reports.
     pub fn describe(self) -> String {
         match self {
             Self::Pause { service } => format!("{service} is paused"),
@@ -265,7 +268,7 @@ impl Fault {
         }
     }
 
-    /// Injects it. `since` is when the run began.
+    /// Injects the fault. `since` is when the run began.
     pub fn inject<'a>(
         self,
         lab: &'a Lab<'a>,
@@ -278,7 +281,7 @@ impl Fault {
             healed: false,
             note: Note::leave(lab.project, &format!("a fault ({})", self.describe()))?,
         };
-        // The guard is there before the deed: half a fault is healed as well.
+        // The guard exists before the injection, so that a half-injected fault is healed, too.
         injected.injection.inject(lab)?;
         Ok(injected)
     }
@@ -340,18 +343,18 @@ impl Fault {
 }
 
 impl Injected<'_> {
-    /// Lets it last for so long; whether it had an effect in that time. It is not healed yet.
+    /// Keeps the fault in force for this time; returns its effect. It is not healed yet.
     pub fn hold(&mut self, lasts: Duration) -> anyhow::Result<FaultEffect> {
         let patience = self.injection.patience();
         hold(lasts, patience, || self.injection.effect(self.lab))
     }
 
-    /// What became of attacks, where these are the fault.
+    /// The results of the attacks, for the fault that sends them.
     pub fn attacks(&self) -> Option<Attacks> {
         self.injection.attacks()
     }
 
-    /// Undoes it and waits until that is done, within a bound.
+    /// Heals the fault, within a limit.
     pub fn heal(mut self) -> anyhow::Result<()> {
         let result = self.injection.heal(self.lab);
         // An interrupted healing is taken up again when this is dropped; a failed one would fail again.
@@ -379,8 +382,8 @@ impl Drop for Injected<'_> {
     }
 }
 
-/// Waits for `lasts`, and looks meanwhile until an effect was seen, and once more at the end: an effect that came and went
-/// is an effect. Where nothing was seen, the last look may wait for `patience`.
+/// Waits for `lasts`. Meanwhile, and once more at the end, it looks for an effect until one is observed: an effect that
+/// came and went is an effect. Without one, the last look may wait for `patience`.
 fn hold(
     lasts: Duration,
     patience: Duration,

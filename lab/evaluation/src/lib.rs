@@ -1,8 +1,10 @@
 //! Experiments: the same load and the same fault with a pattern off and on, and a verdict with its evidence.
 //!
-//! [`experiment`] says what one is, `experiments/` holds a file for each, [`runner`] alone knows the order of steps.
-//! What a run saw is [`records::evaluation`], kept as JSON; [`verdict`] is judged from that alone, so that a stored run can be
-//! judged again without the system: that is a [`conclusion`], which `report/` shows in every form and [`store`] keeps.
+//! [`experiment`] declares what one is, [`experiments`] has a file for each, [`runner`] alone knows the order of the
+//! steps. The evidence of a run is [`records::evaluation`], kept as JSON. A [`verdict`] needs nothing else, so that a
+//! stored run can be judged again without the system; the verdicts of a run are its [`conclusion`], which [`report`]
+//! shows in every form and [`store`] keeps.
+//!
 //! Left out: the load itself (`loadtest`), the patterns (the services), and the terminal (`xtask`).
 
 mod alerts;

@@ -1,4 +1,6 @@
-//! The load of an arm: `loadtest` as a child that ends with this process, and what it leaves on disk.
+//! The load of an arm: `loadtest` as a child that ends with this process, and the record that it writes.
+//!
+//! Left out: which load ([`crate::experiment`]) and building `loadtest` (`system::binaries`).
 
 use std::{
     fs::{self, File},
@@ -21,19 +23,19 @@ use system::{process::tail, wait};
 
 use super::experiment::{LoadPlan, Model};
 
-/// Signing the users up, and the last requests of a run.
+/// How long a run takes besides its measured part: signing up the users, and the last requests.
 const BESIDES_RUN_TIME: Duration = Duration::from_secs(60);
-/// Until the measured part begins.
+/// The limit until the measured part begins.
 const BEGUN_WITHIN: Duration = Duration::from_secs(45);
-/// Until a run that was asked to end has ended.
+/// The limit until a run has ended that was asked to.
 const ENDED_WITHIN: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(50);
-/// Accounts in whose names the open model's orders arrive.
+/// How many accounts the arrivals of the open model use.
 const OPEN_USERS: u32 = 8;
 /// How much of the load generator's output an error repeats.
 const LOG_LINES: usize = 10;
 
-/// A load that is under way. Dropping it ends it.
+/// A running load. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Load {
     child: Child,
@@ -41,7 +43,7 @@ pub(crate) struct Load {
     limit: Duration,
 }
 
-/// What came of a load: its evidence, and the ledger to reconcile.
+/// The record of a load: its evidence, and the ledger to reconcile.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) evidence: LoadEvidence,
@@ -79,7 +81,7 @@ impl Load {
             .arg(format!("--seed={seed}"))
             .arg(format!("--base-url=http://{address}"))
             .arg(format!("--run-id={run_id}"))
-            // Requests may fail here: what that means is the experiment's to say.
+            // Requests may fail here: the experiment judges that.
             .arg("--max-error-rate=1")
             // This end is ours: when this process is killed, the load ends with it.
             .arg("--while-stdin-open")

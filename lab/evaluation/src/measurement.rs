@@ -1,24 +1,24 @@
-//! What is measured in an experiment's arms, and the words for how an experiment came out.
+//! The measurements of an experiment's arms, and the outcomes that an experiment can have.
 //!
-//! Left out: how the one follows from the other ([`crate::verdict`]).
+//! Left out: how an outcome follows from measurements ([`crate::verdict`]).
 
 use records::evaluation::Arm;
 use serde::{Deserialize, Serialize};
 
-/// How a trial, or an experiment over its repetitions, came out.
+/// The outcome of a trial, or of an experiment over its repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The claim held, and the harm that it speaks of was seen without the pattern.
+    /// The claim held, and without the pattern the harm was observed.
     Upheld,
     /// The claim did not hold.
     Refuted,
-    /// Nothing can be said.
+    /// The evidence decides nothing.
     Inconclusive,
 }
 
 impl Outcome {
-    /// A sign for tables.
+    /// A single character for tables.
     pub fn mark(self) -> &'static str {
         match self {
             Self::Upheld => "✓",
@@ -27,7 +27,7 @@ impl Outcome {
         }
     }
 
-    /// One word.
+    /// The outcome in one word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Upheld => "upheld",
@@ -53,15 +53,15 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measurement {
-    /// E.g. `orders lost`.
+    /// The measurement's name, e.g. `orders lost`.
     pub name: String,
-    /// `ms`, `/s`, `%`; empty for counts.
+    /// The unit: `ms`, `/s`, `%`, …; empty for counts.
     pub unit: String,
     /// Whether a smaller value is better, a larger one, or neither.
     pub better: Better,
-    /// Whether the verdict rests on it; the others say under which circumstances it was reached.
+    /// Whether the verdict rests on it; the others are its context.
     pub decisive: bool,
-    /// In the order of the arms.
+    /// The values, in the order of the arms.
     pub values: Vec<Value>,
 }
 
@@ -73,7 +73,7 @@ pub enum Better {
     Less,
     /// More is better.
     More,
-    /// It only informs.
+    /// Neither; it is context.
     Neither,
 }
 
@@ -81,9 +81,9 @@ pub enum Better {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Value {
-    /// The arm.
+    /// The arm's name.
     pub arm: String,
-    /// `None` where it could not be measured.
+    /// The value; `None` where it could not be measured.
     pub value: Option<f64>,
 }
 

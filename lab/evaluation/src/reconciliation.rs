@@ -1,8 +1,8 @@
-//! The ledger of an arm: what clients were promised, reconciled with databases and queues.
+//! Reconciles the ledger of an arm, what clients were promised, with databases and queues.
 //!
-//! An order's way is read hop by hop: its row, its event in the outbox, that event in inventory-service's inbox, the
-//! reservation, the stock it moved, the event that tells of it, and where the order ended. What the services say of
-//! themselves isn't asked for.
+//! An order is followed hop by hop: its row, its event in the outbox, that event in inventory-service's inbox, the
+//! reservation, the stock that it moved, the event with the outcome, and the order's last status. Left out: what the
+//! services report about themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,21 +21,21 @@ use system::{
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
 const ACCEPTED: u16 = 202;
 
-/// How much of each product there is, available or reserved.
+/// How many pieces of each product there are, available and reserved together, by product id.
 pub type Stock = BTreeMap<i64, i64>;
 
 /// What the databases and queues hold of one arm.
 #[derive(Debug, Default)]
 pub struct Holdings {
-    /// By order id, of the arm's users.
+    /// The orders of the arm's users, by id.
     orders: BTreeMap<String, OrderRow>,
     /// Orders whose `OrderPlaced` was published from the outbox: the event's id by order id.
     placed_events: BTreeMap<String, String>,
-    /// Ids of events that inventory-service recorded.
+    /// Ids of the events in inventory-service's inbox.
     inbox: BTreeSet<String>,
-    /// What inventory-service made of an order.
+    /// inventory-service's outcome of each order, by order id: `reserved`, `rejected` or `released`.
     reservations: BTreeMap<String, String>,
-    /// Movements by order id.
+    /// The stock movements of each order, by order id.
     movements: BTreeMap<String, Moved>,
     /// Orders whose outcome was published from inventory-service's outbox.
     told: BTreeSet<String>,
@@ -52,12 +52,12 @@ struct OrderRow {
     quantity: i64,
 }
 
-/// What an order moved.
+/// The stock movements of an order.
 #[derive(Debug, Default)]
 struct Moved {
-    /// How often it took stock.
+    /// How many times it took stock.
     takings: u64,
-    /// What it holds now.
+    /// How many pieces it holds now.
     holds: i64,
 }
 
@@ -67,7 +67,7 @@ impl OrderRow {
     }
 }
 
-/// How much there is of each product now.
+/// Reads the stock of each product.
 pub fn stock(lab: &Lab<'_>) -> anyhow::Result<Stock> {
     let rows = lab.query(
         "inventory",
@@ -78,7 +78,7 @@ pub fn stock(lab: &Lab<'_>) -> anyhow::Result<Stock> {
         .collect()
 }
 
-/// How many orders that were placed since then came to their end in a span of time.
+/// How many of the orders that were placed since `since` ended from `from` until `until`.
 pub fn decided_between(
     lab: &Lab<'_>,
     since: DateTime<Utc>,
@@ -95,7 +95,7 @@ pub fn decided_between(
     lab.number("orders", &sql)
 }
 
-/// Reads everything that there is of an arm: the orders of these users since it began.
+/// Reads what databases and queues hold of an arm: the orders of these users since it began.
 pub fn read(
     lab: &Lab<'_>,
     users: &BTreeSet<String>,
@@ -182,7 +182,7 @@ pub fn read(
     })
 }
 
-/// The messages that were dead-lettered since then, and those that don't say when.
+/// The messages that were dead-lettered since `since`, and those without a time.
 pub(super) fn dead_letters_since(
     lab: &Lab<'_>,
     since: DateTime<Utc>,
@@ -204,7 +204,7 @@ pub(super) fn dead_letters_since(
 }
 
 impl Holdings {
-    /// Orders that are not as they should be when nothing moves any more, promised or not: what has to be repaired
+    /// The ids of orders that are inconsistent once nothing moves any more, promised or not: they have to be repaired
     /// before others can rely on the data.
     pub fn wrong(&self) -> BTreeSet<&str> {
         let reconciliation = self.judge_orders();
@@ -241,7 +241,7 @@ impl Holdings {
         wrong
     }
 
-    /// Holds a ledger against what there is. `before` is the stock at the arm's beginning.
+    /// Reconciles a ledger with these holdings. `before` is the stock at the arm's beginning.
     pub fn reconcile(
         &self,
         ledger: &[LedgerEntry],

@@ -1,8 +1,9 @@
-//! What an arm left inconsistent is repaired, so that the next one, and whoever uses the system afterwards, finds
-//! them balanced: dead letters are sent again or removed, and orders that can't come to an end are taken out.
+//! Repairs the data that an arm left inconsistent, so that the next arm, and whoever uses the system afterwards, finds
+//! orders and stock that reconcile: dead letters are replayed or removed, and orders that can't end are deleted.
 //!
-//! Only orders of evaluations' own customers are touched; of dead letters, all that died since the beginning are sent
-//! again, as nobody else is supposed to use the system meanwhile. The evidence is on disk before.
+//! Only orders of evaluations' test users are touched. All messages that were dead-lettered since the beginning are
+//! replayed, as nobody else is supposed to use the system meanwhile. The evidence is recorded before. Left out: faults
+//! ([`crate::faults::heal_everything`]).
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +28,7 @@ use super::{customers, faults, reconciliation};
 /// Longer than the retry tiers together.
 const STILL_WITHIN: Duration = Duration::from_secs(90);
 const INTERVAL: Duration = Duration::from_millis(500);
-/// A statement's list of ids stays far below the longest argument.
+/// So few that a statement stays far below the longest argument of a program.
 const IDS_PER_STATEMENT: usize = 500;
 
 /// The id of a load run within an evaluation.
@@ -35,24 +36,21 @@ pub(crate) fn load_run_id(evaluation: &str, number: usize) -> String {
     format!("ev-{evaluation}-{number}")
 }
 
-/// What was put right.
+/// What was repaired.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Repaired {
-    /// Unreadable messages of a fault that were removed, in words.
+    /// Sentences about a fault's unreadable messages that were removed.
     poison: Vec<String>,
     replayed: usize,
     erased: usize,
 }
 
 impl Repaired {
-    /// In words.
+    /// A sentence for each kind of repair.
     pub(crate) fn said(self) -> Vec<String> {
         let sentences = [
-            (self.replayed, "dead letters of an experiment sent again"),
-            (
-                self.erased,
-                "orders of an experiment that were not as they should be deleted",
-            ),
+            (self.replayed, "dead letters of an experiment replayed"),
+            (self.erased, "inconsistent orders of an experiment deleted"),
         ];
         let sentences = sentences.into_iter().filter(|(count, _)| *count > 0);
         let sentences = sentences.map(|(count, what)| format!("{count} {what}"));
@@ -60,7 +58,7 @@ impl Repaired {
     }
 }
 
-/// Repairs everything that evaluations left inconsistent since then.
+/// Repairs everything that evaluations left inconsistent since `since`.
 pub(crate) fn since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Repaired> {
     let mut repaired = Repaired::default();
     let mut wrong = wrong_for_good(lab, since)?;
@@ -82,7 +80,7 @@ pub(crate) fn since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Repai
     Ok(repaired)
 }
 
-/// The orders of evaluations' customers that are not as they should be, once nothing moves any more.
+/// The ids of test users' orders that are inconsistent once nothing moves any more.
 fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<String>> {
     let customers = format!(
         "SELECT id FROM users WHERE email LIKE '{}%' AND created_at >= '{}'",
@@ -139,7 +137,7 @@ fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {
         let (report, exit) = tool.run(&order)?;
         anyhow::ensure!(
             exit == Exit::Holds,
-            "only {} of {} dead letters of {queue} were sent again",
+            "only {} of {} dead letters of {queue} were replayed",
             report.done,
             report.selected
         );
@@ -148,7 +146,7 @@ fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {
     Ok(done)
 }
 
-/// Takes orders out of both databases, and gives their stock back.
+/// Deletes orders from both databases, and releases their stock.
 fn erase(lab: &Lab<'_>, orders: &[String]) -> anyhow::Result<()> {
     let ids = format!("ANY('{{{}}}'::uuid[])", orders.join(","));
     let inventory = format!(

@@ -1,5 +1,7 @@
-//! The note that an evaluation leaves while it runs: what it found and has to restore. If it is killed, the note stays,
-//! and the next command that finds the system (`evaluate` and `heal` among them) restores in its place.
+//! The run journal: what an evaluation found and has to restore, on disk while it runs. If it is killed, the journal
+//! stays, and the next command that looks at the system (`evaluate` and `heal` among them) restores in its place.
+//!
+//! Left out: faults, which healing finds without a record.
 
 use std::{
     fs,
@@ -18,11 +20,11 @@ use system::{
 
 use super::repair;
 
-/// What has to be restored.
+/// What an evaluation has to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunJournal {
-    /// The evaluation.
+    /// The evaluation's id.
     pub run: String,
     /// When it began.
     pub since: DateTime<Utc>,
@@ -31,7 +33,7 @@ pub struct RunJournal {
 }
 
 impl RunJournal {
-    /// Leaves the note; from here on the evaluation may change things.
+    /// Writes the journal; from here on the evaluation may change the system.
     pub fn begin(&self, project: &Project) -> anyhow::Result<()> {
         let path = path(project);
         // Whole or not at all, also when the process is killed meanwhile.
@@ -39,7 +41,8 @@ impl RunJournal {
             .with_context(|| format!("failed to write {}", path.display()))
     }
 
-    /// Restores the configuration that was found, repairs inconsistent data, and removes the journal. What was done, in words.
+    /// Restores the configuration that was found, repairs inconsistent data, and removes the journal. What was done, in
+    /// words.
     pub fn restore(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
         let mut done = Vec::new();
         if lab.configuration()? != self.found {
@@ -53,7 +56,7 @@ impl RunJournal {
     }
 }
 
-/// What an evaluation that was cut short left to be restored.
+/// The journal that an interrupted evaluation left; `None` without one.
 pub fn left_over(project: &Project) -> anyhow::Result<Option<RunJournal>> {
     let path = path(project);
     match fs::read_to_string(&path) {

@@ -1,7 +1,9 @@
-//! The runner: alone knows the order of the steps, the same for every experiment.
+//! Runs experiments: the only module that knows the order of the steps, which is the same for every experiment.
 //!
-//! heal → note what is there → for each arm: configure → steady? → load → fault → did it take effect? → heal → load ends →
-//! settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
+//! heal → journal what is there → for each arm: configure → steady? → load → fault → did it take effect? → heal → load
+//! ends → settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
+//!
+//! Left out: what the steps do, each in a module of its own.
 
 use std::{
     path::Path,
@@ -49,20 +51,20 @@ use super::{
 const STEADY_WITHIN: Duration = Duration::from_secs(30);
 /// Longer than the retry tiers together.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
-/// Services look for a lost broker or database every ten seconds at the latest.
+/// Services try to reconnect to a lost broker or database every ten seconds at the latest.
 const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(100);
 
-/// What is to be evaluated.
+/// What to evaluate.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// In this order.
+    /// The experiments, in the order in which they are run.
     pub experiments: Vec<&'static Experiment>,
-    /// How often all of them.
+    /// How many times each of them is run.
     pub repeat: u32,
     /// Reproduces the request mix and the moment of each fault.
     pub seed: u64,
-    /// What to break on purpose.
+    /// What to break on purpose, if anything.
     pub sabotage: Option<Sabotage>,
 }
 
@@ -139,7 +141,7 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
         });
         Ok(())
     });
-    // Said first, whatever else went wrong.
+    // Reported before any other error.
     if let Err(error) = restored {
         return Err(outcome::unavailable(
             format!("the system is not as it was found: {error:#}"),
@@ -150,8 +152,8 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
     Ok(evaluation)
 }
 
-/// Undoes what faults and an evaluation that was cut short have left; what was done, in words. Whoever calls it has
-/// taken a [`SystemLock`].
+/// Undoes what faults and an interrupted evaluation left; returns what was done, in words. The caller holds the
+/// [`SystemLock`].
 pub fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
     let left_over = run_journal::left_over(lab.project)?;
     step.update("waiting for what a killed command has set off");
@@ -374,7 +376,7 @@ impl Runner<'_> {
             self.folder.path.join("load").join(folder),
         )?;
         load.wait_until_begun()?;
-        // Broken on purpose, an arm has done to it what the first one has, where that stands for a missing pattern.
+        // Broken on purpose, an arm gets the first arm's fault where that stands for a missing pattern.
         let done_to = match (self.sabotage, experiment.arms) {
             (Some(Sabotage::BreakPattern), [without, ..])
                 if matches!(without.fault, ArmFault::Instead(_)) =>
@@ -394,9 +396,8 @@ impl Runner<'_> {
         Ok(ledger)
     }
 
-    /// Injects the fault when its time has come, holds it, sees whether it has an effect, and heals it; with it, what became of
-    /// attacks, where these are the fault. `since` is when the load
-    /// began.
+    /// Injects the fault when its time has come, holds it, looks for its effect, and heals it; returns its evidence,
+    /// and that of attacks where these are the fault. `since` is when the load began.
     fn fault(
         &self,
         plan: &FaultPlan,
@@ -444,10 +445,10 @@ impl Runner<'_> {
         Ok((fault, attacks))
     }
 
-    /// Waits until every order has ended and every event is published, or until nothing moves any more. How long that
-    /// took from the end of the load; `None` when it never came.
+    /// Waits until every order has ended and every event is published, or until nothing moves any more. Returns how
+    /// many milliseconds that took from the end of the load; `None` when it never came.
     fn settled(&self, sampler: &Sampler, load_ended: DateTime<Utc>) -> anyhow::Result<Option<u64>> {
-        // What stood still before was the fault's doing.
+        // A standstill before was the fault's effect.
         let healed = Utc::now();
         let reader = Reader::new(self.lab.project, &self.lab.containers()?)?;
         let mut checked: Option<Instant> = None;
@@ -487,7 +488,7 @@ impl Runner<'_> {
     }
 }
 
-/// Whatever went wrong in an arm is part of its evidence, the first thing that did; only Ctrl-C ends the evaluation.
+/// Records the first error of an arm in its evidence; only Ctrl-C ends the evaluation.
 fn note(arm: &mut Arm, result: anyhow::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.is::<Interrupted>() => Err(error),
@@ -499,7 +500,7 @@ fn note(arm: &mut Arm, result: anyhow::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// One line about an arm, for whoever watches.
+/// One line about an arm, for the progress.
 fn account(arm: &Arm) -> String {
     if let Some(failure) = &arm.failure {
         return format!("broke off: {failure}");
@@ -526,7 +527,7 @@ fn account(arm: &Arm) -> String {
     )
 }
 
-/// Lets time pass; Ctrl-C ends it.
+/// Waits for this time; Ctrl-C ends it early.
 fn pass(time: Duration) -> anyhow::Result<()> {
     wait::until(time, TICK.min(time), || Ok(None::<()>))?;
     Ok(())
@@ -564,7 +565,7 @@ fn versions(lab: &Lab<'_>) -> anyhow::Result<Versions> {
     })
 }
 
-/// How the services are to be set up for an arm, on a system that was found like this.
+/// The configuration of an arm, on a system that was found with `found`.
 fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wanted {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let mut overrides = found.overrides.clone();

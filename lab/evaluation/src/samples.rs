@@ -1,4 +1,6 @@
-//! What waits in the system, looked at again and again while an arm runs.
+//! Samples of an arm while it runs: how many orders have no end yet, and how many events are not published.
+//!
+//! Left out: everything else that waits, such as messages in queues.
 
 use std::{
     sync::{
@@ -12,7 +14,7 @@ use chrono::{DateTime, Utc};
 use records::evaluation::Sample;
 use system::{lab::Lab, wait};
 
-/// Between two looks; a look takes a tenth of a second on top.
+/// The pause between two samples; taking one needs a tenth of a second more.
 const INTERVAL: Duration = Duration::from_millis(400);
 /// Nothing runs for longer than this; a sampler that nobody stops ends by itself.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -25,7 +27,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// Looks until [`Sampler::stop`]. A look that fails, because the database is down, is one less.
+    /// Takes samples until [`Sampler::stop`]. One that fails, because the database is down, is left out.
     pub(crate) fn run(&self, lab: &Lab<'_>, since: DateTime<Utc>) {
         let _ = wait::until(LIMIT, INTERVAL, || {
             if self.stopped.load(Ordering::Relaxed) {
@@ -38,12 +40,12 @@ impl Sampler {
         });
     }
 
-    /// Ends [`Sampler::run`] after the look that it is at.
+    /// Ends [`Sampler::run`] after the current sample.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// What was seen so far.
+    /// The samples so far.
     pub(crate) fn samples(&self) -> Vec<Sample> {
         self.lock().clone()
     }
@@ -53,7 +55,7 @@ impl Sampler {
     }
 }
 
-/// One look, at both databases.
+/// Takes one sample, from both databases.
 fn take(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
     let orders = format!(
         "SELECT count(*) FILTER (WHERE status NOT IN ('pending', 'cancelling')),
@@ -62,7 +64,7 @@ fn take(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
         since.to_rfc3339()
     );
     let unpublished = "SELECT count(*), 0 FROM outbox WHERE published_at IS NULL";
-    // Before the look: a later moment would claim that it saw what came in between.
+    // Before the query: a later time would claim to include what happened meanwhile.
     let at = Utc::now();
     let rows = lab.query_all(&[
         ("orders", &orders),

@@ -1,19 +1,20 @@
-//! What repetitions of the same measurement come to: a median and how far the values lie apart. With a handful of
-//! repetitions no more can be said honestly, so there is no mean, no deviation and no test of significance here.
+//! Statistics over the repetitions of a measurement: median and range.
+//!
+//! Left out: mean, deviation and tests of significance, which a handful of repetitions doesn't support.
 
 use serde::{Deserialize, Serialize};
 
-/// A measurement over the repetitions.
+/// Median and range of a measurement over its repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spread {
-    /// The middle value.
+    /// The median.
     pub median: f64,
     /// The least value.
     pub min: f64,
     /// The greatest value.
     pub max: f64,
-    /// How many values there were.
+    /// How many values there are.
     pub count: usize,
 }
 
@@ -38,7 +39,7 @@ impl Spread {
     }
 }
 
-/// What an arm changed against another, repetition by repetition: each pair saw the same seed.
+/// The effect of an arm compared with another, repetition by repetition: both had the same seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Effect {

@@ -1,4 +1,6 @@
-//! The steady state: what the system is like when nothing is wrong, each measure with its tolerance.
+//! The steady state: the measures of a system without a fault, each with its tolerance.
+//!
+//! Left out: alerts, which take minutes to be resolved ([`crate::alerts`]).
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +15,9 @@ use super::customers;
 /// How long an order may take from its 202 to its end while nothing else happens.
 const DECIDED_WITHIN: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(50);
-/// Between two looks at all measures.
+/// The pause between two looks at all measures.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Outside of the products that a load orders.
+/// A product that no load orders.
 const PRODUCT: u32 = 100;
 
 /// A customer who orders one piece now and then, to see whether orders are decided; signed up when there is something
@@ -27,7 +29,7 @@ pub(crate) struct Probe {
 
 impl Probe {
     fn order(&mut self, lab: &Lab<'_>) -> anyhow::Result<Duration> {
-        // Asked anew: a gateway that was configured meanwhile may have another port.
+        // Asked each time: a gateway that was reconfigured meanwhile may have another port.
         let client = Client::new(&lab.gateway()?);
         let customer = match self.customer.take() {
             Some(customer) => customer,
@@ -37,18 +39,23 @@ impl Probe {
     }
 }
 
-/// Orders one piece; how long it took until the order was decided.
+/// Orders one piece; returns how long it took until the order was confirmed.
 fn order(client: &Client, customer: &TestUser) -> anyhow::Result<Duration> {
     let authorization = format!("Bearer {}", customer.token);
     let headers = [
         ("Authorization", authorization.as_str()),
-        // All that services go by where the gateway asks nobody (`forward_auth` off); replaced otherwise.
+        // The only identity that services get where the gateway verifies no token (`forward_auth` off); replaced
+        // otherwise.
         ("X-User-Id", &customer.id),
         ("X-User-Email", &customer.email),
     ];
     let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
     let answer = client.post(&path, &headers, None)?;
-    anyhow::ensure!(answer.status == 202, "it was not taken: {}", answer.shown());
+    anyhow::ensure!(
+        answer.status == 202,
+        "it was not accepted: {}",
+        answer.shown()
+    );
     let accepted = Instant::now();
     let order: Value = answer.json()?;
     let id = order["order_id"].as_str().context("no order_id")?;
@@ -60,7 +67,7 @@ fn order(client: &Client, customer: &TestUser) -> anyhow::Result<Duration> {
     decided.ok_or_else(|| anyhow!("not within {} ms", DECIDED_WITHIN.as_millis()))
 }
 
-/// Waits until the system is steady, or the limit has passed; how it was found then.
+/// Waits until the system is steady or the limit has passed; returns its state then.
 pub(crate) fn wait_for(
     lab: &Lab<'_>,
     probe: &mut Probe,
@@ -79,7 +86,7 @@ pub(crate) fn wait_for(
     })
 }
 
-/// All measures; the order comes last, and only when there is hope.
+/// Takes all measures; an order is placed last, and only when all containers are healthy.
 fn look(lab: &Lab<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
     let containers = lab.containers()?;
     let sick: Vec<String> = containers

@@ -1,5 +1,7 @@
-//! Evaluations on disk: a folder each under `target/agora/evaluations/`. The evidence is written while it comes; all
-//! other files are made from it, and can be made again.
+//! Evaluations on disk: a folder each in `target/agora/evaluations/`. The evidence is written after each arm; all other
+//! files are made from it, and can be made again.
+//!
+//! Left out: the content of reports ([`crate::report`]).
 
 use std::{fs, path::PathBuf};
 
@@ -11,29 +13,29 @@ use system::{files::replace, project::Project};
 
 use super::{conclusion::Conclusion, report};
 
-/// What was seen: an [`Evaluation`].
+/// The evidence: an [`Evaluation`] as JSON.
 pub const EVIDENCE_FILE: &str = "evidence.json";
-/// What it comes to: a [`Conclusion`].
+/// The verdicts: a [`Conclusion`] as JSON.
 pub const VERDICTS_FILE: &str = "verdicts.json";
-/// The page for people.
+/// The report as a page for people.
 pub const PAGE_FILE: &str = "report.html";
-/// For CI.
+/// The verdicts as JUnit XML, for CI systems.
 pub const JUNIT_FILE: &str = "junit.xml";
-/// For a pull request or a job's summary.
+/// The verdicts as Markdown, for a pull request or a job's summary.
 pub const SUMMARY_FILE: &str = "summary.md";
 
-/// What names the last run on a command line.
+/// The name of the last run on a command line.
 pub const LATEST: &str = "latest";
 
 /// An evaluation's folder.
 #[derive(Debug, Clone)]
 pub struct EvaluationFolder {
-    /// Where it is.
+    /// The folder's path.
     pub path: PathBuf,
 }
 
 impl EvaluationFolder {
-    /// The folder of a run, there or not.
+    /// The folder of a run, whether or not it exists.
     pub fn new(project: &Project, run: &str) -> Self {
         Self {
             path: evaluations(project).join(run),
@@ -70,8 +72,8 @@ impl EvaluationFolder {
         ))
     }
 
-    /// Keeps what was seen so far, and makes it the project's last run. Whoever reads at the same time sees the whole
-    /// of what was there before, or the whole of this.
+    /// Writes the evidence so far, and makes the run the project's last one. A reader sees the evidence from before or
+    /// this, never a part.
     pub fn write_evidence(&self, project: &Project, evaluation: &Evaluation) -> anyhow::Result<()> {
         self.write(EVIDENCE_FILE, &serde_json::to_vec_pretty(evaluation)?)?;
         let latest = latest_file(project);
@@ -79,7 +81,7 @@ impl EvaluationFolder {
             .with_context(|| format!("failed to write {}", latest.display()))
     }
 
-    /// What was seen.
+    /// Reads the evidence.
     pub fn evidence(&self) -> anyhow::Result<Evaluation> {
         let path = self.path.join(EVIDENCE_FILE);
         let text = fs::read_to_string(&path)

@@ -1,7 +1,7 @@
-//! What telemetry made of an arm: whether its orders' traces are whole, and what became of the services' spans.
+//! The telemetry of an arm: whether its orders' traces are whole, and how many spans were exported or lost.
 //!
-//! Only for experiments that ask for it ([`super::experiment::Observed::Traces`]): traces are waited for, and
-//! counters are scraped every five seconds. Left out: the shape of a trace (`traces_check`).
+//! Only for experiments with [`crate::experiment::Observed::Traces`]: traces are waited for, and counters are scraped
+//! every five seconds. Left out: the shape of a trace ([`checks::traces_check`]).
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::traces;
 /// The most orders whose traces are looked up.
 const ORDERS: usize = 300;
 
-/// The metrics of the services' own processes, from a moment on.
+/// Watches the services' metrics from a moment on.
 #[derive(Debug)]
 pub(crate) struct Watch {
     prometheus: Prometheus,
@@ -37,7 +37,7 @@ impl Watch {
         Ok(Self { prometheus, from })
     }
 
-    /// What was seen since then, of a load's orders and of all spans.
+    /// Returns the telemetry since then: the traces of a load's orders, and all spans.
     pub(crate) fn end(
         self,
         lab: &Lab<'_>,

@@ -1,4 +1,4 @@
-//! Looks orders' traces up in the trace store until they are whole, or nothing more comes.
+//! Looks orders' traces up in the trace store until they are whole, or no new span is to be expected.
 //!
 //! Left out: the shape that a trace should have ([`checks::traces_check`]).
 
@@ -20,18 +20,18 @@ use system::{
     wait,
 };
 
-/// Spans come in batches, those of a message that is tried again after 31 s only then.
+/// Spans are exported in batches, those of a message that is retried after 31 s only then.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
-/// The longest that a service keeps spans back, an outbox waits and the store takes; longer without a new span, and
-/// none is to come.
+/// Longer than a batch of spans, an outbox and the store delay a span: after this time without a new one, none is to be
+/// expected.
 const CALM_FOR: Duration = Duration::from_secs(12);
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// How many traces are asked for at once.
+/// How many traces are requested at once.
 const WORKERS: usize = 4;
 
 /// How far from its sending a message is looked for in other traces.
 const LINKED_WITHIN: Duration = Duration::from_secs(3_600);
-/// A message that was delivered again and again is not followed further than this.
+/// The most traces that are followed from a message that was redelivered again and again.
 const LINKED_TRACES: usize = 20;
 /// How many messages may be looked for in vain in each look, as long as no search ever led anywhere: without links all
 /// of them would be in vain.
@@ -84,12 +84,12 @@ pub fn look_up<'a>(
     Ok(results)
 }
 
-/// What came of looking for messages in other traces.
+/// The searches for messages in other traces.
 #[derive(Debug, Default)]
 struct Searches {
-    /// Of this look.
+    /// How many searches of this look found nothing.
     vain: AtomicUsize,
-    /// In any look: consumers do link to what they were sent.
+    /// Whether any search found a trace: then consumers do begin traces with links.
     any_found: AtomicBool,
     looks: usize,
 }
@@ -100,8 +100,8 @@ impl Searches {
         self.looks += 1;
     }
 
-    /// Whether another search may lead anywhere. Once one did, each message is worth it: whoever gave up then would
-    /// take the traces that were not looked for as missing.
+    /// Whether to search for another message. Once a search found a trace, each message is searched for: giving up then
+    /// would count traces as missing that were not looked for.
     fn are_worth_it(&self) -> bool {
         self.any_found.load(Ordering::Relaxed) || self.vain.load(Ordering::Relaxed) < VAIN_SEARCHES
     }
@@ -114,8 +114,8 @@ impl Searches {
         }
     }
 
-    /// The order that is examined as the `number`th of so many. Each look begins elsewhere: orders whose messages nobody
-    /// handles must not use up the searches of all others.
+    /// The index of the order that is examined as the `number`th of `count`. Each look begins elsewhere: orders whose
+    /// messages are never processed must not use up the searches of all others.
     fn turn(&self, number: usize, count: usize) -> usize {
         (number + self.looks.saturating_sub(1) * VAIN_SEARCHES) % count
     }

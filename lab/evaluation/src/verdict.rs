@@ -1,4 +1,4 @@
-//! Verdicts: what the evidence of an experiment's arms comes to, by rules that need nothing else.
+//! Verdicts on the evidence of an experiment's arms, by rules that need nothing else.
 //!
 //! | verdict | when |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | inconclusive | the arm with the pattern had much less to lose than another |
 //! | upheld | harm without the pattern, none with it |
 //!
-//! In this order: what can't be trusted decides nothing, and a pattern that failed has failed, whatever the other arm
-//! did.
+//! The first row that applies decides: evidence that can't be trusted decides nothing, and a pattern that failed has
+//! failed, whatever the other arm did. Left out: the verdict over repetitions ([`crate::conclusion`]).
 
 use records::evaluation::{Arm, Steadiness, Trial};
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,9 @@ use super::{
 pub struct Verdict {
     /// The verdict.
     pub outcome: Outcome,
-    /// One sentence.
+    /// The reason for the verdict, in one sentence.
     pub reason: String,
-    /// What was measured, the harm first.
+    /// The measurements, the harm first.
     #[serde(rename = "figures")]
     pub measurements: Vec<Measurement>,
 }
@@ -62,7 +62,7 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     }
 }
 
-/// What every arm was offered, and how much of it was accepted.
+/// The measurements that every experiment has: how much load each arm was offered, and how much of it was accepted.
 fn load_measurements(arms: &[Arm]) -> [Measurement; 2] {
     let of = |name, count: fn(&Arm) -> u64| {
         Measurement::of(name, "", Better::Neither, arms, |arm| {
@@ -75,7 +75,7 @@ fn load_measurements(arms: &[Arm]) -> [Measurement; 2] {
     ]
 }
 
-/// Whether the fault was withheld from every arm: then nothing may be seen, by a check that can be trusted.
+/// Whether the fault was withheld from every arm: then a check that can be trusted observes nothing.
 fn is_control(trial: &Trial) -> bool {
     let mut faults = trial.arms.iter().filter_map(|arm| arm.fault.as_ref());
     faults.all(|fault| fault.injected_at.is_none())
@@ -120,7 +120,7 @@ pub fn offered(arm: &Arm) -> u64 {
     })
 }
 
-/// Requests that were answered as their scenario wants it.
+/// Requests with an answer that their scenario expects.
 pub fn accepted(arm: &Arm) -> u64 {
     arm.load.as_ref().map_or(0, |load| {
         (load.summary.measured as u64).saturating_sub(load.summary.failed as u64)
@@ -223,7 +223,7 @@ fn unsteady(state: Option<&Steadiness>) -> Option<String> {
     }
 }
 
-/// A kind of harm or damage, and how much of it an arm shows.
+/// A kind of harm or damage, as a plural, and how much of it an arm has.
 pub type Count = (&'static str, fn(&Arm) -> u64);
 
 /// The rule of most experiments: harm without the pattern (`arms[0]`), none with it (all others).

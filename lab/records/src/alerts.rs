@@ -1,5 +1,7 @@
-//! The history of alerts: the contract between `alert-receiver`, which Alertmanager notifies, and `xtask`, which reads it.
-//! Serde only; it does no I/O.
+//! The history of alerts: the contract between `alert-receiver`, which Alertmanager notifies, and the laboratory, which
+//! reads it.
+//!
+//! Left out: I/O.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,8 @@ pub const HISTORY_PATH: &str = "/alerts";
 pub struct History {
     /// In the order of arrival.
     pub alerts: Vec<Change>,
-    /// How many changes the receiver has dropped since it started, or was notified to have missed.
+    /// How many changes the receiver doesn't have: those that it dropped since it started, and those that Alertmanager
+    /// left out of a notification (`truncatedAlerts`).
     pub dropped: u64,
     /// When the receiver started: earlier changes are unknown.
     pub recording_since: DateTime<Utc>,
@@ -25,19 +28,19 @@ pub struct History {
 pub struct Change {
     /// When the receiver was notified.
     pub received_at: DateTime<Utc>,
-    /// Which of the two happened.
+    /// Whether it started to fire or was resolved.
     pub status: Status,
     /// The label `alertname`; empty where there is none.
     pub name: String,
     /// The label `severity`; empty where there is none.
     pub severity: String,
-    /// All labels, those two included.
+    /// All labels, `alertname` and `severity` included.
     pub labels: BTreeMap<String, String>,
-    /// `summary` and `runbook` among them, with their values filled in.
+    /// All annotations, `summary` and `runbook` among them, with their values filled in.
     pub annotations: BTreeMap<String, String>,
-    /// When it started to fire.
+    /// When the alert started to fire, by Prometheus.
     pub starts_at: DateTime<Utc>,
-    /// When it was resolved; `None` while it fires.
+    /// When the alert was resolved, by Prometheus; `None` while it fires.
     pub ends_at: Option<DateTime<Utc>>,
 }
 

@@ -1,5 +1,6 @@
-//! What an evaluation saw, kept as JSON under `target/agora/evaluations/<run>/evidence.json`. Facts only: what they
-//! mean is [`super::verdict`]'s to say, from these alone.
+//! The evidence of an evaluation, kept as JSON in `target/agora/evaluations/<run>/evidence.json`.
+//!
+//! Left out: what it means. `evaluation::verdict` judges it, and needs nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +12,11 @@ use crate::load::{RouteSecond, RunSummary, TimelineSecond};
 /// The version of this form; evidence of another one can't be judged.
 pub const FORMAT: u32 = 1;
 
-/// One call of `evaluate`.
+/// The evidence of one run of `cargo xtask evaluate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
-    /// [`FORMAT`].
+    /// The version of this form: [`FORMAT`].
     pub format: u32,
     /// Names the run and its folder.
     pub run: String,
@@ -25,11 +26,11 @@ pub struct Evaluation {
     pub seed: u64,
     /// What was broken on purpose, to see the verdicts change.
     pub sabotage: Option<Sabotage>,
-    /// Before the first arm.
+    /// When the run started, before its first arm.
     pub started_at: DateTime<Utc>,
-    /// After the last arm.
+    /// When its last arm ended.
     pub finished_at: DateTime<Utc>,
-    /// What was evaluated.
+    /// The versions that were evaluated, and the machine.
     pub versions: Versions,
     /// In the order in which they were run: all experiments once, then all of them again.
     pub trials: Vec<Trial>,
@@ -46,10 +47,10 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    /// All of them.
+    /// Every value.
     pub const ALL: [Self; 2] = [Self::BreakPattern, Self::WithholdFault];
 
-    /// What it does.
+    /// What it does, for the help text.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::BreakPattern => {
@@ -59,7 +60,7 @@ impl Sabotage {
         }
     }
 
-    /// What was done, in words.
+    /// What was done, for reports.
     pub fn describe(self) -> &'static str {
         match self {
             Self::BreakPattern => "the arms that should have the pattern ran without it",
@@ -67,7 +68,7 @@ impl Sabotage {
         }
     }
 
-    /// As it is typed.
+    /// The value of `--sabotage`.
     pub fn option(self) -> &'static str {
         match self {
             Self::BreakPattern => "break-pattern",
@@ -82,13 +83,13 @@ impl Sabotage {
 pub struct Versions {
     /// The repository's commit, with `-dirty` when there are changes on top.
     pub agora: String,
-    /// The container engine.
+    /// The container engine's version.
     pub engine: String,
-    /// Cores that the engine has.
+    /// How many cores the engine has.
     pub cores: u32,
-    /// Memory that the engine has.
+    /// How much memory the engine has.
     pub memory_bytes: u64,
-    /// The image of each container, by service.
+    /// The id of the image that each service runs, by service.
     pub images: BTreeMap<String, String>,
 }
 
@@ -98,11 +99,11 @@ pub struct Versions {
 pub struct Trial {
     /// The experiment's name.
     pub experiment: String,
-    /// From 1.
+    /// The repetition's number, from 1.
     pub repetition: u32,
-    /// Of this trial; follows from the evaluation's.
+    /// The trial's seed, derived from [`Evaluation::seed`], the experiment and the repetition.
     pub seed: u64,
-    /// As the experiment lists them: without the pattern first. One that wasn't run is absent.
+    /// In the experiment's order, without the pattern first. An arm that wasn't run is absent.
     pub arms: Vec<Arm>,
 }
 
@@ -110,37 +111,37 @@ pub struct Trial {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arm {
-    /// `off` and `on`, or what else tells the arms apart.
+    /// The arm's name: `off` and `on`, or what else tells the arms apart.
     pub name: String,
     /// How the services were configured.
     pub configuration: Configuration,
-    /// Before its load.
+    /// When the arm began, before its configuration.
     pub started_at: DateTime<Utc>,
-    /// When all was counted.
+    /// When the arm ended, after the system was restored.
     pub finished_at: DateTime<Utc>,
-    /// The steps, as far as they were taken.
+    /// The steady state before the load; `None` where the arm broke off before.
     pub steady_before: Option<Steadiness>,
     /// The load; `None` where it did not run.
     pub load: Option<LoadEvidence>,
     /// The fault; `None` where none was injected.
     pub fault: Option<FaultEvidence>,
-    /// Every second or so, as fast as the databases answer, from before the load until all is settled.
+    /// Taken about twice a second, as fast as the databases answer, from before the load until all is settled.
     pub samples: Vec<Sample>,
-    /// How long it took from the end of the load until nothing moved any more; `None` if that never came.
+    /// Time from the end of the load until nothing moved any more, in milliseconds; `None` if that never came.
     pub settled_after_ms: Option<u64>,
     /// The reconciled ledger; `None` where it could not be read.
     #[serde(rename = "books")]
     pub reconciliation: Option<Reconciliation>,
-    /// Only where the experiment asks for it.
+    /// What became of traces and spans; only where the experiment observes them.
     #[serde(default)]
     pub telemetry: Option<Telemetry>,
-    /// Likewise: every alert that fired, in the order in which Prometheus began to.
+    /// Every alert that fired, those with a notification first; only where the experiment observes alerts.
     #[serde(default)]
     pub alerts: Option<Vec<FiredAlert>>,
-    /// Likewise: where attacks are the fault.
+    /// What became of the attack corpus; only where attacks are the fault.
     #[serde(default)]
     pub attacks: Option<Attacks>,
-    /// Whether the system was steady afterwards.
+    /// The steady state after the arm; `None` where the restoration failed.
     pub steady_after: Option<Steadiness>,
     /// Why the arm ended before its last step: nothing can be concluded from it.
     pub failure: Option<String>,
@@ -152,9 +153,9 @@ pub struct Arm {
 pub struct Configuration {
     /// Patterns that the services run without, by service.
     pub patterns_off: BTreeMap<String, Vec<String>>,
-    /// Running containers, by service, where there is more than one.
+    /// How many replicas a service has, by service; absent where it has one.
     pub replicas: BTreeMap<String, u32>,
-    /// The ids of user-service's signing keys: each set that a container has.
+    /// The ids of user-service's signing keys, each set that a replica has once; the first of a set signs.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub signing_keys: BTreeSet<Vec<String>>,
     /// Overrides of patterns' defaults, by variable; empty in evidence from before it was kept.
@@ -169,37 +170,37 @@ impl Configuration {
     }
 }
 
-/// Whether the system was as it is when nothing is wrong.
+/// Whether the system was in its steady state, with every measure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Steadiness {
     /// Every measure within its tolerance.
     pub reached: bool,
-    /// How long was waited for it.
+    /// How long the steady state was waited for, in milliseconds.
     pub waited_ms: u64,
-    /// As they were in the end.
+    /// The measures at the last look.
     pub measures: Vec<Measure>,
 }
 
-/// One thing that belongs to the steady state.
+/// One measure of the steady state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measure {
-    /// What was looked at.
+    /// What was measured.
     pub what: String,
-    /// What was allowed.
+    /// What is allowed, in words: `within 2000 ms`.
     pub tolerance: String,
-    /// What was found.
+    /// What was found, in words: `340 ms`.
     pub found: String,
-    /// Whether it did.
+    /// Whether `found` is within `tolerance`.
     pub holds: bool,
 }
 
-/// What the load generator saw.
+/// The load of an arm, as its generator recorded it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadEvidence {
-    /// What the load generator counted.
+    /// The record of the load run.
     pub summary: RunSummary,
     /// Second by second from `summary.measured_from` on.
     pub timeline: Vec<TimelineSecond>,
@@ -208,44 +209,44 @@ pub struct LoadEvidence {
     pub routes: Vec<RouteSecond>,
 }
 
-/// What was done to the system, and how it is known that it felt it.
+/// The fault of an arm, and whether it took effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultEvidence {
-    /// In words.
+    /// The fault in a sentence: `rabbitmq is killed`.
     pub description: String,
-    /// `None` when it was withheld.
+    /// When the injection began; `None` when the fault was withheld.
     pub injected_at: Option<DateTime<Utc>>,
-    /// When the healing was done. `None` when it was withheld.
+    /// When the healing was done; `None` when the fault was withheld.
     pub healed_at: Option<DateTime<Utc>>,
-    /// `None` when it was withheld.
+    /// When it was in force; `None` when it was withheld.
     #[serde(default)]
     pub in_force: Option<InForce>,
-    /// Whether it took effect.
+    /// What the system showed of it.
     #[serde(rename = "bite")]
     pub effect: FaultEffect,
 }
 
-/// The time in which a fault was there as planned: neither being injected any more nor being healed.
+/// The time in which a fault was in force: after its injection, and before its healing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InForce {
-    /// When it was injected.
+    /// When the injection was done.
     pub from: DateTime<Utc>,
-    /// When it was healed.
+    /// When the healing began.
     pub until: DateTime<Utc>,
-    /// Orders of this arm that came to their end in it, as their rows say.
+    /// How many orders of this arm came to their end in that time, by `changed_at` of their rows.
     pub decided: u64,
 }
 
-/// Whether a fault had the effect that it is made for.
+/// Whether the system showed the effect that a fault is made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultEffect {
     /// Whether it was observed.
     #[serde(rename = "bit")]
     pub observed: bool,
-    /// What was looked at and found, in words that follow on "the fault took effect:" or "the fault had no observed effect:".
+    /// What was looked at and found: finishes "the fault took effect: …" or "the fault had no observed effect: …".
     pub proof: String,
 }
 
@@ -255,15 +256,15 @@ pub struct FaultEffect {
 pub struct Sample {
     /// When it was taken.
     pub at: DateTime<Utc>,
-    /// Orders that were placed in this arm and came to an end.
+    /// How many orders of this arm came to an end: confirmed, rejected or cancelled.
     pub decided: u64,
-    /// Orders that were placed in this arm and did not.
+    /// How many orders of this arm have no end yet.
     pub undecided: u64,
-    /// Events in outboxes that are not published.
+    /// How many events in the outboxes are not published.
     pub unpublished: u64,
 }
 
-/// The ledger against databases and queues: what became of each promise.
+/// The ledger reconciled with databases and queues: what became of each promise. Lists hold order ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reconciliation {
@@ -271,41 +272,41 @@ pub struct Reconciliation {
     pub promised: u64,
     /// Orders that are stored and that no client was promised: their answers were lost.
     pub unpromised: u64,
-    /// Cancellations that a client was promised.
+    /// Cancellations that a client was promised: a 202.
     pub cancellations: u64,
-    /// An order's way, hop by hop.
+    /// An order's path, hop by hop.
     pub hops: Vec<Hop>,
-    /// Orders by where they ended, as order-service has them.
+    /// How many orders have which status in order-service: `confirmed`, `rejected`, …
     pub statuses: BTreeMap<String, u64>,
-    /// Promised, and without an end: no row, or neither confirmed nor rejected nor cancelled.
+    /// Promised orders without an end: no row, or neither confirmed nor rejected nor cancelled.
     pub lost: Vec<String>,
-    /// Took stock more than once.
+    /// Orders that took stock more than once.
     pub doubled: Vec<String>,
-    /// Confirmed, and inventory-service holds no stock for it, or less than was ordered.
+    /// Confirmed orders for which inventory-service holds no stock, or less than was ordered.
     pub oversold: Vec<String>,
-    /// Rejected or cancelled, and inventory-service holds stock for it, or gave back more than it took.
+    /// Rejected or cancelled orders for which inventory-service holds stock, or gave back more than it took.
     pub held: Vec<String>,
-    /// A promised cancellation, and the order ended otherwise or not at all.
+    /// Orders with a promised cancellation that ended otherwise or not at all.
     pub uncancelled: Vec<String>,
-    /// Dead letters that this arm made, by reason.
+    /// How many dead letters were created in this arm, by reason.
     pub dead_letters: BTreeMap<String, u64>,
-    /// Products whose stock doesn't add up: what is available, reserved and moved.
+    /// Products whose stock doesn't add up, each with its numbers in words: available, reserved and moved.
     pub unbalanced: Vec<String>,
 }
 
-/// What telemetry made of an arm.
+/// The traces and spans of an arm.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
-    /// Orders whose traces were looked at.
+    /// How many orders' traces were judged.
     pub traces: u64,
-    /// Of these, the ones with all hops, each below what caused it.
+    /// How many of them have all hops, each below the one that causes it.
     pub whole: u64,
-    /// What the others lack, and how many of them.
+    /// How many traces lack what: a defect in words, with its count.
     pub missing: BTreeMap<String, u64>,
-    /// What became of the services' spans: `sent`, `failed`, `dropped`; what is absent is 0.
+    /// How many of the services' spans were `sent`, `failed` or `dropped`; an absent outcome is 0.
     pub spans: BTreeMap<String, u64>,
-    /// The most that a service had in memory at a scrape.
+    /// The largest resident memory of one service at any scrape, in bytes.
     pub most_memory_bytes: Option<u64>,
 }
 
@@ -315,41 +316,41 @@ pub struct Telemetry {
 pub struct FiredAlert {
     /// The label `alertname`.
     pub name: String,
-    /// When it was notified; `None` if it never was.
+    /// When the receiver was notified of it; `None` if it never was.
     pub told_at: Option<DateTime<Utc>>,
-    /// When it was notified as resolved.
+    /// When the receiver was notified that it is resolved; `None` if it never was.
     pub over_at: Option<DateTime<Utc>>,
 }
 
-/// What became of the attack corpus at the gateway. Attacks go by family and name.
+/// What became of the attack corpus at the gateway. Lists name attacks as `family: attack`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attacks {
-    /// How many were sent.
+    /// How many attacks were sent.
     pub tried: u64,
     /// How many of them the gateway ended: by an answer, or by closing the connection.
     pub answered: u64,
-    /// Got what they must not have.
+    /// Attacks that got in.
     pub let_in: Vec<String>,
-    /// Were answered with a 5xx that isn't the protocol's own word for them.
+    /// Attacks that were answered with a 5xx that the protocol doesn't ask for.
     pub server_errors: Vec<String>,
-    /// Neither, and not refused as foreseen; with what happened instead.
+    /// Attacks with any other answer than the expected refusals; with what happened instead.
     pub unforeseen: Vec<String>,
 }
 
-/// One station of an order's way: how many orders came there, and which did not.
+/// A hop on an order's path: how many orders reached it, and which did not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hop {
-    /// E.g. `order row`.
+    /// The hop's name, e.g. `order row`.
     pub name: String,
-    /// Orders that came there; `None` where this configuration has no such station.
+    /// How many promised orders reached it; `None` where this configuration has no such hop.
     pub count: Option<u64>,
-    /// The ids of the first promised orders that did not, [`Hop::NAMED`] at most.
+    /// The ids of promised orders that did not, [`Hop::NAMED`] at most.
     pub missing: Vec<String>,
 }
 
 impl Hop {
-    /// How many missing orders are named.
+    /// The most ids in [`Hop::missing`].
     pub const NAMED: usize = 20;
 }

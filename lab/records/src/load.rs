@@ -1,9 +1,11 @@
-//! The record of a load run: the contract between `loadtest`, which writes it, and `xtask`, which reads it.
+//! The record of a load run: the contract between `loadtest`, which writes it, and the laboratory, which reads it.
 //!
 //! A run leaves a folder: [`SUMMARY_FILE`] holds one [`RunSummary`], [`TIMELINE_FILE`] one [`TimelineSecond`] per line,
 //! [`ROUTES_FILE`] one [`RouteSecond`], [`LEDGER_FILE`] one [`LedgerEntry`] and [`CANCELLATIONS_FILE`] one
-//! [`CancellationEntry`] per line; [`BEGUN_FILE`] exists once the measured part has begun. A run of the closed model also
-//! has goose's own HTML report in [`REPORT_FILE`]. This crate is serde only; it does no I/O.
+//! [`CancellationEntry`] per line; [`BEGUN_FILE`] exists once the measured part has begun. A run of the closed model
+//! also has goose's own HTML report in [`REPORT_FILE`].
+//!
+//! Left out: I/O.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -113,13 +115,13 @@ impl fmt::Display for LoadModel {
     }
 }
 
-/// One second of the measured part. A request belongs to the second in which it was scheduled (open model; later requests
-/// of an action: sent) or sent (closed model), whenever its answer arrived.
+/// One second of the measured part. A request belongs to the second in which it was scheduled (open model; later
+/// requests of an action: sent) or sent (closed model), whenever its answer arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimelineSecond {
-    /// Whole seconds from [`RunSummary::measured_from`] to the start of this one. Counts from 0 without gaps, to the second
-    /// of the last answer or of the last arrival that was not sent, whichever is later.
+    /// Whole seconds from [`RunSummary::measured_from`] to the start of this one. Counts from 0 without gaps, to the
+    /// second of the last answer or of the last arrival that was not sent, whichever is later.
     pub second: u32,
     /// Requests of this second.
     pub sent: u64,
@@ -137,8 +139,8 @@ pub struct TimelineSecond {
     pub max_ms: Option<f64>,
 }
 
-/// The requests of one group of users on one route in one second of the measured part. A request belongs to a second as in
-/// [`TimelineSecond`]; seconds without a request are left out.
+/// The requests of one group of users on one route in one second of the measured part. A request belongs to a second as
+/// in [`TimelineSecond`]; seconds without a request are left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSecond {
@@ -193,8 +195,8 @@ pub struct RequestCount {
     pub count: u64,
 }
 
-/// Response times of the measured part in milliseconds, including failed requests. From sending to the end of the answer;
-/// for the first request of an action of the open model from its scheduled time.
+/// Response times of the measured part in milliseconds, including failed requests. From sending to the end of the
+/// answer; for the first request of an action of the open model from its scheduled time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencySummary {
@@ -252,8 +254,8 @@ pub struct LedgerEntry {
     pub status: Option<u16>,
     /// The order's id in a 2xx answer: a promise.
     pub order_id: Option<String>,
-    /// The trace of the answer's `traceresponse` header, as 32 hexadecimal digits; `None` without a valid one, and in runs
-    /// from before it was recorded.
+    /// The trace of the answer's `traceresponse` header, as 32 hexadecimal digits; `None` without a valid one, and in
+    /// runs from before it was recorded.
     #[serde(default)]
     pub trace_id: Option<String>,
     /// Whether that trace was sampled; `None` without a `trace_id`.
@@ -304,8 +306,8 @@ pub struct CancellationEntry {
     pub at: DateTime<Utc>,
     /// The order.
     pub order_id: String,
-    /// The HTTP status; `None` without an answer. 202 is the promise that the order will be cancelled, 409 means that it
-    /// was rejected before.
+    /// The HTTP status; `None` without an answer. 202 is the promise that the order will be cancelled, 409 means that
+    /// it was rejected before.
     pub status: Option<u16>,
     /// Time from sending to the answer, in milliseconds.
     pub latency_ms: u64,

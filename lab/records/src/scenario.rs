@@ -25,14 +25,15 @@ pub enum Scenario {
     Protected,
     /// In equal parts make a purchase, read the own account, and read a product's stock.
     Edge,
-    /// Read the own account with a token from before the run; every thirtieth time log in, and read it with the new token.
+    /// Read the own account with a token from before the run; every thirtieth time log in, and read it with the new
+    /// token.
     Session,
     /// Read stock; one user, `greedy`, sends four fifths of all requests, `others` share the rest. Open model only.
     Greedy,
 }
 
 impl Scenario {
-    /// All of them.
+    /// Every scenario, in the order of the help text.
     pub const ALL: [Self; 11] = [
         Self::Browse,
         Self::Checkout,
@@ -47,7 +48,7 @@ impl Scenario {
         Self::Greedy,
     ];
 
-    /// As it is typed and recorded.
+    /// The name on the command line and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Browse => "browse",
@@ -64,7 +65,7 @@ impl Scenario {
         }
     }
 
-    /// What it does.
+    /// What its users do, for the help text: a fragment without a full stop.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::Browse => "Read users, the own account and stock",

@@ -1,4 +1,6 @@
-//! Questions to the project's `alert-receiver`: which alerts fired and cleared.
+//! A client of the project's `alert-receiver`: which alerts fired and were resolved.
+//!
+//! Left out: which alerts fire now; that is Prometheus's ([`crate::prometheus`]).
 
 use base::outcome;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -10,7 +12,7 @@ use crate::{
     project::ALERT_RECEIVER,
 };
 
-/// The project's receiver.
+/// A client of the project's receiver.
 #[derive(Debug)]
 pub struct AlertReceiver {
     client: Client,
@@ -24,7 +26,7 @@ impl AlertReceiver {
         })
     }
 
-    /// Its notifications from this time on; all that it still has without one.
+    /// The changes that it was notified of from `since` on; `None` asks for all that it has.
     pub fn history(&self, since: Option<DateTime<Utc>>) -> anyhow::Result<History> {
         let since = since.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true));
         let query: Vec<(&str, &str)> = since.iter().map(|time| ("since", &**time)).collect();

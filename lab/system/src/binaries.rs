@@ -2,6 +2,8 @@
 //!
 //! One call for all: a second one, for `loadtest` alone, would unify features differently and compile
 //! most of the dependencies again.
+//!
+//! Left out: images ([`crate::service_images`]).
 
 use std::{
     env::consts::{ARCH, OS},
@@ -19,24 +21,24 @@ use crate::{
 };
 
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
-/// The load generator's package and binary.
+/// The name of the load generator's package and binary.
 const LOADTEST: &str = "loadtest";
-/// Static, so that an image needs nothing but the binary; and at a fixed address, so that no table of 800 kB has to be read at
-/// each start to move everything elsewhere, and stays in memory.
+/// Static, so that an image needs nothing but the binary; and at a fixed address, so that no table of 800 kB has to be
+/// read at each start to move everything elsewhere, and stays in memory.
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
-/// Builds the services on hosts that aren't Linux.
+/// The image in which the services are built on hosts that aren't Linux.
 const RUST_IMAGE: &str = "docker.io/library/rust:1.95-bookworm";
 
-/// What one build made.
+/// Where one build put its binaries.
 #[derive(Debug)]
 pub struct Binaries {
-    /// Holds a file for each service and tool.
+    /// The folder with a file for each service and tool.
     services: PathBuf,
-    /// The load generator, for this machine.
+    /// The path of the load generator, built for this machine.
     pub loadtest: PathBuf,
 }
 
-/// Builds whatever changed.
+/// Builds what changed; progress goes to `step`.
 pub fn build(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
     if OS == "linux" {
         build_natively(project, step)

@@ -1,4 +1,6 @@
-//! The way to RabbitMQ's management API.
+//! A client of RabbitMQ's management API.
+//!
+//! Left out: what is asked of it, and AMQP.
 
 use crate::{
     engine::{self, Container},
@@ -6,7 +8,7 @@ use crate::{
     project::Settings,
 };
 
-/// A client of it, logged in. Its port may be another one after each start of the container.
+/// A client with the credentials of the settings. The port may change whenever the broker starts again.
 pub fn management(settings: &Settings, containers: &[Container]) -> anyhow::Result<Client> {
     let address = engine::published_by(containers, "rabbitmq")?;
     let password = settings.require("AGORA_RABBITMQ_PASSWORD")?;

@@ -1,4 +1,6 @@
 //! Docker Compose V2: found, or fetched for this user alone, and called for one project.
+//!
+//! Left out: what is asked of it; callers choose the subcommand.
 
 use std::{
     fs,
@@ -15,9 +17,9 @@ use crate::{
 
 /// The Debian package and suite that hold Compose V2 as one static binary.
 const DEBIAN_PACKAGE: [&str; 2] = ["docker-compose", "forky"];
-/// Empty, and there on every system that has an engine.
+/// An empty file that every system with an engine has.
 const NO_ENV_FILE: &str = "/dev/null";
-/// Of Compose's own variables those that may come from outside: how many calls of the engine it makes at a time.
+/// Compose's own variables that may come from outside: how many calls of the engine it makes at a time.
 const HARMLESS: [&str; 1] = ["COMPOSE_PARALLEL_LIMIT"];
 const HOW_TO_GET_IT: &str = "install Docker Compose V2 as https://docs.docker.com/compose/install/ describes, then run this again";
 
@@ -26,7 +28,7 @@ const HOW_TO_GET_IT: &str = "install Docker Compose V2 as https://docs.docker.co
 pub struct Compose {
     /// `docker compose`, or the path of a binary.
     command: Vec<String>,
-    /// What it calls itself.
+    /// The version, as it prints it.
     pub version: String,
 }
 
@@ -89,12 +91,12 @@ impl Compose {
         })
     }
 
-    /// The command as one line, for scripts.
+    /// The command in one line, as a script calls it.
     pub fn command_line(&self) -> String {
         self.command.join(" ")
     }
 
-    /// A call of it that nothing but its arguments decides.
+    /// A call whose effect depends on its arguments alone, and on no variable of this process.
     pub fn command(&self) -> Call {
         by_its_arguments_alone(&self.command)
     }
@@ -107,8 +109,8 @@ impl Compose {
             .args(["config", "--no-interpolate", "--quiet"])
     }
 
-    /// A call that starts containers and returns when all are healthy, or none can be in `within_seconds` any more; with
-    /// the further options and services of `what`.
+    /// A call that starts containers and returns when all are healthy, or none can be in `within_seconds` any more;
+    /// with the further options and services of `what`.
     pub fn up<'a>(
         &self,
         project: &Project,
@@ -164,7 +166,7 @@ fn commands_compose(name: &str) -> bool {
     name.starts_with("COMPOSE_") && !HARMLESS.contains(&name)
 }
 
-/// Keeps from a call what this process's own environment would have Compose do.
+/// Removes this process's own Compose variables from a call.
 pub fn unmoved_from_outside(call: Call) -> Call {
     without_own(call, commands_compose)
 }

@@ -1,4 +1,6 @@
-//! What compose says that a container should have: networks and memory.
+//! The networks and limits that a container should have, as Compose resolves them.
+//!
+//! Left out: everything else in its definition.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +13,7 @@ use crate::{
     lab::Lab,
 };
 
-/// What `docker compose config` says, as far as faults change it.
+/// What `docker compose config` prints: the fields that faults change.
 #[derive(Debug, Deserialize)]
 pub struct Composed {
     services: BTreeMap<String, ComposedService>,
@@ -22,7 +24,7 @@ pub struct Composed {
 struct ComposedService {
     #[serde(default)]
     networks: BTreeMap<String, Option<Attachment>>,
-    /// A number, as text.
+    /// The memory limit in bytes, as text.
     mem_limit: Option<String>,
 }
 
@@ -65,7 +67,7 @@ impl Composed {
         }
     }
 
-    /// Connects a container with the networks that it lacks, under the names that it had there; which ones.
+    /// Connects a container to the networks that it lacks, under its aliases; returns their names in compose.yaml.
     pub fn reconnect(&self, container: &Container) -> anyhow::Result<Vec<String>> {
         let Some(service) = self.services.get(&container.service) else {
             return Ok(Vec::new());
@@ -86,7 +88,7 @@ impl Composed {
         Ok(reconnected)
     }
 
-    /// The memory that a container should have.
+    /// The memory limits that a container should have.
     pub fn limits(&self, container: &Container) -> anyhow::Result<Limits> {
         let service = self.services.get(&container.service);
         let Some(text) = service.and_then(|service| service.mem_limit.as_ref()) else {
@@ -97,7 +99,7 @@ impl Composed {
             .with_context(|| format!("mem_limit of {}: {text}", container.service))?;
         Ok(Limits {
             memory_bytes,
-            // As the engine itself chooses where nothing is said of swap.
+            // The engine's default without a limit of swap.
             memory_and_swap_bytes: 2 * memory_bytes,
             ..Limits::default()
         })

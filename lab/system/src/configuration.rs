@@ -1,7 +1,9 @@
-//! What the third-party containers are configured with, as a hash each.
+//! A hash of each third-party service's configuration files.
 //!
 //! Compose recreates a container when its own definition changed, and not when a file that is mounted into
 //! it did. `compose.yaml` carries these hashes as labels, so that a changed file counts as a change.
+//!
+//! Left out: the services' own configuration, which is environment variables.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -23,7 +25,7 @@ const FOLDERS: [(&str, &str); 8] = [
     ("AGORA_CONFIGURATION_JAEGER", "jaeger"),
 ];
 
-/// The hashes by setting.
+/// The hashes in hexadecimal, by the setting that carries them.
 pub fn hashes(project: &Project) -> anyhow::Result<BTreeMap<&'static str, String>> {
     let hash = |(setting, folder)| {
         let mut hasher = Sha256::new();

@@ -1,4 +1,6 @@
-//! People of xtask's own, signed up through the gateway.
+//! Signs up test users through the gateway.
+//!
+//! Left out: removing them. They are known by the beginning of their e-mail address.
 
 use base::test_user::TestUser;
 use serde::Deserialize;
@@ -6,7 +8,7 @@ use serde_json::json;
 
 use crate::{http::Client, random};
 
-/// Signs somebody up, with a new address that begins with `address` and a new password, and logs them in.
+/// Signs up a user with this name, a new e-mail address that begins with `address` and a new password, and logs in.
 pub fn sign_up(client: &Client, name: &str, address: &str) -> anyhow::Result<TestUser> {
     #[derive(Deserialize)]
     struct SignedUp {

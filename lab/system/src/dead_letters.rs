@@ -1,7 +1,7 @@
 //! Dead letters, read through RabbitMQ's management API without taking them.
 //!
 //! The API's queue statistics lag by seconds, so the count of dead letters comes from the messages themselves:
-//! the broker says with each one how many are left behind it.
+//! with each one the broker tells how many are behind it. Left out: moving them ([`tool`]).
 
 pub mod tool;
 
@@ -27,12 +27,12 @@ use crate::{
 
 /// How many messages of a queue are looked at, at most; the count is exact beyond that.
 pub const READ_LIMIT: usize = 1_000;
-/// How many bytes of bodies are looked at, where a queue has more. The broker cuts a body only after it has loaded it, and
-/// has all of them in memory at once: a thousand of the largest messages are more than its container has, and the kernel
-/// ends it.
+/// How many bytes of bodies are looked at, where a queue has more. The broker cuts a body only after it has loaded it,
+/// and has all of them in memory at once: a thousand of the largest messages are more than its container has, and the
+/// kernel ends it.
 pub const READ_LIMIT_BYTES: usize = 16 * 1024 * 1024;
-/// How many messages of such a queue are looked at first, and how many more at a time: nobody knows the size of what comes
-/// next, and a message may have a MiB.
+/// How many messages of such a queue are looked at first, and how many more at a time: nobody knows the size of what
+/// comes next, and a message may have a MiB.
 const FIRST_READ: usize = 8;
 const MOST_READ_MORE: usize = 128;
 /// How old the broker's statistics of a queue may be.
@@ -60,14 +60,14 @@ pub fn live_queues() -> Vec<String> {
 /// One dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeadLetter {
-    /// Where it lies.
+    /// The dead-letter queue that it is in.
     pub queue: String,
     /// The event's id, where it can be read.
     pub id: Option<String>,
     /// The event's type, where it can be read.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
-    /// Why it is dead; `None` when nobody said.
+    /// Why it was dead-lettered: the header's word, e.g. `unreadable`; `None` without the header.
     pub reason: Option<String>,
     /// The last error's text.
     pub error: Option<String>,
@@ -75,23 +75,23 @@ pub struct DeadLetter {
     pub attempts: Option<i64>,
     /// The routing key it was first published with.
     pub routing_key: String,
-    /// When it was called dead.
+    /// When it was dead-lettered.
     pub failed_at: Option<DateTime<Utc>>,
     /// All headers.
     pub headers: Map<String, Value>,
-    /// The body's full size.
+    /// The body's full size, in bytes.
     pub payload_bytes: usize,
-    /// The body, perhaps cut; base64 where it isn't text.
+    /// The body, cut where the reader asked for less; base64 where it isn't text.
     pub payload: String,
 }
 
 impl DeadLetter {
-    /// Why it is dead, in a word.
+    /// The reason in a word, also where there is none.
     pub fn reason(&self) -> &str {
         self.reason.as_deref().unwrap_or("none given")
     }
 
-    /// What it is chosen by.
+    /// The facts that a selection is matched with.
     pub fn facts(&self) -> Facts {
         Facts {
             id: self.id.clone(),
@@ -103,14 +103,14 @@ impl DeadLetter {
     }
 }
 
-/// What one queue holds.
+/// The content of one dead-letter queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueContent {
-    /// The queue.
+    /// The queue's name.
     pub queue: String,
-    /// How many messages are in it.
+    /// How many messages are in it, exact also beyond those that were read.
     pub count: usize,
-    /// The first of them, up to the number asked for.
+    /// The first messages, up to the number asked for.
     pub letters: Vec<DeadLetter>,
 }
 
@@ -121,7 +121,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of the project's broker.
+    /// A reader of the project's broker; an error when that doesn't run.
     pub fn new(project: &Project, containers: &[Container]) -> anyhow::Result<Self> {
         Ok(Self {
             client: broker::management(&project.settings()?, containers)?,
@@ -322,7 +322,7 @@ fn shown(message: &Message) -> String {
     }
 }
 
-/// What `verify-dlq` found.
+/// The result of `verify-dlq`.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Verdict {
     /// Holds when there are exactly as many dead letters as expected.
@@ -331,30 +331,30 @@ pub struct Verdict {
     pub expected: usize,
     /// How many there are, over all queues.
     pub total: usize,
-    /// Counts by queue.
+    /// How many dead letters each queue has.
     pub queues: BTreeMap<String, usize>,
-    /// Counts by queue and reason, of the dead letters looked at.
+    /// How many dead letters each queue has for which reason, of those that were examined.
     pub reasons: BTreeMap<String, BTreeMap<String, usize>>,
-    /// How many dead letters were looked at for reasons and ages.
+    /// How many dead letters were examined for their reasons and ages.
     pub examined: usize,
     /// The longest time since a message was dead-lettered.
     pub oldest_age_seconds: Option<u64>,
     /// How many messages were under way, in queues and retry tiers: they may still become dead.
     pub waiting: usize,
-    /// A few dead letters.
+    /// The first few dead letters.
     pub samples: Vec<DeadLetter>,
 }
 
-/// What `verify-dlq` was asked to find.
+/// What `verify-dlq` expects.
 #[derive(Debug, Clone, Copy)]
 pub struct Expectation {
-    /// Dead letters, over all queues.
+    /// How many dead letters there should be, over all queues.
     pub dead: usize,
-    /// Nothing may be on its way to become one.
+    /// Whether no message may be under way that could become one.
     pub settled: bool,
 }
 
-/// Holds what the queues contain against what was expected; `waiting` is from before they were read.
+/// Compares the queues' content with what was expected. `waiting` was read before the queues.
 pub fn judge(
     contents: &[QueueContent],
     waiting: usize,

@@ -1,4 +1,6 @@
-//! The container engine, asked through the `docker` command line.
+//! The container engine, called through the `docker` command line.
+//!
+//! Left out: providing an engine ([`crate::engine_setup`]), and Compose ([`crate::compose`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -80,7 +82,7 @@ fn engine_failure(said: &str) -> anyhow::Error {
     )
 }
 
-/// What `docker inspect` says of a container, as far as anybody here asks.
+/// A container as `docker inspect` shows it: the fields that are used here.
 #[derive(Debug, Clone)]
 pub struct Container {
     /// The engine's id.
@@ -97,51 +99,51 @@ pub struct Container {
     pub restarts: u64,
     /// When it was made.
     pub created_at: Option<DateTime<Utc>>,
-    /// The engine wouldn't start it again if it ended: see [`crate::rolling`].
+    /// Whether it has no restart policy, so that the engine doesn't start it again: see [`crate::rolling`].
     pub provisional: bool,
-    /// When it was started last.
+    /// When it last started.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it ended last; long ago if it never did.
+    /// When it last ended; in the year 1 if it never did.
     pub finished_at: Option<DateTime<Utc>>,
-    /// Of its last end; 0 while it never ended.
+    /// The exit code of its last end; 0 if it never ended.
     pub exit_code: i64,
-    /// The kernel ended it for want of memory.
+    /// Whether the kernel ended it because it was out of memory.
     pub out_of_memory: bool,
-    /// Its first process, as the engine's host numbers it; 0 while it doesn't run.
+    /// The id of its first process on the engine's host; 0 while it doesn't run.
     pub pid: u32,
-    /// The networks that it is in, by the engine's names, and its address in each; empty while it doesn't run.
+    /// Its address in each network, by the engine's name of the network; addresses are empty while it doesn't run.
     pub networks: BTreeMap<String, String>,
-    /// What it may take.
+    /// Its limits of memory and processor time.
     pub limits: Limits,
-    /// The patterns that its own environment turns off.
+    /// The patterns that its environment turns off.
     pub patterns_off: Vec<String>,
-    /// The ids of the keys that its own environment has it sign and verify tokens with; the first signs.
+    /// The ids of the signing keys in its environment; the first signs.
     pub signing_keys: Vec<String>,
-    /// The overrides of patterns' defaults in its own environment.
+    /// The overrides of patterns' defaults in its environment, by variable.
     pub overrides: BTreeMap<String, String>,
-    /// Made by `compose run` for one command.
+    /// Whether `compose run` made it for one command.
     one_off: bool,
-    /// Container port to the port on 127.0.0.1.
+    /// The port on 127.0.0.1 by the container's port.
     ports: BTreeMap<u16, u16>,
 }
 
-/// What a container may take; 0 is as much as there is.
+/// The limits of a container; 0 is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Limits {
-    /// Memory.
+    /// Memory, in bytes.
     #[serde(rename = "Memory")]
     pub memory_bytes: i64,
-    /// Memory and swap together; -1 is as much as there is.
+    /// Memory and swap together, in bytes; -1 is no limit.
     #[serde(rename = "MemorySwap")]
     pub memory_and_swap_bytes: i64,
-    /// Of a processor, in each period; -1 is as much as there is.
+    /// Processor time in each period, in microseconds; -1 is no limit.
     #[serde(rename = "CpuQuota")]
     pub cpu_quota_us: i64,
 }
 
 impl Container {
-    /// Runs, and its health check (if it has one) agrees.
+    /// Whether it runs and is healthy by its health check, if it has one.
     pub fn is_healthy(&self) -> bool {
         self.state == "running"
             && self
@@ -150,7 +152,7 @@ impl Container {
                 .is_none_or(|health| health == "healthy")
     }
 
-    /// Part of a command, and not of the system.
+    /// Whether it is part of a command and not of the system.
     fn is_tool(&self) -> bool {
         self.one_off || TOOLS.contains(&self.service.as_str())
     }
@@ -330,7 +332,7 @@ pub fn every_container(project: &Project) -> anyhow::Result<Vec<Container>> {
     Ok(containers)
 }
 
-/// The containers of a system that somebody started; an error when there are none.
+/// The containers of the running system; an error when there are none.
 pub fn running_system(project: &Project) -> anyhow::Result<Vec<Container>> {
     let containers = containers(project)?;
     if containers
@@ -373,9 +375,9 @@ pub fn address(
     }
 }
 
-/// The address of the container itself, past the engine's proxy, which would cost a measurement more than some of
-/// what it measures. Where this machine has no way to containers (the engine runs in a virtual machine), the published
-/// one. A container that is started again has another one.
+/// The address of the container itself, without the engine's proxy, which would cost more than some of what a benchmark
+/// measures. Where this machine has no route to containers (the engine runs in a virtual machine), the published one.
+/// It changes whenever the container is started.
 pub fn direct_address(
     containers: &[Container],
     service: &str,
@@ -385,8 +387,8 @@ pub fn direct_address(
         .map_or_else(|| address(containers, service, container_port), Ok)
 }
 
-/// The address of the container itself, whether or not the port is published; `None` where this machine has no way to
-/// containers, or nobody listens.
+/// The address of the container itself, whether or not the port is published; `None` where this machine has no route to
+/// containers, or nothing listens.
 pub fn own_address(containers: &[Container], service: &str, container_port: u16) -> Option<String> {
     containers
         .iter()
@@ -441,13 +443,13 @@ pub fn resident_kib(container: &Container) -> Option<u64> {
         .sum()
 }
 
-/// What the engine knows of a local image.
+/// A local image.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Image {
-    /// The engine's id of the image.
+    /// The engine's id, `sha256:…`.
     pub id: String,
-    /// Size on disk.
+    /// The size on disk, in bytes.
     pub size: u64,
 }
 

@@ -33,29 +33,30 @@ use crate::{
 const SETTING: &str = "AGORA_ENGINE_SETUP";
 /// What `apt-get` installs.
 const PACKAGE: &str = "docker.io";
-/// As somebody would type it.
+/// The command that installs an engine, as people type it.
 pub const INSTALL: &str = "apt-get install docker.io";
-/// From its start until it answers: 3 s on an idle machine, more where it has containers to start again.
+/// How long the engine may take from its start until it answers: 3 s on an idle machine, more where it has containers
+/// to start again.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(90);
-/// From SIGTERM until the process is gone: the engine gives each container 10 s or more of its own.
+/// How long it may take from SIGTERM until its process is gone: it gives each container 10 s or more of its own.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 /// How long another agora command may take to do the same.
 const SOMEBODY_ELSE_WITHIN: Duration = Duration::from_secs(600);
-/// For each of the two calls of `apt-get`.
+/// The limit of each of the two calls of `apt-get`.
 const APT_LIMIT: Duration = Duration::from_secs(600);
 const TICK: Duration = Duration::from_millis(300);
 const LOG_LINES: usize = 8;
 
-/// What `up` does about the engine of this machine.
+/// What `up` does to have an engine on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// Nothing: it answers, with this version.
+    /// Nothing: an engine of this version answers.
     Running(String),
-    /// Starts what is installed.
+    /// Start the engine that is installed.
     Start(Starter),
-    /// Installs it, then starts it.
+    /// Install an engine, then start it.
     Install(Starter),
-    /// Nothing: somebody has to do it by hand.
+    /// Nothing: people have to provide an engine themselves.
     ByHand {
         /// What is missing.
         cause: String,
@@ -64,7 +65,7 @@ pub enum Plan {
     },
 }
 
-/// Who runs the engine.
+/// How the engine is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Starter {
@@ -75,7 +76,7 @@ pub enum Starter {
 }
 
 impl Starter {
-    /// The command that somebody would type.
+    /// The command that does the same, as people type it.
     pub fn command(self) -> &'static str {
         match self {
             Self::Systemd => "systemctl start docker",
@@ -167,7 +168,7 @@ impl Facts {
         }
     }
 
-    /// What somebody has to type.
+    /// The commands that provide an engine, as people type them.
     fn commands(&self, starter: Starter) -> String {
         let start = starter.command();
         match (self.linux, self.installed, self.debian) {
@@ -191,8 +192,8 @@ pub fn plan(project: &Project) -> anyhow::Result<Plan> {
     Ok(Facts::look(project)?.plan())
 }
 
-/// Provides an engine that answers. Before an installation `confirm` is asked, which refuses it with an error; nothing is
-/// reported where an engine runs.
+/// Provides an engine that answers. Before an installation `confirm` is asked, which refuses it with an error; nothing
+/// is reported where an engine runs.
 pub fn provide(
     project: &Project,
     confirm: impl FnOnce() -> anyhow::Result<()>,
@@ -346,12 +347,12 @@ fn spawn_dockerd(log: &Path) -> anyhow::Result<Child> {
         .context("failed to start `setsid dockerd`")
 }
 
-/// Waits until the engine answers. `ended` says why it can't any more, `more` what is known where it simply doesn't.
-/// Whether `dockerd` refused to start because another one runs, as version 20.10 and later ones say it.
+/// Whether `dockerd` refused to start because another one runs, by the messages of version 20.10 and later.
 fn is_beside_another(log: &str) -> bool {
     log.contains("is still running") || log.contains("ensure docker is not running")
 }
 
+/// Waits until the engine answers. `ended` says why it can't any more, `more` what is known where it simply doesn't.
 fn await_answer(
     mut ended: impl FnMut() -> anyhow::Result<Option<String>>,
     more: impl FnOnce() -> String,
@@ -382,8 +383,8 @@ fn await_answer(
 enum Started {
     /// systemd gives each run of a unit an id.
     Systemd { invocation: String },
-    /// A process id alone may be another process's by now: with the time of its start, in clock ticks since the
-    /// machine's own (proc(5), `starttime`), it is this process's.
+    /// A process id alone may have been reused: with the time of the process's start, in clock ticks since the machine
+    /// booted (proc(5), `starttime`), it is unique.
     Dockerd { pid: u32, start_ticks: u64 },
 }
 
@@ -394,7 +395,7 @@ impl Started {
             .with_context(|| format!("failed to write {}", path.display()))
     }
 
-    /// The one that runs, if agora started it.
+    /// The running engine, if agora started it.
     fn running() -> anyhow::Result<Option<Self>> {
         let path = record_file()?;
         let started: Self = match fs::read(&path) {
@@ -418,7 +419,7 @@ impl Started {
     }
 }
 
-/// Stops the engine that agora started, and says so; one that runs containers or that somebody else started stays.
+/// Stops the engine if agora started it and it runs no container; `step` reports what was done.
 pub fn stop(step: &Step) -> anyhow::Result<()> {
     let Some(started) = Started::running()? else {
         step.result("not started by agora: left as it is");
@@ -499,7 +500,7 @@ fn systemd_invocation() -> anyhow::Result<String> {
     Ok(said.trim().to_owned())
 }
 
-/// Whoever provides the engine does so alone.
+/// The lock of the command that provides the engine, for this user: all clones use the one engine.
 #[derive(Debug)]
 struct Alone {
     _lock: File,

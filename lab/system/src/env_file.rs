@@ -1,7 +1,7 @@
-//! The `.env` file: settings and secrets of one project, read by compose as well.
+//! The `.env` file: settings and secrets of one project, read by Compose as well.
 //!
-//! The file is made on the first `up` with mode 0600 and never replaced, only completed. Lines that
-//! people added stay as they are.
+//! The file is created by the first `up` with mode 0600 and never replaced, only completed. Lines that people added
+//! stay as they are. Left out: what settings mean ([`crate::project::Settings`]).
 
 mod syntax;
 
@@ -21,11 +21,11 @@ use crate::{
     signing_keys::{JWT_KEYS, SigningKeys},
 };
 
-/// Names the secrets that the volumes were made with.
+/// The setting with the id of the secrets that the volumes were made with.
 pub const SECRETS_ID: &str = "AGORA_SECRETS_ID";
-/// Since when the first of them alone signs (RFC 3339): written by `keys rotate`, empty while one is under way.
+/// The setting with the time since which the first signing key alone signs (RFC 3339); empty during a rotation.
 pub const JWT_KEYS_ROTATED_AT: &str = "AGORA_JWT_KEYS_ROTATED_AT";
-/// How long a token is valid, in seconds, with its default in compose.yaml.
+/// The setting for how long a token is valid, in seconds, and its default in compose.yaml.
 pub const JWT_TTL_SECONDS: (&str, u32) = ("AGORA_JWT_TTL_SECONDS", 3600);
 
 /// Secrets that PostgreSQL and RabbitMQ keep in their volumes: a new one needs new volumes.
@@ -40,7 +40,7 @@ const STORED_SECRETS: [&str; 6] = [
 
 const MODE: u32 = 0o600;
 
-/// An env file.
+/// A project's env file, with everything that people wrote in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvFile {
     path: PathBuf,

@@ -1,6 +1,8 @@
-//! The parts that come as upstream images only: Grafana, Loki, and Alloy, which feeds it. `up` starts those that it
-//! could pull, after everything else; of the others it says what is missing and what that costs. Nothing that happens
-//! here makes an `up` fail: the system is whole without them.
+//! The optional parts, which exist as upstream images only: Grafana, Loki, and Alloy, which feeds it.
+//!
+//! `up` starts those whose images it has, after everything else, and says of the others what is missing and what that
+//! costs. No failure of theirs makes `up` fail: the system is complete without them. Left out: all other images
+//! ([`crate::images`]).
 
 use std::{collections::BTreeMap, thread};
 
@@ -16,7 +18,7 @@ use crate::{
     project::{GRAFANA, Project, Settings},
 };
 
-/// Loki's service and port; it publishes none.
+/// Loki's service, and its port inside the container; it publishes none.
 pub const LOKI: (&str, u16) = ("loki", 3100);
 
 /// How long the parts may take until they are healthy.
@@ -57,12 +59,12 @@ const PARTS: [Part; 3] = [
     },
 ];
 
-/// The compose services of all parts.
+/// The services of all optional parts.
 pub fn services() -> impl Iterator<Item = &'static str> {
     PARTS.into_iter().map(|part| part.service)
 }
 
-/// Whether a container is one of theirs: how it does is nobody else's concern.
+/// Whether a container belongs to an optional part, so that its health doesn't count for the system's.
 pub fn is_optional(container: &Container) -> bool {
     services().any(|service| service == container.service)
 }
@@ -72,7 +74,7 @@ pub fn upstream(project: &Project) -> anyhow::Result<References> {
     images::upstream_of(project, &PARTS.map(|part| part.setting))
 }
 
-/// What is to be done about a part.
+/// What to do for a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     /// Its image is here.
@@ -82,8 +84,8 @@ enum Plan {
     Leave,
 }
 
-/// A registry is asked where it gave the other images too, or where that is demanded, and once: an `up` with nothing
-/// to do needs no network.
+/// A registry is asked only once, and only where it gave the other images or that is demanded: an `up` with nothing to
+/// do needs no network.
 fn plan(source: Source, others_pulled: bool, here: bool, asked_before: bool) -> Plan {
     match source {
         _ if here => Plan::Start,
@@ -93,8 +95,8 @@ fn plan(source: Source, others_pulled: bool, here: bool, asked_before: bool) -> 
     }
 }
 
-/// Starts the parts that can be had, and says in a line each what is missing. `others` are the images that everything
-/// else was started from.
+/// Starts the parts whose images can be had, and reports each missing one in a line. `others` are the images of all
+/// other services.
 ///
 /// # Errors
 /// When the engine, `.env` or `images/upstream.env` can't be read, and after Ctrl-C.
@@ -115,7 +117,7 @@ pub fn start(
     let others_pulled = *others == images::upstream(project)?;
     let mut missing = obtain(project, &pins, &file, source, others_pulled, step)?;
     for part in PARTS {
-        // An empty one says that the registry was asked in vain.
+        // An empty reference records that the registry didn't have it.
         let reference = match missing.get(part.service) {
             None => pins[part.setting].as_str(),
             Some(_) => "",
@@ -155,7 +157,7 @@ pub fn start(
     Ok(())
 }
 
-/// Brings the images here that can be brought; returns the services without one, each with the reason.
+/// Pulls the images that can be had; returns the services without one, each with the reason.
 fn obtain(
     project: &Project,
     pins: &References,

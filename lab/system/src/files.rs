@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all.
+//! Files that are replaced atomically.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Writes a file beside, then puts it in the place of the old one.
+/// Writes a file beside `path`, then renames it: a reader sees the old content or the new one, never a part.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;

@@ -1,5 +1,7 @@
 //! A small blocking HTTP client for addresses on this machine: every request has a deadline, no proxy and no
 //! redirect is followed, and a status is an answer, never an error.
+//!
+//! Left out: TLS, and retries.
 
 use std::{io, time::Duration};
 
@@ -22,10 +24,10 @@ pub struct Client {
     base: String,
 }
 
-/// Headers of a request.
+/// Headers of a request, by name and value.
 pub type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// Status and body.
+/// An answer: its status and its body.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The HTTP status.
@@ -50,7 +52,7 @@ impl Client {
         }
     }
 
-    /// A GET.
+    /// Sends a GET.
     pub fn get(
         &self,
         path: &str,
@@ -64,7 +66,7 @@ impl Client {
         self.read(request.query_pairs(query.iter().copied()).call())
     }
 
-    /// A POST with a JSON body, or an empty one.
+    /// Sends a POST with a JSON body, or an empty one.
     pub fn post(
         &self,
         path: &str,
@@ -81,7 +83,7 @@ impl Client {
         })
     }
 
-    /// A DELETE.
+    /// Sends a DELETE.
     pub fn delete(&self, path: &str, headers: Headers<'_>) -> anyhow::Result<Answer> {
         let mut request = self.agent.delete(format!("{}{path}", self.base));
         for (name, value) in headers {

@@ -1,4 +1,6 @@
 //! Third-party images: pulled where a registry answers, else built here from `images/`.
+//!
+//! Left out: the images of agora's own services ([`crate::service_images`]) and of optional parts ([`crate::extras`]).
 
 use std::{collections::BTreeMap, env, thread, time::Duration};
 
@@ -19,7 +21,7 @@ pub const SMALLEST: &str = "AGORA_IMAGE_ALERTMANAGER";
 pub const JAEGER: &str = "AGORA_IMAGE_JAEGER";
 /// How the references of locally built images begin.
 const LOCAL: &str = "agora-local/";
-/// All images, smallest first.
+/// The settings that name the images, the smallest image first.
 const IMAGES: [&str; 6] = [
     SMALLEST,
     JAEGER,
@@ -47,10 +49,10 @@ pub enum Source {
 }
 
 impl Source {
-    /// All of them.
+    /// Every source, in the order of the help text.
     pub const ALL: [Self; 3] = [Self::Auto, Self::Pull, Self::Local];
 
-    /// As it is typed.
+    /// The value of `--images`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -59,7 +61,7 @@ impl Source {
         }
     }
 
-    /// What it means.
+    /// What it means, for the help text.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::Auto => "What is here already, else a registry, else built here",
@@ -69,10 +71,10 @@ impl Source {
     }
 }
 
-/// Image references by setting.
+/// Image references, e.g. `docker.io/library/postgres:17`, by the setting that names them.
 pub type References = BTreeMap<&'static str, String>;
 
-/// Makes sure that every third-party image is on this machine; returns where they come from in `.env`'s terms.
+/// Makes sure that every third-party image is on this machine; returns the references to record in `.env`.
 pub fn provide(
     project: &Project,
     compose: &Compose,
@@ -116,7 +118,7 @@ pub fn provide(
     }
 }
 
-/// What the local images lack that a person would miss; `None` where they were pulled.
+/// What people miss in images that were built here, in a sentence; `None` where they were pulled.
 pub fn lacks(references: &References) -> Option<&'static str> {
     let jaeger = references.get(JAEGER)?;
     jaeger.starts_with(LOCAL).then_some(
@@ -136,7 +138,7 @@ pub fn upstream(project: &Project) -> anyhow::Result<References> {
     upstream_of(project, &IMAGES)
 }
 
-/// The same of other images that are pinned beside them.
+/// The upstream references of these settings, which are pinned in the same file.
 pub fn upstream_of(project: &Project, names: &[&'static str]) -> anyhow::Result<References> {
     let pins = EnvFile::read(&project.root.join("images/upstream.env"))?;
     let mirror = mirror();
@@ -247,7 +249,7 @@ fn not_pulled(reference: &str, error: &anyhow::Error) -> anyhow::Error {
     )
 }
 
-/// The references that the local recipes have now: a changed recipe has another one.
+/// The references of the images that the local recipes build now: a changed recipe has another reference.
 fn local_references(project: &Project, compose: &Compose) -> anyhow::Result<References> {
     let text = build_script(project, compose).args(["--tags"]).read()?;
     let tags: BTreeMap<&str, &str> = text

@@ -1,6 +1,9 @@
-//! What ends a command before its time: Ctrl-C, a terminal that was closed, another program that asks for it, and a reader
-//! that has gone. The first one asks for an orderly end. The second Ctrl-C ends the process at once and its children with it;
-//! what it leaves is undone by the next command, as after SIGKILL.
+//! Requests to end a command early: Ctrl-C (SIGINT), a closed terminal (SIGHUP), SIGTERM, and a closed standard output.
+//!
+//! The first request asks for an orderly end. The second ends the process at once and its children with it; what it
+//! leaves behind is undone by the next command, as after SIGKILL.
+//!
+//! Left out: starting programs ([`crate::process`]).
 
 use std::{
     fmt, fs,
@@ -47,7 +50,7 @@ fn arrived(signal: i32) {
     }
 }
 
-/// Nobody reads standard output any more: as with programs that SIGPIPE ends, there is nothing left to do.
+/// Requests the end because nobody reads standard output any more, as SIGPIPE does it elsewhere.
 pub fn closed() {
     let first = CAUSE.compare_exchange(0, consts::SIGPIPE, Ordering::Relaxed, Ordering::Relaxed);
     if first.is_ok() {
@@ -55,17 +58,17 @@ pub fn closed() {
     }
 }
 
-/// Whether somebody asked for the end.
+/// Whether the end was requested.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Whether it is because nobody reads the output any more: then there is nobody to tell, either.
+/// Whether it was requested because nobody reads standard output any more: then messages would be lost, too.
 pub fn is_unread() -> bool {
     CAUSE.load(Ordering::Relaxed) == consts::SIGPIPE
 }
 
-/// What a shell expects from a process that the signal ended which asked first: 130 after Ctrl-C.
+/// The exit code for the signal that came first, 128 and its number: 130 after Ctrl-C.
 pub fn exit_code() -> u8 {
     let code = match CAUSE.load(Ordering::Relaxed) {
         0 => code_of(consts::SIGINT),

@@ -1,7 +1,7 @@
-//! Questions to the project's trace store, through Jaeger's query API.
+//! A client of the project's trace store, through Jaeger's query API.
 //!
-//! A trace comes back as plain values of OpenTelemetry's terms: parent, links and kind, which Jaeger's own JSON spells
-//! as references and tags. Durations, status and events within a span are left out: nobody here judges them.
+//! A trace is returned in OpenTelemetry's terms ([`base::trace`]): parent, links and kind, which Jaeger's JSON has as
+//! references and tags. Left out: durations, status and events within a span, which no check uses.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
 /// How many hexadecimal digits a trace id has; Jaeger leaves leading zeros out.
 const TRACE_ID_DIGITS: usize = 32;
 
-/// The project's trace store.
+/// A client of the project's trace store.
 #[derive(Debug)]
 pub struct Jaeger {
     client: Client,
@@ -35,8 +35,8 @@ impl Jaeger {
         })
     }
 
-    /// What is stored of a trace by now; `None` where nothing is. Spans come in batches of each service: one that ended
-    /// a few seconds ago may still be missing.
+    /// The stored spans of a trace; `None` where there are none. Services export spans in batches: one that ended a few
+    /// seconds ago may still be missing.
     pub fn trace(&self, id: &str) -> anyhow::Result<Option<Trace>> {
         let answer = self
             .client
@@ -51,7 +51,7 @@ impl Jaeger {
     }
 
     /// The traces in which a service has a span with this attribute, begun within `within` of a moment (microseconds
-    /// since 1970); at most so many.
+    /// since 1970), up to a limit.
     pub fn find(
         &self,
         service: &str,
@@ -75,7 +75,7 @@ impl Jaeger {
         Self::found(&answer, &format!("to look for {tag}"))
     }
 
-    /// Whether anything is stored that a service did before this moment, in microseconds since 1970.
+    /// Whether the store has any span of a service from before this moment, in microseconds since 1970.
     pub fn remembers(&self, service: &str, before_us: u64) -> anyhow::Result<bool> {
         let answer = self.client.get(
             "/api/traces",

@@ -1,5 +1,7 @@
-//! Rotates the keys that sign tokens, in two steps ([`Rotation::rotate`]), so that a token is never made with a key that a
-//! replica doesn't know yet.
+//! Rotates the keys that sign tokens, in two steps ([`Rotation::rotate`]), so that a token is never made with a key
+//! that a replica doesn't know yet.
+//!
+//! Left out: the keys as values ([`crate::signing_keys`]), and when old keys are removed.
 
 use base::outcome;
 
@@ -11,7 +13,7 @@ use crate::{
     signing_keys::{JWT_KEYS, SERVICE, SigningKeys},
 };
 
-/// The keys of a system's settings.
+/// The signing keys of these settings.
 ///
 /// # Errors
 /// When there are none, or the setting can't be read.
@@ -19,20 +21,20 @@ pub fn keys_of(settings: &Settings) -> anyhow::Result<SigningKeys> {
     SigningKeys::parse(settings.require(JWT_KEYS)?)
 }
 
-/// The steps of a rotation that are left to be done, and how it is to be kept.
+/// A rotation of the signing keys, begun or not.
 pub struct Rotation<'a> {
     /// The running system.
     pub lab: &'a Lab<'a>,
     /// What new containers are made with, besides the keys.
     pub settings: Settings,
-    /// The keys as they are to be.
+    /// The keys that the env file has, or is about to have.
     pub keys: SigningKeys,
 }
 
 impl Rotation<'_> {
     /// A new key signs, and the old ones still verify: first every replica learns the new one, then it signs. `keep` is
-    /// called before each step with the keys that it is about. One that was cut short is finished instead of a second
-    /// one begun.
+    /// called before each step with the keys that the env file must have from then on. An interrupted rotation is
+    /// finished, and no second one begun.
     pub fn rotate(
         &mut self,
         say: &dyn Fn(&str),
@@ -60,15 +62,15 @@ impl Rotation<'_> {
         Ok(left)
     }
 
-    /// Whether a rotation was cut short: its key waits to sign, or doesn't sign everywhere yet.
+    /// Whether a rotation was interrupted: its key doesn't sign yet, or not in every replica.
     pub fn is_finishing(&self) -> anyhow::Result<bool> {
         let signs = self.keys.ids().into_iter().next();
         let elsewhere = |keys: &Vec<String>| keys.first() != signs.as_ref();
         Ok(self.keys.pending().is_some() || self.lab.signing_keys()?.iter().any(elsewhere))
     }
 
-    /// Replaces every container of user-service that has other keys than these, one by one. Returns when all that there
-    /// are have them, and are healthy. `what` is what each can do now, to be said of it.
+    /// Replaces every container of user-service that has other keys than these, one by one. Returns when every
+    /// container has them and is healthy. `what` tells in `say` what a new container can do: `signs with it`.
     pub fn hand_out(&self, what: &str, say: &dyn Fn(&str)) -> anyhow::Result<Vec<Left>> {
         let text = self.keys.text();
         let settings = self.settings.with([(JWT_KEYS, &text)]);

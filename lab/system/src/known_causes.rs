@@ -1,4 +1,6 @@
-//! Causes of a start that failed, known by what the engine or a service says, each with what helps against it.
+//! Known causes of a failed start, recognised by messages of the engine or of a service, each with its remedy.
+//!
+//! Left out: all other failures, which are reported with the end of a log.
 
 use base::{outcome, progress};
 use shared_events::topology::OTHER_ARGUMENTS;
@@ -9,7 +11,7 @@ use crate::{
     project::Project,
 };
 
-/// What the engine says when it has no subnet left to give, up to version 26 and from then on.
+/// The engine's message when it has no subnet left, up to version 26 and from then on.
 const NO_SUBNET: [&str; 2] = [
     "could not find an available, non-overlapping IPv4 address pool",
     "all predefined address pools have been fully subnetted",
@@ -18,10 +20,10 @@ const MORE_SUBNETS: &str = "`docker network ls` shows the networks, `docker netw
                             container uses; or give the engine more: `default-address-pools` in /etc/docker/daemon.json";
 /// The networks that `up` makes, at least: those of compose.yaml that a container without a profile is in.
 const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
-/// What `doctor` calls the networks that it makes to see whether it can.
+/// How the names of the networks begin that `doctor` makes to see whether it can.
 const TRIAL: &str = "agora-doctor";
 
-/// The cause that a text tells of, if it is a known one.
+/// The known cause that a message shows, as an error with its remedy; `None` for any other.
 pub fn of(text: &str) -> Option<anyhow::Error> {
     if NO_SUBNET.iter().any(|said| text.contains(said)) {
         return Some(no_subnet());
@@ -52,8 +54,9 @@ fn no_subnet() -> anyhow::Error {
     )
 }
 
-/// Fails where the engine has not enough subnets for the networks that the project still lacks. It makes them, without any
-/// container, and removes them: which ranges are free depends on the machine's own routes, and only the engine knows.
+/// Fails where the engine has not enough subnets for the networks that the project still lacks. It makes them, without
+/// any container, and removes them: which ranges are free depends on the machine's own routes, and only the engine
+/// knows.
 pub fn require_subnets(project: &Project) -> anyhow::Result<()> {
     let made = engine::networks(project)?.len();
     let mut trial = Trial { names: Vec::new() };

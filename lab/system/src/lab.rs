@@ -1,8 +1,8 @@
-//! The running system in the hands of whoever experiments with it: its containers, databases and broker, asked from
-//! outside, and its configuration.
+//! The running system as experiments use it: its containers, databases and broker, read from outside, and its
+//! configuration.
 //!
-//! The databases are asked as superuser through `psql` in their container, as they publish no port. What the services
-//! say about themselves is not asked for here.
+//! The databases are queried as superuser through `psql` in their container, as they publish no port. Left out: what
+//! the services report about themselves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ use crate::{
     service_images, signing_keys, wait,
 };
 
-/// As which program the databases see us: a session that was left behind is found by it.
+/// The `application_name` of database sessions, by which one is found that was left behind.
 pub const APPLICATION: &str = "agora-evaluation";
 /// The services whose configuration experiments change.
 pub const CONFIGURED: [&str; 6] = [
@@ -35,36 +35,36 @@ pub const CONFIGURED: [&str; 6] = [
     "alertmanager",
     "traefik",
 ];
-/// How long a question to a database may take.
+/// How long a query may take.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.
 const CONFIGURED_WITHIN_SECONDS: u64 = 90;
 const SWITCH: &str = patterns::PREFIX;
-/// Nothing else that calls compose says this.
+/// The option by which [`Lab::wait_for_abandoned_configuring`] knows a Compose process of this module.
 const SCALE: &str = "--scale=";
 
 /// A running system.
 #[derive(Debug)]
 pub struct Lab<'a> {
-    /// Whose system it is.
+    /// The project that the system belongs to.
     pub project: &'a Project,
     compose: Compose,
     settings: Settings,
 }
 
-/// How the configured services are to be set up.
+/// A configuration that [`Lab::configure`] sets up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Patterns that are off: `inbox`, …
+    /// The patterns that are off, by name: `inbox`, …
     pub patterns_off: BTreeSet<String>,
-    /// Containers of a service, where it isn't one.
+    /// How many replicas a service has, by service; absent where it has one.
     pub replicas: BTreeMap<String, u32>,
     /// Overrides of patterns' defaults, by variable.
     pub overrides: BTreeMap<String, String>,
 }
 
 impl Wanted {
-    /// As it was found.
+    /// The configuration that was found, to restore it.
     pub fn found(found: &Configuration) -> Self {
         Self {
             patterns_off: found.all_patterns_off(),
@@ -75,7 +75,7 @@ impl Wanted {
 }
 
 impl<'a> Lab<'a> {
-    /// The project's system, which somebody has started.
+    /// The project's running system; an error when it doesn't run.
     pub fn new(project: &'a Project) -> anyhow::Result<Self> {
         engine::running_system(project)?;
         let compose = Compose::find()?.ok_or_else(|| {
@@ -132,13 +132,13 @@ impl<'a> Lab<'a> {
         Ok(settings.with(off.iter().map(|(name, value)| (name.as_str(), value))))
     }
 
-    /// A call of compose for this system.
+    /// A call of Compose for this system.
     pub fn compose<'b>(&self, args: impl IntoIterator<Item = &'b str>) -> Call {
         self.compose.call(self.project, &self.settings, args)
     }
 
-    /// A call of compose that changes a service's containers, of which there are to be `count`, with these settings and
-    /// further options. One whose process was killed is waited for by [`Lab::wait_for_abandoned_configuring`].
+    /// A call of Compose that sets a service's containers up with these settings and further options, so that there are
+    /// `count`. It outlives a killed process: [`Lab::wait_for_abandoned_configuring`].
     pub fn compose_up(
         &self,
         settings: &Settings,
@@ -153,7 +153,7 @@ impl<'a> Lab<'a> {
             .limit(Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 60))
     }
 
-    /// Builds the services' images where something changed.
+    /// Builds the services' images whose content changed.
     pub fn build_services(&self, step: &Step) -> anyhow::Result<()> {
         let binaries = binaries::build(self.project, step)?;
         binaries::stage(self.project, &binaries)?;
@@ -199,7 +199,7 @@ impl<'a> Lab<'a> {
         Ok(docker(args.iter().map(String::as_str)).limit(STATEMENT_LIMIT))
     }
 
-    /// Asks databases one question after the other, as superuser; the rows of all of them. No value may hold a `|` or
+    /// Runs queries, each in its database, as superuser; returns the rows of all of them. No value may contain a `|` or
     /// a line break.
     pub fn query_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Vec<Vec<String>>> {
         let text = self.psql_all(questions)?.read()?;
@@ -207,12 +207,12 @@ impl<'a> Lab<'a> {
         Ok(text.lines().map(row).collect())
     }
 
-    /// Asks a database; rows of columns.
+    /// Runs a query in a database, as superuser; returns rows of columns.
     pub fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
         self.query_all(&[(database, sql)])
     }
 
-    /// Asks a database for one number.
+    /// Runs a query whose result is one number.
     pub fn number(&self, database: &str, sql: &str) -> anyhow::Result<u64> {
         let rows = self.query(database, sql)?;
         let value = rows.first().and_then(|row| row.first());
@@ -231,8 +231,8 @@ impl<'a> Lab<'a> {
         broker::management(&self.settings, &self.containers()?)
     }
 
-    /// Waits for a [`Lab::configure`] or [`Lab::compose_up`] whose process was killed: its compose lives on, and would undo what is set up
-    /// meanwhile. It ends by itself within its own limit.
+    /// Waits for a [`Lab::configure`] or [`Lab::compose_up`] whose process was killed: its compose lives on, and would
+    /// undo what is set up meanwhile. It ends by itself within its own limit.
     pub fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
         let of_project = format!("--project-name {} ", self.project.name);
         let limit = Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 30);
@@ -291,8 +291,8 @@ impl<'a> Lab<'a> {
         Ok(configuration)
     }
 
-    /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers a service has
-    /// where it isn't one, and the patterns' overrides. Returns when all are healthy.
+    /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers
+    /// a service has where it isn't one, and the patterns' overrides. Returns when all are healthy.
     pub fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
         let scales = CONFIGURED.map(|service| {
             let count = wanted.replicas.get(service).copied().unwrap_or(1);
@@ -326,7 +326,7 @@ impl<'a> Lab<'a> {
     }
 }
 
-/// Publishes a message through the management API, for who has many; whether the broker had a queue for it.
+/// Publishes a message through the management API; returns whether the broker routed it to a queue.
 pub fn publish(
     broker: &Client,
     exchange: &str,

@@ -1,5 +1,5 @@
-//! The running system and how to act on it: the engine and Compose, the project and its settings, images, rollouts, keys,
-//! dead letters, and clients of Prometheus, Jaeger, Alertmanager and RabbitMQ's management API.
+//! The running system and how to act on it: the engine and Compose, the project and its settings, images, rollouts,
+//! keys, dead letters, and clients of Prometheus, Jaeger, Alertmanager and RabbitMQ's management API.
 //!
 //! Left out: whether what is read is right (`checks`), and what experiments do with it (`evaluation`).
 

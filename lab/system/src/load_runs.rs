@@ -1,4 +1,6 @@
 //! Load runs on disk: a folder each under `target/agora/load/`, written by `loadtest` and completed here.
+//!
+//! Left out: the content of `loadtest`'s files ([`records::load`]).
 
 use std::{fs, path::PathBuf};
 
@@ -17,25 +19,25 @@ const WINDOW_FILE: &str = "window.json";
 /// none of them counted yet, and just before `to`, with all of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Window {
-    /// The compose project that was under load.
+    /// The name of the project that was under load.
     pub project: String,
-    /// Before the first request.
+    /// A moment before the first request.
     pub from: Moment,
-    /// After the last answer.
+    /// A moment after the last answer.
     pub to: Moment,
 }
 
 /// A run's folder.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
-    /// The run.
+    /// The run's id, and the folder's name.
     pub id: String,
-    /// Where it is.
+    /// The folder's path.
     pub path: PathBuf,
 }
 
 impl RunFolder {
-    /// The folder of a run, there or not.
+    /// The folder of a run, whether or not it exists.
     pub fn new(project: &Project, id: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -76,7 +78,7 @@ impl RunFolder {
         ))
     }
 
-    /// What the load generator counted.
+    /// The load generator's summary of the run.
     pub fn summary(&self) -> anyhow::Result<RunSummary> {
         self.read(SUMMARY_FILE)
     }
@@ -101,17 +103,17 @@ impl RunFolder {
         ))
     }
 
-    /// Every order that was tried.
+    /// The ledger: every order that was sent.
     pub fn ledger(&self) -> anyhow::Result<Vec<LedgerEntry>> {
         self.lines(LEDGER_FILE)
     }
 
-    /// Every cancellation that was tried.
+    /// Every cancellation that was sent.
     pub fn cancellations(&self) -> anyhow::Result<Vec<CancellationEntry>> {
         self.lines(CANCELLATIONS_FILE)
     }
 
-    /// Completes the run with its window, and makes it the last one.
+    /// Completes the run with its window, and makes it the project's last one.
     pub fn complete(&self, project: &Project, window: &Window) -> anyhow::Result<()> {
         fs::write(
             self.path.join(WINDOW_FILE),

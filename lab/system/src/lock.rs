@@ -1,4 +1,6 @@
 //! The system lock: one command at a time changes a project's system.
+//!
+//! Left out: commands that only read, which take no lock.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,16 +12,16 @@ use base::outcome;
 
 use crate::project::Project;
 
-/// Whoever evaluates, heals or sets up a project's system, or replaces its containers, has it alone: a second one would take
-/// the first one's arm for what a killed evaluation left, or set the services up with keys that the first one has replaced.
-/// Given back when it is dropped, and by the kernel when its process is killed.
+/// Held by a command that evaluates, heals or sets up a project's system, or replaces its containers. A second one
+/// would heal the first one's arm as if a killed evaluation had left it, or set services up with keys that the first
+/// one has replaced. Released when it is dropped, and by the kernel when its process is killed.
 #[derive(Debug)]
 pub struct SystemLock {
     _lock: File,
 }
 
 impl SystemLock {
-    /// Takes it, or says that somebody has it.
+    /// Takes the lock; an error when another process holds it.
     pub fn take(project: &Project) -> anyhow::Result<Self> {
         let path = path(project);
         if let Some(folder) = path.parent() {

@@ -1,9 +1,9 @@
-//! The note that a command leaves while it has something done to the system that it undoes itself: a fault that lasts, a
-//! replacement of containers. The kernel tells whether its process is still there, by the lock on the note; one that
-//! was killed leaves it unlocked, and the next command undoes what it finds.
+//! The note that a command keeps on disk while the system is in a state that the command will undo: a fault in force,
+//! containers being replaced. The note is locked; when its process is killed, the kernel releases the lock, and the
+//! next command undoes what it finds.
 //!
-//! Left out: what was done. Healing goes by the system alone; only an evaluation has to remember more
-//! ([`super::under_way`]).
+//! Left out: what was done. Healing looks at the system alone; only an evaluation has to remember more
+//! (`evaluation::run_journal`).
 
 use std::{
     fs::{self, File, TryLockError},
@@ -17,7 +17,7 @@ use crate::project::{self, Project};
 
 const EXTENSION: &str = "note";
 
-/// A note of this process. Dropping it takes it away.
+/// A note of this process. Dropping it removes it.
 #[derive(Debug)]
 pub struct Note {
     path: PathBuf,
@@ -25,17 +25,17 @@ pub struct Note {
     _lock: File,
 }
 
-/// The notes of a project's system, in words.
+/// The notes on a project's system, each as the text that was left.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// Their processes were killed.
+    /// Notes whose processes were killed.
     pub abandoned: Vec<String>,
-    /// Their processes are still at work.
+    /// Notes whose processes still run.
     pub lasting: Vec<String>,
 }
 
 impl Note {
-    /// Leaves one that says `what` is under way.
+    /// Leaves a note; `what` says what is being done, for people.
     pub fn leave(project: &Project, what: &str) -> anyhow::Result<Self> {
         let path = folder(project)
             .join(project::new_run_id()?)
@@ -62,7 +62,7 @@ impl Note {
         Ok(file)
     }
 
-    /// Leaves it behind, as what it is about could not be undone.
+    /// Keeps the note when this is dropped, because what was done could not be undone.
     pub fn keep(&mut self) {
         self.is_kept = true;
     }
@@ -98,7 +98,7 @@ pub fn all(project: &Project) -> anyhow::Result<Notes> {
     Ok(notes)
 }
 
-/// Takes the abandoned ones away, once what they are about is undone.
+/// Removes the abandoned notes, once what they are about is undone.
 pub fn forget_abandoned(project: &Project) -> anyhow::Result<()> {
     for path in paths(project)? {
         if look(&path).is_ok_and(|(_, abandoned)| abandoned) {
@@ -109,7 +109,7 @@ pub fn forget_abandoned(project: &Project) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What it says, and whether its process is gone.
+/// A note's text, and whether its process is gone.
 fn look(path: &PathBuf) -> io::Result<(String, bool)> {
     let what = fs::read_to_string(path)?;
     // Shared, so that two who look don't take each other for its process.

@@ -1,4 +1,6 @@
-//! Ports on 127.0.0.1: whether they are free, and who holds them if not.
+//! Ports on 127.0.0.1: whether they are free, and which program listens on them if not.
+//!
+//! Left out: which ports there are ([`crate::project::PORTS`]).
 
 use std::{
     fmt,
@@ -15,14 +17,14 @@ use crate::{
     project::{GRAFANA, PORTS, PublishedPort, Settings},
 };
 
-/// A port that something else holds.
+/// A chosen port on which something else listens.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The setting that chose the port.
+    /// The setting that chooses the port.
     pub variable: &'static str,
     /// The port.
     pub port: u16,
-    /// Who holds it, where that can be found out.
+    /// The program or container that listens, where that can be found out.
     pub holder: Option<String>,
 }
 

@@ -1,6 +1,9 @@
-//! Running other programs: each call has a time limit, ends on Ctrl-C, and takes its children with it, however this
-//! process ends. Only SIGKILL gives it no say: a program that would then run for long is started with
+//! Runs other programs: each call has a time limit, ends on Ctrl-C, and its process group ends with this process.
+//!
+//! After SIGKILL this process can end nothing: a program that would then run for long is started with
 //! [`Call::while_we_live`].
+//!
+//! Left out: signals to this process ([`crate::interrupt`]).
 
 use std::{
     ffi::{OsStr, OsString},
@@ -44,7 +47,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call of `program` that may take a minute.
+    /// A call of `program`, with a limit of a minute.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
@@ -109,14 +112,14 @@ impl Call {
         self
     }
 
-    /// Runs it and returns whatever came out, successful or not.
+    /// Runs it and returns its output and status, successful or not.
     pub fn output(&self) -> anyhow::Result<Output> {
         self.supervise(&self.expression().stdout_capture().stderr_capture(), |_| {
             Ok(())
         })
     }
 
-    /// Runs it and returns its standard output; a failure is an error with what it said.
+    /// Runs it and returns its standard output; a failure is an error with the end of its output.
     pub fn read(&self) -> anyhow::Result<String> {
         let output = self.output()?;
         if !output.status.success() {
@@ -146,8 +149,8 @@ impl Call {
         code_unless_unread(self.supervise(&self.expression(), |_| Ok(()))?.status)
     }
 
-    /// Runs it with each line that it writes to standard output and to standard error given to one of these. Returns its
-    /// exit code; `None` after a signal.
+    /// Runs it with each line that it writes to standard output and to standard error given to one of these. Returns
+    /// its exit code; `None` after a signal.
     pub fn run_by_line(
         &self,
         on_stdout: impl Fn(&str) + Send,
@@ -317,8 +320,8 @@ pub fn tail(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// A program under way. Dropping it ends its whole process group, politely first, then for good: whatever error or panic
-/// ends this process's interest in it, it doesn't go on by itself.
+/// A program that runs. Dropping it ends its whole process group, politely first, then for good: whatever error or
+/// panic ends this process's interest in it, it doesn't go on by itself.
 struct Running {
     handle: duct::Handle,
     groups: Groups,

@@ -1,7 +1,7 @@
-//! The project a command works on: its folders, its compose project and its settings.
+//! The project that a command works on: its folders, its name and its settings.
 //!
-//! `AGORA_PROJECT` and `AGORA_ENV_FILE` point a command at another running system than the default one;
-//! that is how the system tests use this same binary.
+//! `AGORA_PROJECT` and `AGORA_ENV_FILE` point a command at another running system than the default one; so do the
+//! system tests. Left out: what runs in it ([`crate::engine`]).
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use crate::{env_file::EnvFile, random};
 /// How the names of all settings begin.
 const OWN_PREFIX: &str = "AGORA_";
 
-/// What the project that `cargo xtask test` starts is called, after the one beside which it is.
+/// The suffix that `cargo xtask test` adds to the project's name for its own.
 const TEST_SUFFIX: &str = "-test";
 
 /// Our own services, in the order in which people read about them.
@@ -29,26 +29,29 @@ pub const SERVICES: [&str; 4] = [
     "inventory-service",
 ];
 
-/// One of `known`, or which these are: what clap shows for a wrong name.
+/// The one of `known` with this name.
+///
+/// # Errors
+/// The names that there are, as a sentence for clap's message.
 pub fn among(known: &[&'static str], what: &str, name: &str) -> Result<&'static str, String> {
     let found = known.iter().copied().find(|known| *known == name);
     found.ok_or_else(|| format!("the {what} are {}", known.join(", ")))
 }
 
-/// Ours too, and no part of the shop: Alertmanager's notifications end there.
+/// A service of agora's own that isn't part of the shop: it receives Alertmanager's notifications.
 pub const ALERT_RECEIVER: &str = "alert-receiver";
 
-/// Programs of ours that a command runs beside the system for a moment: built and packed like the services, and
-/// not started by `up`.
+/// Programs of agora's own that a command runs beside the system: built and packed like the services, and not started
+/// by `up`.
 pub const TOOLS: [&str; 2] = ["dead-letters", "trivial-service"];
 
-/// Names a run and its folder: sorts by time, and two in the same second differ.
+/// A new id for a run and its folder: ids sort by time, and two of the same second differ.
 pub fn new_run_id() -> anyhow::Result<String> {
     let time = Utc::now().format("%Y%m%d-%H%M%S");
     Ok(format!("{time}-{}", random::hex(2)?))
 }
 
-/// Everything of ours that has an image.
+/// The names of all images that are built from agora's own sources.
 pub fn own_images() -> impl Iterator<Item = &'static str> {
     SERVICES.into_iter().chain([ALERT_RECEIVER]).chain(TOOLS)
 }
@@ -73,13 +76,13 @@ pub const CONTAINERS: [&str; 11] = [
 pub struct PublishedPort {
     /// The setting that chooses it; 0 takes any free one.
     pub variable: &'static str,
-    /// What it is when nobody chose.
+    /// The port without that setting.
     pub default: &'static str,
-    /// The compose service behind it.
+    /// The service behind it.
     pub service: &'static str,
     /// The port inside the container.
     pub container_port: u16,
-    /// What people find there.
+    /// What people find there, for `up`'s list.
     pub what: &'static str,
 }
 
@@ -145,14 +148,14 @@ pub const GRAFANA: PublishedPort = PublishedPort {
     what: "Grafana: dashboards, logs, traces",
 };
 
-/// Where a command works.
+/// A project: one system, its repository and its settings.
 #[derive(Debug, Clone)]
 pub struct Project {
-    /// The repository.
+    /// The repository's root.
     pub root: PathBuf,
-    /// The compose project's name.
+    /// The project's name, which Compose puts before every container's.
     pub name: String,
-    /// Settings and secrets.
+    /// The file with settings and secrets.
     pub env_file: PathBuf,
     /// Compose files below the root.
     pub compose_files: Vec<&'static str>,
@@ -205,12 +208,12 @@ impl Project {
         Self { env_file, ..self }
     }
 
-    /// Where xtask keeps what it makes.
+    /// The folder for everything that commands write: `target/agora`.
     pub fn outputs(&self) -> PathBuf {
         self.root.join("target/agora")
     }
 
-    /// Where the output of long steps goes.
+    /// The file for the output of a long step.
     pub fn log(&self, step: &str) -> PathBuf {
         self.outputs().join("logs").join(format!("{step}.log"))
     }
@@ -258,7 +261,7 @@ impl Project {
         Ok(self.settings_from(&EnvFile::read(&self.env_file)?))
     }
 
-    /// The settings of an env file that is at hand already.
+    /// The settings of an env file that was read before.
     pub fn settings_from(&self, file: &EnvFile) -> Settings {
         let mut values: BTreeMap<String, String> = file
             .entries()
@@ -271,14 +274,14 @@ impl Project {
     }
 }
 
-/// Names and values, the environment over the env file.
+/// Settings by name; a variable of the environment wins over the env file's.
 #[derive(Debug, Clone)]
 pub struct Settings {
     values: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// A setting that must be there.
+    /// The value of a setting; an error where it is missing or empty.
     pub fn require(&self, name: &str) -> anyhow::Result<&str> {
         self.values
             .get(name)
@@ -292,7 +295,7 @@ impl Settings {
             })
     }
 
-    /// The chosen port; 0 is any free one.
+    /// The port that the settings choose; 0 is any free one.
     pub fn port(&self, port: &PublishedPort) -> anyhow::Result<u16> {
         let value = self
             .values
@@ -320,14 +323,14 @@ impl Settings {
         Self { values }
     }
 
-    /// These settings without the ones whose names begin so.
+    /// These settings without those whose names begin with `prefix`.
     pub fn without_prefix(&self, prefix: &str) -> Self {
         let mut values = self.values.clone();
         values.retain(|name, _| !name.starts_with(prefix));
         Self { values }
     }
 
-    /// All of them.
+    /// All settings by name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values
             .iter()

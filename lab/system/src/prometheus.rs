@@ -1,4 +1,6 @@
-//! Questions to the project's Prometheus.
+//! A client of the project's Prometheus.
+//!
+//! Left out: whether what it shows is right (`checks`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,12 +28,12 @@ const FRESH_SECONDS: u64 = 3 * SCRAPE_INTERVAL.as_secs();
 /// Seconds since 1970 on Prometheus's own clock, which may differ from this machine's.
 pub type Moment = f64;
 
-/// A series of an instant query's answer.
+/// A sample of an instant query's result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Its labels.
+    /// The labels by name.
     pub labels: BTreeMap<String, String>,
-    /// Its value.
+    /// The value.
     pub value: f64,
 }
 
@@ -42,12 +44,12 @@ impl Sample {
     }
 }
 
-/// How much a query's answer would show.
+/// How many series a query's result has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SeriesCounts {
-    /// All series of the answer.
+    /// All series.
     pub series: usize,
-    /// Those with at least one number: a series of nothing but NaN draws no line.
+    /// Series with at least one number: a series of NaN alone draws no line.
     pub with_numbers: usize,
 }
 
@@ -69,12 +71,12 @@ impl SeriesCounts {
     }
 }
 
-/// When a query is asked for.
+/// The time that a query is evaluated for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Span {
-    /// For one moment.
+    /// One moment.
     At(Moment),
-    /// From one moment to another, in steps of so many seconds.
+    /// From one moment to another, in steps of this many seconds.
     Over(Moment, Moment, u64),
 }
 
@@ -82,28 +84,28 @@ pub enum Span {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {
-    /// `alertname` and `severity` among them.
+    /// All labels, `alertname` and `severity` among them.
     pub labels: BTreeMap<String, String>,
-    /// With their values filled in.
+    /// The annotations, with their values filled in.
     pub annotations: BTreeMap<String, String>,
-    /// Whether it fires yet.
+    /// Whether it fires or is pending.
     pub state: AlertState,
     /// Since when its condition holds.
     pub active_at: DateTime<Utc>,
 }
 
-/// How far an alert has come; the worse is the lesser.
+/// The state of an alert whose condition holds; firing sorts first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertState {
     /// Its condition has held for as long as the rule demands.
     Firing,
-    /// Its condition holds, and not yet for as long as it must.
+    /// Its condition holds, but not yet for as long as the rule demands.
     Pending,
 }
 
 impl AlertState {
-    /// One word.
+    /// The state in one word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Firing => "firing",
@@ -112,13 +114,13 @@ impl AlertState {
     }
 }
 
-/// A counter's series, without the ghosts: a Prometheus that restarted shows the last values of series that
-/// are gone for five minutes more, and they would pass for the counts before a run.
+/// A query for a counter's series without stale ones: a Prometheus that restarted shows the last values of series that
+/// are gone for five minutes more, which would pass for the counts before a run.
 pub fn fresh(counter: &str) -> String {
     format!("{counter} and time() - timestamp({counter}) < {FRESH_SECONDS}")
 }
 
-/// The project's Prometheus.
+/// A client of the project's Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
     client: Client,
@@ -212,7 +214,7 @@ impl Prometheus {
         }
     }
 
-    /// What time it is for Prometheus.
+    /// The time by Prometheus's clock.
     pub fn now(&self) -> anyhow::Result<Moment> {
         let scalar: Scalar = self.ask("/api/v1/query", &[("query", "time()")])?;
         scalar
@@ -222,7 +224,7 @@ impl Prometheus {
             .context("Prometheus's time is no number")
     }
 
-    /// An instant query.
+    /// Evaluates an instant query.
     pub fn query(&self, query: &str, at: Moment) -> anyhow::Result<Vec<Sample>> {
         let vector: Vector = self.ask(
             "/api/v1/query",

@@ -1,11 +1,14 @@
-//! Replacing a service's containers one by one while it serves: a new one is started beside the old ones, and once it
-//! is healthy an old one is stopped with its grace period and removed. More and fewer containers go by the same means.
+//! Rolling updates: replaces a service's containers one by one while it serves. A new one is started beside the old
+//! ones; once it is healthy, an old one is stopped with its grace period and removed. A service is scaled in the same
+//! way.
 //!
-//! How far it got is not remembered but told by the engine. A container that isn't relied on, because it is not healthy
-//! yet or about to leave, is *provisional*: it has no restart policy, so that one that can't start ends instead of
-//! starting over and over. Between any two calls of the engine a look at these says what is to be undone or finished
-//! ([`repair`]). Left out: images, which somebody else builds, and who gets which request: the gateway finds replicas by
-//! Docker's DNS, is refused by one that doesn't listen yet or no longer, and goes on to the next.
+//! Progress is not recorded; the engine shows it. A container that isn't relied on, because it is not healthy yet or is
+//! about to be removed, is *provisional*: it has no restart policy, so that one that can't start ends instead of
+//! restarting again and again. After an interruption between any two calls of the engine, these containers show what
+//! has to be undone or finished ([`repair`]).
+//!
+//! Left out: images ([`crate::service_images`]), and routing. The gateway finds replicas by Docker's DNS, and tries the
+//! next one when a replica doesn't accept connections.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +24,7 @@ use crate::{
     wait,
 };
 
-/// The most containers that a service may have.
+/// The most replicas that a service may have.
 pub const MOST: u32 = 8;
 /// Longer than STARTUP_TIMEOUT_SECONDS and `start_period` in compose.yaml.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
@@ -38,37 +41,37 @@ const LOG_LINES: usize = 6;
 pub struct Rolling<'a> {
     lab: &'a Lab<'a>,
     service: &'static str,
-    /// What new containers are made with.
+    /// The settings of new containers.
     settings: Settings,
 }
 
-/// One container in the place of another.
+/// A container that was replaced by another.
 #[derive(Debug)]
 pub struct Replaced {
-    /// The one that serves now.
+    /// The new container, which serves.
     pub new: Container,
-    /// From its start.
+    /// How long the new one took from its start until it was healthy.
     pub healthy_after: Duration,
-    /// The one that is gone.
+    /// The old container, which is gone.
     pub left: Left,
 }
 
-/// A container that is gone.
+/// A container that was removed.
 #[derive(Debug)]
 pub struct Left {
     /// The container as it was last seen.
     pub container: Container,
-    /// How it ended when it was asked to; `None` when it didn't run.
+    /// Its exit code after SIGTERM; `None` when it didn't run.
     pub exit_code: Option<i64>,
 }
 
 impl Left {
-    /// It finished what it had, and ended by itself.
+    /// Whether it finished its work and ended within its grace period.
     pub fn gracefully(&self) -> bool {
         self.exit_code.is_none_or(|code| code == 0)
     }
 
-    /// What it means that a container did not end by itself; `None` of one that did.
+    /// What it means that it was killed, in a sentence; `None` for one that ended gracefully.
     pub fn complaint(&self) -> Option<String> {
         (!self.gracefully()).then(|| {
             format!(
@@ -95,8 +98,8 @@ impl<'a> Rolling<'a> {
         Ok(by_age(self.lab.containers_of(self.service)?))
     }
 
-    /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the order in
-    /// which they go. `containers` stand in the order of their age, the oldest first.
+    /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the
+    /// order in which they go. `containers` stand in the order of their age, the oldest first.
     pub fn surplus(containers: &[Container], stay: usize) -> Vec<&Container> {
         let mut leaving: Vec<_> = containers.iter().rev().collect();
         leaving.sort_by_key(|container| container.is_healthy());
@@ -237,7 +240,7 @@ impl<'a> Rolling<'a> {
     }
 }
 
-/// Finishes or undoes what a replacement that was cut short left of a service's containers; what was done, in words.
+/// Finishes or undoes an interrupted replacement of a service's containers; returns what was done, in words.
 pub fn repair(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
     let mut containers = lab.containers()?;
     containers.retain(|container| container.service == service);
@@ -262,12 +265,12 @@ pub fn repair(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String
         .collect())
 }
 
-/// What a replacement that was cut short left.
+/// The containers that an interrupted replacement left.
 #[derive(Debug, Default)]
 struct LeftOver<'c> {
-    /// Provisional ones, and such as were never started.
+    /// Containers to remove: provisional ones, and ones that were never started.
     superfluous: Vec<&'c Container>,
-    /// A provisional one that is to stay.
+    /// The provisional container that stays and has to be relied on.
     relied_on: Option<&'c Container>,
 }
 

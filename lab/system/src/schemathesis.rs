@@ -1,6 +1,8 @@
-//! Schemathesis, a property-based API fuzzer: found in the cache or fetched from PyPI for this user alone, and its report.
+//! Schemathesis, a property-based API fuzzer: found in the cache or fetched from PyPI for this user alone, and its
+//! report.
 //!
-//! What becomes of a run is read from its events (NDJSON), a line each; of those only what is used here is read.
+//! The result of a run is read from its events (NDJSON). Left out: which requests are made, and the verdict
+//! (`verify-api`).
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{process::Call, project::Project};
 
-/// Every package with its version and its hashes.
+/// The pinned packages, each with its version and hashes.
 const REQUIREMENTS: &str = "xtask/schemathesis/requirements.txt";
 /// The Debian package and suite that hold pip as a wheel, for a Python without it.
 const PIP_PACKAGE: [&str; 2] = ["python3-pip-whl", "bookworm"];
@@ -28,7 +30,7 @@ const FETCH_LIMIT: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone)]
 pub struct Schemathesis {
     packages: PathBuf,
-    /// What it calls itself.
+    /// The version, as it prints it.
     pub version: String,
 }
 
@@ -74,7 +76,7 @@ impl Schemathesis {
         Some(Self { version, ..found })
     }
 
-    /// A call of it.
+    /// A call with these arguments.
     pub fn call<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Call {
         Call::new("python3")
             .args(["-m", "schemathesis.cli", "--no-color"])
@@ -154,29 +156,29 @@ fn pip(project: &Project, folder: &Path, step: &Step) -> anyhow::Result<Vec<Stri
     Ok(vec![wheel.join("pip").to_string_lossy().into_owned()])
 }
 
-/// What a run did and found.
+/// The result of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Run {
-    /// How often an operation (`GET /users/`) was answered with a status.
+    /// How often each operation (`GET /users/`) was answered with which status.
     pub operations: BTreeMap<String, BTreeMap<u16, usize>>,
-    /// Answers that are not as documented, each kind of an operation once.
+    /// Answers that are not as documented, each kind once for an operation.
     pub violations: Vec<Violation>,
-    /// What kept it from asking.
+    /// Errors that kept it from sending requests.
     pub errors: Vec<String>,
 }
 
 /// An answer that is not as documented.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Violation {
-    /// Method and path.
+    /// The operation's method and path.
     pub operation: String,
-    /// In a word or two.
+    /// The kind of violation, as Schemathesis names it.
     pub title: String,
-    /// What is wrong.
+    /// What is wrong, in words.
     pub detail: String,
-    /// Method and address.
+    /// The request's method and address.
     pub request: String,
-    /// The answer's status, where there was an answer.
+    /// The answer's status; `None` without an answer.
     pub status: Option<u16>,
 }
 

@@ -1,4 +1,6 @@
-//! The images of the services and the tools: built where the content changed, held to their size limit.
+//! The images of agora's own services and tools: built where their content changed, and held to a size limit.
+//!
+//! Left out: compiling ([`crate::binaries`]).
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -18,7 +20,7 @@ use crate::{
 pub const SIZE_LIMIT_BYTES: u64 = 20 * 1_000_000;
 const BUILD_LIMIT: Duration = Duration::from_secs(300);
 
-/// The tag under which a service's image stands.
+/// The name of a service's image, with its tag.
 pub fn tag(service: &str) -> String {
     format!("agora/{service}:dev")
 }

@@ -12,15 +12,15 @@ use crate::random;
 
 /// The setting: `kid:hex[,kid:hex]`, the one that signs first.
 pub const JWT_KEYS: &str = "AGORA_JWT_KEYS";
-/// Who has them.
+/// The service that has the keys.
 pub const SERVICE: &str = "user-service";
-/// As the container has it.
+/// How the variable begins in a container's environment.
 const VARIABLE: &str = "JWT_KEYS=";
-/// How a key that was made here is called: the time, and what tells it from another one of that second.
+/// How the id of a key that was made here begins: with the time; what follows tells keys of one second apart.
 const TIME: &str = "%Y%m%dT%H%M%S";
 const BYTES: usize = 32;
 
-/// The keys of one setting, the one that signs first. What they are is shown nowhere.
+/// The keys of one setting; the first signs. The secrets are printed nowhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKeys(Vec<SigningKey>);
 
@@ -62,7 +62,7 @@ impl SigningKeys {
         })
     }
 
-    /// As the env file has them.
+    /// The setting's value: `kid:hex[,kid:hex]`.
     pub fn text(&self) -> String {
         let keys = self
             .0
@@ -71,7 +71,7 @@ impl SigningKeys {
         keys.collect::<Vec<_>>().join(",")
     }
 
-    /// The ids, the one that signs first.
+    /// The keys' ids; the first one's key signs.
     pub fn ids(&self) -> Vec<String> {
         self.0.iter().map(|key| key.id.clone()).collect()
     }
@@ -83,23 +83,23 @@ impl SigningKeys {
         (made_at(&newest.id) > made_at(&signs.id)).then_some(&newest.id)
     }
 
-    /// A key more, which verifies only.
+    /// Adds a key, which verifies only.
     pub fn add(&mut self, new: Self) {
         self.0.extend(new.0);
     }
 
-    /// Has the key with this id sign.
+    /// Makes the key with this id the one that signs.
     pub fn promote(&mut self, id: &str) {
         self.0.sort_by_key(|key| key.id != id);
     }
 
-    /// Leaves the one that signs.
+    /// Removes all keys but the one that signs.
     pub fn drop_old(&mut self) {
         self.0.truncate(1);
     }
 }
 
-/// When a key was made, as its id says; `None` where that was made otherwise.
+/// When a key was made, by its id; `None` for an id of another form.
 pub fn made_at(id: &str) -> Option<DateTime<Utc>> {
     let (time, _) = id.split_once('-')?;
     let time = NaiveDateTime::parse_from_str(time, TIME).ok()?;

@@ -1,5 +1,7 @@
 //! The switches of patterns and the numbers that override a pattern's defaults, in settings and in a container's
-//! environment. Left out: which patterns there are ([`patterns`]) and what they do (the services).
+//! environment.
+//!
+//! Left out: which patterns there are ([`patterns`]) and what they do (the services).
 
 use std::collections::BTreeMap;
 
@@ -8,8 +10,8 @@ use patterns::Pattern;
 
 use crate::project::Settings;
 
-/// Settings that say how much a pattern lets through, or how long it waits, whole numbers from 1 on. `compose.yaml` has their defaults, and
-/// passes them on under the same names.
+/// Settings that say how much a pattern lets through, or how long it waits, whole numbers from 1 on. `compose.yaml` has
+/// their defaults, and passes them on under the same names.
 pub const OVERRIDES: [&str; 4] = [
     "AGORA_RATE_LIMIT_AVERAGE",
     "AGORA_RATE_LIMIT_BURST",
@@ -17,7 +19,8 @@ pub const OVERRIDES: [&str; 4] = [
     "AGORA_SAGA_RECOVERY_INTERVAL_SECONDS",
 ];
 
-/// Refuses an override that isn't a number: the gateway would take no route at all from a file with it, and a service would not start.
+/// Refuses an override that isn't a number: the gateway would take no route at all from a file with it, and a service
+/// would not start.
 pub fn check_overrides(settings: &Settings) -> anyhow::Result<()> {
     check_overrides_among(settings.iter())
 }

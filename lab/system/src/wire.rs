@@ -1,4 +1,6 @@
-//! Bytes to and from the gateway: no HTTP library would send most attacks, or show all that comes back.
+//! Raw bytes to and from the gateway, as no HTTP library sends most attacks or returns all answers.
+//!
+//! Left out: what is sent, and the judgement of what is returned (`checks::attacks`).
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -12,8 +14,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 const AFTERWARDS: Duration = Duration::from_millis(300);
 const MOST_BYTES: usize = 1 << 20;
 
-/// Writes an attack on a connection of its own and reads all that comes back, until the gateway closes the connection
-/// or has said nothing for a while after an answer.
+/// Writes bytes on a connection of its own and reads everything that is sent back, until the gateway closes the
+/// connection or is silent for a while after an answer.
 pub fn converse(
     gateway: SocketAddr,
     bytes: &[u8],

@@ -1,5 +1,5 @@
 //! `alerts`: which alerts are firing or about to, worst first, each with where it is explained. Read from Prometheus,
-//! which evaluates the rules; what Alertmanager told of them is [`history`].
+//! which evaluates the rules. Left out: notifications ([`history`]).
 
 mod history;
 
@@ -36,19 +36,19 @@ pub(crate) struct Options {
 struct Report {
     /// `failed` when an alert is firing.
     outcome: Exit,
-    /// Firing ones first.
+    /// The alerts, firing ones first.
     alerts: Vec<Entry>,
 }
 
-/// An alert that isn't at rest.
+/// An alert that fires or is pending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Entry {
     name: String,
     state: AlertState,
     severity: String,
-    /// One sentence with its values.
+    /// The annotation `summary`: a sentence with its values.
     summary: String,
-    /// The section of the documentation that says what to do.
+    /// The annotation `runbook`: the section of the documentation that says what to do.
     runbook: String,
     /// Since when its condition holds.
     since: DateTime<Utc>,

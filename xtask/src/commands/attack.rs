@@ -1,4 +1,6 @@
-//! `attack`: sends the attack corpus to the running gateway and says what got in, what broke, and what held.
+//! `attack`: sends the attack corpus to the running gateway and reports what got in, what broke, and what held.
+//!
+//! Left out: the attacks and their judgement (`checks::attacks`).
 
 use std::fmt::Write as _;
 
@@ -18,13 +20,14 @@ use crate::output::{Format, print_json, progress, table};
 struct Report {
     outcome: Exit,
     families: Vec<Row>,
-    /// Every attack that did not simply fail.
+    /// Every attack that wasn't refused as expected.
     not_held: Vec<NotHeld>,
-    /// Containers that no longer run as they did before: an attack whose connection just ends may have ended the gateway.
+    /// Containers that no longer run as they did before: an attack whose connection just ends may have ended the
+    /// gateway.
     fallen: Vec<String>,
 }
 
-/// What became of a family's attacks.
+/// The results of a family's attacks.
 #[derive(Debug, Default, Serialize)]
 struct Row {
     family: &'static str,
@@ -62,7 +65,7 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     Ok(report.outcome)
 }
 
-/// The names of those that don't run any more, or were started again. Pure.
+/// The names of containers that don't run any more, or were started again. Pure.
 fn fallen(before: &[Container], after: &[Container]) -> Vec<String> {
     let runs_on = |container: &&Container| {
         after.iter().any(|now| {
@@ -75,7 +78,8 @@ fn fallen(before: &[Container], after: &[Container]) -> Vec<String> {
     fallen.map(engine::name).collect()
 }
 
-/// Whatever got in or broke something is a failure; silence and statuses that nobody foresaw show neither. Pure.
+/// Judges the findings: an attack that got in or broke something fails; unexpected statuses and missing answers are
+/// inconclusive. Pure.
 fn judge(findings: &[Finding], fallen: Vec<String>) -> Report {
     let mut not_held = Vec::new();
     let mut families: Vec<Row> = Family::ALL

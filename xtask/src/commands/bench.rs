@@ -1,8 +1,7 @@
-//! `bench`: what the order's whole way costs, beside what the same broker and the same database do without it; what
-//! telemetry adds to that; and what comes through the gateway of what the gateway could do.
+//! `bench`: the throughput of orders from end to end, beside that of the same broker and database alone; the cost of
+//! telemetry; and the throughput of the gateway, beside that of other gateways.
 //!
-//! The benchmarks are `benches/throughput` and, for the part `gateway`,
-//! `benches/gateway`; this gives them the test system.
+//! Left out: the benchmarks, `benches/throughput` and `benches/gateway`. This command starts the test system for them.
 
 use base::{outcome::Exit, progress::Progress};
 use clap::ValueEnum;
@@ -13,7 +12,7 @@ use crate::commands::{
     up::Consent,
 };
 
-/// The gateways of `compose.bench.yaml`, and by which variable the benchmark knows each.
+/// The gateways of `compose.bench.yaml`, each with the variable that gives the benchmark its address.
 const GATEWAYS: [(&str, &str); 6] = [
     ("traefik-real", "AGORA_TEST_REAL_GATEWAY_URL"),
     ("traefik-trivial", "AGORA_TEST_TRIVIAL_GATEWAY_URL"),
@@ -100,7 +99,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
     )
 }
 
-/// Starts the gateways to compare with, and what is behind them; where they are.
+/// Starts the gateways to compare with, and what is behind them; returns their addresses as variables.
 fn gateways(system: &Project, progress: &Progress) -> anyhow::Result<Variables> {
     progress.step("gateways to compare with", |step| {
         let compose = Compose::find_or_fetch(system, step)?;

@@ -1,4 +1,5 @@
-//! `check`: formatting, lints, docs, dependency policy, the trace store's stand-in, configuration files and dashboards. All steps run, whatever fails.
+//! `check`: formatting, lints, docs, dependency policy, the trace store's stand-in, configuration files and dashboards.
+//! All steps run, whatever fails.
 
 use std::{
     fs,
@@ -66,7 +67,7 @@ enum CheckResult {
     Failed(String),
 }
 
-/// A check: its name, and what it does. `Some` is the reason why it was skipped.
+/// A check: its name, and its function, which returns the reason if it was skipped.
 type Check = (
     &'static str,
     fn(&Project, &Step) -> anyhow::Result<Option<String>>,
@@ -234,9 +235,9 @@ fn dependency_policy(project: &Project, step: &Step) -> anyhow::Result<Option<St
     logged(project, step, "deny", deny().args(["check"]))
 }
 
-/// Texts in which words are looked for, by their extensions.
+/// The extensions of files in which retired words are looked for.
 const TEXTS: [&str; 8] = ["html", "json", "md", "proto", "rs", "sh", "yaml", "yml"];
-/// Folders without texts of ours: what is built, and what was recorded.
+/// Folders in which they aren't: build output, and recorded evidence.
 const NOT_OURS: [&str; 3] = ["target", "fixtures", "golden"];
 
 fn retired_words(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
@@ -281,7 +282,7 @@ fn retired_words(project: &Project, step: &Step) -> anyhow::Result<Option<String
     ))
 }
 
-/// The files must stand by themselves: checked with upstream images and throwaway secrets, not with .env.
+/// Checks Compose's files with upstream images and throwaway secrets, not with .env: they must be valid by themselves.
 fn compose_files(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let Some(compose) = Compose::find()? else {
         return Ok(Some(
@@ -358,7 +359,7 @@ fn in_image(
     in_image_on(project, step, &folder, name, tool, image, args)
 }
 
-/// The same on any folder, which the tool finds at `/etc/<name>`.
+/// Runs a tool of an image on any folder, which the tool finds at `/etc/<name>`.
 fn in_image_on(
     project: &Project,
     step: &Step,
@@ -422,7 +423,7 @@ fn collect_scripts(folder: &Path, scripts: &mut Vec<PathBuf>) -> anyhow::Result<
     Ok(())
 }
 
-/// That the files are dashboards, with all that a panel needs, and that what they ask of Loki is at least well formed.
+/// Checks that the files are dashboards with all that a panel needs, and that their LogQL is well formed.
 fn dashboard_files(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let dashboards = dashboards::read_all(&project.root)?;
     let sources = read(project, dashboards::DATA_SOURCES)?;
@@ -439,7 +440,7 @@ fn dashboard_files(project: &Project, step: &Step) -> anyhow::Result<Option<Stri
     none_of(defects)
 }
 
-/// That what they ask of Prometheus is PromQL: promtool reads it as the rules of a file.
+/// Checks that their other queries are PromQL: promtool reads them as the rules of a file.
 fn dashboard_queries(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let mut defects = Vec::new();
     let dashboards = dashboards::read_all(&project.root)?;
@@ -465,7 +466,7 @@ fn dashboard_queries(project: &Project, step: &Step) -> anyhow::Result<Option<St
     Ok(skipped)
 }
 
-/// What can be said of the optional parts' configuration without their programs.
+/// Checks the optional parts' configuration as far as that is possible without their programs.
 fn optional_parts(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let text = read(project, ALLOY)?;
     let alloy = alloy::defects(&text).into_iter();
@@ -490,8 +491,7 @@ fn optional_parts(project: &Project, step: &Step) -> anyhow::Result<Option<Strin
     Ok(None)
 }
 
-/// Every query in a language with the place where it stands, its variables filled in; a variable that nobody knows is a
-/// defect.
+/// Every query in a language, as its place and its text with variables filled in; an unknown variable is a defect.
 fn questions(
     dashboards: &[Dashboard],
     language: Language,
@@ -539,7 +539,7 @@ fn rule_file(questions: &[(String, String)]) -> String {
     json!({ "groups": [{ "name": "dashboards", "rules": rules }] }).to_string()
 }
 
-/// A Compose file that carries a YAML document where Compose reads it and makes nothing of it.
+/// A Compose file with a YAML document below an `x-` key, where Compose parses and ignores it.
 fn as_extension(yaml: &str) -> String {
     let mut file = "services: { none: { image: none } }\nx-checked:\n".to_owned();
     for line in yaml.lines() {

@@ -1,11 +1,11 @@
 //! `completions`: a script with which a shell completes commands, options and values.
 //!
-//! Cargo passes completions of its aliases on to nobody: the script is for a function or an alias called `xtask`.
+//! The script is for a function or an alias called `xtask`. Left out: `cargo xtask`, as cargo completes no aliases.
 
 use base::outcome::Exit;
 use clap_complete::Shell;
 
-/// What completions are called for.
+/// The name of the command that is completed.
 const NAME: &str = "xtask";
 
 /// Options of `completions`.

@@ -1,4 +1,6 @@
-//! `demo`: the whole main job from nothing, with one summary at the end.
+//! `demo`: the main job from nothing: up, smoke, load, every check and an experiment, with a summary at the end.
+//!
+//! Left out: the commands themselves; each part is one.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use crate::{
 /// Long enough for every pattern to be seen at work, short enough to wait for.
 const LOAD_RUN_TIME: &str = "20s";
 
-/// Of the experiments the one that takes least time: a minute.
+/// The experiment that takes the least time: a minute.
 const QUICK_EXPERIMENT: &str = "inbox";
 
 /// Options of `demo`.
@@ -26,7 +28,7 @@ pub(crate) struct Options {
     up: up::Options,
 }
 
-/// How one part went.
+/// The result of one part.
 struct Part {
     name: &'static str,
     exit: Exit,
@@ -39,7 +41,7 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
         up::bring_up(project, options.up, &progress())?;
         Ok(Exit::Holds)
     })?];
-    // Nothing else can be said of a system that didn't come up.
+    // Without a running system no other part makes sense.
     if parts[0].exit == Exit::Holds {
         parts.push(part("smoke", || smoke::run(project, Format::Text))?);
         parts.push(part("load", || {

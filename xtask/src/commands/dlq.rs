@@ -1,5 +1,7 @@
-//! `dlq`: dead letters one by one. `list` and `peek` look at them over the management API and leave them where they
-//! are; `replay` and `purge` move them.
+//! `dlq`: single dead letters. `list` and `peek` read them through the management API and leave them where they are;
+//! `replay` and `purge` move them.
+//!
+//! Left out: a verdict on their number, see `verify-dlq`.
 
 mod filters;
 mod moving;
@@ -50,8 +52,8 @@ pub(crate) struct ListOptions {
 /// Options of `dlq peek`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PeekOptions {
-    /// The dead letter's number in `dlq list`, or at least the first 8 characters of its id [default: the first that meets
-    /// the conditions]
+    /// The dead letter's number in `dlq list`, or at least the first 8 characters of its id [default: the first that
+    /// meets the conditions]
     letter: Option<String>,
     #[command(flatten)]
     filters: Filters,
@@ -71,11 +73,11 @@ fn reader(project: &Project) -> anyhow::Result<Reader> {
     Reader::new(project, &engine::running_system(project)?)
 }
 
-/// What is read of all queues, in a stable order.
+/// The dead letters of all queues, in a stable order.
 struct Letters {
-    /// Their numbers are what `peek` takes, whatever the conditions.
+    /// Those that were read. `peek` takes their numbers, which don't depend on conditions.
     letters: Vec<DeadLetter>,
-    /// How many there are, read or not.
+    /// How many there are, whether or not they were read.
     total: usize,
 }
 
@@ -93,7 +95,7 @@ impl Letters {
         Ok(all)
     }
 
-    /// Those that meet the conditions, with their numbers.
+    /// The dead letters that meet the conditions, with their numbers.
     fn selected(&self, filters: &Filters) -> Vec<(usize, &DeadLetter)> {
         let (queues, selection, now) = (filters.queues(), filters.selection(), Utc::now());
         let meets = |letter: &DeadLetter| {

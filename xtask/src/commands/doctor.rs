@@ -19,7 +19,7 @@ use crate::output::{Format, print_json, progress, table};
 
 /// A cold build leaves about 5 GB of objects and 1.5 GB of images; twice that is comfortable.
 const DISK_NEEDED_KIB: u64 = 12 * 1024 * 1024;
-/// What the containers may take together, and some for the compiler.
+/// What the containers may use together, and some for the compiler.
 const MEMORY_NEEDED_BYTES: u64 = 3 * 1024 * 1024 * 1024;
 
 /// The result as JSON.
@@ -29,7 +29,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// One thing that was looked at.
+/// One prerequisite and its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Check {
     what: &'static str,
@@ -44,7 +44,7 @@ struct Check {
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
-    /// Not there, but `up` gets by without it.
+    /// Missing, but `up` works without it.
     Dispensable,
     Missing,
 }
@@ -162,7 +162,7 @@ fn free_kib(df: &str) -> Option<u64> {
     df.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()
 }
 
-/// The engine, or what `up` would do about one that doesn't answer.
+/// The engine, or what `up` would do if it doesn't answer.
 fn engine(plan: Plan) -> Check {
     const WHAT: &str = "engine";
     match plan {
@@ -331,7 +331,7 @@ fn recipes() -> Check {
     Check::missing(WHAT, format!("{} missing", absent.join(", ")), repair)
 }
 
-/// Either of the two is enough: what one lacks is dispensable beside the other.
+/// One of the two is enough: with one of them the other is dispensable.
 fn image_sources(registry: Check, recipes: Check) -> [Check; 2] {
     let mut sources = [registry, recipes];
     if sources.iter().any(|source| source.state == State::Ok) {

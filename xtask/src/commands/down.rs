@@ -1,4 +1,6 @@
 //! `down`: stops and removes the project's containers and networks, and its data when asked to.
+//!
+//! Left out: images and build output, which stay.
 
 use std::time::Duration;
 

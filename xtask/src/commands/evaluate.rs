@@ -1,4 +1,6 @@
 //! `evaluate`: experiments with a pattern off and on, and what can be done with their evidence later.
+//!
+//! Left out: running, judging and reports (`evaluation`).
 
 mod comparison;
 mod list;

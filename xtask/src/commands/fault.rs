@@ -1,4 +1,6 @@
-//! `fault`: one fault by hand: injected, its effect checked, and healed.
+//! `fault`: injects one fault, checks its effect, and heals it.
+//!
+//! Left out: what a fault does (`evaluation::faults`).
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use system::{
 
 use crate::output::{Format, print_json, progress, table};
 
-/// The networks of compose.yaml, without `logs`, on which only optional containers stand.
+/// The networks of compose.yaml, without `logs`, in which only optional parts are.
 const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
 /// The databases, by name.
 const DATABASES: [&str; 4] = ["users", "products", "orders", "inventory"];
@@ -208,7 +210,8 @@ fn database(name: &str) -> Result<&'static str, String> {
     among(&DATABASES, "databases", name)
 }
 
-/// The database knows its tables. A fault is made of constants, and this process makes one.
+/// Any table name: only the database knows its tables. Leaked, as faults are made of constants and this process makes
+/// one.
 #[expect(clippy::unnecessary_wraps, reason = "what clap asks for")]
 fn any_name(name: &str) -> Result<&'static str, String> {
     Ok(name.to_owned().leak())
@@ -226,7 +229,7 @@ fn stream(name: &str) -> Result<Topology, String> {
 #[derive(Debug, Serialize)]
 struct Report {
     outcome: Exit,
-    /// In words.
+    /// The fault in a sentence.
     fault: String,
     injected_at: DateTime<Utc>,
     healed_at: DateTime<Utc>,
@@ -251,7 +254,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     Ok(report.outcome)
 }
 
-/// Injects, holds and watches, heals; heals as well when it ends early.
+/// Injects the fault, holds it while looking for its effect, and heals it, also when it ends early.
 fn carry_out(
     fault: Fault,
     since: DateTime<Utc>,
@@ -283,7 +286,7 @@ fn carry_out(
 }
 
 impl Kind {
-    /// The fault, and since when the events are from that it may be about; `None` for the list.
+    /// The fault, and the earliest time of the events that it may redeliver; `None` for the list.
     fn fault(&self) -> Option<(Fault, DateTime<Utc>)> {
         let mut since = Utc::now();
         let fault = match *self {

@@ -1,6 +1,5 @@
-//! `heal`: undoes whatever a fault left behind, by looking at the system alone, and restores what an evaluation that
-//! was cut short had found, by the note that it left. What a killed command left is undone by the next one, whichever
-//! it is ([`undo_left_over`]).
+//! `heal`: undoes every fault, by looking at the system alone, and restores what an interrupted evaluation had found,
+//! by its run journal. What a killed command left is undone by the next one, whichever it is ([`undo_left_over`]).
 
 use base::outcome::Exit;
 use evaluation::{run_journal, runner};
@@ -13,7 +12,7 @@ use crate::output::{Format, print_json, progress};
 #[derive(Debug, Serialize)]
 struct Report {
     outcome: Exit,
-    /// In words; empty when nothing was wrong.
+    /// What was repaired, in words; empty when nothing was wrong.
     #[serde(rename = "mended")]
     repaired: Vec<String>,
 }
@@ -39,11 +38,11 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     Ok(Exit::Holds)
 }
 
-/// Undoes what a command left that was killed, before another one looks at the system; a failure is told, and the
-/// other one may see what it makes of the system.
+/// Undoes what a killed command left, before another one looks at the system. A failure is a warning: the other command
+/// runs all the same.
 ///
-/// Nothing is touched without a note of a killed command, nor while others have the system alone or a fault lasts that somebody
-/// asked for.
+/// Nothing is touched without a note of a killed command, nor while another process holds the system lock or a fault is
+/// in force.
 pub(crate) fn undo_left_over(project: &Project) -> anyhow::Result<()> {
     match try_to_undo(project) {
         Err(error) if !error.is::<Interrupted>() => {
@@ -64,7 +63,7 @@ fn try_to_undo(project: &Project) -> anyhow::Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    // Whoever has the system alone is at work on it, and an evaluation's note may be theirs.
+    // The holder of the lock is at work on the system, and a run journal may be its own.
     let Ok(_lock) = SystemLock::take(project) else {
         return Ok(());
     };

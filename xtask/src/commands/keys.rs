@@ -56,15 +56,15 @@ struct Report {
     /// What was finished or undone first, in words.
     #[serde(rename = "mended")]
     repaired: Vec<String>,
-    /// A rotation stands between its steps.
+    /// Whether a rotation was interrupted between its steps.
     cut_short: bool,
-    /// Every container has what the env file says.
+    /// Whether every container has the env file's keys.
     handed_out: bool,
-    /// Since when the key that signs has been the only one to; unknown before the first rotation.
+    /// Since when the first key alone signs; `None` before the first rotation.
     rotated_at: Option<DateTime<Utc>>,
-    /// When the last token of the other keys is over.
+    /// When the last token of the other keys expires.
     retire_from: Option<DateTime<Utc>>,
-    /// The one that signs first.
+    /// The keys, the one that signs first.
     keys: Vec<Key>,
     /// Exit codes of the containers that were replaced; `null` of one that didn't run.
     left: Vec<Option<i64>>,
@@ -73,13 +73,13 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct Key {
     id: String,
-    /// Unless its id says nothing of that.
+    /// When it was made; `None` for an id without a time.
     made_at: Option<DateTime<Utc>>,
     /// `signs` or `verifies`, by the env file; `none` where only containers have it.
     role: &'static str,
-    /// Containers that have it, of all.
+    /// How many containers have it.
     containers: usize,
-    /// Of these, the ones that sign with it.
+    /// How many of them sign with it.
     signing: usize,
     of: usize,
 }
@@ -167,7 +167,7 @@ fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
 
 fn rotation<'a>(lab: &'a Lab<'a>) -> anyhow::Result<Rotation<'a>> {
     let file = EnvFile::read(&lab.project.env_file)?;
-    // One that compose takes from elsewhere would stay as it is.
+    // A value from the environment would win over the one that is written to the env file.
     if file.get(JWT_KEYS) != Some(lab.settings().require(JWT_KEYS)?) {
         return Err(outcome::usage(
             format!("{JWT_KEYS} is set in the environment, which wins over the env file"),
@@ -181,7 +181,7 @@ fn rotation<'a>(lab: &'a Lab<'a>) -> anyhow::Result<Rotation<'a>> {
     })
 }
 
-/// Writes the keys into the env file. `rotated_at` is known when the first alone signs.
+/// Writes the keys into the env file; `rotated_at` is `None` until the first key alone signs.
 fn keep(
     project: &Project,
     keys: &SigningKeys,
@@ -211,7 +211,7 @@ fn rotated_at(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
     Ok(Some(at.to_utc()))
 }
 
-/// When the last token is over that an old key signed.
+/// When the last token expires that an old key signed; `None` where that is unknown.
 fn retire_from(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
     let (variable, default) = JWT_TTL_SECONDS;
     let settings = project.settings()?;
@@ -228,7 +228,7 @@ fn retire_from(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
     Ok(rotated_at.map(|at| at + TimeDelta::seconds(i64::from(seconds))))
 }
 
-/// What there is, read anew.
+/// Reads the current state of keys and containers.
 fn look(project: &Project, repaired: Vec<String>, left: &[Left]) -> anyhow::Result<Report> {
     let lab = Lab::new(project)?;
     let keys = key_rotation::keys_of(lab.settings())?;

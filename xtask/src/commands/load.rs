@@ -1,8 +1,10 @@
-//! `load`: puts load on the running system through its gateway and keeps what came of it.
+//! `load`: puts load on the running system through its gateway and records the run.
 //!
 //! The load generator is a program of its own, `loadtest`. Around its run this command makes sure that
 //! Prometheus has scraped everything before the first request and after the last one, so that
 //! `verify-metrics` can compare exact counts.
+//!
+//! Left out: the load (`loadtest`), and the comparison (`verify-metrics`).
 
 use std::{fs, time::Duration};
 
@@ -33,7 +35,7 @@ use crate::{
 /// The longest run that `loadtest` takes is a day; preparation and the last requests come on top.
 const LIMIT: Duration = Duration::from_secs(25 * 60 * 60);
 
-/// Messages of what was done just before are through by then, and a scrape interval more.
+/// How long messages from before may take until they are processed and that is scraped.
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 
 /// Options of `load`.
@@ -89,7 +91,7 @@ impl Options {
         }
     }
 
-    /// What is passed on; `loadtest` judges the values.
+    /// The options for `loadtest`, which checks their values.
     fn passed_on(&self) -> Vec<String> {
         let options = [
             ("--users", &self.users),
@@ -177,8 +179,8 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     Ok(exit)
 }
 
-/// A moment just before the run at which no message is on its way, or the last one that was waited for: that others use
-/// the system is no reason not to put load on it. `verify-metrics` sees it.
+/// A moment just before the run at which no message is under way, or the last one before the limit: other clients are
+/// no reason not to start the load. `verify-metrics` notices them.
 fn begin(prometheus: &Prometheus, step: &Step) -> anyhow::Result<Moment> {
     let mut last = prometheus.wait_for_fresh_scrapes()?;
     let at_rest = wait::until(AT_REST_WITHIN, Duration::ZERO, || {

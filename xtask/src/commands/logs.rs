@@ -1,4 +1,6 @@
-//! `logs`: what the containers wrote; with `--trace`, the lines of one trace over all of them.
+//! `logs`: the containers' logs; with `--trace`, the lines of one trace from all of them.
+//!
+//! Left out: logs of removed containers, which only Loki has.
 
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use system::{
 
 use crate::output::{print_stderr, print_stdout};
 
-/// A followed log ends when somebody ends it, at the latest after a day.
+/// The limit of a followed log: a day.
 const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Options of `logs`.
@@ -136,7 +138,7 @@ fn print_trace(
     Ok(Exit::Holds)
 }
 
-/// A whole one, or enough of its beginning.
+/// Whether a text is a trace id, or enough of its beginning.
 fn is_trace_id(text: &str) -> bool {
     (8..=32).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -1,4 +1,6 @@
-//! A module per command: its options, and the function that does it.
+//! A module per command: its options, the calls that carry it out, and its output.
+//!
+//! Left out: acting on the system (`system`), checks (`checks`), experiments (`evaluation`).
 
 pub(crate) mod alerts;
 pub(crate) mod attack;

@@ -1,8 +1,9 @@
-//! `orders`: those that wait for longer than they may. `stuck` lists them, what each waits for and since when; `repair` has
-//! order-service publish their events again now, also with the pattern `saga_recovery` off, and waits until they end.
+//! `orders`: stuck orders, which wait for longer than they may. `stuck` lists them, what each waits for and since when;
+//! `repair` has order-service publish their events again, also with the pattern `saga_recovery` off, and waits until
+//! they end.
 //!
-//! Read in order-service's database. What is asked for is noted there as well: order-service takes it up with its next
-//! sweep, as it alone publishes its events. Left out: messages that are dead, see `dlq`.
+//! Both use order-service's database. `repair` sets a flag there, which order-service reads with its next sweep, as it
+//! alone publishes its events. Left out: dead letters, see `dlq`.
 
 use std::{
     fmt,
@@ -26,7 +27,7 @@ use crate::output::{Format, print_json, progress, table};
 /// The most orders that are listed; all are counted.
 const LISTED: usize = 100;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// An order waits for what the other service says.
+/// The condition of an order that waits for inventory-service.
 const WAITING: &str = "status IN ('pending', 'cancelling')";
 
 /// What can be done with orders that wait.
@@ -81,13 +82,13 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 struct WaitingOrder {
     order_id: String,
     status: Status,
-    /// Since when it has this status.
+    /// Since when it has had this status.
     since: DateTime<Utc>,
     /// Whether its event still waits for the broker: then nothing is lost yet.
     unpublished: bool,
     /// How often its event was published again.
     recoveries: u32,
-    /// When last.
+    /// When its event was last published again.
     recovered_at: Option<DateTime<Utc>>,
     /// Whether it is to be published again at the next sweep.
     recovery_requested: bool,
@@ -211,7 +212,7 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions, format: Format) -> anyhow::Res
         [] => older_than(options.older_than),
         ids => among(ids),
     };
-    // All of them or none.
+    // All of the given orders or none.
     let (count, found) = waiting(lab, &condition)?;
     let waits = |id: &&String| found.iter().any(|order| order.order_id == **id);
     if count < options.orders.len() as u64
@@ -224,7 +225,7 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions, format: Format) -> anyhow::Res
             "`cargo xtask orders stuck` lists those that wait",
         ));
     }
-    // What was tried before counts no more.
+    // Earlier attempts don't count any more.
     let request = format!(
         "UPDATE orders SET recovery_requested = true, recoveries = 0 WHERE {WAITING} AND {condition} RETURNING id"
     );

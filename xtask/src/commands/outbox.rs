@@ -1,9 +1,9 @@
-//! `outbox`: events that a service's relay has parked because the broker rejects them. `parked` lists them, `retry` gives
-//! them their tries back, `drop` removes them.
+//! `outbox`: events that a service's relay has parked because the broker rejects them. `parked` lists them, `retry` has
+//! them published again, `drop` removes them.
 //!
-//! Read and changed in the services' databases: a relay looks at its rows again by itself. Later events of the same subject
-//! wait behind a parked one; after `retry` they follow it in their order, after `drop` they go on without it. Left out:
-//! messages that reached the broker and are dead, see `dlq`.
+//! All three use the services' databases, whose rows the relays poll. Later events of the same subject wait behind a
+//! parked one; after `retry` they follow it in their order, after `drop` they are published without it. Left out: dead
+//! letters, see `dlq`.
 
 use anyhow::Context;
 use base::{
@@ -67,7 +67,7 @@ struct ParkedEvent {
     subject: String,
     event_type: String,
     payload_bytes: u64,
-    /// How often it was tried.
+    /// How often the broker rejected it.
     rejections: u32,
     /// The broker's error.
     error: Option<String>,
@@ -86,7 +86,7 @@ struct Entry {
 /// The result of `parked` as JSON.
 #[derive(Debug, Serialize)]
 struct List {
-    /// All, listed or not.
+    /// How many events are parked, whether or not they are listed.
     parked: u64,
     events: Vec<Entry>,
 }
@@ -185,7 +185,7 @@ struct Changed {
     outcome: Exit,
     change: Change,
     events: Vec<String>,
-    /// Asked for, and not parked.
+    /// The ids that were given and aren't parked.
     missing: Vec<String>,
 }
 
@@ -234,7 +234,7 @@ fn change(
     ))
 }
 
-/// Without any id all of them are meant: clap has seen that `--all` was said.
+/// The condition for these ids. Without any id it is every event: then clap has required `--all`.
 fn condition(events: &[String]) -> String {
     if events.is_empty() {
         return "true".to_owned();

@@ -1,4 +1,6 @@
 //! `rollout`: replaces a service's containers one by one, while it serves.
+//!
+//! Left out: how a container is replaced (`system::rolling`).
 
 use base::{
     outcome::Exit,
@@ -52,7 +54,7 @@ struct Report {
     repaired: Vec<String>,
     /// How many containers the service has now.
     containers: usize,
-    /// None when all were replaced at once.
+    /// The replaced containers; empty when all were replaced at once.
     replaced: Vec<Replaced>,
 }
 
@@ -60,9 +62,9 @@ struct Report {
 struct Replaced {
     old: String,
     new: String,
-    /// From its start.
+    /// Time from the new container's start until it was healthy, in milliseconds.
     healthy_after_ms: u64,
-    /// Of the old one; `null` when it didn't run. 0: it finished what it had.
+    /// The old container's exit code, 0 when it finished its work; `null` when it didn't run.
     exit_code: Option<i64>,
 }
 
@@ -73,7 +75,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     let _note = Note::leave(project, &format!("a rollout of {}", options.service))?;
     let progress = progress();
     let service = options.service;
-    // A switch with a typing error would leave its pattern on and nobody the wiser.
+    // A switch with a typing error would leave its pattern on unnoticed.
     switches::off(lab.settings())?;
     progress.step("service images", |step| lab.build_services(step))?;
     let repaired = repair(&lab, service, &progress)?;

@@ -1,4 +1,6 @@
 //! `scale`: gives a service more containers or fewer, while it serves.
+//!
+//! Left out: how containers are added and removed (`system::rolling`).
 
 use base::outcome::Exit;
 use serde::Serialize;
@@ -43,9 +45,9 @@ struct Report {
     repaired: Vec<String>,
     before: usize,
     containers: usize,
-    /// Those of them that don't serve.
+    /// The names of containers that aren't healthy.
     not_healthy: Vec<String>,
-    /// Exit codes of those that left; `null` of one that didn't run.
+    /// Exit codes of the containers that were removed; `null` for one that didn't run.
     left: Vec<Option<i64>>,
 }
 

@@ -1,4 +1,4 @@
-//! `smoke`: walks the whole story once through the gateway, as a user who didn't exist before.
+//! `smoke`: the smoke test: everything that a new user does, once, through the gateway.
 //!
 //! Stops at the first step that fails, with the answer it got and the end of the service's log. Tokens and
 //! passwords are never printed.
@@ -17,11 +17,11 @@ use system::{
 
 use crate::output::{Format, print_json};
 
-/// The story's product.
+/// The product that is ordered.
 const PRODUCT: u32 = 99;
 /// How long an event may take until its effect shows: the outbox, the broker, and a consumer that is connecting again.
 const SHOWS_WITHIN: Duration = Duration::from_secs(20);
-/// How long a token that was logged out may still be good: what user-service promises (`EFFECTIVE_WITHIN`).
+/// How long a token may still be valid after logging out: what user-service promises (`EFFECTIVE_WITHIN`).
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_LINES: usize = 12;
@@ -41,7 +41,7 @@ struct StepReport {
     detail: String,
 }
 
-/// The step that ended the story.
+/// The step that failed.
 #[derive(Debug, Serialize)]
 struct StepFailure {
     name: &'static str,
@@ -81,7 +81,7 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     Ok(report.outcome)
 }
 
-/// Someone who signed up.
+/// A user who signed up.
 struct Person {
     id: String,
     authorization: String,
@@ -302,12 +302,12 @@ fn email(name: &str) -> String {
     format!("{name}@agora.example")
 }
 
-/// The account is as random as its name and of use to nobody.
+/// A password that follows from the name: the name is random, and the account worthless.
 fn password(name: &str) -> String {
     format!("password of {name}")
 }
 
-/// What an order's page says.
+/// The status in the answer to a GET of an order.
 fn status(answer: &Answer) -> anyhow::Result<String> {
     expect(answer, 200)?;
     status_of(answer)
@@ -331,7 +331,7 @@ fn expect(answer: &Answer, status: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs steps, notes how long they took, and tells of them as they end.
+/// Runs the steps, records how long they took, and prints each when it ends.
 struct Teller {
     format: Format,
     steps: Vec<StepReport>,
@@ -365,7 +365,7 @@ impl Teller {
     }
 }
 
-/// A step that went wrong, and the service that should know why.
+/// A failed step, and the service whose log may show why.
 struct StepFailed {
     name: &'static str,
     service: &'static str,

@@ -1,4 +1,4 @@
-//! `status`: what runs, whether it is healthy, and what it weighs.
+//! `status`: what runs, whether it is healthy, and how much memory it uses.
 
 use std::thread;
 

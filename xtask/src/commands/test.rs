@@ -107,11 +107,11 @@ fn exit(code: Option<i32>) -> anyhow::Result<Exit> {
 /// Variables for cargo's environment.
 pub(crate) type Variables = Vec<(&'static str, String)>;
 
-/// How the address of a container's port is found.
+/// A function that finds the address of a service's port.
 pub(crate) type Address = fn(&[Container], &str, u16) -> anyhow::Result<String>;
 
-/// Runs cargo with the test system's addresses in its environment; the system is there for that long. `beside` starts
-/// what else is needed in it, and says where that is.
+/// Starts the test system, runs cargo with its addresses in the environment, and removes it. `beside` starts what else
+/// is needed, and returns variables for that.
 pub(crate) fn cargo_on_a_test_system<'a>(
     project: &Project,
     consent: up::Consent,
@@ -183,7 +183,7 @@ fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> &'static [&'static 
     if narrowed { &[] } else { &["--workspace"] }
 }
 
-/// What tests and the benchmark may ask for: addresses of the parts, with their passwords, and the project itself.
+/// The variables for tests and benchmarks: addresses of the parts, with their passwords, and the project itself.
 fn environment(
     system: &Project,
     containers: &[Container],

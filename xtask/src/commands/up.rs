@@ -72,8 +72,8 @@ pub(crate) fn bring_up(
     options: Options,
     progress: &Progress,
 ) -> anyhow::Result<Vec<Container>> {
-    // Before anything else: a switch with a typing error would leave its pattern on and nobody the wiser,
-    // and a port with one would be found when most of the system is up.
+    // Before anything else: a switch with a typing error would leave its pattern on unnoticed, and a port with one
+    // would be found when most of the system is up.
     let asked_for = project.settings_from(&EnvFile::read(&project.env_file)?);
     let off = switches::off(&asked_for)?;
     switches::check_overrides(&asked_for)?;
@@ -198,7 +198,7 @@ fn provide_parts(
     })
 }
 
-/// Keeps what compose needs in `.env`, where a `docker compose` by hand finds it too.
+/// Records what Compose needs in `.env`, where a `docker compose` by hand finds it, too.
 fn record(
     project: &Project,
     settings: &Settings,
@@ -221,7 +221,7 @@ fn start(
     before: &[Container],
     step: &Step,
 ) -> anyhow::Result<()> {
-    // Without a word about them compose would leave one container of each.
+    // Without this option Compose would leave one container of each.
     let scales = SERVICES.map(|service| {
         let of_service = before
             .iter()
@@ -282,7 +282,7 @@ fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
     )
 }
 
-/// Prints where everything is and how to get in.
+/// Prints the addresses of all parts, and their logins.
 pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
     let containers = engine::containers(project)?;
     let settings = project.settings()?;

@@ -1,11 +1,12 @@
-//! `verify-api`: what the API answers through the gateway, held against its OpenAPI documents by a property-based fuzzer.
+//! `verify-api`: compares the API's answers through the gateway with its OpenAPI documents, with a property-based
+//! fuzzer.
 //!
-//! It signs up customers of its own and asks everything that the documents have, with made-up requests that they allow and
-//! ones that they don't. A 5xx, and whatever the document doesn't say (a status, a content type, a header, a body), is a violation.
-//! It leaves behind what it made: accounts, orders and purchases.
+//! It signs up test users and calls every operation of the documents, with generated requests that are valid and ones
+//! that aren't. A 5xx is a violation, and so is an undocumented status, content type, header or body. The accounts,
+//! orders and purchases that it creates stay.
 //!
-//! Logging out is tried apart, with a token that nobody else needs. Left out: `positive_data_acceptance`, as a schema can't
-//! say what exists, and `unsupported_method`, as the gateway answers 404 where it has no route.
+//! Logging out is tried separately, with a token of its own. Left out: `positive_data_acceptance`, as a schema
+//! can't say what exists, and `unsupported_method`, as the gateway answers 404 where it has no route.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -43,9 +44,9 @@ const LOGOUT: &str = "/auth/logout";
 const OWN_USER: [&str; 2] = ["/users/{id}", "/users/{id}/purchases"];
 /// Where `id` is an order.
 const OWN_ORDER: [&str; 2] = ["/orders/{id}", "/orders/{id}/cancel"];
-/// What needs a password, which nothing made up hits: here only refusals are seen.
+/// Operations that need a password, which no generated request has: only refusals are tested.
 const NEEDS_PASSWORD: [&str; 2] = ["POST /auth/login", "PUT /users/me/password"];
-/// More than the examples that an option allows can take.
+/// Longer than the most examples can take.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 const TOKEN: &str = "AGORA_API_TOKEN";
 
@@ -71,7 +72,7 @@ struct Report {
     seed: u32,
     operations: Vec<Operation>,
     violations: Vec<Violation>,
-    /// Of which nothing was learnt: not asked, or never answered with a 2xx.
+    /// Operations that were never called, or never answered with a 2xx.
     untried: Vec<String>,
 }
 
@@ -204,15 +205,15 @@ fn operations(document: &str) -> anyhow::Result<Vec<String>> {
     Ok(operations)
 }
 
-/// What is asked of a service with one customer's token.
+/// The operations of a service that are called with one test user's token.
 struct Part<'a> {
     name: String,
     document: &'a Document,
     selection: Vec<&'static str>,
 }
 
-/// Everything with whatever is made up, then the customer's own user and order, which nothing made up would hit, and
-/// logging out.
+/// All operations with generated values, then those with the test user's own id and order, which no generated value
+/// would be, and logging out.
 fn parts(document: &Document) -> Vec<Part<'_>> {
     let has = |path: &&str| {
         let mut operations = document.operations.iter();
@@ -242,7 +243,7 @@ fn parts(document: &Document) -> Vec<Part<'_>> {
         .collect()
 }
 
-/// How a service is asked.
+/// The settings of one run of the fuzzer.
 struct Fuzz<'a> {
     fuzzer: &'a Schemathesis,
     gateway: &'a str,
@@ -252,7 +253,7 @@ struct Fuzz<'a> {
 }
 
 impl Fuzz<'_> {
-    /// What came of it, and what the fuzzer said.
+    /// The result, and the fuzzer's output.
     fn run(
         &self,
         part: &Part<'_>,
@@ -357,7 +358,7 @@ fn merge(all: &mut Run, run: Run) {
     all.errors.extend(run.errors);
 }
 
-/// The part of what the fuzzer said in which its findings stand, with the call that shows each again.
+/// The part of the fuzzer's output with its findings, each with the call that reproduces it.
 fn failures(said: &str) -> String {
     let lines = said
         .lines()

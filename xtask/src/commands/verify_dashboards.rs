@@ -32,7 +32,7 @@ use system::{
 
 use crate::output::{Format, print_json};
 
-/// Other programs' metrics that are absent while nothing is wrong.
+/// Metrics of other programs that are absent while nothing is wrong.
 const NOT_IN_GOOD_WEATHER: [&str; 1] = ["ALERTS"];
 
 /// Options of `verify-dashboards`.
@@ -55,7 +55,7 @@ struct Report {
     queries: Vec<Asked>,
 }
 
-/// A query and what came of it.
+/// A query and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Asked {
     /// The file's name.
@@ -68,19 +68,19 @@ struct Asked {
     finding: Finding,
 }
 
-/// What came of a query.
+/// The result of a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "finding", content = "why", rename_all = "snake_case")]
 enum Finding {
     /// It gives data.
     Data,
-    /// It gives what the panel shows while nothing has happened.
+    /// It gives the fallback that the panel shows while nothing has happened.
     Quiet,
-    /// Nobody here could be asked.
+    /// It wasn't run: its data source isn't here.
     NotAsked,
-    /// It gives nothing.
+    /// It gives nothing; with the reason.
     Empty(&'static str),
-    /// It can't be answered.
+    /// It was refused; with the data source's message.
     Refused(String),
 }
 
@@ -133,13 +133,13 @@ fn loki(containers: &[Container]) -> Option<Client> {
         .map(|address| Client::new(&address))
 }
 
-/// Those who are asked.
+/// The data sources.
 struct Inquiry {
     prometheus: Prometheus,
     loki: Option<Client>,
-    /// Why it gave no answer, once it didn't: nobody waits for each of its queries.
+    /// Why Loki gave no answer, once it didn't: it isn't asked again.
     loki_is_silent: OnceCell<String>,
-    /// Of all metrics that there are, once somebody asked.
+    /// The names of all metrics, once they were read.
     names: OnceCell<BTreeSet<String>>,
 }
 
@@ -308,7 +308,7 @@ fn judge(answer: Result<SeriesCounts, String>) -> Finding {
     }
 }
 
-/// A question without an answer behind a fallback: nothing happened, unless it is about something that there isn't.
+/// A query without data behind a fallback: nothing has happened, unless it names a metric that doesn't exist.
 fn judge_silence(question: &str, names: &BTreeSet<String>) -> Finding {
     // Many of ours are there only once something happened; `xtask/tests/dashboards.rs` holds them against the code.
     let is_known = |name: &str| {
@@ -331,7 +331,7 @@ fn judge_values(values: Result<Vec<String>, String>) -> Finding {
     }
 }
 
-/// Lines that nobody wrote are no fault of a panel: the warnings of a healthy system.
+/// Missing lines are no defect of a panel: a healthy system logs no warnings.
 fn judge_lines(answer: &LokiAnswer) -> Finding {
     if answer.data.result.is_empty() {
         Finding::Quiet

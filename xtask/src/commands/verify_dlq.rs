@@ -1,4 +1,6 @@
 //! `verify-dlq`: how many dead letters there are, why, how old they are, and how many messages may still become one.
+//!
+//! Left out: single dead letters, see `dlq`.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
-//! `verify-metrics`: compares Prometheus's metrics with what the load generator counted, and against what its ledger
-//! says must have followed from that.
+//! `verify-metrics`: compares Prometheus's counts of a load run with those of the load generator, and with the events
+//! that must follow from its ledger.
+//!
+//! Left out: judging the counts (`checks::metrics_check`, `checks::events_check`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +25,7 @@ use system::{
 
 use crate::output::{Format, print_json, progress, table};
 
-/// Have no metrics endpoint of their own: the only containers without a scrape job.
+/// The services without a metrics endpoint, and so without a scrape job.
 const NOT_SCRAPED: [&str; 2] = ["postgres", ALERT_RECEIVER];
 
 const SERVICE_COUNTER: &str = "http_server_request_duration_seconds_count";
@@ -36,14 +38,14 @@ const DEAD_COUNTER: &str = "agora_dead_letters_total";
 const DUPLICATE_COUNTER: &str = "agora_inbox_duplicates_total";
 const OVERTAKEN_COUNTER: &str = "agora_orders_overtaken_total";
 
-/// No earlier is anything new to be seen.
+/// The distance between two moments that are looked at: counters don't change more often.
 const LOOK_SECONDS: f64 = SCRAPE_INTERVAL.as_secs() as f64;
 /// Messages count as settled when no counter of them moved for so long, in seconds; what waits for longer than that in
 /// a retry tier is seen in the queue.
 const CALM_SECONDS: f64 = 10.0;
 /// How long after a run messages may be under way, in seconds: the retry tiers, one after the other, and handling.
 const SETTLED_WITHIN_SECONDS: f64 = 45.0;
-/// What is to be waited for in reality, when the run has only just ended; looking at the past takes no time.
+/// How long it waits when the run has only just ended; moments in the past need no waiting.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 const WAIT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -150,7 +152,7 @@ fn observe(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Observed>
     Ok(observed)
 }
 
-/// The first moment after the run at which nothing of it was on its way any more.
+/// The first moment after the run at which none of its messages was under way any more.
 #[derive(Debug, Clone, Copy)]
 struct Settled {
     at: Moment,
@@ -175,7 +177,7 @@ fn settled(prometheus: &Prometheus, window: &Window) -> anyhow::Result<Settled> 
     settled.context("Prometheus's clock stands still")
 }
 
-/// Whether no message was on its way at this moment: none waited, and no counter of them had moved for a while.
+/// Whether no message was under way at this moment: none waited, and no counter of them had changed for a while.
 pub(crate) fn is_at_rest(prometheus: &Prometheus, at: Moment) -> anyhow::Result<bool> {
     let counters = [
         PUBLISHED_COUNTER,
@@ -304,7 +306,7 @@ fn print_text(report: &Report) {
     );
 }
 
-/// What came of it, and the cause that was found.
+/// The verdict in words, with the cause.
 fn conclusion(report: &Report) -> String {
     let of = |exit: Exit| {
         let rows = report.rows.iter();

@@ -1,5 +1,7 @@
-//! `verify-traces`: holds the traces of a load run's accepted orders against the shape that an order's trace has, and
-//! the spans that were sent against those that the store took in.
+//! `verify-traces`: checks that the traces of a load run's accepted orders have every hop, and compares the spans that
+//! were exported with those that the store accepted.
+//!
+//! Left out: judging them (`checks::traces_check`, `checks::spans_check`).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -30,10 +32,10 @@ const EXAMPLES: usize = 3;
 
 /// How many traces the store keeps, `MAX_TRACES` in `compose.yaml`; the oldest go first. A trace has a span at least.
 const KEPT_TRACES: u64 = 20_000;
-/// How long after its beginning the first span of a trace may come: the store lets traces go in the order of these.
+/// How long after its beginning a trace's first span may arrive: the store drops traces in the order of arrival.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
-/// When the spans of a run that is over have been counted everywhere, in seconds after its window.
+/// How long after its window a run's spans have been counted everywhere, in seconds.
 const COUNTED_AFTER_SECONDS: f64 = 60.0;
 const SCRAPE_SECONDS: f64 = SCRAPE_INTERVAL.as_secs() as f64;
 
@@ -89,15 +91,15 @@ fn percent(text: &str) -> Result<f64, String> {
 struct Report {
     outcome: Exit,
     run_id: String,
-    /// Orders that the run's clients were promised.
+    /// How many orders the run's clients were promised.
     accepted: usize,
-    /// Of these, the ones that were looked at.
+    /// How many of them were looked up.
     examined: usize,
     min_share_percent: f64,
     #[serde(flatten)]
     tally: Tally,
     spans: Spans,
-    /// Where the store shows a trace: this and its id.
+    /// The beginning of a trace's address in the store; its id follows.
     trace_url: String,
 }
 
@@ -145,7 +147,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     Ok(report.outcome)
 }
 
-/// That spans can't be counted takes nothing from the traces; that the store lost some does.
+/// The verdict: that of the traces, and a failure if the store lost spans. Spans that can't be counted don't matter.
 fn verdict(tally: &Tally, min_percent: f64, spans: &Finding) -> Exit {
     let traces = traces_check::judge(tally, min_percent);
     match spans.exit() {
@@ -161,8 +163,8 @@ fn trace_url(containers: &[engine::Container]) -> anyhow::Result<String> {
     ))
 }
 
-/// Notes of which orders nothing is stored any more: the store was started after the run began, or took in enough since
-/// to have let the oldest go, and it has nothing that is older than them.
+/// Marks the orders whose traces the store has dropped: it was restarted after the run began, or has since accepted
+/// enough to drop the oldest, and it has nothing older than them.
 fn note_forgotten(
     jaeger: &Jaeger,
     prometheus: &Prometheus,
@@ -192,7 +194,7 @@ fn note_forgotten(
     Ok(())
 }
 
-/// Whether the store can have let go of traces of the run.
+/// Whether the store can have dropped traces of the run.
 fn may_have_forgotten(prometheus: &Prometheus, window: &Window) -> anyhow::Result<bool> {
     let now = prometheus.now()?;
     // Without a count it took in nothing since it started.
@@ -207,8 +209,8 @@ fn may_have_forgotten(prometheus: &Prometheus, window: &Window) -> anyhow::Resul
         .any(|(_, gain)| gain.is_none_or(|spans| spans >= KEPT_TRACES)))
 }
 
-/// Whether the store's counter began anew between two moments, though it may have come further than before since. Jaeger
-/// doesn't say when its process started.
+/// Whether the store's counter was reset between two moments, even if it is higher than before by now: Jaeger doesn't
+/// export when its process started.
 fn store_restarted(prometheus: &Prometheus, from: Moment, to: Moment) -> anyhow::Result<bool> {
     let seconds = (to - from).ceil().max(1.0);
     let resets = prometheus.query(
@@ -218,7 +220,7 @@ fn store_restarted(prometheus: &Prometheus, from: Moment, to: Moment) -> anyhow:
     Ok(!resets.is_empty())
 }
 
-/// What the store ever took in.
+/// A query for the number of spans that the store ever accepted.
 fn stored_spans() -> String {
     format!("sum by (job) ({})", fresh(STORED_COUNTER))
 }

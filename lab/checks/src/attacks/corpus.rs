@@ -1,15 +1,15 @@
-//! The attacks themselves, by family.
+//! The attacks, by family.
 //!
-//! Each is to fail for a reason of its own. Sources: RFC 7519 and 8725 (tokens), RFC 9110 and 9112 (HTTP), PortSwigger's
-//! and James Kettle's work on request smuggling, and the gateway's own advisories on header aliases and hop-by-hop
-//! headers (CVE-2024-45410, CVE-2026-29054, CVE-2026-39858).
+//! Each has to be refused for a reason of its own. Sources: RFC 7519 and 8725 (tokens), RFC 9110 and 9112 (HTTP),
+//! PortSwigger's and James Kettle's work on request smuggling, and the gateway's own advisories on header aliases and
+//! hop-by-hop headers (CVE-2024-45410, CVE-2026-29054, CVE-2026-39858).
 
 use super::{
     Attack, Cast, Family,
     tokens::{base64url, signed, unsigned},
 };
 
-/// An identity that nobody has: it must not reach a service, and it can't be mistaken for the victim's account.
+/// An identity without an account: it must not reach a service, and it can't be mistaken for the victim's.
 const FORGED_EMAIL: &str = "forged@example.org";
 /// Where a token is needed, and the answer shows whose it was.
 const PROTECTED: &str = "/users/me";
@@ -26,7 +26,7 @@ const NO_HTTP: &[u16] = &[400, 401, 404, 405, 408, 411, 415, 422];
 const NOT_IMPLEMENTED: &[u16] = &[400, 404, 405, 501];
 const UNKNOWN_VERSION: &[u16] = &[400, 505];
 
-/// All of them.
+/// Every attack of `cast.attacker` on `cast.victim`, by family.
 pub fn corpus(cast: &Cast) -> Vec<Attack> {
     [
         tokens(cast),
@@ -59,7 +59,7 @@ fn request(method: &str, target: &str, headers: &[&str]) -> Vec<u8> {
     kept(method, target, &[headers, &["Connection: close"]].concat())
 }
 
-/// One that says nothing of the connection.
+/// A request without a `Connection` header.
 fn kept(method: &str, target: &str, headers: &[&str]) -> Vec<u8> {
     let headers: String = headers.iter().map(|lines| format!("{lines}\r\n")).collect();
     format!("{method} {target} HTTP/1.1\r\nHost: shop\r\n{headers}\r\n").into_bytes()
@@ -75,9 +75,9 @@ fn claims(sub: &str, iss: &str, aud: &str, exp: &str) -> String {
     )
 }
 
-/// 2100.
+/// An `exp` in the year 2100, in seconds since 1970.
 const LATE: &str = "4102444800";
-/// 2023.
+/// An `exp` in the year 2023, in seconds since 1970.
 const PAST: &str = "1700000001";
 
 fn tokens(cast: &Cast) -> Vec<Attack> {
@@ -955,6 +955,6 @@ fn smuggling(cast: &Cast) -> Vec<Attack> {
 /// Refused as no HTTP, as a log-in that isn't one, or because a hidden request has no token; 501 is what RFC 9112 asks
 /// for an unknown coding.
 const REFUSED_FRAMING: &[u16] = &[400, 401, 408, 411, 413, 415, 422, 501];
-/// The gateway reads a body before it passes it on, and answers 500 when it can't (Traefik's `buffering`, which takes it
-/// for its own fault): no service sees any of it, but it is counted as a server error. It should be a 400.
+/// The gateway reads a body before it passes it on, and answers 500 when it can't (Traefik's `buffering`, which takes
+/// it for its own fault): no service sees any of it, but it is counted as a server error. It should be a 400.
 const BROKEN_CHUNKS: &[u16] = &[400, 401, 408, 413, 415, 422, 500];

@@ -1,11 +1,9 @@
-//! Attacks on the gateway: requests that try to get in, byte for byte, and whether one did.
+//! Attacks on the gateway as data ([`corpus()`]): requests, byte for byte, and the judgement of their answers.
 //!
-//! The corpus is data ([`mod@corpus`]); who sends it and what it means for a command or an experiment is theirs to say.
-//! `xtask attack` and the experiment `forward_auth` send it to the running system, the gateway's tests to the real
-//! Traefik before recorders and, to see that the check can fail, to a server without any defence. For the tests' sake
-//! nothing here uses the rest of xtask.
+//! `cargo xtask attack` and the experiment `forward_auth` send them to the running system; the gateway's tests send
+//! them to a real Traefik in front of recorders and, to see the check fail, to a server without any defence.
 //!
-//! Left out: attacks on passwords and by load, HTTP/2 (not spoken without TLS), and TLS itself.
+//! Left out: sending them, attacks on passwords and by load, HTTP/2 (not spoken without TLS), and TLS itself.
 
 mod corpus;
 mod tokens;
@@ -16,12 +14,12 @@ use base::test_user::TestUser;
 
 pub use self::corpus::corpus;
 
-/// Who attacks whom.
+/// The two accounts of an attack.
 #[derive(Debug, Clone)]
 pub struct Cast {
-    /// Whose account is the aim.
+    /// The account that attacks try to reach.
     pub victim: TestUser,
-    /// Who attacks.
+    /// The account that attacks come from, with a valid token of its own.
     pub attacker: TestUser,
 }
 
@@ -36,14 +34,14 @@ pub enum Family {
     Paths,
     /// Methods that a check might not cover, and headers that change them.
     Methods,
-    /// What is too large or no HTTP.
+    /// Requests that are too large or aren't HTTP.
     Malformed,
     /// Requests hidden in requests.
     Smuggling,
 }
 
 impl Family {
-    /// All of them.
+    /// Every family, in the order of reports.
     pub const ALL: [Self; 6] = [
         Self::Tokens,
         Self::Identity,
@@ -53,7 +51,7 @@ impl Family {
         Self::Smuggling,
     ];
 
-    /// As it stands in reports.
+    /// The family's name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tokens => "tokens",
@@ -69,47 +67,47 @@ impl Family {
 /// One attack.
 #[derive(Debug, Clone)]
 pub struct Attack {
-    /// Its kind.
+    /// The family that it belongs to.
     pub family: Family,
-    /// What it tries; of its own in the corpus.
+    /// What it tries, as a phrase; unique in the corpus.
     pub tries: String,
-    /// What is written on a connection of its own.
+    /// The bytes that are written on a connection of its own.
     pub bytes: Vec<u8>,
     /// The only statuses that any answer on the connection may have. A connection that is closed without an answer is
     /// a refusal, too. A 2xx is among them only where the attacker's own token is valid, and may not show the victim.
     pub allowed: &'static [u16],
-    /// Requests in `bytes`, as RFC 9112 reads them: one answer more is a request that was smuggled.
+    /// How many requests `bytes` are by RFC 9112; one more answer means that a request was smuggled.
     pub answers: usize,
 }
 
 /// How an attack ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// Refused, or it did nothing that its sender may not do.
+    /// It was refused, or did only what its sender may do.
     Held,
-    /// It got in; how that showed.
+    /// It got in; with what showed that.
     LetIn(String),
-    /// The gateway or a service broke over it; its status.
+    /// It broke the gateway or a service; the answer's 5xx.
     ServerError(u16),
-    /// Neither: a status that isn't foreseen, or silence.
+    /// None of these: another status than expected, or no answer. With what happened.
     Unforeseen(String),
 }
 
 /// An attack and how it ended.
 #[derive(Debug, Clone)]
 pub struct Finding {
-    /// The attack's kind.
+    /// The attack's family.
     pub family: Family,
-    /// What the attack tries.
+    /// What the attack tries: [`Attack::tries`].
     pub tries: String,
     /// Statuses of the answers, in their order; empty when the connection was closed without one.
     pub statuses: Vec<u16>,
-    /// What became of it.
+    /// How it ended.
     pub ending: Ending,
 }
 
 impl Finding {
-    /// What became of an attack, from all that the gateway sent back.
+    /// Judges an attack by all bytes that the gateway sent back, or by why they couldn't be read.
     pub fn of(attack: &Attack, cast: &Cast, answers: io::Result<Vec<u8>>) -> Self {
         let (statuses, ending) = match answers {
             Ok(answers) => {
@@ -128,7 +126,7 @@ impl Finding {
     }
 }
 
-/// What the answers to an attack mean.
+/// How an attack ended, by its answers.
 fn judge(attack: &Attack, cast: &Cast, statuses: &[u16], answers: &[u8]) -> Ending {
     let text = String::from_utf8_lossy(answers);
     if text.contains(&cast.victim.email) {
@@ -154,8 +152,8 @@ fn judge(attack: &Attack, cast: &Cast, statuses: &[u16], answers: &[u8]) -> Endi
     Ending::Held
 }
 
-/// The statuses of the final answers in what came back. Every status line is counted, wherever it stands: no body of
-/// the shop's looks like one, and an answer that stands where none should is what is looked for.
+/// The statuses of the final answers in these bytes. Every status line counts, wherever it stands: no body of the shop
+/// looks like one, and an answer in an unexpected place is what is looked for.
 pub fn statuses(answers: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(answers);
     let lines = text.match_indices("HTTP/1.").filter_map(|(at, _)| {

@@ -1,4 +1,6 @@
 //! Tokens as an attacker makes them. The service's own library would refuse to write most of these.
+//!
+//! Left out: valid tokens, which only user-service makes.
 
 use sha2::{Digest, Sha256};
 

@@ -1,4 +1,6 @@
-//! A dashboard's file as Grafana writes it, as far as anybody here looks at it.
+//! A dashboard's file as Grafana writes it: the fields that are used here.
+//!
+//! Left out: all other fields, which are ignored.
 
 use base::durations;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! Does somebody hear of a fault, soon enough, of nothing else, and that it is over?
+//! Is there a notification for a fault, in time, and for its resolution, and no other?
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const QUIET: &str = "quiet";
 
 const INVENTORY_DOWN: [Expected; 2] = [("TargetDown", 60.0, 45.0), ("NoConsumers", 60.0, 45.0)];
 const BROKER_DOWN: [Expected; 2] = [("TargetDown", 60.0, 45.0), ("OutboxStalled", 60.0, 60.0)];
-/// Follow from the same faults, by how long those last: not asked for, and no false alarm.
+/// Alerts that follow from the same faults when those last long enough: not expected, and no false alarms.
 const FOLLOWING: [&str; 2] = ["OrdersStuck", "NoConsumers"];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
@@ -51,7 +51,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {
-            // So few that they are no lag when nobody takes them.
+            // So few that the queue is no backlog while there is no consumer.
             arrivals_per_second: 10,
         },
         run_time: Duration::from_secs(76),
@@ -73,7 +73,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                     count(&unheard(arm))
                 }),
                 longest("longest time to notification", arms, told_after),
-                longest("longest until it was said to be over", arms, over_after),
+                longest("longest time to resolution", arms, over_after),
             ],
             context(arms),
         ]
@@ -101,7 +101,7 @@ fn expected(arm: &Arm) -> &'static [Expected] {
     }
 }
 
-/// Seconds from the fault to the first telling of this alert.
+/// Seconds from the fault to the first notification of this alert.
 fn told_after(arm: &Arm, name: &str) -> Option<f64> {
     let from = arm.fault.as_ref()?.in_force?.from;
     let told = fired(arm).into_iter().filter(|alert| alert.name == name);
@@ -109,12 +109,12 @@ fn told_after(arm: &Arm, name: &str) -> Option<f64> {
     Some((first - from).as_seconds_f64())
 }
 
-/// Seconds from the end of the fault until the last of these alerts was said to be over; `None` while one isn't.
+/// Seconds from the end of the fault until the last of these alerts was notified as resolved; `None` if one never was.
 fn over_after(arm: &Arm, name: &str) -> Option<f64> {
     let healed = arm.fault.as_ref()?.healed_at?;
     let told: Vec<FiredAlert> = fired(arm).into_iter().filter(|a| a.name == name).collect();
     let over: Option<Vec<_>> = told.iter().map(|alert| alert.over_at).collect();
-    // Some are over while the fault is still being healed.
+    // Some are resolved while the fault is still being healed.
     Some(
         (over?.into_iter().max()? - healed)
             .as_seconds_f64()
@@ -176,7 +176,7 @@ fn tried(arm: &Arm) -> bool {
     fault.is_some_and(|fault| fault.injected_at.is_some())
 }
 
-/// The first defect of a fault's notifications; else its times are noted.
+/// The first defect of a fault's notifications; without one the times are added to `times`.
 fn wrong_with_fault(arm: &Arm, times: &mut Vec<String>) -> Option<String> {
     for (alert, fires_within, clears_within) in expected(arm) {
         match told_after(arm, alert) {
@@ -195,7 +195,7 @@ fn wrong_with_fault(arm: &Arm, times: &mut Vec<String>) -> Option<String> {
                 }
                 Some(over) => {
                     return Some(format!(
-                        "{alert} was over after {over:.0} s ({clears_within:.0} s are allowed)"
+                        "{alert} was resolved after {over:.0} s ({clears_within:.0} s are allowed)"
                     ));
                 }
                 None => return Some(format!("no resolution notification for {alert}")),

@@ -1,4 +1,5 @@
-//! Measurements of single routes, for experiments on what one dependency's trouble costs those who need it, and those who don't.
+//! Measurements of single routes, for experiments on what a failing dependency costs the routes that call it, and the
+//! others.
 
 use chrono::{DateTime, Utc};
 use records::{evaluation::Arm, load::RouteSecond};
@@ -9,9 +10,9 @@ use crate::{
     verdict::harm_without_none_with,
 };
 
-/// Purchases: the one route that asks product-service.
+/// Purchases: the only route that calls product-service.
 const PURCHASES: (&str, &str) = ("POST", "/users/{id}/purchases");
-/// After the fault a second is as usual in which nothing failed and nothing took longer.
+/// After the fault a second counts as recovered when nothing failed in it and nothing took longer than this.
 const USUAL_MS: f64 = 1_000.0;
 
 pub(super) fn is_purchase(second: &RouteSecond) -> bool {
@@ -80,14 +81,14 @@ pub(super) fn purchases_took(arm: &Arm) -> Option<f64> {
     median(purchases.filter_map(|second| second.p50_ms))
 }
 
-/// The same of the seconds' p99.
+/// The same for the 99th percentile: the median of the seconds' p99, in milliseconds.
 pub(super) fn purchases_p99(arm: &Arm) -> Option<f64> {
     let purchases = under_fault(arm).filter(|second| is_purchase(second));
     median(purchases.filter_map(|second| second.p99_ms))
 }
 
-/// The longest that a purchase took which was sent while the fault was there, if only for a part of its second, in
-/// milliseconds.
+/// The longest purchase, in milliseconds, of those that were sent in a second in which the fault was in force, if only
+/// for a part of it.
 pub(super) fn longest_purchase(arm: &Arm) -> Option<f64> {
     let (from, until) = in_force(arm)?;
     let touched = routes(arm).iter().filter(|second| {
@@ -100,7 +101,7 @@ pub(super) fn longest_purchase(arm: &Arm) -> Option<f64> {
         .max_by(f64::total_cmp)
 }
 
-/// p99 of the routes that need nothing of the fault's target, in milliseconds: the median over their seconds, before the
+/// The p99 of the routes that don't call the fault's target, in milliseconds: the median over their seconds, before the
 /// fault and under it.
 pub(super) fn others_p99(arm: &Arm) -> Option<(f64, f64)> {
     let p99 = |second: &RouteSecond| second.p99_ms.filter(|_| !is_purchase(second));
@@ -116,7 +117,7 @@ pub(super) fn others_failed(arm: &Arm) -> u64 {
     others.map(failed).sum()
 }
 
-/// From the healing until purchases were as usual for the rest of the load, in seconds; `None` if they never were.
+/// Seconds from the healing until purchases had recovered for the rest of the load; `None` if they never did.
 pub(super) fn recovery(arm: &Arm) -> Option<f64> {
     let healed = since_start(arm, arm.fault.as_ref()?.healed_at?)?;
     let after = |second: &&RouteSecond| f64::from(second.second) >= healed && is_purchase(second);
@@ -131,7 +132,7 @@ pub(super) fn recovery(arm: &Arm) -> Option<f64> {
     }
 }
 
-/// What both experiments report.
+/// The measurements of every experiment with purchases.
 pub(super) fn measurements(arms: &[Arm]) -> Vec<Measurement> {
     vec![
         Measurement::of(
@@ -189,15 +190,16 @@ pub(super) fn measurements(arms: &[Arm]) -> Vec<Measurement> {
     ]
 }
 
-/// Within how many seconds after the healing purchases must be as usual.
+/// Within how many seconds after the healing purchases must have recovered.
 const RECOVERED_WITHIN_SECONDS: f64 = 5.0;
-/// What a purchase may take: two seconds for its price, and a second for a machine that is busy.
+/// What a purchase may take: two seconds for the price's deadline, and a second for a busy machine.
 const DEADLINE_MS: f64 = 3_000.0;
-/// A second's p99 is the slowest of its few requests: it scatters that much by itself.
+/// How much slower a p99 may be, as a factor: it is the slowest of a second's few requests, and varies that much
+/// anyway.
 const SLOWER: f64 = 3.0;
 const SLOW_MS: f64 = 250.0;
 
-/// What an arm with a deadline must not show, whatever else it has: the first of it.
+/// The first damage that no arm with a deadline may show.
 pub(super) fn damage(arm: &Arm) -> Option<String> {
     if let Some(ms) = longest_purchase(arm).filter(|ms| *ms > DEADLINE_MS) {
         return Some(format!("a purchase took {ms:.0} ms"));
@@ -229,11 +231,11 @@ pub(super) struct Rule {
     pub(super) wrong: fn(&Arm) -> Option<String>,
     /// How much of the harm an arm shows; `None` where no purchase was sent under a fault.
     pub(super) harm: fn(&Arm) -> Option<f64>,
-    /// From where on it is one.
+    /// The least value that counts as harm.
     pub(super) harm_from: f64,
-    /// Says of the harm without the pattern that it is none.
+    /// Writes that this value without the pattern is no harm.
     pub(super) harmless: fn(f64) -> String,
-    /// Says of the harm without and with the pattern what was seen.
+    /// Writes what was measured without and with the pattern.
     pub(super) seen: fn(f64, f64) -> String,
 }
 
@@ -287,7 +289,8 @@ pub(super) mod tests {
         pub(in super::super) lingers: u32,
     }
 
-    /// An arm of 50 seconds, the fault from 20.5 to 35.5, with what `seconds` says of each second, and of whether it has a part in the fault.
+    /// An arm of 50 seconds, the fault from 20.5 to 35.5, with what `seconds` says of each second, and of whether it
+    /// has a part in the fault.
     pub(in super::super) fn under(
         name: &str,
         seconds: impl Fn(u32, bool) -> Vec<RouteSecond>,

@@ -1,4 +1,4 @@
-//! What does it cost when a dependency hangs, if everybody goes on asking it?
+//! What does a hanging dependency cost when it is called again and again?
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::{
     faults::Fault,
 };
 
-/// Without it more than that many purchases fail while the catalogue hangs, in per cent.
+/// Without it more than this share of the purchases fails while the catalogue hangs, in per cent.
 const HARM_PERCENT: f64 = 50.0;
-/// With it no more than that many do: products whose price nobody asked for lately.
+/// With it no more than this share may fail: products whose price isn't cached.
 const ALLOWED_PERCENT: f64 = 20.0;
-/// With it half of the purchases are answered within this time: nobody waits for what doesn't come.
+/// With it half of the purchases are answered within this time: an open circuit doesn't wait.
 const PROMPT_MS: f64 = 500.0;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {

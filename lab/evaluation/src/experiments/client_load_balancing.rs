@@ -17,10 +17,11 @@ use crate::{
 
 /// Without the pattern at least this share of the purchases fails or uses a stale price, in per cent.
 const HARM_PERCENT: f64 = 50.0;
-/// With the pattern at most this share may: calls that were already sent to the frozen replica are retried only within a budget.
+/// With the pattern at most this share may: calls that were already sent to the frozen replica are retried only within
+/// a budget.
 const ALLOWED_PERCENT: f64 = 2.0;
-/// From this time after the pause on no call may be sent to the frozen replica: 0.3 s until the next health check, 0.3 s until it
-/// times out, and a margin for a busy machine.
+/// From this time after the pause on no call may be sent to the frozen replica: 0.3 s until the next health check,
+/// 0.3 s until it times out, and a margin for a busy machine.
 const SKIPPED_AFTER_SECONDS: f64 = 3.0;
 /// Less than the keepalive needs to close a connection, so a call to the frozen replica always takes longer.
 const PROMPT_MS: f64 = 1_000.0;
@@ -160,8 +161,8 @@ mod tests {
 
     const PURCHASE: (&str, &str, Option<&str>) = ("POST", "/users/{id}/purchases", None);
 
-    /// Twenty purchases a second; under the fault `failed` of them fail, `stale` use a stale price, and the slowest takes `first_ms` at
-    /// first and `later_ms` later.
+    /// Twenty purchases a second; under the fault `failed` of them fail, `stale` use a stale price, and the slowest
+    /// takes `first_ms` at first and `later_ms` later.
     fn arm(name: &str, failed: u64, stale: u64, first_ms: f64, later_ms: f64) -> Arm {
         under(name, |number, bad| {
             let (failed, stale) = if bad { (failed, stale) } else { (0, 0) };

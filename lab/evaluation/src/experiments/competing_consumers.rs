@@ -1,4 +1,4 @@
-//! Do more consumers of one queue get through it faster?
+//! Do more consumers process a queue faster?
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::{
 /// orders for a hundred products have most of them in common. Arms that are alike differ by less.
 ///
 /// Four are not claimed to be faster than two: where the whole system shares two cores, a consumer that isn't scheduled
-/// keeps the rows that the other three wait for. Whether they are takes a core for each consumer beside the system's own.
+/// holds rows that the other three wait for. To measure four takes a core for each beside the system's own.
 const GAIN: f64 = 1.15;
-/// Consumers that decide this part of what arrives keep up: nobody can be faster than they are.
+/// Consumers that decide this share of the arriving orders keep up; more of them could not be faster.
 const KEEPING_UP: f64 = 0.9;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {

@@ -1,4 +1,4 @@
-//! Does a message that nobody can read stop those behind it?
+//! Does an unreadable message stop those behind it?
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ use crate::{
     measurement::{Better, Measurement},
 };
 
-/// Without it some purchase takes longer than that.
+/// Without it some purchase takes longer than this.
 const HARM_MS: f64 = 5_000.0;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {

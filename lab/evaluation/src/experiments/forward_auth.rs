@@ -1,4 +1,4 @@
-//! Does anybody get in who shouldn't, and what does asking for each request cost?
+//! Does a request without a valid token get in, and what does the check of each request cost?
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it services believe what a client writes: whoever names a user's id is that user.",
     arms: &[without(&["forward_auth"]), ON],
     confounders: &[],
-    // The price: the same protected read, with and without the question before it.
+    // The cost: the same protected read, with and without the check before it.
     load: LoadPlan {
         scenario: Scenario::Protected,
         model: Model::Open {
@@ -100,7 +100,7 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     if outcome == Outcome::Refuted {
         return (outcome, reason);
     }
-    // What wasn't sent, or had no answer, did not get in either.
+    // An attack that wasn't sent, or had no answer, did not get in either.
     for arm in arms {
         if attacks(arm).tried == 0 {
             let reason = format!("in the arm `{}` there was no attack", arm.name);

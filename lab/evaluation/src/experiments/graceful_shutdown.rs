@@ -38,10 +38,10 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     confounders: &[],
     load: LoadPlan {
         scenario: Scenario::Order,
-        // Requests are under way at every moment; those that fail are counted, so that no stall can hide.
+        // Requests are in flight at every moment; those that fail are counted, so that no stall can hide.
         model: Model::Closed { users: 16 },
         run_time: Duration::from_secs(20),
-        // Who repeats a key may be repeated by the gateway, which would hide what is to be seen.
+        // The gateway retries requests with a key, which would hide failures.
         idempotency_keys: false,
     },
     fault: FaultPlan {

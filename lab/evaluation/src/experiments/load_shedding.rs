@@ -1,4 +1,4 @@
-//! What becomes of orders when three times as many arrive as the database can take?
+//! What happens to orders when three times as many arrive as the database can process?
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use crate::{
     verdict::harm_without_none_with,
 };
 
-/// What an accepted order may take with shedding: a quarter of a second for its place, and then the turns of the 32 that have
-/// one, at some ninety a second.
+/// What an accepted order may take with shedding: a quarter of a second until it gets a permit, and then the 32 orders
+/// that have one, at some ninety a second.
 const PROMPT_MS: f64 = 1_500.0;
-/// Without it an accepted order takes longer than that, or there is nothing to avoid.
+/// Without it an accepted order takes longer than this, or there is no harm.
 const HARM_MS: f64 = 2_000.0;
-/// What is accepted with shedding, as a part of what the same database took without it: refusing must not cost what there is.
-/// Not all of it, as orders that are accepted sooner are also decided sooner, in the same database.
+/// The least share of orders that is accepted with shedding, of those accepted without it: rejecting must not waste
+/// capacity. Less than 1, as orders that are accepted sooner are also decided sooner, in the same database.
 const FLAT: f64 = 0.7;
-/// So many times what is accepted has to arrive: less is no overload.
+/// How many times the accepted orders have to arrive: less is no overload.
 const SATURATED: f64 = 2.0;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
@@ -97,12 +97,12 @@ fn accepted_per_second(arm: &Arm) -> Option<f64> {
     per_second(arm, |second| second.succeeded)
 }
 
-/// What the generator could not send, because too much was under way, is not among it.
+/// Orders that arrived each second, without those that the generator could not send because too many were in flight.
 fn arrived_per_second(arm: &Arm) -> Option<f64> {
     per_second(arm, RouteSecond::sent)
 }
 
-/// In seconds in which most were refused, the median is a refusal's.
+/// How long a rejection took, in milliseconds: the median of the seconds in which most orders were rejected.
 fn refusals_took(arm: &Arm) -> Option<f64> {
     let refusing = under_fault(arm).filter(|second| second.succeeded * 2 < second.sent());
     median(refusing.filter_map(|second| second.p50_ms))

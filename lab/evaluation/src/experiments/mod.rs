@@ -1,4 +1,6 @@
-//! The experiments, a file each, and the quantities that several of them measure.
+//! The experiments, a file each, and the measurements that several of them share.
+//!
+//! Left out: what an experiment is ([`crate::experiment`]), and how it is run ([`crate::runner`]).
 
 mod alerting;
 mod by_route;
@@ -30,7 +32,7 @@ use super::{
     verdict::Count,
 };
 
-/// All of them, in the order in which they are run.
+/// Every experiment, in the order in which they are run.
 pub static ALL: [&Experiment; 20] = [
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
@@ -59,19 +61,19 @@ pub fn find(name: &str) -> Option<&'static Experiment> {
     ALL.into_iter().find(|experiment| experiment.name == name)
 }
 
-/// Where the only replica of product-service hangs, this pattern is not what is tried.
+/// For experiments in which product-service's only replica hangs: balancing isn't what they are about.
 const BALANCING: Confounder = Confounder {
     pattern: "client_load_balancing",
     effect: "stops using the only replica once its checks fail, so that calls fail at once instead of hanging",
 };
 
-/// Where orders are to be lost, this pattern would find them again.
+/// For experiments in which orders are lost without the pattern: recovery would find them again.
 const RECOVERY: Confounder = Confounder {
     pattern: "saga_recovery",
     effect: "publishes the events of lost orders again after a while",
 };
 
-/// Everything as it is shipped.
+/// The arm with every pattern as shipped.
 const ON: ArmPlan = ArmPlan {
     name: "on",
     patterns_off: &[],
@@ -80,7 +82,7 @@ const ON: ArmPlan = ArmPlan {
     fault: ArmFault::AsPlanned,
 };
 
-/// The arm without the one pattern.
+/// The arm without these patterns.
 const fn without(pattern: &'static [&'static str]) -> ArmPlan {
     ArmPlan {
         name: "off",
@@ -147,8 +149,7 @@ const WRONG_LEDGER: [Count; 6] = [
     ("products whose stock doesn't add up", unbalanced),
 ];
 
-/// The time from a client's 202 to the end of its order is not on record; what waits is. The most orders that waited
-/// at once.
+/// The most orders without an end at once, as the time from a 202 to the order's end is not recorded.
 fn most_undecided(arm: &Arm) -> Option<f64> {
     let most = arm.samples.iter().map(|sample| sample.undecided).max()?;
     Some(most as f64)
@@ -161,21 +162,21 @@ fn harm(name: &str, arms: &[Arm], count: fn(&Arm) -> u64) -> Measurement {
     .decisive()
 }
 
-/// Of all requests of the load.
+/// The median latency of all requests of the load.
 fn latency_p50(arms: &[Arm]) -> Measurement {
     Measurement::of("latency p50", "ms", Better::Less, arms, |arm| {
         arm.load.as_ref().map(|load| load.summary.latency.p50_ms)
     })
 }
 
-/// Of all requests of the load.
+/// The p99 latency of all requests of the load.
 fn latency_p99(arms: &[Arm]) -> Measurement {
     Measurement::of("latency p99", "ms", Better::Less, arms, |arm| {
         arm.load.as_ref().map(|load| load.summary.latency.p99_ms)
     })
 }
 
-/// What every experiment reports besides its own harm: how much there was to lose, and what clients felt.
+/// The measurements that every experiment reports besides its own harm: what could be lost, and what clients saw.
 fn context(arms: &[Arm]) -> Vec<Measurement> {
     let summary = |arm: &Arm| arm.load.as_ref().map(|load| load.summary.clone());
     vec![

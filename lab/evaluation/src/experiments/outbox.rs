@@ -1,4 +1,4 @@
-//! Does an order survive a broker that is away while it is placed?
+//! Does an order survive if the broker is down while it is placed?
 
 use std::time::Duration;
 

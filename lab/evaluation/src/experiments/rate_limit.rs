@@ -1,4 +1,4 @@
-//! What does one greedy user cost all the others?
+//! What does one greedy user cost the others?
 
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use crate::{
     verdict::harm_without_none_with,
 };
 
-/// As `loadtest` names them.
+/// The groups of users, as [`Scenario::Greedy`] names them.
 const GREEDY: &str = "greedy";
 const OTHERS: &str = "others";
-/// How many of the others' requests may fail with the limit, in per cent; without it more than this part does, or there is no harm.
+/// The share of the others' requests that may fail with the limit, in per cent.
 const ALLOWED_PERCENT: f64 = 1.0;
+/// The share that fails without the limit, or there is no harm, in per cent.
 const HARM_PERCENT: f64 = 10.0;
-/// What the others' requests may take with it.
+/// How long the others' requests may take with the limit.
 const PROMPT_MS: f64 = 1_000.0;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {

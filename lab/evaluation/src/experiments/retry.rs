@@ -1,4 +1,4 @@
-//! Does a failure that passes cost an order its life?
+//! Does a transient failure dead-letter an order?
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ pub(super) const LOAD: LoadPlan = LoadPlan {
     idempotency_keys: true,
 };
 pub(super) const FAULT: FaultPlan = FaultPlan {
-    // Longer than two statements may take (5 s each): who waits for the table fails, first together with others
-    // and then alone.
+    // Longer than two statements may take (5 s each): a message that waits for the table fails, first in its batch and
+    // then alone.
     fault: Fault::LockTable {
         database: "inventory",
         table: "stock",

@@ -41,7 +41,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 40,
         },
         run_time: Duration::from_secs(35),
-        // Who repeats a key may be repeated by the gateway, which would hide what is to be seen.
+        // The gateway retries requests with a key, which would hide failures.
         idempotency_keys: false,
     },
     fault: FaultPlan {
@@ -57,8 +57,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
 };
 
-/// An arm in which the load ended before what was done to it, which nobody felt to its end then. Harm with the pattern
-/// counts all the same.
+/// Inconclusive where the load of an arm ended before its fault, which no request met to its end then. Harm with the
+/// pattern counts all the same.
 pub(super) fn over_under_load(arms: &[Arm]) -> Option<(Outcome, String)> {
     let (outcome, reason) = harm_without_none_with(arms, &HARMS, &WRONG_LEDGER);
     if outcome == Outcome::Refuted {

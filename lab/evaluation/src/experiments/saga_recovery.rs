@@ -1,4 +1,4 @@
-//! Does an order whose message was lost come to its end?
+//! Does an order end although its message was lost?
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 
 const HARMS: [Count; 1] = [("orders stuck for ever", lost)];
 
-/// The same in both arms, as short as it goes: as shipped, an order has to wait for two minutes.
+/// Overrides of both arms, as short as possible: as shipped, recovery begins after two minutes.
 const FIGURES: &[(&str, &str)] = &[
     ("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "2"),
     ("AGORA_SAGA_RECOVERY_INTERVAL_SECONDS", "1"),

@@ -1,4 +1,4 @@
-//! What does it cost the shop when the trace store is away?
+//! What does it cost the shop when the trace store is down?
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::{
 };
 
 const HARMS: [Count; 1] = [("requests failed", failed_requests)];
-/// A second's p99 is the slowest of its few requests: it scatters that much by itself.
+/// How much slower a p99 may be, as a factor: it is the slowest of a second's few requests, and varies that much
+/// anyway.
 const SLOWER: f64 = 3.0;
 /// A full queue weighs 2 MiB, a batch under way as much again; the rest is what a busy service has anyway.
 const MEMORY_MIB: f64 = 48.0;

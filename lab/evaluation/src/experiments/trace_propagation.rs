@@ -1,4 +1,4 @@
-//! Can what became of an order be seen in one place?
+//! Is everything that happened to an order in one trace?
 
 use records::evaluation::Arm;
 

@@ -1,4 +1,6 @@
-//! Attacks as a fault: the corpus, sent to the gateway while it has other work.
+//! Attacks as a fault: the corpus, sent to the gateway under load.
+//!
+//! Left out: the attacks ([`checks::attacks`]).
 
 use std::net::ToSocketAddrs;
 
@@ -10,7 +12,8 @@ use system::{http::Client, lab::Lab};
 use super::{Injection, not_observed, observed};
 use crate::{attacks::try_all, customers};
 
-/// Signs victim and attacker up and sends the whole corpus to the gateway at `host:port`; what became of each attack.
+/// Signs up victim and attacker, and sends the whole corpus to the gateway at `host:port`; returns a finding for each
+/// attack.
 pub fn attack(gateway: &str) -> anyhow::Result<Vec<Finding>> {
     let client = Client::new(gateway);
     let cast = Cast {

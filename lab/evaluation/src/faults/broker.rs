@@ -1,4 +1,6 @@
-//! What the broker's management can do: close connections, take a binding away, raise the memory alarm.
+//! Faults of the broker: closed connections, a missing binding, the memory alarm.
+//!
+//! Left out: killing it, which is done to any container ([`super::containers`]).
 
 use std::{fs, time::Duration};
 
@@ -17,16 +19,16 @@ use system::{control,
 
 use super::{Injection, messages, not_observed, observed};
 
-/// The broker's list of connections is as old as its last look.
+/// The broker's list of connections lags behind.
 const LISTED_WITHIN: Duration = Duration::from_secs(8);
-/// The broker looks at its memory every 2.5 s.
+/// The broker checks its memory every 2.5 s.
 const ALARM_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// `rabbitmqctl` starts an Erlang machine.
 const CTL_LIMIT: Duration = Duration::from_secs(30);
-/// What the broker writes into its log, and tells the client.
+/// The reason that the broker logs and gives to the client.
 const REASON: &str = "agora evaluation";
-/// Where the broker's settings are, below the root, and the one that an alarm depends on.
+/// The broker's settings, below the repository's root, and the one that the alarm depends on.
 const SETTINGS: &str = "observability/rabbitmq/agora.conf";
 const WATERMARK: &str = "vm_memory_high_watermark.absolute";
 
@@ -105,7 +107,7 @@ impl Injection for ResetConnections {
     }
 }
 
-/// A stream's queue that nothing is routed to.
+/// A stream's queue without its binding.
 #[derive(Debug)]
 pub(super) struct Unbind {
     stream: Topology,
@@ -166,7 +168,7 @@ impl Injection for Unbind {
     }
 }
 
-/// Binds each queue as the topology says, where it isn't; which ones, as `exchange → queue`.
+/// Restores each missing binding of the topology; returns those, as `exchange → queue`.
 pub(super) fn restore_bindings(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
     let broker = lab.broker()?;
     let bound: Vec<Binding> = list(&broker, "/api/bindings/%2F")?;
@@ -197,7 +199,7 @@ fn bindings_path(exchange: &str, queue: &str) -> String {
     )
 }
 
-/// A broker that takes no messages.
+/// A broker whose memory alarm is on, so that it accepts no messages.
 #[derive(Debug)]
 pub(super) struct MemoryAlarm;
 
@@ -237,7 +239,7 @@ impl Injection for MemoryAlarm {
     }
 }
 
-/// Sets the memory watermark back where it isn't as configured, or where the alarm is on; whether that was so.
+/// Restores the configured memory watermark where it differs, or where the alarm is on; returns whether that was so.
 pub(super) fn restore_watermark(lab: &Lab<'_>) -> anyhow::Result<bool> {
     if watermark_is_as_configured(lab)? && !alarm(&lab.broker()?)? {
         return Ok(false);
@@ -246,7 +248,7 @@ pub(super) fn restore_watermark(lab: &Lab<'_>) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// As the broker itself has it: its statistics, which the management API tells, lag, the more the busier the machine.
+/// Asks the broker itself: the statistics of its management API lag, the more the busier the machine is.
 fn watermark_is_as_configured(lab: &Lab<'_>) -> anyhow::Result<bool> {
     let Some(configured) = bytes(&watermark(lab.project)?) else {
         // What isn't known differs from nothing.
@@ -275,7 +277,7 @@ fn ctl(lab: &Lab<'_>, args: &[&str]) -> anyhow::Result<Vec<String>> {
     containers.into_iter().map(run).collect()
 }
 
-/// Whether the broker reports one now: not from its statistics, which lag.
+/// Whether the memory alarm is on, by the broker's own health check and not by its statistics, which lag.
 fn alarm(broker: &Client) -> anyhow::Result<bool> {
     let answer = broker.get("/api/health/checks/alarms", &[], &[])?;
     Ok(expect(&answer, &[200, 503], "tell its alarms")? == 503)
@@ -296,7 +298,7 @@ fn watermark_in(settings: &str) -> Option<String> {
     })
 }
 
-/// `None` for a unit that nobody here uses.
+/// A watermark in bytes; `None` for any unit but MiB, which the settings use.
 fn bytes(watermark: &str) -> Option<u64> {
     let mebibytes: u64 = watermark.strip_suffix("MiB")?.parse().ok()?;
     Some(mebibytes * 1024 * 1024)

@@ -1,4 +1,6 @@
-//! What the engine can do to containers: pause, kill, stop, restart.
+//! Faults of containers: paused, killed, stopped, restarted.
+//!
+//! Left out: replacing them ([`super::replacement`]), and their limits ([`super::limits`]).
 
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use system::{
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Containers that stand still or ended.
+/// Containers that are paused or have ended.
 #[derive(Debug)]
 pub(super) struct Halted {
     how: Halt,
@@ -81,7 +83,7 @@ impl Injection for Halted {
     }
 }
 
-/// Containers that are restarted one after the other. It is over when it is injected.
+/// Containers that are restarted one after the other. The fault is over when it is injected.
 #[derive(Debug)]
 pub(super) struct RollingRestart {
     before: Vec<Container>,
@@ -131,7 +133,7 @@ impl Injection for RollingRestart {
     }
 }
 
-/// By the engine's clock.
+/// Whether a container ended since it was `before`, by the engine's clock.
 fn ended_since(before: &Container, now: &Container) -> bool {
     now.finished_at.is_some() && now.finished_at != before.finished_at
 }

@@ -1,4 +1,5 @@
-//! A table that somebody holds, who read one last, and the sessions that an evaluation leaves behind.
+//! Faults of databases: a locked table. Also which container used a database last, and the sessions that an evaluation
+//! leaves behind.
 
 use std::time::Duration;
 
@@ -12,20 +13,20 @@ use system::{control,
 
 use super::{Injection, not_observed, observed};
 
-/// What a session that holds a table adds to the name of its program: questions asked beside it must outlive it.
+/// What the session with the lock adds to its `application_name`: healing must end it, and not other sessions.
 const HOLDER: &str = "holds a table";
-/// If nobody ends it, it ends by itself.
+/// The lock is released after this time even if nothing heals it.
 const HELD_AT_MOST_SECONDS: u32 = 120;
 /// A statement of a service takes at most 5 s.
 const HELD_WITHIN: Duration = Duration::from_secs(15);
-/// Who waits gives up after some seconds and comes again: one look may fall in between.
+/// A waiting statement fails after some seconds and is retried: a look may fall in between.
 const WANTED_WITHIN: Duration = Duration::from_secs(3);
 /// Under load a table is read many times a second.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 const ENDED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A table in an exclusive hold.
+/// A table with an exclusive lock.
 #[derive(Debug)]
 pub(super) struct LockTable {
     database: &'static str,
@@ -61,7 +62,7 @@ impl Injection for LockTable {
         );
         let postgres = lab.containers_of("postgres")?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
-        // The engine keeps the session, so that it needs no thread here; whoever heals ends it by its name.
+        // The session runs in the container, so that it needs no thread here; healing ends it by its name.
         let psql = [
             "psql",
             "--no-psqlrc",
@@ -82,7 +83,7 @@ impl Injection for LockTable {
         })?;
         anyhow::ensure!(
             held.is_some(),
-            "nobody got hold of the table `{}` within {} s",
+            "no session locked the table `{}` within {} s",
             self.table,
             HELD_WITHIN.as_secs()
         );
@@ -111,8 +112,8 @@ impl Injection for LockTable {
     }
 }
 
-/// Of these containers, the one with the latest statement in a database within the last second. Pings, which have no text,
-/// don't count.
+/// Of these containers, the one with the latest statement in a database within the last second. Pings, which have no
+/// text, don't count.
 pub(super) fn in_use(
     lab: &Lab<'_>,
     mut containers: Vec<Container>,
@@ -140,7 +141,7 @@ pub(super) fn in_use(
     Ok(vec![containers.swap_remove(reader)])
 }
 
-/// Of the sessions that hold a table for an evaluation, in whatever database.
+/// A query for `what` of the sessions that hold a lock for an evaluation, in any database.
 fn holders(what: &str) -> String {
     format!("SELECT {what} FROM pg_stat_activity WHERE application_name = '{APPLICATION} {HOLDER}'")
 }

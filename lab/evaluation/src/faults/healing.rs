@@ -1,4 +1,6 @@
-//! Healing without a memory: what a run left behind that was cut short, found by looking at the system.
+//! Healing without a record: finds what an interrupted command left by looking at the system.
+//!
+//! Left out: configuration, which the run journal restores ([`crate::run_journal`]).
 
 use std::time::Duration;
 
@@ -25,16 +27,17 @@ use super::{
     containers::name, database, limits, purge,
 };
 
-/// RabbitMQ takes ten seconds to boot; the services find it again within five.
+/// RabbitMQ takes ten seconds to boot; the services reconnect within five.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// What everything else needs.
+/// The services that all others depend on.
 const FOUNDATIONS: [&str; 2] = ["postgres", "rabbitmq"];
 
-/// Undoes whatever fault is there, whoever injected it, and waits until all is healthy; what was repaired, in words.
+/// Undoes every fault, whoever injected it, and waits until all containers are healthy; returns what was repaired, in
+/// words.
 ///
-/// Nothing is touched where nothing is wrong. What a configuration says is left alone: which patterns are off, and how
-/// many containers a service has.
+/// A healthy system is not touched. Configuration is left alone: which patterns are off, and how many replicas a
+/// service has.
 pub fn heal_everything(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
     let mut repaired = Repaired {
         step,
@@ -78,7 +81,7 @@ impl Repaired<'_> {
 }
 
 fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result<()> {
-    // First: one that was about to leave is not to be set going again.
+    // First: a container that was about to be removed must not be started again.
     for service in SERVICES {
         for what in rolling::repair(lab, service)? {
             repaired.add(what);
@@ -102,7 +105,7 @@ fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result
             ));
         }
     }
-    // Looked at once more: restoring a limit may have stopped one.
+    // Read again: restoring a limit may have stopped a container.
     for container in lab.containers()? {
         if let Some(done) = control::resume(&container)? {
             repaired.add(format!("{} {done}", name(&container)));
@@ -134,7 +137,7 @@ fn wait_until_healthy(lab: &Lab<'_>, concerned: impl Fn(&Container) -> bool) -> 
     })
 }
 
-/// Removes the dead letters that [`POISON_TYPE`] became; how many from where, in words.
+/// Removes the dead letters of the type [`POISON_TYPE`]; returns how many from which queue, in words.
 pub fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
     let selection = Selection {
         event_type: Some(POISON_TYPE.to_owned()),
@@ -145,7 +148,7 @@ pub fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
     for stream in topology::ALL {
         let queue = stream.dead_letter_queue();
-        // A look first: the tool needs a container, and mostly there is nothing.
+        // A look first: the tool needs a container, and mostly there is nothing to remove.
         if reader.read(&queue, 1, 1)?.count == 0 {
             continue;
         }

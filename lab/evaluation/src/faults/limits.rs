@@ -1,4 +1,4 @@
-//! Starving containers: of processor time, and of memory.
+//! Faults of resources: too little processor time, too little memory.
 
 use records::evaluation::FaultEffect;
 use system::{
@@ -17,12 +17,12 @@ use super::{
 const STARVED_FROM: f64 = 0.8;
 const BYTES_PER_MEBIBYTE: i64 = 1024 * 1024;
 
-/// Containers with a part of a core.
+/// Containers that are limited to a part of a core.
 #[derive(Debug)]
 pub(super) struct StarveCpu {
     before: Vec<Container>,
     millicores: u32,
-    /// How often each was throttled so far; `None` where this machine can't tell.
+    /// How often each had been throttled before; `None` where this machine can't read that.
     throttled_before: Vec<Option<u64>>,
 }
 
@@ -76,7 +76,7 @@ impl Injection for StarveCpu {
 }
 
 impl StarveCpu {
-    /// How often a container had been throttled when it had its quota. A start begins the count anew.
+    /// How often a container had been throttled when it got its quota. A start resets the count.
     fn throttled_so_far(&self, before: &Container, now: &Container) -> Option<u64> {
         if before.pid != now.pid {
             return Some(0);
@@ -96,8 +96,8 @@ impl StarveCpu {
     }
 }
 
-/// Containers with less memory than they need: it has to be less than what their processes write. What they only read
-/// from disk the kernel reads again and again instead, which is slow and ends nobody.
+/// Containers with less memory than they need: less than what their processes write. Pages that are only read from disk
+/// the kernel drops and reads again, which is slow and ends no process.
 #[derive(Debug)]
 pub(super) struct StarveMemory {
     before: Vec<Container>,
@@ -181,7 +181,7 @@ impl Injection for StarveMemory {
     }
 }
 
-/// Gives a container the memory it should have, where it has another limit; whether it had.
+/// Restores a container's memory limit; returns whether it had another one.
 pub(super) fn restore_memory(container: &Container, limits: Limits) -> anyhow::Result<bool> {
     if container.limits.memory_bytes == limits.memory_bytes {
         return Ok(false);

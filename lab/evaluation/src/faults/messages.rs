@@ -1,4 +1,6 @@
-//! Messages as faults: some that nobody can read, and some that come a second time.
+//! Messages as faults: unreadable ones, and events that are delivered a second time.
+//!
+//! Left out: losing messages ([`super::purge`]).
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use records::evaluation::FaultEffect;
@@ -12,13 +14,13 @@ use system::lab::{self, Lab};
 
 use super::{Injection, POISON_TYPE, not_observed, observed};
 
-/// Where they go; the streams take every key.
+/// The routing key of unreadable messages; the streams' bindings match every key.
 pub(super) const POISON_ROUTING_KEY: &str = "evaluation.poison.v1";
 const POISON: &str = "not an event";
-/// AMQP: persistent.
+/// AMQP's delivery mode of a persistent message.
 const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
-/// Body and properties of one. `batch` and `number` make its id.
+/// Body and properties of an unreadable message; `batch` and `number` make its id.
 pub(super) fn poison(batch: &str, number: u32) -> (&'static str, Value) {
     let now = Utc::now().timestamp_micros();
     let properties = json!({
@@ -30,9 +32,9 @@ pub(super) fn poison(batch: &str, number: u32) -> (&'static str, Value) {
     (POISON, properties)
 }
 
-/// Messages that nobody can read.
+/// Unreadable messages.
 ///
-/// Healing leaves alone what became of them, as that is what is to be seen; [`super::heal_everything`] clears it away.
+/// Healing leaves their dead letters alone, as these are the effect; [`super::heal_everything`] removes them.
 #[derive(Debug)]
 pub(super) struct Poison {
     stream: Topology,
@@ -80,7 +82,7 @@ impl Injection for Poison {
     }
 }
 
-/// Events that come a second time. There is nothing to heal: whoever applied one twice did so.
+/// Events that are delivered a second time. There is nothing to heal: an effect that was applied twice stays.
 #[derive(Debug)]
 pub(super) struct Redeliver {
     stream: Topology,

@@ -18,10 +18,10 @@ use super::{
     not_observed, observed,
 };
 
-/// A service looks at its database every second, and waits for two.
+/// A service checks its database every second, and waits for two.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 const ASK_LIMIT: Duration = Duration::from_secs(10);
-/// Third-party containers with a shell.
+/// Services with a shell, from which a connection can be tried.
 const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
 
 /// Containers without one of their networks.
@@ -29,10 +29,10 @@ const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
 pub(super) struct Cut {
     before: Vec<Container>,
     service: &'static str,
-    /// As the engine calls it.
+    /// The engine's name of the network.
     network: String,
     composed: Composed,
-    /// Who could reach the first of them over this network.
+    /// A container that could reach the first one over this network.
     neighbour: Option<Container>,
 }
 
@@ -73,7 +73,7 @@ impl Cut {
             ALERT_RECEIVER => 8080,
             "jaeger" => 8888,
             "traefik" => 8082,
-            // The ops port of ours.
+            // The ops port of agora's own services.
             _ => 9100,
         };
         let first = self.before.first();
@@ -90,7 +90,7 @@ impl Cut {
         Ok(call.output()?.status.success())
     }
 
-    /// Who misses it, in words.
+    /// What shows that the service is cut off, in words; `None` while nothing does.
     fn noticed(&self, lab: &Lab<'_>) -> anyhow::Result<Option<String>> {
         if let Some(neighbour) = &self.neighbour
             && !self.reachable_from(neighbour)?
@@ -100,7 +100,9 @@ impl Cut {
         }
         let containers = lab.containers()?;
         if let Some(unready) = unready(&containers)? {
-            return Ok(Some(format!("{unready} says that it isn't ready")));
+            return Ok(Some(format!(
+                "{unready} isn't ready by its own health check"
+            )));
         }
         if self.service == "traefik" && !gateway_answers(&containers) {
             return Ok(Some("the gateway doesn't answer".to_owned()));
@@ -109,7 +111,7 @@ impl Cut {
     }
 }
 
-/// The first service whose own health check fails now: the engine asks every two seconds, and believes the third time.
+/// The first service whose health check fails now: the engine asks every two seconds, and counts three failures.
 fn unready(containers: &[Container]) -> anyhow::Result<Option<&str>> {
     let services = containers
         .iter()

@@ -1,5 +1,5 @@
-//! Messages that are lost for good: for a moment no service can apply what it gets, and an operator purges half of the
-//! dead letters that this leaves.
+//! Messages that are lost for good: for a moment no service can apply a message, and half of the resulting dead letters
+//! are purged, as by an operator's mistake.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use system::{
 
 use super::{Injection, messages, not_observed, observed};
 
-/// By its name it is found when nobody took it away.
+/// The name of the constraint that makes an inbox refuse messages; healing finds it by that.
 const CONSTRAINT: &str = "agora_evaluation_refuses";
 /// How long messages are refused.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ impl PurgeDeadLetters {
         }
     }
 
-    /// Those that died since.
+    /// Selects the messages that were dead-lettered since the load began.
     fn selection(&self) -> Selection {
         Selection {
             younger_than: Some((Utc::now() - self.since).to_std().unwrap_or_default()),
@@ -131,7 +131,7 @@ impl Injection for PurgeDeadLetters {
     }
 }
 
-/// Lets services apply their messages again; how many of them could not.
+/// Lets services apply messages again; returns how many of them could not.
 pub(super) fn accept(lab: &Lab<'_>) -> anyhow::Result<usize> {
     let known = format!("SELECT conname FROM pg_constraint WHERE conname = '{CONSTRAINT}'");
     let mut accepting = 0;
@@ -146,7 +146,7 @@ pub(super) fn accept(lab: &Lab<'_>) -> anyhow::Result<usize> {
     Ok(accepting)
 }
 
-/// The database of whoever consumes a stream: the publisher of the other one.
+/// The database of a stream's consumer, which is the publisher of the other stream.
 fn consumers_database(stream: Topology) -> &'static str {
     let others = topology::ALL.into_iter().find(|other| *other != stream);
     messages::database(others.unwrap_or(stream))

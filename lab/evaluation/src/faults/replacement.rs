@@ -1,6 +1,5 @@
-//! New containers in the place of old ones, and new keys in the place of old ones: what people do to a running system
-//! every day. Both are over when they are injected; what they changed belongs to the arm's configuration, which is
-//! restored after the load, not before.
+//! Replaced containers and replaced signing keys, as in everyday operation. Both faults are over when they are
+//! injected. What they change belongs to the arm's configuration, which is restored after the load, not by healing.
 
 use records::evaluation::FaultEffect;
 use system::{
@@ -22,7 +21,7 @@ pub(super) enum How {
     AtOnce,
 }
 
-/// A service whose containers are others than before.
+/// A service whose containers were replaced.
 #[derive(Debug)]
 pub(super) struct Replaced {
     how: How,
@@ -80,12 +79,12 @@ impl Injection for Replaced {
     }
 }
 
-/// Other keys than the env file has, which keeps its own: whoever restores the configuration restores the keys.
+/// Signing keys that replace the env file's in containers; the env file keeps its own, from which they are restored.
 #[derive(Debug)]
 pub(super) struct NewKeys {
-    /// The old ones still verify.
+    /// Whether the old keys still verify.
     overlap: bool,
-    /// What every container should have, once it is done.
+    /// The ids of the keys that every container should have afterwards.
     after: Vec<String>,
 }
 

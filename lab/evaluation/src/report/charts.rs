@@ -1,7 +1,7 @@
 //! Timelines as inline SVG: throughput, latency and backlog of an arm over the seconds of its load, with the fault
-//! shaded. Colours and sizes of type are the page's (`page.html`), by class; nothing here is loaded from elsewhere.
+//! shaded. All arms of a trial have the same [`Scales`], so that what looks higher is higher.
 //!
-//! All arms of a trial are drawn to the same [`Scales`], so that what looks higher is higher.
+//! Left out: colours and font sizes, which the page (`page.html`) sets by class.
 
 use std::fmt::Write;
 
@@ -26,7 +26,7 @@ const HEADROOM: f64 = 1.05;
 /// The lowest latency that is drawn as itself.
 const LEAST_MS: f64 = 1.0;
 
-/// An arm's times as seconds of its load.
+/// Converts an arm's times to seconds of its load.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     zero: DateTime<Utc>,
@@ -46,7 +46,7 @@ impl Clock {
         (at - self.zero).as_seconds_f64()
     }
 
-    /// From when to when the fault was there.
+    /// The seconds from the fault's injection to its healing; `None` without a fault.
     pub fn fault(self, arm: &Arm) -> Option<(f64, f64)> {
         let fault = arm.fault.as_ref()?;
         let (from, to) = fault.injected_at.zip(fault.healed_at)?;
@@ -63,18 +63,18 @@ fn load_ends(arm: &Arm) -> f64 {
 /// The axes that all arms of a trial share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scales {
-    /// The last second.
+    /// The last second that is drawn.
     seconds: f64,
     /// The most requests in a second.
     requests: f64,
     /// The longest latency; a power of ten.
     latency_ms: f64,
-    /// The most that waits.
+    /// The most orders or events that wait.
     waiting: f64,
 }
 
 impl Scales {
-    /// As large as the arms need it.
+    /// Axes that are as large as these arms need.
     pub fn of(arms: &[Arm]) -> Self {
         let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
         let timeline = || {

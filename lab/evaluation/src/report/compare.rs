@@ -1,8 +1,10 @@
-//! Two evaluations side by side: what became better, what worse, and what can't be told from noise.
+//! Compares two evaluations: what improved, what got worse, and what can't be told from noise.
 //!
-//! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse by
-//! more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst before.
-//! Where one of the runs has a single value, only measurements that the verdict rests on are judged.
+//! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse
+//! by more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst
+//! before. Where one of the runs has a single value, only measurements that the verdict rests on are judged.
+//!
+//! Left out: how a comparison looks (`xtask`).
 
 use base::outcome::Exit;
 use records::evaluation::Sabotage;
@@ -15,35 +17,35 @@ use crate::{
     statistics::Spread,
 };
 
-/// What changed between two runs.
+/// The comparison of two runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
     /// `failed` on a regression; `inconclusive` when the run `after` lacks an experiment, or both have none.
     pub outcome: Exit,
-    /// Allowed relative regression of a median.
+    /// The allowed relative regression of a median: 0.2 is 20 %.
     pub tolerance: f64,
-    /// In the earlier run.
+    /// The earlier run.
     pub before: Side,
-    /// In the later run.
+    /// The later run.
     pub after: Side,
-    /// In what the runs differ before anything was measured.
+    /// What differs between the runs besides their results: seed, versions, machine; in words.
     pub differences: Vec<String>,
     /// The regressions in words; empty when there is none.
     pub regressions: Vec<String>,
-    /// Those that both runs have.
+    /// The experiments that both runs have.
     pub experiments: Vec<ExperimentComparison>,
 }
 
-/// One of the two.
+/// One of the two runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Side {
-    /// The run.
+    /// The run's id.
     pub run: String,
-    /// Its outcome.
+    /// The run's outcome.
     pub outcome: Exit,
-    /// Its seed.
+    /// The run's seed.
     pub seed: u64,
-    /// What was broken on purpose.
+    /// What was broken on purpose, if anything.
     pub sabotage: Option<Sabotage>,
     /// The repository's commit.
     pub agora: String,
@@ -52,15 +54,15 @@ pub struct Side {
 /// An experiment in both runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExperimentComparison {
-    /// As in the reports.
+    /// The experiment's name.
     pub name: String,
-    /// In the earlier run.
+    /// The outcome in the earlier run.
     pub before: Outcome,
-    /// In the later run.
+    /// The outcome in the later run.
     pub after: Outcome,
-    /// Whether it got better.
+    /// How the outcome changed.
     pub change: Change,
-    /// Of the last arm.
+    /// The measurements of the last arm.
     #[serde(rename = "figures")]
     pub measurements: Vec<MeasurementComparison>,
 }
@@ -68,17 +70,17 @@ pub struct ExperimentComparison {
 /// A measurement of the last arm in both runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MeasurementComparison {
-    /// As in the reports.
+    /// The measurement's name.
     pub name: String,
-    /// Of both values.
+    /// The unit of both values.
     pub unit: String,
-    /// The arm.
+    /// The arm's name.
     pub arm: String,
-    /// In the earlier run.
+    /// The values in the earlier run; `None` where it wasn't measured.
     pub before: Option<Spread>,
-    /// In the later run.
+    /// The values in the later run; `None` where it wasn't measured.
     pub after: Option<Spread>,
-    /// Whether it got better.
+    /// How the measurement changed.
     pub change: Change,
 }
 
@@ -86,18 +88,18 @@ pub struct MeasurementComparison {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// Not at all, or not by more than tolerance and spread.
+    /// It didn't change, or by no more than tolerance and range.
     Same,
     /// It improved.
     Better,
     /// It got worse.
     Worse,
-    /// Neither direction is good or bad, or one run didn't measure it, or only once what isn't counted.
+    /// Neither direction is better, or one run didn't measure it, or measured it only once and no verdict rests on it.
     NotJudged,
 }
 
 impl Comparison {
-    /// Holds `after` against `before`.
+    /// Compares the run `after` with the run `before`.
     pub fn of(before: &Conclusion, after: &Conclusion, tolerance: f64) -> Self {
         let mut regressions = Vec::new();
         let mut experiments = Vec::new();
@@ -204,7 +206,7 @@ impl MeasurementComparison {
     }
 }
 
-/// Beyond the tolerance, and beyond what the repetitions differ by anyway.
+/// How a median changed: only a change beyond the tolerance, and with ranges that don't overlap, counts.
 fn change(better: Better, before: &Spread, after: &Spread, tolerance: f64) -> Change {
     let allowed = before.median.abs() * tolerance;
     let more = after.median - before.median > allowed && after.min > before.max;
@@ -219,7 +221,7 @@ fn change(better: Better, before: &Spread, after: &Spread, tolerance: f64) -> Ch
     }
 }
 
-/// From bad to good.
+/// The order of outcomes, from the worst to the best.
 fn rank(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Refuted => 0,
@@ -229,7 +231,7 @@ fn rank(outcome: Outcome) -> u8 {
 }
 
 impl Change {
-    /// One word.
+    /// The change in one word, for tables; empty where it isn't judged.
     pub fn word(self) -> &'static str {
         match self {
             Self::Same => "same",

@@ -1,6 +1,7 @@
-//! The page for people: one file, readable without an explanation, without anything from elsewhere and without a
-//! script. What it says is put together here, how it looks is `page.html`'s, where everything that comes from the
-//! evidence is escaped; only the charts, which escape for themselves, are put in as they are, and `prose` is markup.
+//! The report as a page for people: one file without external resources and without a script.
+//!
+//! The template, `page.html`, escapes everything that comes from the evidence; only the charts, which escape their own
+//! texts, and `prose` are inserted as markup. Left out: how it looks (`page.html`).
 
 use std::collections::BTreeMap;
 
@@ -30,9 +31,9 @@ use crate::{
 };
 
 const TEMPLATE: &str = include_str!("page.html");
-/// A page that is sent around stays below it; repetitions that don't fit are left to `evidence.json`.
+/// The largest size of a page, so that it can be sent around; repetitions that don't fit are only in `evidence.json`.
 const MAX_BYTES: usize = 1_900_000;
-/// Ids that are named in one list, at most.
+/// The most ids in one list.
 const NAMED: usize = Hop::NAMED;
 
 /// The whole page.
@@ -62,7 +63,7 @@ pub fn page(evaluation: &Evaluation, conclusion: &Conclusion) -> anyhow::Result<
     }
 }
 
-/// Text in which `backticks` stand for code, and nothing else for anything.
+/// Text as markup, in which only `backticks` have a meaning: code.
 fn prose(text: &str) -> Value {
     let escaped = text
         .replace('&', "&amp;")
@@ -124,12 +125,12 @@ struct ExperimentView<'a> {
     confounders: Vec<String>,
     headlines: Vec<Headline<'a>>,
     measurements: Vec<MeasurementView<'a>>,
-    /// Heads the column of effects.
+    /// The heading of the column of effects.
     against: String,
     repetitions: usize,
     verdicts: Vec<VerdictView<'a>>,
     trials: Vec<TrialView>,
-    /// Repetitions that are not drawn.
+    /// How many repetitions are not drawn.
     left_out: usize,
     repeat: String,
 }
@@ -178,7 +179,7 @@ struct TrialView {
     done: Vec<FactRow>,
     promises: Vec<FactRow>,
     missing: Vec<Missing>,
-    /// In a line.
+    /// The steady states of the arms, in a phrase.
     steadiness: &'static str,
     steady: Vec<SteadyView>,
 }
@@ -441,7 +442,7 @@ impl TrialView {
     }
 }
 
-/// A class, a name, a legend of classes and names, and how it is drawn.
+/// A kind of chart: its class, its name, a legend of classes and names, and the function that draws it.
 type Kind = (
     &'static str,
     &'static str,
@@ -570,10 +571,10 @@ fn judged(text: impl Into<String>, good: bool) -> Fact {
     }
 }
 
-/// Bytes of a text that isn't said again for each arm.
+/// A longer text, in bytes, is not repeated for each arm that has it.
 const LONG: usize = 24;
 
-/// A row, when any arm has something to say in it.
+/// A row with a value of each arm; `None` when no arm has one.
 fn row(what: &str, arms: &[Arm], say: impl Fn(&Arm) -> Option<Fact>) -> Option<FactRow> {
     let values: Vec<Option<Fact>> = arms.iter().map(say).collect();
     if values.iter().all(Option::is_none) {
@@ -706,7 +707,7 @@ fn configuration(configuration: &Configuration, arms: &[Arm]) -> String {
     }
 }
 
-/// What became of the promises: hop by hop, then what the ledger reconciles to.
+/// The reconciled ledger: hop by hop, then its differences.
 fn promises(arms: &[Arm]) -> Vec<FactRow> {
     let mut rows = vec![row("orders promised to clients", arms, |arm| {
         Some(fact(arm.reconciliation.as_ref()?.promised.to_string()))
@@ -789,10 +790,10 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
     rows.into_iter().flatten().collect()
 }
 
-/// A name, and the ids that it stands for.
+/// A kind of difference, and the ids that have it.
 type Wrong = (&'static str, fn(&Reconciliation) -> &[String]);
 
-/// What a ledger that reconciles has none of.
+/// The kinds of difference that a reconciled ledger must not have.
 const WRONGS: [Wrong; 6] = [
     ("lost: promised, and without an end", |reconciliation| {
         &reconciliation.lost
@@ -814,7 +815,7 @@ const WRONGS: [Wrong; 6] = [
     }),
 ];
 
-/// Which orders: of each list that isn't empty.
+/// The ids of each kind of difference that isn't empty.
 fn missing(arm: &Arm) -> Vec<Missing> {
     let Some(reconciliation) = &arm.reconciliation else {
         return Vec::new();
@@ -837,7 +838,7 @@ fn stayed_steady(arm: &Arm) -> bool {
     reached(&arm.steady_before) && reached(&arm.steady_after)
 }
 
-/// The steady state before and after, as far as it was looked at.
+/// The steady state before and after, as far as it was measured.
 fn steady(arm: &Arm) -> Vec<SteadyView> {
     let view = |when: &str, steadiness: &Option<Steadiness>| {
         let steadiness = steadiness.as_ref()?;

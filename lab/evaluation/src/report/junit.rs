@@ -1,5 +1,7 @@
 //! A conclusion as JUnit XML, as CI systems read it: a suite for each experiment, a case for each repetition. A refuted
 //! claim is a failure; an inconclusive one is an error and not a skip, which many systems show as green.
+//!
+//! Left out: measurements that no verdict rests on.
 
 use std::fmt::Write;
 

@@ -1,4 +1,6 @@
-//! What each experiment is, before anything runs.
+//! The experiments in words, for `evaluate list`.
+//!
+//! Left out: how the list looks on a terminal (`xtask`).
 
 use base::progress::spell;
 use serde::Serialize;
@@ -11,27 +13,27 @@ use crate::{
 /// An experiment in words.
 #[derive(Debug, Serialize)]
 pub struct Entry {
-    /// As it is typed.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it says about the pattern.
+    /// What it claims about the pattern, in a sentence.
     pub claim: &'static str,
-    /// What would refute it.
+    /// What would refute the claim.
     pub refuted_by: &'static str,
-    /// What happens without the pattern.
+    /// The harm without the pattern, and its cause.
     pub harm: &'static str,
-    /// The load.
+    /// The load in a phrase: scenario, model, duration.
     pub load: String,
-    /// The fault.
+    /// The fault in a phrase, with its times.
     pub fault: String,
-    /// What tells the arms apart.
+    /// What tells the arms apart, a phrase each: `off: without outbox`.
     pub arms: Vec<String>,
     /// Patterns that are off in every arm, and why.
     pub confounders: Vec<String>,
-    /// What the verdict rests on.
+    /// The names of the measurements that the verdict rests on.
     pub counts: Vec<String>,
 }
 
-/// All of them.
+/// Every experiment, in the order in which they are run.
 pub fn entries() -> Vec<Entry> {
     let entry = |experiment: &'static Experiment| Entry {
         name: experiment.name,
@@ -51,7 +53,7 @@ pub fn entries() -> Vec<Entry> {
     experiments::ALL.into_iter().map(entry).collect()
 }
 
-/// `order: 40 arrivals a second for 14.0 s`.
+/// A load in a phrase: `order: 40 arrivals a second, whatever the answers do, for 14.0 s, with idempotency keys`.
 pub fn load(plan: &LoadPlan) -> String {
     let model = match plan.model {
         Model::Closed { users } => format!("{users} users, each waiting for its answer"),
@@ -85,7 +87,7 @@ fn fault(plan: &FaultPlan) -> String {
     )
 }
 
-/// `load_shedding, off in every arm: it refuses orders that …`
+/// The confounders, a phrase each: `load_shedding, off in every arm: it refuses orders that …`
 pub fn confounders(experiment: &Experiment) -> Vec<String> {
     let confounders = experiment.confounders.iter();
     let said = confounders.map(|confounder| {
@@ -97,7 +99,7 @@ pub fn confounders(experiment: &Experiment) -> Vec<String> {
     said.collect()
 }
 
-/// `off: without outbox`, `2: inventory-service ×2`, `on: everything as shipped`.
+/// An arm in a phrase: `off: without outbox`, `2: inventory-service ×2`, `on: everything as shipped`.
 pub fn arm(plan: &ArmPlan) -> String {
     let mut differs: Vec<String> = Vec::new();
     match plan.fault {

@@ -1,4 +1,6 @@
-//! A conclusion as markdown: for a pull request, or the summary of a CI job.
+//! A conclusion as Markdown, for a pull request or the summary of a CI job.
+//!
+//! Left out: measurements that no verdict rests on.
 
 use std::fmt::Write;
 

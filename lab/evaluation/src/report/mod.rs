@@ -1,5 +1,6 @@
-//! A conclusion for its readers: a terminal, a browser, a CI system, a pull request. No form judges; all say what
-//! [`super::conclusion`] found.
+//! A conclusion as a report: a page, JUnit XML, Markdown; and two conclusions compared.
+//!
+//! Left out: judging ([`crate::conclusion`]), and the terminal's form (`xtask`).
 
 pub mod charts;
 pub mod compare;

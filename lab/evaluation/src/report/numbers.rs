@@ -1,4 +1,6 @@
-//! How values are written, the same in every report.
+//! Formats values, the same in every report.
+//!
+//! Left out: computing them ([`crate::statistics`]).
 
 use std::time::Duration;
 
@@ -6,9 +8,9 @@ use base::progress::spell;
 
 use crate::statistics::{Effect, Spread};
 
-/// What stands where nothing was measured.
+/// The text in place of a value that wasn't measured.
 pub const NONE: &str = "–";
-/// What stands beside measurements of a single repetition.
+/// The text beside measurements of a single repetition.
 pub const NO_SPREAD: &str = "one run: no spread is known";
 
 /// A value with its unit: `41`, `12.5/s`, `340 ms`, `3.2 s`.
@@ -50,7 +52,7 @@ pub fn ratio(ratio: f64) -> String {
     }
 }
 
-/// A median and, of more than one repetition, how far the values lie apart: `41 (38–44)`.
+/// A median and, for more than one repetition, the range: `41 (38–44)`.
 pub fn spread(spread: Option<&Spread>, unit: &str) -> String {
     spread.map_or_else(
         || NONE.to_owned(),
@@ -58,7 +60,7 @@ pub fn spread(spread: Option<&Spread>, unit: &str) -> String {
     )
 }
 
-/// What an arm changed: `−41 (−44 to −38), ×0.12 (×0.10 to ×0.13)`.
+/// An arm's effect: `−41 (−44 to −38), ×0.12 (×0.10 to ×0.13)`.
 pub fn effect(effect: Option<&Effect>, unit: &str) -> String {
     let Some(effect) = effect else {
         return NONE.to_owned();

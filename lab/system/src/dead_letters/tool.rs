@@ -1,7 +1,7 @@
-//! The tool that moves dead letters: `dead-letters`, run in a container for a moment, where the broker is in reach.
+//! Runs `dead-letters`, the tool that moves dead letters, for a moment in a container that reaches the broker.
 //!
-//! xtask itself speaks no AMQP: the management API can take messages out of a queue, but neither wait for a
-//! confirm nor give back the ones that aren't meant.
+//! The laboratory links no AMQP client, and the management API can take messages out of a queue, but neither wait for a
+//! confirm nor give back those that weren't meant. Left out: reading dead letters ([`super::Reader`]).
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Task {
         }
     }
 
-    /// What a dead letter is then.
+    /// What was done to a dead letter, as a participle.
     pub fn done(self) -> &'static str {
         match self {
             Self::Replay => "replayed",
@@ -51,15 +51,15 @@ impl Task {
 /// One call of the tool.
 #[derive(Debug, Clone)]
 pub struct Order<'a> {
-    /// What to do with them.
+    /// What to do with the selected messages.
     pub task: Task,
     /// The dead-letter queue.
     pub queue: &'a str,
-    /// Which messages.
+    /// Which messages of the queue are meant.
     pub selection: &'a Selection,
     /// The most messages; all where it is `None`.
     pub limit: Option<usize>,
-    /// Only tells what would be done.
+    /// Whether to report only what would be done.
     pub dry_run: bool,
 }
 
@@ -71,7 +71,7 @@ pub struct Tool<'a> {
 }
 
 impl<'a> Tool<'a> {
-    /// Makes sure that it can be run.
+    /// Checks that the tool can be run; an error says what is missing.
     pub fn new(project: &'a Project, containers: &[Container]) -> anyhow::Result<Self> {
         let broker = containers
             .iter()
@@ -102,7 +102,7 @@ impl<'a> Tool<'a> {
         })
     }
 
-    /// Runs it; its report, and how it ended. What it has to say goes to standard error.
+    /// Runs the tool; returns its report and its exit code. Its messages go to standard error.
     pub fn run(&self, order: &Order<'_>) -> anyhow::Result<(Report, Exit)> {
         let run = ["run", "--rm", "--no-deps", "-T", SERVICE];
         let call = self

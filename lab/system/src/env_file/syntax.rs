@@ -1,14 +1,15 @@
-//! The syntax of env files, as Compose reads it: <https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/#env-file-syntax>.
+//! The syntax of env files, as Compose reads it:
+//! <https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/#env-file-syntax>.
 //!
-//! Two things that Compose accepts are refused, because they are typing errors in a file that only holds settings: a line
-//! without a value, and text behind a closing quote that is no comment.
+//! Two things that Compose accepts are refused, because they are typing errors in a file with nothing but settings: a
+//! line without a value, and text after a closing quote that is no comment.
 
 use std::iter;
 
 /// A piece of an env file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// As it is in the file, without its last line break; more than one line where a quoted value is.
+    /// Its text in the file, without the last line break; a quoted value may have several lines.
     pub(super) text: String,
     /// Name and value; `None` for comments and empty lines.
     pub(super) entry: Option<(String, String)>,
@@ -17,12 +18,12 @@ pub(super) struct Piece {
 /// Why a file can't be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SyntaxError {
-    /// From 1.
+    /// The line's number, from 1.
     pub(super) line: usize,
     pub(super) cause: String,
 }
 
-/// Takes a file apart. `outside` gives the variables that a value may refer to, before those that the file itself sets.
+/// Parses a file. `outside` gives the variables that a value may refer to; they win over those that the file sets.
 pub(super) fn parse(
     text: &str,
     outside: impl Fn(&str) -> Option<String>,
@@ -259,8 +260,8 @@ fn reference(inner: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Str
 mod tests {
     use super::*;
 
-    /// What is read differently by a simple reader, and what Compose makes of it: see
-    /// `compose::tests::an_env_file_is_read_as_compose_reads_it`.
+    /// Lines that a simple reader reads otherwise, with the variable and the value that Compose reads: see
+    /// `compose_reads_the_same`.
     const CASES: [(&str, &str, &str); 34] = [
         ("COMMENTED", "COMMENTED=8081 # mine", "8081"),
         ("NO_COMMENT", "NO_COMMENT=8081# not", "8081# not"),
@@ -332,7 +333,7 @@ mod tests {
         assert_eq!(entries, expected);
     }
 
-    /// Not what Compose did once, but what the Compose of this machine does.
+    /// Asks the Compose of this machine, so that a later version with other rules is noticed.
     #[test]
     fn compose_reads_the_same() {
         let folder = tempfile::tempdir().unwrap();

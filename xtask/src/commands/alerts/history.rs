@@ -1,6 +1,6 @@
-//! `alerts --history`: what fired and what cleared, as Alertmanager told its receiver.
+//! `alerts --history`: which alerts fired and were resolved, by the notifications that the receiver recorded.
 //!
-//! A record, and no judgement. `xtask/schemas/alert-history.schema.json` describes its JSON for others.
+//! `xtask/schemas/alert-history.schema.json` is the schema of its JSON. Left out: a verdict.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,41 +15,41 @@ use crate::output::{Format, print_json, table};
 /// The result as JSON.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// `holds`: it could be read.
+    /// Always `holds`: the history was read.
     outcome: Exit,
-    /// What was asked for: nothing that was told before; `None` for all of it.
+    /// The earliest notification that was asked for; `None` for all of them.
     since: Option<DateTime<Utc>>,
-    /// How many older changes the receiver doesn't have any more.
+    /// How many changes the receiver doesn't have.
     dropped: u64,
-    /// When the receiver started: it may have been told things before, and forgot them.
+    /// When the receiver started: earlier notifications are lost.
     recording_since: DateTime<Utc>,
-    /// Oldest first.
+    /// The changes, the oldest first.
     changes: Vec<Entry>,
 }
 
-/// An alert that began to fire, or cleared.
+/// An alert that started to fire, or was resolved.
 #[derive(Debug, PartialEq, Serialize)]
 struct Entry {
-    /// When the notification came.
+    /// When the receiver was notified.
     received_at: DateTime<Utc>,
     status: Status,
     name: String,
     severity: String,
-    /// When it began to fire.
+    /// When it started to fire.
     starts_at: DateTime<Utc>,
-    /// When it cleared; `None` while it fires.
+    /// When it was resolved; `None` while it fires.
     ends_at: Option<DateTime<Utc>>,
-    /// How long it fired, or has fired by now; `None` where it fired and a later entry says for how long.
+    /// How long it fired, or has fired until now, in seconds; `None` where a later entry says it.
     seconds: Option<f64>,
-    /// One sentence with its values.
+    /// The annotation `summary`: a sentence with its values.
     summary: String,
-    /// The section of the documentation that says what to do.
+    /// The annotation `runbook`: the section of the documentation that says what to do.
     runbook: String,
-    /// Tell alerts of one name apart.
+    /// All labels, which tell alerts of one name apart.
     labels: BTreeMap<String, String>,
 }
 
-/// Shows what was told for so long, or all that is known.
+/// Shows the notifications of this time, or all that are known.
 pub(super) fn run(
     project: &Project,
     format: Format,
@@ -125,7 +125,7 @@ impl Report {
         println!("{}", self.beginning());
     }
 
-    /// From when on silence means that nothing was told.
+    /// Since when the history is complete.
     fn beginning(&self) -> String {
         let began = local(self.recording_since);
         match self.since {

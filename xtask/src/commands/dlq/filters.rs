@@ -1,4 +1,6 @@
-//! Which dead letters a command is about, as people say it on the command line.
+//! The options that select dead letters.
+//!
+//! Left out: matching (`shared_events::dead_letters::Selection`).
 
 use std::time::Duration;
 

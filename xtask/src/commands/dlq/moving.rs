@@ -53,9 +53,9 @@ struct Summary {
     outcome: Exit,
     task: Task,
     dry_run: bool,
-    /// Over all queues.
+    /// How many messages were selected, over all queues.
     selected: usize,
-    /// Over all queues.
+    /// How many of them were moved, over all queues.
     done: usize,
     queues: Vec<Report>,
 }
@@ -96,7 +96,7 @@ pub(crate) fn purge(
     tell(&choice.ask(Task::Purge, &tool, choice.dry_run)?, format)
 }
 
-/// The earliest first failure.
+/// The earliest time of a first failure in these reports.
 fn oldest<'a>(queues: impl IntoIterator<Item = &'a Report>) -> Option<DateTime<Utc>> {
     queues
         .into_iter()
@@ -104,7 +104,8 @@ fn oldest<'a>(queues: impl IntoIterator<Item = &'a Report>) -> Option<DateTime<U
         .min()
 }
 
-/// A consumer recognises what it applied by the id, and forgets ids after the window.
+/// Refuses dead letters that are older than the inbox window: a consumer knows an applied event by its id, and forgets
+/// ids after the window.
 fn require_within_inbox_window(
     oldest: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
@@ -128,7 +129,7 @@ fn require_within_inbox_window(
 }
 
 impl Choice {
-    /// All dead letters of all queues are only meant by somebody who says so.
+    /// Refuses a call without any condition that doesn't say `--all`.
     fn require_a_word(&self) -> anyhow::Result<()> {
         if self.all || !self.filters.are_absent() {
             return Ok(());
