@@ -288,8 +288,8 @@ impl Fault {
 
     fn injection(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Injection>> {
         use containers::{Halted, RollingRestart};
-        use system::control::Halt;
         use replacement::{How, NewKeys, Replaced};
+        use system::control::Halt;
         let all = |service| lab.containers_of(service);
         Ok(match self {
             Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),

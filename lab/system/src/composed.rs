@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use base::outcome;
 use serde::Deserialize;
+
 use crate::{
     control,
     engine::{Container, Limits},

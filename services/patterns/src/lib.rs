@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(
             document[begin..end],
             table,
-            "`AGORA_TEST_WRITE_DOCUMENTS=1 cargo test -p patterns` writes {path} anew"
+            "`AGORA_TEST_WRITE_DOCUMENTS=1 cargo test --workspace --lib the_documents_have_the_table` writes {path} anew"
         );
     }
 

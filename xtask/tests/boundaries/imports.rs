@@ -9,7 +9,7 @@ use std::{
 
 use support::sources::texts;
 use syn::{
-    Attribute, ItemMod, ItemUse, Macro, UseTree,
+    Attribute, ItemMod, ItemUse, Macro, Meta, UseTree,
     visit::{self, Visit},
 };
 
@@ -146,6 +146,24 @@ impl Reader {
         self.paths.push(base);
     }
 
+    /// Notes every path in what is no syntax tree.
+    fn note_words(&mut self, tokens: &str) {
+        let tokens = tokens.replace(' ', "");
+        for start in ["crate::", "super::"] {
+            for (at, _) in tokens.match_indices(start) {
+                let path: Vec<String> = tokens[at..]
+                    .split("::")
+                    .map_while(|part| {
+                        let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
+                        let word = &part[..end.unwrap_or(part.len())];
+                        (!word.is_empty()).then(|| word.to_owned())
+                    })
+                    .collect();
+                self.note(&path);
+            }
+        }
+    }
+
     fn note_tree(&mut self, before: &[String], tree: &UseTree) {
         let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
         match tree {
@@ -190,18 +208,13 @@ impl<'ast> Visit<'ast> for Reader {
 
     /// What is given to a macro is no syntax tree: its words are looked through for paths.
     fn visit_macro(&mut self, called: &'ast Macro) {
-        let tokens = called.tokens.to_string();
-        for (at, _) in tokens.match_indices("crate ::") {
-            let path: Vec<String> = tokens[at..]
-                .split("::")
-                .map(str::trim)
-                .map_while(|part| {
-                    let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
-                    let word = &part[..end.unwrap_or(part.len())];
-                    (!word.is_empty()).then(|| word.to_owned())
-                })
-                .collect();
-            self.note(&path);
+        self.note_words(&called.tokens.to_string());
+    }
+
+    /// Likewise what an attribute is given, text among it: `with = "crate::…"`.
+    fn visit_attribute(&mut self, attribute: &'ast Attribute) {
+        if let Meta::List(list) = &attribute.meta {
+            self.note_words(&list.tokens.to_string());
         }
     }
 }

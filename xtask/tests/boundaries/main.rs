@@ -267,6 +267,9 @@ fn a_circle_is_found_wherever_it_is_hidden() {
         "mod inside { use super::super::other; }",
         "fn g() { assert!(crate::other::below::f()); }",
         "impl crate::other::below::T for u8 {}",
+        "fn g() { assert!(super::other::below::f()); }",
+        "#[serde(with = \"crate::other::below\")] struct S;",
+        "#[arg(value_parser = super::other::below::f)] struct S;",
     ] {
         let found = circles("mod one; mod other;", names_other, names_one);
         assert_eq!(found.len(), 2, "{names_other}: {found:?}");

@@ -9,7 +9,8 @@ use records::evaluation::FaultEffect;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_events::topology::{self, Topology};
-use system::{control, 
+use system::{
+    control,
     engine::Container,
     http::{Answer, Client, segment},
     lab::{self, Lab},

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use base::outcome;
 use records::evaluation::FaultEffect;
-use system::{control, 
+use system::{
+    control,
     engine::Container,
     lab::{APPLICATION, Lab},
     wait,

@@ -22,10 +22,7 @@ use system::{
     rolling, wait,
 };
 
-use super::{
-    POISON_TYPE, broker,
-    containers::name, database, limits, purge,
-};
+use super::{POISON_TYPE, broker, containers::name, database, limits, purge};
 
 /// RabbitMQ takes ten seconds to boot; the services reconnect within five.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(120);

@@ -47,7 +47,8 @@ impl Injection for StarveCpu {
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
         for (before, container) in pairs(&self.before, &now) {
-            let counted = control::throttled(container).zip(self.throttled_so_far(before, container));
+            let counted =
+                control::throttled(container).zip(self.throttled_so_far(before, container));
             let (starved, proof) = match counted {
                 Some((now, before)) => {
                     let times = now.saturating_sub(before);
