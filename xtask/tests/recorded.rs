@@ -3,10 +3,9 @@
 //!
 //! To record `tests/fixtures/evaluations/` anew, on a running system: `cargo xtask evaluate --seed 7`, and the same with
 //! `--sabotage break-pattern` and `--sabotage withhold-fault`; the evidence of a run is in
-//! `target/agora/evaluations/<run>/`. (The three experiments on telemetry are of later runs than the rest, put into the
-//! same files, three systems side by side on one machine; `outbox`, `saga_recovery`, `competing_consumers` and `client_load_balancing` are of later
-//! runs, too. `broken-patterns.json` is older than `in_force`: it was put in later, from the
-//! samples of the same run.)
+//! `target/agora/evaluations/<run>/`. `as-shipped.json` is the run of 2026-11-29 whose results the documents give, but for
+//! `rate_limit`, beside which other work ran then: it is of 2026-11-26. The other two files were put together from several
+//! runs; `broken-patterns.json` is older than `in_force`, which was put in later, from the samples of the same run.
 
 use std::{
     fs,
