@@ -146,7 +146,7 @@ impl Passwords {
     /// Waits for a permit to hash.
     ///
     /// # Errors
-    /// 503 at once when the estimated wait exceeds [`LONGEST_WAIT`]; 503 after that long when the estimate was too low.
+    /// 503 at once when the estimated wait exceeds `LONGEST_WAIT`; 503 after that long when the estimate was too low.
     pub async fn permit(&self) -> Result<HashPermit, Problem> {
         let busy = || Problem::overloaded("too many passwords are being checked");
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
