@@ -348,8 +348,8 @@ fn slow_or_few_orders_refute_load_shedding_and_harmless_overload_decides_nothing
     };
     let slow = |second: &mut Value| second["succeeded_p99_ms"] = 1_600.into();
     tamper("load_shedding", 1, |arm| each(arm, slow), "refuted");
-    let few = |second: &mut Value| divide(&mut second["succeeded"], 3);
-    tamper("load_shedding", 1, |arm| each(arm, few), "refuted");
+    let few = |arm: &mut Value| divide(&mut arm["fault"]["in_force"]["decided"], 3);
+    tamper("load_shedding", 1, few, "refuted");
     let quick = |second: &mut Value| second["succeeded_p99_ms"] = 300.into();
     tamper("load_shedding", 0, |arm| each(arm, quick), "inconclusive");
 }
@@ -372,5 +372,14 @@ fn others_who_pay_for_the_greedy_one_refute_rate_limit() {
         let sent: u64 = answers.filter_map(Value::as_u64).sum();
         second["succeeded"] = sent.into();
     };
-    tamper("rate_limit", 0, |arm| others(arm, serve), "inconclusive");
+    let harmless = |arm: &mut Value| {
+        others(arm, serve);
+        let timeline = arm["load"]["timeline"].as_array_mut().expect("seconds");
+        timeline
+            .iter_mut()
+            .for_each(|second| second["not_sent"] = 0.into());
+    };
+    tamper("rate_limit", 0, harmless, "inconclusive");
+    // Who could not even ask was not served either.
+    tamper("rate_limit", 0, |arm| others(arm, serve), "upheld");
 }

@@ -55,6 +55,24 @@ fn before_fault(arm: &Arm) -> impl Iterator<Item = &RouteSecond> {
     })
 }
 
+/// Orders that came to their end while the fault was in force, a second.
+pub(super) fn decided_per_second(arm: &Arm) -> Option<f64> {
+    let in_force = arm.fault.as_ref()?.in_force?;
+    let seconds = (in_force.until - in_force.from).as_seconds_f64();
+    (seconds > 0.0).then(|| in_force.decided as f64 / seconds)
+}
+
+/// Arrivals that were due under the fault and could not be sent, because too many requests waited for their answers.
+pub(super) fn not_sent(arm: &Arm) -> u64 {
+    let timeline = arm.load.as_ref().map_or(&[][..], |load| &load.timeline);
+    let span = in_force(arm);
+    let under_fault = timeline.iter().filter(|second| {
+        let begin = f64::from(second.second);
+        span.is_some_and(|(from, until)| begin >= from && begin + 1.0 <= until)
+    });
+    under_fault.map(|second| second.not_sent).sum()
+}
+
 pub(super) fn failed(second: &RouteSecond) -> u64 {
     second.sent().saturating_sub(second.succeeded)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
 
-use super::{WRONG_LEDGER, context};
+use super::{WRONG_LEDGER, by_route::decided_per_second, context};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
     faults::Fault,
@@ -74,13 +74,6 @@ fn speed(arms: &[Arm]) -> Measurement {
         decided_per_second,
     )
     .decisive()
-}
-
-/// Orders that came to their end while the CPU limit was in force, a second.
-fn decided_per_second(arm: &Arm) -> Option<f64> {
-    let in_force = arm.fault.as_ref()?.in_force?;
-    let seconds = (in_force.until - in_force.from).as_seconds_f64();
-    (seconds > 0.0).then(|| in_force.decided as f64 / seconds)
 }
 
 /// Orders that clients placed, a second.

@@ -6,7 +6,7 @@ use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
 
 use super::{
     ON, WRONG_LEDGER,
-    by_route::{failed, median, routes, under_fault},
+    by_route::{failed, median, not_sent, routes, under_fault},
     context, without,
 };
 use crate::{
@@ -19,6 +19,8 @@ use crate::{
 /// The groups of users, as [`Scenario::Greedy`] names them.
 const GREEDY: &str = "greedy";
 const OTHERS: &str = "others";
+/// Their part of all arrivals, sent or not.
+const OTHERS_SHARE: f64 = 0.2;
 /// The share of the others' requests that may fail with the limit, in per cent.
 const ALLOWED_PERCENT: f64 = 1.0;
 /// The share that fails without the limit, or there is no harm, in per cent.
@@ -65,7 +67,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     measurements: |arms| {
         let mut measurements = vec![
             Measurement::of(
-                "the others' requests that failed, of those under the fault",
+                "the others' requests that failed or could not be sent, of those due under the fault",
                 "%",
                 Better::Less,
                 arms,
@@ -118,13 +120,16 @@ fn counted(arm: &Arm, group: &str, count: fn(&RouteSecond) -> u64) -> Option<f64
     (!seconds.is_empty()).then(|| of(seconds.iter(), group).map(count).sum::<u64>() as f64)
 }
 
+/// Of the others' requests that were due under the fault, the part that failed or could not be sent, in per cent: who
+/// can't even ask is not served either, and where the greedy one's requests fill the queues those are most.
 fn others_failed(arm: &Arm) -> Option<f64> {
     let (mut bad, mut sent) = (0, 0);
     for second in of(under_fault(arm), OTHERS) {
         bad += failed(second);
         sent += second.sent();
     }
-    (sent > 0).then(|| bad as f64 / sent as f64 * 100.0)
+    let not_sent = not_sent(arm) as f64 * OTHERS_SHARE;
+    (sent > 0).then(|| (bad as f64 + not_sent) / (sent as f64 + not_sent) * 100.0)
 }
 
 fn others_p99(arm: &Arm) -> Option<f64> {
@@ -266,6 +271,22 @@ mod tests {
         ] {
             expect(judged(&WITHOUT, &on), Outcome::Refuted, part);
         }
+    }
+
+    #[test]
+    fn what_could_not_be_sent_was_not_served_either() {
+        let mut off = Answers {
+            others_503: 0,
+            ..WITHOUT
+        }
+        .arm("off");
+        assert_eq!(others_failed(&off), Some(0.0));
+        // 80 of each second's 160 that the others would have sent.
+        let load = off.load.as_mut().unwrap();
+        for second in &mut load.timeline {
+            second.not_sent = 400;
+        }
+        assert_eq!(others_failed(&off), Some(50.0));
     }
 
     #[test]
