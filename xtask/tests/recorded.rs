@@ -3,8 +3,8 @@
 //!
 //! To record `tests/fixtures/evaluations/` anew, on a running system: `cargo xtask evaluate --seed 7`, and the same with
 //! `--sabotage break-pattern` and `--sabotage withhold-fault`; the evidence of a run is in
-//! `target/agora/evaluations/<run>/`. `as-shipped.json` is the run of 2026-11-29 whose results the documents give, but for
-//! `rate_limit`, beside which other work ran then: it is of 2026-11-26. The other two files were put together from several
+//! `target/agora/evaluations/<run>/`. `as-shipped.json` is the run of 2026-11-29 whose results the documents give; `rate_limit` is
+//! of a later run of that day. The other two files were put together from several
 //! runs; `broken-patterns.json` is older than `in_force`, which was put in later, from the samples of the same run.
 
 use std::{
@@ -372,14 +372,14 @@ fn others_who_pay_for_the_greedy_one_refute_rate_limit() {
         let sent: u64 = answers.filter_map(Value::as_u64).sum();
         second["succeeded"] = sent.into();
     };
-    let harmless = |arm: &mut Value| {
+    let not_sent = |arm: &mut Value, count: u64| {
         others(arm, serve);
         let timeline = arm["load"]["timeline"].as_array_mut().expect("seconds");
         timeline
             .iter_mut()
-            .for_each(|second| second["not_sent"] = 0.into());
+            .for_each(|second| second["not_sent"] = count.into());
     };
-    tamper("rate_limit", 0, harmless, "inconclusive");
+    tamper("rate_limit", 0, |arm| not_sent(arm, 0), "inconclusive");
     // Who could not even ask was not served either.
-    tamper("rate_limit", 0, |arm| others(arm, serve), "upheld");
+    tamper("rate_limit", 0, |arm| not_sent(arm, 100), "upheld");
 }

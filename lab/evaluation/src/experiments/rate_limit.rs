@@ -37,7 +37,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without it inventory-service sheds what is too much, whose it is or not: the others are refused for what one of them asks.",
     arms: &[
         without(&["rate_limit"]),
-        // The others send some eleven requests a second each.
+        // The others send some six requests a second each.
         ArmPlan {
             overrides: &[
                 ("AGORA_RATE_LIMIT_AVERAGE", "20"),
@@ -50,7 +50,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     load: LoadPlan {
         scenario: Scenario::Greedy,
         model: Model::Open {
-            arrivals_per_second: 400,
+            // The gateway authenticates each of them, rejected or not: half of what two slow cores can take.
+            arrivals_per_second: 200,
         },
         run_time: Duration::from_secs(18),
         idempotency_keys: false,
@@ -58,7 +59,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     fault: FaultPlan {
         fault: Fault::StarveCpu {
             service: "inventory-service",
-            millicores: 60,
+            // For more than the 60 a second that pass with the limit, and for less than arrive.
+            millicores: 30,
         },
         after: Duration::from_secs(4),
         lasts: Duration::from_secs(10),
