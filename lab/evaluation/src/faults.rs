@@ -434,18 +434,17 @@ fn hold(
     }
 }
 
+/// An effect that was observed if all of what proves it was.
+fn effect_if(observed: bool, proof: String) -> FaultEffect {
+    FaultEffect { observed, proof }
+}
+
 fn observed(proof: String) -> FaultEffect {
-    FaultEffect {
-        observed: true,
-        proof,
-    }
+    effect_if(true, proof)
 }
 
 fn not_observed(proof: String) -> FaultEffect {
-    FaultEffect {
-        observed: false,
-        proof,
-    }
+    effect_if(false, proof)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use records::evaluation::FaultEffect;
 
-use super::{Injection, not_observed, observed};
+use super::{Injection, effect_if};
 pub(super) use system::engine::name;
 use system::{
     control::{self, Halt},
@@ -71,11 +71,7 @@ impl Injection for Halted {
             });
         }
         let found = found.join(", ");
-        Ok(if all {
-            observed(found)
-        } else {
-            not_observed(found)
-        })
+        Ok(effect_if(all, found))
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
@@ -121,11 +117,7 @@ impl Injection for RollingRestart {
             self.before.len()
         );
         let all = restarted == self.before.len() && restarted > 0;
-        Ok(if all {
-            observed(proof)
-        } else {
-            not_observed(proof)
-        })
+        Ok(effect_if(all, proof))
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {

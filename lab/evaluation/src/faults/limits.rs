@@ -10,7 +10,7 @@ use system::{
 use super::{
     Injection,
     containers::{again, name, pairs, wait_until_healthy},
-    not_observed, observed,
+    effect_if,
 };
 
 /// Where throttling can't be read, a container that uses this much of its limit counts as throttled.
@@ -61,11 +61,7 @@ impl Injection for StarveCpu {
             found.push(proof);
         }
         let found = found.join(", ");
-        Ok(if all {
-            observed(found)
-        } else {
-            not_observed(found)
-        })
+        Ok(effect_if(all, found))
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
@@ -163,11 +159,7 @@ impl Injection for StarveMemory {
             ));
         }
         let found = found.join(", ");
-        Ok(if all {
-            observed(found)
-        } else {
-            not_observed(found)
-        })
+        Ok(effect_if(all, found))
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use shared_events::{
 };
 use system::lab::{self, Lab};
 
-use super::{Injection, POISON_TYPE, not_observed, observed};
+use super::{Injection, POISON_TYPE, effect_if};
 
 /// The routing key of unreadable messages; the streams' bindings match every key.
 pub(super) const POISON_ROUTING_KEY: &str = "evaluation.poison.v1";
@@ -70,11 +70,7 @@ impl Injection for Poison {
             "the broker put {routed} of {count} messages that nobody can read into {}",
             self.stream.queue()
         );
-        Ok(if routed == count && routed > 0 {
-            observed(proof)
-        } else {
-            not_observed(proof)
-        })
+        Ok(effect_if(routed == count && routed > 0, proof))
     }
 
     fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
@@ -179,11 +175,7 @@ impl Injection for Redeliver {
             self.since.format("%F %T"),
             self.stream.queue()
         );
-        Ok(if routed == count && routed > 0 {
-            observed(proof)
-        } else {
-            not_observed(proof)
-        })
+        Ok(effect_if(routed == count && routed > 0, proof))
     }
 
     fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {

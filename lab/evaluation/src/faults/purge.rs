@@ -16,7 +16,7 @@ use system::{
     wait,
 };
 
-use super::{Injection, messages, not_observed, observed};
+use super::{Injection, effect_if, messages};
 
 /// The name of the constraint that makes an inbox refuse messages; healing finds it by that.
 const CONSTRAINT: &str = "agora_evaluation_refuses";
@@ -106,11 +106,7 @@ impl Injection for PurgeDeadLetters {
     fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
         let (dead, purged) = (self.dead, self.purged);
         let proof = format!("of {dead} dead letters {purged} were purged");
-        Ok(if purged > 0 {
-            observed(proof)
-        } else {
-            not_observed(proof)
-        })
+        Ok(effect_if(purged > 0, proof))
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use system::{
     signing_keys::{self, SERVICE, SigningKeys},
 };
 
-use super::{Injection, containers, not_observed, observed};
+use super::{Injection, containers, effect_if};
 use crate::customers;
 
 /// How containers are replaced.
@@ -66,11 +66,7 @@ impl Injection for Replaced {
             now.len()
         );
         let all = old == 0 && now.len() == self.before.len();
-        Ok(if all {
-            observed(proof)
-        } else {
-            not_observed(proof)
-        })
+        Ok(effect_if(all, proof))
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
@@ -127,11 +123,7 @@ impl Injection for NewKeys {
         );
         let all = !self.after.is_empty() && in_use.iter().all(|keys| *keys == self.after);
         let signs = signed_by.as_ref() == self.after.first();
-        Ok(if all && signs {
-            observed(proof)
-        } else {
-            not_observed(proof)
-        })
+        Ok(effect_if(all && signs, proof))
     }
 
     fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
