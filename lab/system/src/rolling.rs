@@ -16,6 +16,7 @@ use anyhow::{Context, anyhow};
 use base::outcome;
 
 use crate::{
+    control,
     engine::{self, Container, docker},
     interrupt::{self, Interrupted},
     lab::Lab,
@@ -28,8 +29,6 @@ use crate::{
 pub const MOST: u32 = 8;
 /// Longer than STARTUP_TIMEOUT_SECONDS and `start_period` in compose.yaml.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
-/// Longer than `stop_grace_period` there.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// As compose.yaml has it for all.
 const RESTART: &str = "--restart=unless-stopped";
@@ -335,7 +334,7 @@ fn retire(lab: &Lab<'_>, container: &Container) -> anyhow::Result<Left> {
     };
     let mut exit_code = None;
     if again()?.is_some() {
-        docker(["stop", &container.id]).limit(STOP_LIMIT).read()?;
+        control::stop(container)?;
     }
     if let Some(stopped) = again()? {
         let ran = stopped.finished_at != container.finished_at;
