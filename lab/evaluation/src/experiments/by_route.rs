@@ -39,11 +39,18 @@ pub(super) fn in_force(arm: &Arm) -> Option<(f64, f64)> {
 
 /// The seconds that lie wholly within the fault.
 pub(super) fn under_fault(arm: &Arm) -> impl Iterator<Item = &RouteSecond> {
+    let lies_within = within_fault(arm);
+    let seconds = routes(arm).iter();
+    seconds.filter(move |second| lies_within(second.second))
+}
+
+/// Whether a second, counted from the start, lies wholly within the fault.
+fn within_fault(arm: &Arm) -> impl Fn(u32) -> bool + use<> {
     let span = in_force(arm);
-    routes(arm).iter().filter(move |second| {
-        let begin = f64::from(second.second);
+    move |second| {
+        let begin = f64::from(second);
         span.is_some_and(|(from, until)| begin >= from && begin + 1.0 <= until)
-    })
+    }
 }
 
 /// The seconds that were over before the fault.
@@ -65,11 +72,8 @@ pub(super) fn decided_per_second(arm: &Arm) -> Option<f64> {
 /// Arrivals that were due under the fault and could not be sent, because too many requests waited for their answers.
 pub(super) fn not_sent(arm: &Arm) -> u64 {
     let timeline = arm.load.as_ref().map_or(&[][..], |load| &load.timeline);
-    let span = in_force(arm);
-    let under_fault = timeline.iter().filter(|second| {
-        let begin = f64::from(second.second);
-        span.is_some_and(|(from, until)| begin >= from && begin + 1.0 <= until)
-    });
+    let lies_within = within_fault(arm);
+    let under_fault = timeline.iter().filter(|second| lies_within(second.second));
     under_fault.map(|second| second.not_sent).sum()
 }
 
