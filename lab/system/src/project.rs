@@ -182,17 +182,26 @@ impl Project {
 
     /// The project that tests bring up beside it: ports and secrets of its own, whatever the environment says.
     pub fn for_tests(&self) -> Self {
-        let name = format!("{}{TEST_SUFFIX}", self.name);
+        self.nth_for_tests(1)
+    }
+
+    /// The same, of several that tests bring up side by side: counted from 1.
+    pub fn nth_for_tests(&self, number: usize) -> Self {
+        let number = match number {
+            1 => String::new(),
+            more => format!("-{more}"),
+        };
+        let name = format!("{}{number}{TEST_SUFFIX}", self.name);
         Self {
             root: self.root.clone(),
-            env_file: self.outputs().join("test/.env"),
+            env_file: self.outputs().join(format!("test{number}/.env")),
             compose_files: compose_files(&name),
             name,
             environment_wins: false,
         }
     }
 
-    /// Whether this is the project of the tests.
+    /// Whether this is a project of the tests.
     pub fn is_for_tests(&self) -> bool {
         self.name.ends_with(TEST_SUFFIX)
     }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use system::{compose::Compose, engine, project::Project};
 
 use crate::commands::{
-    test::{self, Variables},
+    test::{TestSystems, Variables},
     up::Consent,
 };
 
@@ -89,14 +89,13 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         None | Some(Part::Gateway) => gateways(system, progress),
         Some(_) => Ok(Variables::new()),
     };
-    test::cargo_on_a_test_system(
-        project,
-        options.consent,
-        false,
-        engine::direct_address,
-        beside,
-        cargo,
-    )
+    let system = TestSystems {
+        count: 1,
+        keep: false,
+        consent: options.consent,
+        address: engine::direct_address,
+    };
+    system.run_cargo(project, beside, cargo)
 }
 
 /// Starts the gateways to compare with, and what is behind them; returns their addresses as variables.

@@ -1,11 +1,13 @@
-//! `test`: every test, on a system of its own that is brought up before and removed after.
+//! `test`: every test, on systems of its own that are brought up before and removed after.
 //!
-//! The system is the compose project `agora-test` (the project's own name with `-test`), with secrets and free ports of
-//! its own; one that people use beside it stays as it is. `--fast` runs what needs no system, and starts none.
+//! They are the compose projects `agora-test`, `agora-2-test`, … (the project's own name with `-test`), with secrets and
+//! free ports of their own; one that people use beside them stays as it is. The system tests share them out among
+//! themselves; all other tests use the first. `--fast` runs what needs no system, and starts none.
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use base::{outcome::Exit, progress::Progress};
+use serde_json::{Value, json};
 use system::{
     binaries,
     engine::{self, Container},
@@ -21,6 +23,14 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// How many systems the whole suite has: its system tests wait most of the time, so that three of them at once leave
+/// two cores idle now and then.
+const SYSTEMS: usize = 3;
+/// How many tests of a program run at once, for the same reason. libtest takes one for each core.
+const THREADS: &str = "4";
+/// Where libtest reads that.
+const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 
 /// Test targets that need no system, besides the unit tests.
 const WITHOUT_A_SYSTEM: [&str; 14] = [
@@ -49,7 +59,7 @@ pub(crate) struct Options {
     /// Only tests that need no system: rules, contracts, documents
     #[arg(long, conflicts_with_all = ["keep", "cargo_args"])]
     fast: bool,
-    /// Leave the test system running
+    /// Leave the test systems running
     #[arg(long)]
     keep: bool,
     #[command(flatten)]
@@ -66,16 +76,20 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         let cargo = binaries::cargo(project).args(args);
         return exit(cargo.limit(LIMIT).run_visibly()?);
     }
-    // The published ports: tests stop containers and start them again.
-    let nothing = |_: &Project, _: &Progress| Ok(Vec::new());
-    cargo_on_a_test_system(
-        project,
-        options.consent,
-        options.keep,
-        engine::address,
-        nothing,
-        args,
-    )
+    // Who names tests waits for few of them, and less for one system than for three.
+    let is_whole = options.names.is_empty() && options.cargo_args.is_empty();
+    let systems = TestSystems {
+        count: if is_whole { SYSTEMS } else { 1 },
+        keep: options.keep,
+        consent: options.consent,
+        // The published ports: tests stop containers and start them again.
+        address: engine::address,
+    };
+    let threads = match env::var_os(THREADS_VARIABLE) {
+        Some(_) => Vec::new(),
+        None => vec![(THREADS_VARIABLE, THREADS.to_owned())],
+    };
+    systems.run_cargo(project, |_, _| Ok(threads), args)
 }
 
 /// Cargo's arguments.
@@ -110,36 +124,97 @@ pub(crate) type Variables = Vec<(&'static str, String)>;
 /// A function that finds the address of a service's port.
 pub(crate) type Address = fn(&[Container], &str, u16) -> anyhow::Result<String>;
 
-/// Starts the test system, runs cargo with its addresses in the environment, and removes it. `beside` starts what else
-/// is needed, and returns variables for that.
-pub(crate) fn cargo_on_a_test_system<'a>(
-    project: &Project,
-    consent: up::Consent,
-    keep: bool,
-    address: Address,
-    beside: impl FnOnce(&Project, &Progress) -> anyhow::Result<Variables>,
-    cargo_args: impl IntoIterator<Item = &'a str>,
-) -> anyhow::Result<Exit> {
-    let system = project.for_tests();
-    let progress = progress();
-    engine_setup::provide(project, || confirm::install(consent.yes), &progress)?;
-    prepare_env_file(&system)?;
-    let result = run_on(project, &system, address, beside, cargo_args, &progress);
-    if keep {
-        eprintln!(
-            "the test system `{}` keeps running; its settings are in {}",
-            system.name,
-            system.env_file.display()
-        );
-        return result;
+/// The systems that tests or benchmarks run on.
+#[derive(Debug)]
+pub(crate) struct TestSystems {
+    /// How many there are.
+    pub(crate) count: usize,
+    /// Whether they are left running.
+    pub(crate) keep: bool,
+    /// Whether an engine may be installed for them.
+    pub(crate) consent: up::Consent,
+    /// How the first one's parts are reached.
+    pub(crate) address: Address,
+}
+
+impl TestSystems {
+    /// Starts the systems, runs cargo with the first one's addresses in the environment, and removes them. `beside` starts
+    /// what else is needed beside the first, and returns variables for that.
+    pub(crate) fn run_cargo<'a>(
+        &self,
+        project: &Project,
+        beside: impl FnOnce(&Project, &Progress) -> anyhow::Result<Variables>,
+        cargo_args: impl IntoIterator<Item = &'a str>,
+    ) -> anyhow::Result<Exit> {
+        let systems: Vec<Project> = (1..=self.count)
+            .map(|number| project.nth_for_tests(number))
+            .collect();
+        let progress = progress();
+        engine_setup::provide(project, || confirm::install(self.consent.yes), &progress)?;
+        let result = self.run_on(project, &systems, beside, cargo_args, &progress);
+        if self.keep {
+            for system in &systems {
+                eprintln!(
+                    "the test system `{}` keeps running; its settings are in {}",
+                    system.name,
+                    system.env_file.display()
+                );
+            }
+            return result;
+        }
+        // Whatever happened, Ctrl-C included.
+        let removed = progress.step("removing the test systems", |_| take_down(&systems));
+        let exit = result?;
+        removed?;
+        Ok(exit)
     }
-    // Whatever happened, Ctrl-C included.
-    let removed = progress.step("removing the test system", |_| {
-        down::take_down(&system, true)
-    });
-    let exit = result?;
-    removed?;
-    Ok(exit)
+
+    fn run_on<'a>(
+        &self,
+        project: &Project,
+        systems: &[Project],
+        beside: impl FnOnce(&Project, &Progress) -> anyhow::Result<Variables>,
+        cargo_args: impl IntoIterator<Item = &'a str>,
+        progress: &Progress,
+    ) -> anyhow::Result<Exit> {
+        let mut variables = Variables::new();
+        for (index, system) in systems.iter().enumerate() {
+            prepare_env_file(system)?;
+            // What an earlier run left behind, if it was killed.
+            if !engine::every_container(system)?.is_empty() || !engine::volumes(system)?.is_empty()
+            {
+                progress.step("removing an earlier test system", |_| {
+                    down::take_down(system, true)
+                })?;
+            }
+            let containers = up::bring_up(system, up::Options::default(), progress)?;
+            if index == 0 {
+                variables = environment(system, &containers, self.address)?;
+            }
+        }
+        let [first, ..] = systems else {
+            anyhow::bail!("no test system was asked for");
+        };
+        variables.extend(beside(first, progress)?);
+        let system =
+            |system: &Project| json!({ "project": system.name, "env_file": system.env_file });
+        let all: Vec<Value> = systems.iter().map(system).collect();
+        variables.push(("AGORA_TEST_SYSTEMS", json!(all).to_string()));
+        let mut cargo = binaries::cargo(project).args(cargo_args);
+        for (name, value) in variables {
+            cargo = cargo.env(name, value);
+        }
+        exit(cargo.limit(LIMIT).run_visibly()?)
+    }
+}
+
+/// Removes all of them, also after one that resists; the first error.
+fn take_down(systems: &[Project]) -> anyhow::Result<()> {
+    let results: Vec<anyhow::Result<()>> = systems
+        .iter()
+        .map(|system| down::take_down(system, true))
+        .collect();
+    results.into_iter().collect()
 }
 
 /// Ports are any free ones; secrets come with `up`.
@@ -151,30 +226,6 @@ fn prepare_env_file(system: &Project) -> anyhow::Result<()> {
     file.save()
 }
 
-fn run_on<'a>(
-    project: &Project,
-    system: &Project,
-    address: Address,
-    beside: impl FnOnce(&Project, &Progress) -> anyhow::Result<Variables>,
-    cargo_args: impl IntoIterator<Item = &'a str>,
-    progress: &Progress,
-) -> anyhow::Result<Exit> {
-    // What an earlier run left behind, if it was killed.
-    if !engine::every_container(system)?.is_empty() || !engine::volumes(system)?.is_empty() {
-        progress.step("removing an earlier test system", |_| {
-            down::take_down(system, true)
-        })?;
-    }
-    let containers = up::bring_up(system, up::Options::default(), progress)?;
-    let more = beside(system, progress)?;
-    let mut cargo = binaries::cargo(project).args(cargo_args);
-    let variables = environment(system, &containers, address)?;
-    for (name, value) in variables.into_iter().chain(more) {
-        cargo = cargo.env(name, value);
-    }
-    exit(cargo.limit(LIMIT).run_visibly()?)
-}
-
 /// Cargo ignores `--package` beside `--workspace`.
 fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> &'static [&'static str] {
     let narrowed = cargo_args
@@ -183,7 +234,7 @@ fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> &'static [&'static 
     if narrowed { &[] } else { &["--workspace"] }
 }
 
-/// The variables for tests and benchmarks: addresses of the parts, with their passwords, and the project itself.
+/// The variables for tests and benchmarks on one system: addresses of its parts with their passwords, and its settings.
 fn environment(
     system: &Project,
     containers: &[Container],
@@ -209,11 +260,6 @@ fn environment(
             "AGORA_TEST_RABBITMQ_API",
             format!("http://agora:{rabbitmq}@{}", at("rabbitmq", 15672)?),
         ),
-        (
-            "AGORA_TEST_GATEWAY_URL",
-            format!("http://{}", at("traefik", 8080)?),
-        ),
-        ("AGORA_TEST_PROJECT", system.name.clone()),
         ("AGORA_TEST_ENV_FILE", system.env_file.display().to_string()),
     ];
     // Published nowhere: there only where this machine has a way to containers, and only the benchmark asks for it.

@@ -34,8 +34,7 @@ fn pause(system: &System, service: &str) -> Running {
 
 /// Programs of the load generator that put load on this system.
 fn loads(system: &System) -> Vec<String> {
-    let gateway = docker(["port", &system.container("traefik"), "8080"]);
-    let gateway = gateway.lines().next().expect("a published port").to_owned();
+    let gateway = system.published("traefik", "8080");
     let processes = fs::read_dir("/proc").expect("a process table");
     processes
         .filter_map(|process| fs::read_to_string(process.ok()?.path().join("cmdline")).ok())

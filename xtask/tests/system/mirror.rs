@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     program::{Call, docker},
-    system::System,
+    system::{System, settings},
     wait,
 };
 
@@ -260,15 +260,4 @@ fn fetch_registry(folder: &Path) -> PathBuf {
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The settings of an env file.
-fn settings(file: &Path) -> Vec<(String, String)> {
-    let text =
-        fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use crate::{
     client::{Client, Person, text},
-    program::{Call, docker},
+    program::Call,
     system::System,
     wait,
 };
@@ -169,8 +169,7 @@ fn the_first_page_leads_to_the_documents_and_the_pages() {
 #[test]
 fn the_gateways_dashboard_is_at_a_port_of_its_own() {
     let system = System::take_turn();
-    let address = docker(["port", &system.container("traefik"), "8081"]);
-    let address = address.lines().next().expect("the dashboard's port");
+    let address = system.published("traefik", "8081");
     assert!(address.starts_with("127.0.0.1:"), "{address}");
     let dashboard = Client::new(format!("http://{address}"));
     let page = dashboard.get("/dashboard/", &[]).expect_status(200);

@@ -1,12 +1,14 @@
-//! The system that `cargo xtask test` started: whose turn it is, and ways to ask it and to break it.
+//! The systems that `cargo xtask test` started: which test has which of them, and ways to ask one and to break it.
 
 use std::{
-    env,
+    env, fs,
+    ops::Deref,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use serde::Deserialize;
 use shared_events::topology::{self, Topology};
 
 use crate::{
@@ -24,36 +26,79 @@ const STARTED_WITHIN: Duration = Duration::from_secs(30);
 /// Nothing is built; containers are started anew.
 const UP_WITHIN: Duration = Duration::from_secs(120);
 
-static TURN: Mutex<()> = Mutex::new(());
+static SYSTEMS: LazyLock<Vec<Project>> = LazyLock::new(|| {
+    let variable = "AGORA_TEST_SYSTEMS";
+    let systems = env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"));
+    serde_json::from_str(&systems).unwrap_or_else(|error| panic!("{variable}: {error}"))
+});
+/// Those that no test has, and the news that one was given back.
+static FREE: LazyLock<Mutex<Vec<&Project>>> =
+    LazyLock::new(|| Mutex::new(SYSTEMS.iter().collect()));
+static GIVEN_BACK: Condvar = Condvar::new();
 
-/// The running system, for one test at a time.
+/// One of the systems that this test alone has.
 pub(crate) struct System {
     /// The gateway.
     pub(crate) gateway: Client,
-    project: String,
-    env_file: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    turn: Turn,
+}
+
+struct Turn(&'static Project);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        free().push(self.0);
+        GIVEN_BACK.notify_one();
+    }
+}
+
+/// A test that failed has no say in whether the next one runs.
+fn free() -> MutexGuard<'static, Vec<&'static Project>> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl System {
-    /// Waits for this test's turn and heals what an earlier test may have left behind.
+    /// Waits for a system that no test has, and heals what an earlier test may have left behind.
     pub(crate) fn take_turn() -> Self {
-        // A test that failed has no say in whether the next one runs.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let system = Self {
-            gateway: Client::new(required("AGORA_TEST_GATEWAY_URL")),
-            project: required("AGORA_TEST_PROJECT"),
-            env_file: required("AGORA_TEST_ENV_FILE").into(),
-            _turn: turn,
+        let turn = {
+            let mut free = GIVEN_BACK
+                .wait_while(free(), |free| free.is_empty())
+                .unwrap_or_else(PoisonError::into_inner);
+            Turn(free.pop().expect("a free system"))
         };
-        for stopped in system.containers(&["--filter", "status=exited"]) {
+        let Turn(project) = turn;
+        for stopped in project.containers(&["--filter", "status=exited"]) {
             docker(["start", &stopped]);
         }
-        system.wait_until_healthy();
-        system.purge_dead_letters();
-        system
+        project.wait_until_healthy();
+        project.purge_dead_letters();
+        Self {
+            // A port that the engine chose is another one after each start of its container.
+            gateway: Client::new(format!("http://{}", project.published("traefik", "8080"))),
+            turn,
+        }
     }
+}
 
+impl Deref for System {
+    type Target = Project;
+
+    fn deref(&self) -> &Project {
+        self.turn.0
+    }
+}
+
+/// Where a system is; the ways to ask it and to break it.
+#[derive(Deserialize)]
+pub(crate) struct Project {
+    /// The compose project's name.
+    #[serde(rename = "project")]
+    name: String,
+    env_file: PathBuf,
+}
+
+impl Project {
     /// The system's settings and secrets.
     pub(crate) fn env_file(&self) -> &Path {
         &self.env_file
@@ -61,7 +106,7 @@ impl System {
 
     /// The compose project's name.
     pub(crate) fn project(&self) -> &str {
-        &self.project
+        &self.name
     }
 
     /// Runs an xtask command that is over within a minute.
@@ -77,7 +122,7 @@ impl System {
     }
 
     fn xtask_call(&self, args: &[&str]) -> Call {
-        Call::xtask(&self.project, &self.env_file, args)
+        Call::xtask(&self.name, &self.env_file, args)
     }
 
     /// Waits until `xtask status` has no complaint.
@@ -94,7 +139,7 @@ impl System {
 
     /// The ids of the project's containers, stopped ones included.
     fn containers(&self, filter: &[&str]) -> Vec<String> {
-        let project = format!("label=com.docker.compose.project={}", self.project);
+        let project = format!("label=com.docker.compose.project={}", &self.name);
         let all = ["ps", "--all", "--quiet", "--filter", &project];
         let ids = docker(all.into_iter().chain(filter.iter().copied()));
         ids.lines().map(str::to_owned).collect()
@@ -152,7 +197,7 @@ impl System {
     }
 
     fn with_settings(&self, settings: &[(&str, &str)]) -> Without<'_> {
-        Call::xtask_with(settings, &self.project, &self.env_file, &["up"])
+        Call::xtask_with(settings, &self.name, &self.env_file, &["up"])
             .start()
             .end_within(UP_WITHIN)
             .expect_code(0);
@@ -218,17 +263,23 @@ impl System {
         assert_eq!(answer.json()["routed"], true);
     }
 
-    /// A client of RabbitMQ's management API. A port that the engine chose is another one after each start of
-    /// the container, so only the login comes from the environment.
+    /// The address at which a service's port is published now.
+    #[track_caller]
+    pub(crate) fn published(&self, service: &str, port: &str) -> String {
+        let addresses = docker(["port", &self.container(service), port]);
+        let first = addresses.lines().next();
+        first.expect("a published port").to_owned()
+    }
+
+    /// A client of RabbitMQ's management API.
     #[track_caller]
     pub(crate) fn broker(&self) -> Client {
-        let api = required("AGORA_TEST_RABBITMQ_API");
-        let (login, _) = api
-            .rsplit_once('@')
-            .expect("the API's address holds a login");
-        let address = docker(["port", &self.container("rabbitmq"), "15672"]);
-        let address = address.lines().next().expect("RabbitMQ publishes its API");
-        Client::new(format!("{login}@{address}"))
+        const PASSWORD: &str = "AGORA_RABBITMQ_PASSWORD";
+        let settings = settings(&self.env_file);
+        let password = settings.iter().find(|(name, _)| name == PASSWORD);
+        let (_, password) = password.expect("the broker's password");
+        let address = self.published("rabbitmq", "15672");
+        Client::new(format!("http://agora:{password}@{address}"))
     }
 
     /// Empties every dead-letter queue.
@@ -243,7 +294,7 @@ impl System {
 
 /// A system that runs without a pattern, or with another setting; dropping this brings it back.
 pub(crate) struct Without<'a> {
-    system: &'a System,
+    system: &'a Project,
 }
 
 impl Drop for Without<'_> {
@@ -283,7 +334,13 @@ impl Drop for Pause {
     }
 }
 
-fn required(variable: &str) -> String {
-    env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"))
+/// The settings of an env file.
+pub(crate) fn settings(env_file: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(env_file)
+        .unwrap_or_else(|error| panic!("{}: {error}", env_file.display()));
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
