@@ -10,6 +10,8 @@ extern crate terminal;
 mod commands;
 mod confirm;
 mod output;
+#[cfg(test)]
+mod reference;
 
 use std::process::ExitCode;
 

@@ -289,10 +289,9 @@ pub fn markdown_table() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        env, fs,
-    };
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use support::documents::expect_table;
 
     use super::*;
 
@@ -340,26 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn the_documents_have_the_table() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../docs/reference/patterns.md"
-        );
-        let document = fs::read_to_string(path).unwrap();
-        let table = markdown_table();
-        let heading = table.lines().next().unwrap();
-        let begin = document.find(heading).expect("the table's heading");
-        let end = begin + document[begin..].find("\n\n").expect("its end") + 1;
-        if env::var_os("AGORA_TEST_WRITE_DOCUMENTS").is_some() {
-            let written = [&document[..begin], &table, &document[end..]].concat();
-            fs::write(path, written).unwrap();
-            return;
-        }
-        assert_eq!(
-            document[begin..end],
-            table,
-            "`AGORA_TEST_WRITE_DOCUMENTS=1 cargo test --workspace --lib the_documents_have_the_table` writes {path} anew"
-        );
+    fn the_reference_has_every_pattern() {
+        expect_table("docs/reference/patterns.md", &markdown_table());
     }
 
     /// Each service's switches in a Compose file, with those of the fragments (`x-…: &name`) that it merges in.

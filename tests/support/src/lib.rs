@@ -2,6 +2,7 @@
 //!
 //! Left out: a running system.
 
+pub mod documents;
 pub mod runbook;
 pub mod small_repository;
 pub mod sources;

@@ -173,7 +173,7 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Experiment>> {
     let asked = |experiment: &&Experiment| {
         names.is_empty() || names.iter().any(|name| name == experiment.name)
     };
-    Ok(experiments::ALL.into_iter().filter(asked).collect())
+    Ok(experiments::ALL.iter().copied().filter(asked).collect())
 }
 
 fn random_seed() -> u64 {

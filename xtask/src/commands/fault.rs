@@ -130,7 +130,7 @@ enum Kind {
 }
 
 /// Each fault: how it is typed, what it does, how its effect is proved.
-const LIST: [[&str; 3]; 13] = [
+pub(crate) const LIST: [[&str; 3]; 13] = [
     [
         "pause SERVICE [--one]",
         "all processes stand still",

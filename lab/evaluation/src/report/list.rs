@@ -50,7 +50,7 @@ pub fn entries() -> Vec<Entry> {
             .map(|measurement| measurement.name)
             .collect(),
     };
-    experiments::ALL.into_iter().map(entry).collect()
+    experiments::ALL.iter().copied().map(entry).collect()
 }
 
 /// A load in a phrase: `order: 40 arrivals a second, whatever the answers do, for 14.0 s, with idempotency keys`.
