@@ -122,6 +122,7 @@ impl Options {
 /// The scenarios by their names, explained in the help.
 fn scenarios() -> impl TypedValueParser<Value = Scenario> {
     let possible = Scenario::ALL
+        .iter()
         .map(|scenario| PossibleValue::new(scenario.name()).help(scenario.explanation()));
     PossibleValuesParser::new(possible).try_map(|name| name.parse::<Scenario>())
 }

@@ -1,11 +1,11 @@
 //! Signs the users of a run up and logs them in before the measurement, so that bcrypt is only measured by the scenario
 //! that is about it. Its requests are counted like all others.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -20,6 +20,13 @@ const CONCURRENCY: usize = 4;
 
 /// How much longer than the run a token must be valid: users start late, and the last requests end late.
 const TOKEN_RESERVE_S: u64 = 60;
+
+/// The status of a service that is too busy, and has not done what was asked for.
+const TOO_BUSY: u16 = 503;
+/// What services ask clients to wait then (`Retry-After`).
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a request is sent again.
+const BUSY_AT_MOST: Duration = Duration::from_secs(30);
 
 /// A user that exists in the system. Not `Debug`: it contains secrets.
 pub(crate) struct Account {
@@ -70,17 +77,12 @@ async fn prepare_one(
     password: String,
 ) -> anyhow::Result<Account> {
     let body = json!({ "name": "Load user", "email": email, "password": password });
-    let request = gateway
-        .request(Route::SIGN_UP, Route::SIGN_UP.template)
-        .json(&body);
-    let answer = exchange(
-        Route::SIGN_UP,
-        request,
-        Instant::now(),
-        |user: &SignedUp| user.email == email,
-    )
-    .await;
-    let signed_up = expect(Route::SIGN_UP, answer, recorder)?;
+    let sign_up = || {
+        let request = gateway.request(Route::SIGN_UP, Route::SIGN_UP.template);
+        request.json(&body)
+    };
+    let is_theirs = |user: &SignedUp| user.email == email;
+    let signed_up = patiently(Route::SIGN_UP, recorder, sign_up, is_theirs).await?;
     let mut account = Account {
         id: signed_up.id,
         email,
@@ -91,17 +93,11 @@ async fn prepare_one(
         return Ok(account);
     }
 
-    let answer = exchange(
-        Route::LOG_IN,
-        log_in(gateway, &account),
-        Instant::now(),
-        |_| true,
-    )
-    .await;
+    let log_in = || log_in(gateway, &account);
     let LoggedIn {
         access_token,
         expires_in,
-    } = expect(Route::LOG_IN, answer, recorder)?;
+    } = patiently(Route::LOG_IN, recorder, log_in, |_| true).await?;
     if expires_in < options.run_time.as_secs() + TOKEN_RESERVE_S {
         bail!(
             "a token lives {expires_in} s, too short for this run: \
@@ -117,6 +113,25 @@ pub(crate) fn log_in(gateway: &Gateway, account: &Account) -> reqwest::RequestBu
     gateway
         .request(Route::LOG_IN, Route::LOG_IN.template)
         .json(&json!({ "email": account.email, "password": account.password }))
+}
+
+/// Sends a request again while the system is too busy for it, as clients do.
+async fn patiently<T: DeserializeOwned>(
+    route: Route,
+    recorder: &Recorder,
+    request: impl Fn() -> reqwest::RequestBuilder,
+    matches: impl Fn(&T) -> bool,
+) -> anyhow::Result<T> {
+    let begun = Instant::now();
+    loop {
+        let answer = exchange(route, request(), Instant::now(), &matches).await;
+        if answer.status == Some(TOO_BUSY) && begun.elapsed() < BUSY_AT_MOST {
+            recorder.count_preparation(route, answer.status);
+            tokio::time::sleep(RETRY_AFTER).await;
+            continue;
+        }
+        return expect(route, answer, recorder);
+    }
 }
 
 fn expect<T>(route: Route, answer: Answer<T>, recorder: &Recorder) -> anyhow::Result<T> {

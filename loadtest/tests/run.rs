@@ -341,6 +341,23 @@ fn the_timeline_has_every_second_and_sums_up_to_the_summary() {
 }
 
 #[test]
+fn users_are_signed_up_once_a_busy_system_takes_them() {
+    let shop = Shop::open(Behaviour::BusyAtFirst);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let output = finish(loadtest("checkout", &shop.url(), dir.path()).args(["--run-time", "1s"]));
+
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let summary = summary(dir.path());
+    // The refused ones are in the counts, as the system counted them too, and none of the run's own failed.
+    assert_eq!(counted(&summary), shop.counted());
+    assert_eq!(
+        shop.counted()[&("POST /auth/signup".to_owned(), Some(503))],
+        2
+    );
+    assert_eq!(summary.failed, 0);
+}
+
+#[test]
 fn failures_are_counted_and_break_a_threshold() {
     let shop = Shop::open(Behaviour::EveryFifthOrderFails);
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -631,6 +648,8 @@ enum Behaviour {
     Normal,
     EveryFifthOrderFails,
     HangsUpOnStock,
+    /// The first two sign-ups are refused.
+    BusyAtFirst,
     /// Orders of the second that begins half a second after the first one are answered at its end.
     Stalls,
 }
@@ -651,6 +670,7 @@ struct Received {
     /// The product and the quantity of each accepted order.
     orders: Mutex<BTreeMap<String, (i64, u32)>>,
     orders_tried: AtomicU64,
+    sign_ups_tried: AtomicU64,
     /// The keys of orders.
     keys: Mutex<Vec<String>>,
     /// The order and the answer of each cancellation.
@@ -792,6 +812,11 @@ fn answer(
     match (request.method.as_str(), segments.as_slice()) {
         ("POST", ["auth", "signup"]) => {
             let (name, email) = (&request.body["name"], &request.body["email"]);
+            let number = received.sign_ups_tried.fetch_add(1, Ordering::Relaxed);
+            if behaviour == Behaviour::BusyAtFirst && number < 2 {
+                let problem = json!({ "type": "urn:agora:problem:overloaded", "status": 503 });
+                return ("/auth/signup", Some(503), problem);
+            }
             (
                 "/auth/signup",
                 Some(201),

@@ -6,18 +6,18 @@
 use std::{fs, path::Path};
 
 use clap::{Arg, Command, CommandFactory};
-use evaluation::{conclusion::Conclusion, experiments, report::markdown};
+use evaluation::{conclusion::Conclusion, experiments, faults::DECLARED, report::markdown};
 use records::scenario::Scenario;
 use support::{documents::expect_table, sources};
 
-use crate::{Cli, commands::fault};
+use crate::Cli;
 
 /// A table whose cells are Markdown.
 fn table<const N: usize>(
     heading: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
-    let line = |cells: [String; N]| format!("| {} |\n", cells.join(" | ").replace("|  |", "| |"));
+    let line = |cells: [String; N]| format!("| {} |\n", cells.join(" | "));
     let mut text = line(heading.map(str::to_owned));
     text.push_str(&format!("|{}\n", "---|".repeat(N)));
     text.extend(rows.into_iter().map(line));
@@ -116,15 +116,17 @@ fn escaped(text: &str) -> String {
 }
 
 fn scenarios() -> String {
-    let rows =
-        Scenario::ALL.map(|scenario| [format!("`{scenario}`"), escaped(scenario.explanation())]);
+    let rows = Scenario::ALL
+        .iter()
+        .map(|scenario| [format!("`{scenario}`"), escaped(scenario.explanation())]);
     table(["scenario", "what its users do"], rows)
 }
 
 fn faults() -> String {
-    let rows = fault::LIST.map(|[usage, what, proof]| {
+    let rows = DECLARED.iter().map(|fault| {
+        let (usage, what, proof) = (fault.usage(), fault.does, fault.proof);
         [
-            format!("`{}`", escaped(usage)),
+            format!("`{}`", escaped(&usage)),
             escaped(what),
             escaped(proof),
         ]

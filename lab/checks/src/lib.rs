@@ -12,6 +12,7 @@ pub mod logql;
 pub mod metrics_check;
 pub mod own_metrics;
 pub mod promql;
+pub mod routes;
 pub mod spans_check;
 pub mod traces_check;
 pub mod words;

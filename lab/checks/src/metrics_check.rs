@@ -12,59 +12,7 @@ use base::outcome::Exit;
 use records::load::RequestCount;
 use serde::Serialize;
 
-/// A routed path prefix and the service behind it, as `observability/traefik/` routes them.
-struct Route {
-    prefix: &'static str,
-    router: &'static str,
-    job: &'static str,
-    /// Whether the gateway asks `/auth/verify` first.
-    protected: bool,
-}
-
-const ROUTES: [Route; 7] = [
-    Route {
-        prefix: "/auth/signup",
-        router: "signup@file",
-        job: "user-service",
-        protected: false,
-    },
-    Route {
-        prefix: "/auth/login",
-        router: "login@file",
-        job: "user-service",
-        protected: false,
-    },
-    Route {
-        prefix: "/auth/logout",
-        router: "logout@file",
-        job: "user-service",
-        protected: true,
-    },
-    Route {
-        prefix: "/users/me/password",
-        router: "password@file",
-        job: "user-service",
-        protected: true,
-    },
-    Route {
-        prefix: "/users",
-        router: "users@file",
-        job: "user-service",
-        protected: true,
-    },
-    Route {
-        prefix: "/orders",
-        router: "orders@file",
-        job: "order-service",
-        protected: true,
-    },
-    Route {
-        prefix: "/inventory",
-        router: "inventory@file",
-        job: "inventory-service",
-        protected: true,
-    },
-];
+use crate::routes;
 
 /// The route that Traefik asks on behalf of every protected request.
 pub const VERIFY_ROUTE: &str = "/auth/verify";
@@ -73,13 +21,6 @@ pub const GATEWAY_JOB: &str = "traefik";
 
 /// Statuses that the gateway answers by itself: the request is too large, or the service doesn't answer.
 const GATEWAY_STATUSES: [u16; 5] = [413, 500, 502, 503, 504];
-
-fn route_of(path: &str) -> Option<&'static Route> {
-    ROUTES.iter().find(|route| {
-        path.strip_prefix(route.prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
-}
 
 /// A service's counter of requests.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -262,8 +203,8 @@ impl Run {
     fn of(requests: &[RequestCount]) -> Self {
         let mut run = Self::default();
         for request in requests {
-            let (router, job) =
-                route_of(&request.route).map_or(("", ""), |route| (route.router, route.job));
+            let (router, job) = routes::of_path(&request.route)
+                .map_or(("", ""), |route| (&*route.router, &*route.service));
             let (router, job, method) = (router.to_owned(), job.to_owned(), request.method.clone());
             let Some(status) = request.status else {
                 *run.unanswered.entry((router, method)).or_default() += request.count;
@@ -346,8 +287,8 @@ fn service_rows(
     let rows = keys.into_iter().map(|key| {
         let sent = run.services.get(key).copied().unwrap_or_default();
         let counted = observed.services.get(key).copied().unwrap_or_default();
-        let route = route_of(&key.route);
-        let router = route.map_or("", |route| route.router);
+        let route = routes::of_path(&key.route);
+        let router = route.map_or("", |route| &*route.router);
         let at_gateway = GatewayKey {
             router: router.to_owned(),
             method: key.method.clone(),
@@ -368,7 +309,7 @@ fn service_rows(
             Some(surplus) => {
                 Finding::Differs(format!("{surplus} more than came through the gateway"))
             }
-            None if key.status == 401 && route.is_some_and(|route| route.protected) => {
+            None if key.status == 401 && route.is_some_and(|route| route.is_protected) => {
                 Finding::Explained("refused by the gateway after asking /auth/verify".to_owned())
             }
             None if GATEWAY_STATUSES.contains(&key.status) => {
@@ -393,11 +334,8 @@ fn service_rows(
 
 /// Each protected request asks `/auth/verify` exactly once, let through or refused.
 fn verify_row(run: &Run, observed: &Observed, gateway_surplus: u64) -> Row {
-    let protected = |router: &str| {
-        ROUTES
-            .iter()
-            .any(|route| route.protected && route.router == router)
-    };
+    let protected =
+        |router: &str| routes::of_router(router).is_some_and(|route| route.is_protected);
     let sent: u64 = run
         .gateway
         .iter()
@@ -630,14 +568,5 @@ mod tests {
         gateway(&mut observed, "inventory@file", "GET", 502, 1);
         service(&mut observed, "user-service", "GET", VERIFY_ROUTE, 200, 11);
         assert_eq!(verdict(&requests, &observed), Exit::Holds);
-    }
-
-    #[test]
-    fn routes_find_their_router_by_whole_segments() {
-        let router = |path| route_of(path).map(|route| route.router);
-        assert_eq!(router("/orders/{id}"), Some("orders@file"));
-        assert_eq!(router("/users"), Some("users@file"));
-        assert_eq!(router("/usersandmore"), None);
-        assert_eq!(router("/auth/verify"), None);
     }
 }

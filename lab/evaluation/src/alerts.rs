@@ -13,8 +13,8 @@ use records::{
 };
 use system::{
     alert_history::AlertReceiver,
-    lab::Lab,
     prometheus::{AlertState, Prometheus},
+    running::RunningSystem,
     wait,
 };
 
@@ -26,8 +26,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const QUIET_WITHIN: Duration = Duration::from_secs(360);
 
 /// Waits until no alert fires: one from before the arm would be taken for a false alarm.
-pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
-    let prometheus = Prometheus::new(&lab.containers()?)?;
+pub(crate) fn wait_until_nothing_fires(system: &RunningSystem<'_>) -> anyhow::Result<()> {
+    let prometheus = Prometheus::new(&system.containers()?)?;
     let mut fires = String::new();
     let quiet = wait::until(QUIET_WITHIN, LOOK_INTERVAL, || {
         let alerts = prometheus.alerts()?;
@@ -47,8 +47,11 @@ pub(crate) fn wait_until_nothing_fires(lab: &Lab<'_>) -> anyhow::Result<()> {
 
 /// Waits until no alert fires and the receiver was notified of every resolution; returns the alerts that fired since
 /// `since`. One that fired twice is returned twice.
-pub(crate) fn fired_since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<FiredAlert>> {
-    let containers = lab.containers()?;
+pub(crate) fn fired_since(
+    system: &RunningSystem<'_>,
+    since: DateTime<Utc>,
+) -> anyhow::Result<Vec<FiredAlert>> {
+    let containers = system.containers()?;
     let (prometheus, receiver) = (
         Prometheus::new(&containers)?,
         AlertReceiver::new(&containers)?,

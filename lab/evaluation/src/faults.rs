@@ -11,6 +11,7 @@ mod attacks;
 mod broker;
 mod containers;
 mod database;
+pub mod declaration;
 mod healing;
 mod limits;
 mod messages;
@@ -26,6 +27,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use shared_events::topology::Topology;
 
+use self::declaration::Declaration;
 pub use self::{
     attacks::attack,
     healing::{heal_everything, remove_poison},
@@ -36,7 +38,7 @@ use system::{
     interrupt::{self, Interrupted},
     wait,
 };
-use system::{lab::Lab, note::Note};
+use system::{note::Note, running::RunningSystem};
 
 /// How often a fault's effect is looked for while it lasts: each look asks the engine, the broker or a database.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,6 +47,23 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// The event type of unreadable messages, by which they are found among the dead letters.
 pub const POISON_TYPE: &str = "agora.evaluation.poison.v1";
+
+/// The faults that people can ask for, in the order in which they are listed.
+pub const DECLARED: &[Declaration] = &[
+    containers::PAUSE,
+    containers::KILL,
+    containers::STOP,
+    containers::RESTART,
+    network::CUT,
+    broker::RESET,
+    limits::STARVE_CPU,
+    limits::STARVE_MEMORY,
+    messages::POISON,
+    messages::REDELIVER,
+    broker::UNBIND,
+    broker::MEMORY_ALARM,
+    database::LOCK_TABLE,
+];
 
 /// A fault that an experiment may ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -167,7 +186,7 @@ pub enum Fault {
 /// A fault in force. Dropping it heals it.
 #[derive(Debug)]
 pub struct Injected<'a> {
-    lab: &'a Lab<'a>,
+    system: &'a RunningSystem<'a>,
     fault: Fault,
     injection: Box<dyn Injection>,
     healed: bool,
@@ -179,11 +198,11 @@ pub struct Injected<'a> {
 /// The fields of an implementation hold the state from before; it is read when the value is made.
 trait Injection: fmt::Debug + Send {
     /// Injects the fault. If this fails, what was done of it is healed.
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()>;
 
     /// Looks once for the effect: at the system's state, or at its answers (where the broker routed a message). That
     /// the calls of `inject` succeeded proves nothing. Called repeatedly while the fault lasts: see [`hold`].
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect>;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect>;
 
     /// How long the last look, before the fault is healed, may wait for an effect that no look has found.
     fn patience(&self) -> Duration {
@@ -191,7 +210,7 @@ trait Injection: fmt::Debug + Send {
     }
 
     /// Undoes what is still there of it, and waits for that within a limit. May be called again.
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()>;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()>;
 
     /// The results of the attacks, for the fault that sends them.
     fn attacks(&self) -> Option<Attacks> {
@@ -271,26 +290,30 @@ impl Fault {
     /// Injects the fault. `since` is when the run began.
     pub fn inject<'a>(
         self,
-        lab: &'a Lab<'a>,
+        system: &'a RunningSystem<'a>,
         since: DateTime<Utc>,
     ) -> anyhow::Result<Injected<'a>> {
         let mut injected = Injected {
-            lab,
+            system,
             fault: self,
-            injection: self.injection(lab, since)?,
+            injection: self.injection(system, since)?,
             healed: false,
-            note: Note::leave(lab.project, &format!("a fault ({})", self.describe()))?,
+            note: Note::leave(system.project, &format!("a fault ({})", self.describe()))?,
         };
         // The guard exists before the injection, so that a half-injected fault is healed, too.
-        injected.injection.inject(lab)?;
+        injected.injection.inject(system)?;
         Ok(injected)
     }
 
-    fn injection(self, lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Box<dyn Injection>> {
+    fn injection(
+        self,
+        system: &RunningSystem<'_>,
+        since: DateTime<Utc>,
+    ) -> anyhow::Result<Box<dyn Injection>> {
         use containers::{Halted, RollingRestart};
         use replacement::{How, NewKeys, Replaced};
         use system::control::Halt;
-        let all = |service| lab.containers_of(service);
+        let all = |service| system.containers_of(service);
         Ok(match self {
             Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),
             Self::PauseOne { service } => Box::new(Halted::new(
@@ -299,7 +322,7 @@ impl Fault {
             )),
             Self::PauseInUse { service, database } => Box::new(Halted::new(
                 Halt::Pause,
-                database::in_use(lab, all(service)?, database)?,
+                database::in_use(system, all(service)?, database)?,
             )),
             Self::Kill { service } => Box::new(Halted::new(Halt::Kill, all(service)?)),
             Self::KillOne { service } => Box::new(Halted::new(
@@ -310,7 +333,9 @@ impl Fault {
             Self::RollingRestart { service, rounds } => {
                 Box::new(RollingRestart::new(all(service)?, rounds))
             }
-            Self::Cut { service, network } => Box::new(network::Cut::new(lab, service, network)?),
+            Self::Cut { service, network } => {
+                Box::new(network::Cut::new(system, service, network)?)
+            }
             Self::ResetConnections { service } => Box::new(broker::ResetConnections::new(service)),
             Self::StarveCpu {
                 service,
@@ -327,7 +352,7 @@ impl Fault {
             Self::Unbind { stream } => Box::new(broker::Unbind::new(stream)),
             Self::MemoryAlarm => Box::new(broker::MemoryAlarm),
             Self::LockTable { database, table } => {
-                Box::new(database::LockTable::new(lab, database, table)?)
+                Box::new(database::LockTable::new(system, database, table)?)
             }
             Self::Attacks => Box::new(attacks::Attacked::default()),
             Self::Rollout { service } => {
@@ -346,7 +371,7 @@ impl Injected<'_> {
     /// Keeps the fault in force for this time; returns its effect. It is not healed yet.
     pub fn hold(&mut self, lasts: Duration) -> anyhow::Result<FaultEffect> {
         let patience = self.injection.patience();
-        hold(lasts, patience, || self.injection.effect(self.lab))
+        hold(lasts, patience, || self.injection.effect(self.system))
     }
 
     /// The results of the attacks, for the fault that sends them.
@@ -356,7 +381,7 @@ impl Injected<'_> {
 
     /// Heals the fault, within a limit.
     pub fn heal(mut self) -> anyhow::Result<()> {
-        let result = self.injection.heal(self.lab);
+        let result = self.injection.heal(self.system);
         // An interrupted healing is taken up again when this is dropped; a failed one would fail again.
         self.healed = !matches!(&result, Err(error) if error.is::<Interrupted>());
         if self.healed && result.is_err() {
@@ -372,7 +397,7 @@ impl Drop for Injected<'_> {
             return;
         }
         progress::warn(&format!("healing: {}", self.fault.describe()));
-        if let Err(error) = interrupt::set_aside(|| self.injection.heal(self.lab)) {
+        if let Err(error) = interrupt::set_aside(|| self.injection.heal(self.system)) {
             self.note.keep();
             // No panic in a drop, and nobody to return it to.
             progress::warn(&format!(

@@ -14,7 +14,7 @@ use records::{
 };
 use system::{
     dead_letters::{self, DeadLetter, READ_LIMIT, Reader},
-    lab::Lab,
+    running::RunningSystem,
 };
 
 /// Clocks of containers on one machine are one clock; a margin for times that are rounded.
@@ -68,8 +68,8 @@ impl OrderRow {
 }
 
 /// Reads the stock of each product.
-pub fn stock(lab: &Lab<'_>) -> anyhow::Result<Stock> {
-    let rows = lab.query(
+pub fn stock(system: &RunningSystem<'_>) -> anyhow::Result<Stock> {
+    let rows = system.query(
         "inventory",
         "SELECT product_id, available + reserved FROM stock",
     )?;
@@ -80,7 +80,7 @@ pub fn stock(lab: &Lab<'_>) -> anyhow::Result<Stock> {
 
 /// How many of the orders that were placed since `since` ended from `from` until `until`.
 pub fn decided_between(
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     since: DateTime<Utc>,
     from: DateTime<Utc>,
     until: DateTime<Utc>,
@@ -92,12 +92,12 @@ pub fn decided_between(
         from.to_rfc3339(),
         until.to_rfc3339()
     );
-    lab.number("orders", &sql)
+    system.number("orders", &sql)
 }
 
 /// Reads what databases and queues hold of an arm: the orders of these users since it began.
 pub fn read(
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     users: &BTreeSet<String>,
     since: DateTime<Utc>,
 ) -> anyhow::Result<Holdings> {
@@ -108,7 +108,7 @@ pub fn read(
         "SELECT id, status, quantity FROM orders WHERE placed_at >= '{from}' AND user_id = ANY('{{{}}}')",
         users.join(",")
     );
-    let orders = lab.query("orders", &orders)?;
+    let orders = system.query("orders", &orders)?;
     let orders = orders.iter().map(|row| {
         let order = OrderRow {
             status: text(row, 1)?.to_owned(),
@@ -117,7 +117,7 @@ pub fn read(
         Ok((text(row, 0)?.to_owned(), order))
     });
     let pairs = |database: &str, sql: String| -> anyhow::Result<Vec<(String, String)>> {
-        let rows = lab.query(database, &sql)?;
+        let rows = system.query(database, &sql)?;
         let pair = |row: &Vec<String>| Ok((text(row, 0)?.to_owned(), text(row, 1)?.to_owned()));
         rows.iter().map(pair).collect()
     };
@@ -131,7 +131,7 @@ pub fn read(
         "SELECT order_id, count(*) FILTER (WHERE quantity > 0), sum(quantity) FROM stock_movements
          WHERE moved_at >= '{from}' GROUP BY order_id"
     );
-    let movements = lab.query("inventory", &movements)?;
+    let movements = system.query("inventory", &movements)?;
     let movements = movements.iter().map(|row| {
         let moved = Moved {
             takings: number(row, 1)?.try_into()?,
@@ -140,10 +140,10 @@ pub fn read(
         Ok((text(row, 0)?.to_owned(), moved))
     });
     let inbox = format!("SELECT event_id FROM inbox WHERE received_at >= '{from}'");
-    let inbox = lab.query("inventory", &inbox)?;
+    let inbox = system.query("inventory", &inbox)?;
     let reservations =
         format!("SELECT order_id, outcome FROM reservations WHERE settled_at >= '{from}'");
-    let unexplained = lab.query(
+    let unexplained = system.query(
         "inventory",
         "SELECT stock.product_id, stock.reserved, coalesce(sum(quantity), 0)
          FROM stock LEFT JOIN stock_movements USING (product_id) GROUP BY stock.product_id
@@ -166,8 +166,8 @@ pub fn read(
         .into_iter()
         .map(|(order, _)| order)
         .collect(),
-        dead: dead_letters_since(lab, since)?,
-        stock: stock(lab)?,
+        dead: dead_letters_since(system, since)?,
+        stock: stock(system)?,
         unexplained: unexplained
             .iter()
             .map(|row| {
@@ -184,10 +184,10 @@ pub fn read(
 
 /// The messages that were dead-lettered since `since`, and those without a time.
 pub(super) fn dead_letters_since(
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     since: DateTime<Utc>,
 ) -> anyhow::Result<Vec<DeadLetter>> {
-    let reader = Reader::new(lab.project, &lab.containers()?)?;
+    let reader = Reader::new(system.project, &system.containers()?)?;
     let mut dead = Vec::new();
     for queue in dead_letters::queues() {
         let content = reader.read(&queue, READ_LIMIT, 0)?;

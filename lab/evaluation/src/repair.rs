@@ -19,7 +19,7 @@ use system::{
         self, Reader, STATISTICS_LAG,
         tool::{Order, Task, Tool},
     },
-    lab::Lab,
+    running::RunningSystem,
     wait,
 };
 
@@ -59,35 +59,35 @@ impl Repaired {
 }
 
 /// Repairs everything that evaluations left inconsistent since `since`.
-pub(crate) fn since(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Repaired> {
+pub(crate) fn since(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::Result<Repaired> {
     let mut repaired = Repaired::default();
-    let mut wrong = wrong_for_good(lab, since)?;
-    if !reconciliation::dead_letters_since(lab, since)?.is_empty() {
-        repaired.poison = faults::remove_poison(lab)?;
+    let mut wrong = wrong_for_good(system, since)?;
+    if !reconciliation::dead_letters_since(system, since)?.is_empty() {
+        repaired.poison = faults::remove_poison(system)?;
         let ours = Selection {
             younger_than: Some((Utc::now() - since).to_std().unwrap_or_default()),
             ..Selection::default()
         };
-        repaired.replayed = replay(lab, &ours)?;
+        repaired.replayed = replay(system, &ours)?;
         if repaired.replayed > 0 {
-            wrong = wrong_for_good(lab, since)?;
+            wrong = wrong_for_good(system, since)?;
         }
     }
     for ids in wrong.chunks(IDS_PER_STATEMENT) {
-        erase(lab, ids)?;
+        erase(system, ids)?;
     }
     repaired.erased = wrong.len();
     Ok(repaired)
 }
 
 /// The ids of test users' orders that are inconsistent once nothing moves any more.
-fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<String>> {
+fn wrong_for_good(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<String>> {
     let customers = format!(
         "SELECT id FROM users WHERE email LIKE '{}%' AND created_at >= '{}'",
         customers::PREFIX,
         since.to_rfc3339()
     );
-    let customers: BTreeSet<String> = lab
+    let customers: BTreeSet<String> = system
         .query("users", &customers)?
         .into_iter()
         .flatten()
@@ -95,10 +95,10 @@ fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<Str
     if customers.is_empty() {
         return Ok(Vec::new());
     }
-    let reader = Reader::new(lab.project, &lab.containers()?)?;
+    let reader = Reader::new(system.project, &system.containers()?)?;
     let mut last: Option<(Vec<String>, Instant)> = None;
     wait::until(STILL_WITHIN, INTERVAL, || {
-        let holdings = reconciliation::read(lab, &customers, since)?;
+        let holdings = reconciliation::read(system, &customers, since)?;
         let wrong: Vec<String> = holdings.wrong().into_iter().map(str::to_owned).collect();
         if wrong.is_empty() {
             return Ok(Some(wrong));
@@ -123,8 +123,8 @@ fn wrong_for_good(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<Str
     })
 }
 
-fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {
-    let tool = Tool::new(lab.project, &lab.containers()?)?;
+fn replay(system: &RunningSystem<'_>, selection: &Selection) -> anyhow::Result<usize> {
+    let tool = Tool::new(system.project, &system.containers()?)?;
     let mut done = 0;
     for queue in dead_letters::queues() {
         let order = Order {
@@ -147,7 +147,7 @@ fn replay(lab: &Lab<'_>, selection: &Selection) -> anyhow::Result<usize> {
 }
 
 /// Deletes orders from both databases, and releases their stock.
-fn erase(lab: &Lab<'_>, orders: &[String]) -> anyhow::Result<()> {
+fn erase(system: &RunningSystem<'_>, orders: &[String]) -> anyhow::Result<()> {
     let ids = format!("ANY('{{{}}}'::uuid[])", orders.join(","));
     let inventory = format!(
         "WITH gone AS (DELETE FROM stock_movements WHERE order_id = {ids} RETURNING product_id, quantity),
@@ -157,6 +157,6 @@ fn erase(lab: &Lab<'_>, orders: &[String]) -> anyhow::Result<()> {
          FROM held WHERE stock.product_id = held.product_id"
     );
     let orders = format!("DELETE FROM orders WHERE id = {ids}");
-    lab.query_all(&[("inventory", &inventory), ("orders", &orders)])?;
+    system.query_all(&[("inventory", &inventory), ("orders", &orders)])?;
     Ok(())
 }

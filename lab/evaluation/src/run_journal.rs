@@ -14,8 +14,8 @@ use records::evaluation::Configuration;
 use serde::{Deserialize, Serialize};
 use system::{
     files::replace,
-    lab::{Lab, Wanted},
     project::Project,
+    running::{RunningSystem, Wanted},
 };
 
 use super::repair;
@@ -43,15 +43,15 @@ impl RunJournal {
 
     /// Restores the configuration that was found, repairs inconsistent data, and removes the journal. What was done, in
     /// words.
-    pub fn restore(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
+    pub fn restore(&self, system: &RunningSystem<'_>) -> anyhow::Result<Vec<String>> {
         let mut done = Vec::new();
-        if lab.configuration()? != self.found {
-            lab.configure(&Wanted::found(&self.found))?;
+        if system.configuration()? != self.found {
+            system.configure(&Wanted::found(&self.found))?;
             done.push("the services run again as they did before the evaluation".to_owned());
         }
-        let repaired = repair::since(lab, self.since)?;
+        let repaired = repair::since(system, self.since)?;
         done.extend(repaired.said());
-        remove(&path(lab.project))?;
+        remove(&path(system.project))?;
         Ok(done)
     }
 }

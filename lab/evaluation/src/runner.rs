@@ -27,11 +27,11 @@ use system::{
     dead_letters::{Reader, STATISTICS_LAG},
     engine,
     interrupt::{self, Interrupted},
-    lab::{Lab, Wanted},
     lock::SystemLock,
     note,
     process::Call,
     project::{self, Project},
+    running::{RunningSystem, Wanted},
     wait,
 };
 
@@ -89,10 +89,10 @@ impl Plan {
 
 /// Runs the experiments, and keeps the evidence after each arm. Whatever happens, the system is left as it was found.
 pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Result<Evaluation> {
-    let lab = Lab::new(project)?;
+    let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
     progress.step("heal", |step| {
-        let repaired = heal(&lab, step)?;
+        let repaired = heal(&system, step)?;
         step.result(if repaired.is_empty() {
             "nothing to repair".to_owned()
         } else {
@@ -110,17 +110,17 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
         sabotage: plan.sabotage,
         started_at: Utc::now(),
         finished_at: Utc::now(),
-        versions: versions(&lab)?,
+        versions: versions(&system)?,
         trials: Vec::new(),
     };
     let run_journal = RunJournal {
         run: id.clone(),
         since: evaluation.started_at,
-        found: lab.configuration()?,
+        found: system.configuration()?,
     };
     run_journal.begin(project)?;
     let mut runner = Runner {
-        lab: &lab,
+        system: &system,
         loadtest: &binaries.loadtest,
         folder: EvaluationFolder::new(project, &id),
         found: &run_journal.found,
@@ -132,8 +132,8 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
     // Ctrl-C ends the experiments, not the restoring.
     interrupt::acknowledge();
     let restored = progress.step("restore", |step| {
-        let mut done = faults::heal_everything(&lab, step)?;
-        done.extend(run_journal.restore(&lab)?);
+        let mut done = faults::heal_everything(&system, step)?;
+        done.extend(run_journal.restore(&system)?);
         step.result(if done.is_empty() {
             "everything is as it was found".to_owned()
         } else {
@@ -154,22 +154,22 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
 
 /// Undoes what faults and an interrupted evaluation left; returns what was done, in words. The caller holds the
 /// [`SystemLock`].
-pub fn heal(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
-    let left_over = run_journal::left_over(lab.project)?;
+pub fn heal(system: &RunningSystem<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
+    let left_over = run_journal::left_over(system.project)?;
     step.update("waiting for what a killed command has set off");
-    lab.wait_for_abandoned_configuring()?;
-    let mut done = faults::heal_everything(lab, step)?;
+    system.wait_for_abandoned_configuring()?;
+    let mut done = faults::heal_everything(system, step)?;
     if let Some(left_over) = left_over {
         step.update("restoring what a killed evaluation found");
-        done.extend(left_over.restore(lab)?);
+        done.extend(left_over.restore(system)?);
         done.push(format!("evaluation {} was cut short", left_over.run));
     }
-    note::forget_abandoned(lab.project)?;
+    note::forget_abandoned(system.project)?;
     Ok(done)
 }
 
 struct Runner<'a> {
-    lab: &'a Lab<'a>,
+    system: &'a RunningSystem<'a>,
     loadtest: &'a Path,
     folder: EvaluationFolder,
     found: &'a Configuration,
@@ -212,7 +212,8 @@ impl Runner<'_> {
                     })?;
                     trial.arms.push(arm);
                     evaluation.finished_at = Utc::now();
-                    self.folder.write_evidence(self.lab.project, evaluation)?;
+                    self.folder
+                        .write_evidence(self.system.project, evaluation)?;
                 }
             }
         }
@@ -266,14 +267,14 @@ impl Runner<'_> {
     ) -> anyhow::Result<()> {
         if broke_off {
             step.update("healing");
-            faults::heal_everything(self.lab, step)?;
+            faults::heal_everything(self.system, step)?;
         }
         step.update("restoring");
-        if self.lab.configuration()? != *self.found {
-            self.lab.configure(&Wanted::found(self.found))?;
+        if self.system.configuration()? != *self.found {
+            self.system.configure(&Wanted::found(self.found))?;
         }
-        repair::since(self.lab, since)?;
-        arm.steady_after = Some(steady::wait_for(self.lab, probe, STEADY_WITHIN)?);
+        repair::since(self.system, since)?;
+        arm.steady_after = Some(steady::wait_for(self.system, probe, STEADY_WITHIN)?);
         Ok(())
     }
 
@@ -293,34 +294,34 @@ impl Runner<'_> {
             _ => plan,
         };
         let wanted = wanted(experiment, configured, self.found);
-        self.lab.configure(&wanted)?;
-        arm.configuration = self.lab.configuration()?;
+        self.system.configure(&wanted)?;
+        arm.configuration = self.system.configuration()?;
         anyhow::ensure!(
             Wanted::found(&arm.configuration) == wanted,
             "the services run as {:?}, which isn't what was asked for",
             arm.configuration
         );
         step.update("waiting for the steady state");
-        let steady = steady::wait_for(self.lab, probe, STEADY_WITHIN)?;
+        let steady = steady::wait_for(self.system, probe, STEADY_WITHIN)?;
         let reached = steady.reached;
         arm.steady_before = Some(steady);
         if !reached {
             return Ok(());
         }
         let traces = match experiment.observed {
-            Observed::Traces => Some(Watch::begin(self.lab)?),
+            Observed::Traces => Some(Watch::begin(self.system)?),
             Observed::Reconciliation | Observed::Alerts => None,
         };
         if experiment.observed == Observed::Alerts {
             step.update("waiting until no alert fires");
-            alerts::wait_until_nothing_fires(self.lab)?;
+            alerts::wait_until_nothing_fires(self.system)?;
         }
         let quiet_since = Utc::now();
-        let stock = reconciliation::stock(self.lab)?;
+        let stock = reconciliation::stock(self.system)?;
         let since = arm.started_at;
         let sampler = Sampler::default();
         let ledger = thread::scope(|scope| {
-            scope.spawn(|| sampler.run(self.lab, since));
+            scope.spawn(|| sampler.run(self.system, since));
             let ledger = self.load_and_fault(experiment, plan, seed, arm, &sampler, step);
             sampler.stop();
             ledger
@@ -329,7 +330,7 @@ impl Runner<'_> {
         let ledger = ledger?;
         step.update("reconciling");
         let users = ledger.orders.iter().map(|entry| entry.user_id.clone());
-        let holdings = reconciliation::read(self.lab, &users.collect(), since)?;
+        let holdings = reconciliation::read(self.system, &users.collect(), since)?;
         arm.reconciliation = Some(holdings.reconcile(
             &ledger.orders,
             &ledger.cancellations,
@@ -338,18 +339,18 @@ impl Runner<'_> {
         ));
         if let Some(traces) = traces {
             step.update("looking at the traces");
-            let seen = traces.end(self.lab, &ledger.orders, &ledger.cancellations, step)?;
+            let seen = traces.end(self.system, &ledger.orders, &ledger.cancellations, step)?;
             arm.telemetry = Some(seen);
         }
         if experiment.observed == Observed::Alerts {
             step.update("waiting until no alert fires any more");
-            arm.alerts = Some(alerts::fired_since(self.lab, quiet_since)?);
+            arm.alerts = Some(alerts::fired_since(self.system, quiet_since)?);
         }
         arm.load = Some(ledger.evidence);
         let fault = arm.fault.as_mut();
         if let Some(in_force) = fault.and_then(|fault| fault.in_force.as_mut()) {
             let (from, until) = (in_force.from, in_force.until);
-            in_force.decided = reconciliation::decided_between(self.lab, since, from, until)?;
+            in_force.decided = reconciliation::decided_between(self.system, since, from, until)?;
         }
         Ok(())
     }
@@ -370,7 +371,7 @@ impl Runner<'_> {
         let mut load = Load::start(
             self.loadtest,
             &experiment.load,
-            &self.lab.gateway()?,
+            &self.system.gateway()?,
             &repair::load_run_id(self.run, self.loads),
             seed,
             self.folder.path.join("load").join(folder),
@@ -423,7 +424,7 @@ impl Runner<'_> {
         pass(plan.after + jitter(seed))?;
         step.update(&description);
         let injected_at = Utc::now();
-        let mut injected = plan.fault.inject(self.lab, since)?;
+        let mut injected = plan.fault.inject(self.system, since)?;
         let from = Utc::now();
         let effect = injected.hold(plan.lasts)?;
         let until = Utc::now();
@@ -450,7 +451,7 @@ impl Runner<'_> {
     fn settled(&self, sampler: &Sampler, load_ended: DateTime<Utc>) -> anyhow::Result<Option<u64>> {
         // A standstill before was the fault's effect.
         let healed = Utc::now();
-        let reader = Reader::new(self.lab.project, &self.lab.containers()?)?;
+        let reader = Reader::new(self.system.project, &self.system.containers()?)?;
         let mut checked: Option<Instant> = None;
         let took = |sample: &Sample| {
             let after = (sample.at - load_ended).num_milliseconds();
@@ -547,13 +548,13 @@ fn jitter(seed: u64) -> Duration {
     Duration::from_millis(seed % most)
 }
 
-fn versions(lab: &Lab<'_>) -> anyhow::Result<Versions> {
+fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
     let commit = Call::new("git")
         .args(["describe", "--always", "--dirty"])
-        .dir(&lab.project.root)
+        .dir(&system.project.root)
         .read();
     let capacity = engine::capacity()?;
-    let images = lab.containers()?.into_iter();
+    let images = system.containers()?.into_iter();
     Ok(Versions {
         agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),
         engine: engine::version()?,

@@ -12,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use records::evaluation::Sample;
-use system::{lab::Lab, wait};
+use system::{running::RunningSystem, wait};
 
 /// The pause between two samples; taking one needs a tenth of a second more.
 const INTERVAL: Duration = Duration::from_millis(400);
@@ -28,12 +28,12 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     /// Takes samples until [`Sampler::stop`]. One that fails, because the database is down, is left out.
-    pub(crate) fn run(&self, lab: &Lab<'_>, since: DateTime<Utc>) {
+    pub(crate) fn run(&self, system: &RunningSystem<'_>, since: DateTime<Utc>) {
         let _ = wait::until(LIMIT, INTERVAL, || {
             if self.stopped.load(Ordering::Relaxed) {
                 return Ok(Some(()));
             }
-            if let Ok(sample) = take(lab, since) {
+            if let Ok(sample) = take(system, since) {
                 self.lock().push(sample);
             }
             Ok(None)
@@ -56,7 +56,7 @@ impl Sampler {
 }
 
 /// Takes one sample, from both databases.
-fn take(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
+fn take(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
     let orders = format!(
         "SELECT count(*) FILTER (WHERE status NOT IN ('pending', 'cancelling')),
                 count(*) FILTER (WHERE status IN ('pending', 'cancelling'))
@@ -66,7 +66,7 @@ fn take(lab: &Lab<'_>, since: DateTime<Utc>) -> anyhow::Result<Sample> {
     let unpublished = "SELECT count(*), 0 FROM outbox WHERE published_at IS NULL";
     // Before the query: a later time would claim to include what happened meanwhile.
     let at = Utc::now();
-    let rows = lab.query_all(&[
+    let rows = system.query_all(&[
         ("orders", &orders),
         ("orders", unpublished),
         ("inventory", unpublished),

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use base::test_user::TestUser;
 use records::evaluation::{Measure, Steadiness};
 use serde_json::Value;
-use system::{engine::Container, extras, http::Client, lab::Lab, wait};
+use system::{engine::Container, extras, http::Client, running::RunningSystem, wait};
 
 use super::customers;
 
@@ -28,9 +28,9 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    fn order(&mut self, lab: &Lab<'_>) -> anyhow::Result<Duration> {
+    fn order(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<Duration> {
         // Asked each time: a gateway that was reconfigured meanwhile may have another port.
-        let client = Client::new(&lab.gateway()?);
+        let client = Client::new(&system.gateway()?);
         let customer = match self.customer.take() {
             Some(customer) => customer,
             None => customers::sign_up(&client, "probe")?,
@@ -69,14 +69,14 @@ fn order(client: &Client, customer: &TestUser) -> anyhow::Result<Duration> {
 
 /// Waits until the system is steady or the limit has passed; returns its state then.
 pub(crate) fn wait_for(
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     probe: &mut Probe,
     limit: Duration,
 ) -> anyhow::Result<Steadiness> {
     let started = Instant::now();
     let mut measures = Vec::new();
     let reached = wait::until(limit, INTERVAL, || {
-        measures = look(lab, probe)?;
+        measures = look(system, probe)?;
         Ok(measures.iter().all(|measure| measure.holds).then_some(()))
     })?;
     Ok(Steadiness {
@@ -87,8 +87,8 @@ pub(crate) fn wait_for(
 }
 
 /// Takes all measures; an order is placed last, and only when all containers are healthy.
-fn look(lab: &Lab<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
-    let containers = lab.containers()?;
+fn look(system: &RunningSystem<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
+    let containers = system.containers()?;
     let sick: Vec<String> = containers
         .iter()
         .filter(|container| !container.is_healthy() && !extras::is_optional(container))
@@ -107,8 +107,8 @@ fn look(lab: &Lab<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
         return Ok(vec![healthy]);
     }
     let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
-    let unpublished = lab.number("orders", waiting)? + lab.number("inventory", waiting)?;
-    let ordered = probe.order(lab);
+    let unpublished = system.number("orders", waiting)? + system.number("inventory", waiting)?;
+    let ordered = probe.order(system);
     Ok(vec![
         healthy,
         Measure {

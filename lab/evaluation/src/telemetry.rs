@@ -13,8 +13,8 @@ use records::{
 };
 use system::{
     jaeger::Jaeger,
-    lab::Lab,
     prometheus::{Moment, Prometheus},
+    running::RunningSystem,
 };
 
 use crate::traces;
@@ -31,8 +31,8 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Begins after the services were configured: their counters start with their processes.
-    pub(crate) fn begin(lab: &Lab<'_>) -> anyhow::Result<Self> {
-        let prometheus = Prometheus::new(&lab.containers()?)?;
+    pub(crate) fn begin(system: &RunningSystem<'_>) -> anyhow::Result<Self> {
+        let prometheus = Prometheus::new(&system.containers()?)?;
         let from = prometheus.wait_for_fresh_scrapes()?;
         Ok(Self { prometheus, from })
     }
@@ -40,14 +40,14 @@ impl Watch {
     /// Returns the telemetry since then: the traces of a load's orders, and all spans.
     pub(crate) fn end(
         self,
-        lab: &Lab<'_>,
+        system: &RunningSystem<'_>,
         ledger: &[LedgerEntry],
         cancellations: &[CancellationEntry],
         step: &Step,
     ) -> anyhow::Result<Telemetry> {
         let orders = traces_check::orders(ledger, cancellations);
         let chosen = traces_check::chosen(&orders, ORDERS);
-        let jaeger = Jaeger::new(&lab.containers()?)?;
+        let jaeger = Jaeger::new(&system.containers()?)?;
         let results = traces::look_up(&jaeger, &chosen, step)?;
         let tally = traces_check::tally(&results, 0);
         let to = self.prometheus.wait_for_fresh_scrapes()?;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::{
     control,
     engine::{Container, Limits},
-    lab::Lab,
+    running::RunningSystem,
 };
 
 /// What `docker compose config` prints: the fields that faults change.
@@ -45,8 +45,8 @@ impl Composed {
     ///
     /// # Errors
     /// When Compose fails, or says something else.
-    pub fn read(lab: &Lab<'_>) -> anyhow::Result<Self> {
-        let text = lab.compose(["config", "--format", "json"]).read()?;
+    pub fn read(system: &RunningSystem<'_>) -> anyhow::Result<Self> {
+        let text = system.compose(["config", "--format", "json"]).read()?;
         // The text holds secrets: no error may repeat it.
         serde_json::from_str(&text).context("failed to read what `docker compose config` says")
     }

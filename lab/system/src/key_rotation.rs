@@ -7,9 +7,9 @@ use base::outcome;
 
 use crate::{
     engine::{self, Container},
-    lab::Lab,
     project::Settings,
     rolling::{Left, Replaced, Rolling},
+    running::RunningSystem,
     signing_keys::{JWT_KEYS, SERVICE, SigningKeys},
 };
 
@@ -24,7 +24,7 @@ pub fn keys_of(settings: &Settings) -> anyhow::Result<SigningKeys> {
 /// A rotation of the signing keys, begun or not.
 pub struct Rotation<'a> {
     /// The running system.
-    pub lab: &'a Lab<'a>,
+    pub system: &'a RunningSystem<'a>,
     /// What new containers are made with, besides the keys.
     pub settings: Settings,
     /// The keys that the env file has, or is about to have.
@@ -66,7 +66,7 @@ impl Rotation<'_> {
     pub fn is_finishing(&self) -> anyhow::Result<bool> {
         let signs = self.keys.ids().into_iter().next();
         let elsewhere = |keys: &Vec<String>| keys.first() != signs.as_ref();
-        Ok(self.keys.pending().is_some() || self.lab.signing_keys()?.iter().any(elsewhere))
+        Ok(self.keys.pending().is_some() || self.system.signing_keys()?.iter().any(elsewhere))
     }
 
     /// Replaces every container of user-service that has other keys than these, one by one. Returns when every
@@ -74,7 +74,7 @@ impl Rotation<'_> {
     pub fn hand_out(&self, what: &str, say: &dyn Fn(&str)) -> anyhow::Result<Vec<Left>> {
         let text = self.keys.text();
         let settings = self.settings.with([(JWT_KEYS, &text)]);
-        let rolling = Rolling::new(self.lab, SERVICE, settings);
+        let rolling = Rolling::new(self.system, SERVICE, settings);
         let others = |container: &Container| container.signing_keys != self.keys.ids();
         let mut olds = rolling.containers()?;
         let all = olds.len();

@@ -19,9 +19,9 @@ use crate::{
     control,
     engine::{self, Container, docker},
     interrupt::{self, Interrupted},
-    lab::Lab,
     process::tail,
     project::Settings,
+    running::RunningSystem,
     wait,
 };
 
@@ -38,7 +38,7 @@ const LOG_LINES: usize = 6;
 /// One service's containers, to be changed.
 #[derive(Debug)]
 pub struct Rolling<'a> {
-    lab: &'a Lab<'a>,
+    system: &'a RunningSystem<'a>,
     service: &'static str,
     /// The settings of new containers.
     settings: Settings,
@@ -84,9 +84,9 @@ impl Left {
 
 impl<'a> Rolling<'a> {
     /// For a service, whose new containers are made with these settings.
-    pub fn new(lab: &'a Lab<'a>, service: &'static str, settings: Settings) -> Self {
+    pub fn new(system: &'a RunningSystem<'a>, service: &'static str, settings: Settings) -> Self {
         Self {
-            lab,
+            system,
             service,
             settings,
         }
@@ -94,7 +94,7 @@ impl<'a> Rolling<'a> {
 
     /// The service's containers, the oldest first; an error when there is none.
     pub fn containers(&self) -> anyhow::Result<Vec<Container>> {
-        Ok(by_age(self.lab.containers_of(self.service)?))
+        Ok(by_age(self.system.containers_of(self.service)?))
     }
 
     /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the
@@ -114,7 +114,7 @@ impl<'a> Rolling<'a> {
             // In this order: between the two, two containers look provisional, and the younger one is meant to stay.
             set_provisional(old)?;
             rely_on(&new)?;
-            retire(self.lab, old)
+            retire(self.system, old)
         })?;
         Ok(Replaced {
             new,
@@ -134,7 +134,7 @@ impl<'a> Rolling<'a> {
     pub fn remove(&self, container: &Container) -> anyhow::Result<Left> {
         to_the_end(|| {
             set_provisional(container)?;
-            retire(self.lab, container)
+            retire(self.system, container)
         })
     }
 
@@ -145,7 +145,7 @@ impl<'a> Rolling<'a> {
         let within = HEALTHY_WITHIN.as_secs().to_string();
         let healthy = ["--detach", "--wait", "--wait-timeout", &within];
         let up = |options: &[&str]| {
-            self.lab
+            self.system
                 .compose_up(&self.settings, self.service, count, options)
         };
         let output = match up(&[&healthy[..], &["--force-recreate"]].concat()).output() {
@@ -187,7 +187,7 @@ impl<'a> Rolling<'a> {
     fn try_to_start_one(&self, before: &[Container]) -> anyhow::Result<(Container, Duration)> {
         let options = ["--no-start", "--no-recreate"];
         let count = before.len() + 1;
-        self.lab
+        self.system
             .compose_up(&self.settings, self.service, count, &options)
             .read()?;
         let mut made = self.containers()?;
@@ -232,7 +232,7 @@ impl<'a> Rolling<'a> {
     fn remove_others_than(&self, before: &[Container]) -> anyhow::Result<()> {
         for container in self.containers()? {
             if !has(before, &container) {
-                retire(self.lab, &container)?;
+                retire(self.system, &container)?;
             }
         }
         Ok(())
@@ -240,8 +240,8 @@ impl<'a> Rolling<'a> {
 }
 
 /// Finishes or undoes an interrupted replacement of a service's containers; returns what was done, in words.
-pub fn repair(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
-    let mut containers = lab.containers()?;
+pub fn repair(system: &RunningSystem<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
+    let mut containers = system.containers()?;
     containers.retain(|container| container.service == service);
     let containers = by_age(containers);
     let left_over = left_over(&containers);
@@ -251,7 +251,7 @@ pub fn repair(lab: &Lab<'_>, service: &'static str) -> anyhow::Result<Vec<String
         done.push(format!("{} stays", engine::name(kept)));
     }
     for container in left_over.superfluous {
-        let left = retire(lab, container)?;
+        let left = retire(system, container)?;
         let exit = match left.exit_code {
             Some(code) => format!(", exit code {code}"),
             None => String::new(),
@@ -326,9 +326,9 @@ fn rely_on(container: &Container) -> anyhow::Result<()> {
 }
 
 /// Stops a container with its grace period, and removes it. May be called again.
-fn retire(lab: &Lab<'_>, container: &Container) -> anyhow::Result<Left> {
+fn retire(system: &RunningSystem<'_>, container: &Container) -> anyhow::Result<Left> {
     let again = || -> anyhow::Result<Option<Container>> {
-        let mut now = lab.containers()?;
+        let mut now = system.containers()?;
         now.retain(|now| now.id == container.id);
         Ok(now.pop())
     };

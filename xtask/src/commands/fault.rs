@@ -6,223 +6,105 @@ use std::time::Duration;
 
 use base::{durations, outcome::Exit, progress::spell};
 use chrono::{DateTime, Utc};
-use clap::Subcommand;
-use evaluation::faults::{Fault, Injected};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand, error::ErrorKind};
+use evaluation::faults::{
+    DECLARED, Fault, Injected,
+    declaration::{Declaration, Form, Values},
+};
 use records::evaluation::FaultEffect;
 use serde::Serialize;
-use shared_events::topology::{self, Topology};
-use system::{
-    lab::Lab,
-    project::{CONTAINERS, Project, among},
-};
+use serde_json::{Value, json};
+use system::{project::Project, running::RunningSystem};
 
 use crate::output::{Format, print_json, progress, table};
-
-/// The networks of compose.yaml, without `logs`, in which only optional parts are.
-const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
-/// The databases, by name.
-const DATABASES: [&str; 4] = ["users", "products", "orders", "inventory"];
-/// The engine takes no smaller limit.
-const LEAST_MEBIBYTES: i64 = 6;
-/// The kernel takes no smaller quota: a millisecond of each tenth of a second.
-const LEAST_MILLICORES: i64 = 10;
 
 /// Options of `fault`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
-    kind: Kind,
+    task: Task,
     /// How long the fault lasts: 5s, 1m
     #[arg(long = "for", value_name = "TIME", value_parser = durations::parse, default_value = "5s", global = true)]
     lasts: Duration,
 }
 
-#[derive(Debug, Clone, Subcommand)]
-enum Kind {
-    /// List the faults, and how the effect of each is proved
+/// The subcommand: by hand, as the faults declare themselves.
+#[derive(Debug, Clone)]
+enum Task {
     List,
-    /// All processes of a service stand still
-    Pause {
-        #[arg(value_parser = service)]
-        service: &'static str,
-        /// Only the first of its containers
-        #[arg(long)]
-        one: bool,
-    },
-    /// A service's containers are killed (SIGKILL)
-    Kill {
-        #[arg(value_parser = service)]
-        service: &'static str,
-        /// Only the first of them
-        #[arg(long)]
-        one: bool,
-    },
-    /// A service's containers are stopped with their grace period
-    Stop {
-        #[arg(value_parser = service)]
-        service: &'static str,
-    },
-    /// A service's containers are restarted one after the other
-    Restart {
-        #[arg(value_parser = service)]
-        service: &'static str,
-        /// How often
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
-        rounds: u32,
-    },
-    /// A service is cut off from one of its networks
-    Cut {
-        #[arg(value_parser = service)]
-        service: &'static str,
-        #[arg(value_parser = network)]
-        network: &'static str,
-    },
-    /// The broker closes a service's connections
-    Reset {
-        #[arg(value_parser = service)]
-        service: &'static str,
-    },
-    /// Each of a service's containers gets so many thousandths of a core
-    StarveCpu {
-        #[arg(value_parser = service)]
-        service: &'static str,
-        #[arg(value_parser = clap::value_parser!(u32).range(LEAST_MILLICORES..=64_000))]
-        millicores: u32,
-    },
-    /// Each of a service's containers gets so little memory; `rabbitmq 40` can't live on that
-    StarveMemory {
-        #[arg(value_parser = service)]
-        service: &'static str,
-        #[arg(value_parser = clap::value_parser!(u32).range(LEAST_MEBIBYTES..=65_536))]
-        mebibytes: u32,
-    },
-    /// Messages that nobody can read are published; `heal` removes what becomes of them
-    Poison {
-        #[arg(long, value_parser = stream, default_value = "order_events")]
-        stream: Topology,
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        count: u32,
-    },
-    /// Published events are published a second time, under the same ids
-    Redeliver {
-        #[arg(long, value_parser = stream, default_value = "order_events")]
-        stream: Topology,
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        count: u32,
-        /// Only events that were published in this time
-        #[arg(long, value_name = "TIME", value_parser = durations::parse, default_value = "1h")]
-        published_within: Duration,
-    },
-    /// A stream's queue loses its binding
-    Unbind {
-        #[arg(long, value_parser = stream, default_value = "order_events")]
-        stream: Topology,
-    },
-    /// The broker believes to be out of memory and takes no messages
-    MemoryAlarm,
-    /// Somebody holds a table exclusively
-    LockTable {
-        #[arg(value_parser = database)]
-        database: &'static str,
-        #[arg(value_parser = any_name)]
-        table: &'static str,
-    },
+    Inject(&'static Declaration, Values),
 }
 
-/// Each fault: how it is typed, what it does, how its effect is proved.
-pub(crate) const LIST: [[&str; 3]; 13] = [
-    [
-        "pause SERVICE [--one]",
-        "all processes stand still",
-        "the engine says paused",
-    ],
-    [
-        "kill SERVICE [--one]",
-        "killed (SIGKILL)",
-        "ended since, by the engine's clock, with its exit code",
-    ],
-    [
-        "stop SERVICE",
-        "stopped with its grace period",
-        "ended since, by the engine's clock, with its exit code",
-    ],
-    [
-        "restart SERVICE [--rounds N]",
-        "restarted one container after the other",
-        "every container was started since the injection",
-    ],
-    [
-        "cut SERVICE NETWORK",
-        "without one of its networks",
-        "not in the network, and somebody misses it",
-    ],
-    [
-        "reset SERVICE",
-        "the broker closes its connections",
-        "the broker knows them no more",
-    ],
-    [
-        "starve-cpu SERVICE MILLICORES",
-        "little of a core",
-        "the kernel throttled it",
-    ],
-    [
-        "starve-memory SERVICE MIB",
-        "little memory",
-        "the kernel ended it, or the engine restarted it",
-    ],
-    [
-        "poison [--stream S] [--count N]",
-        "messages that nobody can read",
-        "the broker put all of them into the queue",
-    ],
-    [
-        "redeliver [--stream S] [--count N]",
-        "published events a second time",
-        "the broker put them into the queue",
-    ],
-    [
-        "unbind [--stream S]",
-        "the queue loses its binding",
-        "the broker has no queue for a message",
-    ],
-    [
-        "memory-alarm",
-        "the broker takes no messages",
-        "the broker reports the alarm",
-    ],
-    [
-        "lock-table DATABASE TABLE",
-        "somebody holds a table",
-        "sessions wait for it",
-    ],
-];
+const LIST: &str = "list";
 
-fn service(name: &str) -> Result<&'static str, String> {
-    among(&CONTAINERS, "services", name)
+impl Subcommand for Task {
+    fn augment_subcommands(command: Command) -> Command {
+        let list =
+            Command::new(LIST).about("List the faults, and how the effect of each is proved");
+        command
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .subcommand(list)
+            .subcommands(DECLARED.iter().map(subcommand))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        name == LIST || DECLARED.iter().any(|fault| fault.name == name)
+    }
 }
 
-fn network(name: &str) -> Result<&'static str, String> {
-    among(&NETWORKS, "networks", name)
+fn subcommand(fault: &Declaration) -> Command {
+    let arguments = fault.arguments.iter().map(|&argument| {
+        let arg = Arg::new(argument.name()).help(argument.help());
+        let valued = |arg: Arg| {
+            let check = move |text: &str| {
+                let read = argument.read(text, &mut Values::default());
+                read.map(|()| text.to_owned())
+            };
+            arg.value_name(argument.value_name()).value_parser(check)
+        };
+        match argument.form() {
+            Form::Position => valued(arg).required(true),
+            Form::Option { default } => valued(arg).long(argument.name()).default_value(default),
+            Form::Flag => arg.long(argument.name()).action(ArgAction::SetTrue),
+        }
+    });
+    Command::new(fault.name).about(fault.does).args(arguments)
 }
 
-fn database(name: &str) -> Result<&'static str, String> {
-    among(&DATABASES, "databases", name)
-}
+impl FromArgMatches for Task {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let asked_for = matches.subcommand().and_then(|(name, matches)| {
+            let mut faults = DECLARED.iter();
+            Some((faults.find(|fault| fault.name == name)?, matches))
+        });
+        let Some((fault, matches)) = asked_for else {
+            return Ok(Self::List);
+        };
+        let mut values = Values::default();
+        for argument in fault.arguments {
+            let text = match argument.form() {
+                Form::Flag => matches.get_flag(argument.name()).then_some(""),
+                _ => matches
+                    .get_one::<String>(argument.name())
+                    .map(String::as_str),
+            };
+            if let Some(text) = text {
+                let refused = |why| clap::Error::raw(ErrorKind::ValueValidation, why);
+                argument.read(text, &mut values).map_err(refused)?;
+            }
+        }
+        Ok(Self::Inject(fault, values))
+    }
 
-/// Any table name: only the database knows its tables. Leaked, as faults are made of constants and this process makes
-/// one.
-#[expect(clippy::unnecessary_wraps, reason = "what clap asks for")]
-fn any_name(name: &str) -> Result<&'static str, String> {
-    Ok(name.to_owned().leak())
-}
-
-fn stream(name: &str) -> Result<Topology, String> {
-    let names = topology::ALL.map(|stream| stream.exchange());
-    let found = topology::ALL
-        .into_iter()
-        .find(|stream| stream.exchange() == name);
-    found.ok_or_else(|| format!("the streams are {}", names.join(", ")))
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// The result as JSON.
@@ -239,11 +121,13 @@ struct Report {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let Some((fault, since)) = options.kind.fault() else {
+    let Task::Inject(fault, values) = &options.task else {
         return list(format);
     };
-    let lab = Lab::new(project)?;
-    let report = carry_out(fault, since, &lab, options.lasts)?;
+    let system = RunningSystem::new(project)?;
+    let since = Utc::now() - values.published_within;
+    let fault = (fault.fault)(values);
+    let report = carry_out(fault, since, &system, options.lasts)?;
     match format {
         Format::Json => print_json(&report)?,
         Format::Text if report.effect.observed => {
@@ -258,13 +142,13 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 fn carry_out(
     fault: Fault,
     since: DateTime<Utc>,
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     lasts: Duration,
 ) -> anyhow::Result<Report> {
     let progress = progress();
     let mut injected = progress.step("inject", |step| {
         step.result(fault.describe());
-        fault.inject(lab, since)
+        fault.inject(system, since)
     })?;
     let injected_at = Utc::now();
     let effect = progress.step(
@@ -285,62 +169,16 @@ fn carry_out(
     })
 }
 
-impl Kind {
-    /// The fault, and the earliest time of the events that it may redeliver; `None` for the list.
-    fn fault(&self) -> Option<(Fault, DateTime<Utc>)> {
-        let mut since = Utc::now();
-        let fault = match *self {
-            Self::List => return None,
-            Self::Pause {
-                service,
-                one: false,
-            } => Fault::Pause { service },
-            Self::Pause { service, one: true } => Fault::PauseOne { service },
-            Self::Kill {
-                service,
-                one: false,
-            } => Fault::Kill { service },
-            Self::Kill { service, one: true } => Fault::KillOne { service },
-            Self::Stop { service } => Fault::Stop { service },
-            Self::Restart { service, rounds } => Fault::RollingRestart { service, rounds },
-            Self::Cut { service, network } => Fault::Cut { service, network },
-            Self::Reset { service } => Fault::ResetConnections { service },
-            Self::StarveCpu {
-                service,
-                millicores,
-            } => Fault::StarveCpu {
-                service,
-                millicores,
-            },
-            Self::StarveMemory { service, mebibytes } => Fault::StarveMemory { service, mebibytes },
-            Self::Poison { stream, count } => Fault::Poison { stream, count },
-            Self::Redeliver {
-                stream,
-                count,
-                published_within,
-            } => {
-                since -= published_within;
-                Fault::Redeliver { stream, count }
-            }
-            Self::Unbind { stream } => Fault::Unbind { stream },
-            Self::MemoryAlarm => Fault::MemoryAlarm,
-            Self::LockTable { database, table } => Fault::LockTable { database, table },
-        };
-        Some((fault, since))
-    }
-}
-
 fn list(format: Format) -> anyhow::Result<Exit> {
     if format == Format::Json {
-        let faults = LIST.map(|[usage, does, known_by]| {
-            serde_json::json!({ "usage": usage, "does": does, "known_by": known_by })
-        });
+        let entry = |fault: &Declaration| json!({ "usage": fault.usage(), "does": fault.does, "known_by": fault.proof });
+        let faults: Vec<Value> = DECLARED.iter().map(entry).collect();
         print_json(&faults)?;
         return Ok(Exit::Holds);
     }
     let mut rows = table(["fault", "what it does", "proof of its effect"]);
-    for row in LIST {
-        rows.add_row(row);
+    for fault in DECLARED {
+        rows.add_row([&fault.usage(), fault.does, fault.proof]);
     }
     println!("{rows}");
     println!(
@@ -352,7 +190,7 @@ fn list(format: Format) -> anyhow::Result<Exit> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use clap::Parser;
     use shared_events::topology::ORDER_EVENTS;
 
     use super::*;
@@ -365,18 +203,10 @@ mod tests {
 
     fn fault(line: &str) -> Result<Fault, clap::Error> {
         let line = Line::try_parse_from(["xtask"].into_iter().chain(line.split(' ')))?;
-        Ok(line.options.kind.fault().unwrap().0)
-    }
-
-    #[test]
-    fn every_fault_is_listed() {
-        let command = Line::command();
-        let typed: Vec<&str> = command
-            .get_subcommands()
-            .map(clap::Command::get_name)
-            .collect();
-        let listed = LIST.map(|[usage, ..]| usage.split(' ').next().unwrap());
-        assert_eq!(typed[1..], listed);
+        match line.options.task {
+            Task::Inject(fault, values) => Ok((fault.fault)(&values)),
+            Task::List => panic!("no fault"),
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 use base::outcome::Exit;
 use evaluation::{run_journal, runner};
 use serde::Serialize;
-use system::{interrupt::Interrupted, lab::Lab, lock::SystemLock, note, project::Project};
+use system::{
+    interrupt::Interrupted, lock::SystemLock, note, project::Project, running::RunningSystem,
+};
 
 use crate::output::{Format, print_json, progress};
 
@@ -19,9 +21,9 @@ struct Report {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
-    let lab = Lab::new(project)?;
+    let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
-    let repaired = progress().step("heal", |step| runner::heal(&lab, step))?;
+    let repaired = progress().step("heal", |step| runner::heal(&system, step))?;
     match format {
         Format::Json => print_json(&Report {
             outcome: Exit::Holds,
@@ -73,12 +75,12 @@ fn try_to_undo(project: &Project) -> anyhow::Result<()> {
         return Ok(());
     }
     // Where nothing runs, the command itself says so.
-    let Ok(lab) = Lab::new(project) else {
+    let Ok(system) = RunningSystem::new(project) else {
         return Ok(());
     };
     progress().step("heal", |step| {
         step.say(&format!("{left} was cut short"));
-        runner::heal(&lab, step)?;
+        runner::heal(&system, step)?;
         Ok(())
     })
 }

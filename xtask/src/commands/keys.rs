@@ -11,11 +11,11 @@ use serde::Serialize;
 use system::{
     env_file::{EnvFile, JWT_KEYS_ROTATED_AT, JWT_TTL_SECONDS},
     key_rotation::{self, Rotation},
-    lab::Lab,
     lock::SystemLock,
     note::Note,
     project::Project,
     rolling::Left,
+    running::RunningSystem,
     signing_keys::{self, JWT_KEYS, SERVICE, SigningKeys},
 };
 
@@ -86,11 +86,11 @@ struct Key {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let lab = Lab::new(project)?;
+    let system = RunningSystem::new(project)?;
     let (repaired, left) = match options {
         Options::List => (Vec::new(), Vec::new()),
-        Options::Rotate => rotate(&lab)?,
-        Options::Retire(options) => retire(&lab, options.force)?,
+        Options::Rotate => rotate(&system)?,
+        Options::Retire(options) => retire(&system, options.force)?,
     };
     let report = look(project, repaired, &left)?;
     match format {
@@ -102,12 +102,12 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 
 type Done = (Vec<String>, Vec<Left>);
 
-fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
-    let _lock = SystemLock::take(lab.project)?;
-    let _note = Note::leave(lab.project, "a change of the signing keys")?;
+fn rotate(system: &RunningSystem<'_>) -> anyhow::Result<Done> {
+    let _lock = SystemLock::take(system.project)?;
+    let _note = Note::leave(system.project, "a change of the signing keys")?;
     let progress = progress();
-    let repaired = repair(lab, SERVICE, &progress)?;
-    let mut rotation = rotation(lab)?;
+    let repaired = repair(system, SERVICE, &progress)?;
+    let mut rotation = rotation(system)?;
     let finishing = rotation.is_finishing()?;
     if finishing {
         eprintln!("finishing a rotation that was cut short");
@@ -119,19 +119,19 @@ fn rotate(lab: &Lab<'_>) -> anyhow::Result<Done> {
     }
     let left = progress.step("rotate", |step| {
         let say = |text: &str| step.say(text);
-        let left = rotation.rotate(&say, |keys| keep(lab.project, keys, None))?;
-        keep(lab.project, &rotation.keys, Some(Utc::now()))?;
+        let left = rotation.rotate(&say, |keys| keep(system.project, keys, None))?;
+        keep(system.project, &rotation.keys, Some(Utc::now()))?;
         Ok(left)
     })?;
     Ok((repaired, left))
 }
 
-fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
-    let _lock = SystemLock::take(lab.project)?;
-    let _note = Note::leave(lab.project, "a change of the signing keys")?;
+fn retire(system: &RunningSystem<'_>, force: bool) -> anyhow::Result<Done> {
+    let _lock = SystemLock::take(system.project)?;
+    let _note = Note::leave(system.project, "a change of the signing keys")?;
     let progress = progress();
-    let repaired = repair(lab, SERVICE, &progress)?;
-    let mut rotation = rotation(lab)?;
+    let repaired = repair(system, SERVICE, &progress)?;
+    let mut rotation = rotation(system)?;
     if rotation.is_finishing()? {
         return Err(outcome::failed(
             "a rotation was cut short: old keys may still sign",
@@ -139,7 +139,7 @@ fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
         ));
     }
     if rotation.keys.ids().len() > 1 && !force {
-        match retire_from(lab.project)? {
+        match retire_from(system.project)? {
             Some(over) if over <= Utc::now() => {}
             Some(over) => {
                 let wait = (over - Utc::now()).to_std().unwrap_or_default();
@@ -157,27 +157,27 @@ fn retire(lab: &Lab<'_>, force: bool) -> anyhow::Result<Done> {
         }
     }
     rotation.keys.drop_old();
-    let rotated_at = rotated_at(lab.project)?;
-    keep(lab.project, &rotation.keys, rotated_at)?;
+    let rotated_at = rotated_at(system.project)?;
+    keep(system.project, &rotation.keys, rotated_at)?;
     let left = progress.step("retire", |step| {
         rotation.hand_out("knows no old key", &|text| step.say(text))
     })?;
     Ok((repaired, left))
 }
 
-fn rotation<'a>(lab: &'a Lab<'a>) -> anyhow::Result<Rotation<'a>> {
-    let file = EnvFile::read(&lab.project.env_file)?;
+fn rotation<'a>(system: &'a RunningSystem<'a>) -> anyhow::Result<Rotation<'a>> {
+    let file = EnvFile::read(&system.project.env_file)?;
     // A value from the environment would win over the one that is written to the env file.
-    if file.get(JWT_KEYS) != Some(lab.settings().require(JWT_KEYS)?) {
+    if file.get(JWT_KEYS) != Some(system.settings().require(JWT_KEYS)?) {
         return Err(outcome::usage(
             format!("{JWT_KEYS} is set in the environment, which wins over the env file"),
             format!("unset {JWT_KEYS}"),
         ));
     }
     Ok(Rotation {
-        lab,
-        settings: lab.settings().clone(),
-        keys: key_rotation::keys_of(lab.settings())?,
+        system,
+        settings: system.settings().clone(),
+        keys: key_rotation::keys_of(system.settings())?,
     })
 }
 
@@ -230,9 +230,9 @@ fn retire_from(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
 
 /// Reads the current state of keys and containers.
 fn look(project: &Project, repaired: Vec<String>, left: &[Left]) -> anyhow::Result<Report> {
-    let lab = Lab::new(project)?;
-    let keys = key_rotation::keys_of(lab.settings())?;
-    let containers = lab.containers_of(SERVICE)?;
+    let system = RunningSystem::new(project)?;
+    let keys = key_rotation::keys_of(system.settings())?;
+    let containers = system.containers_of(SERVICE)?;
     let ids = keys.ids();
     let all = |holds: &dyn Fn(&Vec<String>) -> bool| {
         let mut sets = containers.iter().map(|container| &container.signing_keys);

@@ -20,7 +20,7 @@ use base::{
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
-use system::{engine::Container, lab::Lab, project::Project, wait};
+use system::{engine::Container, project::Project, running::RunningSystem, wait};
 
 use crate::output::{Format, print_json, progress, table};
 
@@ -70,10 +70,10 @@ pub(crate) struct RepairOptions {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let lab = Lab::new(project)?;
+    let system = RunningSystem::new(project)?;
     match options {
-        Options::Stuck(options) => stuck(&lab, *options, format),
-        Options::Repair(options) => repair(&lab, options, format),
+        Options::Stuck(options) => stuck(&system, *options, format),
+        Options::Repair(options) => repair(&system, options, format),
     }
 }
 
@@ -142,8 +142,11 @@ struct Entry {
 }
 
 /// The orders that wait and meet a condition, the longest waiting first.
-fn waiting(lab: &Lab<'_>, condition: &str) -> anyhow::Result<(u64, Vec<WaitingOrder>)> {
-    let count = lab.number(
+fn waiting(
+    system: &RunningSystem<'_>,
+    condition: &str,
+) -> anyhow::Result<(u64, Vec<WaitingOrder>)> {
+    let count = system.number(
         "orders",
         &format!("SELECT count(*) FROM orders WHERE {WAITING} AND {condition}"),
     )?;
@@ -153,7 +156,7 @@ fn waiting(lab: &Lab<'_>, condition: &str) -> anyhow::Result<(u64, Vec<WaitingOr
                 'unpublished', EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND published_at IS NULL))
          FROM orders WHERE {WAITING} AND {condition} ORDER BY changed_at, id LIMIT {LISTED}"
     );
-    let rows = lab.psql("orders", &list)?.read()?;
+    let rows = system.psql("orders", &list)?.read()?;
     let orders = rows.lines().map(serde_json::from_str);
     let orders = orders
         .collect::<Result<_, _>>()
@@ -172,8 +175,12 @@ fn among(ids: &[String]) -> String {
     format!("id = ANY('{{{}}}'::uuid[])", ids.join(","))
 }
 
-fn stuck(lab: &Lab<'_>, options: StuckOptions, format: Format) -> anyhow::Result<Exit> {
-    let (count, orders) = waiting(lab, &older_than(options.older_than))?;
+fn stuck(
+    system: &RunningSystem<'_>,
+    options: StuckOptions,
+    format: Format,
+) -> anyhow::Result<Exit> {
+    let (count, orders) = waiting(system, &older_than(options.older_than))?;
     let report = Report {
         outcome: if count == 0 {
             Exit::Holds
@@ -200,8 +207,12 @@ fn stuck(lab: &Lab<'_>, options: StuckOptions, format: Format) -> anyhow::Result
     Ok(report.outcome)
 }
 
-fn repair(lab: &Lab<'_>, options: &RepairOptions, format: Format) -> anyhow::Result<Exit> {
-    let serving = lab.containers_of("order-service")?;
+fn repair(
+    system: &RunningSystem<'_>,
+    options: &RepairOptions,
+    format: Format,
+) -> anyhow::Result<Exit> {
+    let serving = system.containers_of("order-service")?;
     if !serving.iter().any(Container::is_healthy) {
         return Err(outcome::unavailable(
             "no container of order-service is healthy, and it alone publishes its events",
@@ -213,7 +224,7 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions, format: Format) -> anyhow::Res
         ids => among(ids),
     };
     // All of the given orders or none.
-    let (count, found) = waiting(lab, &condition)?;
+    let (count, found) = waiting(system, &condition)?;
     let waits = |id: &&String| found.iter().any(|order| order.order_id == **id);
     if count < options.orders.len() as u64
         && let Some(other) = options.orders.iter().find(|id| !waits(id))
@@ -229,7 +240,7 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions, format: Format) -> anyhow::Res
     let request = format!(
         "UPDATE orders SET recovery_requested = true, recoveries = 0 WHERE {WAITING} AND {condition} RETURNING id"
     );
-    let requested: Vec<String> = lab
+    let requested: Vec<String> = system
         .query("orders", &request)?
         .into_iter()
         .flatten()
@@ -238,9 +249,9 @@ fn repair(lab: &Lab<'_>, options: &RepairOptions, format: Format) -> anyhow::Res
     let progress = progress();
     let (left, orders) = progress.step("repair", |step| {
         let started = Instant::now();
-        let mut left = waiting(lab, &ours)?;
+        let mut left = waiting(system, &ours)?;
         wait::until(options.wait, LOOK_INTERVAL, || {
-            left = waiting(lab, &ours)?;
+            left = waiting(system, &ours)?;
             step.update(&format!("{} of {} wait", left.0, requested.len()));
             Ok((left.0 == 0).then_some(()))
         })?;

@@ -13,7 +13,7 @@ use base::{
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
-use system::{lab::Lab, project::Project};
+use system::{project::Project, running::RunningSystem};
 use terminal::one_line;
 
 use crate::output::{Format, print_json, table};
@@ -52,11 +52,11 @@ pub(crate) struct ChangeOptions {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let lab = Lab::new(project)?;
+    let system = RunningSystem::new(project)?;
     match options {
-        Options::Parked => parked(&lab, format),
-        Options::Retry(options) => change(&lab, Change::Retry, options, format),
-        Options::Drop(options) => change(&lab, Change::Drop, options, format),
+        Options::Parked => parked(&system, format),
+        Options::Retry(options) => change(&system, Change::Retry, options, format),
+        Options::Drop(options) => change(&system, Change::Drop, options, format),
     }
 }
 
@@ -91,7 +91,7 @@ struct List {
     events: Vec<Entry>,
 }
 
-fn parked(lab: &Lab<'_>, format: Format) -> anyhow::Result<Exit> {
+fn parked(system: &RunningSystem<'_>, format: Format) -> anyhow::Result<Exit> {
     let mut list = List {
         parked: 0,
         events: Vec::new(),
@@ -108,8 +108,8 @@ fn parked(lab: &Lab<'_>, format: Format) -> anyhow::Result<Exit> {
          FROM outbox WHERE {PARKED} ORDER BY position LIMIT {LISTED}"
     );
     for (service, database) in OUTBOXES {
-        list.parked += lab.number(database, &count)?;
-        let rows = lab.psql(database, &sql)?.read()?;
+        list.parked += system.number(database, &count)?;
+        let rows = system.psql(database, &sql)?.read()?;
         for row in rows.lines() {
             let event = serde_json::from_str(row).context("failed to read a parked event")?;
             list.events.push(Entry { service, event });
@@ -190,7 +190,7 @@ struct Changed {
 }
 
 fn change(
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     change: Change,
     options: &ChangeOptions,
     format: Format,
@@ -198,7 +198,7 @@ fn change(
     let sql = change.sql(&condition(&options.events));
     let mut events: Vec<String> = Vec::new();
     for (_, database) in OUTBOXES {
-        let changed = lab.query(database, &sql)?;
+        let changed = system.query(database, &sql)?;
         events.extend(changed.into_iter().flatten());
     }
     let missing: Vec<String> = options

@@ -9,11 +9,11 @@ use base::{
 use serde::Serialize;
 use system::{
     interrupt::{self, Interrupted},
-    lab::Lab,
     lock::SystemLock,
     note::Note,
     project::{Project, SERVICES, among},
     rolling::{self, Rolling},
+    running::RunningSystem,
     switches,
 };
 
@@ -70,16 +70,16 @@ struct Replaced {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let lab = Lab::new(project)?;
+    let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
     let _note = Note::leave(project, &format!("a rollout of {}", options.service))?;
     let progress = progress();
     let service = options.service;
     // A switch with a typing error would leave its pattern on unnoticed.
-    switches::off(lab.settings())?;
-    progress.step("service images", |step| lab.build_services(step))?;
-    let repaired = repair(&lab, service, &progress)?;
-    let rolling = Rolling::new(&lab, service, lab.settings().clone());
+    switches::off(system.settings())?;
+    progress.step("service images", |step| system.build_services(step))?;
+    let repaired = repair(&system, service, &progress)?;
+    let rolling = Rolling::new(&system, service, system.settings().clone());
     let olds = rolling.containers()?;
     let mut replaced = Vec::new();
     if options.at_once {
@@ -139,12 +139,12 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 
 /// Finishes or undoes what was cut short before; what was done, in words.
 pub(super) fn repair(
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     service: &'static str,
     progress: &Progress,
 ) -> anyhow::Result<Vec<String>> {
-    lab.wait_for_abandoned_configuring()?;
-    let repaired = rolling::repair(lab, service)?;
+    system.wait_for_abandoned_configuring()?;
+    let repaired = rolling::repair(system, service)?;
     if !repaired.is_empty() {
         progress.step("heal", |step| {
             repaired.iter().for_each(|what| step.say(what));

@@ -6,11 +6,11 @@ use base::outcome::Exit;
 use serde::Serialize;
 use system::{
     engine,
-    lab::Lab,
     lock::SystemLock,
     note::Note,
     project::Project,
     rolling::{Left, MOST, Rolling},
+    running::RunningSystem,
     switches,
 };
 
@@ -53,14 +53,14 @@ struct Report {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow::Result<Exit> {
-    let lab = Lab::new(project)?;
+    let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
     let _note = Note::leave(project, &format!("a scaling of {}", options.service))?;
     let progress = progress();
     let service = options.service;
-    switches::off(lab.settings())?;
-    let repaired = repair(&lab, service, &progress)?;
-    let rolling = Rolling::new(&lab, service, lab.settings().clone());
+    switches::off(system.settings())?;
+    let repaired = repair(&system, service, &progress)?;
+    let rolling = Rolling::new(&system, service, system.settings().clone());
     let before = rolling.containers()?;
     let count = options.count as usize;
     for number in before.len() + 1..=count {

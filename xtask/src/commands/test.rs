@@ -1,10 +1,10 @@
 //! `test`: every test, on systems of its own that are brought up before and removed after.
 //!
-//! They are the compose projects `agora-test`, `agora-2-test`, … (the project's own name with `-test`), with secrets and
+//! They are the compose projects `agora-test` and `agora-2-test` (the project's own name with `-test`), with secrets and
 //! free ports of their own; one that people use beside them stays as it is. The system tests share them out among
 //! themselves; all other tests use the first. `--fast` runs what needs no system, and starts none.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
 use base::{outcome::Exit, progress::Progress};
 use serde_json::{Value, json};
@@ -24,13 +24,9 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// How many systems the whole suite has: its system tests wait most of the time, so that three of them at once leave
-/// two cores idle now and then.
-const SYSTEMS: usize = 3;
-/// How many tests of a program run at once, for the same reason. libtest takes one for each core.
-const THREADS: &str = "4";
-/// Where libtest reads that.
-const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
+/// How many systems the whole suite has: its system tests wait most of the time. With a third one on two cores, some of
+/// them would measure the others' load.
+const SYSTEMS: usize = 2;
 
 /// Test targets that need no system, besides the unit tests.
 const WITHOUT_A_SYSTEM: [&str; 14] = [
@@ -76,7 +72,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         let cargo = binaries::cargo(project).args(args);
         return exit(cargo.limit(LIMIT).run_visibly()?);
     }
-    // Who names tests waits for few of them, and less for one system than for three.
+    // Who names tests waits for few of them, and less for one system than for two.
     let is_whole = options.names.is_empty() && options.cargo_args.is_empty();
     let systems = TestSystems {
         count: if is_whole { SYSTEMS } else { 1 },
@@ -85,11 +81,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         // The published ports: tests stop containers and start them again.
         address: engine::address,
     };
-    let threads = match env::var_os(THREADS_VARIABLE) {
-        Some(_) => Vec::new(),
-        None => vec![(THREADS_VARIABLE, THREADS.to_owned())],
-    };
-    systems.run_cargo(project, |_, _| Ok(threads), args)
+    systems.run_cargo(project, |_, _| Ok(Variables::new()), args)
 }
 
 /// Cargo's arguments.

@@ -1,9 +1,10 @@
 //! Commands that end before their time, on a running system: whatever ends them, nothing of theirs goes on, and what only
 //! SIGKILL leaves behind is undone by the next command.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use crate::{
+    load::generators,
     program::{Call, EXIT_HUNG_UP, Running, docker},
     system::System,
     wait,
@@ -32,25 +33,12 @@ fn pause(system: &System, service: &str) -> Running {
     fault
 }
 
-/// Programs of the load generator that put load on this system.
-fn loads(system: &System) -> Vec<String> {
-    let gateway = system.published("traefik", "8080");
-    let processes = fs::read_dir("/proc").expect("a process table");
-    processes
-        .filter_map(|process| fs::read_to_string(process.ok()?.path().join("cmdline")).ok())
-        .filter(|line| {
-            let program = line.split('\0').next().unwrap_or_default();
-            program.ends_with("/loadtest") && line.contains(&gateway)
-        })
-        .collect()
-}
-
 #[track_caller]
 fn load(system: &System) -> Running {
     let load = system.start_xtask(&["load", "browse", "--run-time", "10m"]);
     wait::until("a load", BEGUN_WITHIN, || {
         load.expect_running();
-        match loads(system).len() {
+        match generators(system).len() {
             0 => Err("no load generator runs".to_owned()),
             _ => Ok(()),
         }
@@ -66,16 +54,16 @@ fn a_closed_terminal_leaves_no_fault_and_no_load() {
     assert!(ended.stderr.contains("healing"), "{}", ended.account());
     assert!(!is_paused(&system, "jaeger"));
     load(&system).hang_up(OVER_WITHIN).expect_code(EXIT_HUNG_UP);
-    assert_eq!(loads(&system), [""; 0]);
+    assert!(generators(&system).is_empty());
 }
 
 #[test]
 fn a_killed_load_goes_on_for_a_moment_only() {
     let system = System::take_turn();
     load(&system).kill(OVER_WITHIN);
-    wait::until("no load", OVER_WITHIN, || match loads(&system) {
+    wait::until("no load", OVER_WITHIN, || match generators(&system) {
         none if none.is_empty() => Ok(()),
-        some => Err(some.join("; ")),
+        some => Err(format!("{some:?}")),
     });
 }
 

@@ -204,7 +204,6 @@ fn kill_each(system: &System, victims: &[&str], orders: u64) -> Run {
         system.wait_until_healthy();
     }
     wait_for(before + orders);
-    load.interrupt(RUN_ENDS_WITHIN)
-        .expect_code(EXIT_INTERRUPTED);
-    Run::latest()
+    let ended = load.interrupt(RUN_ENDS_WITHIN);
+    Run::named_by(&ended.expect_code(EXIT_INTERRUPTED))
 }

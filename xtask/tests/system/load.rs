@@ -3,13 +3,12 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    sync::OnceLock,
     time::Duration,
 };
 
 use records::load::{BEGUN_FILE, LEDGER_FILE, LedgerEntry, RunSummary, SUMMARY_FILE};
 
-use crate::{system::System, wait};
+use crate::{program::Ended, system::System, wait};
 
 /// Building nothing, preparing users and two rounds of scrapes come on top of the run time.
 pub(crate) const RUN_ENDS_WITHIN: Duration = Duration::from_secs(120);
@@ -199,10 +198,9 @@ fn a_scenario_that_does_not_exist_is_wrong_usage() {
     );
 }
 
-/// A run that nothing disturbed; made once for all tests that only look at it.
-fn calm_run(system: &System) -> &'static Run {
-    static RUN: OnceLock<Run> = OnceLock::new();
-    RUN.get_or_init(|| {
+/// A run that nothing disturbed; made once for all tests on this system that only look at it.
+fn calm_run(system: &System) -> &Run {
+    system.checkout_run.get_or_init(|| {
         let load = system.start_xtask(&[
             "load",
             "checkout",
@@ -215,6 +213,17 @@ fn calm_run(system: &System) -> &'static Run {
         ]);
         Run::of(&load.end_within(RUN_ENDS_WITHIN).expect_code(0).json())
     })
+}
+
+/// The command lines of the load generators that put load on this system.
+pub(crate) fn generators(system: &System) -> Vec<Vec<String>> {
+    let gateway = format!("http://{}", system.published("traefik", "8080"));
+    let processes = fs::read_dir("/proc").expect("a process table");
+    processes
+        .filter_map(|process| fs::read_to_string(process.ok()?.path().join("cmdline")).ok())
+        .map(|line| line.split('\0').map(str::to_owned).collect::<Vec<_>>())
+        .filter(|words| words[0].ends_with("/loadtest") && words.contains(&gateway))
+        .collect()
 }
 
 /// A run on disk.
@@ -231,24 +240,23 @@ impl Run {
         }
     }
 
-    /// The run that was begun last: runs are named by the time.
+    /// The run that an ended `load` names.
     #[track_caller]
-    pub(crate) fn latest() -> Self {
-        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
-        let names = fs::read_dir(runs()).expect("there are runs");
-        let names = names.map(|entry| name(entry.expect("a readable folder")));
-        let started = names.filter(|name| name.starts_with(|first: char| first.is_ascii_digit()));
-        Self {
-            id: started.max().expect("a run was begun"),
-        }
+    pub(crate) fn named_by(load: &Ended) -> Self {
+        let lines = load.stdout.lines().chain(load.stderr.lines());
+        let mut named = lines.filter_map(|line| line.strip_prefix("run ")?.split_once(':'));
+        let (id, _) = named.next().unwrap_or_else(|| panic!("{}", load.account()));
+        Self { id: id.to_owned() }
     }
 
-    /// The newest run whose measured part has begun, if there is one.
-    pub(crate) fn latest_begun() -> Option<String> {
-        let runs = fs::read_dir(runs()).ok()?.filter_map(Result::ok);
-        let begun = runs.filter(|run| run.path().join(BEGUN_FILE).is_file());
-        let names = begun.map(|run| run.file_name().to_string_lossy().into_owned());
-        names.max()
+    /// The run that puts load on this system now, if its measured part has begun.
+    pub(crate) fn under_way(system: &System) -> Option<Self> {
+        let generator = generators(system).pop()?;
+        let option = generator.iter().position(|word| word == "--run-id")?;
+        let run = Self {
+            id: generator.get(option + 1)?.clone(),
+        };
+        run.folder().join(BEGUN_FILE).is_file().then_some(run)
     }
 
     pub(crate) fn folder(&self) -> PathBuf {

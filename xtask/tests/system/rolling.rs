@@ -114,7 +114,6 @@ fn a_rollout_that_is_killed_is_made_good_by_heal() {
 /// Starts a load that goes on until it is ended, and returns when its users are signed up and it is under way.
 #[track_caller]
 fn start_load(system: &System, scenario: &str) -> Running {
-    let known = Run::latest_begun();
     let load = system.start_xtask(&[
         "load",
         scenario,
@@ -129,9 +128,9 @@ fn start_load(system: &System, scenario: &str) -> Running {
     ]);
     wait::until("a load under way", LOAD_BEGINS_WITHIN, || {
         load.expect_running();
-        match Run::latest_begun() {
-            begun if begun != known => Ok(()),
-            _ => Err("its users are being signed up".to_owned()),
+        match Run::under_way(system) {
+            Some(_) => Ok(()),
+            None => Err("its users are being signed up".to_owned()),
         }
     });
     load
@@ -140,9 +139,8 @@ fn start_load(system: &System, scenario: &str) -> Running {
 /// Ends a load, which has gone on until now.
 #[track_caller]
 fn end(load: Running) -> Run {
-    load.interrupt(RUN_ENDS_WITHIN)
-        .expect_code(EXIT_INTERRUPTED);
-    Run::latest()
+    let ended = load.interrupt(RUN_ENDS_WITHIN);
+    Run::named_by(&ended.expect_code(EXIT_INTERRUPTED))
 }
 
 #[track_caller]

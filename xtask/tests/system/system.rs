@@ -4,7 +4,7 @@ use std::{
     env, fs,
     ops::Deref,
     path::{Path, PathBuf},
-    sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use shared_events::topology::{self, Topology};
 
 use crate::{
     client::Client,
+    load::Run,
     program::{Call, Ended, Running, docker},
     wait,
 };
@@ -96,6 +97,12 @@ pub(crate) struct Project {
     #[serde(rename = "project")]
     name: String,
     env_file: PathBuf,
+    /// What tests make once and only look at.
+    #[serde(skip)]
+    pub(crate) checkout_run: OnceLock<Run>,
+    /// The same, of orders alone.
+    #[serde(skip)]
+    pub(crate) order_run: OnceLock<Run>,
 }
 
 impl Project {

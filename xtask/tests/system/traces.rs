@@ -1,6 +1,6 @@
 //! Traces of real orders, and whether `verify-traces` can tell whole ones from broken ones.
 
-use std::{fs, sync::OnceLock, time::Duration};
+use std::{fs, time::Duration};
 
 use records::schema_check;
 use serde_json::Value;
@@ -167,10 +167,9 @@ fn each_answer_names_its_trace() {
     );
 }
 
-/// Some two hundred orders that nothing disturbed; made once for all tests that only look at them.
-fn calm_run(system: &System) -> &'static Run {
-    static RUN: OnceLock<Run> = OnceLock::new();
-    RUN.get_or_init(|| load(system, "order"))
+/// Some two hundred orders that nothing disturbed; made once for all tests on this system that only look at them.
+fn calm_run(system: &System) -> &Run {
+    system.order_run.get_or_init(|| load(system, "order"))
 }
 
 #[track_caller]

@@ -7,7 +7,7 @@ use std::net::ToSocketAddrs;
 use anyhow::Context;
 use checks::attacks::{Cast, Ending, Finding};
 use records::evaluation::{Attacks, FaultEffect};
-use system::{http::Client, lab::Lab};
+use system::{http::Client, running::RunningSystem};
 
 use super::{Injection, not_observed, observed};
 use crate::{attacks::try_all, customers};
@@ -35,12 +35,12 @@ pub(super) struct Attacked {
 }
 
 impl Injection for Attacked {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        self.seen = Some(count(&attack(&lab.gateway()?)?));
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        self.seen = Some(count(&attack(&system.gateway()?)?));
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         Ok(match &self.seen {
             Some(seen) if seen.answered > 0 => observed(format!(
                 "the gateway ended {} of {} attacks with an answer or by closing the connection",
@@ -50,7 +50,7 @@ impl Injection for Attacked {
         })
     }
 
-    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 

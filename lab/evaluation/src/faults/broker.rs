@@ -13,12 +13,16 @@ use system::{
     control,
     engine::Container,
     http::{Answer, Client, segment},
-    lab::{self, Lab},
     project::Project,
+    running::{self, RunningSystem},
     wait,
 };
 
-use super::{Injection, messages, not_observed, observed};
+use super::{
+    Fault, Injection,
+    declaration::{Argument, Declaration},
+    messages, not_observed, observed,
+};
 
 /// The broker's list of connections lags behind.
 const LISTED_WITHIN: Duration = Duration::from_secs(8);
@@ -32,6 +36,37 @@ const REASON: &str = "agora evaluation";
 /// The broker's settings, below the repository's root, and the one that the alarm depends on.
 const SETTINGS: &str = "observability/rabbitmq/agora.conf";
 const WATERMARK: &str = "vm_memory_high_watermark.absolute";
+
+/// Asked for as `reset`.
+pub(super) const RESET: Declaration = Declaration {
+    name: "reset",
+    does: "The broker closes its connections",
+    proof: "the broker no longer lists them",
+    arguments: &[Argument::Service],
+    fault: |values| Fault::ResetConnections {
+        service: values.service,
+    },
+};
+
+/// Asked for as `unbind`.
+pub(super) const UNBIND: Declaration = Declaration {
+    name: "unbind",
+    does: "A stream's queue loses its binding",
+    proof: "the broker has no queue for a message",
+    arguments: &[Argument::Stream],
+    fault: |values| Fault::Unbind {
+        stream: values.stream,
+    },
+};
+
+/// Asked for as `memory-alarm`.
+pub(super) const MEMORY_ALARM: Declaration = Declaration {
+    name: "memory-alarm",
+    does: "The broker raises its memory alarm and accepts no messages",
+    proof: "the broker reports the alarm",
+    arguments: &[],
+    fault: |_| Fault::MemoryAlarm,
+};
 
 /// Connections that the broker closes.
 #[derive(Debug)]
@@ -63,8 +98,8 @@ fn belongs_to(connection: &Connection, service: &str) -> bool {
 }
 
 impl Injection for ResetConnections {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        let broker = lab.broker()?;
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        let broker = system.broker()?;
         let found = wait::until(LISTED_WITHIN, LOOK_INTERVAL, || {
             let mut connections: Vec<Connection> = list(&broker, "/api/connections")?;
             connections.retain(|connection| belongs_to(connection, self.service));
@@ -81,8 +116,8 @@ impl Injection for ResetConnections {
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let broker = lab.broker()?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let broker = system.broker()?;
         let mut open = 0;
         for name in &self.closed {
             let answer = broker.get(&format!("/api/connections/{}", segment(name)), &[], &[])?;
@@ -102,7 +137,7 @@ impl Injection for ResetConnections {
         })
     }
 
-    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         // The service connects again by itself.
         Ok(())
     }
@@ -134,8 +169,8 @@ impl Unbind {
 }
 
 impl Injection for Unbind {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        let broker = lab.broker()?;
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        let broker = system.broker()?;
         for binding in list::<Binding>(&broker, &self.path())? {
             let path = format!("{}/{}", self.path(), segment(&binding.properties_key));
             expect(&broker.delete(&path, &[])?, &[204], "remove a binding")?;
@@ -143,8 +178,8 @@ impl Injection for Unbind {
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let broker = lab.broker()?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let broker = system.broker()?;
         let (exchange, queue) = (self.stream.exchange(), self.stream.queue());
         let bindings: Vec<Binding> = list(&broker, &self.path())?;
         if !bindings.is_empty() {
@@ -153,7 +188,7 @@ impl Injection for Unbind {
         // If it is bound again in this moment, the message counts as one of poison, and is removed as such.
         let (payload, properties) = messages::poison("probe", 0);
         let key = messages::POISON_ROUTING_KEY;
-        let routed = lab::publish(&broker, &exchange, key, payload, &properties)?;
+        let routed = running::publish(&broker, &exchange, key, payload, &properties)?;
         Ok(if routed {
             not_observed(format!("the broker routes what is published to {exchange}"))
         } else {
@@ -163,15 +198,15 @@ impl Injection for Unbind {
         })
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        restore_bindings(lab)?;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        restore_bindings(system)?;
         Ok(())
     }
 }
 
 /// Restores each missing binding of the topology; returns those, as `exchange → queue`.
-pub(super) fn restore_bindings(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
-    let broker = lab.broker()?;
+pub(super) fn restore_bindings(system: &RunningSystem<'_>) -> anyhow::Result<Vec<String>> {
+    let broker = system.broker()?;
     let bound: Vec<Binding> = list(&broker, "/api/bindings/%2F")?;
     let mut restored = Vec::new();
     for queue in topology::ALL.iter().flat_map(Topology::queues) {
@@ -205,9 +240,9 @@ fn bindings_path(exchange: &str, queue: &str) -> String {
 pub(super) struct MemoryAlarm;
 
 impl Injection for MemoryAlarm {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        set_watermark(lab, &["0"])?;
-        let broker = lab.broker()?;
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        set_watermark(system, &["0"])?;
+        let broker = system.broker()?;
         // Whether it came in time is for `effect` to tell.
         wait::until(ALARM_WITHIN, LOOK_INTERVAL, || {
             Ok(alarm(&broker)?.then_some(()))
@@ -215,8 +250,8 @@ impl Injection for MemoryAlarm {
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        Ok(if alarm(&lab.broker()?)? {
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        Ok(if alarm(&system.broker()?)? {
             observed(
                 "the broker reports a resource alarm: it reads nothing from who publishes"
                     .to_owned(),
@@ -226,10 +261,10 @@ impl Injection for MemoryAlarm {
         })
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        set_watermark(lab, &["absolute", &watermark(lab.project)?])?;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        set_watermark(system, &["absolute", &watermark(system.project)?])?;
         let healed = wait::until(ALARM_WITHIN, LOOK_INTERVAL, || {
-            Ok((!alarm(&lab.broker()?)?).then_some(()))
+            Ok((!alarm(&system.broker()?)?).then_some(()))
         })?;
         anyhow::ensure!(
             healed.is_some(),
@@ -241,40 +276,40 @@ impl Injection for MemoryAlarm {
 }
 
 /// Restores the configured memory watermark where it differs, or where the alarm is on; returns whether that was so.
-pub(super) fn restore_watermark(lab: &Lab<'_>) -> anyhow::Result<bool> {
-    if watermark_is_as_configured(lab)? && !alarm(&lab.broker()?)? {
+pub(super) fn restore_watermark(system: &RunningSystem<'_>) -> anyhow::Result<bool> {
+    if watermark_is_as_configured(system)? && !alarm(&system.broker()?)? {
         return Ok(false);
     }
-    MemoryAlarm.heal(lab)?;
+    MemoryAlarm.heal(system)?;
     Ok(true)
 }
 
 /// Asks the broker itself: the statistics of its management API lag, the more the busier the machine is.
-fn watermark_is_as_configured(lab: &Lab<'_>) -> anyhow::Result<bool> {
-    let Some(configured) = bytes(&watermark(lab.project)?) else {
+fn watermark_is_as_configured(system: &RunningSystem<'_>) -> anyhow::Result<bool> {
+    let Some(configured) = bytes(&watermark(system.project)?) else {
         // What isn't known differs from nothing.
         return Ok(true);
     };
-    let limits = ctl(lab, &["eval", "vm_memory_monitor:get_memory_limit()."])?;
+    let limits = ctl(system, &["eval", "vm_memory_monitor:get_memory_limit()."])?;
     Ok(limits
         .iter()
         .all(|limit| limit.trim() == configured.to_string()))
 }
 
-fn set_watermark(lab: &Lab<'_>, value: &[&str]) -> anyhow::Result<()> {
-    ctl(lab, &[&["set_vm_memory_high_watermark"], value].concat())?;
+fn set_watermark(system: &RunningSystem<'_>, value: &[&str]) -> anyhow::Result<()> {
+    ctl(system, &[&["set_vm_memory_high_watermark"], value].concat())?;
     Ok(())
 }
 
 /// What `rabbitmqctl` says in each of the broker's containers.
-fn ctl(lab: &Lab<'_>, args: &[&str]) -> anyhow::Result<Vec<String>> {
+fn ctl(system: &RunningSystem<'_>, args: &[&str]) -> anyhow::Result<Vec<String>> {
     let run = |container: Container| {
         let ctl = ["rabbitmqctl", "--quiet"].into_iter();
         control::exec(&container, ctl.chain(args.iter().copied()))
             .limit(CTL_LIMIT)
             .read()
     };
-    let containers = lab.containers_of("rabbitmq")?;
+    let containers = system.containers_of("rabbitmq")?;
     containers.into_iter().map(run).collect()
 }
 

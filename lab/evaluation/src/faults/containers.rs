@@ -6,18 +6,77 @@ use std::time::Duration;
 
 use records::evaluation::FaultEffect;
 
-use super::{Injection, effect_if};
+use super::{
+    Fault, Injection,
+    declaration::{Argument, Declaration},
+    effect_if,
+};
 pub(super) use system::engine::name;
 use system::{
     control::{self, Halt},
     engine::Container,
-    lab::Lab,
+    running::RunningSystem,
     wait,
 };
 
 /// RabbitMQ takes longest: ten seconds to boot, on a busy machine some more.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Asked for as `pause`.
+pub(super) const PAUSE: Declaration = Declaration {
+    name: "pause",
+    does: "All processes of its containers are paused",
+    proof: "the engine reports them as paused",
+    arguments: &[Argument::Service, Argument::One],
+    fault: |values| match values.one {
+        true => Fault::PauseOne {
+            service: values.service,
+        },
+        false => Fault::Pause {
+            service: values.service,
+        },
+    },
+};
+
+/// Asked for as `kill`.
+pub(super) const KILL: Declaration = Declaration {
+    name: "kill",
+    does: "Its containers are killed (SIGKILL)",
+    proof: "they ended since, by the engine's clock, with their exit code",
+    arguments: &[Argument::Service, Argument::One],
+    fault: |values| match values.one {
+        true => Fault::KillOne {
+            service: values.service,
+        },
+        false => Fault::Kill {
+            service: values.service,
+        },
+    },
+};
+
+/// Asked for as `stop`.
+pub(super) const STOP: Declaration = Declaration {
+    name: "stop",
+    does: "Its containers are stopped with their grace period",
+    proof: "they ended since, by the engine's clock, with their exit code",
+    arguments: &[Argument::Service],
+    fault: |values| Fault::Stop {
+        service: values.service,
+    },
+};
+
+/// Asked for as `restart`.
+pub(super) const RESTART: Declaration = Declaration {
+    name: "restart",
+    does: "Its containers are restarted one after the other",
+    proof: "every container was started since the injection",
+    arguments: &[Argument::Service, Argument::Rounds],
+    fault: |values| Fault::RollingRestart {
+        service: values.service,
+        rounds: values.rounds,
+    },
+};
 
 /// Containers that are paused or have ended.
 #[derive(Debug)]
@@ -40,12 +99,12 @@ pub(super) fn first_by_id(mut containers: Vec<Container>) -> Vec<Container> {
 }
 
 impl Injection for Halted {
-    fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         control::halt(self.how, &self.before)
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let now = again(lab, &self.before)?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let now = again(system, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
         for (before, now) in pairs(&self.before, &now) {
@@ -74,8 +133,8 @@ impl Injection for Halted {
         Ok(effect_if(all, found))
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        revive(lab, &self.before)
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        revive(system, &self.before)
     }
 }
 
@@ -94,18 +153,18 @@ impl RollingRestart {
 }
 
 impl Injection for RollingRestart {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
         for _ in 0..self.rounds {
             for container in &self.before {
                 control::stop(container)?;
-                revive(lab, std::slice::from_ref(container))?;
+                revive(system, std::slice::from_ref(container))?;
             }
         }
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let now = again(lab, &self.before)?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let now = again(system, &self.before)?;
         let pairs: Vec<_> = pairs(&self.before, &now).collect();
         let restarted = pairs
             .iter()
@@ -120,8 +179,8 @@ impl Injection for RollingRestart {
         Ok(effect_if(all, proof))
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        revive(lab, &self.before)
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        revive(system, &self.before)
     }
 }
 
@@ -131,8 +190,11 @@ fn ended_since(before: &Container, now: &Container) -> bool {
 }
 
 /// The same containers as they are now; without those that are gone.
-pub(super) fn again(lab: &Lab<'_>, before: &[Container]) -> anyhow::Result<Vec<Container>> {
-    let mut now = lab.containers()?;
+pub(super) fn again(
+    system: &RunningSystem<'_>,
+    before: &[Container],
+) -> anyhow::Result<Vec<Container>> {
+    let mut now = system.containers()?;
     now.retain(|now| before.iter().any(|before| before.id == now.id));
     Ok(now)
 }
@@ -149,17 +211,20 @@ pub(super) fn pairs<'c>(
 }
 
 /// Lets containers go on, or starts them, and waits until they are healthy.
-fn revive(lab: &Lab<'_>, containers: &[Container]) -> anyhow::Result<()> {
-    for container in again(lab, containers)? {
+fn revive(system: &RunningSystem<'_>, containers: &[Container]) -> anyhow::Result<()> {
+    for container in again(system, containers)? {
         control::resume(&container)?;
     }
-    wait_until_healthy(lab, containers)
+    wait_until_healthy(system, containers)
 }
 
 /// Waits until those of the containers that are still there are healthy.
-pub(super) fn wait_until_healthy(lab: &Lab<'_>, containers: &[Container]) -> anyhow::Result<()> {
+pub(super) fn wait_until_healthy(
+    system: &RunningSystem<'_>,
+    containers: &[Container],
+) -> anyhow::Result<()> {
     let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
-        let now = again(lab, containers)?;
+        let now = again(system, containers)?;
         Ok(now.iter().all(Container::is_healthy).then_some(()))
     })?;
     let names: Vec<String> = containers.iter().map(name).collect();

@@ -8,11 +8,15 @@ use records::evaluation::FaultEffect;
 use system::{
     control,
     engine::Container,
-    lab::{APPLICATION, Lab},
+    running::{APPLICATION, RunningSystem},
     wait,
 };
 
-use super::{Injection, not_observed, observed};
+use super::{
+    Fault, Injection,
+    declaration::{Argument, Declaration},
+    not_observed, observed,
+};
 
 /// What the session with the lock adds to its `application_name`: healing must end it, and not other sessions.
 const HOLDER: &str = "holds a table";
@@ -27,6 +31,18 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 const ENDED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Asked for as `lock-table`.
+pub(super) const LOCK_TABLE: Declaration = Declaration {
+    name: "lock-table",
+    does: "A session holds a table exclusively",
+    proof: "other sessions wait for it",
+    arguments: &[Argument::Database, Argument::Table],
+    fault: |values| Fault::LockTable {
+        database: values.database,
+        table: values.table,
+    },
+};
+
 /// A table with an exclusive lock.
 #[derive(Debug)]
 pub(super) struct LockTable {
@@ -36,7 +52,7 @@ pub(super) struct LockTable {
 
 impl LockTable {
     pub(super) fn new(
-        lab: &Lab<'_>,
+        system: &RunningSystem<'_>,
         database: &'static str,
         table: &'static str,
     ) -> anyhow::Result<Self> {
@@ -44,7 +60,7 @@ impl LockTable {
         let known = format!(
             "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename = '{name}'"
         );
-        if lab.number(database, &known)? == 0 {
+        if system.number(database, &known)? == 0 {
             return Err(outcome::usage(
                 format!("the database `{database}` has no table `{table}`"),
                 "e.g. `orders` in the database `orders`, `stock` in `inventory`",
@@ -55,13 +71,13 @@ impl LockTable {
 }
 
 impl Injection for LockTable {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
         let database = self.database;
         let identifier = self.table.replace('"', "\"\"");
         let hold = format!(
             "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({HELD_AT_MOST_SECONDS}); ROLLBACK"
         );
-        let postgres = lab.containers_of("postgres")?.remove(0);
+        let postgres = system.containers_of("postgres")?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
         // The session runs in the container, so that it needs no thread here; healing ends it by its name.
         let psql = [
@@ -80,7 +96,7 @@ impl Injection for LockTable {
             holders("pid")
         );
         let held = wait::until(HELD_WITHIN, LOOK_INTERVAL, || {
-            Ok((lab.number(database, &held)? > 0).then_some(()))
+            Ok((system.number(database, &held)? > 0).then_some(()))
         })?;
         anyhow::ensure!(
             held.is_some(),
@@ -91,13 +107,13 @@ impl Injection for LockTable {
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let waiting = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE pg_blocking_pids(pid) && ARRAY({})",
             holders("pid")
         );
         let table = self.table;
-        Ok(match lab.number(self.database, &waiting)? {
+        Ok(match system.number(self.database, &waiting)? {
             0 => not_observed(format!("no session waits for the table `{table}`")),
             waiting => observed(format!("{waiting} sessions wait for the table `{table}`")),
         })
@@ -107,8 +123,12 @@ impl Injection for LockTable {
         WANTED_WITHIN
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        end(lab, &holders("pg_terminate_backend(pid)"), &holders("pid"))?;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        end(
+            system,
+            &holders("pg_terminate_backend(pid)"),
+            &holders("pid"),
+        )?;
         Ok(())
     }
 }
@@ -116,7 +136,7 @@ impl Injection for LockTable {
 /// Of these containers, the one with the latest statement in a database within the last second. Pings, which have no
 /// text, don't count.
 pub(super) fn in_use(
-    lab: &Lab<'_>,
+    system: &RunningSystem<'_>,
     mut containers: Vec<Container>,
     database: &str,
 ) -> anyhow::Result<Vec<Container>> {
@@ -127,7 +147,7 @@ pub(super) fn in_use(
          ORDER BY query_start DESC LIMIT 1"
     );
     let reader = wait::until(READ_WITHIN, LOOK_INTERVAL, || {
-        let rows = lab.query(database, &latest)?;
+        let rows = system.query(database, &latest)?;
         let address = rows.into_iter().flatten().next();
         Ok(address.and_then(|address| {
             let has_it = |c: &Container| c.networks.values().any(|own| *own == address);
@@ -148,21 +168,21 @@ fn holders(what: &str) -> String {
 }
 
 /// Ends every session of an evaluation but the one that asks; how many there were.
-pub(super) fn end_sessions(lab: &Lab<'_>) -> anyhow::Result<usize> {
+pub(super) fn end_sessions(system: &RunningSystem<'_>) -> anyhow::Result<usize> {
     let ours = |what| {
         format!(
             "SELECT {what} FROM pg_stat_activity
              WHERE application_name LIKE '{APPLICATION}%' AND pid <> pg_backend_pid()"
         )
     };
-    end(lab, &ours("pg_terminate_backend(pid)"), &ours("pid"))
+    end(system, &ours("pg_terminate_backend(pid)"), &ours("pid"))
 }
 
-fn end(lab: &Lab<'_>, terminate: &str, look: &str) -> anyhow::Result<usize> {
-    let ended = lab.query("postgres", terminate)?.len();
+fn end(system: &RunningSystem<'_>, terminate: &str, look: &str) -> anyhow::Result<usize> {
+    let ended = system.query("postgres", terminate)?.len();
     if ended > 0 {
         let gone = wait::until(ENDED_WITHIN, LOOK_INTERVAL, || {
-            Ok(lab.query("postgres", look)?.is_empty().then_some(()))
+            Ok(system.query("postgres", look)?.is_empty().then_some(()))
         })?;
         anyhow::ensure!(
             gone.is_some(),

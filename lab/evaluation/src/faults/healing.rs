@@ -17,9 +17,10 @@ use system::{
         tool::{Order, Task, Tool},
     },
     engine::Container,
-    lab::Lab,
     project::SERVICES,
-    rolling, wait,
+    rolling,
+    running::RunningSystem,
+    wait,
 };
 
 use super::{POISON_TYPE, broker, containers::name, database, limits, purge};
@@ -35,31 +36,31 @@ const FOUNDATIONS: [&str; 2] = ["postgres", "rabbitmq"];
 ///
 /// A healthy system is not touched. Configuration is left alone: which patterns are off, and how many replicas a
 /// service has.
-pub fn heal_everything(lab: &Lab<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
+pub fn heal_everything(system: &RunningSystem<'_>, step: &Step) -> anyhow::Result<Vec<String>> {
     let mut repaired = Repaired {
         step,
         what: Vec::new(),
     };
-    heal_containers(lab, &mut repaired)?;
-    wait_until_healthy(lab, |container| {
+    heal_containers(system, &mut repaired)?;
+    wait_until_healthy(system, |container| {
         FOUNDATIONS.contains(&container.service.as_str())
     })?;
-    match database::end_sessions(lab)? {
+    match database::end_sessions(system)? {
         0 => {}
         ended => repaired.add(format!("{ended} database sessions of an evaluation ended")),
     }
-    match purge::accept(lab)? {
+    match purge::accept(system)? {
         0 => {}
         accepting => repaired.add(format!("{accepting} services can apply messages again")),
     }
-    if broker::restore_watermark(lab)? {
+    if broker::restore_watermark(system)? {
         repaired.add("the broker's memory watermark set back".to_owned());
     }
-    for binding in broker::restore_bindings(lab)? {
+    for binding in broker::restore_bindings(system)? {
         repaired.add(format!("binding restored: {binding}"));
     }
-    wait_until_healthy(lab, |_| true)?;
-    for removed in remove_poison(lab)? {
+    wait_until_healthy(system, |_| true)?;
+    for removed in remove_poison(system)? {
         repaired.add(removed);
     }
     Ok(repaired.what)
@@ -77,15 +78,15 @@ impl Repaired<'_> {
     }
 }
 
-fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result<()> {
+fn heal_containers(system: &RunningSystem<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result<()> {
     // First: a container that was about to be removed must not be started again.
     for service in SERVICES {
-        for what in rolling::repair(lab, service)? {
+        for what in rolling::repair(system, service)? {
             repaired.add(what);
         }
     }
-    let composed = Composed::read(lab)?;
-    for container in lab.containers()? {
+    let composed = Composed::read(system)?;
+    for container in system.containers()? {
         if control::unlimit_cpu(&container)? {
             repaired.add(format!(
                 "{} has its share of the processor again",
@@ -103,7 +104,7 @@ fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result
         }
     }
     // Read again: restoring a limit may have stopped a container.
-    for container in lab.containers()? {
+    for container in system.containers()? {
         if let Some(done) = control::resume(&container)? {
             repaired.add(format!("{} {done}", name(&container)));
         }
@@ -111,10 +112,13 @@ fn heal_containers(lab: &Lab<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result
     Ok(())
 }
 
-fn wait_until_healthy(lab: &Lab<'_>, concerned: impl Fn(&Container) -> bool) -> anyhow::Result<()> {
+fn wait_until_healthy(
+    system: &RunningSystem<'_>,
+    concerned: impl Fn(&Container) -> bool,
+) -> anyhow::Result<()> {
     let mut sick = String::new();
     let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
-        let containers = lab.containers()?;
+        let containers = system.containers()?;
         let found = containers
             .iter()
             .find(|container| concerned(container) && !container.is_healthy());
@@ -135,13 +139,13 @@ fn wait_until_healthy(lab: &Lab<'_>, concerned: impl Fn(&Container) -> bool) -> 
 }
 
 /// Removes the dead letters of the type [`POISON_TYPE`]; returns how many from which queue, in words.
-pub fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
+pub fn remove_poison(system: &RunningSystem<'_>) -> anyhow::Result<Vec<String>> {
     let selection = Selection {
         event_type: Some(POISON_TYPE.to_owned()),
         ..Selection::default()
     };
-    let containers = lab.containers()?;
-    let reader = dead_letters::Reader::new(lab.project, &containers)?;
+    let containers = system.containers()?;
+    let reader = dead_letters::Reader::new(system.project, &containers)?;
     let mut removed = Vec::new();
     for stream in topology::ALL {
         let queue = stream.dead_letter_queue();
@@ -149,7 +153,7 @@ pub fn remove_poison(lab: &Lab<'_>) -> anyhow::Result<Vec<String>> {
         if reader.read(&queue, 1, 1)?.count == 0 {
             continue;
         }
-        let (report, exit) = Tool::new(lab.project, &containers)?.run(&Order {
+        let (report, exit) = Tool::new(system.project, &containers)?.run(&Order {
             task: Task::Purge,
             queue: &queue,
             selection: &selection,

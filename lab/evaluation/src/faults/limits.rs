@@ -4,18 +4,43 @@ use records::evaluation::FaultEffect;
 use system::{
     control,
     engine::{Container, Limits},
-    lab::Lab,
+    running::RunningSystem,
 };
 
 use super::{
-    Injection,
+    Fault, Injection,
     containers::{again, name, pairs, wait_until_healthy},
+    declaration::{Argument, Declaration},
     effect_if,
 };
 
 /// Where throttling can't be read, a container that uses this much of its limit counts as throttled.
 const STARVED_FROM: f64 = 0.8;
 const BYTES_PER_MEBIBYTE: i64 = 1024 * 1024;
+
+/// Asked for as `starve-cpu`.
+pub(super) const STARVE_CPU: Declaration = Declaration {
+    name: "starve-cpu",
+    does: "Each of its containers gets a CPU quota",
+    proof: "the kernel throttled it",
+    arguments: &[Argument::Service, Argument::Millicores],
+    fault: |values| Fault::StarveCpu {
+        service: values.service,
+        millicores: values.millicores,
+    },
+};
+
+/// Asked for as `starve-memory`.
+pub(super) const STARVE_MEMORY: Declaration = Declaration {
+    name: "starve-memory",
+    does: "Each of its containers gets a memory limit",
+    proof: "the kernel killed it, or the engine restarted it",
+    arguments: &[Argument::Service, Argument::Mebibytes],
+    fault: |values| Fault::StarveMemory {
+        service: values.service,
+        mebibytes: values.mebibytes,
+    },
+};
 
 /// Containers that are limited to a part of a core.
 #[derive(Debug)]
@@ -38,12 +63,12 @@ impl StarveCpu {
 }
 
 impl Injection for StarveCpu {
-    fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         control::limit_cpu(&self.before, self.millicores)
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let now = again(lab, &self.before)?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let now = again(system, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
         for (before, container) in pairs(&self.before, &now) {
@@ -64,8 +89,8 @@ impl Injection for StarveCpu {
         Ok(effect_if(all, found))
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        for container in again(lab, &self.before)? {
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        for container in again(system, &self.before)? {
             control::unlimit_cpu(&container)?;
         }
         Ok(())
@@ -114,7 +139,7 @@ impl StarveMemory {
 }
 
 impl Injection for StarveMemory {
-    fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         let bytes = i64::from(self.mebibytes) * BYTES_PER_MEBIBYTE;
         let little = Limits {
             memory_bytes: bytes,
@@ -138,8 +163,8 @@ impl Injection for StarveMemory {
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let now = again(lab, &self.before)?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let now = again(system, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
         for (_, now) in pairs(&self.before, &now) {
@@ -162,15 +187,15 @@ impl Injection for StarveMemory {
         Ok(effect_if(all, found))
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        let now = again(lab, &self.before)?;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        let now = again(system, &self.before)?;
         for (before, now) in pairs(&self.before, &now) {
             restore_memory(now, before.limits)?;
         }
-        for container in again(lab, &self.before)? {
+        for container in again(system, &self.before)? {
             control::resume(&container)?;
         }
-        wait_until_healthy(lab, &self.before)
+        wait_until_healthy(system, &self.before)
     }
 }
 

@@ -10,15 +10,43 @@ use shared_events::{
     CONTENT_TYPE,
     topology::{ORDER_EVENTS, Topology},
 };
-use system::lab::{self, Lab};
+use system::running::{self, RunningSystem};
 
-use super::{Injection, POISON_TYPE, effect_if};
+use super::{
+    Fault, Injection, POISON_TYPE,
+    declaration::{Argument, Declaration},
+    effect_if,
+};
 
 /// The routing key of unreadable messages; the streams' bindings match every key.
 pub(super) const POISON_ROUTING_KEY: &str = "evaluation.poison.v1";
-const POISON: &str = "not an event";
+const UNREADABLE: &str = "not an event";
 /// AMQP's delivery mode of a persistent message.
 const DELIVERY_MODE_PERSISTENT: u8 = 2;
+
+/// Asked for as `poison`.
+pub(super) const POISON: Declaration = Declaration {
+    name: "poison",
+    does: "Unreadable messages are published; `heal` removes what becomes of them",
+    proof: "the broker put all of them into the queue",
+    arguments: &[Argument::Stream, Argument::Count],
+    fault: |values| Fault::Poison {
+        stream: values.stream,
+        count: values.count,
+    },
+};
+
+/// Asked for as `redeliver`.
+pub(super) const REDELIVER: Declaration = Declaration {
+    name: "redeliver",
+    does: "Published events are published again under the same ids",
+    proof: "the broker put them into the queue",
+    arguments: &[Argument::Stream, Argument::Count, Argument::PublishedWithin],
+    fault: |values| Fault::Redeliver {
+        stream: values.stream,
+        count: values.count,
+    },
+};
 
 /// Body and properties of an unreadable message; `batch` and `number` make its id.
 pub(super) fn poison(batch: &str, number: u32) -> (&'static str, Value) {
@@ -29,7 +57,7 @@ pub(super) fn poison(batch: &str, number: u32) -> (&'static str, Value) {
         "type": POISON_TYPE,
         "message_id": format!("agora-evaluation-{batch}-{now}-{number}"),
     });
-    (POISON, properties)
+    (UNREADABLE, properties)
 }
 
 /// Unreadable messages.
@@ -53,18 +81,18 @@ impl Poison {
 }
 
 impl Injection for Poison {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        let (broker, exchange) = (lab.broker()?, self.stream.exchange());
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        let (broker, exchange) = (system.broker()?, self.stream.exchange());
         for number in 1..=self.count {
             let (payload, properties) = poison("poison", number);
             let routed =
-                lab::publish(&broker, &exchange, POISON_ROUTING_KEY, payload, &properties)?;
+                running::publish(&broker, &exchange, POISON_ROUTING_KEY, payload, &properties)?;
             self.routed += u32::from(routed);
         }
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let (routed, count) = (self.routed, self.count);
         let proof = format!(
             "the broker put {routed} of {count} messages that nobody can read into {}",
@@ -73,7 +101,7 @@ impl Injection for Poison {
         Ok(effect_if(routed == count && routed > 0, proof))
     }
 
-    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 }
@@ -129,7 +157,7 @@ impl Redeliver {
     }
 
     /// The first of them, in the order in which they were said.
-    fn published(&self, lab: &Lab<'_>) -> anyhow::Result<Vec<Published>> {
+    fn published(&self, system: &RunningSystem<'_>) -> anyhow::Result<Vec<Published>> {
         let since = self.since.to_rfc3339_opts(SecondsFormat::Micros, true);
         // An object a row: JSON escapes what would look like the end of a column or of a line.
         let sql = format!(
@@ -138,7 +166,7 @@ impl Redeliver {
              FROM outbox WHERE published_at >= '{since}' ORDER BY position LIMIT {}",
             self.count
         );
-        let rows = lab.psql(database(self.stream), &sql)?.read()?;
+        let rows = system.psql(database(self.stream), &sql)?.read()?;
         let rows = rows.lines().map(serde_json::from_str);
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -154,20 +182,20 @@ pub(super) fn database(stream: Topology) -> &'static str {
 }
 
 impl Injection for Redeliver {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        let published = self.published(lab)?;
-        let (broker, exchange) = (lab.broker()?, self.stream.exchange());
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        let published = self.published(system)?;
+        let (broker, exchange) = (system.broker()?, self.stream.exchange());
         for event in &published {
             let properties = event.properties();
             let (key, payload) = (&event.routing_key, &event.payload);
-            if lab::publish(&broker, &exchange, key, payload, &properties)? {
+            if running::publish(&broker, &exchange, key, payload, &properties)? {
                 self.routed += 1;
             }
         }
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let (routed, count) = (self.routed, self.count);
         let proof = format!(
             "of the {count} first events published since {}, the broker put {routed} into {} a second time, under the \
@@ -178,7 +206,7 @@ impl Injection for Redeliver {
         Ok(effect_if(routed == count && routed > 0, proof))
     }
 
-    fn heal(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 }

@@ -8,13 +8,14 @@ use system::{
     control,
     engine::{self, Container},
     http::Client,
-    lab::Lab,
     project::{ALERT_RECEIVER, SERVICES},
+    running::RunningSystem,
 };
 
 use super::{
-    Injection,
+    Fault, Injection,
     containers::{again, name, wait_until_healthy},
+    declaration::{Argument, Declaration},
     not_observed, observed,
 };
 
@@ -23,6 +24,18 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// Services with a shell, from which a connection can be tried.
 const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
+
+/// Asked for as `cut`.
+pub(super) const CUT: Declaration = Declaration {
+    name: "cut",
+    does: "It is disconnected from one of its networks",
+    proof: "it isn't in the network, and another container can't reach it",
+    arguments: &[Argument::Service, Argument::Network],
+    fault: |values| Fault::Cut {
+        service: values.service,
+        network: values.network,
+    },
+};
 
 /// Containers without one of their networks.
 #[derive(Debug)]
@@ -38,19 +51,19 @@ pub(super) struct Cut {
 
 impl Cut {
     pub(super) fn new(
-        lab: &Lab<'_>,
+        system: &RunningSystem<'_>,
         service: &'static str,
         network: &'static str,
     ) -> anyhow::Result<Self> {
-        let composed = Composed::read(lab)?;
+        let composed = Composed::read(system)?;
         let mut cut = Self {
-            before: lab.containers_of(service)?,
+            before: system.containers_of(service)?,
             service,
             network: composed.network(service, network)?.to_owned(),
             composed,
             neighbour: None,
         };
-        for container in lab.containers()? {
+        for container in system.containers()? {
             let near = NEIGHBOURS.contains(&container.service.as_str())
                 && container.service != service
                 && container.state == "running"
@@ -91,14 +104,14 @@ impl Cut {
     }
 
     /// What shows that the service is cut off, in words; `None` while nothing does.
-    fn noticed(&self, lab: &Lab<'_>) -> anyhow::Result<Option<String>> {
+    fn noticed(&self, system: &RunningSystem<'_>) -> anyhow::Result<Option<String>> {
         if let Some(neighbour) = &self.neighbour
             && !self.reachable_from(neighbour)?
         {
             let neighbour = &neighbour.service;
             return Ok(Some(format!("{neighbour} can't reach it there any more")));
         }
-        let containers = lab.containers()?;
+        let containers = system.containers()?;
         if let Some(unready) = unready(&containers)? {
             return Ok(Some(format!(
                 "{unready} isn't ready by its own health check"
@@ -132,15 +145,15 @@ fn gateway_answers(containers: &[Container]) -> bool {
 }
 
 impl Injection for Cut {
-    fn inject(&mut self, _lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
         for container in &self.before {
             control::disconnect(container, &self.network)?;
         }
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let now = again(lab, &self.before)?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let now = again(system, &self.before)?;
         if let Some(connected) = now
             .iter()
             .find(|container| container.networks.contains_key(&self.network))
@@ -152,7 +165,7 @@ impl Injection for Cut {
             )));
         }
         let without = format!("{} is not in the network {}", self.service, self.network);
-        Ok(match self.noticed(lab)? {
+        Ok(match self.noticed(system)? {
             Some(who) => observed(format!("{without}, and {who}")),
             None => not_observed(format!("{without}, but nobody misses it there")),
         })
@@ -162,10 +175,10 @@ impl Injection for Cut {
         NOTICED_WITHIN
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        for container in again(lab, &self.before)? {
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        for container in again(system, &self.before)? {
             self.composed.reconnect(&container)?;
         }
-        wait_until_healthy(lab, &self.before)
+        wait_until_healthy(system, &self.before)
     }
 }

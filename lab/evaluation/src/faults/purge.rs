@@ -12,7 +12,7 @@ use shared_events::{
 };
 use system::{
     dead_letters::tool::{Order, Task, Tool},
-    lab::Lab,
+    running::RunningSystem,
     wait,
 };
 
@@ -49,8 +49,8 @@ impl PurgeDeadLetters {
         }
     }
 
-    fn run(&self, lab: &Lab<'_>, order: &Order<'_>) -> anyhow::Result<(usize, usize)> {
-        let (report, exit) = Tool::new(lab.project, &lab.containers()?)?.run(order)?;
+    fn run(&self, system: &RunningSystem<'_>, order: &Order<'_>) -> anyhow::Result<(usize, usize)> {
+        let (report, exit) = Tool::new(system.project, &system.containers()?)?.run(order)?;
         anyhow::ensure!(
             exit == Exit::Holds,
             "of {} dead letters in {} only {} were {}",
@@ -62,7 +62,11 @@ impl PurgeDeadLetters {
         Ok((report.selected, report.done))
     }
 
-    fn purge_half(&self, lab: &Lab<'_>, stream: Topology) -> anyhow::Result<(usize, usize)> {
+    fn purge_half(
+        &self,
+        system: &RunningSystem<'_>,
+        stream: Topology,
+    ) -> anyhow::Result<(usize, usize)> {
         let selection = self.selection();
         let queue = stream.dead_letter_queue();
         let look = Order {
@@ -72,7 +76,7 @@ impl PurgeDeadLetters {
             limit: None,
             dry_run: true,
         };
-        let (dead, _) = self.run(lab, &look)?;
+        let (dead, _) = self.run(system, &look)?;
         if dead < 2 {
             return Ok((dead, 0));
         }
@@ -81,36 +85,36 @@ impl PurgeDeadLetters {
             dry_run: false,
             ..look
         };
-        Ok((dead, self.run(lab, &half)?.1))
+        Ok((dead, self.run(system, &half)?.1))
     }
 }
 
 impl Injection for PurgeDeadLetters {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
         for stream in topology::ALL {
             let refuse = format!(
                 "SET lock_timeout = '10s'; ALTER TABLE inbox ADD CONSTRAINT {CONSTRAINT} CHECK (false) NOT VALID"
             );
-            lab.query(consumers_database(stream), &refuse)?;
+            system.query(consumers_database(stream), &refuse)?;
         }
         wait::until(REFUSED_FOR, TICK, || Ok(None::<()>))?;
-        accept(lab)?;
+        accept(system)?;
         for stream in topology::ALL {
-            let (dead, purged) = self.purge_half(lab, stream)?;
+            let (dead, purged) = self.purge_half(system, stream)?;
             self.dead += dead;
             self.purged += purged;
         }
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let (dead, purged) = (self.dead, self.purged);
         let proof = format!("of {dead} dead letters {purged} were purged");
         Ok(effect_if(purged > 0, proof))
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        accept(lab)?;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        accept(system)?;
         let selection = self.selection();
         for stream in topology::ALL {
             let queue = stream.dead_letter_queue();
@@ -121,21 +125,21 @@ impl Injection for PurgeDeadLetters {
                 limit: None,
                 dry_run: false,
             };
-            self.run(lab, &all)?;
+            self.run(system, &all)?;
         }
         Ok(())
     }
 }
 
 /// Lets services apply messages again; returns how many of them could not.
-pub(super) fn accept(lab: &Lab<'_>) -> anyhow::Result<usize> {
+pub(super) fn accept(system: &RunningSystem<'_>) -> anyhow::Result<usize> {
     let known = format!("SELECT conname FROM pg_constraint WHERE conname = '{CONSTRAINT}'");
     let mut accepting = 0;
     for stream in topology::ALL {
         let database = consumers_database(stream);
-        if !lab.query(database, &known)?.is_empty() {
+        if !system.query(database, &known)?.is_empty() {
             let accept = format!("ALTER TABLE inbox DROP CONSTRAINT IF EXISTS {CONSTRAINT}");
-            lab.query(database, &accept)?;
+            system.query(database, &accept)?;
             accepting += 1;
         }
     }

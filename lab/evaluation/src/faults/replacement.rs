@@ -6,8 +6,8 @@ use system::{
     engine::Container,
     http::Client,
     key_rotation::{self, Rotation},
-    lab::Lab,
     rolling::{self, Rolling},
+    running::RunningSystem,
     signing_keys::{self, SERVICE, SigningKeys},
 };
 
@@ -40,9 +40,9 @@ impl Replaced {
 }
 
 impl Injection for Replaced {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        let settings = lab.settings_as_configured(self.service)?;
-        let rolling = Rolling::new(lab, self.service, settings);
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        let settings = system.settings_as_configured(self.service)?;
+        let rolling = Rolling::new(system, self.service, settings);
         match self.how {
             How::AtOnce => {
                 rolling.replace_at_once()?;
@@ -56,9 +56,9 @@ impl Injection for Replaced {
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let old = containers::again(lab, &self.before)?.len();
-        let mut now = lab.containers_of(self.service)?;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let old = containers::again(system, &self.before)?.len();
+        let mut now = system.containers_of(self.service)?;
         now.retain(Container::is_healthy);
         let proof = format!(
             "of {} containers {old} are still there; {} are healthy",
@@ -69,8 +69,8 @@ impl Injection for Replaced {
         Ok(effect_if(all, proof))
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        rolling::repair(lab, self.service)?;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        rolling::repair(system, self.service)?;
         Ok(())
     }
 }
@@ -94,12 +94,12 @@ impl NewKeys {
 }
 
 impl Injection for NewKeys {
-    fn inject(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
         let silent = |_: &str| {};
         let mut rotation = Rotation {
-            lab,
-            settings: lab.settings_as_configured(SERVICE)?,
-            keys: key_rotation::keys_of(lab.settings())?,
+            system,
+            settings: system.settings_as_configured(SERVICE)?,
+            keys: key_rotation::keys_of(system.settings())?,
         };
         if self.overlap {
             rotation.rotate(&silent, |_| Ok(()))?;
@@ -111,9 +111,9 @@ impl Injection for NewKeys {
         Ok(())
     }
 
-    fn effect(&mut self, lab: &Lab<'_>) -> anyhow::Result<FaultEffect> {
-        let in_use = lab.signing_keys()?;
-        let token = customers::sign_up(&Client::new(&lab.gateway()?), "keys")?.token;
+    fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+        let in_use = system.signing_keys()?;
+        let token = customers::sign_up(&Client::new(&system.gateway()?), "keys")?.token;
         let signed_by = signing_keys::id_in(&token);
         let sets: Vec<String> = in_use.iter().map(|keys| keys.join(", ")).collect();
         let proof = format!(
@@ -126,8 +126,8 @@ impl Injection for NewKeys {
         Ok(effect_if(all && signs, proof))
     }
 
-    fn heal(&mut self, lab: &Lab<'_>) -> anyhow::Result<()> {
-        rolling::repair(lab, SERVICE)?;
+    fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
+        rolling::repair(system, SERVICE)?;
         Ok(())
     }
 }

@@ -40,19 +40,19 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.
 const CONFIGURED_WITHIN_SECONDS: u64 = 90;
 const SWITCH: &str = patterns::PREFIX;
-/// The option by which [`Lab::wait_for_abandoned_configuring`] knows a Compose process of this module.
+/// The option by which [`RunningSystem::wait_for_abandoned_configuring`] knows a Compose process of this module.
 const SCALE: &str = "--scale=";
 
 /// A running system.
 #[derive(Debug)]
-pub struct Lab<'a> {
+pub struct RunningSystem<'a> {
     /// The project that the system belongs to.
     pub project: &'a Project,
     compose: Compose,
     settings: Settings,
 }
 
-/// A configuration that [`Lab::configure`] sets up.
+/// A configuration that [`RunningSystem::configure`] sets up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The patterns that are off, by name: `inbox`, …
@@ -74,7 +74,7 @@ impl Wanted {
     }
 }
 
-impl<'a> Lab<'a> {
+impl<'a> RunningSystem<'a> {
     /// The project's running system; an error when it doesn't run.
     pub fn new(project: &'a Project) -> anyhow::Result<Self> {
         engine::running_system(project)?;
@@ -138,7 +138,7 @@ impl<'a> Lab<'a> {
     }
 
     /// A call of Compose that sets a service's containers up with these settings and further options, so that there are
-    /// `count`. It outlives a killed process: [`Lab::wait_for_abandoned_configuring`].
+    /// `count`. It outlives a killed process: [`RunningSystem::wait_for_abandoned_configuring`].
     pub fn compose_up(
         &self,
         settings: &Settings,
@@ -231,7 +231,7 @@ impl<'a> Lab<'a> {
         broker::management(&self.settings, &self.containers()?)
     }
 
-    /// Waits for a [`Lab::configure`] or [`Lab::compose_up`] whose process was killed: its compose lives on, and would
+    /// Waits for a [`RunningSystem::configure`] or [`RunningSystem::compose_up`] whose process was killed: its compose lives on, and would
     /// undo what is set up meanwhile. It ends by itself within its own limit.
     pub fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
         let of_project = format!("--project-name {} ", self.project.name);
