@@ -27,7 +27,7 @@ const QUIET_WITHIN: Duration = Duration::from_secs(360);
 
 /// Waits until no alert fires: one from before the arm would be taken for a false alarm.
 pub(crate) fn wait_until_nothing_fires(system: &RunningSystem<'_>) -> anyhow::Result<()> {
-    let prometheus = Prometheus::new(&system.containers()?)?;
+    let prometheus = Prometheus::new(&system.members()?)?;
     let mut fires = String::new();
     let quiet = wait::until(QUIET_WITHIN, LOOK_INTERVAL, || {
         let alerts = prometheus.alerts()?;
@@ -51,11 +51,8 @@ pub(crate) fn fired_since(
     system: &RunningSystem<'_>,
     since: DateTime<Utc>,
 ) -> anyhow::Result<Vec<FiredAlert>> {
-    let containers = system.containers()?;
-    let (prometheus, receiver) = (
-        Prometheus::new(&containers)?,
-        AlertReceiver::new(&containers)?,
-    );
+    let members = system.members()?;
+    let (prometheus, receiver) = (Prometheus::new(&members)?, AlertReceiver::new(&members)?);
     let quiet = wait::until(CLEARED_WITHIN, LOOK_INTERVAL, || {
         let firing = prometheus.alerts()?;
         if firing.iter().any(|alert| alert.state == AlertState::Firing) {

@@ -9,11 +9,11 @@
 
 mod attacks;
 mod broker;
-mod containers;
 mod database;
 pub mod declaration;
 mod healing;
 mod limits;
+mod members;
 mod messages;
 mod network;
 mod purge;
@@ -50,10 +50,10 @@ pub const POISON_TYPE: &str = "agora.evaluation.poison.v1";
 
 /// The faults that people can ask for, in the order in which they are listed.
 pub const DECLARED: &[Declaration] = &[
-    containers::PAUSE,
-    containers::KILL,
-    containers::STOP,
-    containers::RESTART,
+    members::PAUSE,
+    members::KILL,
+    members::STOP,
+    members::RESTART,
     network::CUT,
     broker::RESET,
     limits::STARVE_CPU,
@@ -310,25 +310,24 @@ impl Fault {
         system: &RunningSystem<'_>,
         since: DateTime<Utc>,
     ) -> anyhow::Result<Box<dyn Injection>> {
-        use containers::{Halted, RollingRestart};
+        use members::{Halted, RollingRestart};
         use replacement::{How, NewKeys, Replaced};
         use system::control::Halt;
-        let all = |service| system.containers_of(service);
+        let all = |service| system.members_of(service);
         Ok(match self {
             Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),
             Self::PauseOne { service } => Box::new(Halted::new(
                 Halt::Pause,
-                containers::first_by_id(all(service)?),
+                members::first_by_id(all(service)?),
             )),
             Self::PauseInUse { service, database } => Box::new(Halted::new(
                 Halt::Pause,
                 database::in_use(system, all(service)?, database)?,
             )),
             Self::Kill { service } => Box::new(Halted::new(Halt::Kill, all(service)?)),
-            Self::KillOne { service } => Box::new(Halted::new(
-                Halt::Kill,
-                containers::first_by_id(all(service)?),
-            )),
+            Self::KillOne { service } => {
+                Box::new(Halted::new(Halt::Kill, members::first_by_id(all(service)?)))
+            }
             Self::Stop { service } => Box::new(Halted::new(Halt::Stop, all(service)?)),
             Self::RollingRestart { service, rounds } => {
                 Box::new(RollingRestart::new(all(service)?, rounds))

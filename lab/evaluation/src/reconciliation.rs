@@ -187,7 +187,7 @@ pub(super) fn dead_letters_since(
     system: &RunningSystem<'_>,
     since: DateTime<Utc>,
 ) -> anyhow::Result<Vec<DeadLetter>> {
-    let reader = Reader::new(system.project, &system.containers()?)?;
+    let reader = Reader::new(system.project, &system.members()?)?;
     let mut dead = Vec::new();
     for queue in dead_letters::queues() {
         let content = reader.read(&queue, READ_LIMIT, 0)?;

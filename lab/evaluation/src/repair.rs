@@ -95,7 +95,7 @@ fn wrong_for_good(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::R
     if customers.is_empty() {
         return Ok(Vec::new());
     }
-    let reader = Reader::new(system.project, &system.containers()?)?;
+    let reader = Reader::new(system.project, &system.members()?)?;
     let mut last: Option<(Vec<String>, Instant)> = None;
     wait::until(STILL_WITHIN, INTERVAL, || {
         let holdings = reconciliation::read(system, &customers, since)?;
@@ -124,7 +124,7 @@ fn wrong_for_good(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::R
 }
 
 fn replay(system: &RunningSystem<'_>, selection: &Selection) -> anyhow::Result<usize> {
-    let tool = Tool::new(system.project, &system.containers()?)?;
+    let tool = Tool::new(system.project, &system.members()?)?;
     let mut done = 0;
     for queue in dead_letters::queues() {
         let order = Order {

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use system::{
     binaries,
     dead_letters::{Reader, STATISTICS_LAG},
-    engine,
+    host,
     interrupt::{self, Interrupted},
     lock::SystemLock,
     note,
@@ -451,7 +451,7 @@ impl Runner<'_> {
     fn settled(&self, sampler: &Sampler, load_ended: DateTime<Utc>) -> anyhow::Result<Option<u64>> {
         // A standstill before was the fault's effect.
         let healed = Utc::now();
-        let reader = Reader::new(self.system.project, &self.system.containers()?)?;
+        let reader = Reader::new(self.system.project, &self.system.members()?)?;
         let mut checked: Option<Instant> = None;
         let took = |sample: &Sample| {
             let after = (sample.at - load_ended).num_milliseconds();
@@ -553,15 +553,15 @@ fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
         .args(["describe", "--always", "--dirty"])
         .dir(&system.project.root)
         .read();
-    let capacity = engine::capacity()?;
-    let images = system.containers()?.into_iter();
+    let capacity = host::capacity()?;
+    let images = system.members()?.into_iter();
     Ok(Versions {
         agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),
-        engine: engine::version()?,
+        engine: host::version()?,
         cores: capacity.cores,
         memory_bytes: capacity.memory_bytes,
         images: images
-            .map(|container| (container.service, container.image))
+            .map(|member| (member.service, member.image))
             .collect(),
     })
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use base::test_user::TestUser;
 use records::evaluation::{Measure, Steadiness};
 use serde_json::Value;
-use system::{engine::Container, extras, http::Client, running::RunningSystem, wait};
+use system::{extras, http::Client, members::Member, running::RunningSystem, wait};
 
 use super::customers;
 
@@ -88,17 +88,17 @@ pub(crate) fn wait_for(
 
 /// Takes all measures; an order is placed last, and only when all containers are healthy.
 fn look(system: &RunningSystem<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
-    let containers = system.containers()?;
-    let sick: Vec<String> = containers
+    let members = system.members()?;
+    let sick: Vec<String> = members
         .iter()
-        .filter(|container| !container.is_healthy() && !extras::is_optional(container))
-        .map(|container: &Container| format!("{} {}", container.service, container.condition()))
+        .filter(|member| !member.is_healthy() && !extras::is_optional(member))
+        .map(|member: &Member| format!("{} {}", member.service, member.condition()))
         .collect();
     let healthy = Measure {
         what: "containers".to_owned(),
         tolerance: "all healthy".to_owned(),
         found: match sick.as_slice() {
-            [] => format!("{} healthy", containers.len()),
+            [] => format!("{} healthy", members.len()),
             sick => sick.join(", "),
         },
         holds: sick.is_empty(),

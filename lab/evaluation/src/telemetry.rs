@@ -32,7 +32,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Begins after the services were configured: their counters start with their processes.
     pub(crate) fn begin(system: &RunningSystem<'_>) -> anyhow::Result<Self> {
-        let prometheus = Prometheus::new(&system.containers()?)?;
+        let prometheus = Prometheus::new(&system.members()?)?;
         let from = prometheus.wait_for_fresh_scrapes()?;
         Ok(Self { prometheus, from })
     }
@@ -47,7 +47,7 @@ impl Watch {
     ) -> anyhow::Result<Telemetry> {
         let orders = traces_check::orders(ledger, cancellations);
         let chosen = traces_check::chosen(&orders, ORDERS);
-        let jaeger = Jaeger::new(&system.containers()?)?;
+        let jaeger = Jaeger::new(&system.members()?)?;
         let results = traces::look_up(&jaeger, &chosen, step)?;
         let tally = traces_check::tally(&results, 0);
         let to = self.prometheus.wait_for_fresh_scrapes()?;

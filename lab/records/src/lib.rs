@@ -6,4 +6,3 @@ pub mod alerts;
 pub mod evaluation;
 pub mod load;
 pub mod scenario;
-pub mod schema_check;

@@ -7,8 +7,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use records::alerts::{HISTORY_PATH, History};
 
 use crate::{
-    engine::{self, Container},
     http::Client,
+    members::{self, Member},
     project::ALERT_RECEIVER,
 };
 
@@ -20,9 +20,9 @@ pub struct AlertReceiver {
 
 impl AlertReceiver {
     /// The receiver among these containers.
-    pub fn new(containers: &[Container]) -> anyhow::Result<Self> {
+    pub fn new(members: &[Member]) -> anyhow::Result<Self> {
         Ok(Self {
-            client: Client::new(&engine::published_by(containers, ALERT_RECEIVER)?),
+            client: Client::new(&members::published_by(members, ALERT_RECEIVER)?),
         })
     }
 

@@ -167,7 +167,7 @@ fn commands_compose(name: &str) -> bool {
 }
 
 /// Removes this process's own Compose variables from a call.
-pub fn unmoved_from_outside(call: Call) -> Call {
+pub(crate) fn unmoved_from_outside(call: Call) -> Call {
     without_own(call, commands_compose)
 }
 

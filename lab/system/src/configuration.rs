@@ -1,4 +1,4 @@
-//! A hash of each third-party service's configuration files.
+//! The configuration files: a hash of each third-party service's, and whether Compose can read them.
 //!
 //! Compose recreates a container when its own definition changed, and not when a file that is mounted into
 //! it did. `compose.yaml` carries these hashes as labels, so that a changed file counts as a change.
@@ -10,7 +10,12 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
-use crate::{project::Project, random};
+use crate::{
+    compose::Compose,
+    process::Call,
+    project::{Project, Settings},
+    random,
+};
 
 /// The setting that carries a hash, and the folder below `observability/` that it is made from. PostgreSQL
 /// isn't among them: its files are read once, when its volume is made.
@@ -56,6 +61,23 @@ fn add_folder(hasher: &mut Sha256, folder: &Path) -> anyhow::Result<()> {
         hasher.update(bytes);
     }
     Ok(())
+}
+
+/// A call that reads the Compose files with these settings and fails if they aren't valid; `None` without Compose.
+///
+/// # Errors
+/// When Compose can't be looked for.
+pub fn composition_check(project: &Project, settings: &Settings) -> anyhow::Result<Option<Call>> {
+    let config = ["--profile", "pulled", "config", "--quiet"];
+    Ok(Compose::find()?.map(|compose| compose.call(project, settings, config)))
+}
+
+/// A call that fails if a file isn't YAML of which Compose could be made; `None` without Compose.
+///
+/// # Errors
+/// When Compose can't be looked for.
+pub fn yaml_check(file: &Path) -> anyhow::Result<Option<Call>> {
+    Ok(Compose::find()?.map(|compose| compose.read_alone(file)))
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! What can be done to a system's containers: halt and resume, limit, cut off a network, run a command inside.
 //!
 //! Left out: which containers there are ([`crate::engine`]), making new ones ([`crate::rolling`]), and what a container
-//! should have ([`crate::composed`]).
+//! should have ([`crate::definition`]).
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 
 use crate::{
-    engine::{Container, Limits, docker},
+    engine::docker,
+    members::{Limits, Member},
     process::Call,
 };
 
@@ -34,13 +35,13 @@ pub enum Halt {
 ///
 /// # Errors
 /// When the engine refuses.
-pub fn halt(how: Halt, containers: &[Container]) -> anyhow::Result<()> {
+pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
     let verb = match how {
         Halt::Pause => "pause",
         Halt::Kill => "kill",
         Halt::Stop => "stop",
     };
-    let ids = containers.iter().map(|container| container.id.as_str());
+    let ids = members.iter().map(|member| member.id.as_str());
     let call = docker([verb].into_iter().chain(ids));
     call.limit(STOP_LIMIT).read()?;
     Ok(())
@@ -50,16 +51,16 @@ pub fn halt(how: Halt, containers: &[Container]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the engine refuses.
-pub fn stop(container: &Container) -> anyhow::Result<()> {
-    halt(Halt::Stop, std::slice::from_ref(container))
+pub fn stop(member: &Member) -> anyhow::Result<()> {
+    halt(Halt::Stop, std::slice::from_ref(member))
 }
 
 /// Starts a container that may not be able to start.
 ///
 /// # Errors
 /// When the engine can't be asked; that the container fails is none.
-pub fn try_to_start(container: &Container) -> anyhow::Result<()> {
-    docker(["start", &container.id]).output()?;
+pub fn try_to_start(member: &Member) -> anyhow::Result<()> {
+    docker(["start", &member.id]).output()?;
     Ok(())
 }
 
@@ -67,13 +68,13 @@ pub fn try_to_start(container: &Container) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the engine refuses.
-pub fn resume(container: &Container) -> anyhow::Result<Option<&'static str>> {
-    let (verb, done) = match container.state.as_str() {
+pub fn resume(member: &Member) -> anyhow::Result<Option<&'static str>> {
+    let (verb, done) = match member.state.as_str() {
         "paused" => ("unpause", "unpaused"),
         "exited" | "created" | "dead" => ("start", "started"),
         _ => return Ok(None),
     };
-    docker([verb, &container.id]).limit(STOP_LIMIT).read()?;
+    docker([verb, &member.id]).limit(STOP_LIMIT).read()?;
     Ok(Some(done))
 }
 
@@ -81,11 +82,11 @@ pub fn resume(container: &Container) -> anyhow::Result<Option<&'static str>> {
 ///
 /// # Errors
 /// When the engine refuses.
-pub fn limit_cpu(containers: &[Container], millicores: u32) -> anyhow::Result<()> {
+pub fn limit_cpu(members: &[Member], millicores: u32) -> anyhow::Result<()> {
     let quota_us = u64::from(millicores) * CPU_PERIOD_US / 1_000;
     let (period, quota) = (CPU_PERIOD_US.to_string(), quota_us.to_string());
     let update = ["update", "--cpu-period", &period, "--cpu-quota", &quota];
-    let ids = containers.iter().map(|container| container.id.as_str());
+    let ids = members.iter().map(|member| member.id.as_str());
     docker(update.into_iter().chain(ids)).read()?;
     Ok(())
 }
@@ -94,11 +95,11 @@ pub fn limit_cpu(containers: &[Container], millicores: u32) -> anyhow::Result<()
 ///
 /// # Errors
 /// When the engine refuses.
-pub fn unlimit_cpu(container: &Container) -> anyhow::Result<bool> {
-    if container.limits.cpu_quota_us <= 0 {
+pub fn unlimit_cpu(member: &Member) -> anyhow::Result<bool> {
+    if member.limits.cpu_quota_us <= 0 {
         return Ok(false);
     }
-    docker(["update", "--cpu-quota", "-1", &container.id]).read()?;
+    docker(["update", "--cpu-quota", "-1", &member.id]).read()?;
     Ok(true)
 }
 
@@ -106,13 +107,13 @@ pub fn unlimit_cpu(container: &Container) -> anyhow::Result<bool> {
 ///
 /// # Errors
 /// When the engine doesn't tell.
-pub fn cpu_percent(container: &Container) -> anyhow::Result<f64> {
+pub fn cpu_percent(member: &Member) -> anyhow::Result<f64> {
     let stats = [
         "stats",
         "--no-stream",
         "--format",
         "{{.CPUPerc}}",
-        &container.id,
+        &member.id,
     ];
     let text = docker(stats).limit(STATS_LIMIT).read()?;
     let percent = text.trim().trim_end_matches('%').parse();
@@ -121,9 +122,9 @@ pub fn cpu_percent(container: &Container) -> anyhow::Result<f64> {
 
 /// How many periods a container spent its quota in, by the kernel's own count; `None` when the engine's host is
 /// another machine.
-pub fn throttled(container: &Container) -> Option<u64> {
-    let groups = fs::read_to_string(format!("/proc/{}/cgroup", container.pid)).ok()?;
-    let statistics = fs::read_to_string(cpu_statistics(&groups, &container.id)?).ok()?;
+pub fn throttled(member: &Member) -> Option<u64> {
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", member.pid)).ok()?;
+    let statistics = fs::read_to_string(cpu_statistics(&groups, &member.id)?).ok()?;
     let count = statistics
         .lines()
         .find_map(|line| line.strip_prefix("nr_throttled "))?;
@@ -132,13 +133,13 @@ pub fn throttled(container: &Container) -> Option<u64> {
 
 /// Where the kernel keeps them, from `/proc/PID/cgroup`: lines of `number:controllers:path`, one of them with
 /// `cpu` in version 1, one without any controller in version 2.
-fn cpu_statistics(groups: &str, container: &str) -> Option<PathBuf> {
+fn cpu_statistics(groups: &str, member: &str) -> Option<PathBuf> {
     let found = |wanted: &str| {
         groups.lines().find_map(|line| {
             let mut parts = line.splitn(3, ':').skip(1);
             let (controllers, path) = (parts.next()?, parts.next()?);
             // A process of another machine may have the same number.
-            let ours = path.contains(container);
+            let ours = path.contains(member);
             (ours && controllers.split(',').any(|one| one == wanted)).then_some(path)
         })
     };
@@ -153,11 +154,11 @@ fn cpu_statistics(groups: &str, container: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When the engine refuses: the kernel may not allow less than what is in use.
-pub fn limit_memory(container: &Container, limits: Limits) -> anyhow::Result<()> {
+pub fn limit_memory(member: &Member, limits: Limits) -> anyhow::Result<()> {
     let memory = limits.memory_bytes.to_string();
     let with_swap = limits.memory_and_swap_bytes.to_string();
     let update = ["update", "--memory", &memory, "--memory-swap", &with_swap];
-    docker(update.into_iter().chain([container.id.as_str()])).read()?;
+    docker(update.into_iter().chain([member.id.as_str()])).read()?;
     Ok(())
 }
 
@@ -165,8 +166,8 @@ pub fn limit_memory(container: &Container, limits: Limits) -> anyhow::Result<()>
 ///
 /// # Errors
 /// When the engine refuses.
-pub fn disconnect(container: &Container, network: &str) -> anyhow::Result<()> {
-    docker(["network", "disconnect", network, &container.id]).read()?;
+pub fn disconnect(member: &Member, network: &str) -> anyhow::Result<()> {
+    docker(["network", "disconnect", network, &member.id]).read()?;
     Ok(())
 }
 
@@ -175,20 +176,20 @@ pub fn disconnect(container: &Container, network: &str) -> anyhow::Result<()> {
 /// # Errors
 /// When the engine refuses.
 pub fn connect<'a>(
-    container: &Container,
+    member: &Member,
     network: &str,
     aliases: impl IntoIterator<Item = &'a str>,
 ) -> anyhow::Result<()> {
     let aliases = aliases.into_iter().flat_map(|alias| ["--alias", alias]);
     docker(["network", "connect"].into_iter().chain(aliases))
-        .args([network, container.id.as_str()])
+        .args([network, member.id.as_str()])
         .read()?;
     Ok(())
 }
 
 /// A call that runs a command inside a container.
-pub fn exec<'a>(container: &'a Container, command: impl IntoIterator<Item = &'a str>) -> Call {
-    docker(["exec", &container.id].into_iter().chain(command))
+pub fn exec<'a>(member: &'a Member, command: impl IntoIterator<Item = &'a str>) -> Call {
+    docker(["exec", &member.id].into_iter().chain(command))
 }
 
 /// Runs a command inside a container and doesn't wait for its end. `variable` is `NAME=value` of its environment.
@@ -196,11 +197,11 @@ pub fn exec<'a>(container: &'a Container, command: impl IntoIterator<Item = &'a 
 /// # Errors
 /// When the engine refuses.
 pub fn exec_in_background<'a>(
-    container: &'a Container,
+    member: &'a Member,
     variable: &'a str,
     command: impl IntoIterator<Item = &'a str>,
 ) -> anyhow::Result<()> {
-    let exec = ["exec", "--detach", "--env", variable, &container.id];
+    let exec = ["exec", "--detach", "--env", variable, &member.id];
     docker(exec.into_iter().chain(command)).read()?;
     Ok(())
 }

@@ -20,8 +20,8 @@ use shared_events::{
 
 use crate::{
     broker,
-    engine::Container,
     http::{Answer, Client},
+    members::Member,
     project::Project,
 };
 
@@ -122,9 +122,9 @@ pub struct Reader {
 
 impl Reader {
     /// A reader of the project's broker; an error when that doesn't run.
-    pub fn new(project: &Project, containers: &[Container]) -> anyhow::Result<Self> {
+    pub fn new(project: &Project, members: &[Member]) -> anyhow::Result<Self> {
         Ok(Self {
-            client: broker::management(&project.settings()?, containers)?,
+            client: broker::management(&project.settings()?, members)?,
         })
     }
 

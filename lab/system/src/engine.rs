@@ -1,76 +1,26 @@
-//! The container engine, called through the `docker` command line.
+//! The container engine, called through the `docker` command line: nothing outside of this crate knows of it.
 //!
-//! Left out: providing an engine ([`crate::engine_setup`]), and Compose ([`crate::compose`]).
+//! Left out: providing an engine ([`crate::engine_setup`]), Compose ([`crate::compose`]), and what runs in it
+//! ([`crate::members`]).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use base::outcome;
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use crate::{
-    process::Call,
-    project::{PORTS, Project, PublishedPort, TOOLS},
-    signing_keys, switches,
-};
+use crate::{process::Call, project::Project};
 
 /// The label that compose puts on everything of a project.
 const PROJECT_LABEL: &str = "com.docker.compose.project";
-const SERVICE_LABEL: &str = "com.docker.compose.service";
-/// `True` on what `compose run` made.
-const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
-
-/// How long a container may take to accept a connection on its own address.
-const DIRECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A call of `docker`.
-pub fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Call {
+pub(crate) fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Call {
     Call::new("docker").args(args)
 }
 
-/// The engine's version; an error that says why when it doesn't answer.
-pub fn version() -> anyhow::Result<String> {
-    let output = docker(["version", "--format", "{{.Server.Version}}"])
-        .limit(Duration::from_secs(15))
-        .output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(engine_failure(&said))
-}
-
-/// What the engine's host has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
-    /// Processor cores.
-    pub cores: u32,
-    /// Memory.
-    pub memory_bytes: u64,
-}
-
-/// What the engine's host has.
-///
-/// # Errors
-/// When the engine doesn't tell.
-pub fn capacity() -> anyhow::Result<Capacity> {
-    let info = docker(["info", "--format", "{{.NCPU}} {{.MemTotal}}"]).read()?;
-    let (cores, memory) = info
-        .trim()
-        .split_once(' ')
-        .with_context(|| format!("`docker info` said {info:?}"))?;
-    Ok(Capacity {
-        cores: cores.parse()?,
-        memory_bytes: memory.parse()?,
-    })
-}
-
-fn engine_failure(said: &str) -> anyhow::Error {
+/// What the engine said, as an error with the next step.
+pub(crate) fn failure(said: &str) -> anyhow::Error {
     let next_step = if said.contains("permission denied") {
         "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and log in again"
     } else {
@@ -82,379 +32,18 @@ fn engine_failure(said: &str) -> anyhow::Error {
     )
 }
 
-/// A container as `docker inspect` shows it: the fields that are used here.
-#[derive(Debug, Clone)]
-pub struct Container {
-    /// The engine's id.
-    pub id: String,
-    /// The compose service.
-    pub service: String,
-    /// `running`, `exited`, `paused`, …
-    pub state: String,
-    /// `healthy`, `unhealthy`, `starting`; `None` without a health check.
-    pub health: Option<String>,
-    /// The id of the image it runs.
-    pub image: String,
-    /// How often the engine restarted it.
-    pub restarts: u64,
-    /// When it was made.
-    pub created_at: Option<DateTime<Utc>>,
-    /// Whether it has no restart policy, so that the engine doesn't start it again: see [`crate::rolling`].
-    pub provisional: bool,
-    /// When it last started.
-    pub started_at: Option<DateTime<Utc>>,
-    /// When it last ended; in the year 1 if it never did.
-    pub finished_at: Option<DateTime<Utc>>,
-    /// The exit code of its last end; 0 if it never ended.
-    pub exit_code: i64,
-    /// Whether the kernel ended it because it was out of memory.
-    pub out_of_memory: bool,
-    /// The id of its first process on the engine's host; 0 while it doesn't run.
-    pub pid: u32,
-    /// Its address in each network, by the engine's name of the network; addresses are empty while it doesn't run.
-    pub networks: BTreeMap<String, String>,
-    /// Its limits of memory and processor time.
-    pub limits: Limits,
-    /// The patterns that its environment turns off.
-    pub patterns_off: Vec<String>,
-    /// The ids of the signing keys in its environment; the first signs.
-    pub signing_keys: Vec<String>,
-    /// The overrides of patterns' defaults in its environment, by variable.
-    pub overrides: BTreeMap<String, String>,
-    /// Whether `compose run` made it for one command.
-    one_off: bool,
-    /// The port on 127.0.0.1 by the container's port.
-    ports: BTreeMap<u16, u16>,
-}
-
-/// The limits of a container; 0 is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Limits {
-    /// Memory, in bytes.
-    #[serde(rename = "Memory")]
-    pub memory_bytes: i64,
-    /// Memory and swap together, in bytes; -1 is no limit.
-    #[serde(rename = "MemorySwap")]
-    pub memory_and_swap_bytes: i64,
-    /// Processor time in each period, in microseconds; -1 is no limit.
-    #[serde(rename = "CpuQuota")]
-    pub cpu_quota_us: i64,
-}
-
-impl Container {
-    /// Whether it runs and is healthy by its health check, if it has one.
-    pub fn is_healthy(&self) -> bool {
-        self.state == "running"
-            && self
-                .health
-                .as_deref()
-                .is_none_or(|health| health == "healthy")
-    }
-
-    /// Whether it is part of a command and not of the system.
-    fn is_tool(&self) -> bool {
-        self.one_off || TOOLS.contains(&self.service.as_str())
-    }
-
-    /// State and health in a few words.
-    pub fn condition(&self) -> String {
-        match &self.health {
-            Some(health) if self.state == "running" => health.clone(),
-            _ => self.state.clone(),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    id: String,
-    image: String,
-    restart_count: u64,
-    created: Option<DateTime<Utc>>,
-    state: InspectedState,
-    config: InspectedConfig,
-    network_settings: InspectedNetworks,
-    #[serde(default)]
-    host_config: InspectedHost,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct InspectedHost {
-    #[serde(flatten)]
-    limits: Limits,
-    restart_policy: Option<InspectedRestartPolicy>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedRestartPolicy {
-    name: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedState {
-    status: String,
-    health: Option<InspectedHealth>,
-    started_at: Option<DateTime<Utc>>,
-    finished_at: Option<DateTime<Utc>>,
-    #[serde(default)]
-    exit_code: i64,
-    #[serde(default, rename = "OOMKilled")]
-    out_of_memory: bool,
-    #[serde(default)]
-    pid: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedHealth {
-    status: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedConfig {
-    labels: BTreeMap<String, String>,
-    /// Secrets among it: only what is asked for is kept.
-    env: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedNetworks {
-    ports: Option<BTreeMap<String, Option<Vec<InspectedPort>>>>,
-    networks: Option<BTreeMap<String, InspectedNetwork>>,
-}
-
-#[derive(Deserialize)]
-struct InspectedNetwork {
-    #[serde(rename = "IPAddress", default)]
-    address: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedPort {
-    host_port: String,
-}
-
-impl From<Inspected> for Container {
-    fn from(inspected: Inspected) -> Self {
-        let ports = inspected.network_settings.ports.unwrap_or_default();
-        let ports = ports.iter().filter_map(|(inside, outside)| {
-            let outside = outside.as_ref()?.first()?;
-            Some((
-                inside.split('/').next()?.parse().ok()?,
-                outside.host_port.parse().ok()?,
-            ))
-        });
-        let networks = inspected.network_settings.networks.unwrap_or_default();
-        let labels = &inspected.config.labels;
-        let environment = inspected.config.env.unwrap_or_default();
-        let restarts = inspected.host_config.restart_policy;
-        Self {
-            ports: ports.collect(),
-            service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
-            one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
-            patterns_off: switches::off_in(&environment),
-            signing_keys: signing_keys::ids_in(&environment),
-            created_at: inspected.created,
-            // The engine says `no`, and nothing of a container that it made without one.
-            provisional: restarts
-                .is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
-            overrides: switches::overrides_in(&environment),
-            id: inspected.id,
-            state: inspected.state.status,
-            health: inspected.state.health.map(|health| health.status),
-            image: inspected.image,
-            restarts: inspected.restart_count,
-            started_at: inspected.state.started_at,
-            finished_at: inspected.state.finished_at,
-            exit_code: inspected.state.exit_code,
-            out_of_memory: inspected.state.out_of_memory,
-            pid: inspected.state.pid,
-            networks: networks
-                .into_iter()
-                .map(|(name, network)| (name, network.address))
-                .collect(),
-            limits: inspected.host_config.limits,
-        }
-    }
-}
-
-/// Reads one container of what `docker inspect` prints.
-///
-/// # Errors
-/// When the text is something else.
-pub fn inspected(text: &str) -> serde_json::Result<Container> {
-    serde_json::from_str::<Inspected>(text).map(Container::from)
-}
-
-/// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or
-/// left behind when it was killed or started by hand.
-pub fn containers(project: &Project) -> anyhow::Result<Vec<Container>> {
-    let mut containers = every_container(project)?;
-    containers.retain(|container| !container.is_tool());
-    Ok(containers)
-}
-
-/// All of the project's containers.
-pub fn every_container(project: &Project) -> anyhow::Result<Vec<Container>> {
-    let filter = of_project(project);
-    let output = docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
-        .limit(Duration::from_secs(20))
-        .output()?;
-    if !output.status.success() {
-        return Err(engine_failure(
-            String::from_utf8_lossy(&output.stderr).trim(),
-        ));
-    }
-    let ids = String::from_utf8_lossy(&output.stdout).into_owned();
-    if ids.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let output = docker(["inspect"].into_iter().chain(ids.lines())).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    // One that was removed meanwhile is no container any more; the others are on standard output all the same.
-    anyhow::ensure!(
-        output.status.success() || said.contains("No such object"),
-        "`docker inspect` failed: {}",
-        said.trim()
-    );
-    let inspected: Vec<Inspected> = serde_json::from_slice(&output.stdout)
-        .context("failed to read what `docker inspect` says")?;
-    let mut containers: Vec<Container> = inspected.into_iter().map(Container::from).collect();
-    containers.sort_by(|a, b| a.service.cmp(&b.service));
-    Ok(containers)
-}
-
-/// The containers of the running system; an error when there are none.
-pub fn running_system(project: &Project) -> anyhow::Result<Vec<Container>> {
-    let containers = containers(project)?;
-    if containers
-        .iter()
-        .any(|container| container.state == "running")
-    {
-        return Ok(containers);
-    }
-    Err(outcome::unavailable(
-        format!("the system `{}` isn't running", project.name),
-        "start it with `cargo xtask up`",
-    ))
-}
-
-/// The address that a published port has on this machine, e.g. `127.0.0.1:80`.
-pub fn address(
-    containers: &[Container],
-    service: &str,
-    container_port: u16,
-) -> anyhow::Result<String> {
-    let of_service = || {
-        let containers = containers.iter();
-        containers.filter(|container| container.service == service)
-    };
-    // An `up` that was ended may have left one that was only created, beside the one that runs.
-    let port = of_service().find_map(|container| container.ports.get(&container_port));
-    match (of_service().next(), port) {
-        (_, Some(port)) => Ok(format!("127.0.0.1:{port}")),
-        (Some(container), None) => Err(outcome::unavailable(
-            format!(
-                "{service} publishes no port: its container is {}",
-                container.condition()
-            ),
-            "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",
-        )),
-        (None, None) => Err(outcome::unavailable(
-            format!("{service} has no container: the system is half started"),
-            "`cargo xtask up` starts what is missing",
-        )),
-    }
-}
-
-/// The address of the container itself, without the engine's proxy, which would cost more than some of what a benchmark
-/// measures. Where this machine has no route to containers (the engine runs in a virtual machine), the published one.
-/// It changes whenever the container is started.
-pub fn direct_address(
-    containers: &[Container],
-    service: &str,
-    container_port: u16,
-) -> anyhow::Result<String> {
-    own_address(containers, service, container_port)
-        .map_or_else(|| address(containers, service, container_port), Ok)
-}
-
-/// The address of the container itself, whether or not the port is published; `None` where this machine has no route to
-/// containers, or nothing listens.
-pub fn own_address(containers: &[Container], service: &str, container_port: u16) -> Option<String> {
-    containers
-        .iter()
-        .filter(|container| container.service == service)
-        .flat_map(|container| container.networks.values())
-        .filter_map(|address| address.parse::<IpAddr>().ok())
-        .map(|ip| SocketAddr::new(ip, container_port))
-        .find(|addr| TcpStream::connect_timeout(addr, DIRECT_LIMIT).is_ok())
-        .map(|addr| addr.to_string())
-}
-
-/// The address of a [`PublishedPort`].
-pub fn published(containers: &[Container], port: &PublishedPort) -> anyhow::Result<String> {
-    address(containers, port.service, port.container_port)
-}
-
-/// The address of the first port that a service publishes, of [`PORTS`]: the gateway's is the shop.
-pub fn published_by(containers: &[Container], service: &str) -> anyhow::Result<String> {
-    let port = PORTS.iter().find(|port| port.service == service);
-    let port = port.with_context(|| format!("{service} publishes no port"))?;
-    published(containers, port)
-}
-
-/// Service and the beginning of the id, as `docker ps` shows it.
-pub fn name(container: &Container) -> String {
-    let id = container.id.get(..12).unwrap_or(&container.id);
-    format!("{} ({id})", container.service)
-}
-
-/// The last lines that a container wrote.
-pub fn last_lines(container: &Container, count: usize) -> String {
-    let count = count.to_string();
-    let call = docker(["logs", "--tail", &count, &container.id]).limit(Duration::from_secs(10));
-    match call.output() {
-        Ok(output) => {
-            let both = [output.stdout, output.stderr].concat();
-            String::from_utf8_lossy(&both).trim().to_owned()
-        }
-        Err(error) => format!("(its log can't be read: {error})"),
-    }
-}
-
-/// Resident memory of a container's one process, in KiB; `None` where the engine's host can't say.
-pub fn resident_kib(container: &Container) -> Option<u64> {
-    let text = docker(["top", &container.id, "-o", "pid,rss"])
-        .limit(Duration::from_secs(10))
-        .read()
-        .ok()?;
-    text.lines()
-        .skip(1)
-        .map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-        .sum()
-}
-
 /// A local image.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Image {
+pub(crate) struct Image {
     /// The engine's id, `sha256:…`.
-    pub id: String,
+    pub(crate) id: String,
     /// The size on disk, in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 /// The local image under a reference or id, if there is one.
-pub fn image(reference: &str) -> anyhow::Result<Option<Image>> {
+pub(crate) fn image(reference: &str) -> anyhow::Result<Option<Image>> {
     let output = docker(["image", "inspect", "--format", "{{json .}}", reference]).output()?;
     if !output.status.success() {
         return Ok(None);
@@ -468,15 +57,15 @@ pub fn image(reference: &str) -> anyhow::Result<Option<Image>> {
 /// A volume of a project and the secrets it was made with.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Volume {
+pub(crate) struct Volume {
     /// The volume's name.
-    pub name: String,
+    pub(crate) name: String,
     labels: Option<BTreeMap<String, String>>,
 }
 
 impl Volume {
     /// The id of the secrets that the volume was made with.
-    pub fn secrets_id(&self) -> Option<&str> {
+    pub(crate) fn secrets_id(&self) -> Option<&str> {
         self.labels
             .as_ref()?
             .get("agora.secrets")
@@ -485,7 +74,7 @@ impl Volume {
 }
 
 /// The project's volumes.
-pub fn volumes(project: &Project) -> anyhow::Result<Vec<Volume>> {
+pub(crate) fn volumes(project: &Project) -> anyhow::Result<Vec<Volume>> {
     let names = docker(["volume", "ls", "--quiet", "--filter", &of_project(project)]).read()?;
     if names.trim().is_empty() {
         return Ok(Vec::new());
@@ -495,115 +84,21 @@ pub fn volumes(project: &Project) -> anyhow::Result<Vec<Volume>> {
 }
 
 /// The ids of the project's networks.
-pub fn networks(project: &Project) -> anyhow::Result<Vec<String>> {
+pub(crate) fn networks(project: &Project) -> anyhow::Result<Vec<String>> {
     let ids = docker(["network", "ls", "--quiet", "--filter", &of_project(project)]).read()?;
     Ok(ids.lines().map(str::to_owned).collect())
 }
 
-fn of_project(project: &Project) -> String {
+/// The filter for everything of a project.
+pub(crate) fn of_project(project: &Project) -> String {
     format!("label={PROJECT_LABEL}={}", project.name)
 }
 
 /// Names of containers, of whatever project, that publish a port of this machine.
-pub fn publishers(port: u16) -> BTreeSet<String> {
+pub(crate) fn publishers(port: u16) -> BTreeSet<String> {
     let filter = format!("publish={port}");
     let names = docker(["ps", "--filter", &filter, "--format", "{{.Names}}"])
         .read()
         .unwrap_or_default();
     names.lines().map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    const INSPECTED: &str = r#"{"Id":"abc","Image":"sha256:1","RestartCount":2,
-        "State":{"Status":"running","Health":{"Status":"starting"}},
-        "Config":{"Labels":{"com.docker.compose.service":"traefik"}},
-        "NetworkSettings":{"Ports":{"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"80"}],"8082/tcp":null},
-            "Networks":{"agora_edge":{"IPAddress":"127.0.0.1"},"agora_public":{"IPAddress":""}}}}"#;
-
-    fn traefik() -> Container {
-        serde_json::from_str::<Inspected>(INSPECTED).unwrap().into()
-    }
-
-    #[test]
-    fn a_container_is_healthy_only_when_its_check_says_so() {
-        let mut container = traefik();
-        assert!(!container.is_healthy());
-        assert_eq!(container.condition(), "starting");
-        container.health = Some("healthy".to_owned());
-        assert!(container.is_healthy());
-        container.state = "exited".to_owned();
-        assert!(!container.is_healthy());
-        assert_eq!(container.condition(), "exited");
-    }
-
-    #[test]
-    fn a_tools_container_is_told_from_a_services() {
-        assert!(!traefik().one_off);
-        let label = r#""Labels":{"com.docker.compose.oneoff":"True","#;
-        let tool = INSPECTED.replace(r#""Labels":{"#, label);
-        let tool: Container = serde_json::from_str::<Inspected>(&tool).unwrap().into();
-        assert!(tool.one_off);
-    }
-
-    #[test]
-    fn a_tool_is_no_part_of_the_system_however_it_was_started() {
-        let inspected = |labels: &str| {
-            let text = INSPECTED.replace(r#""com.docker.compose.service":"traefik""#, labels);
-            inspected(&text).unwrap()
-        };
-        assert!(!traefik().is_tool());
-        assert!(inspected(r#""com.docker.compose.service":"dead-letters""#).is_tool());
-        let one_off =
-            r#""com.docker.compose.service":"traefik","com.docker.compose.oneoff":"True""#;
-        assert!(inspected(one_off).is_tool());
-    }
-
-    #[test]
-    fn a_container_tells_which_patterns_it_runs_without() {
-        assert!(traefik().patterns_off.is_empty());
-        let env =
-            r#""Env":["PATH=/","AGORA_PATTERN_INBOX=off","AGORA_PATTERN_OUTBOX=on"],"Labels""#;
-        let service = INSPECTED.replace(r#""Labels""#, env);
-        let service: Container = serde_json::from_str::<Inspected>(&service).unwrap().into();
-        assert_eq!(service.patterns_off, ["inbox"]);
-    }
-
-    #[test]
-    fn addresses_come_from_the_published_ports() {
-        let mut created = traefik();
-        created.ports.clear();
-        let containers = [created, traefik()];
-        assert_eq!(
-            address(&containers, "traefik", 8080).unwrap(),
-            "127.0.0.1:80"
-        );
-        let unpublished = address(&containers, "traefik", 8082)
-            .unwrap_err()
-            .to_string();
-        assert!(unpublished.contains("publishes no port"), "{unpublished}");
-        let absent = address(&containers, "prometheus", 9090)
-            .unwrap_err()
-            .to_string();
-        assert!(absent.contains("half started"), "{absent}");
-    }
-
-    #[test]
-    fn a_container_is_reached_directly_where_it_answers() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let open = listener.local_addr().unwrap().port();
-        let mut traefik = traefik();
-        traefik.ports.insert(open, 80);
-        let direct = |containers: &[Container]| direct_address(containers, "traefik", open);
-        assert_eq!(
-            direct(std::slice::from_ref(&traefik)).unwrap(),
-            format!("127.0.0.1:{open}")
-        );
-        traefik.networks.clear();
-        assert_eq!(direct(&[traefik]).unwrap(), "127.0.0.1:80");
-    }
 }

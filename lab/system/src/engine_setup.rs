@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine,
     env_file::EnvFile,
-    interrupt,
+    host, interrupt,
     process::{Call, tail},
     project::Project,
     wait,
@@ -106,7 +106,7 @@ struct Facts {
 
 impl Facts {
     fn look(project: &Project) -> anyhow::Result<Self> {
-        let answer = match engine::version() {
+        let answer = match host::version() {
             Ok(version) => Ok(version),
             Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
             Err(error) => Err(match error.downcast_ref::<outcome::Failure>() {
@@ -358,7 +358,7 @@ fn await_answer(
     more: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
     let answered = wait::until(ANSWERS_WITHIN, TICK, || {
-        match engine::version() {
+        match host::version() {
             Ok(_) => return Ok(Some(Ok(()))),
             Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
             Err(_) => {}

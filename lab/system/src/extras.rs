@@ -10,10 +10,11 @@ use base::progress::Step;
 
 use crate::{
     compose::Compose,
-    engine::{self, Container},
+    engine,
     env_file::EnvFile,
     images::{self, References, Source},
     interrupt::Interrupted,
+    members::{self, Member},
     ports,
     project::{GRAFANA, Project, Settings},
 };
@@ -65,8 +66,8 @@ pub fn services() -> impl Iterator<Item = &'static str> {
 }
 
 /// Whether a container belongs to an optional part, so that its health doesn't count for the system's.
-pub fn is_optional(container: &Container) -> bool {
-    services().any(|service| service == container.service)
+pub fn is_optional(member: &Member) -> bool {
+    services().any(|service| service == member.service)
 }
 
 /// The parts' pins, with the mirror in place of their registry if one is named.
@@ -127,7 +128,7 @@ pub fn start(
         }
     }
     file.save()?;
-    if let Some(taken) = port_conflict(settings, &engine::containers(project)?)? {
+    if let Some(taken) = port_conflict(settings, &members::all(project)?)? {
         missing.entry("grafana").or_insert(taken);
     }
     let chosen = startable(&missing);
@@ -222,7 +223,7 @@ fn startable(missing: &BTreeMap<&'static str, String>) -> Vec<&'static str> {
 }
 
 /// Why Grafana can't have its port. A port that another program has is no reason to fail.
-fn port_conflict(settings: &Settings, own: &[Container]) -> anyhow::Result<Option<String>> {
+fn port_conflict(settings: &Settings, own: &[Member]) -> anyhow::Result<Option<String>> {
     let conflict = ports::conflict(settings, own, &GRAFANA)?;
     Ok(conflict
         .map(|conflict| format!("{conflict}; `{}=<port> cargo xtask up`", conflict.variable)))

@@ -2,7 +2,7 @@
 //!
 //! Left out: the images of agora's own services ([`crate::service_images`]) and of optional parts ([`crate::extras`]).
 
-use std::{collections::BTreeMap, env, thread, time::Duration};
+use std::{collections::BTreeMap, env, path::Path, thread, time::Duration};
 
 use base::{outcome, progress::Step};
 
@@ -280,6 +280,28 @@ fn build_script(project: &Project, compose: &Compose) -> Call {
         .dir(&project.root)
         .env("AGORA_COMPOSE", compose.command_line());
     compose::unmoved_from_outside(script)
+}
+
+/// A call of a tool in an image, with a folder mounted at a path and no network; `None` where the image isn't here.
+///
+/// # Errors
+/// When the engine can't be asked.
+pub fn tool(
+    reference: &str,
+    tool: &str,
+    folder: &Path,
+    mounted_at: &str,
+) -> anyhow::Result<Option<Call>> {
+    if reference.is_empty() || engine::image(reference)?.is_none() {
+        return Ok(None);
+    }
+    let volume = format!("{}:{mounted_at}:ro", folder.display());
+    let run = ["run", "--rm", "--network", "none", "--volume", &volume];
+    Ok(Some(engine::docker(run).args([
+        "--entrypoint",
+        tool,
+        reference,
+    ])))
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    engine::{self, Container},
     http::{Answer, Client, segment},
+    members::{self, Member},
 };
 
 /// How many hexadecimal digits a trace id has; Jaeger leaves leading zeros out.
@@ -29,9 +29,9 @@ pub struct Jaeger {
 
 impl Jaeger {
     /// The trace store among these containers.
-    pub fn new(containers: &[Container]) -> anyhow::Result<Self> {
+    pub fn new(members: &[Member]) -> anyhow::Result<Self> {
         Ok(Self {
-            client: Client::new(&engine::published_by(containers, "jaeger")?),
+            client: Client::new(&members::published_by(members, "jaeger")?),
         })
     }
 

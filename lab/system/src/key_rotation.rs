@@ -6,7 +6,7 @@
 use base::outcome;
 
 use crate::{
-    engine::{self, Container},
+    members::{self, Member},
     project::Settings,
     rolling::{Left, Replaced, Rolling},
     running::RunningSystem,
@@ -75,8 +75,8 @@ impl Rotation<'_> {
         let text = self.keys.text();
         let settings = self.settings.with([(JWT_KEYS, &text)]);
         let rolling = Rolling::new(self.system, SERVICE, settings);
-        let others = |container: &Container| container.signing_keys != self.keys.ids();
-        let mut olds = rolling.containers()?;
+        let others = |member: &Member| member.signing_keys != self.keys.ids();
+        let mut olds = rolling.members()?;
         let all = olds.len();
         olds.retain(others);
         let mut left = Vec::new();
@@ -85,21 +85,17 @@ impl Rotation<'_> {
             left.push(one);
             say(&format!(
                 "{} {what}: {} of {all}",
-                engine::name(&new),
+                members::name(&new),
                 left.len() + all - olds.len()
             ));
         }
         // Asked of the engine, not of what was done here: a token must not be made that one of them doesn't know.
-        match rolling
-            .containers()?
-            .iter()
-            .find(|container| others(container))
-        {
+        match rolling.members()?.iter().find(|member| others(member)) {
             None => Ok(left),
-            Some(container) => Err(outcome::failed(
+            Some(member) => Err(outcome::failed(
                 format!(
                     "a container of {SERVICE} has the keys {} instead of {}",
-                    container.signing_keys.join(", "),
+                    member.signing_keys.join(", "),
                     self.keys.ids().join(", ")
                 ),
                 "run it again",

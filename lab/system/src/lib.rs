@@ -1,22 +1,26 @@
 //! The running system and how to act on it: the engine and Compose, the project and its settings, images, rollouts,
 //! keys, dead letters, and clients of Prometheus, Jaeger, Alertmanager and RabbitMQ's management API.
 //!
+//! The engine and Compose stand behind this crate: nothing outside of it names one.
+//!
 //! Left out: whether what is read is right (`checks`), and what experiments do with it (`evaluation`).
 
 pub mod alert_history;
 pub mod binaries;
+pub mod bring_up;
 pub mod broker;
-pub mod compose;
-pub mod composed;
+mod compose;
 pub mod configuration;
 pub mod control;
 pub mod customers;
 pub mod dead_letters;
-pub mod engine;
+pub mod definition;
+mod engine;
 pub mod engine_setup;
 pub mod env_file;
 pub mod extras;
 pub mod files;
+pub mod host;
 pub mod http;
 pub mod images;
 pub mod interrupt;
@@ -25,8 +29,12 @@ pub mod key_rotation;
 pub mod known_causes;
 pub mod load_runs;
 pub mod lock;
+pub mod logs;
+pub mod members;
 pub mod note;
+pub mod parked_events;
 pub mod ports;
+pub mod prerequisites;
 pub mod process;
 pub mod project;
 pub mod prometheus;
@@ -36,6 +44,8 @@ pub mod running;
 pub mod schemathesis;
 pub mod service_images;
 pub mod signing_keys;
+pub mod stuck_orders;
 pub mod switches;
+pub mod take_down;
 pub mod wait;
 pub mod wire;

@@ -12,7 +12,8 @@ use std::{
 use base::outcome;
 
 use crate::{
-    engine::{self, Container},
+    engine,
+    members::{self, Member},
     process::Call,
     project::{GRAFANA, PORTS, PublishedPort, Settings},
 };
@@ -40,7 +41,7 @@ impl fmt::Display for Conflict {
 }
 
 /// Fails on the first chosen port that something other than our own containers holds.
-pub fn require_free(settings: &Settings, own: &[Container]) -> anyhow::Result<()> {
+pub fn require_free(settings: &Settings, own: &[Member]) -> anyhow::Result<()> {
     match conflicts(settings, own)?.into_iter().next() {
         Some(conflict) => Err(outcome::unavailable(
             conflict.to_string(),
@@ -61,7 +62,7 @@ pub fn require_numbers(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// All chosen ports that something other than our own containers holds.
-pub fn conflicts(settings: &Settings, own: &[Container]) -> anyhow::Result<Vec<Conflict>> {
+pub fn conflicts(settings: &Settings, own: &[Member]) -> anyhow::Result<Vec<Conflict>> {
     let conflicts = PORTS
         .iter()
         .map(|published| conflict(settings, own, published));
@@ -71,7 +72,7 @@ pub fn conflicts(settings: &Settings, own: &[Container]) -> anyhow::Result<Vec<C
 /// Whether something other than our own containers holds the port that was chosen.
 pub fn conflict(
     settings: &Settings,
-    own: &[Container],
+    own: &[Member],
     published: &PublishedPort,
 ) -> anyhow::Result<Option<Conflict>> {
     let port = settings.port(published)?;
@@ -83,8 +84,8 @@ pub fn conflict(
     }))
 }
 
-fn is_ours(own: &[Container], published: &PublishedPort, port: u16) -> bool {
-    engine::published(own, published).is_ok_and(|address| address == format!("127.0.0.1:{port}"))
+fn is_ours(own: &[Member], published: &PublishedPort, port: u16) -> bool {
+    members::published(own, published).is_ok_and(|address| address == format!("127.0.0.1:{port}"))
 }
 
 fn is_taken(port: u16) -> bool {
@@ -98,8 +99,8 @@ fn is_taken(port: u16) -> bool {
 }
 
 fn holder(port: u16) -> Option<String> {
-    if let Some(container) = engine::publishers(port).into_iter().next() {
-        return Some(format!("container {container}"));
+    if let Some(member) = engine::publishers(port).into_iter().next() {
+        return Some(format!("container {member}"));
     }
     let filter = format!("sport = :{port}");
     let sockets = Call::new("ss").args(["-Hltnp", &filter]).read().ok()?;

@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{self, Container},
     http::{self, Client},
+    members::{self, Member},
     wait,
 };
 
@@ -203,8 +203,8 @@ struct Target {
 
 impl Prometheus {
     /// The Prometheus among these containers.
-    pub fn new(containers: &[Container]) -> anyhow::Result<Self> {
-        Ok(Self::at(&engine::published_by(containers, "prometheus")?))
+    pub fn new(members: &[Member]) -> anyhow::Result<Self> {
+        Ok(Self::at(&members::published_by(members, "prometheus")?))
     }
 
     /// The Prometheus at `host:port`.

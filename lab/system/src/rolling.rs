@@ -17,8 +17,9 @@ use base::outcome;
 
 use crate::{
     control,
-    engine::{self, Container, docker},
+    engine::docker,
     interrupt::{self, Interrupted},
+    members::{self, Member},
     process::tail,
     project::Settings,
     running::RunningSystem,
@@ -48,7 +49,7 @@ pub struct Rolling<'a> {
 #[derive(Debug)]
 pub struct Replaced {
     /// The new container, which serves.
-    pub new: Container,
+    pub new: Member,
     /// How long the new one took from its start until it was healthy.
     pub healthy_after: Duration,
     /// The old container, which is gone.
@@ -59,7 +60,7 @@ pub struct Replaced {
 #[derive(Debug)]
 pub struct Left {
     /// The container as it was last seen.
-    pub container: Container,
+    pub member: Member,
     /// Its exit code after SIGTERM; `None` when it didn't run.
     pub exit_code: Option<i64>,
 }
@@ -75,7 +76,7 @@ impl Left {
         (!self.gracefully()).then(|| {
             format!(
                 "{} did not finish what it had: exit code {}.",
-                engine::name(&self.container),
+                members::name(&self.member),
                 self.exit_code.unwrap_or_default()
             )
         })
@@ -93,22 +94,22 @@ impl<'a> Rolling<'a> {
     }
 
     /// The service's containers, the oldest first; an error when there is none.
-    pub fn containers(&self) -> anyhow::Result<Vec<Container>> {
-        Ok(by_age(self.system.containers_of(self.service)?))
+    pub fn members(&self) -> anyhow::Result<Vec<Member>> {
+        Ok(by_age(self.system.members_of(self.service)?))
     }
 
     /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the
     /// order in which they go. `containers` stand in the order of their age, the oldest first.
-    pub fn surplus(containers: &[Container], stay: usize) -> Vec<&Container> {
-        let mut leaving: Vec<_> = containers.iter().rev().collect();
-        leaving.sort_by_key(|container| container.is_healthy());
-        leaving.truncate(containers.len().saturating_sub(stay));
+    pub fn surplus(members: &[Member], stay: usize) -> Vec<&Member> {
+        let mut leaving: Vec<_> = members.iter().rev().collect();
+        leaving.sort_by_key(|member| member.is_healthy());
+        leaving.truncate(members.len().saturating_sub(stay));
         leaving
     }
 
     /// Replaces one container. When the new one doesn't get healthy, or at Ctrl-C, nothing has changed; an old one that
     /// is leaving already leaves all the same.
-    pub fn replace(&self, old: &Container) -> anyhow::Result<Replaced> {
+    pub fn replace(&self, old: &Member) -> anyhow::Result<Replaced> {
         let (new, healthy_after) = self.start_one()?;
         let left = to_the_end(|| {
             // In this order: between the two, two containers look provisional, and the younger one is meant to stay.
@@ -124,24 +125,24 @@ impl<'a> Rolling<'a> {
     }
 
     /// Adds one container, and returns when it is healthy. When it doesn't get so, or at Ctrl-C, nothing has changed.
-    pub fn add(&self) -> anyhow::Result<Container> {
+    pub fn add(&self) -> anyhow::Result<Member> {
         let (new, _) = self.start_one()?;
         to_the_end(|| rely_on(&new))?;
         Ok(new)
     }
 
     /// Stops and removes a container.
-    pub fn remove(&self, container: &Container) -> anyhow::Result<Left> {
+    pub fn remove(&self, member: &Member) -> anyhow::Result<Left> {
         to_the_end(|| {
-            set_provisional(container)?;
-            retire(self.system, container)
+            set_provisional(member)?;
+            retire(self.system, member)
         })
     }
 
     /// The naive way: all containers are ended and made anew, all at once. Returns when all are healthy, at Ctrl-C
     /// as well.
-    pub fn replace_at_once(&self) -> anyhow::Result<Vec<Container>> {
-        let count = self.containers()?.len();
+    pub fn replace_at_once(&self) -> anyhow::Result<Vec<Member>> {
+        let count = self.members()?.len();
         let within = HEALTHY_WITHIN.as_secs().to_string();
         let healthy = ["--detach", "--wait", "--wait-timeout", &within];
         let up = |options: &[&str]| {
@@ -156,13 +157,13 @@ impl<'a> Rolling<'a> {
             }
             result => result?,
         };
-        let containers = self.containers()?;
+        let members = self.members()?;
         if output.status.success() {
-            return Ok(containers);
+            return Ok(members);
         }
-        let sick = containers
+        let sick = members
             .iter()
-            .find(|container| !container.is_healthy())
+            .find(|member| !member.is_healthy())
             .map_or_else(
                 || String::from_utf8_lossy(&output.stderr).trim().to_owned(),
                 account,
@@ -174,8 +175,8 @@ impl<'a> Rolling<'a> {
     }
 
     /// One container more, healthy and still provisional, and how long it took from its start.
-    fn start_one(&self) -> anyhow::Result<(Container, Duration)> {
-        let before = self.containers()?;
+    fn start_one(&self) -> anyhow::Result<(Member, Duration)> {
+        let before = self.members()?;
         let started = self.try_to_start_one(&before);
         if started.is_err() {
             // Also after Ctrl-C.
@@ -184,14 +185,14 @@ impl<'a> Rolling<'a> {
         started
     }
 
-    fn try_to_start_one(&self, before: &[Container]) -> anyhow::Result<(Container, Duration)> {
+    fn try_to_start_one(&self, before: &[Member]) -> anyhow::Result<(Member, Duration)> {
         let options = ["--no-start", "--no-recreate"];
         let count = before.len() + 1;
         self.system
             .compose_up(&self.settings, self.service, count, &options)
             .read()?;
-        let mut made = self.containers()?;
-        made.retain(|container| !has(before, container));
+        let mut made = self.members()?;
+        made.retain(|member| !has(before, member));
         let new = made
             .pop()
             .with_context(|| format!("compose made no container of {}", self.service))?;
@@ -199,11 +200,11 @@ impl<'a> Rolling<'a> {
         let started = Instant::now();
         docker(["start", &new.id]).read()?;
         let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
-            let mut now = self.containers()?;
-            now.retain(|container| container.id == new.id);
+            let mut now = self.members()?;
+            now.retain(|member| member.id == new.id);
             let now = now
                 .pop()
-                .ok_or_else(|| anyhow!("{} was removed by somebody else", engine::name(&new)))?;
+                .ok_or_else(|| anyhow!("{} was removed by somebody else", members::name(&new)))?;
             if now.is_healthy() {
                 return Ok(Some(now));
             }
@@ -217,7 +218,7 @@ impl<'a> Rolling<'a> {
         Ok((new, started.elapsed()))
     }
 
-    fn not_healthy(&self, new: &Container) -> anyhow::Error {
+    fn not_healthy(&self, new: &Member) -> anyhow::Error {
         outcome::failed(
             format!(
                 "a new container of {} does not get healthy, and is removed; the old ones serve on. {}",
@@ -229,10 +230,10 @@ impl<'a> Rolling<'a> {
     }
 
     /// Removes what is there besides these containers.
-    fn remove_others_than(&self, before: &[Container]) -> anyhow::Result<()> {
-        for container in self.containers()? {
-            if !has(before, &container) {
-                retire(self.system, &container)?;
+    fn remove_others_than(&self, before: &[Member]) -> anyhow::Result<()> {
+        for member in self.members()? {
+            if !has(before, &member) {
+                retire(self.system, &member)?;
             }
         }
         Ok(())
@@ -241,22 +242,22 @@ impl<'a> Rolling<'a> {
 
 /// Finishes or undoes an interrupted replacement of a service's containers; returns what was done, in words.
 pub fn repair(system: &RunningSystem<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
-    let mut containers = system.containers()?;
-    containers.retain(|container| container.service == service);
-    let containers = by_age(containers);
-    let left_over = left_over(&containers);
+    let mut members = system.members()?;
+    members.retain(|member| member.service == service);
+    let members = by_age(members);
+    let left_over = left_over(&members);
     let mut done = Vec::new();
     if let Some(kept) = left_over.relied_on {
         rely_on(kept)?;
-        done.push(format!("{} stays", engine::name(kept)));
+        done.push(format!("{} stays", members::name(kept)));
     }
-    for container in left_over.superfluous {
-        let left = retire(system, container)?;
+    for member in left_over.superfluous {
+        let left = retire(system, member)?;
         let exit = match left.exit_code {
             Some(code) => format!(", exit code {code}"),
             None => String::new(),
         };
-        done.push(format!("{} removed{exit}", engine::name(container)));
+        done.push(format!("{} removed{exit}", members::name(member)));
     }
     Ok(done
         .iter()
@@ -268,28 +269,24 @@ pub fn repair(system: &RunningSystem<'_>, service: &'static str) -> anyhow::Resu
 #[derive(Debug, Default)]
 struct LeftOver<'c> {
     /// Containers to remove: provisional ones, and ones that were never started.
-    superfluous: Vec<&'c Container>,
+    superfluous: Vec<&'c Member>,
     /// The provisional container that stays and has to be relied on.
-    relied_on: Option<&'c Container>,
+    relied_on: Option<&'c Member>,
 }
 
 /// `containers` stand in the order of their age, the oldest first.
-fn left_over(containers: &[Container]) -> LeftOver<'_> {
-    let (unstarted, started): (Vec<_>, Vec<_>) = containers
-        .iter()
-        .partition(|container| container.state == "created");
-    let (mut provisional, relied_on): (Vec<_>, Vec<_>) = started
-        .into_iter()
-        .partition(|container| container.provisional);
+fn left_over(members: &[Member]) -> LeftOver<'_> {
+    let (unstarted, started): (Vec<_>, Vec<_>) =
+        members.iter().partition(|member| member.state == "created");
+    let (mut provisional, relied_on): (Vec<_>, Vec<_>) =
+        started.into_iter().partition(|member| member.provisional);
     if provisional.is_empty() && relied_on.is_empty() {
         // `cargo xtask up` starts what it made.
         return LeftOver::default();
     }
     // One is new, or about to leave: the others are enough without it. Of two, one was about to take the other's place.
     let stays = (provisional.len() > 1 || relied_on.is_empty()).then(|| {
-        let healthy = provisional
-            .iter()
-            .rposition(|container| container.is_healthy());
+        let healthy = provisional.iter().rposition(|member| member.is_healthy());
         provisional.remove(healthy.unwrap_or_default())
     });
     LeftOver {
@@ -298,51 +295,51 @@ fn left_over(containers: &[Container]) -> LeftOver<'_> {
     }
 }
 
-fn by_age(mut containers: Vec<Container>) -> Vec<Container> {
-    containers.sort_by_key(|container| container.created_at);
-    containers
+fn by_age(mut members: Vec<Member>) -> Vec<Member> {
+    members.sort_by_key(|member| member.created_at);
+    members
 }
 
-fn has(containers: &[Container], container: &Container) -> bool {
-    containers.iter().any(|one| one.id == container.id)
+fn has(members: &[Member], member: &Member) -> bool {
+    members.iter().any(|one| one.id == member.id)
 }
 
 /// One that is gone is as good as one that is about to go.
-fn set_provisional(container: &Container) -> anyhow::Result<()> {
-    let output = docker(["update", "--restart=no", &container.id]).output()?;
+fn set_provisional(member: &Member) -> anyhow::Result<()> {
+    let output = docker(["update", "--restart=no", &member.id]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(
         output.status.success() || said.contains("No such container"),
         "the engine refused to take {} its restart policy: {}",
-        engine::name(container),
+        members::name(member),
         said.trim()
     );
     Ok(())
 }
 
-fn rely_on(container: &Container) -> anyhow::Result<()> {
-    docker(["update", RESTART, &container.id]).read()?;
+fn rely_on(member: &Member) -> anyhow::Result<()> {
+    docker(["update", RESTART, &member.id]).read()?;
     Ok(())
 }
 
 /// Stops a container with its grace period, and removes it. May be called again.
-fn retire(system: &RunningSystem<'_>, container: &Container) -> anyhow::Result<Left> {
-    let again = || -> anyhow::Result<Option<Container>> {
-        let mut now = system.containers()?;
-        now.retain(|now| now.id == container.id);
+fn retire(system: &RunningSystem<'_>, member: &Member) -> anyhow::Result<Left> {
+    let again = || -> anyhow::Result<Option<Member>> {
+        let mut now = system.members()?;
+        now.retain(|now| now.id == member.id);
         Ok(now.pop())
     };
     let mut exit_code = None;
     if again()?.is_some() {
-        control::stop(container)?;
+        control::stop(member)?;
     }
     if let Some(stopped) = again()? {
-        let ran = stopped.finished_at != container.finished_at;
+        let ran = stopped.finished_at != member.finished_at;
         exit_code = ran.then_some(stopped.exit_code);
-        docker(["rm", &container.id]).read()?;
+        docker(["rm", &member.id]).read()?;
     }
     Ok(Left {
-        container: container.clone(),
+        member: member.clone(),
         exit_code,
     })
 }
@@ -356,12 +353,12 @@ fn to_the_end<T>(work: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
 }
 
 /// How a container is, with the end of its log.
-fn account(container: &Container) -> String {
-    let condition = match container.state.as_str() {
-        "exited" => format!("ended with exit code {}", container.exit_code),
-        _ => format!("is {}", container.condition()),
+fn account(member: &Member) -> String {
+    let condition = match member.state.as_str() {
+        "exited" => format!("ended with exit code {}", member.exit_code),
+        _ => format!("is {}", member.condition()),
     };
-    let log = tail(&engine::last_lines(container, LOG_LINES), LOG_LINES);
+    let log = tail(&members::last_lines(member, LOG_LINES), LOG_LINES);
     format!("It {condition}; its log ends with:\n{log}")
 }
 
@@ -371,8 +368,8 @@ mod tests {
 
     /// The containers of a service, the oldest first, each in a word or two: `steady`, `new` (provisional, healthy),
     /// `starting` (provisional, not yet healthy), `stopped` (provisional, exited), `unstarted`.
-    fn containers(words: &[&str]) -> Vec<Container> {
-        let container = |(age, word): (usize, &&str)| {
+    fn members(words: &[&str]) -> Vec<Member> {
+        let member = |(age, word): (usize, &&str)| {
             let (status, health, policy) = match *word {
                 "steady" => ("running", "healthy", "unless-stopped"),
                 "new" => ("running", "healthy", "no"),
@@ -381,7 +378,7 @@ mod tests {
                 "unstarted" => ("created", "starting", "unless-stopped"),
                 other => panic!("{other}"),
             };
-            engine::inspected(&format!(
+            members::inspected(&format!(
                 r#"{{"Id":"{age}","Image":"i","RestartCount":0,"Created":"2026-11-26T15:00:{age:02}Z",
                 "State":{{"Status":"{status}","Health":{{"Status":"{health}"}}}},
                 "Config":{{"Labels":{{"com.docker.compose.service":"order-service"}}}},
@@ -389,29 +386,26 @@ mod tests {
                 "NetworkSettings":{{}}}}"#
             )).unwrap()
         };
-        by_age(words.iter().enumerate().map(container).collect())
+        by_age(words.iter().enumerate().map(member).collect())
     }
 
     /// What is to be removed, and what is to stay, by age.
     fn repaired(words: &[&str]) -> (Vec<String>, Option<String>) {
-        let containers = containers(words);
-        let left_over = left_over(&containers);
+        let members = members(words);
+        let left_over = left_over(&members);
         let ids = left_over.superfluous.iter();
         (
-            ids.map(|container| container.id.clone()).collect(),
-            left_over.relied_on.map(|container| container.id.clone()),
+            ids.map(|member| member.id.clone()).collect(),
+            left_over.relied_on.map(|member| member.id.clone()),
         )
     }
 
     #[test]
     fn who_does_not_serve_goes_before_the_youngest() {
         let goes = |words: &[&str], stay| -> Vec<String> {
-            let containers = containers(words);
-            let surplus = Rolling::surplus(&containers, stay);
-            surplus
-                .iter()
-                .map(|container| container.id.clone())
-                .collect()
+            let members = members(words);
+            let surplus = Rolling::surplus(&members, stay);
+            surplus.iter().map(|member| member.id.clone()).collect()
         };
         assert_eq!(goes(&["steady", "steady", "steady"], 1), ["2", "1"]);
         assert_eq!(goes(&["stopped", "steady"], 1), ["0"]);

@@ -12,13 +12,15 @@ use std::{
 use anyhow::Context;
 use base::{outcome, progress::Step};
 use records::evaluation::Configuration;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
     binaries, broker,
     compose::Compose,
-    engine::{self, Container, docker},
+    engine::docker,
     http::Client,
+    members::{self, Member},
     process::Call,
     project::{Project, Settings},
     service_images, signing_keys, wait,
@@ -77,7 +79,7 @@ impl Wanted {
 impl<'a> RunningSystem<'a> {
     /// The project's running system; an error when it doesn't run.
     pub fn new(project: &'a Project) -> anyhow::Result<Self> {
-        engine::running_system(project)?;
+        members::running(project)?;
         let compose = Compose::find()?.ok_or_else(|| {
             outcome::unavailable(
                 "Docker Compose V2 is missing",
@@ -92,21 +94,21 @@ impl<'a> RunningSystem<'a> {
     }
 
     /// All containers, stopped ones included.
-    pub fn containers(&self) -> anyhow::Result<Vec<Container>> {
-        engine::containers(self.project)
+    pub fn members(&self) -> anyhow::Result<Vec<Member>> {
+        members::all(self.project)
     }
 
     /// A service's containers, stopped ones included; an error when there is none.
-    pub fn containers_of(&self, service: &str) -> anyhow::Result<Vec<Container>> {
-        let mut containers = self.containers()?;
-        containers.retain(|container| container.service == service);
-        if containers.is_empty() {
+    pub fn members_of(&self, service: &str) -> anyhow::Result<Vec<Member>> {
+        let mut members = self.members()?;
+        members.retain(|member| member.service == service);
+        if members.is_empty() {
             return Err(outcome::unavailable(
                 format!("{service} has no container"),
                 "`cargo xtask up` starts what is missing",
             ));
         }
-        Ok(containers)
+        Ok(members)
     }
 
     /// Its settings, as the env file and this process's environment have them.
@@ -116,10 +118,8 @@ impl<'a> RunningSystem<'a> {
 
     /// These settings with the switches as a service's containers have them now.
     pub fn settings_as_configured(&self, service: &str) -> anyhow::Result<Settings> {
-        let containers = self.containers_of(service)?;
-        let off = containers
-            .iter()
-            .flat_map(|container| &container.patterns_off);
+        let members = self.members_of(service)?;
+        let off = members.iter().flat_map(|member| &member.patterns_off);
         let off: BTreeMap<String, String> = off
             .map(|pattern| {
                 (
@@ -133,13 +133,13 @@ impl<'a> RunningSystem<'a> {
     }
 
     /// A call of Compose for this system.
-    pub fn compose<'b>(&self, args: impl IntoIterator<Item = &'b str>) -> Call {
+    pub(crate) fn compose<'b>(&self, args: impl IntoIterator<Item = &'b str>) -> Call {
         self.compose.call(self.project, &self.settings, args)
     }
 
     /// A call of Compose that sets a service's containers up with these settings and further options, so that there are
     /// `count`. It outlives a killed process: [`RunningSystem::wait_for_abandoned_configuring`].
-    pub fn compose_up(
+    pub(crate) fn compose_up(
         &self,
         settings: &Settings,
         service: &str,
@@ -160,13 +160,8 @@ impl<'a> RunningSystem<'a> {
         service_images::build(self.project, &self.compose, &self.settings, step)
     }
 
-    /// A call of `psql` that runs `sql` in one of the databases, `orders`, `inventory`, …, as superuser.
-    pub fn psql(&self, database: &str, sql: &str) -> anyhow::Result<Call> {
-        self.psql_all(&[(database, sql)])
-    }
-
     fn psql_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Call> {
-        let postgres = self.containers_of("postgres")?.remove(0);
+        let postgres = self.members_of("postgres")?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION}");
         let mut args = vec![
             "exec".to_owned(),
@@ -207,6 +202,22 @@ impl<'a> RunningSystem<'a> {
         Ok(text.lines().map(row).collect())
     }
 
+    /// Runs a query in a database, as superuser, each of whose rows is one JSON object: JSON escapes what would look like
+    /// the end of a column or of a line.
+    ///
+    /// # Errors
+    /// When the database can't be asked, or a row isn't a `T`.
+    pub fn objects<T: DeserializeOwned>(
+        &self,
+        database: &str,
+        sql: &str,
+    ) -> anyhow::Result<Vec<T>> {
+        let text = self.psql_all(&[(database, sql)])?.read()?;
+        let objects = text.lines().map(serde_json::from_str);
+        let objects = objects.collect::<Result<_, _>>();
+        objects.with_context(|| format!("failed to read what {database} answers"))
+    }
+
     /// Runs a query in a database, as superuser; returns rows of columns.
     pub fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
         self.query_all(&[(database, sql)])
@@ -223,12 +234,12 @@ impl<'a> RunningSystem<'a> {
 
     /// The gateway's address, `host:port`.
     pub fn gateway(&self) -> anyhow::Result<String> {
-        engine::published_by(&self.containers()?, "traefik")
+        members::published_by(&self.members()?, "traefik")
     }
 
     /// The broker's management API. Its port may be another one after each start of the container.
     pub fn broker(&self) -> anyhow::Result<Client> {
-        broker::management(&self.settings, &self.containers()?)
+        broker::management(&self.settings, &self.members()?)
     }
 
     /// Waits for a [`RunningSystem::configure`] or [`RunningSystem::compose_up`] whose process was killed: its compose lives on, and would
@@ -253,10 +264,10 @@ impl<'a> RunningSystem<'a> {
 
     /// The ids of the keys that user-service's containers were started with, each set of keys once.
     pub fn signing_keys(&self) -> anyhow::Result<BTreeSet<Vec<String>>> {
-        let containers = self.containers()?.into_iter();
-        Ok(containers
-            .filter(|container| container.service == signing_keys::SERVICE)
-            .map(|container| container.signing_keys)
+        let members = self.members()?.into_iter();
+        Ok(members
+            .filter(|member| member.service == signing_keys::SERVICE)
+            .map(|member| member.signing_keys)
             .collect())
     }
 
@@ -266,14 +277,14 @@ impl<'a> RunningSystem<'a> {
             signing_keys: self.signing_keys()?,
             ..Configuration::default()
         };
-        let containers = self.containers()?;
+        let members = self.members()?;
         for service in CONFIGURED {
             let of_service = || {
-                let running = containers.iter();
-                running.filter(|container| container.service == service)
+                let running = members.iter();
+                running.filter(|member| member.service == service)
             };
             let mut off: Vec<String> = of_service()
-                .flat_map(|container| container.patterns_off.clone())
+                .flat_map(|member| member.patterns_off.clone())
                 .collect();
             off.sort_unstable();
             off.dedup();
@@ -286,7 +297,7 @@ impl<'a> RunningSystem<'a> {
             }
             configuration
                 .overrides
-                .extend(of_service().flat_map(|container| container.overrides.clone()));
+                .extend(of_service().flat_map(|member| member.overrides.clone()));
         }
         Ok(configuration)
     }

@@ -25,6 +25,14 @@ pub fn tag(service: &str) -> String {
     format!("agora/{service}:dev")
 }
 
+/// The size of a local image on disk, in bytes; `None` where it isn't here any more.
+///
+/// # Errors
+/// When the engine can't be asked.
+pub fn size_bytes(image: &str) -> anyhow::Result<Option<u64>> {
+    Ok(engine::image(image)?.map(|image| image.size))
+}
+
 /// What an image was built from and what came out.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {

@@ -4,5 +4,6 @@
 
 pub mod documents;
 pub mod runbook;
+pub mod schema;
 pub mod small_repository;
 pub mod sources;

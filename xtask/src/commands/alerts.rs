@@ -9,7 +9,7 @@ use base::{durations, outcome::Exit, progress::spell};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use system::{
-    engine,
+    members,
     project::Project,
     prometheus::{Alert, AlertState, Prometheus},
 };
@@ -75,7 +75,7 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
     if options.history {
         return history::run(project, format, options.since);
     }
-    let prometheus = Prometheus::new(&engine::running_system(project)?)?;
+    let prometheus = Prometheus::new(&members::running(project)?)?;
     let report = Report::of(prometheus.alerts()?);
     match format {
         Format::Json => print_json(&report)?,

@@ -9,7 +9,7 @@ use checks::attacks::{Ending, Family, Finding};
 use evaluation::faults;
 use serde::Serialize;
 use system::{
-    engine::{self, Container},
+    members::{self, Member},
     project::Project,
 };
 
@@ -49,14 +49,14 @@ struct NotHeld {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let gateway = engine::published_by(&containers, "traefik")?;
+    let members = members::running(project)?;
+    let gateway = members::published_by(&members, "traefik")?;
     let findings = progress().step("attack", |step| {
         let findings = faults::attack(&gateway)?;
         step.result(format!("{} attacks", findings.len()));
         Ok(findings)
     })?;
-    let fallen = fallen(&containers, &engine::containers(project)?);
+    let fallen = fallen(&members, &members::all(project)?);
     let report = judge(&findings, fallen);
     match format {
         Format::Json => print_json(&report)?,
@@ -66,16 +66,14 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
 }
 
 /// The names of containers that don't run any more, or were started again. Pure.
-fn fallen(before: &[Container], after: &[Container]) -> Vec<String> {
-    let runs_on = |container: &&Container| {
+fn fallen(before: &[Member], after: &[Member]) -> Vec<String> {
+    let runs_on = |member: &&Member| {
         after.iter().any(|now| {
-            now.id == container.id
-                && now.started_at == container.started_at
-                && now.state == container.state
+            now.id == member.id && now.started_at == member.started_at && now.state == member.state
         })
     };
-    let fallen = before.iter().filter(|container| !runs_on(container));
-    fallen.map(engine::name).collect()
+    let fallen = before.iter().filter(|member| !runs_on(member));
+    fallen.map(members::name).collect()
 }
 
 /// Judges the findings: an attack that got in or broke something fails; unexpected statuses and missing answers are
@@ -163,8 +161,8 @@ fn text(report: &Report) -> String {
             finding.family, finding.tries, finding.why
         );
     }
-    for container in &report.fallen {
-        let _ = writeln!(text, "{container} ended, or was started again, meanwhile");
+    for member in &report.fallen {
+        let _ = writeln!(text, "{member} ended, or was started again, meanwhile");
     }
     let verdict = match report.outcome {
         Exit::Holds => format!("None of {tried} attacks got in, and none broke anything."),
@@ -217,7 +215,7 @@ mod tests {
     #[test]
     fn a_gateway_that_fell_while_its_attackers_heard_nothing_does_not_hold() {
         let traefik = |started: &str, status: &str| {
-            engine::inspected(&format!(
+            members::inspected(&format!(
                 r#"{{"Id":"1","Image":"i","RestartCount":0,"Created":"2026-11-26T15:00:00Z",
                 "State":{{"Status":"{status}","StartedAt":"2026-11-26T15:00:{started}Z"}},
                 "Config":{{"Labels":{{"com.docker.compose.service":"traefik"}}}},

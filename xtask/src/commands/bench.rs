@@ -5,7 +5,7 @@
 
 use base::{outcome::Exit, progress::Progress};
 use clap::ValueEnum;
-use system::{compose::Compose, engine, project::Project};
+use system::{bring_up, members, project::Project};
 
 use crate::commands::{
     test::{TestSystems, Variables},
@@ -27,7 +27,6 @@ const GATEWAYS: [(&str, &str); 6] = [
         "AGORA_TEST_TRIVIAL_BOUNDED_GATEWAY_URL",
     ),
 ];
-const GATEWAYS_WITHIN_SECONDS: u64 = 60;
 
 /// Options of `bench`.
 #[derive(Debug, Clone, clap::Args)]
@@ -93,7 +92,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         count: 1,
         keep: false,
         consent: options.consent,
-        address: engine::direct_address,
+        address: members::direct_address,
     };
     system.run_cargo(project, beside, cargo)
 }
@@ -101,22 +100,13 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
 /// Starts the gateways to compare with, and what is behind them; returns their addresses as variables.
 fn gateways(system: &Project, progress: &Progress) -> anyhow::Result<Variables> {
     progress.step("gateways to compare with", |step| {
-        let compose = Compose::find_or_fetch(system, step)?;
-        let with_gateways = system.clone().with_compose_file("compose.bench.yaml");
         let services = GATEWAYS.map(|(service, _)| service);
-        compose
-            .up(
-                &with_gateways,
-                &system.settings()?,
-                GATEWAYS_WITHIN_SECONDS,
-                services.into_iter().chain(["trivial-service"]),
-            )
-            .logged(&system.log("compose-bench"), |line| step.update(line))?;
-        let containers = engine::containers(system)?;
+        bring_up::gateways_to_compare_with(system, &services, step)?;
+        let members = members::all(system)?;
         GATEWAYS
             .into_iter()
             .map(|(service, variable)| {
-                let address = engine::direct_address(&containers, service, 8080)?;
+                let address = members::direct_address(&members, service, 8080)?;
                 Ok((variable, format!("http://{address}")))
             })
             .collect()

@@ -20,7 +20,7 @@ use checks::{
 use serde::Serialize;
 use serde_json::json;
 use system::{
-    binaries, compose::Compose, engine, env_file::EnvFile, extras, images, interrupt::Interrupted,
+    binaries, configuration, env_file::EnvFile, extras, images, interrupt::Interrupted,
     process::Call, project::Project,
 };
 
@@ -282,13 +282,11 @@ fn retired_words(project: &Project, step: &Step) -> anyhow::Result<Option<String
     ))
 }
 
+/// Why Compose's files and other YAML can't be checked.
+const NO_COMPOSE: &str = "Docker Compose V2, which reads YAML, isn't here: `cargo xtask doctor`";
+
 /// Checks Compose's files with upstream images and throwaway secrets, not with .env: they must be valid by themselves.
 fn compose_files(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
-    let Some(compose) = Compose::find()? else {
-        return Ok(Some(
-            "Docker Compose V2 isn't here: `cargo xtask doctor`".to_owned(),
-        ));
-    };
     for system in [project.clone(), project.for_tests()] {
         let system = system.with_env_file(project.outputs().join("check/.env"));
         let mut file = EnvFile::read(&system.env_file)?;
@@ -299,8 +297,10 @@ fn compose_files(project: &Project, step: &Step) -> anyhow::Result<Option<String
             file.set(name, &reference);
         }
         file.save()?;
-        let config = ["--profile", "pulled", "config", "--quiet"];
-        let call = compose.call(&system, &system.settings_from(&file), config);
+        let settings = system.settings_from(&file);
+        let Some(call) = configuration::composition_check(&system, &settings)? else {
+            return Ok(Some(NO_COMPOSE.to_owned()));
+        };
         logged(project, step, "compose", call)?;
     }
     Ok(None)
@@ -371,23 +371,11 @@ fn in_image_on(
 ) -> anyhow::Result<Option<String>> {
     let file = EnvFile::read(&project.env_file)?;
     let reference = file.get(image).unwrap_or_default();
-    if reference.is_empty() || engine::image(reference)?.is_none() {
+    let Some(call) = images::tool(reference, tool, folder, &format!("/etc/{name}"))? else {
         return Ok(Some(format!(
             "the image with {tool} isn't here: `cargo xtask up` brings it"
         )));
-    }
-    let volume = format!("{}:/etc/{name}:ro", folder.display());
-    let call = engine::docker([
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--volume",
-        &volume,
-        "--entrypoint",
-        tool,
-        reference,
-    ]);
+    };
     logged(project, step, tool, call.args(args))
 }
 
@@ -471,11 +459,6 @@ fn optional_parts(project: &Project, step: &Step) -> anyhow::Result<Option<Strin
     let text = read(project, ALLOY)?;
     let alloy = alloy::defects(&text).into_iter();
     none_of(alloy.map(|defect| format!("{ALLOY}: {defect}")).collect())?;
-    let Some(compose) = Compose::find()? else {
-        return Ok(Some(
-            "Docker Compose V2, which reads YAML, isn't here: `cargo xtask doctor`".to_owned(),
-        ));
-    };
     for path in YAML {
         // Compose reads whatever stands below an `x-` as YAML, and so spares xtask a parser.
         let file = project.outputs().join("check/yaml.yaml");
@@ -484,8 +467,10 @@ fn optional_parts(project: &Project, step: &Step) -> anyhow::Result<Option<Strin
             .with_context(|| format!("failed to create {}", folder.display()))?;
         fs::write(&file, as_extension(&read(project, path)?))
             .with_context(|| format!("failed to write {}", file.display()))?;
-        logged(project, step, "yaml", compose.read_alone(&file))
-            .with_context(|| format!("{path} isn't YAML"))?;
+        let Some(call) = configuration::yaml_check(&file)? else {
+            return Ok(Some(NO_COMPOSE.to_owned()));
+        };
+        logged(project, step, "yaml", call).with_context(|| format!("{path} isn't YAML"))?;
     }
     step.result("structure and YAML alone: their programs aren't asked");
     Ok(None)

@@ -38,7 +38,7 @@ struct Part {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     let mut parts = vec![part("up", || {
-        up::bring_up(project, options.up, &progress())?;
+        options.up.bring_up(project, &progress())?;
         Ok(Exit::Holds)
     })?];
     // Without a running system no other part makes sense.

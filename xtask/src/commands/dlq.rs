@@ -12,7 +12,7 @@ use clap::Subcommand;
 use shared_events::dead_letters::BODY_BEGINNING_BYTES;
 use system::{
     dead_letters::{self, DeadLetter, READ_LIMIT, READ_LIMIT_BYTES, Reader},
-    engine,
+    members,
     project::Project,
 };
 use terminal::one_line;
@@ -70,7 +70,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 }
 
 fn reader(project: &Project) -> anyhow::Result<Reader> {
-    Reader::new(project, &engine::running_system(project)?)
+    Reader::new(project, &members::running(project)?)
 }
 
 /// The dead letters of all queues, in a stable order.

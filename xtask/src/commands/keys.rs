@@ -78,7 +78,8 @@ struct Key {
     /// `signs` or `verifies`, by the env file; `none` where only containers have it.
     role: &'static str,
     /// How many containers have it.
-    containers: usize,
+    #[serde(rename = "containers")]
+    members: usize,
     /// How many of them sign with it.
     signing: usize,
     of: usize,
@@ -232,27 +233,24 @@ fn retire_from(project: &Project) -> anyhow::Result<Option<DateTime<Utc>>> {
 fn look(project: &Project, repaired: Vec<String>, left: &[Left]) -> anyhow::Result<Report> {
     let system = RunningSystem::new(project)?;
     let keys = key_rotation::keys_of(system.settings())?;
-    let containers = system.containers_of(SERVICE)?;
+    let members = system.members_of(SERVICE)?;
     let ids = keys.ids();
     let all = |holds: &dyn Fn(&Vec<String>) -> bool| {
-        let mut sets = containers.iter().map(|container| &container.signing_keys);
+        let mut sets = members.iter().map(|member| &member.signing_keys);
         sets.all(holds)
     };
     let cut_short = keys.pending().is_some() || !all(&|keys| keys.first() == ids.first());
     let handed_out = all(&|keys| *keys == ids);
     let known = ids.len();
     let mut ids = ids;
-    for id in containers
-        .iter()
-        .flat_map(|container| &container.signing_keys)
-    {
+    for id in members.iter().flat_map(|member| &member.signing_keys) {
         if !ids.contains(id) {
             ids.push(id.clone());
         }
     }
     let keys = ids.into_iter().enumerate().map(|(index, id)| {
         let count = |has: &dyn Fn(&Vec<String>) -> bool| {
-            let sets = containers.iter().map(|container| &container.signing_keys);
+            let sets = members.iter().map(|member| &member.signing_keys);
             sets.filter(|keys| has(keys)).count()
         };
         Key {
@@ -262,9 +260,9 @@ fn look(project: &Project, repaired: Vec<String>, left: &[Left]) -> anyhow::Resu
                 _ if index < known => "verifies",
                 _ => "none",
             },
-            containers: count(&|keys| keys.contains(&id)),
+            members: count(&|keys| keys.contains(&id)),
             signing: count(&|keys| keys.first() == Some(&id)),
-            of: containers.len(),
+            of: members.len(),
             id,
         }
     });
@@ -300,7 +298,7 @@ fn print_text(report: &Report, left: &[Left]) {
             key.id.clone(),
             made.unwrap_or_else(|| "-".to_owned()),
             key.role.to_owned(),
-            format!("{} of {}", key.containers, key.of),
+            format!("{} of {}", key.members, key.of),
             format!("{} of {}", key.signing, key.of),
         ]);
     }

@@ -17,10 +17,9 @@ use records::{
     scenario::Scenario,
 };
 use system::{
-    binaries,
-    engine::{self, Container},
-    extras,
+    binaries, extras,
     load_runs::{RunFolder, Window},
+    members::{self, Member},
     process::Call,
     project::{self, Project},
     prometheus::{Moment, Prometheus},
@@ -115,10 +114,10 @@ impl Options {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    require_healthy(&containers)?;
-    let gateway = engine::published_by(&containers, "traefik")?;
-    let prometheus = Prometheus::new(&containers)?;
+    let members = members::running(project)?;
+    require_healthy(&members)?;
+    let gateway = members::published_by(&members, "traefik")?;
+    let prometheus = Prometheus::new(&members)?;
     let progress = progress();
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
     let id = project::new_run_id()?;
@@ -197,9 +196,9 @@ fn begin(prometheus: &Prometheus, step: &Step) -> anyhow::Result<Moment> {
     Ok(at_rest.unwrap_or(last))
 }
 
-fn require_healthy(containers: &[Container]) -> anyhow::Result<()> {
-    let mut required = containers.iter().filter(|one| !extras::is_optional(one));
-    match required.find(|container| !container.is_healthy()) {
+fn require_healthy(members: &[Member]) -> anyhow::Result<()> {
+    let mut required = members.iter().filter(|one| !extras::is_optional(one));
+    match required.find(|member| !member.is_healthy()) {
         None => Ok(()),
         Some(sick) => Err(unavailable(
             format!(

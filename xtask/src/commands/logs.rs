@@ -2,20 +2,14 @@
 //!
 //! Left out: logs of removed containers, which only Loki has.
 
-use std::time::Duration;
-
 use base::outcome::{self, Exit};
 use system::{
-    compose::Compose,
-    engine::{self, Container},
-    extras,
+    extras, logs,
+    members::{self, Member},
     project::{CONTAINERS, Project},
 };
 
 use crate::output::{print_stderr, print_stdout};
-
-/// The limit of a followed log: a day.
-const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Options of `logs`.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,34 +52,27 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
             format!("the services are {}", CONTAINERS.join(", ")),
         ));
     }
-    let containers = engine::containers(project)?;
-    if containers.is_empty() {
+    let members = members::all(project)?;
+    if members.is_empty() {
         return Err(outcome::unavailable(
             "there are no containers, hence no logs",
             "start them with `cargo xtask up`",
         ));
     }
     match &options.trace {
-        Some(trace) => print_trace(&containers, options.service.as_deref(), trace),
+        Some(trace) => print_trace(&members, options.service.as_deref(), trace),
         None => print_logs(project, options),
     }
 }
 
 fn print_logs(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let compose = Compose::find()?.ok_or_else(|| {
-        outcome::unavailable(
-            "Docker Compose V2 is missing",
-            "`cargo xtask doctor` says how to get it",
-        )
-    })?;
-    let tail = options.tail.to_string();
-    let mut args = vec!["logs", "--tail", &tail];
-    args.extend(options.follow.then_some("--follow"));
-    args.extend(options.service.as_deref());
-    let code = compose
-        .call(project, &project.settings()?, args)
-        .limit(LIMIT)
-        .run_by_line(print_stdout, print_stderr)?;
+    let call = logs::shown(
+        project,
+        options.service.as_deref(),
+        options.tail,
+        options.follow,
+    )?;
+    let code = call.run_by_line(print_stdout, print_stderr)?;
     Ok(if code == Some(0) {
         Exit::Holds
     } else {
@@ -101,24 +88,17 @@ struct Line {
     text: String,
 }
 
-fn print_trace(
-    containers: &[Container],
-    service: Option<&str>,
-    trace: &str,
-) -> anyhow::Result<Exit> {
+fn print_trace(members: &[Member], service: Option<&str>, trace: &str) -> anyhow::Result<Exit> {
     let mut lines = Vec::new();
-    for container in containers
+    for member in members
         .iter()
-        .filter(|container| service.is_none_or(|only| only == container.service))
+        .filter(|member| service.is_none_or(|only| only == member.service))
     {
-        let output = engine::docker(["logs", "--timestamps", &container.id]).output()?;
-        for stream in [output.stdout, output.stderr] {
-            let text = String::from_utf8_lossy(&stream).into_owned();
-            lines.extend(
-                text.lines()
-                    .filter_map(|line| of_trace(&container.service, line, trace)),
-            );
-        }
+        let text = logs::with_times(member)?;
+        lines.extend(
+            text.lines()
+                .filter_map(|line| of_trace(&member.service, line, trace)),
+        );
     }
     lines.sort();
     for line in &lines {

@@ -5,31 +5,22 @@
 //! Both use order-service's database. `repair` sets a flag there, which order-service reads with its next sweep, as it
 //! alone publishes its events. Left out: dead letters, see `dlq`.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use base::{
-    durations,
-    outcome::{self, Exit},
-    progress::spell,
-    uuids,
-};
+use base::{durations, outcome::Exit, progress::spell, uuids};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use serde::{Deserialize, Serialize};
-use system::{engine::Container, project::Project, running::RunningSystem, wait};
+use serde::Serialize;
+use system::{
+    project::Project,
+    running::RunningSystem,
+    stuck_orders::{self, LISTED, WaitingOrder, Which, waiting},
+    wait,
+};
 
 use crate::output::{Format, print_json, progress, table};
 
-/// The most orders that are listed; all are counted.
-const LISTED: usize = 100;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// The condition of an order that waits for inventory-service.
-const WAITING: &str = "status IN ('pending', 'cancelling')";
-
 /// What can be done with orders that wait.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Options {
@@ -77,50 +68,6 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     }
 }
 
-/// An order that waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct WaitingOrder {
-    order_id: String,
-    status: Status,
-    /// Since when it has had this status.
-    since: DateTime<Utc>,
-    /// Whether its event still waits for the broker: then nothing is lost yet.
-    unpublished: bool,
-    /// How often its event was published again.
-    recoveries: u32,
-    /// When its event was last published again.
-    recovered_at: Option<DateTime<Utc>>,
-    /// Whether it is to be published again at the next sweep.
-    recovery_requested: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Pending,
-    Cancelling,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pending => "pending",
-            Self::Cancelling => "cancelling",
-        })
-    }
-}
-
-impl WaitingOrder {
-    fn waits_for(&self) -> &'static str {
-        match (self.status, self.unpublished) {
-            (Status::Pending, true) => "OrderPlaced to be published",
-            (Status::Pending, false) => "StockReserved or StockRejected",
-            (Status::Cancelling, true) => "OrderCancelled to be published",
-            (Status::Cancelling, false) => "StockReleased",
-        }
-    }
-}
-
 /// The result as JSON.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -141,46 +88,12 @@ struct Entry {
     waits_for: &'static str,
 }
 
-/// The orders that wait and meet a condition, the longest waiting first.
-fn waiting(
-    system: &RunningSystem<'_>,
-    condition: &str,
-) -> anyhow::Result<(u64, Vec<WaitingOrder>)> {
-    let count = system.number(
-        "orders",
-        &format!("SELECT count(*) FROM orders WHERE {WAITING} AND {condition}"),
-    )?;
-    let list = format!(
-        "SELECT json_build_object('order_id', id, 'status', status, 'since', changed_at, 'recoveries', recoveries,
-                'recovered_at', recovered_at, 'recovery_requested', recovery_requested,
-                'unpublished', EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND published_at IS NULL))
-         FROM orders WHERE {WAITING} AND {condition} ORDER BY changed_at, id LIMIT {LISTED}"
-    );
-    let rows = system.psql("orders", &list)?.read()?;
-    let orders = rows.lines().map(serde_json::from_str);
-    let orders = orders
-        .collect::<Result<_, _>>()
-        .context("failed to read the waiting orders")?;
-    Ok((count, orders))
-}
-
-fn older_than(age: Duration) -> String {
-    format!(
-        "changed_at < now() - make_interval(secs => {})",
-        age.as_secs()
-    )
-}
-
-fn among(ids: &[String]) -> String {
-    format!("id = ANY('{{{}}}'::uuid[])", ids.join(","))
-}
-
 fn stuck(
     system: &RunningSystem<'_>,
     options: StuckOptions,
     format: Format,
 ) -> anyhow::Result<Exit> {
-    let (count, orders) = waiting(system, &older_than(options.older_than))?;
+    let (count, orders) = waiting(system, &Which::OlderThan(options.older_than))?;
     let report = Report {
         outcome: if count == 0 {
             Exit::Holds
@@ -212,40 +125,12 @@ fn repair(
     options: &RepairOptions,
     format: Format,
 ) -> anyhow::Result<Exit> {
-    let serving = system.containers_of("order-service")?;
-    if !serving.iter().any(Container::is_healthy) {
-        return Err(outcome::unavailable(
-            "no container of order-service is healthy, and it alone publishes its events",
-            "`cargo xtask up` starts what is stopped; `cargo xtask logs order-service` says why it isn't healthy",
-        ));
-    }
-    let condition = match options.orders.as_slice() {
-        [] => older_than(options.older_than),
-        ids => among(ids),
+    let which = match options.orders.as_slice() {
+        [] => Which::OlderThan(options.older_than),
+        ids => Which::Ids(ids.to_vec()),
     };
-    // All of the given orders or none.
-    let (count, found) = waiting(system, &condition)?;
-    let waits = |id: &&String| found.iter().any(|order| order.order_id == **id);
-    if count < options.orders.len() as u64
-        && let Some(other) = options.orders.iter().find(|id| !waits(id))
-    {
-        return Err(outcome::failed(
-            format!(
-                "order {other} doesn't wait for anything, or there is none: nothing was changed"
-            ),
-            "`cargo xtask orders stuck` lists those that wait",
-        ));
-    }
-    // Earlier attempts don't count any more.
-    let request = format!(
-        "UPDATE orders SET recovery_requested = true, recoveries = 0 WHERE {WAITING} AND {condition} RETURNING id"
-    );
-    let requested: Vec<String> = system
-        .query("orders", &request)?
-        .into_iter()
-        .flatten()
-        .collect();
-    let ours = among(&requested);
+    let requested = stuck_orders::request_recovery(system, &which)?;
+    let ours = Which::Ids(requested.clone());
     let progress = progress();
     let (left, orders) = progress.step("repair", |step| {
         let started = Instant::now();

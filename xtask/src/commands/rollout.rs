@@ -53,7 +53,8 @@ struct Report {
     #[serde(rename = "mended")]
     repaired: Vec<String>,
     /// How many containers the service has now.
-    containers: usize,
+    #[serde(rename = "containers")]
+    members: usize,
     /// The replaced containers; empty when all were replaced at once.
     replaced: Vec<Replaced>,
 }
@@ -80,7 +81,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     progress.step("service images", |step| system.build_services(step))?;
     let repaired = repair(&system, service, &progress)?;
     let rolling = Rolling::new(&system, service, system.settings().clone());
-    let olds = rolling.containers()?;
+    let olds = rolling.members()?;
     let mut replaced = Vec::new();
     if options.at_once {
         let name = format!("{service}: all at once");
@@ -109,11 +110,11 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         outcome: if graceful { Exit::Holds } else { Exit::Failed },
         service,
         repaired,
-        containers: rolling.containers()?.len(),
+        members: rolling.members()?.len(),
         replaced: replaced
             .iter()
             .map(|one| Replaced {
-                old: one.left.container.id.clone(),
+                old: one.left.member.id.clone(),
                 new: one.new.id.clone(),
                 healthy_after_ms: one.healthy_after.as_millis() as u64,
                 exit_code: one.left.exit_code,
@@ -123,7 +124,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     match format {
         Format::Json => print_json(&report)?,
         Format::Text => {
-            match report.containers {
+            match report.members {
                 1 => println!("{service}: its container is new."),
                 count => println!("{service}: all {count} containers are new."),
             }
@@ -155,7 +156,7 @@ pub(super) fn repair(
 }
 
 fn say_what_is_left(rolling: &Rolling<'_>, new: usize, of: usize) -> anyhow::Result<()> {
-    let serve = interrupt::set_aside(|| rolling.containers())?.len();
+    let serve = interrupt::set_aside(|| rolling.members())?.len();
     eprintln!("{new} of {of} containers are new, {serve} serve; run it again for the others");
     Ok(())
 }

@@ -5,8 +5,8 @@
 use base::outcome::Exit;
 use serde::Serialize;
 use system::{
-    engine,
     lock::SystemLock,
+    members,
     note::Note,
     project::Project,
     rolling::{Left, MOST, Rolling},
@@ -44,7 +44,8 @@ struct Report {
     #[serde(rename = "mended")]
     repaired: Vec<String>,
     before: usize,
-    containers: usize,
+    #[serde(rename = "containers")]
+    members: usize,
     /// The names of containers that aren't healthy.
     not_healthy: Vec<String>,
     /// Exit codes of the containers that were removed; `null` for one that didn't run.
@@ -61,7 +62,7 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
     switches::off(system.settings())?;
     let repaired = repair(&system, service, &progress)?;
     let rolling = Rolling::new(&system, service, system.settings().clone());
-    let before = rolling.containers()?;
+    let before = rolling.members()?;
     let count = options.count as usize;
     for number in before.len() + 1..=count {
         progress.step(&format!("{service}: start {number} of {count}"), |_| {
@@ -69,26 +70,20 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
         })?;
     }
     let mut left: Vec<Left> = Vec::new();
-    for container in Rolling::surplus(&before, count) {
-        let name = format!("stop {}", engine::name(container));
-        left.push(progress.step(&name, |_| rolling.remove(container))?);
+    for member in Rolling::surplus(&before, count) {
+        let name = format!("stop {}", members::name(member));
+        left.push(progress.step(&name, |_| rolling.remove(member))?);
     }
-    let now = rolling.containers()?;
-    let sick: Vec<_> = now
-        .iter()
-        .filter(|container| !container.is_healthy())
-        .collect();
+    let now = rolling.members()?;
+    let sick: Vec<_> = now.iter().filter(|member| !member.is_healthy()).collect();
     let as_asked = sick.is_empty() && now.len() == count && left.iter().all(Left::gracefully);
     let report = Report {
         outcome: if as_asked { Exit::Holds } else { Exit::Failed },
         service,
         repaired,
         before: before.len(),
-        containers: now.len(),
-        not_healthy: sick
-            .iter()
-            .map(|container| engine::name(container))
-            .collect(),
+        members: now.len(),
+        not_healthy: sick.iter().map(|member| members::name(member)).collect(),
         left: left.iter().map(|left| left.exit_code).collect(),
     };
     match format {
@@ -96,13 +91,13 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
         Format::Text => {
             println!(
                 "{service}: {} → {} containers.",
-                report.before, report.containers
+                report.before, report.members
             );
-            for container in sick {
+            for member in sick {
                 println!(
                     "{} is {}: `cargo xtask logs {service}` shows more, and `cargo xtask up` repairs what is repaired by a start.",
-                    engine::name(container),
-                    container.condition()
+                    members::name(member),
+                    member.condition()
                 );
             }
             left.iter()

@@ -9,8 +9,8 @@ use base::{outcome::Exit, progress::spell};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use system::{
-    engine::{self, Container},
     http::{Answer, Client},
+    members::{self, Member},
     project::Project,
     random, wait,
 };
@@ -52,15 +52,15 @@ struct StepFailure {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let client = Client::new(&engine::published_by(&containers, "traefik")?);
+    let members = members::running(project)?;
+    let client = Client::new(&members::published_by(&members, "traefik")?);
     let mut teller = Teller {
         format,
         steps: Vec::new(),
     };
     let failure = tell(&mut teller, &client)
         .err()
-        .map(|failed| failed.explain(&containers));
+        .map(|failed| failed.explain(&members));
     let report = Report {
         outcome: if failure.is_none() {
             Exit::Holds
@@ -381,13 +381,11 @@ impl StepFailed {
         }
     }
 
-    fn explain(self, containers: &[Container]) -> StepFailure {
-        let container = containers
-            .iter()
-            .find(|container| container.service == self.service);
-        let log = container.map_or_else(
+    fn explain(self, members: &[Member]) -> StepFailure {
+        let member = members.iter().find(|member| member.service == self.service);
+        let log = member.map_or_else(
             || "(the service has no container)".to_owned(),
-            |container| engine::last_lines(container, LOG_LINES),
+            |member| members::last_lines(member, LOG_LINES),
         );
         StepFailure {
             name: self.name,

@@ -5,8 +5,8 @@ use std::thread;
 use base::outcome::Exit;
 use serde::Serialize;
 use system::{
-    engine::{self, Container},
     extras,
+    members::{self, Member},
     project::{CONTAINERS, Project, SERVICES},
     service_images,
 };
@@ -39,8 +39,8 @@ struct Service {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let services = look_at_all(&containers)?;
+    let members = members::running(project)?;
+    let services = look_at_all(&members)?;
     let healthy = services.iter().all(|service| service.healthy);
     let report = Report {
         outcome: if healthy { Exit::Holds } else { Exit::Failed },
@@ -56,28 +56,28 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
 
 /// Looks at every container, and at those that are expected and missing; at once, because each one costs the engine a
 /// tenth of a second.
-fn look_at_all(containers: &[Container]) -> anyhow::Result<Vec<Service>> {
+fn look_at_all(members: &[Member]) -> anyhow::Result<Vec<Service>> {
     let replicas = |service| {
-        let of_service = containers
+        let of_service = members
             .iter()
-            .filter(move |container| container.service == service);
+            .filter(move |member| member.service == service);
         let found: Vec<_> = of_service.map(Some).collect();
         let missing = found.is_empty().then_some(None);
         found
             .into_iter()
             .chain(missing)
-            .map(move |container| (service, container))
+            .map(move |member| (service, member))
     };
     thread::scope(|scope| {
         let optional = extras::services().filter(|service| {
-            let is_it = |container: &Container| container.service == *service;
-            containers.iter().any(is_it)
+            let is_it = |member: &Member| member.service == *service;
+            members.iter().any(is_it)
         });
         let looks: Vec<_> = CONTAINERS
             .into_iter()
             .chain(optional)
             .flat_map(replicas)
-            .map(|(service, container)| scope.spawn(move || look_at(service, container)))
+            .map(|(service, member)| scope.spawn(move || look_at(service, member)))
             .collect();
         let results = looks.into_iter().map(|look| {
             look.join()
@@ -87,8 +87,8 @@ fn look_at_all(containers: &[Container]) -> anyhow::Result<Vec<Service>> {
     })
 }
 
-fn look_at(service: &'static str, container: Option<&Container>) -> anyhow::Result<Service> {
-    let Some(container) = container else {
+fn look_at(service: &'static str, member: Option<&Member>) -> anyhow::Result<Service> {
+    let Some(member) = member else {
         return Ok(Service {
             service,
             condition: "not started".to_owned(),
@@ -101,15 +101,15 @@ fn look_at(service: &'static str, container: Option<&Container>) -> anyhow::Resu
     };
     Ok(Service {
         service,
-        condition: container.condition(),
-        healthy: container.is_healthy(),
-        restarts: container.restarts,
-        image_bytes: engine::image(&container.image)?.map(|image| image.size),
-        patterns_off: container.patterns_off.clone(),
+        condition: member.condition(),
+        healthy: member.is_healthy(),
+        restarts: member.restarts,
+        image_bytes: service_images::size_bytes(&member.image)?,
+        patterns_off: member.patterns_off.clone(),
         // Of ours only: each is one process. A sum over several counts what they share more than once.
         resident_kib: SERVICES
             .contains(&service)
-            .then(|| engine::resident_kib(container))
+            .then(|| members::resident_kib(member))
             .flatten(),
     })
 }

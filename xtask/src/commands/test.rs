@@ -9,18 +9,14 @@ use std::time::Duration;
 use base::{outcome::Exit, progress::Progress};
 use serde_json::{Value, json};
 use system::{
-    binaries,
-    engine::{self, Container},
-    engine_setup,
+    binaries, engine_setup,
     env_file::EnvFile,
+    members::{self, Member},
     project::{PORTS, Project},
+    take_down,
 };
 
-use crate::{
-    commands::{down, up},
-    confirm,
-    output::progress,
-};
+use crate::{commands::up, confirm, output::progress};
 
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
@@ -79,7 +75,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         keep: options.keep,
         consent: options.consent,
         // The published ports: tests stop containers and start them again.
-        address: engine::address,
+        address: members::address,
     };
     systems.run_cargo(project, |_, _| Ok(Variables::new()), args)
 }
@@ -114,7 +110,7 @@ fn exit(code: Option<i32>) -> anyhow::Result<Exit> {
 pub(crate) type Variables = Vec<(&'static str, String)>;
 
 /// A function that finds the address of a service's port.
-pub(crate) type Address = fn(&[Container], &str, u16) -> anyhow::Result<String>;
+pub(crate) type Address = fn(&[Member], &str, u16) -> anyhow::Result<String>;
 
 /// The systems that tests or benchmarks run on.
 #[derive(Debug)]
@@ -155,7 +151,7 @@ impl TestSystems {
             return result;
         }
         // Whatever happened, Ctrl-C included.
-        let removed = progress.step("removing the test systems", |_| take_down(&systems));
+        let removed = progress.step("removing the test systems", |_| take_all_down(&systems));
         let exit = result?;
         removed?;
         Ok(exit)
@@ -173,15 +169,14 @@ impl TestSystems {
         for (index, system) in systems.iter().enumerate() {
             prepare_env_file(system)?;
             // What an earlier run left behind, if it was killed.
-            if !engine::every_container(system)?.is_empty() || !engine::volumes(system)?.is_empty()
-            {
+            if take_down::is_anything_there(system)? {
                 progress.step("removing an earlier test system", |_| {
-                    down::take_down(system, true)
+                    take_down::take_down(system, true)
                 })?;
             }
-            let containers = up::bring_up(system, up::Options::default(), progress)?;
+            let members = up::Options::default().bring_up(system, progress)?;
             if index == 0 {
-                variables = environment(system, &containers, self.address)?;
+                variables = environment(system, &members, self.address)?;
             }
         }
         let [first, ..] = systems else {
@@ -201,10 +196,10 @@ impl TestSystems {
 }
 
 /// Removes all of them, also after one that resists; the first error.
-fn take_down(systems: &[Project]) -> anyhow::Result<()> {
+fn take_all_down(systems: &[Project]) -> anyhow::Result<()> {
     let results: Vec<anyhow::Result<()>> = systems
         .iter()
-        .map(|system| down::take_down(system, true))
+        .map(|system| take_down::take_down(system, true))
         .collect();
     results.into_iter().collect()
 }
@@ -229,13 +224,13 @@ fn whole_workspace_unless_narrowed(cargo_args: &[String]) -> &'static [&'static 
 /// The variables for tests and benchmarks on one system: addresses of its parts with their passwords, and its settings.
 fn environment(
     system: &Project,
-    containers: &[Container],
+    members: &[Member],
     address: Address,
 ) -> anyhow::Result<Variables> {
     let settings = system.settings()?;
     let postgres = settings.require("AGORA_POSTGRES_PASSWORD")?;
     let rabbitmq = settings.require("AGORA_RABBITMQ_PASSWORD")?;
-    let at = |service, port| address(containers, service, port);
+    let at = |service, port| address(members, service, port);
     let mut variables = vec![
         (
             "AGORA_TEST_DATABASE_URL",
@@ -255,7 +250,7 @@ fn environment(
         ("AGORA_TEST_ENV_FILE", system.env_file.display().to_string()),
     ];
     // Published nowhere: there only where this machine has a way to containers, and only the benchmark asks for it.
-    if let Some(store) = engine::own_address(containers, "jaeger", 4317) {
+    if let Some(store) = members::own_address(members, "jaeger", 4317) {
         variables.push(("AGORA_TEST_OTLP_URL", format!("http://{store}")));
     }
     Ok(variables)

@@ -18,9 +18,10 @@ use base::{
 };
 use serde::{Deserialize, Serialize};
 use system::{
-    customers, engine,
+    customers,
     http::Client,
     interrupt::Interrupted,
+    members,
     process::Call,
     project::{Project, new_run_id},
     random,
@@ -94,8 +95,8 @@ struct Document {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let gateway = engine::published_by(&containers, "traefik")?;
+    let members = members::running(project)?;
+    let gateway = members::published_by(&members, "traefik")?;
     let progress = progress();
     let fuzzer = progress.step("schemathesis", |step| {
         let fuzzer = Schemathesis::find_or_fetch(project, step)?;

@@ -22,10 +22,10 @@ use checks::{
 };
 use serde::{Deserialize, Serialize};
 use system::{
-    engine::{self, Container},
     extras,
     http::Client,
     interrupt::{self, Interrupted},
+    members::{self, Member},
     project::Project,
     prometheus::{Moment, Prometheus, SeriesCounts, Span},
 };
@@ -95,11 +95,11 @@ impl Finding {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
+    let members = members::running(project)?;
     let dashboards = dashboards::read_all(&project.root)?;
     let inquiry = Inquiry {
-        prometheus: Prometheus::new(&containers)?,
-        loki: loki(&containers),
+        prometheus: Prometheus::new(&members)?,
+        loki: loki(&members),
         loki_is_silent: OnceCell::new(),
         names: OnceCell::new(),
     };
@@ -126,9 +126,9 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 }
 
 /// A client of Loki where it runs and can be reached: it publishes no port, so by its own address.
-fn loki(containers: &[Container]) -> Option<Client> {
+fn loki(members: &[Member]) -> Option<Client> {
     let (service, port) = extras::LOKI;
-    engine::direct_address(containers, service, port)
+    members::direct_address(members, service, port)
         .ok()
         .map(|address| Client::new(&address))
 }
@@ -408,7 +408,7 @@ mod tests {
     };
 
     use super::*;
-    use records::schema_check::violations;
+    use support::schema::violations;
 
     fn values(series: usize, with_numbers: usize) -> Result<SeriesCounts, String> {
         Ok(SeriesCounts {

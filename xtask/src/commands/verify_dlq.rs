@@ -9,7 +9,7 @@ use chrono::Utc;
 use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
 use system::{
     dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
-    engine,
+    members,
     project::Project,
     wait,
 };
@@ -45,8 +45,8 @@ impl Options {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let reader = Reader::new(project, &containers)?;
+    let members = members::running(project)?;
+    let reader = Reader::new(project, &members)?;
     // Before the dead letters: what dies in between is counted twice, and not overlooked.
     let waiting = if options.settled {
         settle(&reader)?

@@ -16,8 +16,8 @@ use checks::{
 };
 use serde::Serialize;
 use system::{
-    engine,
     load_runs::{RunFolder, Window},
+    members,
     project::{ALERT_RECEIVER, CONTAINERS, Project},
     prometheus::{Moment, Prometheus, Sample, fresh},
     wait,
@@ -72,8 +72,8 @@ struct Report {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let prometheus = Prometheus::new(&containers)?;
+    let members = members::running(project)?;
+    let prometheus = Prometheus::new(&members)?;
     let run = RunFolder::find(project, options.run.as_deref())?;
     let summary = run.summary()?;
     let window = run.window_on(project)?;

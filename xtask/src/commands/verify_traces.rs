@@ -14,9 +14,9 @@ use checks::{
 use evaluation::traces;
 use serde::Serialize;
 use system::{
-    engine,
     jaeger::Jaeger,
     load_runs::{RunFolder, Window},
+    members::{self, Member},
     project::{Project, SERVICES},
     prometheus::{Moment, Prometheus, fresh},
 };
@@ -114,9 +114,9 @@ struct Spans {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let containers = engine::running_system(project)?;
-    let jaeger = Jaeger::new(&containers)?;
-    let prometheus = Prometheus::new(&containers)?;
+    let members = members::running(project)?;
+    let jaeger = Jaeger::new(&members)?;
+    let prometheus = Prometheus::new(&members)?;
     let run = RunFolder::find(project, options.run.as_deref())?;
     let window = run.window_on(project)?;
     let orders = traces_check::orders(&run.ledger()?, &run.cancellations()?);
@@ -138,7 +138,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         min_share_percent: options.min_share,
         tally,
         spans: Spans { counts, finding },
-        trace_url: trace_url(&containers)?,
+        trace_url: trace_url(&members)?,
     };
     match format {
         Format::Json => print_json(&report)?,
@@ -156,10 +156,10 @@ fn verdict(tally: &Tally, min_percent: f64, spans: &Finding) -> Exit {
     }
 }
 
-fn trace_url(containers: &[engine::Container]) -> anyhow::Result<String> {
+fn trace_url(members: &[Member]) -> anyhow::Result<String> {
     Ok(format!(
         "http://{}/trace/",
-        engine::published_by(containers, "jaeger")?
+        members::published_by(members, "jaeger")?
     ))
 }
 
@@ -439,7 +439,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use records::schema_check;
+    use support::schema;
 
     fn order(id: &str) -> Order {
         Order {
@@ -486,10 +486,10 @@ mod tests {
             vec![(&order, Some(gone)), (&order, None)],
         ] {
             let mut document = serde_json::to_value(report(&results)).unwrap();
-            let found = schema_check::violations(&schema, &document);
+            let found = schema::violations(&schema, &document);
             assert!(found.is_empty(), "{found:?}");
             document["more"] = json!(1);
-            assert_eq!(schema_check::violations(&schema, &document).len(), 1);
+            assert_eq!(schema::violations(&schema, &document).len(), 1);
         }
     }
 

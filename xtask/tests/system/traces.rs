@@ -2,8 +2,8 @@
 
 use std::{fs, time::Duration};
 
-use records::schema_check;
 use serde_json::Value;
+use support::schema;
 
 use crate::{
     client::Person,
@@ -200,7 +200,7 @@ fn report(verdict: Ended) -> Value {
     let report = verdict.json();
     let schema = include_str!("../../schemas/traces.schema.json");
     let schema = serde_json::from_str(schema).expect("a schema is JSON");
-    let found = schema_check::violations(&schema, &report);
+    let found = schema::violations(&schema, &report);
     assert!(found.is_empty(), "{found:?}");
     report
 }

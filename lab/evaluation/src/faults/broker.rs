@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use shared_events::topology::{self, Topology};
 use system::{
     control,
-    engine::Container,
     http::{Answer, Client, segment},
+    members::Member,
     project::Project,
     running::{self, RunningSystem},
     wait,
@@ -303,14 +303,14 @@ fn set_watermark(system: &RunningSystem<'_>, value: &[&str]) -> anyhow::Result<(
 
 /// What `rabbitmqctl` says in each of the broker's containers.
 fn ctl(system: &RunningSystem<'_>, args: &[&str]) -> anyhow::Result<Vec<String>> {
-    let run = |container: Container| {
+    let run = |member: Member| {
         let ctl = ["rabbitmqctl", "--quiet"].into_iter();
-        control::exec(&container, ctl.chain(args.iter().copied()))
+        control::exec(&member, ctl.chain(args.iter().copied()))
             .limit(CTL_LIMIT)
             .read()
     };
-    let containers = system.containers_of("rabbitmq")?;
-    containers.into_iter().map(run).collect()
+    let members = system.members_of("rabbitmq")?;
+    members.into_iter().map(run).collect()
 }
 
 /// Whether the memory alarm is on, by the broker's own health check and not by its statistics, which lag.

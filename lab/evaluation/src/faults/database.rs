@@ -7,7 +7,7 @@ use base::outcome;
 use records::evaluation::FaultEffect;
 use system::{
     control,
-    engine::Container,
+    members::Member,
     running::{APPLICATION, RunningSystem},
     wait,
 };
@@ -77,7 +77,7 @@ impl Injection for LockTable {
         let hold = format!(
             "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({HELD_AT_MOST_SECONDS}); ROLLBACK"
         );
-        let postgres = system.containers_of("postgres")?.remove(0);
+        let postgres = system.members_of("postgres")?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
         // The session runs in the container, so that it needs no thread here; healing ends it by its name.
         let psql = [
@@ -137,9 +137,9 @@ impl Injection for LockTable {
 /// text, don't count.
 pub(super) fn in_use(
     system: &RunningSystem<'_>,
-    mut containers: Vec<Container>,
+    mut members: Vec<Member>,
     database: &str,
-) -> anyhow::Result<Vec<Container>> {
+) -> anyhow::Result<Vec<Member>> {
     let latest = format!(
         "SELECT host(client_addr) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name NOT LIKE '{APPLICATION}%'
@@ -150,8 +150,8 @@ pub(super) fn in_use(
         let rows = system.query(database, &latest)?;
         let address = rows.into_iter().flatten().next();
         Ok(address.and_then(|address| {
-            let has_it = |c: &Container| c.networks.values().any(|own| *own == address);
-            containers.iter().position(has_it)
+            let has_it = |c: &Member| c.networks.values().any(|own| *own == address);
+            members.iter().position(has_it)
         }))
     })?;
     let Some(reader) = reader else {
@@ -159,7 +159,7 @@ pub(super) fn in_use(
             "no container has asked the database `{database}` anything within the last second"
         );
     };
-    Ok(vec![containers.swap_remove(reader)])
+    Ok(vec![members.swap_remove(reader)])
 }
 
 /// A query for `what` of the sessions that hold a lock for an evaluation, in any database.

@@ -10,20 +10,20 @@ use base::{
 };
 use shared_events::{dead_letters::Selection, topology};
 use system::{
-    composed::Composed,
     control,
     dead_letters::{
         self,
         tool::{Order, Task, Tool},
     },
-    engine::Container,
+    definition::Definition,
+    members::Member,
     project::SERVICES,
     rolling,
     running::RunningSystem,
     wait,
 };
 
-use super::{POISON_TYPE, broker, containers::name, database, limits, purge};
+use super::{POISON_TYPE, broker, database, limits, members::name, purge};
 
 /// RabbitMQ takes ten seconds to boot; the services reconnect within five.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
@@ -42,8 +42,8 @@ pub fn heal_everything(system: &RunningSystem<'_>, step: &Step) -> anyhow::Resul
         what: Vec::new(),
     };
     heal_containers(system, &mut repaired)?;
-    wait_until_healthy(system, |container| {
-        FOUNDATIONS.contains(&container.service.as_str())
+    wait_until_healthy(system, |member| {
+        FOUNDATIONS.contains(&member.service.as_str())
     })?;
     match database::end_sessions(system)? {
         0 => {}
@@ -85,28 +85,28 @@ fn heal_containers(system: &RunningSystem<'_>, repaired: &mut Repaired<'_>) -> a
             repaired.add(what);
         }
     }
-    let composed = Composed::read(system)?;
-    for container in system.containers()? {
-        if control::unlimit_cpu(&container)? {
+    let definition = Definition::read(system)?;
+    for member in system.members()? {
+        if control::unlimit_cpu(&member)? {
             repaired.add(format!(
                 "{} has its share of the processor again",
-                name(&container)
+                name(&member)
             ));
         }
-        if limits::restore_memory(&container, composed.limits(&container)?)? {
-            repaired.add(format!("{} has its memory again", name(&container)));
+        if limits::restore_memory(&member, definition.limits(&member)?)? {
+            repaired.add(format!("{} has its memory again", name(&member)));
         }
-        for network in composed.reconnect(&container)? {
+        for network in definition.reconnect(&member)? {
             repaired.add(format!(
                 "{} is back in the network {network}",
-                name(&container)
+                name(&member)
             ));
         }
     }
     // Read again: restoring a limit may have stopped a container.
-    for container in system.containers()? {
-        if let Some(done) = control::resume(&container)? {
-            repaired.add(format!("{} {done}", name(&container)));
+    for member in system.members()? {
+        if let Some(done) = control::resume(&member)? {
+            repaired.add(format!("{} {done}", name(&member)));
         }
     }
     Ok(())
@@ -114,16 +114,16 @@ fn heal_containers(system: &RunningSystem<'_>, repaired: &mut Repaired<'_>) -> a
 
 fn wait_until_healthy(
     system: &RunningSystem<'_>,
-    concerned: impl Fn(&Container) -> bool,
+    concerned: impl Fn(&Member) -> bool,
 ) -> anyhow::Result<()> {
     let mut sick = String::new();
     let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
-        let containers = system.containers()?;
-        let found = containers
+        let members = system.members()?;
+        let found = members
             .iter()
-            .find(|container| concerned(container) && !container.is_healthy());
-        sick = found.map_or_else(String::new, |container| {
-            format!("{} is {}", name(container), container.condition())
+            .find(|member| concerned(member) && !member.is_healthy());
+        sick = found.map_or_else(String::new, |member| {
+            format!("{} is {}", name(member), member.condition())
         });
         Ok(found.is_none().then_some(()))
     })?;
@@ -144,8 +144,8 @@ pub fn remove_poison(system: &RunningSystem<'_>) -> anyhow::Result<Vec<String>> 
         event_type: Some(POISON_TYPE.to_owned()),
         ..Selection::default()
     };
-    let containers = system.containers()?;
-    let reader = dead_letters::Reader::new(system.project, &containers)?;
+    let members = system.members()?;
+    let reader = dead_letters::Reader::new(system.project, &members)?;
     let mut removed = Vec::new();
     for stream in topology::ALL {
         let queue = stream.dead_letter_queue();
@@ -153,7 +153,7 @@ pub fn remove_poison(system: &RunningSystem<'_>) -> anyhow::Result<Vec<String>> 
         if reader.read(&queue, 1, 1)?.count == 0 {
             continue;
         }
-        let (report, exit) = Tool::new(system.project, &containers)?.run(&Order {
+        let (report, exit) = Tool::new(system.project, &members)?.run(&Order {
             task: Task::Purge,
             queue: &queue,
             selection: &selection,

@@ -3,15 +3,15 @@
 use records::evaluation::FaultEffect;
 use system::{
     control,
-    engine::{Container, Limits},
+    members::{Limits, Member},
     running::RunningSystem,
 };
 
 use super::{
     Fault, Injection,
-    containers::{again, name, pairs, wait_until_healthy},
     declaration::{Argument, Declaration},
     effect_if,
+    members::{again, name, pairs, wait_until_healthy},
 };
 
 /// Where throttling can't be read, a container that uses this much of its limit counts as throttled.
@@ -45,14 +45,14 @@ pub(super) const STARVE_MEMORY: Declaration = Declaration {
 /// Containers that are limited to a part of a core.
 #[derive(Debug)]
 pub(super) struct StarveCpu {
-    before: Vec<Container>,
+    before: Vec<Member>,
     millicores: u32,
     /// How often each had been throttled before; `None` where this machine can't read that.
     throttled_before: Vec<Option<u64>>,
 }
 
 impl StarveCpu {
-    pub(super) fn new(before: Vec<Container>, millicores: u32) -> Self {
+    pub(super) fn new(before: Vec<Member>, millicores: u32) -> Self {
         let throttled_before = before.iter().map(control::throttled).collect();
         Self {
             before,
@@ -71,16 +71,15 @@ impl Injection for StarveCpu {
         let now = again(system, &self.before)?;
         let mut found = Vec::new();
         let mut all = now.len() == self.before.len();
-        for (before, container) in pairs(&self.before, &now) {
-            let counted =
-                control::throttled(container).zip(self.throttled_so_far(before, container));
+        for (before, member) in pairs(&self.before, &now) {
+            let counted = control::throttled(member).zip(self.throttled_so_far(before, member));
             let (starved, proof) = match counted {
                 Some((now, before)) => {
                     let times = now.saturating_sub(before);
-                    let proof = format!("{} was throttled {times} times", name(container));
+                    let proof = format!("{} was throttled {times} times", name(member));
                     (times > 0, proof)
                 }
-                None => self.by_its_use(container)?,
+                None => self.by_its_use(member)?,
             };
             all &= starved;
             found.push(proof);
@@ -90,8 +89,8 @@ impl Injection for StarveCpu {
     }
 
     fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
-        for container in again(system, &self.before)? {
-            control::unlimit_cpu(&container)?;
+        for member in again(system, &self.before)? {
+            control::unlimit_cpu(&member)?;
         }
         Ok(())
     }
@@ -99,7 +98,7 @@ impl Injection for StarveCpu {
 
 impl StarveCpu {
     /// How often a container had been throttled when it got its quota. A start resets the count.
-    fn throttled_so_far(&self, before: &Container, now: &Container) -> Option<u64> {
+    fn throttled_so_far(&self, before: &Member, now: &Member) -> Option<u64> {
         if before.pid != now.pid {
             return Some(0);
         }
@@ -107,13 +106,10 @@ impl StarveCpu {
         *counts.find(|(one, _)| one.id == before.id)?.1
     }
 
-    fn by_its_use(&self, container: &Container) -> anyhow::Result<(bool, String)> {
-        let used = control::cpu_percent(container)?;
+    fn by_its_use(&self, member: &Member) -> anyhow::Result<(bool, String)> {
+        let used = control::cpu_percent(member)?;
         let may = f64::from(self.millicores) / 10.0;
-        let proof = format!(
-            "{} uses {used:.1} % of the {may:.1} % it may",
-            name(container)
-        );
+        let proof = format!("{} uses {used:.1} % of the {may:.1} % it may", name(member));
         Ok((used >= may * STARVED_FROM, proof))
     }
 }
@@ -122,14 +118,14 @@ impl StarveCpu {
 /// the kernel drops and reads again, which is slow and ends no process.
 #[derive(Debug)]
 pub(super) struct StarveMemory {
-    before: Vec<Container>,
+    before: Vec<Member>,
     mebibytes: u32,
     /// How often each had been restarted when it had little.
     restarts: Vec<(String, u64)>,
 }
 
 impl StarveMemory {
-    pub(super) fn new(before: Vec<Container>, mebibytes: u32) -> Self {
+    pub(super) fn new(before: Vec<Member>, mebibytes: u32) -> Self {
         Self {
             before,
             mebibytes,
@@ -146,19 +142,18 @@ impl Injection for StarveMemory {
             memory_and_swap_bytes: bytes,
             ..Limits::default()
         };
-        for container in &self.before {
-            if control::limit_memory(container, little).is_ok() {
-                self.restarts
-                    .push((container.id.clone(), container.restarts));
+        for member in &self.before {
+            if control::limit_memory(member, little).is_ok() {
+                self.restarts.push((member.id.clone(), member.restarts));
                 continue;
             }
             // With version 1 of cgroups the kernel refuses a limit below what is in use; a process that begins under
             // the limit meets it all the same. A start by hand sets the count of restarts back.
-            control::stop(container)?;
-            control::limit_memory(container, little)?;
-            self.restarts.push((container.id.clone(), 0));
+            control::stop(member)?;
+            control::limit_memory(member, little)?;
+            self.restarts.push((member.id.clone(), 0));
             // It may be too little even to start: that is the fault, not a failure.
-            control::try_to_start(container)?;
+            control::try_to_start(member)?;
         }
         Ok(())
     }
@@ -192,22 +187,22 @@ impl Injection for StarveMemory {
         for (before, now) in pairs(&self.before, &now) {
             restore_memory(now, before.limits)?;
         }
-        for container in again(system, &self.before)? {
-            control::resume(&container)?;
+        for member in again(system, &self.before)? {
+            control::resume(&member)?;
         }
         wait_until_healthy(system, &self.before)
     }
 }
 
 /// Restores a container's memory limit; returns whether it had another one.
-pub(super) fn restore_memory(container: &Container, limits: Limits) -> anyhow::Result<bool> {
-    if container.limits.memory_bytes == limits.memory_bytes {
+pub(super) fn restore_memory(member: &Member, limits: Limits) -> anyhow::Result<bool> {
+    if member.limits.memory_bytes == limits.memory_bytes {
         return Ok(false);
     }
-    if container.state == "restarting" {
+    if member.state == "restarting" {
         // The engine changes nothing in between.
-        control::stop(container)?;
+        control::stop(member)?;
     }
-    control::limit_memory(container, limits)?;
+    control::limit_memory(member, limits)?;
     Ok(true)
 }

@@ -159,16 +159,13 @@ impl Redeliver {
     /// The first of them, in the order in which they were said.
     fn published(&self, system: &RunningSystem<'_>) -> anyhow::Result<Vec<Published>> {
         let since = self.since.to_rfc3339_opts(SecondsFormat::Micros, true);
-        // An object a row: JSON escapes what would look like the end of a column or of a line.
         let sql = format!(
             "SELECT json_build_object('event_id', event_id, 'event_type', event_type, 'routing_key', routing_key,
                 'payload', payload, 'traceparent', traceparent, 'tracestate', tracestate)
              FROM outbox WHERE published_at >= '{since}' ORDER BY position LIMIT {}",
             self.count
         );
-        let rows = system.psql(database(self.stream), &sql)?.read()?;
-        let rows = rows.lines().map(serde_json::from_str);
-        Ok(rows.collect::<Result<_, _>>()?)
+        system.objects(database(self.stream), &sql)
     }
 }
 

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use records::evaluation::FaultEffect;
 use system::{
-    composed::Composed,
     control,
-    engine::{self, Container},
+    definition::Definition,
     http::Client,
+    members::{self, Member},
     project::{ALERT_RECEIVER, SERVICES},
     running::RunningSystem,
 };
 
 use super::{
     Fault, Injection,
-    containers::{again, name, wait_until_healthy},
     declaration::{Argument, Declaration},
+    members::{again, name, wait_until_healthy},
     not_observed, observed,
 };
 
@@ -40,13 +40,13 @@ pub(super) const CUT: Declaration = Declaration {
 /// Containers without one of their networks.
 #[derive(Debug)]
 pub(super) struct Cut {
-    before: Vec<Container>,
+    before: Vec<Member>,
     service: &'static str,
     /// The engine's name of the network.
     network: String,
-    composed: Composed,
+    definition: Definition,
     /// A container that could reach the first one over this network.
-    neighbour: Option<Container>,
+    neighbour: Option<Member>,
 }
 
 impl Cut {
@@ -55,21 +55,21 @@ impl Cut {
         service: &'static str,
         network: &'static str,
     ) -> anyhow::Result<Self> {
-        let composed = Composed::read(system)?;
+        let definition = Definition::read(system)?;
         let mut cut = Self {
-            before: system.containers_of(service)?,
+            before: system.members_of(service)?,
             service,
-            network: composed.network(service, network)?.to_owned(),
-            composed,
+            network: definition.network(service, network)?.to_owned(),
+            definition,
             neighbour: None,
         };
-        for container in system.containers()? {
-            let near = NEIGHBOURS.contains(&container.service.as_str())
-                && container.service != service
-                && container.state == "running"
-                && container.networks.contains_key(&cut.network);
-            if near && cut.reachable_from(&container)? {
-                cut.neighbour = Some(container);
+        for member in system.members()? {
+            let near = NEIGHBOURS.contains(&member.service.as_str())
+                && member.service != service
+                && member.state == "running"
+                && member.networks.contains_key(&cut.network);
+            if near && cut.reachable_from(&member)? {
+                cut.neighbour = Some(member);
                 break;
             }
         }
@@ -77,7 +77,7 @@ impl Cut {
     }
 
     /// Whether a neighbour can connect to the address that the first container had in this network.
-    fn reachable_from(&self, neighbour: &Container) -> anyhow::Result<bool> {
+    fn reachable_from(&self, neighbour: &Member) -> anyhow::Result<bool> {
         let port = match self.service {
             "postgres" => 5432,
             "rabbitmq" => 5672,
@@ -90,7 +90,7 @@ impl Cut {
             _ => 9100,
         };
         let first = self.before.first();
-        let address = first.and_then(|container| container.networks.get(&self.network));
+        let address = first.and_then(|member| member.networks.get(&self.network));
         let Some(address) = address.filter(|address| !address.is_empty()) else {
             return Ok(false);
         };
@@ -111,13 +111,13 @@ impl Cut {
             let neighbour = &neighbour.service;
             return Ok(Some(format!("{neighbour} can't reach it there any more")));
         }
-        let containers = system.containers()?;
-        if let Some(unready) = unready(&containers)? {
+        let members = system.members()?;
+        if let Some(unready) = unready(&members)? {
             return Ok(Some(format!(
                 "{unready} isn't ready by its own health check"
             )));
         }
-        if self.service == "traefik" && !gateway_answers(&containers) {
+        if self.service == "traefik" && !gateway_answers(&members) {
             return Ok(Some("the gateway doesn't answer".to_owned()));
         }
         Ok(None)
@@ -125,29 +125,29 @@ impl Cut {
 }
 
 /// The first service whose health check fails now: the engine asks every two seconds, and counts three failures.
-fn unready(containers: &[Container]) -> anyhow::Result<Option<&str>> {
-    let services = containers
+fn unready(members: &[Member]) -> anyhow::Result<Option<&str>> {
+    let services = members
         .iter()
-        .filter(|container| SERVICES.contains(&container.service.as_str()))
-        .filter(|container| container.state == "running");
-    for container in services {
-        let call = control::exec(container, ["/service", "healthcheck"]);
+        .filter(|member| SERVICES.contains(&member.service.as_str()))
+        .filter(|member| member.state == "running");
+    for member in services {
+        let call = control::exec(member, ["/service", "healthcheck"]);
         if !call.limit(ASK_LIMIT).output()?.status.success() {
-            return Ok(Some(&container.service));
+            return Ok(Some(&member.service));
         }
     }
     Ok(None)
 }
 
-fn gateway_answers(containers: &[Container]) -> bool {
-    let gateway = engine::published_by(containers, "traefik");
+fn gateway_answers(members: &[Member]) -> bool {
+    let gateway = members::published_by(members, "traefik");
     gateway.is_ok_and(|address| Client::new(&address).get("/", &[], &[]).is_ok())
 }
 
 impl Injection for Cut {
     fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
-        for container in &self.before {
-            control::disconnect(container, &self.network)?;
+        for member in &self.before {
+            control::disconnect(member, &self.network)?;
         }
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Injection for Cut {
         let now = again(system, &self.before)?;
         if let Some(connected) = now
             .iter()
-            .find(|container| container.networks.contains_key(&self.network))
+            .find(|member| member.networks.contains_key(&self.network))
         {
             return Ok(not_observed(format!(
                 "{} is in the network {}",
@@ -176,8 +176,8 @@ impl Injection for Cut {
     }
 
     fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
-        for container in again(system, &self.before)? {
-            self.composed.reconnect(&container)?;
+        for member in again(system, &self.before)? {
+            self.definition.reconnect(&member)?;
         }
         wait_until_healthy(system, &self.before)
     }

@@ -50,7 +50,7 @@ impl PurgeDeadLetters {
     }
 
     fn run(&self, system: &RunningSystem<'_>, order: &Order<'_>) -> anyhow::Result<(usize, usize)> {
-        let (report, exit) = Tool::new(system.project, &system.containers()?)?.run(order)?;
+        let (report, exit) = Tool::new(system.project, &system.members()?)?.run(order)?;
         anyhow::ensure!(
             exit == Exit::Holds,
             "of {} dead letters in {} only {} were {}",

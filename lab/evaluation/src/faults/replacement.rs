@@ -3,15 +3,15 @@
 
 use records::evaluation::FaultEffect;
 use system::{
-    engine::Container,
     http::Client,
     key_rotation::{self, Rotation},
+    members::Member,
     rolling::{self, Rolling},
     running::RunningSystem,
     signing_keys::{self, SERVICE, SigningKeys},
 };
 
-use super::{Injection, containers, effect_if};
+use super::{Injection, effect_if, members};
 use crate::customers;
 
 /// How containers are replaced.
@@ -26,11 +26,11 @@ pub(super) enum How {
 pub(super) struct Replaced {
     how: How,
     service: &'static str,
-    before: Vec<Container>,
+    before: Vec<Member>,
 }
 
 impl Replaced {
-    pub(super) fn new(how: How, service: &'static str, before: Vec<Container>) -> Self {
+    pub(super) fn new(how: How, service: &'static str, before: Vec<Member>) -> Self {
         Self {
             how,
             service,
@@ -48,7 +48,7 @@ impl Injection for Replaced {
                 rolling.replace_at_once()?;
             }
             How::OneByOne => {
-                for old in rolling.containers()? {
+                for old in rolling.members()? {
                     rolling.replace(&old)?;
                 }
             }
@@ -57,9 +57,9 @@ impl Injection for Replaced {
     }
 
     fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
-        let old = containers::again(system, &self.before)?.len();
-        let mut now = system.containers_of(self.service)?;
-        now.retain(Container::is_healthy);
+        let old = members::again(system, &self.before)?.len();
+        let mut now = system.members_of(self.service)?;
+        now.retain(Member::is_healthy);
         let proof = format!(
             "of {} containers {old} are still there; {} are healthy",
             self.before.len(),

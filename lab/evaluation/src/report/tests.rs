@@ -11,8 +11,8 @@ use records::{
         Trial, Versions,
     },
     load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
-    schema_check,
 };
+use support::schema;
 use system::project::Project;
 
 use super::{compare::Comparison, html, junit, list, markdown};
@@ -756,10 +756,10 @@ fn the_json_of_a_comparison_is_as_its_schema_says_and_the_schema_can_refuse() {
     ] {
         let mut document =
             serde_json::to_value(Comparison::of(before, after, 0.2)).expect("it is JSON");
-        let found = schema_check::violations(&schema, &document);
+        let found = schema::violations(&schema, &document);
         assert_eq!(found, Vec::<String>::new());
         document["before"]["agora"] = 7.into();
-        assert_eq!(schema_check::violations(&schema, &document).len(), 1);
+        assert_eq!(schema::violations(&schema, &document).len(), 1);
     }
 }
 
@@ -769,10 +769,10 @@ fn the_json_of_the_list_is_as_its_schema_says_and_the_schema_can_refuse() {
         "../../../../xtask/schemas/experiments.schema.json"
     ));
     let mut document = serde_json::to_value(list::entries()).expect("it is JSON");
-    let found = schema_check::violations(&schema, &document);
+    let found = schema::violations(&schema, &document);
     assert_eq!(found, Vec::<String>::new());
     document[0]["counts"] = serde_json::json!([]);
-    assert_eq!(schema_check::violations(&schema, &document).len(), 1);
+    assert_eq!(schema::violations(&schema, &document).len(), 1);
 }
 
 #[test]
@@ -780,7 +780,7 @@ fn the_json_is_as_its_schema_says_and_the_schema_can_refuse() {
     let schema = schema(include_str!(
         "../../../../xtask/schemas/evaluation.schema.json"
     ));
-    let refused = |document: &serde_json::Value| schema_check::violations(&schema, document);
+    let refused = |document: &serde_json::Value| schema::violations(&schema, document);
     let mut sabotaged = realistic();
     sabotaged.sabotage = Some(Sabotage::WithholdFault);
     let mut short = outbox(1, 41, 0);

@@ -12,7 +12,8 @@ use shared_events::dead_letters::{Report, Selection};
 
 use crate::{
     compose::Compose,
-    engine::{self, Container},
+    engine,
+    members::Member,
     project::{Project, Settings},
     service_images,
 };
@@ -72,12 +73,10 @@ pub struct Tool<'a> {
 
 impl<'a> Tool<'a> {
     /// Checks that the tool can be run; an error says what is missing.
-    pub fn new(project: &'a Project, containers: &[Container]) -> anyhow::Result<Self> {
-        let broker = containers
-            .iter()
-            .find(|container| container.service == "rabbitmq");
+    pub fn new(project: &'a Project, members: &[Member]) -> anyhow::Result<Self> {
+        let broker = members.iter().find(|member| member.service == "rabbitmq");
         if broker.is_none_or(|broker| !broker.is_healthy()) {
-            let condition = broker.map_or_else(|| "not started".to_owned(), Container::condition);
+            let condition = broker.map_or_else(|| "not started".to_owned(), Member::condition);
             return Err(outcome::unavailable(
                 format!("rabbitmq is {condition}"),
                 "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",

@@ -8,7 +8,7 @@ use base::{outcome::Exit, progress::spell};
 use chrono::{DateTime, Local, SubsecRound, TimeDelta, Utc};
 use records::alerts::{Change, History, Status};
 use serde::Serialize;
-use system::{alert_history::AlertReceiver, engine, project::Project};
+use system::{alert_history::AlertReceiver, members, project::Project};
 
 use crate::output::{Format, print_json, table};
 
@@ -60,7 +60,7 @@ pub(super) fn run(
         let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
         now.checked_sub_signed(time).unwrap_or(DateTime::UNIX_EPOCH)
     });
-    let receiver = AlertReceiver::new(&engine::running_system(project)?)?;
+    let receiver = AlertReceiver::new(&members::running(project)?)?;
     let report = Report::of(receiver.history(since)?, since, now);
     match format {
         Format::Json => print_json(&report)?,
@@ -179,7 +179,7 @@ fn local(time: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use records::schema_check::violations;
+    use support::schema::violations;
 
     const NOW: &str = "2026-11-25T08:10:00Z";
 

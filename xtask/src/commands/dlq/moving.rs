@@ -7,7 +7,7 @@ use serde::Serialize;
 use shared_events::{dead_letters::Report, topology::INBOX_WINDOW};
 use system::{
     dead_letters::tool::{Order, Task, Tool},
-    engine,
+    members,
     project::Project,
 };
 
@@ -68,8 +68,8 @@ pub(crate) fn replay(
 ) -> anyhow::Result<Exit> {
     let choice = &options.choice;
     choice.require_a_word()?;
-    let containers = engine::running_system(project)?;
-    let tool = Tool::new(project, &containers)?;
+    let members = members::running(project)?;
+    let tool = Tool::new(project, &members)?;
     if choice.dry_run || options.beyond_inbox_window {
         let done = choice.ask(Task::Replay, &tool, choice.dry_run)?;
         return tell(&done, format);
@@ -91,8 +91,8 @@ pub(crate) fn purge(
 ) -> anyhow::Result<Exit> {
     let choice = &options.choice;
     choice.require_a_word()?;
-    let containers = engine::running_system(project)?;
-    let tool = Tool::new(project, &containers)?;
+    let members = members::running(project)?;
+    let tool = Tool::new(project, &members)?;
     tell(&choice.ask(Task::Purge, &tool, choice.dry_run)?, format)
 }
 

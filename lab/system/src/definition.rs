@@ -10,19 +10,19 @@ use serde::Deserialize;
 
 use crate::{
     control,
-    engine::{Container, Limits},
+    members::{Limits, Member},
     running::RunningSystem,
 };
 
 /// What `docker compose config` prints: the fields that faults change.
 #[derive(Debug, Deserialize)]
-pub struct Composed {
-    services: BTreeMap<String, ComposedService>,
-    networks: BTreeMap<String, ComposedNetwork>,
+pub struct Definition {
+    services: BTreeMap<String, DefinedService>,
+    networks: BTreeMap<String, DefinedNetwork>,
 }
 
 #[derive(Debug, Deserialize)]
-struct ComposedService {
+struct DefinedService {
     #[serde(default)]
     networks: BTreeMap<String, Option<Attachment>>,
     /// The memory limit in bytes, as text.
@@ -36,11 +36,11 @@ struct Attachment {
 }
 
 #[derive(Debug, Deserialize)]
-struct ComposedNetwork {
+struct DefinedNetwork {
     name: String,
 }
 
-impl Composed {
+impl Definition {
     /// Reads it.
     ///
     /// # Errors
@@ -69,35 +69,35 @@ impl Composed {
     }
 
     /// Connects a container to the networks that it lacks, under its aliases; returns their names in compose.yaml.
-    pub fn reconnect(&self, container: &Container) -> anyhow::Result<Vec<String>> {
-        let Some(service) = self.services.get(&container.service) else {
+    pub fn reconnect(&self, member: &Member) -> anyhow::Result<Vec<String>> {
+        let Some(service) = self.services.get(&member.service) else {
             return Ok(Vec::new());
         };
         let mut reconnected = Vec::new();
         for (network, attachment) in &service.networks {
-            let Some(ComposedNetwork { name }) = self.networks.get(network) else {
+            let Some(DefinedNetwork { name }) = self.networks.get(network) else {
                 continue;
             };
-            if container.networks.contains_key(name) {
+            if member.networks.contains_key(name) {
                 continue;
             }
             let others = attachment.iter().flat_map(|attachment| &attachment.aliases);
-            let aliases = [&container.service].into_iter().chain(others);
-            control::connect(container, name, aliases.map(String::as_str))?;
+            let aliases = [&member.service].into_iter().chain(others);
+            control::connect(member, name, aliases.map(String::as_str))?;
             reconnected.push(network.clone());
         }
         Ok(reconnected)
     }
 
     /// The memory limits that a container should have.
-    pub fn limits(&self, container: &Container) -> anyhow::Result<Limits> {
-        let service = self.services.get(&container.service);
+    pub fn limits(&self, member: &Member) -> anyhow::Result<Limits> {
+        let service = self.services.get(&member.service);
         let Some(text) = service.and_then(|service| service.mem_limit.as_ref()) else {
             return Ok(Limits::default());
         };
         let memory_bytes: i64 = text
             .parse()
-            .with_context(|| format!("mem_limit of {}: {text}", container.service))?;
+            .with_context(|| format!("mem_limit of {}: {text}", member.service))?;
         Ok(Limits {
             memory_bytes,
             // The engine's default without a limit of swap.
@@ -117,9 +117,12 @@ mod tests {
 
     #[test]
     fn a_services_networks_are_known_by_the_engines_names() {
-        let composed: Composed = serde_json::from_str(CONFIG).unwrap();
-        assert_eq!(composed.network("rabbitmq", "data").unwrap(), "agora_data");
-        let error = composed.network("rabbitmq", "edge").unwrap_err();
+        let definition: Definition = serde_json::from_str(CONFIG).unwrap();
+        assert_eq!(
+            definition.network("rabbitmq", "data").unwrap(),
+            "agora_data"
+        );
+        let error = definition.network("rabbitmq", "edge").unwrap_err();
         assert_eq!(outcome::Exit::of(&error), outcome::Exit::Usage);
         assert!(error.to_string().contains("data, ui"), "{error}");
     }

@@ -11,10 +11,10 @@ use super::{
     declaration::{Argument, Declaration},
     effect_if,
 };
-pub(super) use system::engine::name;
+pub(super) use system::members::name;
 use system::{
     control::{self, Halt},
-    engine::Container,
+    members::Member,
     running::RunningSystem,
     wait,
 };
@@ -82,20 +82,20 @@ pub(super) const RESTART: Declaration = Declaration {
 #[derive(Debug)]
 pub(super) struct Halted {
     how: Halt,
-    before: Vec<Container>,
+    before: Vec<Member>,
 }
 
 impl Halted {
-    pub(super) fn new(how: Halt, before: Vec<Container>) -> Self {
+    pub(super) fn new(how: Halt, before: Vec<Member>) -> Self {
         Self { how, before }
     }
 }
 
 /// The one container that a fault takes when it takes one.
-pub(super) fn first_by_id(mut containers: Vec<Container>) -> Vec<Container> {
-    containers.sort_by(|a, b| a.id.cmp(&b.id));
-    containers.truncate(1);
-    containers
+pub(super) fn first_by_id(mut members: Vec<Member>) -> Vec<Member> {
+    members.sort_by(|a, b| a.id.cmp(&b.id));
+    members.truncate(1);
+    members
 }
 
 impl Injection for Halted {
@@ -141,12 +141,12 @@ impl Injection for Halted {
 /// Containers that are restarted one after the other. The fault is over when it is injected.
 #[derive(Debug)]
 pub(super) struct RollingRestart {
-    before: Vec<Container>,
+    before: Vec<Member>,
     rounds: u32,
 }
 
 impl RollingRestart {
-    pub(super) fn new(mut before: Vec<Container>, rounds: u32) -> Self {
+    pub(super) fn new(mut before: Vec<Member>, rounds: u32) -> Self {
         before.sort_by(|a, b| a.id.cmp(&b.id));
         Self { before, rounds }
     }
@@ -155,9 +155,9 @@ impl RollingRestart {
 impl Injection for RollingRestart {
     fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
         for _ in 0..self.rounds {
-            for container in &self.before {
-                control::stop(container)?;
-                revive(system, std::slice::from_ref(container))?;
+            for member in &self.before {
+                control::stop(member)?;
+                revive(system, std::slice::from_ref(member))?;
             }
         }
         Ok(())
@@ -185,25 +185,22 @@ impl Injection for RollingRestart {
 }
 
 /// Whether a container ended since it was `before`, by the engine's clock.
-fn ended_since(before: &Container, now: &Container) -> bool {
+fn ended_since(before: &Member, now: &Member) -> bool {
     now.finished_at.is_some() && now.finished_at != before.finished_at
 }
 
 /// The same containers as they are now; without those that are gone.
-pub(super) fn again(
-    system: &RunningSystem<'_>,
-    before: &[Container],
-) -> anyhow::Result<Vec<Container>> {
-    let mut now = system.containers()?;
+pub(super) fn again(system: &RunningSystem<'_>, before: &[Member]) -> anyhow::Result<Vec<Member>> {
+    let mut now = system.members()?;
     now.retain(|now| before.iter().any(|before| before.id == now.id));
     Ok(now)
 }
 
 /// Each container as it was and as it is.
 pub(super) fn pairs<'c>(
-    before: &'c [Container],
-    now: &'c [Container],
-) -> impl Iterator<Item = (&'c Container, &'c Container)> {
+    before: &'c [Member],
+    now: &'c [Member],
+) -> impl Iterator<Item = (&'c Member, &'c Member)> {
     now.iter().filter_map(|now| {
         let before = before.iter().find(|before| before.id == now.id)?;
         Some((before, now))
@@ -211,23 +208,23 @@ pub(super) fn pairs<'c>(
 }
 
 /// Lets containers go on, or starts them, and waits until they are healthy.
-fn revive(system: &RunningSystem<'_>, containers: &[Container]) -> anyhow::Result<()> {
-    for container in again(system, containers)? {
-        control::resume(&container)?;
+fn revive(system: &RunningSystem<'_>, members: &[Member]) -> anyhow::Result<()> {
+    for member in again(system, members)? {
+        control::resume(&member)?;
     }
-    wait_until_healthy(system, containers)
+    wait_until_healthy(system, members)
 }
 
 /// Waits until those of the containers that are still there are healthy.
 pub(super) fn wait_until_healthy(
     system: &RunningSystem<'_>,
-    containers: &[Container],
+    members: &[Member],
 ) -> anyhow::Result<()> {
     let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
-        let now = again(system, containers)?;
-        Ok(now.iter().all(Container::is_healthy).then_some(()))
+        let now = again(system, members)?;
+        Ok(now.iter().all(Member::is_healthy).then_some(()))
     })?;
-    let names: Vec<String> = containers.iter().map(name).collect();
+    let names: Vec<String> = members.iter().map(name).collect();
     anyhow::ensure!(
         healthy.is_some(),
         "{} did not get healthy within {} s",

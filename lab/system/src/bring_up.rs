@@ -1,0 +1,268 @@
+//! Starting the system: provides what is missing, builds what changed, starts everything, waits until all is healthy.
+//!
+//! A second time, with nothing changed, it asks the engine a few questions, touches no container and needs no network.
+//! Left out: what is printed about it (`xtask`).
+
+use std::thread;
+
+use base::{
+    outcome,
+    progress::{Progress, Step},
+};
+
+use crate::{
+    binaries::{self, Binaries},
+    compose::Compose,
+    configuration, engine, engine_setup,
+    env_file::{EnvFile, SECRETS_ID},
+    extras, host, images,
+    interrupt::Interrupted,
+    known_causes,
+    lock::SystemLock,
+    members::{self, Member},
+    ports,
+    process::tail,
+    project::{PORTS, Project, SERVICES, Settings},
+    service_images, switches,
+    take_down::take_down,
+};
+
+/// How long the containers may take until all are healthy.
+const HEALTHY_WITHIN_SECONDS: u64 = 180;
+/// How long the gateways of a benchmark may take until they are healthy.
+const GATEWAYS_WITHIN_SECONDS: u64 = 60;
+/// How much of an unhealthy container's log an error repeats.
+const LOG_LINES: usize = 12;
+
+/// Brings the project up; interrupted, it takes down again what did not run before.
+///
+/// `source` says where third-party images come from; `consent` is asked before an engine is installed.
+///
+/// # Errors
+/// What is missing, with its cause and the next step.
+pub fn bring_up(
+    project: &Project,
+    source: images::Source,
+    consent: impl FnOnce() -> anyhow::Result<()>,
+    progress: &Progress,
+) -> anyhow::Result<Vec<Member>> {
+    // Before anything else: a switch with a typing error would leave its pattern on unnoticed, and a port with one
+    // would be found when most of the system is up.
+    let asked_for = project.settings_from(&EnvFile::read(&project.env_file)?);
+    let off = switches::off(&asked_for)?;
+    switches::check_overrides(&asked_for)?;
+    ports::require_numbers(&asked_for)?;
+    let _lock = SystemLock::take(project)?;
+    engine_setup::provide(project, consent, progress)?;
+    let compose = progress.step("engine", |step| {
+        let version = host::version()?;
+        let compose = Compose::find_or_fetch(project, step)?;
+        step.result(format!("docker {version}, compose {}", compose.version));
+        Ok(compose)
+    })?;
+    let before = members::all(project)?;
+    let settings = progress.step("settings", |step| {
+        if !off.is_empty() {
+            step.say(&format!("patterns off: {}", off.join(", ")));
+        }
+        prepare_settings(project, &before, step)
+    })?;
+    let (references, binaries) = provide_parts(project, &compose, source, progress)?;
+    let settings = record(project, &settings, &references)?;
+    progress.step("service images", |step| {
+        binaries::stage(project, &binaries)?;
+        service_images::build(project, &compose, &settings, step)
+    })?;
+    let started = progress.step("containers", |step| {
+        start(project, &compose, &settings, &before, step)
+    });
+    if let Err(error) = started {
+        let ran_before = before.iter().any(|member| member.state == "running");
+        if error.is::<Interrupted>() && !ran_before {
+            progress.step("taking down what was started", |_| {
+                take_down(project, false)
+            })?;
+        }
+        return Err(error);
+    }
+    progress.step("optional parts", |step| {
+        extras::start(project, &compose, &settings, source, &references, step)
+    })?;
+    members::all(project)
+}
+
+fn prepare_settings(project: &Project, before: &[Member], step: &Step) -> anyhow::Result<Settings> {
+    let existed = project.env_file.exists();
+    let mut file = EnvFile::read(&project.env_file)?;
+    let defaults = PORTS.map(|port| (port.variable, port.default));
+    file.complete(&defaults)?;
+    // Checked before the file is saved: a completed file with a new id would hide the old volumes' secrets.
+    let settings = project.settings_from(&file);
+    require_matching_volumes(project, &settings)?;
+    ports::require_free(&settings, before)?;
+    file.save()?;
+    step.result(format!(
+        "{}{}",
+        project.env_file.display(),
+        if existed {
+            ""
+        } else {
+            ", made with new secrets"
+        }
+    ));
+    Ok(settings)
+}
+
+/// Volumes keep the passwords they were made with: other secrets can't open them.
+fn require_matching_volumes(project: &Project, settings: &Settings) -> anyhow::Result<()> {
+    let ours = settings.require(SECRETS_ID)?;
+    let volumes = engine::volumes(project)?;
+    let stranger = volumes
+        .iter()
+        .find(|volume| volume.secrets_id().is_some_and(|theirs| theirs != ours));
+    match stranger {
+        None => Ok(()),
+        Some(volume) => Err(outcome::unavailable(
+            format!(
+                "the volume {} was made with other secrets than the ones in {}",
+                volume.name,
+                project.env_file.display()
+            ),
+            "put the old .env back, or delete all data of the project with `cargo xtask down --volumes`",
+        )),
+    }
+}
+
+/// Third-party images and binaries, side by side: one waits for the network, the other for the compiler.
+fn provide_parts(
+    project: &Project,
+    compose: &Compose,
+    source: images::Source,
+    progress: &Progress,
+) -> anyhow::Result<(images::References, Binaries)> {
+    thread::scope(|scope| {
+        let references = scope.spawn(|| {
+            progress.step("third-party images", |step| {
+                let file = EnvFile::read(&project.env_file)?;
+                let references = images::provide(project, compose, &file, source, step)?;
+                if let Some(lacks) = images::lacks(&references) {
+                    step.say(lacks);
+                }
+                anyhow::Ok(references)
+            })
+        });
+        let binaries = progress.step("services and load generator", |step| {
+            binaries::build(project, step)
+        });
+        let references = references
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((references?, binaries?))
+    })
+}
+
+/// Records what Compose needs in `.env`, where a `docker compose` by hand finds it, too.
+fn record(
+    project: &Project,
+    settings: &Settings,
+    references: &images::References,
+) -> anyhow::Result<Settings> {
+    let configuration = configuration::hashes(project)?;
+    let made = || references.iter().chain(&configuration);
+    let mut file = EnvFile::read(&project.env_file)?;
+    for (name, value) in made() {
+        file.set(name, value);
+    }
+    file.save()?;
+    Ok(settings.with(made()))
+}
+
+fn start(
+    project: &Project,
+    compose: &Compose,
+    settings: &Settings,
+    before: &[Member],
+    step: &Step,
+) -> anyhow::Result<()> {
+    // Without this option Compose would leave one container of each.
+    let scales = SERVICES.map(|service| {
+        let of_service = before
+            .iter()
+            .filter(|member| member.service == service && !member.provisional);
+        format!("--scale={service}={}", of_service.count().max(1))
+    });
+    let result = compose
+        .up(
+            project,
+            settings,
+            HEALTHY_WITHIN_SECONDS,
+            ["--remove-orphans"],
+        )
+        .args(scales)
+        .logged(&project.log("compose-up"), |line| step.update(line));
+    let members = match result {
+        Ok(()) => members::all(project)?,
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => return Err(explain(project, &error)),
+    };
+    step.result(format!("{} healthy", members.len()));
+    Ok(())
+}
+
+/// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log.
+fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
+    if let Some(known) = known_causes::of(&format!("{error:#}")) {
+        return known;
+    }
+    let members = members::all(project).unwrap_or_default();
+    let sick: Vec<String> = members
+        .iter()
+        .filter(|member| !member.is_healthy() && !extras::is_optional(member))
+        .map(|member| {
+            let log = tail(&members::last_lines(member, LOG_LINES), LOG_LINES);
+            format!(
+                "{} is {}; its log ends with:\n{log}",
+                member.service,
+                member.condition()
+            )
+        })
+        .collect();
+    if let Some(known) = known_causes::of(&sick.join("\n")) {
+        return known;
+    }
+    if sick.is_empty() {
+        return outcome::failed(
+            format!("the containers can't be started: {error:#}"),
+            "`cargo xtask doctor`",
+        );
+    }
+    outcome::failed(
+        format!(
+            "the system did not get healthy within {HEALTHY_WITHIN_SECONDS} s\n{}",
+            sick.join("\n")
+        ),
+        "`cargo xtask logs SERVICE` shows more; `cargo xtask up` tries again",
+    )
+}
+
+/// Starts the gateways of `compose.bench.yaml` beside a running system, and what is behind them.
+///
+/// # Errors
+/// When they can't be started, or aren't healthy in time.
+pub fn gateways_to_compare_with(
+    system: &Project,
+    services: &[&str],
+    step: &Step,
+) -> anyhow::Result<()> {
+    let compose = Compose::find_or_fetch(system, step)?;
+    let with_gateways = system.clone().with_compose_file("compose.bench.yaml");
+    let services = services.iter().copied().chain(["trivial-service"]);
+    compose
+        .up(
+            &with_gateways,
+            &system.settings()?,
+            GATEWAYS_WITHIN_SECONDS,
+            services,
+        )
+        .logged(&system.log("compose-bench"), |line| step.update(line))
+}

@@ -1,0 +1,46 @@
+//! The machine that the engine runs on.
+//!
+//! Left out: whether it has what agora needs ([`crate::prerequisites`]).
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::engine::{self, docker};
+
+/// What the engine's host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Processor cores.
+    pub cores: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+}
+
+/// What the engine's host has.
+///
+/// # Errors
+/// When the engine doesn't tell.
+pub fn capacity() -> anyhow::Result<Capacity> {
+    let info = docker(["info", "--format", "{{.NCPU}} {{.MemTotal}}"]).read()?;
+    let (cores, memory) = info
+        .trim()
+        .split_once(' ')
+        .with_context(|| format!("`docker info` said {info:?}"))?;
+    Ok(Capacity {
+        cores: cores.parse()?,
+        memory_bytes: memory.parse()?,
+    })
+}
+
+/// The engine's version; an error that says why when it doesn't answer.
+pub fn version() -> anyhow::Result<String> {
+    let output = docker(["version", "--format", "{{.Server.Version}}"])
+        .limit(Duration::from_secs(15))
+        .output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(engine::failure(&said))
+}

@@ -1,0 +1,473 @@
+//! The members of a running system: what runs, with its state, its addresses and its configuration, as the engine shows
+//! it.
+//!
+//! One member is one container. Left out: what can be done to it ([`crate::control`]), and what it should be
+//! ([`crate::definition`]).
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::Context;
+use base::outcome;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::{
+    engine::{self, docker},
+    project::{PORTS, Project, PublishedPort, TOOLS},
+    signing_keys, switches,
+};
+
+const SERVICE_LABEL: &str = "com.docker.compose.service";
+/// `True` on what `compose run` made.
+const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
+
+/// How long a container may take to accept a connection on its own address.
+const DIRECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// A container as `docker inspect` shows it: the fields that are used here.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The engine's id.
+    pub id: String,
+    /// The compose service.
+    pub service: String,
+    /// `running`, `exited`, `paused`, …
+    pub state: String,
+    /// `healthy`, `unhealthy`, `starting`; `None` without a health check.
+    pub health: Option<String>,
+    /// The id of the image it runs.
+    pub image: String,
+    /// How often the engine restarted it.
+    pub restarts: u64,
+    /// When it was made.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Whether it has no restart policy, so that the engine doesn't start it again: see [`crate::rolling`].
+    pub provisional: bool,
+    /// When it last started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it last ended; in the year 1 if it never did.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// The exit code of its last end; 0 if it never ended.
+    pub exit_code: i64,
+    /// Whether the kernel ended it because it was out of memory.
+    pub out_of_memory: bool,
+    /// The id of its first process on the engine's host; 0 while it doesn't run.
+    pub pid: u32,
+    /// Its address in each network, by the engine's name of the network; addresses are empty while it doesn't run.
+    pub networks: BTreeMap<String, String>,
+    /// Its limits of memory and processor time.
+    pub limits: Limits,
+    /// The patterns that its environment turns off.
+    pub patterns_off: Vec<String>,
+    /// The ids of the signing keys in its environment; the first signs.
+    pub signing_keys: Vec<String>,
+    /// The overrides of patterns' defaults in its environment, by variable.
+    pub overrides: BTreeMap<String, String>,
+    /// Whether `compose run` made it for one command.
+    one_off: bool,
+    /// The port on 127.0.0.1 by the container's port.
+    ports: BTreeMap<u16, u16>,
+}
+
+/// The limits of a container; 0 is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Limits {
+    /// Memory, in bytes.
+    #[serde(rename = "Memory")]
+    pub memory_bytes: i64,
+    /// Memory and swap together, in bytes; -1 is no limit.
+    #[serde(rename = "MemorySwap")]
+    pub memory_and_swap_bytes: i64,
+    /// Processor time in each period, in microseconds; -1 is no limit.
+    #[serde(rename = "CpuQuota")]
+    pub cpu_quota_us: i64,
+}
+
+impl Member {
+    /// Whether it runs and is healthy by its health check, if it has one.
+    pub fn is_healthy(&self) -> bool {
+        self.state == "running"
+            && self
+                .health
+                .as_deref()
+                .is_none_or(|health| health == "healthy")
+    }
+
+    /// Whether it is part of a command and not of the system.
+    fn is_tool(&self) -> bool {
+        self.one_off || TOOLS.contains(&self.service.as_str())
+    }
+
+    /// State and health in a few words.
+    pub fn condition(&self) -> String {
+        match &self.health {
+            Some(health) if self.state == "running" => health.clone(),
+            _ => self.state.clone(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    image: String,
+    restart_count: u64,
+    created: Option<DateTime<Utc>>,
+    state: InspectedState,
+    config: InspectedConfig,
+    network_settings: InspectedNetworks,
+    #[serde(default)]
+    host_config: InspectedHost,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct InspectedHost {
+    #[serde(flatten)]
+    limits: Limits,
+    restart_policy: Option<InspectedRestartPolicy>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedRestartPolicy {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    status: String,
+    health: Option<InspectedHealth>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    exit_code: i64,
+    #[serde(default, rename = "OOMKilled")]
+    out_of_memory: bool,
+    #[serde(default)]
+    pid: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedHealth {
+    status: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedConfig {
+    labels: BTreeMap<String, String>,
+    /// Secrets among it: only what is asked for is kept.
+    env: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedNetworks {
+    ports: Option<BTreeMap<String, Option<Vec<InspectedPort>>>>,
+    networks: Option<BTreeMap<String, InspectedNetwork>>,
+}
+
+#[derive(Deserialize)]
+struct InspectedNetwork {
+    #[serde(rename = "IPAddress", default)]
+    address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedPort {
+    host_port: String,
+}
+
+impl From<Inspected> for Member {
+    fn from(inspected: Inspected) -> Self {
+        let ports = inspected.network_settings.ports.unwrap_or_default();
+        let ports = ports.iter().filter_map(|(inside, outside)| {
+            let outside = outside.as_ref()?.first()?;
+            Some((
+                inside.split('/').next()?.parse().ok()?,
+                outside.host_port.parse().ok()?,
+            ))
+        });
+        let networks = inspected.network_settings.networks.unwrap_or_default();
+        let labels = &inspected.config.labels;
+        let environment = inspected.config.env.unwrap_or_default();
+        let restarts = inspected.host_config.restart_policy;
+        Self {
+            ports: ports.collect(),
+            service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
+            one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
+            patterns_off: switches::off_in(&environment),
+            signing_keys: signing_keys::ids_in(&environment),
+            created_at: inspected.created,
+            // The engine says `no`, and nothing of a container that it made without one.
+            provisional: restarts
+                .is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
+            overrides: switches::overrides_in(&environment),
+            id: inspected.id,
+            state: inspected.state.status,
+            health: inspected.state.health.map(|health| health.status),
+            image: inspected.image,
+            restarts: inspected.restart_count,
+            started_at: inspected.state.started_at,
+            finished_at: inspected.state.finished_at,
+            exit_code: inspected.state.exit_code,
+            out_of_memory: inspected.state.out_of_memory,
+            pid: inspected.state.pid,
+            networks: networks
+                .into_iter()
+                .map(|(name, network)| (name, network.address))
+                .collect(),
+            limits: inspected.host_config.limits,
+        }
+    }
+}
+
+/// Reads one container of what `docker inspect` prints.
+///
+/// # Errors
+/// When the text is something else.
+pub fn inspected(text: &str) -> serde_json::Result<Member> {
+    serde_json::from_str::<Inspected>(text).map(Member::from)
+}
+
+/// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or
+/// left behind when it was killed or started by hand.
+pub fn all(project: &Project) -> anyhow::Result<Vec<Member>> {
+    let mut members = every(project)?;
+    members.retain(|member| !member.is_tool());
+    Ok(members)
+}
+
+/// All of the project's containers.
+pub fn every(project: &Project) -> anyhow::Result<Vec<Member>> {
+    let filter = engine::of_project(project);
+    let output = docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
+        .limit(Duration::from_secs(20))
+        .output()?;
+    if !output.status.success() {
+        return Err(engine::failure(
+            String::from_utf8_lossy(&output.stderr).trim(),
+        ));
+    }
+    let ids = String::from_utf8_lossy(&output.stdout).into_owned();
+    if ids.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let output = docker(["inspect"].into_iter().chain(ids.lines())).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // One that was removed meanwhile is no container any more; the others are on standard output all the same.
+    anyhow::ensure!(
+        output.status.success() || said.contains("No such object"),
+        "`docker inspect` failed: {}",
+        said.trim()
+    );
+    let inspected: Vec<Inspected> = serde_json::from_slice(&output.stdout)
+        .context("failed to read what `docker inspect` says")?;
+    let mut members: Vec<Member> = inspected.into_iter().map(Member::from).collect();
+    members.sort_by(|a, b| a.service.cmp(&b.service));
+    Ok(members)
+}
+
+/// The containers of the running system; an error when there are none.
+pub fn running(project: &Project) -> anyhow::Result<Vec<Member>> {
+    let members = all(project)?;
+    if members.iter().any(|member| member.state == "running") {
+        return Ok(members);
+    }
+    Err(outcome::unavailable(
+        format!("the system `{}` isn't running", project.name),
+        "start it with `cargo xtask up`",
+    ))
+}
+
+/// The address that a published port has on this machine, e.g. `127.0.0.1:80`.
+pub fn address(members: &[Member], service: &str, container_port: u16) -> anyhow::Result<String> {
+    let of_service = || {
+        let members = members.iter();
+        members.filter(|member| member.service == service)
+    };
+    // An `up` that was ended may have left one that was only created, beside the one that runs.
+    let port = of_service().find_map(|member| member.ports.get(&container_port));
+    match (of_service().next(), port) {
+        (_, Some(port)) => Ok(format!("127.0.0.1:{port}")),
+        (Some(member), None) => Err(outcome::unavailable(
+            format!(
+                "{service} publishes no port: its container is {}",
+                member.condition()
+            ),
+            "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",
+        )),
+        (None, None) => Err(outcome::unavailable(
+            format!("{service} has no container: the system is half started"),
+            "`cargo xtask up` starts what is missing",
+        )),
+    }
+}
+
+/// The address of the container itself, without the engine's proxy, which would cost more than some of what a benchmark
+/// measures. Where this machine has no route to containers (the engine runs in a virtual machine), the published one.
+/// It changes whenever the container is started.
+pub fn direct_address(
+    members: &[Member],
+    service: &str,
+    container_port: u16,
+) -> anyhow::Result<String> {
+    own_address(members, service, container_port)
+        .map_or_else(|| address(members, service, container_port), Ok)
+}
+
+/// The address of the container itself, whether or not the port is published; `None` where this machine has no route to
+/// containers, or nothing listens.
+pub fn own_address(members: &[Member], service: &str, container_port: u16) -> Option<String> {
+    members
+        .iter()
+        .filter(|member| member.service == service)
+        .flat_map(|member| member.networks.values())
+        .filter_map(|address| address.parse::<IpAddr>().ok())
+        .map(|ip| SocketAddr::new(ip, container_port))
+        .find(|addr| TcpStream::connect_timeout(addr, DIRECT_LIMIT).is_ok())
+        .map(|addr| addr.to_string())
+}
+
+/// The address of a [`PublishedPort`].
+pub fn published(members: &[Member], port: &PublishedPort) -> anyhow::Result<String> {
+    address(members, port.service, port.container_port)
+}
+
+/// The address of the first port that a service publishes, of [`PORTS`]: the gateway's is the shop.
+pub fn published_by(members: &[Member], service: &str) -> anyhow::Result<String> {
+    let port = PORTS.iter().find(|port| port.service == service);
+    let port = port.with_context(|| format!("{service} publishes no port"))?;
+    published(members, port)
+}
+
+/// Service and the beginning of the id, as `docker ps` shows it.
+pub fn name(member: &Member) -> String {
+    let id = member.id.get(..12).unwrap_or(&member.id);
+    format!("{} ({id})", member.service)
+}
+
+/// The last lines that a container wrote.
+pub fn last_lines(member: &Member, count: usize) -> String {
+    let count = count.to_string();
+    let call = docker(["logs", "--tail", &count, &member.id]).limit(Duration::from_secs(10));
+    match call.output() {
+        Ok(output) => {
+            let both = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&both).trim().to_owned()
+        }
+        Err(error) => format!("(its log can't be read: {error})"),
+    }
+}
+
+/// Resident memory of a container's one process, in KiB; `None` where the engine's host can't say.
+pub fn resident_kib(member: &Member) -> Option<u64> {
+    let text = docker(["top", &member.id, "-o", "pid,rss"])
+        .limit(Duration::from_secs(10))
+        .read()
+        .ok()?;
+    text.lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const INSPECTED: &str = r#"{"Id":"abc","Image":"sha256:1","RestartCount":2,
+        "State":{"Status":"running","Health":{"Status":"starting"}},
+        "Config":{"Labels":{"com.docker.compose.service":"traefik"}},
+        "NetworkSettings":{"Ports":{"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"80"}],"8082/tcp":null},
+            "Networks":{"agora_edge":{"IPAddress":"127.0.0.1"},"agora_public":{"IPAddress":""}}}}"#;
+
+    fn traefik() -> Member {
+        serde_json::from_str::<Inspected>(INSPECTED).unwrap().into()
+    }
+
+    #[test]
+    fn a_container_is_healthy_only_when_its_check_says_so() {
+        let mut member = traefik();
+        assert!(!member.is_healthy());
+        assert_eq!(member.condition(), "starting");
+        member.health = Some("healthy".to_owned());
+        assert!(member.is_healthy());
+        member.state = "exited".to_owned();
+        assert!(!member.is_healthy());
+        assert_eq!(member.condition(), "exited");
+    }
+
+    #[test]
+    fn a_tools_container_is_told_from_a_services() {
+        assert!(!traefik().one_off);
+        let label = r#""Labels":{"com.docker.compose.oneoff":"True","#;
+        let tool = INSPECTED.replace(r#""Labels":{"#, label);
+        let tool: Member = serde_json::from_str::<Inspected>(&tool).unwrap().into();
+        assert!(tool.one_off);
+    }
+
+    #[test]
+    fn a_tool_is_no_part_of_the_system_however_it_was_started() {
+        let inspected = |labels: &str| {
+            let text = INSPECTED.replace(r#""com.docker.compose.service":"traefik""#, labels);
+            inspected(&text).unwrap()
+        };
+        assert!(!traefik().is_tool());
+        assert!(inspected(r#""com.docker.compose.service":"dead-letters""#).is_tool());
+        let one_off =
+            r#""com.docker.compose.service":"traefik","com.docker.compose.oneoff":"True""#;
+        assert!(inspected(one_off).is_tool());
+    }
+
+    #[test]
+    fn a_container_tells_which_patterns_it_runs_without() {
+        assert!(traefik().patterns_off.is_empty());
+        let env =
+            r#""Env":["PATH=/","AGORA_PATTERN_INBOX=off","AGORA_PATTERN_OUTBOX=on"],"Labels""#;
+        let service = INSPECTED.replace(r#""Labels""#, env);
+        let service: Member = serde_json::from_str::<Inspected>(&service).unwrap().into();
+        assert_eq!(service.patterns_off, ["inbox"]);
+    }
+
+    #[test]
+    fn addresses_come_from_the_published_ports() {
+        let mut created = traefik();
+        created.ports.clear();
+        let members = [created, traefik()];
+        assert_eq!(address(&members, "traefik", 8080).unwrap(), "127.0.0.1:80");
+        let unpublished = address(&members, "traefik", 8082).unwrap_err().to_string();
+        assert!(unpublished.contains("publishes no port"), "{unpublished}");
+        let absent = address(&members, "prometheus", 9090)
+            .unwrap_err()
+            .to_string();
+        assert!(absent.contains("half started"), "{absent}");
+    }
+
+    #[test]
+    fn a_container_is_reached_directly_where_it_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap().port();
+        let mut traefik = traefik();
+        traefik.ports.insert(open, 80);
+        let direct = |members: &[Member]| direct_address(members, "traefik", open);
+        assert_eq!(
+            direct(std::slice::from_ref(&traefik)).unwrap(),
+            format!("127.0.0.1:{open}")
+        );
+        traefik.networks.clear();
+        assert_eq!(direct(&[traefik]).unwrap(), "127.0.0.1:80");
+    }
+}

@@ -1,0 +1,140 @@
+//! Parked events: those that the broker rejected too often. They wait in the outboxes of the services, whose relays poll
+//! the rows.
+//!
+//! Left out: when a relay parks an event (the chassis), and dead letters ([`crate::dead_letters`]).
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::running::RunningSystem;
+
+/// The services with an outbox, and their databases.
+const OUTBOXES: [(&str, &str); 2] = [
+    ("order-service", "orders"),
+    ("inventory-service", "inventory"),
+];
+/// The most events of a service that are listed; all are counted.
+const LISTED: usize = 100;
+const PARKED: &str = "parked_at IS NOT NULL AND published_at IS NULL";
+
+/// An event that the broker rejected too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedEvent {
+    /// Its id.
+    pub event_id: String,
+    /// What it is about: an order's id.
+    pub subject: String,
+    /// Its type.
+    pub event_type: String,
+    /// Its size, in bytes.
+    pub payload_bytes: u64,
+    /// How often the broker rejected it.
+    pub rejections: u32,
+    /// The broker's error.
+    pub error: Option<String>,
+    /// When it was parked.
+    pub parked_at: DateTime<Utc>,
+    /// Later events of the same subject, which wait for this one.
+    pub waiting_behind: u64,
+}
+
+/// A parked event and the service whose outbox has it.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// The service.
+    pub service: &'static str,
+    /// The event.
+    #[serde(flatten)]
+    pub event: ParkedEvent,
+}
+
+/// All parked events, counted, and the first of each service.
+///
+/// # Errors
+/// When a database can't be asked.
+pub fn list(system: &RunningSystem<'_>) -> anyhow::Result<(u64, Vec<Entry>)> {
+    let mut parked = 0;
+    let mut events = Vec::new();
+    let count = format!("SELECT count(*) FROM outbox WHERE {PARKED}");
+    let sql = format!(
+        "SELECT json_build_object('event_id', event_id, 'subject', subject, 'event_type', event_type,
+                'payload_bytes', octet_length(payload), 'rejections', rejections, 'error', rejected_because,
+                'parked_at', parked_at,
+                'waiting_behind', (SELECT count(*) FROM outbox AS later
+                                   WHERE later.subject = outbox.subject AND later.published_at IS NULL
+                                     AND later.position > outbox.position))
+         FROM outbox WHERE {PARKED} ORDER BY position LIMIT {LISTED}"
+    );
+    for (service, database) in OUTBOXES {
+        parked += system.number(database, &count)?;
+        let of_service = system.objects(database, &sql)?.into_iter();
+        events.extend(of_service.map(|event| Entry { service, event }));
+    }
+    Ok((parked, events))
+}
+
+/// What is done to parked events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Published again.
+    Retry,
+    /// Removed: later events of the same subject go on.
+    Drop,
+}
+
+impl Change {
+    /// The statement for the events that meet a condition; it returns their ids.
+    fn sql(self, condition: &str) -> String {
+        match self {
+            Self::Retry => format!(
+                "UPDATE outbox SET parked_at = NULL, rejections = 0, retry_at = NULL
+                 WHERE {PARKED} AND {condition} RETURNING event_id"
+            ),
+            Self::Drop => {
+                format!("DELETE FROM outbox WHERE {PARKED} AND {condition} RETURNING event_id")
+            }
+        }
+    }
+}
+
+/// Changes parked events, all of them where no id is given; returns the ids of those that were parked.
+///
+/// # Errors
+/// When a database can't be asked.
+pub fn change(
+    system: &RunningSystem<'_>,
+    change: Change,
+    ids: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let sql = change.sql(&condition(ids));
+    let mut events = Vec::new();
+    for (_, database) in OUTBOXES {
+        let changed = system.query(database, &sql)?;
+        events.extend(changed.into_iter().flatten());
+    }
+    Ok(events)
+}
+
+/// The condition for these ids. Without any id it is every event.
+fn condition(events: &[String]) -> String {
+    if events.is_empty() {
+        return "true".to_owned();
+    }
+    format!("event_id = ANY('{{{}}}'::uuid[])", events.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_parked_events_are_changed() {
+        let sql = Change::Drop.sql(&condition(&["a".to_owned(), "b".to_owned()]));
+        assert!(sql.contains("event_id = ANY('{a,b}'::uuid[])"), "{sql}");
+        // Never an event that isn't parked.
+        for change in [Change::Retry, Change::Drop] {
+            assert!(change.sql("true").contains(PARKED));
+        }
+    }
+}
