@@ -1,17 +1,20 @@
-//! Reconciles the ledger of an arm, what clients were promised, with databases and queues.
+//! Reconciles the ledger of an arm, what clients were promised, with databases and queues, in both directions.
 //!
-//! An order is followed hop by hop: its row, its event in the outbox, that event in inventory-service's inbox, the
-//! reservation, the stock that it moved, the event with the outcome, and the order's last status. Left out: what the
-//! services report about themselves.
+//! From promises to stock, an order is followed hop by hop: its row, its event in the outbox, that event in
+//! inventory-service's inbox, the reservation, the stock that it moved, the event with the outcome, and the order's last
+//! status. From stock to promises, whatever was made of an order must have the order's row: without one it is a ghost. Left
+//! out: what the services report about themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
+use base::uuids;
 use chrono::{DateTime, TimeDelta, Utc};
 use records::{
     evaluation::{Configuration, Hop, Reconciliation},
     load::{CancellationEntry, LedgerEntry},
 };
+use serde_json::Value;
 use system::{
     dead_letters::{self, DeadLetter, READ_LIMIT, Reader},
     running::RunningSystem,
@@ -20,6 +23,10 @@ use system::{
 /// Clocks of containers on one machine are one clock; a margin for times that are rounded.
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
 const ACCEPTED: u16 = 202;
+/// How much of a dead letter is read to find its order: an event is smaller.
+const EVENT_BYTES: usize = 4_096;
+/// So few that a statement stays far below the longest argument of a program.
+const IDS_PER_STATEMENT: usize = 500;
 
 /// How many pieces of each product there are, available and reserved together, by product id.
 pub type Stock = BTreeMap<i64, i64>;
@@ -39,6 +46,10 @@ pub struct Holdings {
     movements: BTreeMap<String, Moved>,
     /// Orders whose outcome was published from inventory-service's outbox.
     told: BTreeSet<String>,
+    /// What was made of orders, whoever placed them, by order id: `reservation`, …
+    made: BTreeMap<String, BTreeSet<&'static str>>,
+    /// Those of them that have a row and aren't in `orders`: somebody else's.
+    others: BTreeSet<String>,
     /// Dead letters of this arm.
     dead: Vec<DeadLetter>,
     stock: Stock,
@@ -50,6 +61,10 @@ pub struct Holdings {
 struct OrderRow {
     status: String,
     quantity: i64,
+    product_id: i64,
+    user_id: String,
+    /// Empty without one.
+    idempotency_key: String,
 }
 
 /// The stock movements of an order.
@@ -105,7 +120,8 @@ pub fn read(
     let from = since.to_rfc3339();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let orders = format!(
-        "SELECT id, status, quantity FROM orders WHERE placed_at >= '{from}' AND user_id = ANY('{{{}}}')",
+        "SELECT id, status, quantity, product_id, user_id, coalesce(idempotency_key, '') FROM orders
+         WHERE placed_at >= '{from}' AND user_id = ANY('{{{}}}')",
         users.join(",")
     );
     let orders = system.query("orders", &orders)?;
@@ -113,9 +129,13 @@ pub fn read(
         let order = OrderRow {
             status: text(row, 1)?.to_owned(),
             quantity: number(row, 2)?,
+            product_id: number(row, 3)?,
+            user_id: text(row, 4)?.to_owned(),
+            idempotency_key: text(row, 5)?.to_owned(),
         };
         Ok((text(row, 0)?.to_owned(), order))
     });
+    let orders: BTreeMap<String, OrderRow> = orders.collect::<anyhow::Result<_>>()?;
     let pairs = |database: &str, sql: String| -> anyhow::Result<Vec<(String, String)>> {
         let rows = system.query(database, &sql)?;
         let pair = |row: &Vec<String>| Ok((text(row, 0)?.to_owned(), text(row, 1)?.to_owned()));
@@ -149,14 +169,45 @@ pub fn read(
          FROM stock LEFT JOIN stock_movements USING (product_id) GROUP BY stock.product_id
          HAVING stock.reserved <> coalesce(sum(quantity), 0)",
     )?;
+    let reservations: BTreeMap<String, String> =
+        pairs("inventory", reservations)?.into_iter().collect();
+    let movements: BTreeMap<String, Moved> = movements.collect::<anyhow::Result<_>>()?;
+    let dead = dead_letters_of(system, since, EVENT_BYTES)?;
+    let mut made: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
+    let mut note = |order: String, what| {
+        made.entry(order).or_default().insert(what);
+    };
+    reservations
+        .keys()
+        .for_each(|order| note(order.clone(), "reservation"));
+    movements
+        .keys()
+        .for_each(|order| note(order.clone(), "stock movement"));
+    let subjects = format!("SELECT DISTINCT subject FROM outbox WHERE created_at >= '{from}'");
+    for (database, what) in [
+        ("orders", "event in order-service's outbox"),
+        ("inventory", "event in inventory-service's outbox"),
+    ] {
+        let subjects = system.query(database, &subjects)?;
+        subjects
+            .into_iter()
+            .flatten()
+            .for_each(|order| note(order, what));
+    }
+    dead.iter()
+        .filter_map(subject)
+        .for_each(|order| note(order, "dead letter"));
+    let others = rows_of(system, made.keys().filter(|id| !orders.contains_key(*id)))?;
     Ok(Holdings {
-        orders: orders.collect::<anyhow::Result<_>>()?,
+        orders,
+        made,
+        others,
         placed_events: pairs("orders", published("'agora.order.placed.v1'"))?
             .into_iter()
             .collect(),
         inbox: inbox.into_iter().flatten().collect(),
-        reservations: pairs("inventory", reservations)?.into_iter().collect(),
-        movements: movements.collect::<anyhow::Result<_>>()?,
+        reservations,
+        movements,
         told: pairs(
             "inventory",
             published(
@@ -166,7 +217,7 @@ pub fn read(
         .into_iter()
         .map(|(order, _)| order)
         .collect(),
-        dead: dead_letters_since(system, since)?,
+        dead,
         stock: stock(system)?,
         unexplained: unexplained
             .iter()
@@ -182,15 +233,48 @@ pub fn read(
     })
 }
 
+/// Which of these orders have a row.
+fn rows_of<'a>(
+    system: &RunningSystem<'_>,
+    ids: impl Iterator<Item = &'a String>,
+) -> anyhow::Result<BTreeSet<String>> {
+    // Whoever writes to an outbox by hand may name anything.
+    let ids: Vec<String> = ids.filter_map(|id| uuids::parse(id).ok()).collect();
+    let mut found = BTreeSet::new();
+    for ids in ids.chunks(IDS_PER_STATEMENT) {
+        let sql = format!(
+            "SELECT id FROM orders WHERE id = ANY('{{{}}}')",
+            ids.join(",")
+        );
+        found.extend(system.query("orders", &sql)?.into_iter().flatten());
+    }
+    Ok(found)
+}
+
+/// The order that a dead letter is about, where it can be read.
+fn subject(letter: &DeadLetter) -> Option<String> {
+    let event: Value = serde_json::from_str(&letter.payload).ok()?;
+    Some(event.get("subject")?.as_str()?.to_owned())
+}
+
 /// The messages that were dead-lettered since `since`, and those without a time.
 pub(super) fn dead_letters_since(
     system: &RunningSystem<'_>,
     since: DateTime<Utc>,
 ) -> anyhow::Result<Vec<DeadLetter>> {
+    dead_letters_of(system, since, 0)
+}
+
+/// The same, with so much of each one's body.
+fn dead_letters_of(
+    system: &RunningSystem<'_>,
+    since: DateTime<Utc>,
+    body_bytes: usize,
+) -> anyhow::Result<Vec<DeadLetter>> {
     let reader = Reader::new(system.project, &system.members()?)?;
     let mut dead = Vec::new();
     for queue in dead_letters::queues() {
-        let content = reader.read(&queue, READ_LIMIT, 0)?;
+        let content = reader.read(&queue, READ_LIMIT, body_bytes)?;
         anyhow::ensure!(
             content.count == content.letters.len(),
             "{queue} holds {} dead letters and only {} can be looked at: `cargo xtask dlq` makes room",
@@ -274,7 +358,19 @@ impl Holdings {
             *dead_letters.entry(letter.reason().to_owned()).or_default() += 1;
         }
         let stored = |id: &&String| !promised.contains(id.as_str());
+        let unanswered: Vec<&LedgerEntry> = ledger
+            .iter()
+            .filter(|entry| entry.status.is_none())
+            .collect();
         Reconciliation {
+            undecided: owned(wrong.undecided),
+            ghosts: self.ghosts(),
+            misanswered: ledger
+                .iter()
+                .filter_map(|entry| self.misanswered(entry))
+                .collect(),
+            indeterminate: unanswered.len() as u64,
+            indeterminate_stored: self.happened(&unanswered),
             promised: promised.len() as u64,
             unpromised: self.orders.keys().filter(stored).count() as u64,
             cancellations: cancelled.len() as u64,
@@ -288,6 +384,45 @@ impl Holdings {
             dead_letters,
             unbalanced: self.unbalanced(before),
         }
+    }
+
+    /// What was made of orders without a row.
+    fn ghosts(&self) -> Vec<String> {
+        let rowless = self
+            .made
+            .iter()
+            .filter(|(id, _)| !self.orders.contains_key(*id) && !self.others.contains(*id));
+        let said = rowless.map(|(id, made)| {
+            let made: Vec<&str> = made.iter().copied().collect();
+            format!("{id}: {}", made.join(", "))
+        });
+        said.collect()
+    }
+
+    /// How a promised order is stored otherwise than its client was answered; one without a row is lost instead.
+    fn misanswered(&self, entry: &LedgerEntry) -> Option<String> {
+        let id = entry.order_id.as_ref()?;
+        let order = self.orders.get(id)?;
+        let answered = (i64::from(entry.quantity), entry.product_id, &entry.user_id);
+        let stored = (order.quantity, order.product_id, &order.user_id);
+        (answered != stored).then(|| {
+            let said = |(quantity, product, user): (i64, i64, &String)| {
+                format!("{quantity} of product {product} for {user}")
+            };
+            format!("{id}: answered {}, stored {}", said(answered), said(stored))
+        })
+    }
+
+    /// How many of these requests happened: those whose key an order has. `None` where one has no key.
+    fn happened(&self, unanswered: &[&LedgerEntry]) -> Option<u64> {
+        let key = |order: &OrderRow| (order.user_id.clone(), order.idempotency_key.clone());
+        let stored: BTreeSet<(String, String)> = self.orders.values().map(key).collect();
+        let mut happened = 0;
+        for entry in unanswered {
+            let key = (entry.user_id.clone(), entry.idempotency_key.clone()?);
+            happened += u64::from(stored.contains(&key));
+        }
+        Some(happened)
     }
 
     fn hops(&self, promised: &BTreeSet<&str>, configuration: &Configuration) -> Vec<Hop> {
@@ -397,6 +532,9 @@ mod tests {
         OrderRow {
             status: status.to_owned(),
             quantity: 2,
+            product_id: 1,
+            user_id: "u".to_owned(),
+            idempotency_key: String::new(),
         }
     }
 
@@ -448,6 +586,62 @@ mod tests {
         assert!(
             reconciliation.hops.iter().all(|hop| hop.count == Some(3)),
             "{reconciliation:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_made_of_an_order_without_a_row_is_a_ghost() {
+        let mut holdings = holdings(&[("a", "confirmed", moved(1, 2))]);
+        for (id, what) in [
+            ("a", "reservation"),
+            ("b", "stock movement"),
+            ("b", "dead letter"),
+            ("c", "reservation"),
+        ] {
+            holdings.made.entry(id.to_owned()).or_default().insert(what);
+        }
+        // Somebody else's order.
+        holdings.others.insert("c".to_owned());
+        let reconciliation = reconcile(&holdings, &["a"]);
+        assert_eq!(reconciliation.ghosts, ["b: dead letter, stock movement"]);
+        assert!(reconciliation.lost.is_empty());
+    }
+
+    #[test]
+    fn an_order_that_is_stored_otherwise_than_answered_is_found() {
+        let mut holdings = holdings(&[("a", "confirmed", moved(1, 2))]);
+        assert!(reconcile(&holdings, &["a"]).misanswered.is_empty());
+        holdings.orders.get_mut("a").unwrap().quantity = 3;
+        let reconciliation = reconcile(&holdings, &["a"]);
+        assert_eq!(
+            reconciliation.misanswered,
+            ["a: answered 2 of product 1 for u, stored 3 of product 1 for u"]
+        );
+    }
+
+    #[test]
+    fn a_request_without_an_answer_may_have_happened_and_its_key_says_so() {
+        let mut holdings = holdings(&[("a", "pending", moved(0, 0))]);
+        holdings.orders.get_mut("a").unwrap().idempotency_key = "k1".to_owned();
+        let unanswered = |key: Option<&str>| LedgerEntry {
+            status: None,
+            order_id: None,
+            idempotency_key: key.map(str::to_owned),
+            ..ledger(&["x"]).remove(0)
+        };
+        let reconciled = |ledger: &[LedgerEntry]| {
+            holdings.reconcile(ledger, &[], &Stock::new(), &Configuration::default())
+        };
+        let found = reconciled(&[unanswered(Some("k1")), unanswered(Some("k2"))]);
+        assert_eq!(
+            (found.indeterminate, found.indeterminate_stored),
+            (2, Some(1))
+        );
+        assert_eq!(found.undecided, ["a"]);
+        let unknown = reconciled(&[unanswered(None)]);
+        assert_eq!(
+            (unknown.indeterminate, unknown.indeterminate_stored),
+            (1, None)
         );
     }
 

@@ -1,7 +1,8 @@
 //! Runs experiments: the only module that knows the order of the steps, which is the same for every experiment.
 //!
-//! heal → journal what is there → for each arm: configure → steady? → load → fault → did it take effect? → heal → load
-//! ends → settled → reconcile → restore → steady again? → at the end: restore, whatever happened.
+//! heal → journal what is there → for each arm, in counterbalanced order: configure → steady? → load → fault → did it take
+//! effect? → heal → load ends → settled → reconcile → restore (between arms of a trial only where something is left) →
+//! steady again? → at the end: restore, whatever happened.
 //!
 //! Left out: what the steps do, each in a module of its own.
 
@@ -18,8 +19,8 @@ use base::{
 };
 use chrono::{DateTime, Utc};
 use records::evaluation::{
-    Arm, Attacks, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, InForce, Sabotage,
-    Sample, Trial, Versions,
+    Arm, Attacks, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, InForce,
+    Reconciliation, Sabotage, Sample, StepTime, Trial, Versions,
 };
 use sha2::{Digest, Sha256};
 use system::{
@@ -43,6 +44,7 @@ use super::{
     reconciliation, repair,
     run_journal::{self, RunJournal},
     samples::Sampler,
+    statistics::order,
     steady::{self, Probe},
     store::EvaluationFolder,
     telemetry::Watch,
@@ -195,7 +197,11 @@ impl Runner<'_> {
                     seed: trial_seed(plan.seed, experiment.name, repetition),
                     arms: Vec::new(),
                 });
-                for arm in experiment.arms {
+                let trial = evaluation.trials.last().context("a trial")?;
+                let order = order::of(experiment.arms.len(), trial.seed, repetition);
+                for (position, index) in order.iter().copied().enumerate() {
+                    let arm = &experiment.arms[index];
+                    let is_last = position + 1 == order.len();
                     let name = match plan.repeat {
                         1 => format!("{} {}", experiment.name, arm.name),
                         _ => format!(
@@ -206,11 +212,13 @@ impl Runner<'_> {
                     let trial = evaluation.trials.last_mut().context("a trial")?;
                     let seed = trial.seed;
                     let arm = progress.step(&name, |step| {
-                        let arm = self.arm(experiment, arm, seed, step)?;
+                        let arm = self.arm(experiment, arm, seed, is_last, step)?;
                         step.result(account(&arm));
                         Ok(arm)
                     })?;
-                    trial.arms.push(arm);
+                    // In the experiment's order, whichever was run first.
+                    let before = order[..position].iter().filter(|other| **other < index);
+                    trial.arms.insert(before.count(), arm);
                     evaluation.finished_at = Utc::now();
                     self.folder
                         .write_evidence(self.system.project, evaluation)?;
@@ -226,6 +234,7 @@ impl Runner<'_> {
         experiment: &Experiment,
         plan: &ArmPlan,
         seed: u64,
+        is_last: bool,
         step: &Step,
     ) -> anyhow::Result<Arm> {
         let mut probe = Probe::default();
@@ -245,12 +254,20 @@ impl Runner<'_> {
             alerts: None,
             attacks: None,
             steady_after: None,
+            steps: Vec::new(),
             failure: None,
         };
         let steps = self.steps(experiment, plan, seed, &mut probe, &mut arm, step);
         let broke_off = steps.is_err();
         note(&mut arm, steps)?;
-        let restored = self.restore(broke_off, since, &mut probe, &mut arm, step);
+        let mut clock = StepClock::start();
+        let restored = if !is_last && leaves_nothing(&arm) {
+            // The next arm is configured anyway.
+            self.steady_again(&mut probe, &mut arm)
+        } else {
+            self.restore(broke_off, since, &mut probe, &mut arm, step)
+        };
+        arm.steps.push(clock.lap("restore"));
         note(&mut arm, restored)?;
         arm.finished_at = Utc::now();
         Ok(arm)
@@ -274,6 +291,10 @@ impl Runner<'_> {
             self.system.configure(&Wanted::found(self.found))?;
         }
         repair::since(self.system, since)?;
+        self.steady_again(probe, arm)
+    }
+
+    fn steady_again(&self, probe: &mut Probe, arm: &mut Arm) -> anyhow::Result<()> {
         arm.steady_after = Some(steady::wait_for(self.system, probe, STEADY_WITHIN)?);
         Ok(())
     }
@@ -287,6 +308,7 @@ impl Runner<'_> {
         arm: &mut Arm,
         step: &Step,
     ) -> anyhow::Result<()> {
+        let mut clock = StepClock::start();
         step.update("configuring");
         // Broken on purpose, every arm is configured as the one without the pattern.
         let configured = match (self.sabotage, experiment.arms) {
@@ -301,6 +323,7 @@ impl Runner<'_> {
             "the services run as {:?}, which isn't what was asked for",
             arm.configuration
         );
+        arm.steps.push(clock.lap("configure"));
         step.update("waiting for the steady state");
         let steady = steady::wait_for(self.system, probe, STEADY_WITHIN)?;
         let reached = steady.reached;
@@ -316,6 +339,7 @@ impl Runner<'_> {
             step.update("waiting until no alert fires");
             alerts::wait_until_nothing_fires(self.system)?;
         }
+        arm.steps.push(clock.lap("steady"));
         let quiet_since = Utc::now();
         let stock = reconciliation::stock(self.system)?;
         let since = arm.started_at;
@@ -328,6 +352,7 @@ impl Runner<'_> {
         });
         arm.samples = sampler.samples();
         let ledger = ledger?;
+        let mut clock = StepClock::start();
         step.update("reconciling");
         let users = ledger.orders.iter().map(|entry| entry.user_id.clone());
         let holdings = reconciliation::read(self.system, &users.collect(), since)?;
@@ -346,6 +371,7 @@ impl Runner<'_> {
             step.update("waiting until no alert fires any more");
             arm.alerts = Some(alerts::fired_since(self.system, quiet_since)?);
         }
+        arm.steps.push(clock.lap("reconcile"));
         arm.load = Some(ledger.evidence);
         let fault = arm.fault.as_mut();
         if let Some(in_force) = fault.and_then(|fault| fault.in_force.as_mut()) {
@@ -364,6 +390,7 @@ impl Runner<'_> {
         sampler: &Sampler,
         step: &Step,
     ) -> anyhow::Result<Ledger> {
+        let mut clock = StepClock::start();
         step.update("starting the load");
         self.loads += 1;
         let folder = format!("{:02}-{}-{}", self.loads, experiment.name, arm.name);
@@ -392,8 +419,10 @@ impl Runner<'_> {
         }
         step.update("waiting for the end of the load");
         let ledger = load.finish()?;
+        arm.steps.push(clock.lap("load"));
         step.update("waiting until all is settled");
         arm.settled_after_ms = self.settled(sampler, ledger.evidence.summary.finished_at)?;
+        arm.steps.push(clock.lap("settle"));
         Ok(ledger)
     }
 
@@ -487,6 +516,44 @@ impl Runner<'_> {
             Ok(at_rest.then(|| took(first_still)))
         })
     }
+}
+
+/// Measures the steps of an arm, one after the other.
+struct StepClock(Instant);
+
+impl StepClock {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the last step ended.
+    fn lap(&mut self, step: &str) -> StepTime {
+        let took = self.0.elapsed();
+        self.0 = Instant::now();
+        StepTime {
+            step: step.to_owned(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Whether the next arm may begin where this one ended: its ledger reconciles, and nothing died.
+fn leaves_nothing(arm: &Arm) -> bool {
+    let reconciles = |found: &Reconciliation| {
+        let lists = [
+            &found.lost,
+            &found.doubled,
+            &found.oversold,
+            &found.held,
+            &found.uncancelled,
+            &found.unbalanced,
+            &found.undecided,
+            &found.ghosts,
+        ];
+        lists.iter().all(|list| list.is_empty())
+            && found.dead_letters.values().all(|count| *count == 0)
+    };
+    arm.failure.is_none() && arm.reconciliation.as_ref().is_some_and(reconciles)
 }
 
 /// Records the first error of an arm in its evidence; only Ctrl-C ends the evaluation.
@@ -598,7 +665,7 @@ mod tests {
     #[test]
     fn the_command_repeats_the_plan() {
         let plan = Plan {
-            experiments: vec![crate::experiments::ALL[0]],
+            experiments: crate::experiments::find("outbox").into_iter().collect(),
             repeat: 3,
             seed: 11,
             sabotage: Some(Sabotage::WithholdFault),

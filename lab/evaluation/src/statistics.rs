@@ -1,8 +1,15 @@
-//! Statistics over the repetitions of a measurement: median and range.
+//! Statistics over the repetitions of a measurement: median and range, and from six pairs of runs on how certain a ratio
+//! is ([`pairs`]); what runs without harm say ([`runs`]); the order of the arms ([`order`]).
 //!
-//! Left out: mean, deviation and tests of significance, which a handful of repetitions doesn't support.
+//! Left out: which effect is large enough, which an experiment declares.
+
+pub mod order;
+pub mod pairs;
+pub mod runs;
 
 use serde::{Deserialize, Serialize};
+
+use self::pairs::Certainty;
 
 /// Median and range of a measurement over its repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -51,6 +58,9 @@ pub struct Effect {
     pub difference: Spread,
     /// `to` divided by `from`; `None` unless both are above 0 in every repetition that has both.
     pub ratio: Option<Spread>,
+    /// How certain the ratio is; `None` without a ratio, and for fewer pairs than [`pairs::FEWEST`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certainty: Option<Certainty>,
 }
 
 impl Effect {
@@ -61,11 +71,13 @@ impl Effect {
             .filter_map(|(from, to)| from.zip(*to))
             .collect();
         let divisible = pairs.iter().all(|(from, to)| *from > 0.0 && *to > 0.0);
+        let ratios: Vec<f64> = pairs.iter().map(|(from, to)| to / from).collect();
         Some(Self {
             from: from.to_owned(),
             to: to.to_owned(),
             difference: Spread::of(pairs.iter().map(|(from, to)| to - from))?,
-            ratio: Spread::of(pairs.iter().map(|(from, to)| to / from)).filter(|_| divisible),
+            ratio: Spread::of(ratios.iter().copied()).filter(|_| divisible),
+            certainty: Certainty::of(&ratios).filter(|_| divisible),
         })
     }
 }

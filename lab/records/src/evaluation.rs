@@ -103,7 +103,8 @@ pub struct Trial {
     pub repetition: u32,
     /// The trial's seed, derived from [`Evaluation::seed`], the experiment and the repetition.
     pub seed: u64,
-    /// In the experiment's order, without the pattern first. An arm that wasn't run is absent.
+    /// In the experiment's order, without the pattern first; run in that of their beginnings. An arm that wasn't run is
+    /// absent.
     pub arms: Vec<Arm>,
 }
 
@@ -143,8 +144,21 @@ pub struct Arm {
     pub attacks: Option<Attacks>,
     /// The steady state after the arm; `None` where the restoration failed.
     pub steady_after: Option<Steadiness>,
+    /// The steps in their order, with the time that each took; empty in evidence from before it was kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepTime>,
     /// Why the arm ended before its last step: nothing can be concluded from it.
     pub failure: Option<String>,
+}
+
+/// How long a step of an arm took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepTime {
+    /// The step: `configure`, `steady`, `load`, `settle`, `reconcile`, `restore`.
+    pub step: String,
+    /// Its time, in milliseconds.
+    pub took_ms: u64,
 }
 
 /// How the system was set up for an arm, read back from the containers.
@@ -292,6 +306,22 @@ pub struct Reconciliation {
     pub dead_letters: BTreeMap<String, u64>,
     /// Products whose stock doesn't add up, each with its numbers in words: available, reserved and moved.
     pub unbalanced: Vec<String>,
+    /// Orders that are stored and have no end, promised or not.
+    #[serde(default)]
+    pub undecided: Vec<String>,
+    /// Orders that have no row although something was made of them, each with what that is:
+    /// `01…: reservation, stock movement`.
+    #[serde(default)]
+    pub ghosts: Vec<String>,
+    /// Orders that are stored otherwise than a client was answered, each with the difference in words.
+    #[serde(default)]
+    pub misanswered: Vec<String>,
+    /// Requests for orders without an answer: they may have happened or not.
+    #[serde(default)]
+    pub indeterminate: u64,
+    /// How many of them did happen, by their idempotency keys; `None` where they had none.
+    #[serde(default)]
+    pub indeterminate_stored: Option<u64>,
 }
 
 /// The traces and spans of an arm.

@@ -23,6 +23,7 @@ mod faults;
 mod footprint;
 mod identity;
 mod kills;
+mod ledger;
 mod load;
 mod mirror;
 mod outages;

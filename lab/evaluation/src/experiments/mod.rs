@@ -34,6 +34,8 @@ use super::{
 
 /// Every experiment, in the order in which they are run.
 pub static ALL: &[&Experiment] = &[
+    // First: it begins once no alert fires, and others leave some that take minutes to resolve.
+    &alerting::EXPERIMENT,
     &outbox::EXPERIMENT,
     &inbox::EXPERIMENT,
     &retry::EXPERIMENT,
@@ -45,7 +47,6 @@ pub static ALL: &[&Experiment] = &[
     &competing_consumers::EXPERIMENT,
     &trace_propagation::EXPERIMENT,
     &telemetry_loss::EXPERIMENT,
-    &alerting::EXPERIMENT,
     &forward_auth::EXPERIMENT,
     &deadline::EXPERIMENT,
     &circuit_breaker::EXPERIMENT,
@@ -130,6 +131,14 @@ fn unbalanced(arm: &Arm) -> u64 {
     count(&reconciliation(arm).unbalanced)
 }
 
+fn ghosts(arm: &Arm) -> u64 {
+    count(&reconciliation(arm).ghosts)
+}
+
+fn misanswered(arm: &Arm) -> u64 {
+    count(&reconciliation(arm).misanswered)
+}
+
 fn dead_letters(arm: &Arm) -> u64 {
     reconciliation(arm).dead_letters.values().sum()
 }
@@ -141,13 +150,15 @@ fn failed_requests(arm: &Arm) -> u64 {
 }
 
 /// What no arm with the pattern may show, whichever pattern it is.
-const WRONG_LEDGER: [Count; 6] = [
+const WRONG_LEDGER: [Count; 8] = [
     ("orders lost", lost),
     ("orders that took stock twice", doubled),
     ("orders confirmed without their stock", oversold),
     ("ended orders that still hold stock", held),
     ("cancellations that were not kept", uncancelled),
     ("products whose stock doesn't add up", unbalanced),
+    ("ghosts of orders that don't exist", ghosts),
+    ("orders stored otherwise than answered", misanswered),
 ];
 
 /// The most orders without an end at once, as the time from a 202 to the order's end is not recorded.

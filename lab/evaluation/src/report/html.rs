@@ -121,6 +121,7 @@ struct ExperimentView<'a> {
     refuted_by: &'a str,
     harm: &'static str,
     reason: &'a str,
+    strength: Option<String>,
     arms: Vec<String>,
     confounders: Vec<String>,
     headlines: Vec<Headline<'a>>,
@@ -317,6 +318,7 @@ impl<'a> ExperimentView<'a> {
             harm: plan.map_or("", |plan| plan.harm),
             confounders: plan.map_or_else(Vec::new, list::confounders),
             reason: &experiment.reason,
+            strength: numbers::strength(experiment),
             against: match arms.as_slice() {
                 [from, .., to] => format!("{to} against {from}"),
                 _ => String::new(),
@@ -601,6 +603,20 @@ fn done(arms: &[Arm]) -> Vec<FactRow> {
         row("configuration", arms, |arm| {
             Some(fact(configuration(&arm.configuration, arms)))
         }),
+        row("position", arms, |arm| {
+            let before = arms
+                .iter()
+                .filter(|other| other.started_at < arm.started_at);
+            let position = before.count() + 1;
+            (arms.len() > 1).then(|| fact(format!("{position} of {}", arms.len())))
+        }),
+        row("steps", arms, |arm| {
+            let steps = arm.steps.iter();
+            let seconds = |ms: u64| ms as f64 / 1_000.0;
+            let steps = steps.map(|it| format!("{} {:.1} s", it.step, seconds(it.took_ms)));
+            let steps: Vec<String> = steps.collect();
+            (!steps.is_empty()).then(|| fact(steps.join(", ")))
+        }),
         row("load", arms, |arm| {
             let load = arm.load.as_ref()?;
             let (summary, seconds) = (&load.summary, load.timeline.len());
@@ -761,6 +777,16 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
             Some(fact(arm.reconciliation.as_ref()?.cancellations.to_string()))
         }));
     }
+    if reconciliation().any(|reconciliation| reconciliation.indeterminate > 0) {
+        rows.push(row("requests without an answer", arms, |arm| {
+            let found = arm.reconciliation.as_ref()?;
+            let happened = found.indeterminate_stored.map_or_else(
+                || "they may have happened".to_owned(),
+                |stored| format!("{stored} of them happened"),
+            );
+            Some(fact(format!("{}; {happened}", found.indeterminate)))
+        }));
+    }
     let mut nowhere = Vec::new();
     for (what, wrongs) in WRONGS {
         if reconciliation().all(|reconciliation| wrongs(reconciliation).is_empty()) {
@@ -794,7 +820,7 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
 type Wrong = (&'static str, fn(&Reconciliation) -> &[String]);
 
 /// The kinds of difference that a reconciled ledger must not have.
-const WRONGS: [Wrong; 6] = [
+const WRONGS: [Wrong; 9] = [
     ("lost: promised, and without an end", |reconciliation| {
         &reconciliation.lost
     }),
@@ -812,6 +838,15 @@ const WRONGS: [Wrong; 6] = [
     }),
     ("products whose stock doesn't add up", |reconciliation| {
         &reconciliation.unbalanced
+    }),
+    ("stored without an end", |reconciliation| {
+        &reconciliation.undecided
+    }),
+    ("ghosts: made of an order without a row", |reconciliation| {
+        &reconciliation.ghosts
+    }),
+    ("stored otherwise than answered", |reconciliation| {
+        &reconciliation.misanswered
     }),
 ];
 

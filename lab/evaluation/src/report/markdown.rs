@@ -2,7 +2,7 @@
 //!
 //! Left out: measurements that no verdict rests on.
 
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use super::numbers;
 use crate::conclusion::{Conclusion, ExperimentConclusion};
@@ -38,6 +38,10 @@ pub fn summary(conclusion: &Conclusion) -> String {
         .any(|experiment| experiment.repetitions() == 1);
     if single {
         let _ = write!(text, "\n{}.\n", numbers::NO_SPREAD);
+    }
+    let strengths = conclusion.experiments.iter().filter_map(numbers::strength);
+    for strength in strengths.collect::<BTreeSet<_>>() {
+        let _ = write!(text, "\nUpheld: {strength}.\n");
     }
     let _ = write!(text, "\nRepeat it: `{}`\n", code(&conclusion.command));
     text

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use base::progress::spell;
 
-use crate::statistics::{Effect, Spread};
+use crate::{
+    conclusion::ExperimentConclusion,
+    measurement::Outcome,
+    statistics::{Effect, Spread, runs},
+};
 
 /// The text in place of a value that wasn't measured.
 pub const NONE: &str = "–";
@@ -69,10 +73,28 @@ pub fn effect(effect: Option<&Effect>, unit: &str) -> String {
         return "no difference".to_owned();
     }
     let difference = with_range(&effect.difference, |number| signed(number, unit));
-    match &effect.ratio {
-        Some(spread) => format!("{difference}, {}", with_range(spread, ratio)),
-        None => difference,
-    }
+    let ratio_of = effect.ratio.as_ref();
+    let ratios = ratio_of.map(|spread| format!(", {}", with_range(spread, ratio)));
+    let certain = effect.certainty.map(|certainty| {
+        format!(
+            "; mean {}, at 95 % {} to {}, p {:.3}",
+            ratio(certainty.mean),
+            ratio(certainty.low),
+            ratio(certainty.high),
+            certainty.p
+        )
+    });
+    difference + &ratios.unwrap_or_default() + &certain.unwrap_or_default()
+}
+
+/// What the runs of an upheld claim say about other runs: `0 of 3 runs harmed: at 95 % at most 63 % of all runs are`.
+pub fn strength(experiment: &ExperimentConclusion) -> Option<String> {
+    let runs = u32::try_from(experiment.repetitions()).ok()?;
+    (experiment.outcome == Outcome::Upheld).then(|| {
+        let bound = 100.0 * runs::harmed_at_most(runs);
+        let noun = if runs == 1 { "run" } else { "runs" };
+        format!("0 of {runs} {noun} harmed: at 95 % at most {bound:.0} % of all runs are")
+    })
 }
 
 /// The least and the largest value; `None` for a single one.

@@ -314,6 +314,7 @@ impl Sketch {
             telemetry: None,
             alerts: None,
             attacks: None,
+            steps: Vec::new(),
             failure: None,
         }
     }

@@ -17,6 +17,9 @@ pub(crate) fn print(conclusion: &Conclusion, folder: &EvaluationFolder) {
         if experiment.repetitions() == 1 {
             println!(" {}", numbers::NO_SPREAD);
         }
+        if let Some(strength) = numbers::strength(experiment) {
+            println!(" {strength}");
+        }
         println!();
     }
     println!("{}", verdicts(conclusion));
