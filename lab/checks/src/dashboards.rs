@@ -8,12 +8,9 @@ mod file;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
     time::Duration,
 };
 
-use anyhow::Context;
 use base::{SCRAPE_INTERVAL, outcome};
 
 use self::file::parse;
@@ -99,26 +96,13 @@ pub struct Values {
     pub variables: BTreeMap<String, String>,
 }
 
-/// Reads every dashboard of the repository, in the order of the files' names.
+/// The dashboards in these files, each with its name and its text, in the same order.
 ///
 /// # Errors
-/// When a file can't be read or isn't a dashboard; the error names it.
-pub fn read_all(root: &Path) -> anyhow::Result<Vec<Dashboard>> {
-    let folder = root.join(FOLDER);
-    let entries: Vec<_> = fs::read_dir(&folder)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("failed to read {}", folder.display()))?;
-    let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
-    paths.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "json")
-    });
-    paths.sort();
-    let dashboards = paths.iter().map(|path| {
-        let text = fs::read_to_string(path)
-            .with_context(|| format!("failed to read {}", path.display()))?;
-        let file = path.file_name().unwrap_or_default().to_string_lossy();
-        parse(&file, &text).map_err(|why| {
+/// When a file isn't a dashboard; the error names it.
+pub fn of_files(files: &[(String, String)]) -> anyhow::Result<Vec<Dashboard>> {
+    let dashboards = files.iter().map(|(file, text)| {
+        parse(file, text).map_err(|why| {
             outcome::failed(
                 format!("{FOLDER}/{file} isn't a dashboard: {why}"),
                 "correct the file; Grafana exports one under Share, Export",
@@ -309,6 +293,10 @@ fn panel_defects(
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::PathBuf};
+
+    use support::sources;
+
     use super::*;
     use crate::promql;
 
@@ -336,13 +324,16 @@ mod tests {
         Values::of(Duration::from_secs(900), [service].into())
     }
 
-    fn root() -> &'static Path {
-        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    fn all() -> Vec<Dashboard> {
+        let files = sources::texts(&sources::root().join(FOLDER), "json").into_iter();
+        let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        let files: Vec<_> = files.map(|(path, text)| (name(path), text)).collect();
+        of_files(&files).unwrap()
     }
 
     #[test]
     fn the_dashboards_of_the_repository_have_no_defects() {
-        let dashboards = read_all(root()).unwrap();
+        let dashboards = all();
         let names: Vec<&str> = dashboards.iter().map(|found| &*found.uid).collect();
         assert_eq!(
             names,
@@ -353,7 +344,7 @@ mod tests {
                 "agora-service"
             ]
         );
-        let sources = fs::read_to_string(root().join(DATA_SOURCES)).unwrap();
+        let sources = fs::read_to_string(sources::root().join(DATA_SOURCES)).unwrap();
         assert_eq!(defects(&dashboards, &sources), [""; 0]);
         let panels: usize = dashboards.iter().map(|found| found.panels.len()).sum();
         assert!(panels > 60, "{panels}");
@@ -406,7 +397,7 @@ mod tests {
 
     #[test]
     fn every_promql_query_is_about_some_metric() {
-        for dashboard in read_all(root()).unwrap() {
+        for dashboard in all() {
             let queries = dashboard.panels.iter().flat_map(|panel| &panel.queries);
             for query in queries.filter(|query| query.language == Language::PromQl) {
                 assert!(!promql::metrics(&query.expr).is_empty(), "{}", query.expr);

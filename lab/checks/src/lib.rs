@@ -1,8 +1,7 @@
 //! Pure functions that check what was read: metrics, events, traces and spans of the running system, dashboards,
 //! queries and configuration files, retired words; and the attack corpus with its judgement.
 //!
-//! Left out: asking a running system. A check is given what it judges, and so are its tests; only
-//! [`dashboards::read_all`] reads files, those of the repository.
+//! Left out: asking a running system, and reading files. A check is given what it judges, and so are its tests.
 
 pub mod alloy;
 pub mod attacks;

@@ -197,8 +197,7 @@ impl Runner<'_> {
                     seed: trial_seed(plan.seed, experiment.name, repetition),
                     arms: Vec::new(),
                 });
-                let trial = evaluation.trials.last().context("a trial")?;
-                let order = order::of(experiment.arms.len(), trial.seed, repetition);
+                let order = order(plan.seed, experiment, repetition);
                 for (position, index) in order.iter().copied().enumerate() {
                     let arm = &experiment.arms[index];
                     let is_last = position + 1 == order.len();
@@ -609,6 +608,13 @@ fn trial_seed(evaluation: u64, experiment: &str, repetition: u32) -> u64 {
     u64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]))
 }
 
+/// The order of an experiment's arms, as their indices: the evaluation's seed chooses the first repetition's row of the
+/// design, and each further one takes the next.
+fn order(evaluation: u64, experiment: &Experiment, repetition: u32) -> Vec<usize> {
+    let first_row = trial_seed(evaluation, experiment.name, 1);
+    order::of(experiment.arms.len(), first_row, repetition)
+}
+
 /// How much later than planned the fault comes.
 fn jitter(seed: u64) -> Duration {
     let most = FaultPlan::JITTER.as_millis() as u64;
@@ -660,6 +666,18 @@ mod tests {
         assert_ne!(trial_seed(7, "outbox", 1), trial_seed(7, "inbox", 1));
         assert_ne!(trial_seed(7, "outbox", 1), trial_seed(8, "outbox", 1));
         assert!(jitter(trial_seed(7, "outbox", 1)) < FaultPlan::JITTER);
+    }
+
+    #[test]
+    fn the_arms_take_turns_over_the_repetitions() {
+        let outbox = crate::experiments::find("outbox").unwrap();
+        for seed in 0..20 {
+            let orders: Vec<_> = (1..=4).map(|it| order(seed, outbox, it)).collect();
+            assert_ne!(orders[0], orders[1], "{seed}");
+            assert_eq!(orders[..2], orders[2..], "{seed}");
+        }
+        let first = |seed| order(seed, outbox, 1)[0];
+        assert!((0..20).any(|seed| first(seed) == 0) && (0..20).any(|seed| first(seed) == 1));
     }
 
     #[test]

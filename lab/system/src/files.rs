@@ -1,10 +1,12 @@
-//! Files that are replaced atomically.
+//! Files that are replaced atomically, and folders of them that are read.
 
 use std::{
     fs,
     io::{self, Write},
     path::Path,
 };
+
+use anyhow::Context;
 
 /// Writes a file beside `path`, then renames it: a reader sees the old content or the new one, never a part.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -17,4 +19,24 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)
+}
+
+/// Every file with this extension in a folder: its name and its text, in the order of the names.
+///
+/// # Errors
+/// When the folder or a file can't be read; the error names it.
+pub fn read_all(folder: &Path, extension: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let entries: Vec<_> = fs::read_dir(folder)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("failed to read {}", folder.display()))?;
+    let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
+    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
+    paths.sort();
+    let files = paths.iter().map(|path| {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("failed to read {}", path.display()))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok((name.into_owned(), text))
+    });
+    files.collect()
 }

@@ -20,7 +20,7 @@ use checks::{
 use serde::Serialize;
 use serde_json::json;
 use system::{
-    binaries, configuration, env_file::EnvFile, extras, images, interrupt::Interrupted,
+    binaries, configuration, env_file::EnvFile, extras, files, images, interrupt::Interrupted,
     process::Call, project::Project,
 };
 
@@ -413,7 +413,10 @@ fn collect_scripts(folder: &Path, scripts: &mut Vec<PathBuf>) -> anyhow::Result<
 
 /// Checks that the files are dashboards with all that a panel needs, and that their LogQL is well formed.
 fn dashboard_files(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
-    let dashboards = dashboards::read_all(&project.root)?;
+    let dashboards = dashboards::of_files(&files::read_all(
+        &project.root.join(dashboards::FOLDER),
+        "json",
+    )?)?;
     let sources = read(project, dashboards::DATA_SOURCES)?;
     let mut defects = dashboards::defects(&dashboards, &sources);
     let questions = questions(&dashboards, Language::LogQl, &mut defects);
@@ -431,7 +434,10 @@ fn dashboard_files(project: &Project, step: &Step) -> anyhow::Result<Option<Stri
 /// Checks that their other queries are PromQL: promtool reads them as the rules of a file.
 fn dashboard_queries(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let mut defects = Vec::new();
-    let dashboards = dashboards::read_all(&project.root)?;
+    let dashboards = dashboards::of_files(&files::read_all(
+        &project.root.join(dashboards::FOLDER),
+        "json",
+    )?)?;
     let questions = questions(&dashboards, Language::PromQl, &mut defects);
     none_of(defects)?;
     let folder = project.outputs().join("check/dashboards");

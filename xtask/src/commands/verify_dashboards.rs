@@ -22,7 +22,7 @@ use checks::{
 };
 use serde::{Deserialize, Serialize};
 use system::{
-    extras,
+    extras, files,
     http::Client,
     interrupt::{self, Interrupted},
     members::{self, Member},
@@ -96,7 +96,10 @@ impl Finding {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let members = members::running(project)?;
-    let dashboards = dashboards::read_all(&project.root)?;
+    let dashboards = dashboards::of_files(&files::read_all(
+        &project.root.join(dashboards::FOLDER),
+        "json",
+    )?)?;
     let inquiry = Inquiry {
         prometheus: Prometheus::new(&members)?,
         loki: loki(&members),

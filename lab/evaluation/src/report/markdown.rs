@@ -41,7 +41,7 @@ pub fn summary(conclusion: &Conclusion) -> String {
     }
     let strengths = conclusion.experiments.iter().filter_map(numbers::strength);
     for strength in strengths.collect::<BTreeSet<_>>() {
-        let _ = write!(text, "\nUpheld: {strength}.\n");
+        let _ = write!(text, "\nAn upheld claim: {strength}.\n");
     }
     let _ = write!(text, "\nRepeat it: `{}`\n", code(&conclusion.command));
     text

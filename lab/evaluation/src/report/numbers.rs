@@ -87,13 +87,13 @@ pub fn effect(effect: Option<&Effect>, unit: &str) -> String {
     difference + &ratios.unwrap_or_default() + &certain.unwrap_or_default()
 }
 
-/// What the runs of an upheld claim say about other runs: `0 of 3 runs harmed: at 95 % at most 63 % of all runs are`.
+/// What the runs of an upheld claim say about other runs: `it failed in 0 of 3 runs; at 95 % it fails in at most 63 % of all`.
 pub fn strength(experiment: &ExperimentConclusion) -> Option<String> {
     let runs = u32::try_from(experiment.repetitions()).ok()?;
     (experiment.outcome == Outcome::Upheld).then(|| {
-        let bound = 100.0 * runs::harmed_at_most(runs);
+        let bound = 100.0 * runs::fails_in_at_most(runs);
         let noun = if runs == 1 { "run" } else { "runs" };
-        format!("0 of {runs} {noun} harmed: at 95 % at most {bound:.0} % of all runs are")
+        format!("it failed in 0 of {runs} {noun}; at 95 % it fails in at most {bound:.0} % of all")
     })
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn print(conclusion: &Conclusion, folder: &EvaluationFolder) {
             println!(" {}", numbers::NO_SPREAD);
         }
         if let Some(strength) = numbers::strength(experiment) {
-            println!(" {strength}");
+            println!(" the claim: {strength}");
         }
         println!();
     }
