@@ -1,6 +1,6 @@
 //! What can be done to a system's containers: halt and resume, limit, cut off a network, run a command inside.
 //!
-//! Left out: which containers there are ([`crate::engine`]), making new ones ([`crate::rolling`]), and what a container
+//! Left out: which containers there are ([`crate::members`]), making new ones ([`crate::rolling`]), and what a container
 //! should have ([`crate::definition`]).
 
 use std::{fs, path::PathBuf, time::Duration};

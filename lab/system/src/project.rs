@@ -1,7 +1,7 @@
 //! The project that a command works on: its folders, its name and its settings.
 //!
 //! `AGORA_PROJECT` and `AGORA_ENV_FILE` point a command at another running system than the default one; so do the
-//! system tests. Left out: what runs in it ([`crate::engine`]).
+//! system tests. Left out: what runs in it ([`crate::members`]).
 
 use std::{
     collections::BTreeMap,

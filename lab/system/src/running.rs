@@ -242,7 +242,7 @@ impl<'a> RunningSystem<'a> {
         broker::management(&self.settings, &self.members()?)
     }
 
-    /// Waits for a [`RunningSystem::configure`] or [`RunningSystem::compose_up`] whose process was killed: its compose lives on, and would
+    /// Waits for a [`RunningSystem::configure`] or `compose_up` whose process was killed: its compose lives on, and would
     /// undo what is set up meanwhile. It ends by itself within its own limit.
     pub fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
         let of_project = format!("--project-name {} ", self.project.name);
