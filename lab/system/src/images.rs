@@ -139,7 +139,7 @@ pub fn upstream(project: &Project) -> anyhow::Result<References> {
 }
 
 /// The upstream references of these settings, which are pinned in the same file.
-pub fn upstream_of(project: &Project, names: &[&'static str]) -> anyhow::Result<References> {
+pub(crate) fn upstream_of(project: &Project, names: &[&'static str]) -> anyhow::Result<References> {
     let pins = EnvFile::read(&project.root.join("images/upstream.env"))?;
     let mirror = mirror();
     references_of(names, |name| {
@@ -227,7 +227,7 @@ fn pull(project: &Project, references: &References, step: &Step) -> anyhow::Resu
 }
 
 /// Pulls one image.
-pub fn pull_one(project: &Project, reference: &str) -> anyhow::Result<()> {
+pub(crate) fn pull_one(project: &Project, reference: &str) -> anyhow::Result<()> {
     let call = engine::docker(["pull", reference])
         .limit(PULL_LIMIT)
         .first_output_within(REGISTRY_ANSWERS_WITHIN);

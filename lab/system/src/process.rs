@@ -95,7 +95,7 @@ impl Call {
     }
 
     /// Ends a [`Call::logged`] program that wrote nothing for this long after its start.
-    pub fn first_output_within(mut self, limit: Duration) -> Self {
+    pub(crate) fn first_output_within(mut self, limit: Duration) -> Self {
         self.first_output_limit = Some(limit);
         self
     }
@@ -137,7 +137,7 @@ impl Call {
 
     /// Runs it with its standard error on this process's own; returns its standard output and its exit code, `None`
     /// after a signal.
-    pub fn read_beside_stderr(&self) -> anyhow::Result<(String, Option<i32>)> {
+    pub(crate) fn read_beside_stderr(&self) -> anyhow::Result<(String, Option<i32>)> {
         let output = self.supervise(&self.expression().stdout_capture(), |_| Ok(()))?;
         let text = String::from_utf8(output.stdout)
             .with_context(|| format!("`{self}` wrote something that isn't UTF-8"))?;

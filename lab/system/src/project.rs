@@ -43,7 +43,7 @@ pub const ALERT_RECEIVER: &str = "alert-receiver";
 
 /// Programs of agora's own that a command runs beside the system: built and packed like the services, and not started
 /// by `up`.
-pub const TOOLS: [&str; 2] = ["dead-letters", "trivial-service"];
+pub(crate) const TOOLS: [&str; 2] = ["dead-letters", "trivial-service"];
 
 /// A new id for a run and its folder: ids sort by time, and two of the same second differ.
 pub fn new_run_id() -> anyhow::Result<String> {
@@ -52,7 +52,7 @@ pub fn new_run_id() -> anyhow::Result<String> {
 }
 
 /// The names of all images that are built from agora's own sources.
-pub fn own_images() -> impl Iterator<Item = &'static str> {
+pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {
     SERVICES.into_iter().chain([ALERT_RECEIVER]).chain(TOOLS)
 }
 
@@ -333,7 +333,7 @@ impl Settings {
     }
 
     /// These settings without those whose names begin with `prefix`.
-    pub fn without_prefix(&self, prefix: &str) -> Self {
+    pub(crate) fn without_prefix(&self, prefix: &str) -> Self {
         let mut values = self.values.clone();
         values.retain(|name, _| !name.starts_with(prefix));
         Self { values }

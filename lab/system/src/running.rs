@@ -29,7 +29,7 @@ use crate::{
 /// The `application_name` of database sessions, by which one is found that was left behind.
 pub const APPLICATION: &str = "agora-evaluation";
 /// The services whose configuration experiments change.
-pub const CONFIGURED: [&str; 6] = [
+pub(crate) const CONFIGURED: [&str; 6] = [
     "user-service",
     "product-service",
     "order-service",
