@@ -57,7 +57,10 @@ fn mean(values: &[f64]) -> f64 {
 /// The standard error of the mean.
 fn standard_error(values: &[f64], mean: f64) -> f64 {
     let count = values.len() as f64;
-    let squares: f64 = values.iter().map(|value| (value - mean) * (value - mean)).sum();
+    let squares: f64 = values
+        .iter()
+        .map(|value| (value - mean) * (value - mean))
+        .sum();
     (squares / (count - 1.0) / count).sqrt()
 }
 
@@ -74,9 +77,7 @@ fn sign_flip(values: &[f64]) -> f64 {
 fn count_far(values: &[f64], sum: f64, far: f64) -> u32 {
     match values {
         [] => u32::from(sum.abs() >= far),
-        [value, rest @ ..] => {
-            count_far(rest, sum + value, far) + count_far(rest, sum - value, far)
-        }
+        [value, rest @ ..] => count_far(rest, sum + value, far) + count_far(rest, sum - value, far),
     }
 }
 
