@@ -23,6 +23,8 @@ use system::{
 /// Clocks of containers on one machine are one clock; a margin for times that are rounded.
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
 const ACCEPTED: u16 = 202;
+/// What the gateway answers when a service doesn't: the service may have done it.
+const GATEWAY_GAVE_UP: [u16; 2] = [502, 504];
 /// How much of a dead letter is read to find its order: an event is smaller.
 const EVENT_BYTES: usize = 4_096;
 /// So few that a statement stays far below the longest argument of a program.
@@ -358,10 +360,11 @@ impl Holdings {
             *dead_letters.entry(letter.reason().to_owned()).or_default() += 1;
         }
         let stored = |id: &&String| !promised.contains(id.as_str());
-        let unanswered: Vec<&LedgerEntry> = ledger
-            .iter()
-            .filter(|entry| entry.status.is_none())
-            .collect();
+        let unanswered = |entry: &&LedgerEntry| match entry.status {
+            None => true,
+            Some(status) => GATEWAY_GAVE_UP.contains(&status),
+        };
+        let unanswered: Vec<&LedgerEntry> = ledger.iter().filter(unanswered).collect();
         Reconciliation {
             undecided: owned(wrong.undecided),
             ghosts: self.ghosts(),
@@ -638,6 +641,11 @@ mod tests {
             (2, Some(1))
         );
         assert_eq!(found.undecided, ["a"]);
+        let given_up = LedgerEntry {
+            status: Some(504),
+            ..unanswered(Some("k1"))
+        };
+        assert_eq!(reconciled(&[given_up]).indeterminate_stored, Some(1));
         let unknown = reconciled(&[unanswered(None)]);
         assert_eq!(
             (unknown.indeterminate, unknown.indeterminate_stored),

@@ -41,6 +41,9 @@ const CHANNEL: &str = "revocations";
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// After this a connection counts as dead although it reported no error.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a revocation is kept beyond its token's end, in memory and in the database: clocks differ, and may be set back.
+/// A token that is valid by the clock again must still be known as revoked.
+const KEPT_BEYOND_EXPIRY: TimeDelta = TimeDelta::hours(1);
 /// How often expired rows are pruned.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// The watermark that precedes every transaction.
@@ -290,7 +293,7 @@ impl Known {
 
     fn forget_expired(&self, now: DateTime<Utc>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|_, revocation| revocation.expires_at > now);
+        entries.retain(|_, revocation| revocation.expires_at + KEPT_BEYOND_EXPIRY > now);
         self.count(&entries);
     }
 
@@ -306,9 +309,10 @@ impl Known {
     }
 }
 
-/// An hour late, because clocks differ: a replica that starts meanwhile must know what others still know.
+/// As late as memory forgets: a replica that starts meanwhile must know what others still know.
 async fn prune(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM revocations WHERE expires_at < now() - interval '1 hour'")
+    sqlx::query("DELETE FROM revocations WHERE expires_at < now() - make_interval(secs => $1)")
+        .bind(KEPT_BEYOND_EXPIRY.as_seconds_f64())
         .execute(pool)
         .await?;
     Ok(())
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_affects_one_token_and_is_dropped_once_it_has_expired() {
+    fn a_revocation_affects_one_token_and_outlives_a_clock_that_jumps_an_hour_and_back() {
         let (known, user, end) = (Known::default(), UserId::generate(), Utc::now());
         let (one, other) = (Claims::for_test(user, 0), Claims::for_test(user, 0));
         known.add([Revocation {
@@ -348,9 +352,10 @@ mod tests {
             expires_at: end,
         }]);
         assert!(known.is_revoked(&one) && !known.is_revoked(&other));
-        known.forget_expired(end - TimeDelta::seconds(1));
+        // The clock is set forward, beyond the token's end, and back, when the token is valid again.
+        known.forget_expired(end + TimeDelta::minutes(59));
         assert!(known.is_revoked(&one));
-        known.forget_expired(end);
+        known.forget_expired(end + KEPT_BEYOND_EXPIRY);
         assert!(!known.is_revoked(&one));
     }
 }

@@ -33,41 +33,71 @@ static SYSTEMS: LazyLock<Vec<Project>> = LazyLock::new(|| {
         .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with `cargo xtask test`"));
     serde_json::from_str(&systems).unwrap_or_else(|error| panic!("{variable}: {error}"))
 });
-/// Those that no test has, and the news that one was given back.
-static FREE: LazyLock<Mutex<Vec<&Project>>> =
-    LazyLock::new(|| Mutex::new(SYSTEMS.iter().collect()));
+/// Which of them no test has, and the news that one was given back.
+static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(|| {
+    Mutex::new(Pool {
+        free: SYSTEMS.iter().collect(),
+        want_all: 0,
+    })
+});
 static GIVEN_BACK: Condvar = Condvar::new();
+
+struct Pool {
+    free: Vec<&'static Project>,
+    /// How many tests wait for all systems: until they had them, nobody else gets one.
+    want_all: usize,
+}
 
 /// One of the systems that this test alone has.
 pub(crate) struct System {
     /// The gateway.
     pub(crate) gateway: Client,
     turn: Turn,
+    /// The others, where the test has the machine for itself.
+    _others: Vec<Turn>,
 }
 
 struct Turn(&'static Project);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        free().push(self.0);
-        GIVEN_BACK.notify_one();
+        pool().free.push(self.0);
+        // Not one: who is woken may be waiting for more than this one.
+        GIVEN_BACK.notify_all();
     }
 }
 
 /// A test that failed has no say in whether the next one runs.
-fn free() -> MutexGuard<'static, Vec<&'static Project>> {
-    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl System {
     /// Waits for a system that no test has, and heals what an earlier test may have left behind.
     pub(crate) fn take_turn() -> Self {
-        let turn = {
-            let mut free = GIVEN_BACK
-                .wait_while(free(), |free| free.is_empty())
-                .unwrap_or_else(PoisonError::into_inner);
-            Turn(free.pop().expect("a free system"))
-        };
+        let mut pool = GIVEN_BACK
+            .wait_while(pool(), |pool| pool.free.is_empty() || pool.want_all > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn(pool.free.pop().expect("a free system"));
+        drop(pool);
+        Self::healed(turn, Vec::new())
+    }
+
+    /// The same, while no test uses any other system: for what other tests' load must not disturb.
+    pub(crate) fn take_turn_alone() -> Self {
+        let mut pool = pool();
+        pool.want_all += 1;
+        let mut pool = GIVEN_BACK
+            .wait_while(pool, |pool| pool.free.len() < SYSTEMS.len())
+            .unwrap_or_else(PoisonError::into_inner);
+        pool.want_all -= 1;
+        let mut turns: Vec<Turn> = pool.free.drain(..).map(Turn).collect();
+        drop(pool);
+        let turn = turns.pop().expect("a system");
+        Self::healed(turn, turns)
+    }
+
+    fn healed(turn: Turn, others: Vec<Turn>) -> Self {
         let Turn(project) = turn;
         for stopped in project.containers(&["--filter", "status=exited"]) {
             docker(["start", &stopped]);
@@ -78,6 +108,7 @@ impl System {
             // A port that the engine chose is another one after each start of its container.
             gateway: Client::new(format!("http://{}", project.published("traefik", "8080"))),
             turn,
+            _others: others,
         }
     }
 }

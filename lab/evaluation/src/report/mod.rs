@@ -2,7 +2,7 @@
 //!
 //! Left out: judging ([`crate::conclusion`]), and the terminal's form (`xtask`).
 
-mod charts;
+pub mod charts;
 pub mod compare;
 pub mod html;
 pub mod junit;
