@@ -5,10 +5,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use records::{evaluation::Arm, scenario::Scenario};
+use serde::{Deserialize, Serialize};
 
 use super::{
     faults::Fault,
     measurement::{Measurement, Outcome},
+    statistics::decision::Bound,
 };
 
 /// An experiment: a claim about a pattern, and how it is tried.
@@ -18,6 +20,10 @@ pub struct Experiment {
     pub name: &'static str,
     /// The hypothesis, in one sentence.
     pub claim: &'static str,
+    /// Whether single runs decide it.
+    pub kind: Kind,
+    /// How large effects must be at least, with every bound declared before the run that it judges.
+    pub effects: &'static [DeclaredEffect],
     /// What would refute it, as a phrase.
     pub refuted_by: &'static str,
     /// The harm without the pattern, and its cause.
@@ -34,8 +40,52 @@ pub struct Experiment {
     pub observed: Observed,
     /// Computes the measurements of the arms, the harm first. Pure.
     pub measurements: fn(&[Arm]) -> Vec<Measurement>,
-    /// Judges arms that can be trusted: the verdict and its reason. Pure.
+    /// Judges the arms of one run that can be trusted: the verdict and its reason. For [`Kind::Magnitude`], upheld means no more
+    /// than that the run counts as a pair. Pure.
     pub judge: fn(&[Arm]) -> (Outcome, String),
+}
+
+/// What kind of claim an experiment makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Something harmful doesn't happen with the pattern: one run with that harm refutes. Declared effects are judged besides.
+    Safety,
+    /// An effect is large enough: only the declared effects decide, over pairs of runs. A single run refutes it only by
+    /// damage that no pattern may do.
+    Magnitude,
+}
+
+impl Kind {
+    /// The kind in one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Safety => "safety",
+            Self::Magnitude => "magnitude",
+        }
+    }
+}
+
+/// An effect of the pattern, and how large it must be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeclaredEffect {
+    /// The measurement, by its name.
+    pub measurement: &'static str,
+    /// What is divided by what.
+    pub ratio: Ratio,
+    /// How large the ratio must be.
+    pub bound: Bound,
+    /// Why it must be that large, as a phrase; the reason doesn't come from a run.
+    pub reason: &'static str,
+}
+
+/// What the ratio of a declared effect is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ratio {
+    /// The measurement in the last arm, divided by that in the first.
+    BetweenArms,
+    /// The measurement in the last arm, which is a ratio itself.
+    WithPattern,
 }
 
 /// A pattern that an experiment is not about and that could change its result.
@@ -107,6 +157,8 @@ pub enum Observed {
     Reconciliation,
     /// The orders' traces, and what became of spans.
     Traces,
+    /// What became of spans.
+    Spans,
     /// Which alerts fired, and their notifications.
     Alerts,
 }

@@ -15,36 +15,51 @@ pub enum Outcome {
     Refuted,
     /// The evidence decides nothing.
     Inconclusive,
+    /// Nothing was to be decided: of a magnitude claim one pair of runs was shown, or one run of several is a part of it.
+    NotJudged,
 }
 
 impl Outcome {
+    /// Every value.
+    pub const ALL: [Self; 4] = [
+        Self::Upheld,
+        Self::Refuted,
+        Self::Inconclusive,
+        Self::NotJudged,
+    ];
+
     /// A single character for tables.
     pub fn mark(self) -> &'static str {
         match self {
             Self::Upheld => "✓",
             Self::Refuted => "✗",
             Self::Inconclusive => "?",
+            Self::NotJudged => "·",
         }
     }
 
-    /// The outcome in one word.
+    /// The outcome in words.
     pub fn word(self) -> &'static str {
         match self {
             Self::Upheld => "upheld",
             Self::Refuted => "refuted",
             Self::Inconclusive => "inconclusive",
+            Self::NotJudged => "not judged",
         }
     }
 
-    /// Over several trials: one refutation refutes, and only unanimity upholds.
+    /// Over several: one refutation refutes, and only unanimity upholds. What wasn't judged has no part in it; without
+    /// anything else nothing was judged.
     pub fn over(outcomes: impl IntoIterator<Item = Self>) -> Self {
         let outcomes: Vec<Self> = outcomes.into_iter().collect();
         if outcomes.contains(&Self::Refuted) {
             Self::Refuted
         } else if outcomes.is_empty() || outcomes.contains(&Self::Inconclusive) {
             Self::Inconclusive
-        } else {
+        } else if outcomes.contains(&Self::Upheld) {
             Self::Upheld
+        } else {
+            Self::NotJudged
         }
     }
 }

@@ -58,10 +58,15 @@ impl Repaired {
     }
 }
 
-/// Repairs everything that evaluations left inconsistent since `since`.
-pub(crate) fn since(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::Result<Repaired> {
+/// Repairs everything that evaluations left inconsistent since `since`. `at_rest` says that nothing moves any more; else that is
+/// waited for.
+pub(crate) fn since(
+    system: &RunningSystem<'_>,
+    since: DateTime<Utc>,
+    at_rest: bool,
+) -> anyhow::Result<Repaired> {
     let mut repaired = Repaired::default();
-    let mut wrong = wrong_for_good(system, since)?;
+    let mut wrong = wrong_for_good(system, since, at_rest)?;
     if !reconciliation::dead_letters_since(system, since)?.is_empty() {
         repaired.poison = faults::remove_poison(system)?;
         let ours = Selection {
@@ -70,7 +75,7 @@ pub(crate) fn since(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow:
         };
         repaired.replayed = replay(system, &ours)?;
         if repaired.replayed > 0 {
-            wrong = wrong_for_good(system, since)?;
+            wrong = wrong_for_good(system, since, false)?;
         }
     }
     for ids in wrong.chunks(IDS_PER_STATEMENT) {
@@ -81,7 +86,11 @@ pub(crate) fn since(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow:
 }
 
 /// The ids of test users' orders that are inconsistent once nothing moves any more.
-fn wrong_for_good(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::Result<Vec<String>> {
+fn wrong_for_good(
+    system: &RunningSystem<'_>,
+    since: DateTime<Utc>,
+    at_rest: bool,
+) -> anyhow::Result<Vec<String>> {
     let customers = format!(
         "SELECT id FROM users WHERE email LIKE '{}%' AND created_at >= '{}'",
         customers::PREFIX,
@@ -100,7 +109,7 @@ fn wrong_for_good(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::R
     wait::until(STILL_WITHIN, INTERVAL, || {
         let holdings = reconciliation::read(system, &customers, since)?;
         let wrong: Vec<String> = holdings.wrong().into_iter().map(str::to_owned).collect();
-        if wrong.is_empty() {
+        if at_rest || wrong.is_empty() {
             return Ok(Some(wrong));
         }
         match &last {

@@ -49,7 +49,7 @@ impl RunJournal {
             system.configure(&Wanted::found(&self.found))?;
             done.push("the services run again as they did before the evaluation".to_owned());
         }
-        let repaired = repair::since(system, self.since)?;
+        let repaired = repair::since(system, self.since, false)?;
         done.extend(repaired.said());
         remove(&path(system.project))?;
         Ok(done)

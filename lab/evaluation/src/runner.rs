@@ -19,8 +19,8 @@ use base::{
 };
 use chrono::{DateTime, Utc};
 use records::evaluation::{
-    Arm, Attacks, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, InForce,
-    Reconciliation, Sabotage, Sample, StepTime, Trial, Versions,
+    Arm, Attacks, Configuration, Design, Evaluation, FORMAT, FaultEffect, FaultEvidence, InForce,
+    PlannedExperiment, Profile, Reconciliation, Sabotage, Sample, StepTime, Trial, Versions,
 };
 use sha2::{Digest, Sha256};
 use system::{
@@ -38,10 +38,13 @@ use system::{
 
 use super::{
     alerts,
-    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Observed},
-    faults,
+    conclusion::Conclusion,
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, Observed},
+    experiments, faults,
+    history::Durations,
     load::{Ledger, Load},
-    reconciliation, repair,
+    measurement::Outcome,
+    noise, reconciliation, repair,
     run_journal::{self, RunJournal},
     samples::Sampler,
     statistics::order,
@@ -62,30 +65,89 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Plan {
     /// The experiments, in the order in which they are run.
     pub experiments: Vec<&'static Experiment>,
-    /// How many times each of them is run.
-    pub repeat: u32,
+    /// How often each of them is run.
+    pub stopping: Stopping,
+    /// How thorough the run is.
+    pub profile: Profile,
+    /// What the arms are compared for.
+    pub design: Design,
     /// Reproduces the request mix and the moment of each fault.
     pub seed: u64,
     /// What to break on purpose, if anything.
     pub sabotage: Option<Sabotage>,
 }
 
+/// When an experiment has been run often enough; declared before its first run.
+#[derive(Debug, Clone)]
+pub enum Stopping {
+    /// After so many repetitions.
+    After(u32),
+    /// After so many repetitions, experiment by experiment, in their order.
+    AfterEach(Vec<u32>),
+    /// As soon as the declared effects are decided, and after so many repetitions at the latest.
+    UntilDecided {
+        /// The most repetitions.
+        at_most: u32,
+    },
+}
+
 impl Plan {
     /// The command that does the same again.
     fn command(&self) -> String {
         let mut words = vec!["cargo xtask evaluate".to_owned()];
-        if self.experiments.len() < super::experiments::ALL.len() {
+        if self.experiments.len() < chosen_by(self.profile).len() {
             let names = self.experiments.iter().map(|experiment| experiment.name);
             words.extend(names.map(str::to_owned));
         }
+        if self.design == Design::SameArms {
+            words.push("--aa".to_owned());
+        }
         words.push(format!("--seed {}", self.seed));
-        if self.repeat > 1 {
-            words.push(format!("--repeat {}", self.repeat));
+        if self.profile != Profile::Default {
+            words.push(format!("--profile {}", self.profile.option()));
+        }
+        match &self.stopping {
+            Stopping::After(1) | Stopping::AfterEach(_) => {}
+            Stopping::After(repeat) => words.push(format!("--repeat {repeat}")),
+            Stopping::UntilDecided { at_most } => {
+                words.push(format!("--until-decided --at-most {at_most}"));
+            }
         }
         if let Some(sabotage) = self.sabotage {
             words.push(format!("--sabotage {}", sabotage.option()));
         }
         words.join(" ")
+    }
+
+    /// The experiments with the number of their repetitions.
+    fn planned(&self) -> Vec<PlannedExperiment> {
+        let experiments = self.experiments.iter().enumerate();
+        let planned = experiments.map(|(number, experiment)| {
+            let (repetitions, until_decided) = match &self.stopping {
+                Stopping::After(repeat) => (*repeat, false),
+                Stopping::AfterEach(each) => (each.get(number).copied().unwrap_or(1), false),
+                // Nothing but effects is decided by several runs.
+                Stopping::UntilDecided { .. } if experiment.effects.is_empty() => (1, false),
+                Stopping::UntilDecided { at_most } => (*at_most, true),
+            };
+            PlannedExperiment {
+                name: experiment.name.to_owned(),
+                repetitions,
+                until_decided,
+            }
+        });
+        planned.collect()
+    }
+}
+
+/// The experiments that a profile runs where none are named.
+pub fn chosen_by(profile: Profile) -> Vec<&'static Experiment> {
+    let all = experiments::ALL.iter().copied();
+    match profile {
+        Profile::Quick => all
+            .filter(|experiment| experiment.kind == Kind::Safety)
+            .collect(),
+        Profile::Default | Profile::Rigorous => all.collect(),
     }
 }
 
@@ -93,8 +155,69 @@ impl Plan {
 pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Result<Evaluation> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
+    let evaluation = Evaluation {
+        format: FORMAT,
+        run: project::new_run_id()?,
+        command: plan.command(),
+        seed: plan.seed,
+        sabotage: plan.sabotage,
+        design: plan.design,
+        profile: plan.profile,
+        planned: plan.planned(),
+        noise: noise::read(project)?.of_machine(host::capacity()?),
+        started_at: Utc::now(),
+        finished_at: Utc::now(),
+        versions: versions(&system)?,
+        trials: Vec::new(),
+    };
+    go_on(&system, evaluation, progress)
+}
+
+/// Goes on with an evaluation that was interrupted, with the next trial that isn't whole. Nothing is run twice.
+///
+/// # Errors
+/// When the run is of another version or machine, or too old to know what was planned; else those of [`run`].
+pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Result<Evaluation> {
+    let system = RunningSystem::new(project)?;
+    let _lock = SystemLock::take(project)?;
+    let folder = EvaluationFolder::find(project, run)?;
+    let mut evaluation = folder.evidence()?;
+    let refused = |what: &str| {
+        outcome::unavailable(
+            format!("run {} can't be resumed: {what}", evaluation.run),
+            format!("start another one: {}", evaluation.command),
+        )
+    };
+    if evaluation.planned.is_empty() {
+        return Err(refused("its evidence doesn't say what was planned"));
+    }
+    if EvaluationFolder::new(project, &evaluation.run).path != folder.path {
+        return Err(refused("it isn't one of this clone's runs"));
+    }
+    if versions(&system)? != evaluation.versions {
+        return Err(refused("code, images or machine are other ones now"));
+    }
+    drop_unfinished(&mut evaluation);
+    go_on(&system, evaluation, progress)
+}
+
+/// Removes trials of which an arm is missing: their arms would not be run one after the other.
+fn drop_unfinished(evaluation: &mut Evaluation) {
+    evaluation.trials.retain(|trial| {
+        let experiment = experiments::find(&trial.experiment);
+        experiment.is_some_and(|experiment| trial.arms.len() == experiment.arms.len())
+    });
+}
+
+/// Runs what is planned and isn't in the evidence yet. The caller holds the [`SystemLock`].
+fn go_on(
+    system: &RunningSystem<'_>,
+    mut evaluation: Evaluation,
+    progress: &Progress,
+) -> anyhow::Result<Evaluation> {
+    let project = system.project;
     progress.step("heal", |step| {
-        let repaired = heal(&system, step)?;
+        let repaired = heal(system, step)?;
         step.result(if repaired.is_empty() {
             "nothing to repair".to_owned()
         } else {
@@ -103,39 +226,27 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
         Ok(())
     })?;
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
-    let id = project::new_run_id()?;
-    let mut evaluation = Evaluation {
-        format: FORMAT,
-        run: id.clone(),
-        command: plan.command(),
-        seed: plan.seed,
-        sabotage: plan.sabotage,
-        started_at: Utc::now(),
-        finished_at: Utc::now(),
-        versions: versions(&system)?,
-        trials: Vec::new(),
-    };
     let run_journal = RunJournal {
-        run: id.clone(),
-        since: evaluation.started_at,
+        run: evaluation.run.clone(),
+        since: Utc::now(),
         found: system.configuration()?,
     };
     run_journal.begin(project)?;
+    let folder = EvaluationFolder::new(project, &evaluation.run);
     let mut runner = Runner {
-        system: &system,
+        system,
         loadtest: &binaries.loadtest,
-        folder: EvaluationFolder::new(project, &id),
         found: &run_journal.found,
-        sabotage: plan.sabotage,
-        run: &id,
-        loads: 0,
+        loads: folder.loads()?,
+        folder,
+        durations: Durations::read(project)?,
     };
-    let result = runner.trials(plan, progress, &mut evaluation);
+    let result = runner.trials(progress, &mut evaluation);
     // Ctrl-C ends the experiments, not the restoring.
     interrupt::acknowledge();
     let restored = progress.step("restore", |step| {
-        let mut done = faults::heal_everything(&system, step)?;
-        done.extend(run_journal.restore(&system)?);
+        let mut done = faults::heal_everything(system, step)?;
+        done.extend(run_journal.restore(system)?);
         step.result(if done.is_empty() {
             "everything is as it was found".to_owned()
         } else {
@@ -175,71 +286,120 @@ struct Runner<'a> {
     loadtest: &'a Path,
     folder: EvaluationFolder,
     found: &'a Configuration,
-    sabotage: Option<Sabotage>,
-    /// The evaluation's id.
-    run: &'a str,
-    /// How many loads were started.
+    /// How many loads were started, also by what was interrupted.
     loads: usize,
+    /// How long trials took before, on this machine.
+    durations: Durations,
+}
+
+/// What concerns one arm.
+struct ArmTask<'a> {
+    evaluation: &'a Evaluation,
+    experiment: &'a Experiment,
+    plan: &'a ArmPlan,
+    seed: u64,
+}
+
+impl ArmTask<'_> {
+    /// How the system is configured: with equal arms each is the last, as shipped; broken on purpose, each is the first.
+    fn configured(&self) -> &ArmPlan {
+        match (
+            self.evaluation.sabotage,
+            self.evaluation.design,
+            self.experiment.arms,
+        ) {
+            (_, Design::SameArms, [.., shipped]) => shipped,
+            (Some(Sabotage::BreakPattern), _, [without, ..]) => without,
+            _ => self.plan,
+        }
+    }
+
+    /// Whose fault is injected: broken on purpose, an arm gets the first arm's where that stands for a missing pattern.
+    fn harmed_as(&self) -> &ArmPlan {
+        match (
+            self.evaluation.sabotage,
+            self.evaluation.design,
+            self.experiment.arms,
+        ) {
+            (_, Design::SameArms, [.., shipped]) => shipped,
+            (Some(Sabotage::BreakPattern), _, [without, ..])
+                if matches!(without.fault, ArmFault::Instead(_)) =>
+            {
+                without
+            }
+            _ => self.plan,
+        }
+    }
 }
 
 impl Runner<'_> {
-    fn trials(
-        &mut self,
-        plan: &Plan,
-        progress: &Progress,
-        evaluation: &mut Evaluation,
-    ) -> anyhow::Result<()> {
-        for repetition in 1..=plan.repeat {
-            for experiment in &plan.experiments {
-                evaluation.trials.push(Trial {
-                    experiment: experiment.name.to_owned(),
-                    repetition,
-                    seed: trial_seed(plan.seed, experiment.name, repetition),
-                    arms: Vec::new(),
+    /// Runs all trials that are planned and not there yet: all experiments once, then all of them again.
+    fn trials(&mut self, progress: &Progress, evaluation: &mut Evaluation) -> anyhow::Result<()> {
+        let planned = evaluation.planned.clone();
+        let most = planned.iter().map(|planned| planned.repetitions).max();
+        for repetition in 1..=most.unwrap_or(0) {
+            for planned in planned.iter().filter(|it| it.repetitions >= repetition) {
+                let there = evaluation.trials.iter().any(|trial| {
+                    trial.experiment == planned.name && trial.repetition == repetition
                 });
-                let order = order(plan.seed, experiment, repetition);
-                for (position, index) in order.iter().copied().enumerate() {
-                    let arm = &experiment.arms[index];
-                    let is_last = position + 1 == order.len();
-                    let name = match plan.repeat {
-                        1 => format!("{} {}", experiment.name, arm.name),
-                        _ => format!(
-                            "{} {}, {repetition} of {}",
-                            experiment.name, arm.name, plan.repeat
-                        ),
-                    };
-                    let trial = evaluation.trials.last_mut().context("a trial")?;
-                    let seed = trial.seed;
-                    let arm = progress.step(&name, |step| {
-                        let arm = self.arm(experiment, arm, seed, is_last, step)?;
-                        step.result(account(&arm));
-                        Ok(arm)
-                    })?;
-                    // In the experiment's order, whichever was run first.
-                    let before = order[..position].iter().filter(|other| **other < index);
-                    trial.arms.insert(before.count(), arm);
-                    evaluation.finished_at = Utc::now();
-                    self.folder
-                        .write_evidence(self.system.project, evaluation)?;
+                if !there && !decided(evaluation, planned)? {
+                    self.trial(planned, repetition, progress, evaluation)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Runs one arm. What goes wrong in it is part of its evidence; only Ctrl-C ends the evaluation.
-    fn arm(
+    fn trial(
         &mut self,
-        experiment: &Experiment,
-        plan: &ArmPlan,
-        seed: u64,
-        is_last: bool,
-        step: &Step,
-    ) -> anyhow::Result<Arm> {
+        planned: &PlannedExperiment,
+        repetition: u32,
+        progress: &Progress,
+        evaluation: &mut Evaluation,
+    ) -> anyhow::Result<()> {
+        let experiment = experiments::find(&planned.name).context("a planned experiment")?;
+        let seed = trial_seed(evaluation.seed, experiment.name, repetition);
+        evaluation.trials.push(Trial {
+            experiment: experiment.name.to_owned(),
+            repetition,
+            seed,
+            arms: Vec::new(),
+        });
+        let order = order(evaluation.seed, experiment, repetition);
+        for (position, index) in order.iter().copied().enumerate() {
+            let plan = &experiment.arms[index];
+            let of = match planned.repetitions {
+                1 => String::new(),
+                most => format!(", {repetition} of {most}"),
+            };
+            let left = self.durations.left(evaluation, position);
+            let name = format!("{} {}{of}{left}", experiment.name, plan.name);
+            let task = ArmTask {
+                evaluation,
+                experiment,
+                plan,
+                seed,
+            };
+            let arm = progress.step(&name, |step| {
+                let arm = self.arm(&task, step)?;
+                step.result(account(&arm));
+                Ok(arm)
+            })?;
+            let trial = evaluation.trials.last_mut().context("a trial")?;
+            trial.arms.insert(place_of(position, &order), arm);
+            evaluation.finished_at = Utc::now();
+            self.folder
+                .write_evidence(self.system.project, evaluation)?;
+        }
+        Ok(())
+    }
+
+    /// Runs one arm. What goes wrong in it is part of its evidence; only Ctrl-C ends the evaluation.
+    fn arm(&mut self, task: &ArmTask<'_>, step: &Step) -> anyhow::Result<Arm> {
         let mut probe = Probe::default();
         let since = Utc::now();
         let mut arm = Arm {
-            name: plan.name.to_owned(),
+            name: task.plan.name.to_owned(),
             configuration: Configuration::default(),
             started_at: since,
             finished_at: since,
@@ -256,27 +416,22 @@ impl Runner<'_> {
             steps: Vec::new(),
             failure: None,
         };
-        let steps = self.steps(experiment, plan, seed, &mut probe, &mut arm, step);
+        let steps = self.steps(task, &mut probe, &mut arm, step);
         let broke_off = steps.is_err();
         note(&mut arm, steps)?;
         let mut clock = StepClock::start();
-        let restored = if !is_last && leaves_nothing(&arm) {
-            // The next arm is configured anyway.
-            self.steady_again(&mut probe, &mut arm)
-        } else {
-            self.restore(broke_off, since, &mut probe, &mut arm, step)
-        };
+        let restored = self.restore(broke_off, &mut probe, &mut arm, step);
         arm.steps.push(clock.lap("restore"));
         note(&mut arm, restored)?;
         arm.finished_at = Utc::now();
         Ok(arm)
     }
 
-    /// Back to what was found, and to the steady state.
+    /// Repairs what the arm left, and waits for the steady state. The next arm is configured anyway, and after the last one
+    /// everything is as it was found; only what an arm left is repaired by services as they were found.
     fn restore(
         &self,
         broke_off: bool,
-        since: DateTime<Utc>,
         probe: &mut Probe,
         arm: &mut Arm,
         step: &Step,
@@ -285,38 +440,36 @@ impl Runner<'_> {
             step.update("healing");
             faults::heal_everything(self.system, step)?;
         }
-        step.update("restoring");
-        if self.system.configuration()? != *self.found {
-            self.system.configure(&Wanted::found(self.found))?;
+        let configuration = self.system.configuration()?;
+        let keys_are_found = configuration.signing_keys == self.found.signing_keys;
+        if !(leaves_nothing(arm) && keys_are_found) {
+            step.update("restoring");
+            if configuration != *self.found {
+                self.system.configure(&Wanted::found(self.found))?;
+            }
+            let at_rest = arm.settled_after_ms.is_some();
+            repair::since(self.system, arm.started_at, at_rest)?;
         }
-        repair::since(self.system, since)?;
-        self.steady_again(probe, arm)
-    }
-
-    fn steady_again(&self, probe: &mut Probe, arm: &mut Arm) -> anyhow::Result<()> {
         arm.steady_after = Some(steady::wait_for(self.system, probe, STEADY_WITHIN)?);
         Ok(())
     }
 
     fn steps(
         &mut self,
-        experiment: &Experiment,
-        plan: &ArmPlan,
-        seed: u64,
+        task: &ArmTask<'_>,
         probe: &mut Probe,
         arm: &mut Arm,
         step: &Step,
     ) -> anyhow::Result<()> {
+        let experiment = task.experiment;
         let mut clock = StepClock::start();
         step.update("configuring");
-        // Broken on purpose, every arm is configured as the one without the pattern.
-        let configured = match (self.sabotage, experiment.arms) {
-            (Some(Sabotage::BreakPattern), [without, ..]) => without,
-            _ => plan,
-        };
-        let wanted = wanted(experiment, configured, self.found);
-        self.system.configure(&wanted)?;
+        let wanted = wanted(experiment, task.configured(), self.found);
         arm.configuration = self.system.configuration()?;
+        if Wanted::found(&arm.configuration) != wanted {
+            self.system.configure(&wanted)?;
+            arm.configuration = self.system.configuration()?;
+        }
         anyhow::ensure!(
             Wanted::found(&arm.configuration) == wanted,
             "the services run as {:?}, which isn't what was asked for",
@@ -331,7 +484,7 @@ impl Runner<'_> {
             return Ok(());
         }
         let traces = match experiment.observed {
-            Observed::Traces => Some(Watch::begin(self.system)?),
+            Observed::Traces | Observed::Spans => Some(Watch::begin(self.system)?),
             Observed::Reconciliation | Observed::Alerts => None,
         };
         if experiment.observed == Observed::Alerts {
@@ -345,7 +498,7 @@ impl Runner<'_> {
         let sampler = Sampler::default();
         let ledger = thread::scope(|scope| {
             scope.spawn(|| sampler.run(self.system, since));
-            let ledger = self.load_and_fault(experiment, plan, seed, arm, &sampler, step);
+            let ledger = self.load_and_fault(task, arm, &sampler, step);
             sampler.stop();
             ledger
         });
@@ -363,7 +516,13 @@ impl Runner<'_> {
         ));
         if let Some(traces) = traces {
             step.update("looking at the traces");
-            let seen = traces.end(self.system, &ledger.orders, &ledger.cancellations, step)?;
+            let seen = traces.end(
+                self.system,
+                experiment.observed,
+                &ledger.orders,
+                &ledger.cancellations,
+                step,
+            )?;
             arm.telemetry = Some(seen);
         }
         if experiment.observed == Observed::Alerts {
@@ -382,13 +541,12 @@ impl Runner<'_> {
 
     fn load_and_fault(
         &mut self,
-        experiment: &Experiment,
-        plan: &ArmPlan,
-        seed: u64,
+        task: &ArmTask<'_>,
         arm: &mut Arm,
         sampler: &Sampler,
         step: &Step,
     ) -> anyhow::Result<Ledger> {
+        let experiment = task.experiment;
         let mut clock = StepClock::start();
         step.update("starting the load");
         self.loads += 1;
@@ -398,22 +556,13 @@ impl Runner<'_> {
             self.loadtest,
             &experiment.load,
             &self.system.gateway()?,
-            &repair::load_run_id(self.run, self.loads),
-            seed,
-            self.folder.path.join("load").join(folder),
+            &repair::load_run_id(&task.evaluation.run, self.loads),
+            task.seed,
+            self.folder.loads_path().join(folder),
         )?;
         load.wait_until_begun()?;
-        // Broken on purpose, an arm gets the first arm's fault where that stands for a missing pattern.
-        let done_to = match (self.sabotage, experiment.arms) {
-            (Some(Sabotage::BreakPattern), [without, ..])
-                if matches!(without.fault, ArmFault::Instead(_)) =>
-            {
-                without
-            }
-            _ => plan,
-        };
-        if let Some(fault) = done_to.fault_of(experiment) {
-            let (fault, attacks) = self.fault(&fault, seed, since, step)?;
+        if let Some(fault) = task.harmed_as().fault_of(experiment) {
+            let (fault, attacks) = self.fault(task, &fault, since, step)?;
             (arm.fault, arm.attacks) = (Some(fault), attacks);
         }
         step.update("waiting for the end of the load");
@@ -429,13 +578,13 @@ impl Runner<'_> {
     /// and that of attacks where these are the fault. `since` is when the load began.
     fn fault(
         &self,
+        task: &ArmTask<'_>,
         plan: &FaultPlan,
-        seed: u64,
         since: DateTime<Utc>,
         step: &Step,
     ) -> anyhow::Result<(FaultEvidence, Option<Attacks>)> {
         let description = plan.fault.describe();
-        if self.sabotage == Some(Sabotage::WithholdFault) {
+        if task.evaluation.sabotage == Some(Sabotage::WithholdFault) {
             let withheld = FaultEvidence {
                 description,
                 injected_at: None,
@@ -449,7 +598,7 @@ impl Runner<'_> {
             return Ok((withheld, None));
         }
         step.update("waiting for the moment of the fault");
-        pass(plan.after + jitter(seed))?;
+        pass(plan.after + jitter(task.seed))?;
         step.update(&description);
         let injected_at = Utc::now();
         let mut injected = plan.fault.inject(self.system, since)?;
@@ -515,6 +664,21 @@ impl Runner<'_> {
             Ok(at_rest.then(|| took(first_still)))
         })
     }
+}
+
+/// Whether an experiment that ends once it is decided has been.
+fn decided(evaluation: &Evaluation, planned: &PlannedExperiment) -> anyhow::Result<bool> {
+    if !planned.until_decided {
+        return Ok(false);
+    }
+    let conclusion = Conclusion::of(evaluation)?;
+    let mut experiments = conclusion.experiments.iter();
+    let experiment = experiments.find(|experiment| experiment.name == planned.name);
+    Ok(experiment.is_some_and(|experiment| {
+        let mut effects = experiment.effects.iter();
+        experiment.outcome == Outcome::Refuted
+            || effects.all(|effect| matches!(effect.outcome, Outcome::Upheld | Outcome::Refuted))
+    }))
 }
 
 /// Measures the steps of an arm, one after the other.
@@ -615,6 +779,13 @@ fn order(evaluation: u64, experiment: &Experiment, repetition: u32) -> Vec<usize
     order::of(experiment.arms.len(), first_row, repetition)
 }
 
+/// Where the arm that is run at this position of an order stands among those that were run before: evidence has the arms in the
+/// experiment's order, whichever was run first.
+fn place_of(position: usize, order: &[usize]) -> usize {
+    let before = order[..position].iter();
+    before.filter(|other| **other < order[position]).count()
+}
+
 /// How much later than planned the fault comes.
 fn jitter(seed: u64) -> Duration {
     let most = FaultPlan::JITTER.as_millis() as u64;
@@ -658,6 +829,7 @@ fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wan
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::tests::{Sketch, evaluation};
 
     #[test]
     fn a_seed_gives_each_trial_its_own_and_the_same_each_time() {
@@ -681,10 +853,82 @@ mod tests {
     }
 
     #[test]
+    fn arms_stand_in_the_experiments_order_whichever_was_run_first() {
+        for order in [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]] {
+            let mut arms = Vec::new();
+            for (position, arm) in order.iter().enumerate() {
+                arms.insert(place_of(position, &order), *arm);
+            }
+            assert_eq!(arms, [0, 1, 2, 3], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn an_arm_that_left_something_is_repaired() {
+        let clean = || Sketch::arm("on").build();
+        assert!(leaves_nothing(&clean()));
+        let mut failed = clean();
+        failed.failure = Some("it broke off".to_owned());
+        let mut unread = clean();
+        unread.reconciliation = None;
+        let mut dead = clean();
+        let reconciliation = dead.reconciliation.as_mut().unwrap();
+        reconciliation.dead_letters = [("rejected".to_owned(), 1)].into();
+        let mut undecided = clean();
+        let reconciliation = undecided.reconciliation.as_mut().unwrap();
+        reconciliation.undecided.push("one".to_owned());
+        for arm in [failed, unread, dead, undecided] {
+            assert!(!leaves_nothing(&arm), "{arm:?}");
+        }
+    }
+
+    #[test]
+    fn a_trial_that_was_cut_short_is_run_again_from_its_first_arm() {
+        let trial = |repetition, arms: &[&str]| Trial {
+            experiment: "outbox".to_owned(),
+            repetition,
+            seed: 1,
+            arms: arms.iter().map(|name| Sketch::arm(name).build()).collect(),
+        };
+        let whole = trial(1, &["off", "on"]);
+        let mut evaluation = evaluation(vec![whole.clone(), trial(2, &["off"])]);
+        drop_unfinished(&mut evaluation);
+        assert_eq!(evaluation.trials, [whole]);
+    }
+
+    #[test]
+    fn equal_arms_are_all_as_shipped_and_broken_ones_all_without_the_pattern() {
+        let experiment = experiments::find("outbox").unwrap();
+        let configured = |design, sabotage| {
+            let evaluation = Evaluation {
+                design,
+                sabotage,
+                ..evaluation(Vec::new())
+            };
+            let names = experiment.arms.iter().map(|plan| {
+                let task = ArmTask {
+                    evaluation: &evaluation,
+                    experiment,
+                    plan,
+                    seed: 1,
+                };
+                task.configured().name
+            });
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(configured(Design::Pattern, None), ["off", "on"]);
+        assert_eq!(configured(Design::SameArms, None), ["on", "on"]);
+        let broken = Some(Sabotage::BreakPattern);
+        assert_eq!(configured(Design::Pattern, broken), ["off", "off"]);
+    }
+
+    #[test]
     fn the_command_repeats_the_plan() {
         let plan = Plan {
             experiments: crate::experiments::find("outbox").into_iter().collect(),
-            repeat: 3,
+            stopping: Stopping::After(3),
+            profile: Profile::Default,
+            design: Design::Pattern,
             seed: 11,
             sabotage: Some(Sabotage::WithholdFault),
         };

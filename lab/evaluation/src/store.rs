@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context;
 use base::outcome;
-use records::evaluation::{Evaluation, FORMAT};
+use records::evaluation::{Evaluation, FORMAT, OLDEST_FORMAT};
 use serde_json::Value;
 use system::{files::replace, project::Project};
 
@@ -72,6 +72,21 @@ impl EvaluationFolder {
         ))
     }
 
+    /// Where the loads' files are, a folder for each.
+    pub fn loads_path(&self) -> PathBuf {
+        self.path.join("load")
+    }
+
+    /// How many loads were started.
+    pub fn loads(&self) -> anyhow::Result<usize> {
+        let path = self.loads_path();
+        match fs::read_dir(&path) {
+            Ok(entries) => Ok(entries.count()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
+        }
+    }
+
     /// Writes the evidence so far, and makes the run the project's last one. A reader sees the evidence from before or
     /// this, never a part.
     pub fn write_evidence(&self, project: &Project, evaluation: &Evaluation) -> anyhow::Result<()> {
@@ -95,14 +110,13 @@ impl EvaluationFolder {
         let value: Value = serde_json::from_str(&text).map_err(damaged)?;
         // Before the rest is read: evidence of another version has other fields.
         match value.get("format").and_then(Value::as_u64) {
-            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) if (OLDEST_FORMAT.into()..=FORMAT.into()).contains(&format) => {}
             format => {
                 let found = format.map_or_else(|| "none".to_owned(), |format| format.to_string());
                 return Err(outcome::unavailable(
                     format!(
-                        "{} has the format {found}, this version judges {}",
+                        "{} has the format {found}, this version judges {OLDEST_FORMAT} to {FORMAT}",
                         path.display(),
-                        FORMAT
                     ),
                     "judge it with the version that made it, or make another run with `cargo xtask evaluate`",
                 ));
@@ -139,6 +153,7 @@ fn latest_file(project: &Project) -> PathBuf {
     evaluations(project).join(format!("latest-{}", project.name))
 }
 
-fn evaluations(project: &Project) -> PathBuf {
+/// The folder with all runs.
+pub(crate) fn evaluations(project: &Project) -> PathBuf {
     project.outputs().join("evaluations")
 }

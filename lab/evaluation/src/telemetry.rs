@@ -1,7 +1,6 @@
 //! The telemetry of an arm: whether its orders' traces are whole, and how many spans were exported or lost.
 //!
-//! Only for experiments with [`crate::experiment::Observed::Traces`]: traces are waited for, and counters are scraped
-//! every five seconds. Left out: the shape of a trace ([`checks::traces_check`]).
+//! Only for experiments that observe them: traces are waited for, and counters are scraped every five seconds. Left out: the shape of a trace ([`checks::traces_check`]).
 
 use std::collections::BTreeMap;
 
@@ -17,7 +16,7 @@ use system::{
     running::RunningSystem,
 };
 
-use crate::traces;
+use crate::{experiment::Observed, traces};
 
 /// The most orders whose traces are looked up.
 const ORDERS: usize = 300;
@@ -37,16 +36,22 @@ impl Watch {
         Ok(Self { prometheus, from })
     }
 
-    /// Returns the telemetry since then: the traces of a load's orders, and all spans.
+    /// Returns the telemetry since then: all spans, and the traces of a load's orders where these are observed.
     pub(crate) fn end(
         self,
         system: &RunningSystem<'_>,
+        observed: Observed,
         ledger: &[LedgerEntry],
         cancellations: &[CancellationEntry],
         step: &Step,
     ) -> anyhow::Result<Telemetry> {
         let orders = traces_check::orders(ledger, cancellations);
-        let chosen = traces_check::chosen(&orders, ORDERS);
+        let most = if observed == Observed::Traces {
+            ORDERS
+        } else {
+            0
+        };
+        let chosen = traces_check::chosen(&orders, most);
         let jaeger = Jaeger::new(&system.members()?)?;
         let results = traces::look_up(&jaeger, &chosen, step)?;
         let tally = traces_check::tally(&results, 0);

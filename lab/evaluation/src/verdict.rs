@@ -62,6 +62,11 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     }
 }
 
+/// Whether the arms of a trial can be compared with each other, whatever they show.
+pub(crate) fn comparable(experiment: &Experiment, trial: &Trial) -> bool {
+    unusable(experiment, trial).is_none() && without_effect(experiment, trial).is_none()
+}
+
 /// The measurements that every experiment has: how much load each arm was offered, and how much of it was accepted.
 fn load_measurements(arms: &[Arm]) -> [Measurement; 2] {
     let of = |name, count: fn(&Arm) -> u64| {

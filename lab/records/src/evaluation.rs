@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{RouteSecond, RunSummary, TimelineSecond};
 
-/// The version of this form; evidence of another one can't be judged.
-pub const FORMAT: u32 = 1;
+/// The version of this form. Version 1 lacks what [`Evaluation`] says of design, stopping and noise; it is judged as one run
+/// of each arm, in a trial of patterns.
+pub const FORMAT: u32 = 2;
+/// The oldest version that can be judged.
+pub const OLDEST_FORMAT: u32 = 1;
 
 /// The evidence of one run of `cargo xtask evaluate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +29,18 @@ pub struct Evaluation {
     pub seed: u64,
     /// What was broken on purpose, to see the verdicts change.
     pub sabotage: Option<Sabotage>,
+    /// What the arms were compared for.
+    #[serde(default)]
+    pub design: Design,
+    /// Which experiments were run, and how often.
+    #[serde(default)]
+    pub profile: Profile,
+    /// What was to be run; empty in evidence of version 1, which can't be resumed.
+    #[serde(default)]
+    pub planned: Vec<PlannedExperiment>,
+    /// How large effects between equal arms are on this machine, as far as it was known when the run started.
+    #[serde(default)]
+    pub noise: Vec<NoiseRecord>,
     /// When the run started, before its first arm.
     pub started_at: DateTime<Utc>,
     /// When its last arm ended.
@@ -34,6 +49,97 @@ pub struct Evaluation {
     pub versions: Versions,
     /// In the order in which they were run: all experiments once, then all of them again.
     pub trials: Vec<Trial>,
+}
+
+/// What the arms of a trial are compared for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Design {
+    /// Without a pattern, and with it.
+    #[default]
+    Pattern,
+    /// A/A: every arm ran as shipped, so that each difference is noise.
+    SameArms,
+}
+
+/// How thorough a run is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Every safety claim and every alert, with shorter loads; no experiment that has only a magnitude claim.
+    Quick,
+    /// Every experiment once.
+    #[default]
+    Default,
+    /// Every experiment as often as its declared effects need.
+    Rigorous,
+}
+
+impl Profile {
+    /// Every value.
+    pub const ALL: [Self; 3] = [Self::Quick, Self::Default, Self::Rigorous];
+
+    /// What it does, for the help text.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::Quick => "Every safety claim and every alert, with shorter loads",
+            Self::Default => {
+                "Every experiment once: safety claims are judged, magnitude claims are shown"
+            }
+            Self::Rigorous => {
+                "As many pairs as the declared effects need; can be resumed after it was interrupted"
+            }
+        }
+    }
+
+    /// The value of `--profile`.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Default => "default",
+            Self::Rigorous => "rigorous",
+        }
+    }
+}
+
+/// An experiment that was to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedExperiment {
+    /// The experiment's name.
+    pub name: String,
+    /// How many repetitions, at most where [`Self::until_decided`].
+    pub repetitions: u32,
+    /// Whether it ends as soon as its effects are decided. Each look at them may then err with a part of the error.
+    pub until_decided: bool,
+}
+
+/// How large an effect seems between arms that are alike: one measurement of an experiment, on one machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoiseRecord {
+    /// The experiment.
+    pub experiment: String,
+    /// The measurement.
+    pub measurement: String,
+    /// The noise floor: the larger end of the 95 % interval of the ratio, as a factor of at least 1.
+    pub factor: f64,
+    /// The standard deviation of the pairs' log-ratios.
+    pub log_deviation: f64,
+    /// How many pairs it is from.
+    pub pairs: u32,
+    /// The A/A run.
+    pub run: String,
+    /// When that run ended.
+    pub at: DateTime<Utc>,
+    /// How many cores the engine had.
+    pub cores: u32,
+    /// How much memory the engine had.
+    pub memory_bytes: u64,
+    /// The container engine's version.
+    pub engine: String,
+    /// The machine's load average over a minute when the run started; `None` where the machine doesn't tell.
+    pub load_average: Option<f64>,
 }
 
 /// A way to break an experiment, so that its check is seen to fail.

@@ -4,6 +4,8 @@
 
 mod comparison;
 mod list;
+mod noise_floors;
+mod power_plan;
 mod terminal;
 
 use base::outcome::{self, Exit};
@@ -11,11 +13,14 @@ use evaluation::{
     conclusion::Conclusion,
     experiment::Experiment,
     experiments,
+    history::Durations,
+    noise,
     report::{compare::Comparison, list::entries},
-    runner::{self, Plan},
+    runner::{self, Plan, Stopping},
+    statistics::sequential::Looks,
     store::{EvaluationFolder, LATEST},
 };
-use records::evaluation::Sabotage;
+use records::evaluation::{Design, Evaluation, Profile, Sabotage};
 use system::project::Project;
 
 use crate::output::{Format, one_of, print_json, progress};
@@ -23,15 +28,20 @@ use crate::output::{Format, one_of, print_json, progress};
 /// Above it a seed is hard to type and says no more.
 const MAX_SEED: u64 = 1_000_000;
 
-/// For `--compare`.
-const DEFAULT_TOLERANCE: f64 = 0.2;
+/// How often equal arms are compared: with fewer pairs there is no interval, and so no noise floor.
+const AA_PAIRS: u32 = 6;
+/// How often a safety claim is tried in the profile `rigorous`: at 95 % it then fails in at most 63 % of all runs, and in each
+/// of those tried it held.
+const RIGOROUS_RUNS: u32 = 3;
 
 /// Options of `evaluate`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 every claim was upheld, 1 a claim was refuted (--compare: a regression), 2 wrong usage, \
-                  3 the system or the evidence is missing, 4 inconclusive. A run leaves evidence.json, verdicts.json, \
+    after_help = "Exit codes: 0 every claim that was judged was upheld, 1 a claim was refuted (--aa: an effect of equal arms was \
+                  upheld; --compare: a regression), 2 wrong usage, 3 the system or the evidence is missing, 4 inconclusive, or \
+                  nothing was judged. Magnitude claims are decided by six pairs of runs at least; one pair is shown and not \
+                  judged. A run leaves evidence.json, verdicts.json, \
                   report.html, junit.xml and summary.md in target/agora/evaluations/<run>/."
 )]
 pub(crate) struct Options {
@@ -40,9 +50,21 @@ pub(crate) struct Options {
     /// The experiments to run [default: all; `list` explains them]
     #[arg(value_name = "EXPERIMENT")]
     experiments: Vec<String>,
-    /// How often each experiment is run
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
-    repeat: u32,
+    /// How thorough the run is
+    #[arg(long, default_value = Profile::Default.option(), value_parser = one_of(&Profile::ALL, Profile::option, Profile::explanation))]
+    profile: Profile,
+    /// How often each experiment is run [default: 1; --aa: 6; --profile rigorous: as the declared effects need]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=30))]
+    repeat: Option<u32>,
+    /// End each experiment with declared effects as soon as they are decided; looks after each pair share the error
+    #[arg(long, requires = "at_most", conflicts_with_all = ["repeat", "aa"])]
+    until_decided: bool,
+    /// With --until-decided: the most pairs
+    #[arg(long, value_name = "N", requires = "until_decided", value_parser = clap::value_parser!(u32).range(1..=30))]
+    at_most: Option<u32>,
+    /// A/A: run every arm as shipped, and keep how large effects between equal arms are on this machine
+    #[arg(long, conflicts_with_all = ["sabotage", "profile"])]
+    aa: bool,
     /// Reproduces the request mix and the moment of each fault [default: a random one, which is printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -54,12 +76,12 @@ pub(crate) struct Options {
         long,
         num_args = 2,
         value_names = ["A", "B"],
-        conflicts_with_all = ["experiments", "repeat", "seed", "sabotage"]
+        conflicts_with_all = ["experiments", "profile", "repeat", "until_decided", "aa", "seed", "sabotage"]
     )]
     compare: Option<Vec<String>>,
-    /// Allowed relative regression of a median
-    #[arg(long, default_value_t = DEFAULT_TOLERANCE, value_name = "PART", value_parser = tolerance, requires = "compare")]
-    tolerance: f64,
+    /// Allowed relative regression of a median [default: each measurement's noise floor, or 0.2 where it isn't known]
+    #[arg(long, value_name = "PART", value_parser = tolerance, requires = "compare")]
+    tolerance: Option<f64>,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -72,6 +94,18 @@ enum Task {
         #[arg(default_value = LATEST)]
         run: String,
     },
+    /// Go on with a run that was interrupted, with the next trial that isn't whole
+    Resume {
+        /// A run's id, or `latest`
+        #[arg(default_value = LATEST)]
+        run: String,
+    },
+    /// Say how many pairs of runs the declared effects of an experiment need on this machine, and how long they take
+    Plan {
+        /// An experiment with declared effects [default: all of them]
+        #[arg(value_name = "EXPERIMENT")]
+        experiments: Vec<String>,
+    },
 }
 
 impl Options {
@@ -80,11 +114,15 @@ impl Options {
         Self {
             task: None,
             experiments: vec![experiment.to_owned()],
-            repeat: 1,
+            profile: Profile::Default,
+            repeat: None,
+            until_decided: false,
+            at_most: None,
+            aa: false,
             seed: None,
             sabotage: None,
             compare: None,
-            tolerance: DEFAULT_TOLERANCE,
+            tolerance: None,
         }
     }
 }
@@ -94,24 +132,104 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     match (&options.task, options.compare.as_deref()) {
         (Some(Task::List { .. }), _) => explain(format),
         (Some(Task::Judge { run, .. }), _) => judge(project, run, format),
+        (Some(Task::Resume { run }), _) => {
+            let evaluation = runner::resume(project, run, &progress())?;
+            conclude(project, &evaluation, format)
+        }
+        (Some(Task::Plan { experiments }), _) => plan(project, experiments, format),
         (None, Some([before, after])) => compare(project, before, after, options.tolerance, format),
         (None, _) => evaluate(project, options, format),
     }
 }
 
 fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let plan = Plan {
-        experiments: chosen(&options.experiments)?,
-        repeat: options.repeat,
+    let plan = what(project, options)?;
+    // Before the run adds to it.
+    let load_average = noise::load_average();
+    let evaluation = runner::run(project, &plan, &progress())?;
+    if plan.design == Design::SameArms {
+        let conclusion = Conclusion::of(&evaluation)?;
+        let records = noise::keep(project, &evaluation, &conclusion, load_average)?;
+        if format == Format::Text {
+            noise_floors::print(&records);
+        }
+    }
+    conclude(project, &evaluation, format)
+}
+
+/// What the options ask for.
+fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
+    let profile = options.profile;
+    let design = if options.aa {
+        Design::SameArms
+    } else {
+        Design::Pattern
+    };
+    let experiments = match (options.experiments.as_slice(), design) {
+        // Those without a declared effect have nothing that noise could hide.
+        ([], Design::SameArms) => with_effects(),
+        ([], Design::Pattern) => runner::chosen_by(profile),
+        (names, _) => chosen(names)?,
+    };
+    let stopping = match (options.at_most, options.repeat, design, profile) {
+        (Some(at_most), ..) => {
+            if Looks::until(at_most as usize).is_none() {
+                return Err(outcome::usage(
+                    format!("with {at_most} pairs nothing can be decided"),
+                    format!("--at-most takes {} to {}", Looks::LEAST, Looks::MOST),
+                ));
+            }
+            Stopping::UntilDecided { at_most }
+        }
+        (_, Some(repeat), ..) => Stopping::After(repeat),
+        (_, None, Design::SameArms, _) => Stopping::After(AA_PAIRS),
+        (_, None, _, Profile::Rigorous) => {
+            let each = experiments.iter();
+            let each = each.map(|experiment| power_plan::repetitions(project, experiment));
+            Stopping::AfterEach(each.collect::<anyhow::Result<_>>()?)
+        }
+        (_, None, _, Profile::Quick | Profile::Default) => Stopping::After(1),
+    };
+    Ok(Plan {
+        experiments,
+        stopping,
+        profile,
+        design,
         seed: options.seed.unwrap_or_else(random_seed),
         sabotage: options.sabotage,
-    };
-    let evaluation = runner::run(project, &plan, &progress())?;
+    })
+}
+
+fn conclude(project: &Project, evaluation: &Evaluation, format: Format) -> anyhow::Result<Exit> {
     let folder = EvaluationFolder::new(project, &evaluation.run);
-    folder.write_evidence(project, &evaluation)?;
-    let conclusion = Conclusion::of(&evaluation)?;
-    folder.write_reports(&evaluation, &conclusion)?;
+    folder.write_evidence(project, evaluation)?;
+    let conclusion = Conclusion::of(evaluation)?;
+    folder.write_reports(evaluation, &conclusion)?;
     show(&conclusion, &folder, format)
+}
+
+/// The experiments with declared effects.
+fn with_effects() -> Vec<&'static Experiment> {
+    let all = experiments::ALL.iter().copied();
+    all.filter(|experiment| !experiment.effects.is_empty())
+        .collect()
+}
+
+fn plan(project: &Project, names: &[String], format: Format) -> anyhow::Result<Exit> {
+    let experiments = match names {
+        [] => with_effects(),
+        names => chosen(names)?,
+    };
+    let durations = Durations::read(project)?;
+    let mut entries = Vec::new();
+    for experiment in experiments {
+        entries.extend(power_plan::entries(project, experiment, &durations)?);
+    }
+    match format {
+        Format::Json => print_json(&entries)?,
+        Format::Text => power_plan::print(&entries),
+    }
+    Ok(Exit::Holds)
 }
 
 fn explain(format: Format) -> anyhow::Result<Exit> {
@@ -134,7 +252,7 @@ fn compare(
     project: &Project,
     before: &str,
     after: &str,
-    tolerance: f64,
+    tolerance: Option<f64>,
     format: Format,
 ) -> anyhow::Result<Exit> {
     let judged = |run| Conclusion::of(&EvaluationFolder::find(project, run)?.evidence()?);

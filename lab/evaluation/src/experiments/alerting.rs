@@ -9,7 +9,7 @@ use records::{
 
 use super::{ON, WRONG_LEDGER, context, count, harm, without};
 use crate::{
-    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     measurement::{Better, Measurement, Outcome},
 };
@@ -29,6 +29,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "alerting",
     claim: "With alerting, an alert for a service or a broker that is down is notified within the runbook's times and \
             resolved afterwards, and no other alert is; under a load without a fault there is no notification.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "a fault without a notification in time, an alert that is not resolved in time, or a false alarm",
     harm: "Without it the same alerts fire without a notification.",
     arms: &[

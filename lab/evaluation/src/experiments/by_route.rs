@@ -154,6 +154,10 @@ pub(super) fn recovery(arm: &Arm) -> Option<f64> {
     }
 }
 
+/// The names of measurements that effects are declared of.
+pub(super) const PURCHASES_P50: &str = "a purchase under the fault, p50";
+pub(super) const LONGEST_PURCHASE: &str = "the longest purchase under the fault";
+
 /// The measurements of every experiment with purchases.
 pub(super) fn measurements(arms: &[Arm]) -> Vec<Measurement> {
     vec![
@@ -164,13 +168,7 @@ pub(super) fn measurements(arms: &[Arm]) -> Vec<Measurement> {
             arms,
             purchases_failed,
         ),
-        Measurement::of(
-            "a purchase under the fault, p50",
-            "ms",
-            Better::Less,
-            arms,
-            purchases_took,
-        ),
+        Measurement::of(PURCHASES_P50, "ms", Better::Less, arms, purchases_took),
         Measurement::of(
             "a purchase under the fault, p99",
             "ms",
@@ -178,13 +176,7 @@ pub(super) fn measurements(arms: &[Arm]) -> Vec<Measurement> {
             arms,
             purchases_p99,
         ),
-        Measurement::of(
-            "the longest purchase under the fault",
-            "ms",
-            Better::Less,
-            arms,
-            longest_purchase,
-        ),
+        Measurement::of(LONGEST_PURCHASE, "ms", Better::Less, arms, longest_purchase),
         Measurement::of(
             "other routes under the fault, p99",
             "ms",

@@ -10,7 +10,7 @@ use super::{
     context, without,
 };
 use crate::{
-    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     measurement::{Better, Measurement},
 };
@@ -32,6 +32,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "client_load_balancing",
     claim: "With client load balancing, purchases continue at current prices while one of two replicas of product-service is frozen, \
             and from 3 s after the freeze on no purchase waits for it.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "more than 2 % of the purchases failing or using a stale price, a purchase that takes longer than 3 s, or longer than \
                  1 s from 3 s after the freeze on, or no recovery within 5 s, with balancing on",
     harm: "Without it all calls use the one connection to the frozen replica: purchases wait for the timeout, then fail or use a stale \
@@ -52,7 +54,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 20,
         },
-        run_time: Duration::from_secs(28),
+        run_time: Duration::from_secs(26),
         idempotency_keys: false,
     },
     fault: FaultPlan {
@@ -60,7 +62,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             service: "product-service",
             database: "products",
         },
-        after: Duration::from_secs(6),
+        after: Duration::from_secs(4),
         lasts: Duration::from_secs(12),
     },
     observed: Observed::Reconciliation,

@@ -7,7 +7,7 @@ use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, RECOVERY, WRONG_LEDGER, lost, measurements, without};
 use crate::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -18,6 +18,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "confirms",
     claim: "With confirms and returns, an event counts as published when a queue has it, and not before: none is \
             lost while the queue's binding is gone.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "a promised order that never ends, with confirms on",
     harm: "Without them an event counts as published once it is written to the socket; the broker drops what it \
            can't route.",

@@ -7,7 +7,7 @@ use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, WRONG_LEDGER, lost, measurements, without};
 use crate::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -18,6 +18,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "dead_letter",
     claim: "With a dead-letter queue, messages that nobody can read leave the queue, and the orders behind them are \
             decided.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "an order that is not decided although only unreadable messages came in between, with dead letters on",
     harm: "Without it an unreadable message is tried again and again and keeps its place: as many of them as the \
            consumer handles at once stop the queue for good.",

@@ -9,7 +9,7 @@ use records::{
 
 use super::{ON, count, failed_requests, harm, latency_p50, latency_p99, without};
 use crate::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     measurement::{Better, Measurement, Outcome},
     verdict::{Count, harm_without_none_with},
@@ -25,6 +25,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "forward_auth",
     claim: "With the gateway asking the auth service about every protected request, and taking away what clients \
             write of identities, none of the attacks gets in, and none breaks anything.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "an attack that got in, or that was answered with a 5xx that HTTP itself doesn't ask for, with it on",
     harm: "Without it services believe what a client writes: whoever names a user's id is that user.",
     arms: &[without(&["forward_auth"]), ON],
@@ -35,13 +37,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 50,
         },
-        run_time: Duration::from_secs(45),
+        run_time: Duration::from_secs(22),
         idempotency_keys: false,
     },
     fault: FaultPlan {
         fault: Fault::Attacks,
         // Until then there is nothing but the load.
-        after: Duration::from_secs(15),
+        after: Duration::from_secs(8),
         lasts: Duration::from_secs(1),
     },
     observed: Observed::Reconciliation,

@@ -6,7 +6,7 @@ use records::scenario::Scenario;
 
 use super::{WRONG_LEDGER, failed_requests, measurements};
 use crate::{
-    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -17,6 +17,8 @@ const REPLICAS: &[(&str, u32)] = &[("order-service", 2)];
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "graceful_shutdown",
     claim: "With graceful shutdown, a rolling restart of two replicas of order-service under load fails no request.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "a failed request, with graceful shutdown on",
     harm: "Without it the process exits at once: the requests it was working on end without an answer.",
     arms: &[

@@ -7,7 +7,7 @@ use shared_events::topology::ORDER_EVENTS;
 
 use super::{ON, WRONG_LEDGER, doubled, measurements, without};
 use crate::{
-    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Confounder, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -18,6 +18,8 @@ const HARMS: [Count; 1] = [(DOUBLED, doubled)];
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "inbox",
     claim: "With the inbox, an event that comes a second time under the same id changes nothing.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "an order that takes its stock twice, or a ledger that doesn't reconcile, with the inbox on",
     harm: "Without it whatever arrives is applied, and at-least-once delivery means that some of it arrives twice.",
     arms: &[without(&["inbox"]), ON],

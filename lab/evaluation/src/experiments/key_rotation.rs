@@ -6,7 +6,7 @@ use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update::over_under_load};
 use crate::{
-    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     measurement::{Better, Measurement},
     verdict::{Count, harm_without_none_with},
@@ -20,6 +20,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "key_rotation",
     claim: "With two overlapping keys (first every replica knows the new one, then it signs, and the old one still \
             verifies) a new signing key refuses no token, be it from before or after, and fails no request.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "a request that is refused or fails while the keys are rotated",
     harm: "With one key at a time, every token that somebody holds is refused: all have to log in again.",
     arms: &[
@@ -41,7 +43,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 15,
         },
-        run_time: Duration::from_secs(60),
+        run_time: Duration::from_secs(38),
         idempotency_keys: false,
     },
     fault: FaultPlan {

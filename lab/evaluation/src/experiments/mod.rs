@@ -111,6 +111,14 @@ fn lost(arm: &Arm) -> u64 {
     count(&reconciliation(arm).lost)
 }
 
+/// Orders that no client was promised, or they are lost.
+fn endless(arm: &Arm) -> u64 {
+    let found = reconciliation(arm);
+    let promised_too = |id: &&String| found.lost.contains(*id);
+    let unpromised = found.undecided.iter().filter(|id| !promised_too(id));
+    unpromised.count() as u64
+}
+
 fn doubled(arm: &Arm) -> u64 {
     count(&reconciliation(arm).doubled)
 }
@@ -150,8 +158,9 @@ fn failed_requests(arm: &Arm) -> u64 {
 }
 
 /// What no arm with the pattern may show, whichever pattern it is.
-const WRONG_LEDGER: [Count; 8] = [
+const WRONG_LEDGER: [Count; 9] = [
     ("orders lost", lost),
+    ("orders stored without an end", endless),
     ("orders that took stock twice", doubled),
     ("orders confirmed without their stock", oversold),
     ("ended orders that still hold stock", held),

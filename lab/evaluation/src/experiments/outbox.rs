@@ -6,7 +6,7 @@ use records::scenario::Scenario;
 
 use super::{ON, RECOVERY, WRONG_LEDGER, failed_requests, lost, measurements, without};
 use crate::{
-    experiment::{Confounder, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Confounder, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -18,6 +18,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "outbox",
     claim: "With the outbox, orders are accepted and every accepted one comes to its end, although the broker is killed \
             while they are placed.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "a failed request, an accepted order that never ends, or one that takes its stock twice, with the outbox on",
     harm: "Without it the order is committed first and published then: what can't be published is lost, and the \
            client has its 202.",
@@ -34,7 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 40,
         },
-        run_time: Duration::from_secs(14),
+        run_time: Duration::from_secs(12),
         idempotency_keys: true,
     },
     fault: FaultPlan {

@@ -10,9 +10,12 @@ use super::{
     context, without,
 };
 use crate::{
-    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{
+        ArmPlan, DeclaredEffect, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed, Ratio,
+    },
     faults::Fault,
     measurement::{Better, Measurement, Outcome},
+    statistics::decision::Bound,
     verdict::harm_without_none_with,
 };
 
@@ -25,15 +28,22 @@ const OTHERS_SHARE: f64 = 0.2;
 const ALLOWED_PERCENT: f64 = 1.0;
 /// The share that fails without the limit, or there is no harm, in per cent.
 const HARM_PERCENT: f64 = 10.0;
-/// How long the others' requests may take with the limit.
-const PROMPT_MS: f64 = 1_000.0;
+const EFFECTS: [DeclaredEffect; 1] = [DeclaredEffect {
+    measurement: OTHERS_P99,
+    ratio: Ratio::BetweenArms,
+    bound: Bound::AtMost(0.5),
+    reason: "four of five requests are refused before they get to the service: who is left should wait half as long at most",
+}];
+const OTHERS_P99: &str = "the others' requests under the fault: median of the seconds' p99";
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "rate_limit",
     claim: "With a limit for each user at the gateway, one user who sends four fifths of all requests costs the others nothing, while \
             inventory-service can do less than is asked for.",
-    refuted_by: "more than 1 % of the others' requests failing, a p99 of theirs above 1 s, one of them refused for being too many, or a \
-                 greedy user who is never refused, with it on",
+    kind: Kind::Safety,
+    effects: &EFFECTS,
+    refuted_by: "more than 1 % of the others' requests failing, one of them refused for being too many, or a greedy user who is never \
+                 refused, with it on; over several runs, a p99 of theirs that isn't half of that without it",
     harm: "Without it inventory-service sheds what is too much, whose it is or not: the others are refused for what one of them asks.",
     arms: &[
         without(&["rate_limit"]),
@@ -77,7 +87,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             )
             .decisive(),
             Measurement::of(
-                "the others' requests under the fault: median of the seconds' p99",
+                OTHERS_P99,
                 "ms",
                 Better::Less,
                 arms,
@@ -157,9 +167,6 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     };
     if on_failed > ALLOWED_PERCENT {
         return refuted(format!("{on_failed:.1} % of the others' requests failed"));
-    }
-    if on_ms > PROMPT_MS {
-        return refuted(format!("the p99 of the others' requests was {on_ms:.0} ms"));
     }
     if counted(on, GREEDY, too_many) == Some(0.0) {
         return refuted("the greedy one was never refused".to_owned());
@@ -248,13 +255,6 @@ mod tests {
                     ..WITH
                 },
                 "1.2 % of the others'",
-            ),
-            (
-                Answers {
-                    took_ms: 1_100.0,
-                    ..WITH
-                },
-                "was 1100 ms",
             ),
             (
                 Answers {

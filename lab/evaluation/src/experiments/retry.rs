@@ -6,7 +6,7 @@ use records::scenario::Scenario;
 
 use super::{ON, WRONG_LEDGER, dead_letters, measurements, without};
 use crate::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -35,6 +35,8 @@ pub(super) const FAULT: FaultPlan = FaultPlan {
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "retry",
     claim: "With retries, orders that meet a table somebody has locked are decided once it is free.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "a dead letter, or an order that is not decided, with retries on",
     harm: "Without them the first failure is final: the order's event is dead, and the order waits for a person.",
     arms: &[without(&["retry"]), ON],

@@ -6,7 +6,7 @@ use records::{evaluation::Arm, scenario::Scenario};
 
 use super::{ON, WRONG_LEDGER, failed_requests, measurements};
 use crate::{
-    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     measurement::Outcome,
     verdict::{Count, harm_without_none_with},
@@ -20,6 +20,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "rolling_update",
     claim: "Replacing both containers of order-service one by one under load, each new one healthy before an old one \
             goes, fails no request.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "a failed request, or a ledger that doesn't reconcile, with the containers replaced one by one",
     harm: "Replaced all at once they leave a gap in which nobody answers.",
     arms: &[
@@ -40,7 +42,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 40,
         },
-        run_time: Duration::from_secs(35),
+        run_time: Duration::from_secs(28),
         // The gateway retries requests with a key, which would hide failures.
         idempotency_keys: false,
     },

@@ -6,7 +6,7 @@ use records::scenario::Scenario;
 
 use super::{ON, WRONG_LEDGER, held, measurements, oversold, uncancelled, without};
 use crate::{
-    experiment::{Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -21,6 +21,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "saga",
     claim: "With the saga, order and stock agree in the end: confirmed is what has its stock, and what was rejected \
             or cancelled holds none, although inventory-service stands still while orders are placed and cancelled.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "an order that is confirmed without stock, or that was rejected or cancelled and still holds some, \
                  with the saga on",
     harm: "Without it an order is confirmed as soon as it is taken and cancelled as soon as it is asked for; nobody \

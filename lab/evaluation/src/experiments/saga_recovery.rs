@@ -6,7 +6,7 @@ use records::scenario::Scenario;
 
 use super::{ON, WRONG_LEDGER, lost, measurements, without};
 use crate::{
-    experiment::{ArmPlan, Experiment, FaultPlan, LoadPlan, Model, Observed},
+    experiment::{ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
     verdict::{Count, harm_without_none_with},
 };
@@ -23,6 +23,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "saga_recovery",
     claim: "With saga recovery, orders whose messages were lost end all the same, and nothing is applied twice: of the dead letters of \
             both streams half are purged, the others sent again.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "an order that is not decided, or a ledger that doesn't reconcile, with recovery on",
     harm: "Without it an order whose message was purged stays pending or cancelling for ever: nobody says again what was \
            said once.",

@@ -4,7 +4,7 @@ use records::evaluation::Arm;
 
 use super::{ON, WRONG_LEDGER, measurements, retry, telemetry, without};
 use crate::{
-    experiment::{Experiment, Observed},
+    experiment::{Experiment, Kind, Observed},
     measurement::{Better, Measurement, Outcome},
     verdict::{Count, harm_without_none_with},
 };
@@ -15,6 +15,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "trace_propagation",
     claim: "With the trace context in messages' headers, each order is one trace, from the gateway to the stock and \
             back, also where messages had to be tried again.",
+    kind: Kind::Safety,
+    effects: &[],
     refuted_by: "an order whose trace lacks a hop, or has one that hangs below another cause, with propagation on",
     harm: "Without it each side of a message starts a trace of its own: a trace ends where the message is sent, and \
            nothing leads to what became of it.",

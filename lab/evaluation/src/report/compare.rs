@@ -2,7 +2,8 @@
 //!
 //! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse
 //! by more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst
-//! before. Where one of the runs has a single value, only measurements that the verdict rests on are judged.
+//! before. The tolerance of a measurement is its noise floor, where this machine's is known. Where one of the runs has a
+//! single value, only measurements that the verdict rests on are judged.
 //!
 //! Left out: how a comparison looks (`xtask`).
 
@@ -17,13 +18,16 @@ use crate::{
     statistics::Spread,
 };
 
+/// The allowed relative regression of a measurement whose noise isn't known.
+const DEFAULT_TOLERANCE: f64 = 0.2;
+
 /// The comparison of two runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
     /// `failed` on a regression; `inconclusive` when the run `after` lacks an experiment, or both have none.
     pub outcome: Exit,
-    /// The allowed relative regression of a median: 0.2 is 20 %.
-    pub tolerance: f64,
+    /// The allowed relative regression of every median, 0.2 is 20 %; `None` where each measurement has its own.
+    pub tolerance: Option<f64>,
     /// The earlier run.
     pub before: Side,
     /// The later run.
@@ -80,6 +84,8 @@ pub struct MeasurementComparison {
     pub before: Option<Spread>,
     /// The values in the later run; `None` where it wasn't measured.
     pub after: Option<Spread>,
+    /// The allowed relative regression of its median.
+    pub tolerance: f64,
     /// How the measurement changed.
     pub change: Change,
 }
@@ -99,8 +105,8 @@ pub enum Change {
 }
 
 impl Comparison {
-    /// Compares the run `after` with the run `before`.
-    pub fn of(before: &Conclusion, after: &Conclusion, tolerance: f64) -> Self {
+    /// Compares the run `after` with the run `before`, with this tolerance or with what the machine's noise allows.
+    pub fn of(before: &Conclusion, after: &Conclusion, tolerance: Option<f64>) -> Self {
         let mut regressions = Vec::new();
         let mut experiments = Vec::new();
         for old in &before.experiments {
@@ -163,7 +169,7 @@ impl Side {
 }
 
 impl ExperimentComparison {
-    fn of(old: &ExperimentConclusion, new: &ExperimentConclusion, tolerance: f64) -> Self {
+    fn of(old: &ExperimentConclusion, new: &ExperimentConclusion, tolerance: Option<f64>) -> Self {
         let measurements = old.measurements.iter().filter_map(|measurement| {
             let same = new
                 .measurements
@@ -175,10 +181,11 @@ impl ExperimentComparison {
             name: new.name.clone(),
             before: old.outcome,
             after: new.outcome,
-            change: match rank(new.outcome).cmp(&rank(old.outcome)) {
-                std::cmp::Ordering::Less => Change::Worse,
-                std::cmp::Ordering::Equal => Change::Same,
-                std::cmp::Ordering::Greater => Change::Better,
+            change: match rank(old.outcome).zip(rank(new.outcome)) {
+                None => Change::NotJudged,
+                Some((old, new)) if new < old => Change::Worse,
+                Some((old, new)) if new > old => Change::Better,
+                Some(_) => Change::Same,
             },
             measurements: measurements.collect(),
         }
@@ -186,8 +193,14 @@ impl ExperimentComparison {
 }
 
 impl MeasurementComparison {
-    fn of(old: &MeasurementSummary, new: &MeasurementSummary, tolerance: f64) -> Option<Self> {
+    fn of(
+        old: &MeasurementSummary,
+        new: &MeasurementSummary,
+        tolerance: Option<f64>,
+    ) -> Option<Self> {
         let (last_old, last_new) = (old.arms.last()?, new.arms.last()?);
+        let of_noise = new.noise_floor.map(|factor| factor - 1.0);
+        let tolerance = tolerance.or(of_noise).unwrap_or(DEFAULT_TOLERANCE);
         let change = match (&last_old.spread, &last_new.spread) {
             // What one run's noise is nobody knows; a harm is counted, and has none.
             (Some(before), Some(after)) if new.decisive || before.count.min(after.count) > 1 => {
@@ -197,6 +210,7 @@ impl MeasurementComparison {
         };
         Some(Self {
             name: new.name.clone(),
+            tolerance,
             unit: new.unit.clone(),
             arm: last_new.arm.clone(),
             before: last_old.spread,
@@ -221,12 +235,13 @@ fn change(better: Better, before: &Spread, after: &Spread, tolerance: f64) -> Ch
     }
 }
 
-/// The order of outcomes, from the worst to the best.
-fn rank(outcome: Outcome) -> u8 {
+/// The order of outcomes, from the worst to the best; `None` where nothing was judged.
+fn rank(outcome: Outcome) -> Option<u8> {
     match outcome {
-        Outcome::Refuted => 0,
-        Outcome::Inconclusive => 1,
-        Outcome::Upheld => 2,
+        Outcome::Refuted => Some(0),
+        Outcome::Inconclusive => Some(1),
+        Outcome::Upheld => Some(2),
+        Outcome::NotJudged => None,
     }
 }
 

@@ -121,7 +121,7 @@ struct ExperimentView<'a> {
     refuted_by: &'a str,
     harm: &'static str,
     reason: &'a str,
-    strength: Option<String>,
+    quote: &'a str,
     arms: Vec<String>,
     confounders: Vec<String>,
     headlines: Vec<Headline<'a>>,
@@ -318,7 +318,7 @@ impl<'a> ExperimentView<'a> {
             harm: plan.map_or("", |plan| plan.harm),
             confounders: plan.map_or_else(Vec::new, list::confounders),
             reason: &experiment.reason,
-            strength: numbers::strength(experiment),
+            quote: &experiment.quote,
             against: match arms.as_slice() {
                 [from, .., to] => format!("{to} against {from}"),
                 _ => String::new(),

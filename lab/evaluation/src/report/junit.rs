@@ -1,5 +1,6 @@
 //! A conclusion as JUnit XML, as CI systems read it: a suite for each experiment, a case for each repetition. A refuted
-//! claim is a failure; an inconclusive one is an error and not a skip, which many systems show as green.
+//! claim is a failure; an inconclusive one is an error and not a skip, which many systems show as green. Only what wasn't to be
+//! judged is skipped. A magnitude claim has a case of its own for each declared effect.
 //!
 //! Left out: measurements that no verdict rests on.
 
@@ -10,19 +11,19 @@ use records::evaluation::Evaluation;
 use super::markdown::harm;
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, TrialVerdict},
+    effects::declared,
     measurement::Outcome,
 };
 
 /// The whole document.
 pub fn document(evaluation: &Evaluation, conclusion: &Conclusion) -> String {
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    let trials = conclusion.experiments.iter().flat_map(|e| &e.trials);
     let seconds = (conclusion.finished_at - conclusion.started_at).as_seconds_f64();
     let _ = writeln!(
         xml,
         "<testsuites name=\"agora evaluation {}\" {} time=\"{seconds:.3}\">",
         escape(&conclusion.run),
-        counts(trials)
+        counts(conclusion.experiments.iter().flat_map(cases))
     );
     for experiment in &conclusion.experiments {
         suite(&mut xml, evaluation, experiment);
@@ -37,7 +38,7 @@ fn suite(xml: &mut String, evaluation: &Evaluation, experiment: &ExperimentConcl
         xml,
         "  <testsuite name=\"{}\" {} time=\"{:.3}\">",
         escape(&experiment.name),
-        counts(experiment.trials.iter()),
+        counts(cases(experiment)),
         experiment.trials.iter().map(seconds).sum::<f64>(),
     );
     for trial in &experiment.trials {
@@ -50,29 +51,18 @@ fn suite(xml: &mut String, evaluation: &Evaluation, experiment: &ExperimentConcl
             trial.seed,
             seconds(trial),
         );
-        let tag = match trial.outcome {
-            Outcome::Upheld => None,
-            Outcome::Refuted => Some("failure"),
-            Outcome::Inconclusive => Some("error"),
-        };
-        match tag {
-            Some(tag) => {
-                let _ = writeln!(
-                    xml,
-                    "      <{tag} type=\"{}\" message=\"{}\">Refuted by: {}.</{tag}>",
-                    trial.outcome.word(),
-                    escape(&trial.reason),
-                    escape(&experiment.refuted_by),
-                );
-            }
-            None => {
-                let _ = writeln!(
-                    xml,
-                    "      <system-out>{}</system-out>",
-                    escape(&trial.reason)
-                );
-            }
-        }
+        outcome(xml, trial.outcome, &trial.reason, &experiment.refuted_by);
+        xml.push_str("    </testcase>\n");
+    }
+    for effect in &experiment.effects {
+        let _ = writeln!(
+            xml,
+            "    <testcase classname=\"evaluate.{}\" name=\"{}, {}\" time=\"0.000\">",
+            escape(&experiment.name),
+            escape(&effect.measurement),
+            escape(&declared(effect.bound)),
+        );
+        outcome(xml, effect.outcome, &effect.reason, &experiment.refuted_by);
         xml.push_str("    </testcase>\n");
     }
     let _ = writeln!(
@@ -83,14 +73,44 @@ fn suite(xml: &mut String, evaluation: &Evaluation, experiment: &ExperimentConcl
     xml.push_str("  </testsuite>\n");
 }
 
-fn counts<'a>(trials: impl Iterator<Item = &'a TrialVerdict>) -> String {
-    let (mut tests, mut failures, mut errors) = (0, 0, 0);
-    for trial in trials {
-        tests += 1;
-        failures += u32::from(trial.outcome == Outcome::Refuted);
-        errors += u32::from(trial.outcome == Outcome::Inconclusive);
+/// The outcome of each case of an experiment.
+fn cases(experiment: &ExperimentConclusion) -> impl Iterator<Item = Outcome> {
+    let trials = experiment.trials.iter().map(|trial| trial.outcome);
+    trials.chain(experiment.effects.iter().map(|effect| effect.outcome))
+}
+
+/// What a case came to.
+fn outcome(xml: &mut String, outcome: Outcome, reason: &str, refuted_by: &str) {
+    let tag = match outcome {
+        Outcome::Upheld | Outcome::NotJudged => None,
+        Outcome::Refuted => Some("failure"),
+        Outcome::Inconclusive => Some("error"),
+    };
+    if let Some(tag) = tag {
+        let _ = writeln!(
+            xml,
+            "      <{tag} type=\"{}\" message=\"{}\">Refuted by: {}.</{tag}>",
+            outcome.word(),
+            escape(reason),
+            escape(refuted_by),
+        );
+        return;
     }
-    format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"0\"")
+    if outcome == Outcome::NotJudged {
+        xml.push_str("      <skipped message=\"shown and not judged\"/>\n");
+    }
+    let _ = writeln!(xml, "      <system-out>{}</system-out>", escape(reason));
+}
+
+fn counts(outcomes: impl Iterator<Item = Outcome>) -> String {
+    let (mut tests, mut failures, mut errors, mut skipped) = (0, 0, 0, 0);
+    for outcome in outcomes {
+        tests += 1;
+        failures += u32::from(outcome == Outcome::Refuted);
+        errors += u32::from(outcome == Outcome::Inconclusive);
+        skipped += u32::from(outcome == Outcome::NotJudged);
+    }
+    format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\"")
 }
 
 /// How long a trial's arms took.

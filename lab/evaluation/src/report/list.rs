@@ -6,7 +6,8 @@ use base::progress::spell;
 use serde::Serialize;
 
 use crate::{
-    experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, LoadPlan, Model},
+    effects::declared,
+    experiment::{ArmFault, ArmPlan, DeclaredEffect, Experiment, FaultPlan, Kind, LoadPlan, Model},
     experiments,
 };
 
@@ -31,6 +32,10 @@ pub struct Entry {
     pub confounders: Vec<String>,
     /// The names of the measurements that the verdict rests on.
     pub counts: Vec<String>,
+    /// Whether single runs decide the claim.
+    pub kind: Kind,
+    /// The declared effects, a sentence each.
+    pub effects: Vec<String>,
 }
 
 /// Every experiment, in the order in which they are run.
@@ -49,6 +54,8 @@ pub fn entries() -> Vec<Entry> {
             .filter(|measurement| measurement.decisive)
             .map(|measurement| measurement.name)
             .collect(),
+        kind: experiment.kind,
+        effects: experiment.effects.iter().map(effect).collect(),
     };
     experiments::ALL.iter().copied().map(entry).collect()
 }
@@ -97,6 +104,12 @@ pub fn confounders(experiment: &Experiment) -> Vec<String> {
         )
     });
     said.collect()
+}
+
+/// A declared effect in a sentence: `orders decided under the CPU limit, at least ×1.15: a second consumer …`.
+fn effect(effect: &DeclaredEffect) -> String {
+    let bound = declared(effect.bound);
+    format!("{}, {bound}: {}", effect.measurement, effect.reason)
 }
 
 /// An arm in a phrase: `off: without outbox`, `2: inventory-service ×2`, `on: everything as shipped`.

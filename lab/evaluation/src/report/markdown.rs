@@ -2,10 +2,13 @@
 //!
 //! Left out: measurements that no verdict rests on.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::fmt::Write;
 
 use super::numbers;
-use crate::conclusion::{Conclusion, ExperimentConclusion};
+use crate::{
+    conclusion::{Conclusion, ExperimentConclusion},
+    effects::declared,
+};
 
 /// The whole summary.
 pub fn summary(conclusion: &Conclusion) -> String {
@@ -39,9 +42,26 @@ pub fn summary(conclusion: &Conclusion) -> String {
     if single {
         let _ = write!(text, "\n{}.\n", numbers::NO_SPREAD);
     }
-    let strengths = conclusion.experiments.iter().filter_map(numbers::strength);
-    for strength in strengths.collect::<BTreeSet<_>>() {
-        let _ = write!(text, "\nAn upheld claim: {strength}.\n");
+    let effects = conclusion.experiments.iter().flat_map(|experiment| {
+        let effects = experiment.effects.iter();
+        effects.map(|effect| (&experiment.name, effect))
+    });
+    let mut heading = "\n| | experiment | declared effect | seen |\n|---|---|---|---|\n";
+    for (name, effect) in effects {
+        let _ = writeln!(
+            text,
+            "{heading}| {} | {} | {}, {} | {} |",
+            effect.outcome.mark(),
+            cell(name),
+            cell(&effect.measurement),
+            declared(effect.bound),
+            cell(&effect.reason),
+        );
+        heading = "";
+    }
+    text.push_str("\nTo quote:\n\n");
+    for experiment in &conclusion.experiments {
+        let _ = writeln!(text, "- {}", cell(&experiment.quote));
     }
     let _ = write!(text, "\nRepeat it: `{}`\n", code(&conclusion.command));
     text

@@ -6,11 +6,7 @@ use std::time::Duration;
 
 use base::progress::spell;
 
-use crate::{
-    conclusion::ExperimentConclusion,
-    measurement::Outcome,
-    statistics::{Effect, Spread, runs},
-};
+use crate::statistics::{Effect, Spread};
 
 /// The text in place of a value that wasn't measured.
 pub const NONE: &str = "–";
@@ -85,16 +81,6 @@ pub fn effect(effect: Option<&Effect>, unit: &str) -> String {
         )
     });
     difference + &ratios.unwrap_or_default() + &certain.unwrap_or_default()
-}
-
-/// What the runs of an upheld claim say about other runs: `it failed in 0 of 3 runs; at 95 % it fails in at most 63 % of all`.
-pub fn strength(experiment: &ExperimentConclusion) -> Option<String> {
-    let runs = u32::try_from(experiment.repetitions()).ok()?;
-    (experiment.outcome == Outcome::Upheld).then(|| {
-        let bound = 100.0 * runs::fails_in_at_most(runs);
-        let noun = if runs == 1 { "run" } else { "runs" };
-        format!("it failed in 0 of {runs} {noun}; at 95 % it fails in at most {bound:.0} % of all")
-    })
 }
 
 /// The least and the largest value; `None` for a single one.

@@ -6,9 +6,9 @@ use base::outcome::Exit;
 use chrono::{DateTime, TimeDelta, Utc};
 use records::{
     evaluation::{
-        Arm, Configuration, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert, Hop,
-        InForce, LoadEvidence, Measure, Reconciliation, Sabotage, Sample, Steadiness, Telemetry,
-        Trial, Versions,
+        Arm, Configuration, Design, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert,
+        Hop, InForce, LoadEvidence, Measure, Profile, Reconciliation, Sabotage, Sample, Steadiness,
+        Telemetry, Trial, Versions,
     },
     load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
 };
@@ -338,6 +338,10 @@ pub(crate) fn evaluation(trials: Vec<Trial>) -> Evaluation {
         command: "cargo xtask evaluate --repeat 3 --seed 4711".to_owned(),
         seed: 4_711,
         sabotage: None,
+        design: Design::Pattern,
+        profile: Profile::Default,
+        planned: Vec::new(),
+        noise: Vec::new(),
         started_at: at(-9.0),
         finished_at: at(31.0 * 60.0),
         versions: Versions {
@@ -756,7 +760,7 @@ fn the_json_of_a_comparison_is_as_its_schema_says_and_the_schema_can_refuse() {
         (&judged(vec![outbox(1, 41, 0)]), &judged(vec![short])),
     ] {
         let mut document =
-            serde_json::to_value(Comparison::of(before, after, 0.2)).expect("it is JSON");
+            serde_json::to_value(Comparison::of(before, after, Some(0.2))).expect("it is JSON");
         let found = schema::violations(&schema, &document);
         assert_eq!(found, Vec::<String>::new());
         document["before"]["agora"] = 7.into();
@@ -798,7 +802,7 @@ fn the_json_is_as_its_schema_says_and_the_schema_can_refuse() {
 
     let document = serde_json::to_value(Conclusion::of(&realistic()).unwrap()).unwrap();
     for (pointer, tampered) in [
-        ("/format", serde_json::json!(2)),
+        ("/format", serde_json::json!(1)),
         ("/outcome", serde_json::json!("fine")),
         ("/seed", serde_json::json!(-1)),
         ("/started_at", serde_json::json!("yesterday")),
@@ -832,10 +836,10 @@ fn a_regression_is_beyond_tolerance_and_spread_and_in_the_wrong_direction() {
         conclude(trials.collect())
     };
     let worse = |before: &Conclusion, after: &Conclusion, tolerance| -> Vec<String> {
-        Comparison::of(before, after, tolerance).regressions
+        Comparison::of(before, after, Some(tolerance)).regressions
     };
     let (good, bad) = (run([0, 0, 0]), run([0, 3, 0]));
-    let comparison = Comparison::of(&good, &bad, 0.2);
+    let comparison = Comparison::of(&good, &bad, Some(0.2));
     assert_eq!(comparison.outcome, Exit::Failed);
     assert_eq!(
         comparison.regressions.len(),
@@ -844,8 +848,8 @@ fn a_regression_is_beyond_tolerance_and_spread_and_in_the_wrong_direction() {
         comparison.regressions
     );
     assert!(comparison.regressions[0].contains("upheld before, refuted now"));
-    assert_eq!(Comparison::of(&bad, &good, 0.2).outcome, Exit::Holds);
-    assert_eq!(Comparison::of(&good, &good, 0.0).outcome, Exit::Holds);
+    assert_eq!(Comparison::of(&bad, &good, Some(0.2)).outcome, Exit::Holds);
+    assert_eq!(Comparison::of(&good, &good, Some(0.0)).outcome, Exit::Holds);
 
     // Both refuted, so that only the measurement can tell.
     let lost = |regressions: &[String]| regressions.iter().any(|said| said.contains("orders lost"));
@@ -875,7 +879,7 @@ fn a_comparison_says_what_differs_and_compares_only_what_both_have() {
     other.seed = 12;
     other.versions.agora = "0123456".to_owned();
     let after = Conclusion::of(&other).unwrap();
-    let comparison = Comparison::of(&before, &after, 0.2);
+    let comparison = Comparison::of(&before, &after, Some(0.2));
     assert_eq!(comparison.outcome, Exit::Inconclusive);
     let said = comparison.differences.join("\n");
     for expected in [

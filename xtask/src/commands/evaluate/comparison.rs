@@ -48,10 +48,13 @@ pub(crate) fn print(comparison: &Comparison) {
         _ => format!("{} regressions", comparison.regressions.len()),
     };
     println!(
-        "{}: {} → {}: {said} (tolerance {} %)",
+        "{}: {} → {}: {said} ({})",
         comparison.outcome.word(),
         comparison.before.run,
         comparison.after.run,
-        comparison.tolerance * 100.0
+        match comparison.tolerance {
+            Some(tolerance) => format!("tolerance {} %", tolerance * 100.0),
+            None => "tolerance: noise floors, else 20 %".to_owned(),
+        }
     );
 }

@@ -5,7 +5,7 @@ use evaluation::report::list::entries;
 /// Prints them for people.
 pub(crate) fn print() {
     for entry in entries() {
-        println!("{}", entry.name);
+        println!("{} ({})", entry.name, entry.kind.word());
         for (what, text) in [
             ("claim", entry.claim),
             ("refuted by", entry.refuted_by),
@@ -15,6 +15,7 @@ pub(crate) fn print() {
             ("arms", &entry.arms.join("; ")),
             ("confounder", &entry.confounders.join("; ")),
             ("counts", &entry.counts.join(", ")),
+            ("effects", &entry.effects.join("; ")),
         ] {
             if !text.is_empty() {
                 println!("{}", paragraph(what, text));

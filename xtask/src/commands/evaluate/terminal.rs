@@ -17,8 +17,8 @@ pub(crate) fn print(conclusion: &Conclusion, folder: &EvaluationFolder) {
         if experiment.repetitions() == 1 {
             println!(" {}", numbers::NO_SPREAD);
         }
-        if let Some(strength) = numbers::strength(experiment) {
-            println!(" the claim: {strength}");
+        for effect in &experiment.effects {
+            println!(" {} {}", effect.outcome.mark(), effect.sentence());
         }
         println!();
     }

@@ -1,0 +1,20 @@
+//! The noise floors that an A/A run has shown, on a terminal.
+
+use evaluation::report::numbers;
+use records::evaluation::NoiseRecord;
+
+use crate::output::table;
+
+/// Prints them.
+pub(crate) fn print(records: &[NoiseRecord]) {
+    let mut table = table(["experiment", "measurement", "noise floor", "pairs"]);
+    for record in records {
+        table.add_row([
+            record.experiment.clone(),
+            record.measurement.clone(),
+            numbers::ratio(record.factor),
+            record.pairs.to_string(),
+        ]);
+    }
+    println!("Equal arms differ as much as this on this machine:\n{table}\n");
+}
