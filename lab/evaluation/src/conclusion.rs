@@ -642,7 +642,7 @@ mod tests {
     #[test]
     fn what_runs_later_is_told_apart_from_what_has_the_pattern() {
         // Whatever runs second is a fifth faster; two consumers are twice as fast.
-        let mut evaluation = consumers(&[(100, 240), (120, 200), (100, 240), (120, 200)]);
+        let mut evaluation = consumers(&[(50, 120), (60, 100), (50, 120), (60, 100)]);
         for trial in &mut evaluation.trials {
             let first = usize::from(trial.repetition % 2 == 0);
             trial.arms[1 - first].started_at += chrono::TimeDelta::seconds(100);

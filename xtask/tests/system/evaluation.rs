@@ -23,6 +23,10 @@ const EXPERIMENTS: &str = "AGORA_TEST_EXPERIMENTS";
 /// How often an evaluation is killed.
 const KILLS: &str = "AGORA_TEST_KILLS";
 
+/// A seed by which `confirms` and `dead_letter` begin with the arm without the pattern, and one by which they begin with the other.
+const OFF_FIRST: &str = "--seed=4";
+const ON_FIRST: &str = "--seed=2";
+
 fn chosen(variable: &str, default: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| default.to_owned())
 }
@@ -52,10 +56,11 @@ fn a_claim_is_upheld_refuted_when_its_pattern_is_broken_and_open_without_its_fau
     let experiments = chosen(EXPERIMENTS, "confirms");
     for experiment in experiments.split(' ') {
         let experiment = [experiment];
-        expect_outcomes(&evaluate(&system, &experiment, &[], 0), "upheld");
-        let broken = ["--sabotage", "break-pattern"];
+        // In either order of the arms.
+        expect_outcomes(&evaluate(&system, &experiment, &[ON_FIRST], 0), "upheld");
+        let broken = ["--sabotage", "break-pattern", OFF_FIRST];
         expect_outcomes(&evaluate(&system, &experiment, &broken, 1), "refuted");
-        let withheld = ["--sabotage", "withhold-fault"];
+        let withheld = ["--sabotage", "withhold-fault", ON_FIRST];
         expect_outcomes(
             &evaluate(&system, &experiment, &withheld, 4),
             "inconclusive",
@@ -71,7 +76,7 @@ fn an_evaluation_that_is_killed_at_any_moment_is_made_good_by_heal() {
     let system = System::take_turn();
     let kills: u64 = chosen(KILLS, "2").parse().expect("a number");
     for kill in 0..kills {
-        let evaluation = system.start_xtask(&["evaluate", "dead_letter"]);
+        let evaluation = system.start_xtask(&["evaluate", "dead_letter", OFF_FIRST]);
         wait_until_changed(&system, &evaluation);
         // Another moment each time, all over the arm without the pattern.
         wait::pause(Duration::from_millis(500 + 12_000 * kill / kills.max(2)));
@@ -85,9 +90,36 @@ fn an_evaluation_that_is_killed_at_any_moment_is_made_good_by_heal() {
 }
 
 #[test]
+fn a_killed_evaluation_is_resumed_and_no_arm_is_there_twice() {
+    let system = System::take_turn();
+    let run = ["evaluate", "dead_letter", "--repeat", "2", OFF_FIRST];
+    let kills: u64 = chosen(KILLS, "1").parse().expect("a number");
+    let mut evaluation = system.start_xtask(&run);
+    for kill in 0..kills {
+        wait_until_changed(&system, &evaluation);
+        // Another moment each time, within what one trial takes.
+        wait::pause(Duration::from_millis(500 + 40_000 * kill / kills));
+        evaluation.kill(STEP_WITHIN);
+        evaluation = system.start_xtask(&["evaluate", "resume", "latest"]);
+    }
+    evaluation.end_within(OVER_WITHIN).expect_code(0);
+    let judged = ["evaluate", "judge", "latest", "--format", "json"];
+    let conclusion = system.xtask(&judged).expect_code(0).json();
+    let trials = conclusion["experiments"][0]["trials"].as_array();
+    let repetitions: Vec<_> = trials.expect("trials").iter().collect();
+    let repetitions: Vec<_> = repetitions.iter().map(|it| &it["repetition"]).collect();
+    assert_eq!(repetitions, [1, 2]);
+    as_it_was(&system);
+    // Nothing is left to be done.
+    let again = ["evaluate", "resume", "latest"];
+    let again = system.start_xtask(&again).end_within(STEP_WITHIN);
+    again.expect_code(0);
+}
+
+#[test]
 fn an_evaluation_has_the_system_alone_and_ctrl_c_restores_what_it_found() {
     let system = System::take_turn();
-    let evaluation = system.start_xtask(&["evaluate", "confirms"]);
+    let evaluation = system.start_xtask(&["evaluate", "confirms", OFF_FIRST]);
     wait_until_changed(&system, &evaluation);
     let refused = system.xtask(&["heal"]).expect_code(3);
     assert!(refused.stderr.contains("under way"), "{}", refused.stderr);

@@ -62,8 +62,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             millicores: 22,
         },
         after: Duration::from_secs(1),
-        // Orders are decided in batches of up to fifty: whether the last one is within this time must change the rate of some
-        // thirty a second by less than the gain. Of 20 s it is a twelfth.
+        // Orders are decided in batches of up to fifty: whether the last one is within this time changes the rate of some fifty a
+        // second by a twentieth of 20 s.
         lasts: Duration::from_secs(20),
     },
     observed: Observed::Reconciliation,

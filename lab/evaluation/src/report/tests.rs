@@ -715,14 +715,24 @@ fn junit_fails_what_is_refuted_and_errs_on_what_is_open() {
         let nodes = document.descendants();
         nodes.filter(|node| node.has_tag_name(tag)).count()
     };
-    let trials = |outcome: Outcome| {
-        let trials = conclusion.experiments.iter().flat_map(|e| &e.trials);
-        trials.filter(|trial| trial.outcome == outcome).count()
-    };
+    let cases: Vec<Outcome> = conclusion
+        .experiments
+        .iter()
+        .flat_map(|experiment| {
+            let trials = experiment.trials.iter().map(|trial| trial.outcome);
+            trials.chain(experiment.effects.iter().map(|effect| effect.outcome))
+        })
+        .collect();
+    let cases_with = |outcome| cases.iter().filter(|case| **case == outcome).count();
+    let declared = experiments::ALL.iter().map(|it| it.effects.len());
     assert_eq!(count("testsuite"), experiments::ALL.len());
-    assert_eq!(count("testcase"), 3 * experiments::ALL.len());
-    assert_eq!(count("failure"), trials(Outcome::Refuted));
-    assert_eq!(count("error"), trials(Outcome::Inconclusive));
+    assert_eq!(
+        count("testcase"),
+        3 * experiments::ALL.len() + declared.sum::<usize>()
+    );
+    assert_eq!(count("failure"), cases_with(Outcome::Refuted));
+    assert_eq!(count("error"), cases_with(Outcome::Inconclusive));
+    assert_eq!(count("skipped"), cases_with(Outcome::NotJudged));
     assert!(count("failure") > 0 && count("error") > 0);
     assert_eq!(
         document.root_element().attribute("failures"),
@@ -814,7 +824,7 @@ fn the_json_is_as_its_schema_says_and_the_schema_can_refuse() {
             serde_json::json!("41"),
         ),
         (
-            "/experiments/0/figures/0/effect/difference",
+            "/experiments/1/figures/0/effect/difference",
             serde_json::json!(null),
         ),
     ] {
@@ -928,9 +938,9 @@ fn a_run_is_found_again_and_bad_evidence_is_refused() {
     };
     assert!(refused("{\"format\": 1, ").contains("is damaged"));
     assert!(refused("{\"format\": 1}").contains("is damaged"));
-    let newer = refused("{\"format\": 2, \"nobody\": \"knows\"}");
+    let newer = refused("{\"format\": 3, \"nobody\": \"knows\"}");
     assert!(
-        newer.contains("has the format 2, this version judges 1"),
+        newer.contains("has the format 3, this version judges 1 to 2"),
         "{newer}"
     );
     assert!(refused("{}").contains("has the format none"));

@@ -70,7 +70,7 @@ mod tests {
         let needed = |sd_log| pairs_needed(Bound::AtLeast(1.2), sd_log, 1.05);
         assert_eq!(needed(0.0), Some(6));
         assert_eq!(needed(0.05), Some(6));
-        assert_eq!(needed(0.2), N_02);
+        assert_eq!(needed(0.2), Some(0));
         assert_eq!(needed(1.0), None);
     }
 
