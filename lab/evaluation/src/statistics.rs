@@ -1,11 +1,20 @@
 //! Statistics over the repetitions of a measurement: median and range, and from six pairs of runs on how certain a ratio
-//! is ([`pairs`]); what runs without harm say ([`runs`]); the order of the arms ([`order`]).
+//! is ([`pairs`]); whether they show a declared effect ([`decision`]), also where pairs come one after the other
+//! ([`sequential`]); how far alike arms differ ([`noise`]) and how many pairs an effect needs ([`power`]); what runs
+//! without harm say ([`runs`]); the order of the arms ([`order`]); when a measurement changed for good ([`change_points`]).
 //!
 //! Left out: which effect is large enough, which an experiment declares.
 
+pub mod change_points;
+pub mod decision;
+#[cfg(test)]
+mod error_rates;
+pub mod noise;
 pub mod order;
 pub mod pairs;
+pub mod power;
 pub mod runs;
+pub mod sequential;
 
 use serde::{Deserialize, Serialize};
 

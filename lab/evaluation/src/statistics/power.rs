@@ -1,0 +1,104 @@
+//! How many pairs a declared effect needs, by simulation: the rule of [`super::decision`] is tried on pairs with normal
+//! log-ratios. Seeded: the same question gives the same answer.
+//!
+//! Left out: how long a pair takes.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::decision::{self, Bound, Decided};
+use super::pairs::{FEWEST, LEVEL};
+
+/// More pairs than these are not planned: the effect is too small for the noise.
+pub const MOST_PLANNED: usize = 20;
+/// The share of runs that must find the effect, as is usual (Cohen 1988).
+pub const POWER: f64 = 0.8;
+/// How many runs are simulated for each number of pairs.
+const RUNS: usize = 1_000;
+/// The share of simulated runs that must find the effect: two standard errors (√(0.8 × 0.2 / 1,000) = 1.3 %) more than
+/// [`POWER`], so that luck in the simulation doesn't make up for missing pairs.
+const ENOUGH: f64 = POWER + 0.025;
+/// Each number of pairs is tried on the first values of the same runs.
+const SEED: u64 = 80;
+
+/// The fewest pairs, from six to [`MOST_PLANNED`], with which a run finds the effect with a chance of [`POWER`]; `None`
+/// where so many don't suffice. `sd_log` is the standard deviation of the log-ratios of single pairs, `floor` the noise
+/// floor's factor (≥ 1), as in [`super::noise::NoiseFloor`].
+///
+/// The true effect is taken for twice the declared one, on the log scale: for `AtLeast(1.2)` a ratio of 1.44, for
+/// `AtMost(0.5)` one of 0.25. For a margin it is none, a ratio of 1: the margin is what it may be off.
+///
+/// It is as good as `sd_log`, which six pairs of an A/A run know to a factor of about two only.
+pub fn pairs_needed(bound: Bound, sd_log: f64, floor: f64) -> Option<usize> {
+    (FEWEST..=MOST_PLANNED).find(|pairs| power(bound, sd_log, floor, *pairs) >= ENOUGH)
+}
+
+/// The share of simulated runs with so many pairs that find the effect ([`pairs_needed`]); known to 3 % or so.
+pub fn power(bound: Bound, sd_log: f64, floor: f64, pairs: usize) -> f64 {
+    let effect = true_log_ratio(bound);
+    let found = (0..RUNS as u64).filter(|run| {
+        let mut random = ChaCha8Rng::seed_from_u64(SEED);
+        random.set_stream(*run);
+        let ratio = |_| (effect + sd_log * normal(&mut random)).exp();
+        let ratios: Vec<f64> = (0..pairs).map(ratio).collect();
+        decision::judge(&ratios, bound, Some(floor), LEVEL).0 == Decided::Beyond
+    });
+    found.count() as f64 / RUNS as f64
+}
+
+/// Twice the declared effect, and none for a margin.
+fn true_log_ratio(bound: Bound) -> f64 {
+    if bound.is_margin() {
+        0.0
+    } else {
+        2.0 * bound.ratio().ln()
+    }
+}
+
+/// A standard normal value (Box and Muller 1958).
+pub(super) fn normal(random: &mut impl Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - random.random::<f64>()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * random.random::<f64>()).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_noise_needs_more_pairs_and_too_much_none_suffices() {
+        let needed = |sd_log| pairs_needed(Bound::AtLeast(1.2), sd_log, 1.05);
+        assert_eq!(needed(0.0), Some(6));
+        assert_eq!(needed(0.05), Some(6));
+        assert_eq!(needed(0.2), Some(13));
+        assert_eq!(needed(1.0), None);
+    }
+
+    #[test]
+    fn an_effect_and_its_reciprocal_need_as_many() {
+        let halved = pairs_needed(Bound::AtMost(0.5), 0.7, 1.2);
+        let doubled = pairs_needed(Bound::AtLeast(2.0), 0.7, 1.2);
+        assert!(halved.is_some() && doubled.is_some());
+        assert!(
+            halved.unwrap().abs_diff(doubled.unwrap()) <= 1,
+            "{halved:?} {doubled:?}"
+        );
+    }
+
+    #[test]
+    fn an_effect_within_the_noise_floor_needs_more_and_half_of_it_is_never_found() {
+        let needed = |floor| pairs_needed(Bound::AtLeast(1.2), 0.1, floor);
+        assert!(needed(1.3).unwrap() > needed(1.1).unwrap());
+        assert_eq!(needed(1.44), None);
+        // A margin is never found in noise that is as large.
+        assert_eq!(pairs_needed(Bound::AtLeast(0.7), 0.01, 1.5), None);
+        assert_eq!(pairs_needed(Bound::AtLeast(0.7), 0.01, 1.1), Some(6));
+    }
+
+    #[test]
+    fn what_is_no_question_needs_no_number() {
+        assert_eq!(pairs_needed(Bound::AtLeast(1.0), 0.1, 1.0), None);
+        assert_eq!(pairs_needed(Bound::AtLeast(-1.0), 0.1, 1.0), None);
+        assert_eq!(pairs_needed(Bound::AtLeast(1.5), f64::NAN, 1.0), None);
+    }
+}
