@@ -4,10 +4,10 @@
 //! A pair is one repetition: both arms had the same seed, one directly after the other, so that what the machine does
 //! meanwhile concerns both. Ratios have no unit; a ratio of 1 is no effect.
 //!
-//! The exact test and its interval decide ([`super::decision`]). The bootstrap-t interval is shown beside them, and decides
-//! nothing: of 2,000 simulated intervals of six or eight pairs at 95 % it missed the true ratio in 6 % with normal, and in
-//! up to 8 % with heavy-tailed noise, the exact one in at most 5 %; and a quantile of one in a thousand, which a sequence
-//! of looks asks for, is the extreme of its draws.
+//! The exact test and its interval decide ([`super::decision`]), as they keep their error for few pairs whatever the noise:
+//! the interval of six pairs at 95 % misses the true ratio in 3.1 % of all cases, that of eight in 4.7 %. The bootstrap-t
+//! interval is shown beside them and decides nothing. In 2,000 simulations each it missed in 5 to 6 % with normal noise and
+//! in 5 to 8 % with heavy-tailed; and the small error that each of many looks may have would be the extreme of its draws.
 //!
 //! Left out: which ratio is large enough, which an experiment declares.
 
