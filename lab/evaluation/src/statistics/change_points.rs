@@ -4,8 +4,8 @@
 //! data*), as performance histories are searched at MongoDB (Daly and others 2020), on ranks and with exponent 2: it finds
 //! the change of the mean rank that stands out most, tests it by permutations, and asks the same of both parts. As a
 //! change is looked for in all beginnings of a history, and not in the whole only, one that was repaired later is found,
-//! too. Pettitt's test (1979) is better at a single lasting change, but blind to one that was repaired: ten values, five
-//! that are worse however much, and ten like the first have a p of 0.8.
+//! too. Pettitt's test (1979) finds a single lasting change more often, but is blind to one that was repaired: ten values,
+//! five that are worse however much, and ten like the first have a p of 0.8.
 //!
 //! It assumes that without a change the values could be swapped: a slow drift looks like changes, and so may runs that
 //! have a busy machine in common. In a history without a change it finds one in at most `level` of all cases; after a
@@ -44,11 +44,10 @@ pub struct ChangePoint {
 /// The changes in a history, in its order, each with a p of at most `level`. A value that is no number is skipped, and
 /// so is a part with fewer than [`FEWEST`] values.
 pub fn find(values: &[f64], level: f64) -> Vec<ChangePoint> {
-    let known: Vec<(usize, f64)> = values.iter().copied().enumerate().collect();
-    let known: Vec<(usize, f64)> = known
-        .into_iter()
-        .filter(|(_, value)| !value.is_nan())
-        .collect();
+    let numbers = (0..)
+        .zip(values.iter().copied())
+        .filter(|(_, value)| !value.is_nan());
+    let known: Vec<(usize, f64)> = numbers.collect();
     let mut found = Vec::new();
     segment(&known, level, &mut found);
     found

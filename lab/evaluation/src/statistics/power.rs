@@ -28,7 +28,9 @@ const SEED: u64 = 80;
 /// The true effect is taken for twice the declared one, on the log scale: for `AtLeast(1.2)` a ratio of 1.44, for
 /// `AtMost(0.5)` one of 0.25. For a margin it is none, a ratio of 1: the margin is what it may be off.
 ///
-/// It is as good as `sd_log`, which six pairs of an A/A run know to a factor of about two only.
+/// It is for a fixed number of pairs; a sequence of looks ([`super::sequential`]) may end earlier, and needs a greater
+/// `at_most` for the same chance. And it is as good as `sd_log`, which six pairs of an A/A run know to a factor of about two
+/// only, and as the assumption that the arms without and with the pattern are as noisy.
 pub fn pairs_needed(bound: Bound, sd_log: f64, floor: f64) -> Option<usize> {
     (FEWEST..=MOST_PLANNED).find(|pairs| {
         let mut missed = 0;
