@@ -10,7 +10,6 @@
 mod alerts;
 pub mod attacks;
 pub mod conclusion;
-mod customers;
 pub mod experiment;
 pub mod experiments;
 pub mod faults;
@@ -26,5 +25,6 @@ pub mod statistics;
 mod steady;
 pub mod store;
 mod telemetry;
+mod test_users;
 pub mod traces;
 pub mod verdict;

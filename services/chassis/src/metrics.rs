@@ -283,7 +283,7 @@ impl Metrics {
     /// Requests that a route group rejects; both series exist from now on, at 0.
     pub(crate) fn sheds(&self, group: &'static str) -> ShedMetrics {
         let reason = |reason| {
-            let labels = [("lane", group), ("reason", reason)];
+            let labels = [("route_group", group), ("reason", reason)];
             self.0.sheds.get_or_create(&labels).clone()
         };
         ShedMetrics {

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn all_letters_of_all_queues_have_to_be_asked_for() {
+    fn all_dead_letters_of_all_queues_have_to_be_asked_for() {
         let error = choice(&["--limit", "5"])
             .unwrap()
             .require_a_word()
