@@ -13,7 +13,7 @@ use trivial_service::{Arm, Run};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The user that sends the requests.
-pub(crate) struct Customer {
+pub(crate) struct TestUser {
     id: String,
     email: String,
     token: String,
@@ -38,7 +38,7 @@ pub(crate) struct Tally {
     pub(crate) unexpected: Option<String>,
 }
 
-impl Customer {
+impl TestUser {
     /// Signs up and logs in.
     pub(crate) async fn sign_up(gateway: &str) -> Self {
         // Eight digits: the same length as trivial-service's.

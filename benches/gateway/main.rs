@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use benches::usage::Usage;
-use client::{Customer, Load};
+use client::{Load, TestUser};
 use trivial_service::{ACCOUNT, ARMS, Arm, Comparison, REQUIRED_RATIO, Run};
 
 /// The warm-up: connections are opened, and caches filled.
@@ -69,9 +69,9 @@ async fn measure(
     connections: usize,
 ) -> (Comparison, Vec<String>) {
     let addresses = Arm::ALL.map(|arm| (arm, address(arm)));
-    let customer = Customer::sign_up(&addresses[Arm::Real as usize].1).await;
+    let user = TestUser::sign_up(&addresses[Arm::Real as usize].1).await;
     let loads = addresses.map(|(arm, address)| Load {
-        request: customer.request(arm),
+        request: user.request(arm),
         answer_bytes: ACCOUNT.len(),
         address,
         connections,

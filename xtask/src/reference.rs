@@ -1,12 +1,14 @@
 //! The tables of the reference pages, built from the command line and the laboratory's declarations, and held against
-//! `docs/reference/`. Only tests use this module.
+//! `docs/reference/` and `README.md`. Only tests use this module.
 //!
 //! Left out: the table of patterns, which the crate `patterns` builds, and what the pages say around the tables.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use clap::{Arg, Command, CommandFactory};
-use evaluation::{conclusion::Conclusion, experiments, faults::DECLARED, report::markdown};
+use evaluation::{
+    conclusion::Conclusion, experiment::Experiment, experiments, faults::DECLARED, report::markdown,
+};
 use records::scenario::Scenario;
 use support::{documents::expect_table, sources};
 
@@ -136,40 +138,52 @@ fn faults() -> String {
 
 /// The experiments with the results of the recorded run.
 fn evaluated() -> String {
-    let recorded = sources::root().join("xtask/tests/fixtures/evaluations/as-shipped.json");
-    let conclusion = conclusion(&recorded);
+    let recorded = Recorded::read();
     let rows = experiments::ALL.iter().map(|experiment| {
-        let mut results = conclusion.experiments.iter();
-        let result = results.find(|result| result.name == experiment.name);
-        let result = result.unwrap_or_else(|| {
-            panic!(
-                "{} has no evidence in {}",
-                experiment.name,
-                recorded.display()
-            )
-        });
         [
             format!("`{}`", experiment.name),
             escaped(experiment.claim),
             escaped(&experiment.fault.fault.describe()),
-            escaped(&markdown::harm(result)),
+            recorded.harm(experiment),
         ]
     });
-    table(
-        [
-            "experiment",
-            "claim",
-            "fault",
-            "harm: without the pattern → with it",
-        ],
-        rows,
-    )
+    table(["experiment", "claim", "fault", HARM], rows)
 }
 
-fn conclusion(evidence: &Path) -> Conclusion {
-    let text = fs::read_to_string(evidence).expect("recorded evidence");
-    let evidence = serde_json::from_str(&text).expect("recorded evidence");
-    Conclusion::of(&evidence).expect("a verdict")
+/// The experiments that the README shows, with their results.
+fn shown() -> String {
+    let recorded = Recorded::read();
+    let rows = ["outbox", "inbox", "deadline"].map(|name| {
+        let experiment = experiments::find(name).expect("an experiment");
+        [
+            format!("`{name}`"),
+            escaped(&experiment.fault.fault.describe()),
+            recorded.harm(experiment),
+        ]
+    });
+    table(["experiment", "fault", HARM], rows)
+}
+
+const HARM: &str = "harm: without the pattern → with it";
+
+/// The conclusion of the recorded run.
+struct Recorded(Conclusion);
+
+impl Recorded {
+    fn read() -> Self {
+        let path = "xtask/tests/fixtures/evaluations/as-shipped.json";
+        let text = fs::read_to_string(sources::root().join(path)).expect("recorded evidence");
+        let evidence = serde_json::from_str(&text).expect("recorded evidence");
+        Self(Conclusion::of(&evidence).expect("a verdict"))
+    }
+
+    /// The decisive measurements of an experiment, as a cell.
+    fn harm(&self, experiment: &Experiment) -> String {
+        let mut results = self.0.experiments.iter();
+        let result = results.find(|result| result.name == experiment.name);
+        let result = result.unwrap_or_else(|| panic!("{} has no evidence", experiment.name));
+        escaped(&markdown::harm(result))
+    }
 }
 
 #[test]
@@ -186,4 +200,9 @@ fn the_reference_has_every_scenario_and_fault() {
 #[test]
 fn the_reference_has_every_experiment_with_its_recorded_result() {
     expect_table("docs/reference/experiments.md", &evaluated());
+}
+
+#[test]
+fn the_reference_has_the_results_that_the_readme_shows() {
+    expect_table("README.md", &shown());
 }

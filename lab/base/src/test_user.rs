@@ -1,6 +1,6 @@
 //! A user of the shop that a command or an experiment has signed up.
 //!
-//! Left out: signing up (`system::customers`).
+//! Left out: signing up (`system::test_users`).
 
 /// Somebody with an account and a valid token.
 #[derive(Debug, Clone)]

@@ -1,11 +1,12 @@
 //! Retired words: the vocabulary that code, output and documents no longer use, as the list in
-//! `docs/reference/retired-words.txt` has it.
+//! `docs/reference/retired-words.txt` has it. Identifiers are split into their words first: `old_word`, `OldWord` and
+//! `OLD_WORD` are uses of `old word`.
 //!
 //! Left out: reading files. The caller gives path and text. A phrase that a line break divides isn't found.
 
 use anyhow::Context;
 use base::outcome;
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 
 /// The list, below the repository's root.
 pub const LIST: &str = "docs/reference/retired-words.txt";
@@ -44,7 +45,7 @@ fn entry(line: &str) -> anyhow::Result<Retired> {
         ));
     };
     Ok(Retired {
-        pattern: Regex::new(pattern)?,
+        pattern: RegexBuilder::new(pattern).multi_line(true).build()?,
         paths: paths.split_whitespace().map(str::to_owned).collect(),
         instead: instead.to_owned(),
     })
@@ -56,15 +57,24 @@ pub fn uses(retired: &[Retired], path: &str, text: &str) -> Vec<String> {
         let mut paths = word.paths.iter();
         paths.any(|prefix| prefix == "." || path.starts_with(prefix))
     });
-    let of_path: Vec<&Retired> = of_path.collect();
+    // A search costs more to begin than to go on: most words are nowhere in the file, which one search shows.
+    let identifiers = split_identifiers(text);
+    let in_file =
+        of_path.filter(|word| word.pattern.is_match(text) || word.pattern.is_match(&identifiers));
+    let in_file: Vec<&Retired> = in_file.collect();
+    if in_file.is_empty() {
+        return Vec::new();
+    }
     let mut uses = Vec::new();
     for (number, line) in text.lines().enumerate() {
         // What was recorded under an old name is read by it.
         if line.contains("serde(rename") {
             continue;
         }
-        for word in &of_path {
-            if let Some(found) = word.pattern.find(line) {
+        let identifiers = split_identifiers(line);
+        for word in &in_file {
+            let found = word.pattern.find(line);
+            if let Some(found) = found.or_else(|| word.pattern.find(&identifiers)) {
                 uses.push(format!(
                     "{path}:{}: `{}`: write {} instead",
                     number + 1,
@@ -75,6 +85,34 @@ pub fn uses(retired: &[Retired], path: &str, text: &str) -> Vec<String> {
         }
     }
     uses
+}
+
+/// The identifiers of several words in a text, each as its words in lower case, on a line of its own.
+fn split_identifiers(text: &str) -> String {
+    let mut split = String::new();
+    for name in text.split(|c: char| !c.is_alphanumeric() && c != '_') {
+        let has_words = name.contains('_') || name.chars().skip(1).any(char::is_uppercase);
+        if !has_words {
+            continue;
+        }
+        let mut letters = name.chars().peekable();
+        let mut last = '_';
+        while let Some(letter) = letters.next() {
+            // `OldWord` and `HTTPServer`: a capital after a small letter, or before one.
+            let begins_word = letter.is_uppercase()
+                && (!last.is_uppercase() || letters.peek().is_some_and(|next| next.is_lowercase()));
+            if begins_word && last != '_' {
+                split.push(' ');
+            }
+            match letter {
+                '_' => split.push(' '),
+                _ => split.extend(letter.to_lowercase()),
+            }
+            last = letter;
+        }
+        split.push('\n');
+    }
+    split
 }
 
 #[cfg(test)]
@@ -93,6 +131,35 @@ mod tests {
         assert!(uses(&words, "lab/a.rs", "whilstly").is_empty());
         assert!(uses(&words, "xtask/a.rs", "whilst").is_empty());
         assert!(uses(&words, "lab/a.rs", "#[serde(rename = \"whilst\")]").is_empty());
+    }
+
+    #[test]
+    fn a_retired_word_is_found_in_every_spelling_of_an_identifier() {
+        let words = read("\\b[Oo]ld word\\b\t.\tnew\n").unwrap();
+        for found in [
+            "an.old_word = 1",
+            "OldWord {",
+            "const AN_OLD_WORD: u8",
+            "anOldWord(1)",
+            "HTTPOldWord",
+            "fn it_is_old_word_by_word() {",
+        ] {
+            let uses = uses(&words, "lab/a.rs", found);
+            assert_eq!(
+                uses,
+                ["lab/a.rs:1: `old word`: write new instead"],
+                "{found}"
+            );
+        }
+        for fine in [
+            "old wordy",
+            "cold_word",
+            "old_words",
+            "old, word",
+            "Old(Word)",
+        ] {
+            assert!(uses(&words, "lab/a.rs", fine).is_empty(), "{fine}");
+        }
     }
 
     #[test]

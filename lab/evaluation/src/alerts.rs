@@ -60,11 +60,11 @@ pub(crate) fn fired_since(
         }
         let history = receiver.history(Some(since))?;
         require_record(&history, since)?;
-        let told = told(&history.alerts);
-        Ok(told
+        let fired = fired(&history.alerts);
+        Ok(fired
             .iter()
-            .all(|alert| alert.over_at.is_some())
-            .then_some(told))
+            .all(|alert| alert.resolved_at.is_some())
+            .then_some(fired))
     })?;
     let mut fired = quiet.ok_or_else(|| {
         outcome::failed(
@@ -76,8 +76,8 @@ pub(crate) fn fired_since(
         if fired.iter().all(|alert| alert.name != name) {
             fired.push(FiredAlert {
                 name,
-                told_at: None,
-                over_at: None,
+                notified_at: None,
+                resolved_at: None,
             });
         }
     }
@@ -95,7 +95,7 @@ fn require_record(history: &History, since: DateTime<Utc>) -> anyhow::Result<()>
 }
 
 /// The alerts that the receiver was notified of, one for each time that an alert fired.
-fn told(changes: &[Change]) -> Vec<FiredAlert> {
+fn fired(changes: &[Change]) -> Vec<FiredAlert> {
     let mut fired: Vec<(&Change, FiredAlert)> = Vec::new();
     for change in changes {
         match change.status {
@@ -103,8 +103,8 @@ fn told(changes: &[Change]) -> Vec<FiredAlert> {
                 change,
                 FiredAlert {
                     name: change.name.clone(),
-                    told_at: Some(change.received_at),
-                    over_at: None,
+                    notified_at: Some(change.received_at),
+                    resolved_at: None,
                 },
             )),
             Status::Resolved => {
@@ -113,7 +113,7 @@ fn told(changes: &[Change]) -> Vec<FiredAlert> {
                     .find(|(first, _)| first.is_of_the_same(change));
                 // A resolution without its alert: that fired before the arm.
                 if let Some((_, alert)) = same {
-                    alert.over_at = Some(change.received_at);
+                    alert.resolved_at = Some(change.received_at);
                 }
             }
         }
@@ -170,18 +170,18 @@ mod tests {
     }
 
     #[test]
-    fn what_fired_and_what_is_over_are_told_apart_by_their_labels() {
+    fn what_fired_and_what_is_resolved_are_distinguished_by_their_labels() {
         let changes = [
             change(Status::Resolved, "before", 5),
             change(Status::Firing, "a", 10),
             change(Status::Firing, "b", 11),
             change(Status::Resolved, "b", 20),
         ];
-        let told: Vec<_> = told(&changes)
+        let fired: Vec<_> = fired(&changes)
             .into_iter()
-            .map(|alert| (alert.told_at, alert.over_at))
+            .map(|alert| (alert.notified_at, alert.resolved_at))
             .collect();
         let at = |second| DateTime::from_timestamp(second, 0);
-        assert_eq!(told, [(at(10), None), (at(11), at(20))]);
+        assert_eq!(fired, [(at(10), None), (at(11), at(20))]);
     }
 }

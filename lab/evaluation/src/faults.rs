@@ -38,7 +38,7 @@ use system::{
     interrupt::{self, Interrupted},
     wait,
 };
-use system::{note::Note, running::RunningSystem};
+use system::{operation_record::OperationRecord, running::RunningSystem};
 
 /// How often a fault's effect is looked for while it lasts: each look asks the engine, the broker or a database.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -190,7 +190,7 @@ pub struct Injected<'a> {
     fault: Fault,
     injection: Box<dyn Injection>,
     healed: bool,
-    note: Note,
+    record: OperationRecord,
 }
 
 /// A kind of fault: how it is injected, which effect shows it, and how it is healed.
@@ -298,7 +298,10 @@ impl Fault {
             fault: self,
             injection: self.injection(system, since)?,
             healed: false,
-            note: Note::leave(system.project, &format!("a fault ({})", self.describe()))?,
+            record: OperationRecord::create(
+                system.project,
+                &format!("a fault ({})", self.describe()),
+            )?,
         };
         // The guard exists before the injection, so that a half-injected fault is healed, too.
         injected.injection.inject(system)?;
@@ -384,7 +387,7 @@ impl Injected<'_> {
         // An interrupted healing is taken up again when this is dropped; a failed one would fail again.
         self.healed = !matches!(&result, Err(error) if error.is::<Interrupted>());
         if self.healed && result.is_err() {
-            self.note.keep();
+            self.record.keep();
         }
         result
     }
@@ -397,7 +400,7 @@ impl Drop for Injected<'_> {
         }
         progress::warn(&format!("healing: {}", self.fault.describe()));
         if let Err(error) = interrupt::set_aside(|| self.injection.heal(self.system)) {
-            self.note.keep();
+            self.record.keep();
             // No panic in a drop, and nobody to return it to.
             progress::warn(&format!(
                 "the fault is not healed: {error:#}\n  next: `cargo xtask heal`"

@@ -10,7 +10,6 @@
 mod alerts;
 pub mod attacks;
 pub mod conclusion;
-mod customers;
 pub mod effects;
 pub mod experiment;
 pub mod experiments;
@@ -29,5 +28,6 @@ pub mod statistics;
 mod steady;
 pub mod store;
 mod telemetry;
+mod test_users;
 pub mod traces;
 pub mod verdict;

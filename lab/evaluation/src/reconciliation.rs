@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn books_that_balance_have_nothing_to_say() {
+    fn a_balanced_ledger_has_no_findings() {
         let holdings = holdings(&[
             ("a", "confirmed", moved(1, 2)),
             ("b", "rejected", moved(0, 0)),

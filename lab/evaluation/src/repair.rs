@@ -23,7 +23,7 @@ use system::{
     wait,
 };
 
-use super::{customers, faults, reconciliation};
+use super::{faults, reconciliation, test_users};
 
 /// Longer than the retry tiers together.
 const STILL_WITHIN: Duration = Duration::from_secs(90);
@@ -91,23 +91,23 @@ fn wrong_for_good(
     since: DateTime<Utc>,
     at_rest: bool,
 ) -> anyhow::Result<Vec<String>> {
-    let customers = format!(
+    let query = format!(
         "SELECT id FROM users WHERE email LIKE '{}%' AND created_at >= '{}'",
-        customers::PREFIX,
+        test_users::PREFIX,
         since.to_rfc3339()
     );
-    let customers: BTreeSet<String> = system
-        .query("users", &customers)?
+    let users: BTreeSet<String> = system
+        .query("users", &query)?
         .into_iter()
         .flatten()
         .collect();
-    if customers.is_empty() {
+    if users.is_empty() {
         return Ok(Vec::new());
     }
     let reader = Reader::new(system.project, &system.members()?)?;
     let mut last: Option<(Vec<String>, Instant)> = None;
     wait::until(STILL_WITHIN, INTERVAL, || {
-        let holdings = reconciliation::read(system, &customers, since)?;
+        let holdings = reconciliation::read(system, &users, since)?;
         let wrong: Vec<String> = holdings.wrong().into_iter().map(str::to_owned).collect();
         if at_rest || wrong.is_empty() {
             return Ok(Some(wrong));

@@ -88,6 +88,6 @@ fn path(project: &Project) -> PathBuf {
 
 /// Files of their own for each project: a test system's evaluation is not a user's.
 fn file(project: &Project, extension: &str) -> PathBuf {
-    let name = format!("under-way-{}.{extension}", project.name);
+    let name = format!("run-journal-{}.{extension}", project.name);
     project.outputs().join("evaluations").join(name)
 }

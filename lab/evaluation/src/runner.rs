@@ -29,7 +29,7 @@ use system::{
     host,
     interrupt::{self, Interrupted},
     lock::SystemLock,
-    note,
+    operation_record,
     process::Call,
     project::{self, Project},
     running::{RunningSystem, Wanted},
@@ -277,7 +277,7 @@ pub fn heal(system: &RunningSystem<'_>, step: &Step) -> anyhow::Result<Vec<Strin
         done.extend(left_over.restore(system)?);
         done.push(format!("evaluation {} was cut short", left_over.run));
     }
-    note::forget_abandoned(system.project)?;
+    operation_record::forget_abandoned(system.project)?;
     Ok(done)
 }
 

@@ -10,7 +10,7 @@ use records::evaluation::{Measure, Steadiness};
 use serde_json::Value;
 use system::{extras, http::Client, members::Member, running::RunningSystem, wait};
 
-use super::customers;
+use super::test_users;
 
 /// How long an order may take from its 202 to its end while nothing else happens.
 const DECIDED_WITHIN: Duration = Duration::from_secs(2);
@@ -20,37 +20,37 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// A product that no load orders.
 const PRODUCT: u32 = 100;
 
-/// A customer who orders one piece now and then, to see whether orders are decided; signed up when there is something
+/// A test user who orders one piece now and then, to see whether orders are decided; signed up when there is something
 /// to order. One for each arm: tokens expire, and what it ordered is repaired with the arm.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
-    customer: Option<TestUser>,
+    user: Option<TestUser>,
 }
 
 impl Probe {
     fn order(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<Duration> {
         // Asked each time: a gateway that was reconfigured meanwhile may have another port.
         let client = Client::new(&system.gateway()?);
-        let customer = match self.customer.take() {
-            Some(customer) => customer,
-            None => customers::sign_up(&client, "probe")?,
+        let user = match self.user.take() {
+            Some(user) => user,
+            None => test_users::sign_up(&client, "probe")?,
         };
-        let took = order(&client, &customer)?;
+        let took = order(&client, &user)?;
         // Only one whose order went through is asked again: another's token may be of keys that are gone.
-        self.customer = Some(customer);
+        self.user = Some(user);
         Ok(took)
     }
 }
 
 /// Orders one piece; returns how long it took until the order was confirmed.
-fn order(client: &Client, customer: &TestUser) -> anyhow::Result<Duration> {
-    let authorization = format!("Bearer {}", customer.token);
+fn order(client: &Client, user: &TestUser) -> anyhow::Result<Duration> {
+    let authorization = format!("Bearer {}", user.token);
     let headers = [
         ("Authorization", authorization.as_str()),
         // The only identity that services get where the gateway verifies no token (`forward_auth` off); replaced
         // otherwise.
-        ("X-User-Id", &customer.id),
-        ("X-User-Email", &customer.email),
+        ("X-User-Id", &user.id),
+        ("X-User-Email", &user.email),
     ];
     let path = format!("/orders/?product_id={PRODUCT}&quantity=1");
     let answer = client.post(&path, &headers, None)?;

@@ -453,9 +453,11 @@ pub struct FiredAlert {
     /// The label `alertname`.
     pub name: String,
     /// When the receiver was notified of it; `None` if it never was.
-    pub told_at: Option<DateTime<Utc>>,
+    #[serde(rename = "told_at")]
+    pub notified_at: Option<DateTime<Utc>>,
     /// When the receiver was notified that it is resolved; `None` if it never was.
-    pub over_at: Option<DateTime<Utc>>,
+    #[serde(rename = "over_at")]
+    pub resolved_at: Option<DateTime<Utc>>,
 }
 
 /// What became of the attack corpus at the gateway. Lists name attacks as `family: attack`.

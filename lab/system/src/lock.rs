@@ -44,6 +44,6 @@ impl SystemLock {
 
 /// A file of its own for each project: a test system's lock is not a user's.
 fn path(project: &Project) -> PathBuf {
-    let name = format!("under-way-{}.lock", project.name);
+    let name = format!("system-{}.lock", project.name);
     project.outputs().join("evaluations").join(name)
 }

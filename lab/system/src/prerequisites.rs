@@ -256,7 +256,7 @@ fn networks(project: &Project) -> Check {
 
 fn compose(fetchable: bool) -> anyhow::Result<Check> {
     const WHAT: &str = "compose";
-    const MEND: &str = "see https://docs.docker.com/compose/install/";
+    const NEXT_STEP: &str = "see https://docs.docker.com/compose/install/";
     Ok(match Compose::find()? {
         Some(compose) => Check::ok(
             WHAT,
@@ -265,12 +265,12 @@ fn compose(fetchable: bool) -> anyhow::Result<Check> {
         None if fetchable => Check::dispensable(
             WHAT,
             "Docker Compose V2 isn't here: `up` fetches it for this user alone",
-            MEND,
+            NEXT_STEP,
         ),
         None => Check::missing(
             WHAT,
             "Docker Compose V2 isn't here and can't be fetched without apt",
-            MEND,
+            NEXT_STEP,
         ),
     })
 }

@@ -19,7 +19,7 @@ pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use shared_events::topology::DeadReason;
 
 use crate::patterns::{Pattern, Switch};
@@ -165,11 +165,10 @@ impl Metrics {
             .set(1);
         registry.register("agora_build_info", "What is running", build);
 
-        let http_active = Gauge::default();
-        registry.register(
+        let http_active = register(
+            &mut registry,
             "http_server_active_requests",
             "HTTP requests being answered now",
-            http_active.clone(),
         );
         let http_requests = durations(
             &mut registry,
@@ -191,43 +190,37 @@ impl Metrics {
             "messaging_process_duration_seconds",
             "Messages consumed, by what became of them",
         );
-        let published = Family::default();
-        registry.register(
+        let published = register(
+            &mut registry,
             "messaging_client_sent_messages",
             "Messages sent, by the broker's answer",
-            published.clone(),
         );
-        let dead_letters = Family::default();
-        registry.register(
+        let dead_letters = register(
+            &mut registry,
             "agora_dead_letters",
             "Messages that this consumer gave up on",
-            dead_letters.clone(),
         );
-        let retries = Family::default();
-        registry.register(
+        let retries = register(
+            &mut registry,
             "agora_retries",
             "Messages that this consumer put back for a later attempt",
-            retries.clone(),
         );
-        let inbox_duplicates = Family::default();
-        registry.register(
+        let inbox_duplicates = register(
+            &mut registry,
             "agora_inbox_duplicates",
             "Events that this consumer had applied before",
-            inbox_duplicates.clone(),
         );
-        let patterns = Family::default();
-        registry.register(
+        let patterns = register(
+            &mut registry,
             "agora_pattern_enabled",
             "Whether a pattern is on (1) or off (0)",
-            patterns.clone(),
         );
 
         let calls = CallFamilies::register(&mut registry);
-        let sheds = Family::default();
-        registry.register(
+        let sheds = register(
+            &mut registry,
             "agora_requests_shed",
             "Requests that were refused because there was too much to do, by the reason",
-            sheds.clone(),
         );
 
         let by_outcome = Family::<[(&str, &str); 1], Counter>::default();
@@ -283,7 +276,7 @@ impl Metrics {
     /// Requests that a route group rejects; both series exist from now on, at 0.
     pub(crate) fn sheds(&self, group: &'static str) -> ShedMetrics {
         let reason = |reason| {
-            let labels = [("lane", group), ("reason", reason)];
+            let labels = [("route_group", group), ("reason", reason)];
             self.0.sheds.get_or_create(&labels).clone()
         };
         ShedMetrics {
@@ -309,16 +302,12 @@ impl Metrics {
 
     /// A gauge of the service's own, for example something that it counts in its database at an interval.
     pub fn gauge(&self, name: &str, help: &str) -> Gauge {
-        let gauge = Gauge::default();
-        self.lock().register(name, help, gauge.clone());
-        gauge
+        register(&mut self.lock(), name, help)
     }
 
     /// A counter of the service's own; `_total` is appended to the name.
     pub fn counter(&self, name: &str, help: &str) -> Counter {
-        let counter = Counter::default();
-        self.lock().register(name, help, counter.clone());
-        counter
+        register(&mut self.lock(), name, help)
     }
 
     /// A counter of the service's own with the label `outcome`; those named here exist from the start, at 0.
@@ -346,24 +335,24 @@ impl Metrics {
     }
 
     pub(crate) fn outbox_gauges(&self) -> OutboxGauges {
-        let gauges = OutboxGauges::default();
-        let mut registry = self.lock();
-        registry.register(
-            "agora_outbox_backlog",
-            "Events that wait to be published",
-            gauges.backlog.clone(),
-        );
-        registry.register(
-            "agora_outbox_oldest_age_seconds",
-            "For how long the oldest of them has waited that isn't held up by a parked one",
-            gauges.oldest_age_seconds.clone(),
-        );
-        registry.register(
-            "agora_outbox_parked",
-            "Events that the broker rejected too often, and that wait for an operator to decide",
-            gauges.parked.clone(),
-        );
-        gauges
+        let registry = &mut self.lock();
+        OutboxGauges {
+            backlog: register(
+                registry,
+                "agora_outbox_backlog",
+                "Events that wait to be published",
+            ),
+            oldest_age_seconds: register(
+                registry,
+                "agora_outbox_oldest_age_seconds",
+                "For how long the oldest of them has waited that isn't held up by a parked one",
+            ),
+            parked: register(
+                registry,
+                "agora_outbox_parked",
+                "Events that the broker rejected too often, and that wait for an operator to decide",
+            ),
+        }
     }
 
     pub(crate) fn pattern(&self, pattern: Pattern, switch: Switch) {
@@ -484,8 +473,15 @@ impl Metrics {
     }
 }
 
+/// Registers a metric, and returns it.
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 /// Metrics of calls to other services, besides their rate, errors and duration.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct CallFamilies {
     state: Family<[(&'static str, &'static str); 2], Gauge>,
     transitions: Family<[(&'static str, &'static str); 3], Counter>,
@@ -497,38 +493,38 @@ struct CallFamilies {
 
 impl CallFamilies {
     fn register(registry: &mut Registry) -> Self {
-        let families = Self::default();
-        registry.register(
-            "agora_circuit_breaker_state",
-            "The state that a target's breaker is in (1), and the others (0)",
-            families.state.clone(),
-        );
-        registry.register(
-            "agora_circuit_breaker_transitions",
-            "Changes of a breaker's state",
-            families.transitions.clone(),
-        );
-        registry.register(
-            "agora_calls_refused",
-            "Calls that were not made, by the reason",
-            families.refused.clone(),
-        );
-        registry.register(
-            "agora_call_retries",
-            "Calls that were made again, or for which there was no budget (refused)",
-            families.retries.clone(),
-        );
-        registry.register(
-            "agora_fallbacks",
-            "Answers that were given in a target's place",
-            families.fallbacks.clone(),
-        );
-        registry.register(
-            "agora_target_replicas",
-            "Replicas of a target, by whether they get calls",
-            families.replicas.clone(),
-        );
-        families
+        Self {
+            state: register(
+                registry,
+                "agora_circuit_breaker_state",
+                "The state that a target's breaker is in (1), and the others (0)",
+            ),
+            transitions: register(
+                registry,
+                "agora_circuit_breaker_transitions",
+                "Changes of a breaker's state",
+            ),
+            refused: register(
+                registry,
+                "agora_calls_refused",
+                "Calls that were not made, by the reason",
+            ),
+            retries: register(
+                registry,
+                "agora_call_retries",
+                "Calls that were made again, or for which there was no budget (refused)",
+            ),
+            fallbacks: register(
+                registry,
+                "agora_fallbacks",
+                "Answers that were given in a target's place",
+            ),
+            replicas: register(
+                registry,
+                "agora_target_replicas",
+                "Replicas of a target, by whether they get calls",
+            ),
+        }
     }
 }
 

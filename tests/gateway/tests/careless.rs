@@ -118,14 +118,14 @@ fn decoded(text: &str) -> Option<String> {
 /// What a user sees at a path.
 pub(crate) fn account(path: &str, id: &str) -> String {
     let cast = cast();
-    let person = [&cast.victim, &cast.attacker]
+    let user = [&cast.victim, &cast.attacker]
         .into_iter()
-        .find(|person| person.id == id);
-    match (path, person) {
-        ("/users/me", Some(person)) => answer(
+        .find(|user| user.id == id);
+    match (path, user) {
+        ("/users/me", Some(user)) => answer(
             "200 OK",
             &[],
-            &format!(r#"{{"id":"{id}","email":"{}"}}"#, person.email),
+            &format!(r#"{{"id":"{id}","email":"{}"}}"#, user.email),
         ),
         ("/orders/", Some(_)) => answer("202 Accepted", &[], "{}"),
         (path, Some(_)) if path.ends_with("/purchases") => answer("403 Forbidden", &[], "{}"),

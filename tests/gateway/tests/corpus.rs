@@ -21,14 +21,14 @@ const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6IjEifQ.\
                      eyJzdWIiOiIwMTkzOGY3MC0wMDAwLTdhYWEtOGJiYi1jY2NjMDAwMDAwMDIifQ.c2lnbmF0dXJl";
 
 pub(crate) fn cast() -> Cast {
-    let person = |id: &str, name: &str| TestUser {
+    let test_user = |id: &str, name: &str| TestUser {
         id: id.to_owned(),
         email: format!("{name}@agora.example"),
         token: TOKEN.to_owned(),
     };
     Cast {
-        victim: person(VICTIM, "the-victim"),
-        attacker: person(ATTACKER, "the-attacker"),
+        victim: test_user(VICTIM, "the-victim"),
+        attacker: test_user(ATTACKER, "the-attacker"),
     }
 }
 

@@ -1,5 +1,5 @@
 //! What tests across services share: a shop per test ([`Shop`]: two databases and a virtual host), the services as real
-//! processes, customers that record what they were promised ([`Promises`]), the reconciliation of the ledgers
+//! processes, a client that records what it was promised ([`Promises`]), the reconciliation of the ledgers
 //! ([`reconciliation`]), a proxy to the broker that can be cut ([`Cable`]), and the callers' sampling of traces
 //! ([`Sampling`]).
 //!
@@ -7,13 +7,13 @@
 //! points compiled in. Left out: everything that a single service's tests can show.
 
 mod cable;
-mod customers;
+mod promises;
 pub mod reconciliation;
 mod sampling;
 mod shop;
 
 pub use crate::cable::Cable;
-pub use crate::customers::{Promise, Promises};
+pub use crate::promises::{Promise, Promises};
 pub use crate::sampling::{Sampling, Spans};
 pub use crate::shop::{Replica, Shop, within};
 

@@ -1,4 +1,4 @@
-//! Reconciles the two services' ledgers with each other and with the promises to customers.
+//! Reconciles the two services' ledgers with each other and with the promises to clients.
 //!
 //! Every stored order, promised or not, must end; every event must be applied, exactly once.
 

@@ -19,7 +19,7 @@ pub struct Shop {
     pub inventory: PgPool,
     /// A client of the broker.
     pub broker: BrokerClient,
-    /// The one customer.
+    /// The one user.
     pub user: Uuid,
     binaries: Binaries,
     orders_url: String,

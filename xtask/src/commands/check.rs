@@ -308,26 +308,12 @@ fn compose_files(project: &Project, step: &Step) -> anyhow::Result<Option<String
 
 fn prometheus_configuration(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let args = ["check", "config", "/etc/prometheus/prometheus.yml"];
-    in_image(
-        project,
-        step,
-        "prometheus",
-        "promtool",
-        "AGORA_IMAGE_PROMETHEUS",
-        &args,
-    )
+    in_image(project, step, &PROMTOOL, "prometheus", &args)
 }
 
 fn prometheus_rule_tests(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let args = ["test", "rules", "/etc/prometheus/tests/agora.yml"];
-    in_image(
-        project,
-        step,
-        "prometheus",
-        "promtool",
-        "AGORA_IMAGE_PROMETHEUS",
-        &args,
-    )
+    in_image(project, step, &PROMTOOL, "prometheus", &args)
 }
 
 fn alertmanager_configuration(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
@@ -336,47 +322,54 @@ fn alertmanager_configuration(project: &Project, step: &Step) -> anyhow::Result<
         "/etc/alertmanager/alerting-on.yml",
         "/etc/alertmanager/alerting-off.yml",
     ];
-    in_image(
-        project,
-        step,
-        "alertmanager",
-        "amtool",
-        "AGORA_IMAGE_ALERTMANAGER",
-        &args,
-    )
+    in_image(project, step, &AMTOOL, "alertmanager", &args)
 }
+
+/// A program of an image, which a setting names.
+struct Tool {
+    program: &'static str,
+    image: &'static str,
+}
+
+const PROMTOOL: Tool = Tool {
+    program: "promtool",
+    image: "AGORA_IMAGE_PROMETHEUS",
+};
+const AMTOOL: Tool = Tool {
+    program: "amtool",
+    image: "AGORA_IMAGE_ALERTMANAGER",
+};
 
 /// Runs a tool of an image that `up` has brought here, on the folder `observability/<name>`.
 fn in_image(
     project: &Project,
     step: &Step,
+    tool: &Tool,
     name: &str,
-    tool: &str,
-    image: &str,
     args: &[&str],
 ) -> anyhow::Result<Option<String>> {
     let folder = project.root.join("observability").join(name);
-    in_image_on(project, step, &folder, name, tool, image, args)
+    in_image_on(project, step, tool, &folder, name, args)
 }
 
 /// Runs a tool of an image on any folder, which the tool finds at `/etc/<name>`.
 fn in_image_on(
     project: &Project,
     step: &Step,
+    tool: &Tool,
     folder: &Path,
     name: &str,
-    tool: &str,
-    image: &str,
     args: &[&str],
 ) -> anyhow::Result<Option<String>> {
+    let Tool { program, image } = tool;
     let file = EnvFile::read(&project.env_file)?;
     let reference = file.get(image).unwrap_or_default();
-    let Some(call) = images::tool(reference, tool, folder, &format!("/etc/{name}"))? else {
+    let Some(call) = images::tool(reference, program, folder, &format!("/etc/{name}"))? else {
         return Ok(Some(format!(
-            "the image with {tool} isn't here: `cargo xtask up` brings it"
+            "the image with {program} isn't here: `cargo xtask up` brings it"
         )));
     };
-    logged(project, step, tool, call.args(args))
+    logged(project, step, program, call.args(args))
 }
 
 fn shell_scripts(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
@@ -447,15 +440,7 @@ fn dashboard_queries(project: &Project, step: &Step) -> anyhow::Result<Option<St
     fs::write(&file, rule_file(&questions))
         .with_context(|| format!("failed to write {}", file.display()))?;
     let args = ["check", "rules", "/etc/dashboards/queries.yml"];
-    let skipped = in_image_on(
-        project,
-        step,
-        &folder,
-        "dashboards",
-        "promtool",
-        "AGORA_IMAGE_PROMETHEUS",
-        &args,
-    )?;
+    let skipped = in_image_on(project, step, &PROMTOOL, &folder, "dashboards", &args)?;
     step.result(format!("{} read", questions.len()));
     Ok(skipped)
 }

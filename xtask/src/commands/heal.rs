@@ -5,7 +5,8 @@ use base::outcome::Exit;
 use evaluation::{run_journal, runner};
 use serde::Serialize;
 use system::{
-    interrupt::Interrupted, lock::SystemLock, note, project::Project, running::RunningSystem,
+    interrupt::Interrupted, lock::SystemLock, operation_record, project::Project,
+    running::RunningSystem,
 };
 
 use crate::output::{Format, print_json, progress};
@@ -43,7 +44,7 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
 /// Undoes what a killed command left, before another one looks at the system. A failure is a warning: the other command
 /// runs all the same.
 ///
-/// Nothing is touched without a note of a killed command, nor while another process holds the system lock or a fault is
+/// Nothing is touched without the record of a killed command's operation, nor while another process holds the system lock or a fault is
 /// in force.
 pub(crate) fn undo_left_over(project: &Project) -> anyhow::Result<()> {
     match try_to_undo(project) {
@@ -58,10 +59,10 @@ pub(crate) fn undo_left_over(project: &Project) -> anyhow::Result<()> {
 }
 
 fn try_to_undo(project: &Project) -> anyhow::Result<()> {
-    let notes = note::all(project)?;
+    let operations = operation_record::all(project)?;
     let evaluation = run_journal::left_over(project)?;
     let evaluation = evaluation.map(|evaluation| format!("evaluation {}", evaluation.run));
-    let left: Vec<String> = notes.abandoned.into_iter().chain(evaluation).collect();
+    let left: Vec<String> = operations.abandoned.into_iter().chain(evaluation).collect();
     if left.is_empty() {
         return Ok(());
     }
@@ -70,8 +71,8 @@ fn try_to_undo(project: &Project) -> anyhow::Result<()> {
         return Ok(());
     };
     let left = left.join(", ");
-    if let Some(lasting) = notes.lasting.first() {
-        eprintln!("{left} was cut short, and is not healed while {lasting} lasts");
+    if let Some(running) = operations.running.first() {
+        eprintln!("{left} was cut short, and is not healed while {running} lasts");
         return Ok(());
     }
     // Where nothing runs, the command itself says so.

@@ -12,7 +12,7 @@ use system::{
     env_file::{EnvFile, JWT_KEYS_ROTATED_AT, JWT_TTL_SECONDS},
     key_rotation::{self, Rotation},
     lock::SystemLock,
-    note::Note,
+    operation_record::OperationRecord,
     project::Project,
     rolling::Left,
     running::RunningSystem,
@@ -105,7 +105,7 @@ type Done = (Vec<String>, Vec<Left>);
 
 fn rotate(system: &RunningSystem<'_>) -> anyhow::Result<Done> {
     let _lock = SystemLock::take(system.project)?;
-    let _note = Note::leave(system.project, "a change of the signing keys")?;
+    let _record = OperationRecord::create(system.project, "a change of the signing keys")?;
     let progress = progress();
     let repaired = repair(system, SERVICE, &progress)?;
     let mut rotation = rotation(system)?;
@@ -129,7 +129,7 @@ fn rotate(system: &RunningSystem<'_>) -> anyhow::Result<Done> {
 
 fn retire(system: &RunningSystem<'_>, force: bool) -> anyhow::Result<Done> {
     let _lock = SystemLock::take(system.project)?;
-    let _note = Note::leave(system.project, "a change of the signing keys")?;
+    let _record = OperationRecord::create(system.project, "a change of the signing keys")?;
     let progress = progress();
     let repaired = repair(system, SERVICE, &progress)?;
     let mut rotation = rotation(system)?;

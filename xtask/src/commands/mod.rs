@@ -1,32 +1,173 @@
-//! A module per command: its options, the calls that carry it out, and its output.
+//! The list of commands ([`Command`]), and a module for each: its options, the calls that carry it out, and its output.
 //!
 //! Left out: acting on the system (`system`), checks (`checks`), experiments (`evaluation`).
 
-pub(crate) mod alerts;
-pub(crate) mod attack;
-pub(crate) mod bench;
-pub(crate) mod check;
-pub(crate) mod completions;
-pub(crate) mod demo;
-pub(crate) mod dlq;
-pub(crate) mod doctor;
-pub(crate) mod down;
-pub(crate) mod evaluate;
-pub(crate) mod fault;
-pub(crate) mod heal;
-pub(crate) mod keys;
-pub(crate) mod load;
-pub(crate) mod logs;
-pub(crate) mod orders;
-pub(crate) mod outbox;
-pub(crate) mod rollout;
-pub(crate) mod scale;
-pub(crate) mod smoke;
-pub(crate) mod status;
-pub(crate) mod test;
-pub(crate) mod up;
-pub(crate) mod verify_api;
-pub(crate) mod verify_dashboards;
-pub(crate) mod verify_dlq;
-pub(crate) mod verify_metrics;
-pub(crate) mod verify_traces;
+mod alerts;
+mod attack;
+mod bench;
+mod check;
+mod completions;
+mod demo;
+mod dlq;
+mod doctor;
+mod down;
+mod evaluate;
+mod fault;
+mod heal;
+mod keys;
+mod load;
+mod logs;
+mod orders;
+mod outbox;
+mod rollout;
+mod scale;
+mod smoke;
+mod status;
+mod test;
+mod up;
+mod verify_api;
+mod verify_dashboards;
+mod verify_dlq;
+mod verify_metrics;
+mod verify_traces;
+
+use base::outcome::{self, Exit};
+use clap::CommandFactory;
+use system::project::Project;
+
+use crate::output::Format;
+
+/// The forms in which a command prints its result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Forms {
+    /// It shows other programs' output, or is for people alone.
+    TextOnly,
+    TextOrJson,
+}
+
+/// What happens, before a command runs, to faults and changes that a killed command left behind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LeftOver {
+    /// They are undone: the command reads or changes the running system.
+    HealFirst,
+    LeaveAsIs,
+}
+
+/// Declares [`Command`] from its rows: `Variant(options: its type) [Forms, LeftOver] => call;`, below what its help says.
+macro_rules! commands {
+    (
+        |$project:ident, $format:ident|
+        $(
+            $(#[$attribute:meta])*
+            $name:ident $(($options:ident: $type:ty))? [$forms:ident, $left_over:ident] => $call:expr;
+        )+
+    ) => {
+        #[derive(Debug, clap::Subcommand)]
+        pub(crate) enum Command {
+            $($(#[$attribute])* $name $(($type))?,)+
+        }
+
+        impl Command {
+            fn forms(&self) -> Forms {
+                match self {
+                    $(Self::$name { .. } => Forms::$forms,)+
+                }
+            }
+
+            fn left_over(&self) -> LeftOver {
+                match self {
+                    $(Self::$name { .. } => LeftOver::$left_over,)+
+                }
+            }
+
+            fn call(&self, $project: &Project, $format: Format) -> anyhow::Result<Exit> {
+                match self {
+                    $(Self::$name $(($options))? => $call,)+
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    |project, format|
+
+    /// The main job from nothing: up, smoke, a short load, every check, one experiment
+    Demo(options: demo::Options) [TextOnly, HealFirst] => demo::run(project, *options);
+    /// Build what changed, start everything, wait until all is healthy
+    Up(options: up::Options) [TextOnly, HealFirst] => up::run(project, *options);
+    /// Stop everything
+    Down(options: down::Options) [TextOnly, LeaveAsIs] => down::run(project, *options);
+    /// Show services, their health and memory
+    Status [TextOrJson, HealFirst] => status::run(project, format);
+    /// Show the logs of services, or of one trace
+    Logs(options: logs::Options) [TextOnly, HealFirst] => logs::run(project, options);
+    /// Check prerequisites
+    Doctor [TextOrJson, LeaveAsIs] => doctor::run(project, format);
+    /// Run the smoke test through the gateway
+    Smoke [TextOrJson, HealFirst] => smoke::run(project, format);
+    /// Put load on the running system
+    Load(options: load::Options) [TextOrJson, HealFirst] => load::run(project, options, format);
+    /// Replace a service's containers one by one without interrupting it
+    Rollout(options: rollout::Options) [TextOrJson, HealFirst] => rollout::run(project, options, format);
+    /// Scale a service without interrupting it
+    Scale(options: scale::Options) [TextOrJson, HealFirst] => scale::run(project, *options, format);
+    /// List and rotate the keys that sign tokens
+    #[command(subcommand)]
+    Keys(options: keys::Options) [TextOrJson, HealFirst] => keys::run(project, options, format);
+    /// Count dead letters by reason
+    VerifyDlq(options: verify_dlq::Options) [TextOrJson, HealFirst] => verify_dlq::run(project, *options, format);
+    /// Reconcile Prometheus's counts with the load generator's
+    VerifyMetrics(options: verify_metrics::Options) [TextOrJson, HealFirst] => verify_metrics::run(project, options, format);
+    /// Check that the traces of a run's orders are complete
+    VerifyTraces(options: verify_traces::Options) [TextOrJson, HealFirst] => verify_traces::run(project, options, format);
+    /// Check the API against its OpenAPI documents with generated requests
+    VerifyApi(options: verify_api::Options) [TextOrJson, HealFirst] => verify_api::run(project, options, format);
+    /// Run every query of the Grafana dashboards and find panels without data
+    VerifyDashboards(options: verify_dashboards::Options) [TextOrJson, HealFirst] => verify_dashboards::run(project, options, format);
+    /// Show alerts that fire, or their history, with links to the runbook
+    Alerts(options: alerts::Options) [TextOrJson, HealFirst] => alerts::run(project, *options, format);
+    /// Run the attack corpus against the gateway
+    Attack [TextOrJson, HealFirst] => attack::run(project, format);
+    /// Evaluate patterns: the same load and fault with the pattern off and on, and a verdict
+    // Heals by itself, where it uses the system at all.
+    Evaluate(options: evaluate::Options) [TextOrJson, LeaveAsIs] => evaluate::run(project, options, format);
+    /// List, replay or purge dead letters
+    #[command(subcommand)]
+    Dlq(options: dlq::Options) [TextOrJson, HealFirst] => dlq::run(project, options, format);
+    /// Find orders that wait too long, and republish their events
+    #[command(subcommand)]
+    Orders(options: orders::Options) [TextOrJson, HealFirst] => orders::run(project, options, format);
+    /// List events that the broker rejected and the relay parked; retry or drop them
+    #[command(subcommand)]
+    Outbox(options: outbox::Options) [TextOrJson, HealFirst] => outbox::run(project, options, format);
+    /// Inject one fault, check its effect, and heal it
+    Fault(options: fault::Options) [TextOrJson, HealFirst] => fault::run(project, options, format);
+    /// Undo faults and changes that an interrupted command left behind
+    // Heals by itself.
+    Heal [TextOrJson, LeaveAsIs] => heal::run(project, format);
+    /// Run every test on a system of its own
+    Test(options: test::Options) [TextOnly, LeaveAsIs] => test::run(project, options);
+    /// Measure orders processed a second, and the ceilings of broker and database
+    Bench(options: bench::Options) [TextOnly, LeaveAsIs] => bench::run(project, options);
+    /// Check formatting, lints, docs, dependencies and configuration files
+    Check(options: check::Options) [TextOrJson, LeaveAsIs] => check::run(project, options, format);
+    /// Print a script that completes commands and options in a shell
+    Completions(options: completions::Options) [TextOnly, LeaveAsIs] => completions::run(crate::Cli::command(), *options);
+}
+
+impl Command {
+    /// Runs the command.
+    pub(crate) fn run(&self, project: &Project, format: Format) -> anyhow::Result<Exit> {
+        if format != Format::Text && self.forms() == Forms::TextOnly {
+            return Err(outcome::usage(
+                "this command has no JSON form",
+                "leave `--format` out",
+            ));
+        }
+        if self.left_over() == LeftOver::HealFirst {
+            heal::undo_left_over(project)?;
+        }
+        self.call(project, format)
+    }
+}

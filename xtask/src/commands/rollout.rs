@@ -10,7 +10,7 @@ use serde::Serialize;
 use system::{
     interrupt::{self, Interrupted},
     lock::SystemLock,
-    note::Note,
+    operation_record::OperationRecord,
     project::{Project, SERVICES, among},
     rolling::{self, Rolling},
     running::RunningSystem,
@@ -73,7 +73,7 @@ struct Replaced {
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
-    let _note = Note::leave(project, &format!("a rollout of {}", options.service))?;
+    let _record = OperationRecord::create(project, &format!("a rollout of {}", options.service))?;
     let progress = progress();
     let service = options.service;
     // A switch with a typing error would leave its pattern on unnoticed.

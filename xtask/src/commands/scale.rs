@@ -7,7 +7,7 @@ use serde::Serialize;
 use system::{
     lock::SystemLock,
     members,
-    note::Note,
+    operation_record::OperationRecord,
     project::Project,
     rolling::{Left, MOST, Rolling},
     running::RunningSystem,
@@ -56,7 +56,7 @@ struct Report {
 pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow::Result<Exit> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
-    let _note = Note::leave(project, &format!("a scaling of {}", options.service))?;
+    let _record = OperationRecord::create(project, &format!("a scaling of {}", options.service))?;
     let progress = progress();
     let service = options.service;
     switches::off(system.settings())?;

@@ -82,7 +82,7 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
 }
 
 /// A user who signed up.
-struct Person {
+struct TestUser {
     id: String,
     authorization: String,
 }
@@ -113,8 +113,8 @@ struct Stock {
 }
 
 fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
-    let get = |path: &str, person: &Person| {
-        client.get(path, &[("authorization", &person.authorization)], &[])
+    let get = |path: &str, user: &TestUser| {
+        client.get(path, &[("authorization", &user.authorization)], &[])
     };
     let place_path = format!("/orders/?product_id={PRODUCT}&quantity=1");
     let stock_path = format!("/inventory/{PRODUCT}");
@@ -141,7 +141,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
     })?;
     let ada = teller.step("log in", "user-service", || {
         Ok((
-            Person {
+            TestUser {
                 id: ada.id,
                 authorization: log_in(client, &name)?,
             },
@@ -228,16 +228,16 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
             ),
         }
     })?;
-    let cancel = |person: &Person| {
+    let cancel = |user: &TestUser| {
         let path = format!("{order_path}/cancel");
-        client.post(&path, &[("authorization", &person.authorization)], None)
+        client.post(&path, &[("authorization", &user.authorization)], None)
     };
     let eve = teller.step("another user's order", "order-service", || {
         let other = format!("{name}-other");
         let answer = sign_up(client, &other)?;
         expect(&answer, 201)?;
         let account: Account = answer.json()?;
-        let eve = Person {
+        let eve = TestUser {
             id: account.id,
             authorization: log_in(client, &other)?,
         };

@@ -18,7 +18,6 @@ use base::{
 };
 use serde::{Deserialize, Serialize};
 use system::{
-    customers,
     http::Client,
     interrupt::Interrupted,
     members,
@@ -26,6 +25,7 @@ use system::{
     project::{Project, new_run_id},
     random,
     schemathesis::{Run, Schemathesis, Violation},
+    test_users,
 };
 
 use crate::output::{Format, print_json, progress, table};
@@ -127,10 +127,10 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
                 examples: options.examples,
                 seed,
             };
-            let customer = customers::sign_up(&client, "fuzzer", "fuzzer")?;
-            let order = place_order(&client, &customer)?;
+            let user = test_users::sign_up(&client, "fuzzer", "fuzzer")?;
+            let order = place_order(&client, &user)?;
             progress.step(&part.name, |step| {
-                let (run, text) = fuzz.run(&part, &customer, &order, step)?;
+                let (run, text) = fuzz.run(&part, &user, &order, step)?;
                 said.push_str(&failures(&text));
                 merge(&mut all, run);
                 Ok(())
@@ -258,7 +258,7 @@ impl Fuzz<'_> {
     fn run(
         &self,
         part: &Part<'_>,
-        customer: &TestUser,
+        user: &TestUser,
         order: &str,
         step: &Step,
     ) -> anyhow::Result<(Run, String)> {
@@ -266,7 +266,7 @@ impl Fuzz<'_> {
         let file = |extension: &str| self.folder.join(format!("{name}.{extension}"));
         let settings = file("toml");
         let own = part.selection.first() == Some(&"--include-path");
-        let own = own.then_some((customer.id.as_str(), order));
+        let own = own.then_some((user.id.as_str(), order));
         fs::write(&settings, configuration(own))
             .with_context(|| format!("failed to write {}", settings.display()))?;
         let (events, log) = (file("ndjson"), file("log"));
@@ -295,7 +295,7 @@ impl Fuzz<'_> {
             .args(["--generation-database", "none", "--report", "ndjson"])
             .args(["--report-ndjson-path".as_ref(), events.as_os_str()])
             .args(&part.selection)
-            .env(TOKEN, &customer.token)
+            .env(TOKEN, &user.token)
             // Where it keeps a cache of its own.
             .dir(self.folder)
             .limit(LIMIT);
@@ -320,13 +320,13 @@ impl Fuzz<'_> {
     }
 }
 
-/// An order of the customer's; its id.
-fn place_order(client: &Client, customer: &TestUser) -> anyhow::Result<String> {
+/// An order of the user; its id.
+fn place_order(client: &Client, user: &TestUser) -> anyhow::Result<String> {
     #[derive(Deserialize)]
     struct Accepted {
         order_id: String,
     }
-    let authorization = format!("Bearer {}", customer.token);
+    let authorization = format!("Bearer {}", user.token);
     let headers = [("authorization", authorization.as_str())];
     let answer = client.post("/orders/?product_id=99&quantity=1", &headers, None)?;
     anyhow::ensure!(answer.status == 202, "order: {}", answer.shown());

@@ -33,7 +33,7 @@ use system::{
 use crate::output::{Format, print_json};
 
 /// Metrics of other programs that are absent while nothing is wrong.
-const NOT_IN_GOOD_WEATHER: [&str; 1] = ["ALERTS"];
+const ABSENT_WITHOUT_FAULT: [&str; 1] = ["ALERTS"];
 
 /// Options of `verify-dashboards`.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -316,7 +316,7 @@ fn judge_silence(question: &str, names: &BTreeSet<String>) -> Finding {
     // Many of ours are there only once something happened; `xtask/tests/dashboards.rs` holds them against the code.
     let is_known = |name: &str| {
         names.contains(name)
-            || NOT_IN_GOOD_WEATHER.contains(&name)
+            || ABSENT_WITHOUT_FAULT.contains(&name)
             || PREFIXES.iter().any(|ours| name.starts_with(ours))
     };
     if promql::metrics(question).into_iter().all(is_known) {

@@ -1,6 +1,8 @@
-//! Which module of a crate names which other one, read from its sources.
+//! Which module of a crate names which other one, read from its sources. Imports are followed: a name that comes from a
+//! glob, or through another module's re-export, is one of the module that has it.
 //!
-//! Left out: what macros expand to, and tests: modules behind `#[cfg(test)]`, files called `tests.rs`.
+//! Left out: what macros expand to, and tests: modules behind `#[cfg(test)]`, files called `tests.rs`. Scopes are those of
+//! modules: a local variable that has the name of something imported by a glob counts as that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +11,7 @@ use std::{
 
 use support::sources::texts;
 use syn::{
-    Attribute, ItemMod, ItemUse, Macro, Meta, UseTree,
+    Attribute, Item, ItemMod, ItemUse, Macro, Meta, UseTree,
     visit::{self, Visit},
 };
 
@@ -21,15 +23,30 @@ pub(crate) type Imports = BTreeMap<Module, BTreeSet<Module>>;
 
 /// The imports of the crate whose sources are below a folder.
 pub(crate) fn of(sources: &Path) -> Imports {
-    let files: BTreeMap<Module, String> = texts(sources, "rs")
-        .into_iter()
-        .filter_map(|(path, text)| Some((module(sources, &path)?, text)))
-        .collect();
-    let known: BTreeSet<Module> = files.keys().cloned().collect();
-    files
+    let mut krate = Crate::default();
+    let mut files = BTreeSet::new();
+    for (path, text) in texts(sources, "rs") {
+        if let Some(module) = module(sources, &path) {
+            krate.read(&module, &text);
+            files.insert(module);
+        }
+    }
+    let file_of = |mut module: Module| {
+        while !files.contains(&module) && module.pop().is_some() {}
+        module
+    };
+    let mut imports: Imports = files
         .iter()
-        .map(|(module, text)| (module.clone(), named(module, text, &known)))
-        .collect()
+        .map(|file| (file.clone(), BTreeSet::new()))
+        .collect();
+    for (module, path) in &krate.named {
+        let mut found = BTreeSet::new();
+        krate.follow(module, path, &mut Vec::new(), &mut found);
+        let from = file_of(module.clone());
+        let to = found.into_iter().map(file_of).filter(|to| *to != from);
+        imports.entry(from.clone()).or_default().extend(to);
+    }
+    imports
 }
 
 /// Modules that name one another in a circle, side by side: a module counts as one with what is below it, and naming a
@@ -101,65 +118,118 @@ fn module(sources: &Path, file: &Path) -> Option<Module> {
     Some(module)
 }
 
-fn named(module: &Module, text: &str, known: &BTreeSet<Module>) -> BTreeSet<Module> {
-    let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{module:?}: {error}"));
-    let mut reader = Reader {
-        inside: module.clone(),
-        paths: Vec::new(),
-    };
-    reader.visit_file(&file);
-    let longest_known = |path: Vec<String>| {
-        (1..=path.len())
-            .rev()
-            .map(|length| path[..length].to_vec())
-            .find(|module| known.contains(module))
-    };
-    let mut named: BTreeSet<Module> = reader.paths.into_iter().filter_map(longest_known).collect();
-    named.remove(module);
-    named
+/// A path as it is written.
+type Written = Vec<String>;
+
+/// What a module has names for.
+#[derive(Default)]
+struct Scope {
+    /// What it defines, but for modules.
+    items: BTreeSet<String>,
+    /// What it imports, by the name that it has here.
+    imported: BTreeMap<String, Written>,
+    /// What it imports everything of.
+    globs: Vec<Written>,
 }
 
-struct Reader {
+#[derive(Default)]
+struct Crate {
+    /// Of every module, inline ones included.
+    scopes: BTreeMap<Module, Scope>,
+    /// Every path, with the module that it is in.
+    named: Vec<(Module, Written)>,
+}
+
+impl Crate {
+    fn read(&mut self, module: &Module, text: &str) {
+        let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{module:?}: {error}"));
+        self.scopes.entry(module.clone()).or_default();
+        let mut reader = Reader {
+            krate: self,
+            inside: module.clone(),
+        };
+        reader.visit_file(&file);
+    }
+
+    /// Adds the modules that a path in this module leads to; returns whether it leads to something of this crate.
+    fn follow(
+        &self,
+        module: &Module,
+        path: &[String],
+        seen: &mut Vec<(Module, Written)>,
+        found: &mut BTreeSet<Module>,
+    ) -> bool {
+        /// No path is as long, but for an import that goes round in itself.
+        const LONGEST: usize = 16;
+        let Some((first, rest)) = path.split_first() else {
+            return true;
+        };
+        let step = (module.clone(), path.to_vec());
+        if path.len() > LONGEST || seen.contains(&step) {
+            return false;
+        }
+        seen.push(step);
+        match first.as_str() {
+            "crate" => return self.follow(&Vec::new(), rest, seen, found),
+            "self" => return self.follow(module, rest, seen, found),
+            "super" => {
+                let parent = module[..module.len().saturating_sub(1)].to_vec();
+                return self.follow(&parent, rest, seen, found);
+            }
+            _ => {}
+        }
+        let child = [module.as_slice(), std::slice::from_ref(first)].concat();
+        if self.scopes.contains_key(&child) {
+            self.follow(&child, rest, seen, found);
+            found.insert(child);
+            return true;
+        }
+        let Some(scope) = self.scopes.get(module) else {
+            return false;
+        };
+        if scope.items.contains(first) {
+            return true;
+        }
+        if let Some(target) = scope.imported.get(first)
+            && self.follow(module, &[target.as_slice(), rest].concat(), seen, found)
+        {
+            return true;
+        }
+        // All of them: an enum's glob could have any name.
+        let mut leads = false;
+        for glob in &scope.globs {
+            leads |= self.follow(module, &[glob.as_slice(), path].concat(), seen, found);
+        }
+        leads
+    }
+}
+
+struct Reader<'a> {
+    krate: &'a mut Crate,
     /// Where the reader is: the file's module, and inline ones in it.
     inside: Module,
-    /// What was named, from the crate's root.
-    paths: Vec<Vec<String>>,
 }
 
-impl Reader {
-    /// Notes a path that begins with `crate`, `self` or `super`; others lead below this module, or to another crate.
-    fn note(&mut self, path: &[String]) {
-        let mut base = match path.first().map(String::as_str) {
-            Some("crate") => Vec::new(),
-            Some("self" | "super") => self.inside.clone(),
-            _ => return,
-        };
-        for part in path {
-            match part.as_str() {
-                "crate" | "self" => {}
-                "super" => {
-                    base.pop();
-                }
-                name => base.push(name.to_owned()),
-            }
-        }
-        self.paths.push(base);
+impl Reader<'_> {
+    fn scope(&mut self) -> &mut Scope {
+        self.krate.scopes.entry(self.inside.clone()).or_default()
+    }
+
+    fn note(&mut self, path: Written) {
+        self.krate.named.push((self.inside.clone(), path));
     }
 
     /// Notes every path in what is no syntax tree.
     fn note_words(&mut self, tokens: &str) {
-        let tokens = tokens.replace(' ', "");
-        for start in ["crate::", "super::"] {
-            for (at, _) in tokens.match_indices(start) {
-                let path: Vec<String> = tokens[at..]
-                    .split("::")
-                    .map_while(|part| {
-                        let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
-                        let word = &part[..end.unwrap_or(part.len())];
-                        (!word.is_empty()).then(|| word.to_owned())
-                    })
-                    .collect();
-                self.note(&path);
+        let tokens = tokens.replace(" ::", "::").replace(":: ", "::");
+        for path in tokens.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
+            let parts = path.split("::").filter(|part| !part.is_empty());
+            let path: Written = parts
+                .take_while(|part| !part.contains(':'))
+                .map(str::to_owned)
+                .collect();
+            if !path.is_empty() {
+                self.note(path);
             }
         }
     }
@@ -168,9 +238,18 @@ impl Reader {
         let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
         match tree {
             UseTree::Path(path) => self.note_tree(&with(&path.ident), &path.tree),
-            UseTree::Name(name) => self.note(&with(&name.ident)),
-            UseTree::Rename(rename) => self.note(&with(&rename.ident)),
-            UseTree::Glob(_) => self.note(before),
+            UseTree::Name(name) if name.ident == "self" => self.import(before.last(), before),
+            UseTree::Name(name) => self.import(Some(&name.ident.to_string()), &with(&name.ident)),
+            UseTree::Rename(rename) if rename.ident == "self" => {
+                self.import(Some(&rename.rename.to_string()), before);
+            }
+            UseTree::Rename(rename) => {
+                self.import(Some(&rename.rename.to_string()), &with(&rename.ident));
+            }
+            UseTree::Glob(_) => {
+                self.note(before.to_vec());
+                self.scope().globs.push(before.to_vec());
+            }
             UseTree::Group(group) => {
                 for tree in &group.items {
                     self.note_tree(before, tree);
@@ -178,16 +257,47 @@ impl Reader {
             }
         }
     }
+
+    fn import(&mut self, name: Option<&String>, path: &[String]) {
+        self.note(path.to_vec());
+        if let Some(name) = name {
+            self.scope().imported.insert(name.clone(), path.to_vec());
+        }
+    }
 }
 
-impl<'ast> Visit<'ast> for Reader {
+impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_item_mod(&mut self, item: &'ast ItemMod) {
         if is_for_tests(&item.attrs) {
             return;
         }
-        self.inside.push(item.ident.to_string());
-        visit::visit_item_mod(self, item);
-        self.inside.pop();
+        // Without a body it is a file of its own.
+        if item.content.is_some() {
+            self.inside.push(item.ident.to_string());
+            self.scope();
+            visit::visit_item_mod(self, item);
+            self.inside.pop();
+        }
+    }
+
+    fn visit_item(&mut self, item: &'ast Item) {
+        let name = match item {
+            Item::Const(item) => Some(&item.ident),
+            Item::Enum(item) => Some(&item.ident),
+            Item::Fn(item) => Some(&item.sig.ident),
+            Item::Macro(item) => item.ident.as_ref(),
+            Item::Static(item) => Some(&item.ident),
+            Item::Struct(item) => Some(&item.ident),
+            Item::Trait(item) => Some(&item.ident),
+            Item::Type(item) => Some(&item.ident),
+            Item::Union(item) => Some(&item.ident),
+            _ => None,
+        };
+        if let Some(name) = name {
+            let name = name.to_string();
+            self.scope().items.insert(name);
+        }
+        visit::visit_item(self, item);
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
@@ -197,12 +307,12 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let path_text: Vec<String> = path
+        let path_text: Written = path
             .segments
             .iter()
             .map(|part| part.ident.to_string())
             .collect();
-        self.note(&path_text);
+        self.note(path_text);
         visit::visit_path(self, path);
     }
 

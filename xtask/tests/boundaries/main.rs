@@ -287,8 +287,39 @@ fn a_circle_is_found_wherever_it_is_hidden() {
         let found = circles("mod one; mod other;", names_other, names_one);
         assert_eq!(found.len(), 2, "{names_other}: {found:?}");
     }
+    // What a glob brings along is named by a bare name,
+    for names_other in [
+        "use super::*; fn g() { other::below::f(); }",
+        "use crate::*; fn g() { assert!(other::below::f()); }",
+        "use super::*; use other::below::f;",
+        "mod inside { use super::super::*; fn g() { other::below::f(); } }",
+    ] {
+        let found = circles("mod one; mod other;", names_other, names_one);
+        assert_eq!(found.len(), 2, "{names_other}: {found:?}");
+    }
+    // and what a parent re-exports by the parent's.
+    for reexports in [
+        "pub use other::below::f;",
+        "pub use crate::other::below::f as f;",
+        "pub use self::other::below::*;",
+        "use other::below as b; pub use b::f;",
+    ] {
+        for names_other in [
+            "use crate::f;",
+            "use super::f as h;",
+            "fn g() { crate::f(); }",
+            "fn g() { assert!(super::f()); }",
+            "use super::*; fn g() { f(); }",
+        ] {
+            let lib = format!("mod one; mod other; {reexports}");
+            let found = circles(&lib, names_other, names_one);
+            assert_eq!(found.len(), 2, "{reexports} {names_other}: {found:?}");
+        }
+    }
     for harmless in [
         "#[cfg(test)] mod tests { use crate::other::below::f; }",
+        "use super::*; fn g() { f(); std::other::below::f(); }",
+        "use crate::{*, one::*}; use one::h as h; fn g() { h(); }",
         "use self::below::f; use crate::f; use other::f;",
         "// use crate::other::below::f;",
     ] {

@@ -1,4 +1,4 @@
-//! Alerts in the running system: each comes when there is a reason, goes with it, and is told of, all within the times
+//! Alerts in the running system: each comes when there is a reason, goes with it, and is notified of, all within the times
 //! that `docs/runbook.md` gives. What a rule says is tested by `promtool`; here it is seen that the figures it asks for are
 //! there, and that the news gets through.
 //!
@@ -16,7 +16,7 @@ use shared_events::topology::ORDER_EVENTS;
 use support::runbook::{Bounds, bounds};
 
 use crate::{
-    client::{Person, text},
+    client::{TestUser, text},
     kills::{UNDER_WAY_WITHIN, placed_orders},
     load::RUN_ENDS_WITHIN,
     program::{EXIT_INTERRUPTED, Running},
@@ -25,10 +25,10 @@ use crate::{
     wait,
 };
 
-/// Asking takes its time; what counts is when the receiver was told.
+/// Asking takes its time; what counts is when the receiver was notified.
 const ASKED_WITHIN: Duration = Duration::from_secs(15);
-/// What Prometheus sees resolved is told within this time, or was lost with an Alertmanager that was killed.
-const TOLD_WITHIN: Duration = Duration::from_secs(20);
+/// What Prometheus sees resolved is notified within this time, or was lost with an Alertmanager that was killed.
+const NOTIFIED_WITHIN: Duration = Duration::from_secs(20);
 /// A fault of an earlier test may be just over.
 const AT_REST_WITHIN: Duration = Duration::from_secs(60);
 
@@ -42,9 +42,9 @@ fn in_state(system: &System, states: &[&str]) -> Vec<String> {
     wanted.map(|alert| text(alert, "name")).collect()
 }
 
-/// What the receiver was told of an alert.
+/// A notification that the receiver got.
 #[derive(Debug, Clone)]
-struct Told {
+struct Notification {
     name: String,
     received_at: DateTime<Utc>,
     is_firing: bool,
@@ -52,7 +52,7 @@ struct Told {
     episode: String,
 }
 
-impl Told {
+impl Notification {
     #[track_caller]
     fn read(change: &Value) -> Self {
         let received_at = text(change, "received_at").parse();
@@ -65,9 +65,9 @@ impl Told {
     }
 }
 
-/// What the receiver was told from a time on; everything without one.
+/// The notifications since a time; all without one.
 #[track_caller]
-fn history(system: &System, since: Option<DateTime<Utc>>) -> Vec<Told> {
+fn history(system: &System, since: Option<DateTime<Utc>>) -> Vec<Notification> {
     let seconds = since.map(|since| format!("{}s", (Utc::now() - since).num_seconds() + 2));
     let mut args = vec!["alerts", "--history", "--format", "json"];
     if let Some(seconds) = &seconds {
@@ -75,19 +75,20 @@ fn history(system: &System, since: Option<DateTime<Utc>>) -> Vec<Told> {
     }
     let report = system.xtask(&args).expect_code(0).json();
     let changes = report["changes"].as_array().expect("a list");
-    let told = changes.iter().map(Told::read);
-    told.filter(|told| since.is_none_or(|since| told.received_at >= since))
+    let notifications = changes.iter().map(Notification::read);
+    notifications
+        .filter(|notification| since.is_none_or(|since| notification.received_at >= since))
         .collect()
 }
 
-/// The names of those that fire, as far as was told.
-fn open(told: &[Told]) -> Vec<&str> {
-    let mut episodes: BTreeMap<&str, &Told> = BTreeMap::new();
-    for told in told {
-        episodes.insert(&told.episode, told);
+/// The names of those that fire, according to the notifications.
+fn open(notifications: &[Notification]) -> Vec<&str> {
+    let mut episodes: BTreeMap<&str, &Notification> = BTreeMap::new();
+    for notification in notifications {
+        episodes.insert(&notification.episode, notification);
     }
-    let open = episodes.values().filter(|told| told.is_firing);
-    open.map(|told| &*told.name).collect()
+    let open = episodes.values().filter(|last| last.is_firing);
+    open.map(|last| &*last.name).collect()
 }
 
 #[track_caller]
@@ -102,7 +103,7 @@ fn after(time: DateTime<Utc>, begin: DateTime<Utc>) -> Duration {
     (time - begin).to_std().unwrap_or_default()
 }
 
-/// Waits until none of them is firing or about to, and that was told.
+/// Waits until none of them is firing or about to, and that was notified.
 #[track_caller]
 fn at_rest(system: &System, names: &[&str]) {
     let concerned = |name: &str| names.contains(&name);
@@ -117,32 +118,32 @@ fn at_rest(system: &System, names: &[&str]) {
             return Err(format!("not at rest: {active:?}"));
         }
         let since = *quiet_since.get_or_insert_with(Instant::now);
-        let told = history(system, None);
-        let mut open = open(&told);
+        let notifications = history(system, None);
+        let mut open = open(&notifications);
         open.retain(|name| concerned(name));
-        if open.is_empty() || since.elapsed() > TOLD_WITHIN {
+        if open.is_empty() || since.elapsed() > NOTIFIED_WITHIN {
             return Ok(());
         }
-        Err(format!("not told to be over: {open:?}"))
+        Err(format!("not notified as resolved: {open:?}"))
     });
 }
 
-/// Waits until it was told that all of them fire, within their time after the fault began.
+/// Waits for the notifications that all of them fire, within their time after the fault began.
 #[track_caller]
 fn fire(system: &System, names: &[&str], began: DateTime<Utc>) {
     for name in names {
         let bound = bound(name).fires_within;
         let left = bound.saturating_sub(after(Utc::now(), began)) + ASKED_WITHIN;
-        let told_at = wait::until(&format!("{name} to fire"), left, || {
-            let told = history(system, Some(began));
-            let first = told
+        let notified_at = wait::until(&format!("{name} to fire"), left, || {
+            let notifications = history(system, Some(began));
+            let first = notifications
                 .iter()
-                .find(|told| told.is_firing && told.name == *name);
+                .find(|one| one.is_firing && one.name == *name);
             first
-                .map(|told| told.received_at)
-                .ok_or(format!("{told:?}"))
+                .map(|one| one.received_at)
+                .ok_or(format!("{notifications:?}"))
         });
-        let took = after(told_at, began);
+        let took = after(notified_at, began);
         println!("{name} fired after {:.1} s", took.as_secs_f64());
         assert!(took <= bound, "{name}: {took:?}, expected {bound:?}");
     }
@@ -153,21 +154,21 @@ fn fire(system: &System, names: &[&str], began: DateTime<Utc>) {
     system.xtask(&["alerts"]).expect_code(1);
 }
 
-/// Waits until it was told that all of them cleared, within their time after the fault ended.
+/// Waits for the notifications that all of them cleared, within their time after the fault ended.
 #[track_caller]
 fn clear(system: &System, names: &[&str], began: DateTime<Utc>, ended: DateTime<Utc>) {
     for name in names {
         let bound = bound(name).clears_within;
         let left = bound.saturating_sub(after(Utc::now(), ended)) + ASKED_WITHIN;
-        let told_at = wait::until(&format!("{name} to clear"), left, || {
-            let told = history(system, Some(began));
-            let last = told.iter().rfind(|told| told.name == *name);
+        let notified_at = wait::until(&format!("{name} to clear"), left, || {
+            let notifications = history(system, Some(began));
+            let last = notifications.iter().rfind(|one| one.name == *name);
             match last {
-                Some(last) if !open(&told).contains(name) => Ok(last.received_at),
-                _ => Err(format!("{told:?}")),
+                Some(last) if !open(&notifications).contains(name) => Ok(last.received_at),
+                _ => Err(format!("{notifications:?}")),
             }
         });
-        let took = after(told_at, ended);
+        let took = after(notified_at, ended);
         println!("{name} cleared after {:.1} s", took.as_secs_f64());
         assert!(took <= bound, "{name}: {took:?}, expected {bound:?}");
     }
@@ -267,7 +268,7 @@ fn an_event_that_nobody_takes_raises_an_alert_until_it_is_published() {
     let system = System::take_turn();
     let expected = ["OutboxStalled"];
     at_rest(&system, &expected);
-    let ada = Person::new(&system.gateway);
+    let ada = TestUser::new(&system.gateway);
     let outage = system.kill("rabbitmq");
     let began = Utc::now();
     ada.try_to_order(&system.gateway).expect_status(202);
@@ -413,28 +414,31 @@ fn ten_quiet_minutes_raise_no_alert() {
     let began = Utc::now();
     let load = load(&system, "order", "20", "30m");
     wait::pause(QUIET);
-    let told = history(&system, Some(began));
-    assert!(told.is_empty(), "{told:?}");
+    let notifications = history(&system, Some(began));
+    assert!(notifications.is_empty(), "{notifications:?}");
     assert_eq!(in_state(&system, &["firing"]), [""; 0]);
     stop(load);
 }
 
 /// The reading of a history is a judgement too: it is seen to tell an open alert from one that is over.
 #[test]
-fn an_alert_is_open_until_its_own_end_is_told() {
-    let told = |second, is_firing, episode: &str| Told {
+fn an_alert_is_open_until_its_own_end_is_notified() {
+    let notification = |second, is_firing, episode: &str| Notification {
         name: "TargetDown".to_owned(),
         received_at: DateTime::UNIX_EPOCH + TimeDelta::seconds(second),
         is_firing,
         episode: episode.to_owned(),
     };
-    let mut all = vec![told(1, true, "traefik 1"), told(2, true, "rabbitmq 2")];
+    let mut all = vec![
+        notification(1, true, "traefik 1"),
+        notification(2, true, "rabbitmq 2"),
+    ];
     assert_eq!(open(&all), ["TargetDown"; 2]);
-    all.push(told(3, false, "traefik 1"));
+    all.push(notification(3, false, "traefik 1"));
     assert_eq!(open(&all), ["TargetDown"]);
-    all.push(told(4, false, "rabbitmq 2"));
+    all.push(notification(4, false, "rabbitmq 2"));
     assert_eq!(open(&all), [""; 0]);
     // It fires again.
-    all.push(told(5, true, "traefik 5"));
+    all.push(notification(5, true, "traefik 5"));
     assert_eq!(open(&all), ["TargetDown"]);
 }

@@ -130,8 +130,8 @@ impl Answer {
     }
 }
 
-/// Somebody who signed up and logged in.
-pub(crate) struct Person {
+/// A user who signed up and logged in.
+pub(crate) struct TestUser {
     pub(crate) id: String,
     pub(crate) email: String,
     pub(crate) token: String,
@@ -139,8 +139,8 @@ pub(crate) struct Person {
     pub(crate) authorization: String,
 }
 
-impl Person {
-    /// Signs somebody up who wasn't there before.
+impl TestUser {
+    /// Signs up a new user.
     #[track_caller]
     pub(crate) fn new(gateway: &Client) -> Self {
         let email = format!("{:x}@example.org", nanoseconds());

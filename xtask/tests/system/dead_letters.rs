@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shared_events::topology::{INVENTORY_EVENTS, MAX_EVENT_BYTES, ORDER_EVENTS, headers};
 
 use crate::{
-    client::{Person, text},
+    client::{TestUser, text},
     system::System,
     wait,
 };
@@ -17,7 +17,7 @@ const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 fn ten_malformed_messages_are_explained_and_hold_nobody_up() {
     let system = System::take_turn();
     system.xtask(&["verify-dlq"]).expect_code(0);
-    let ada = Person::new(&system.gateway);
+    let ada = TestUser::new(&system.gateway);
     let before = ada.available(&system.gateway);
     let messages = malformed();
     assert_eq!(messages.len(), 10);
@@ -83,7 +83,7 @@ fn a_letter_is_listed_and_removed_by_the_same_rule_however_long_it_is() {
 }
 
 #[test]
-fn no_letter_writes_to_the_terminal_what_it_likes() {
+fn no_dead_letter_writes_control_characters_to_the_terminal() {
     let system = System::take_turn();
     let reason = "\u{1b}]0;owned\u{7}\u{9b}2J\nholds: 0 dead letters, 0 expected";
     let headers = json!({ "x-agora-reason": reason, "x-agora-error": "\u{202e}\r\u{1b}[2K" });

@@ -75,7 +75,7 @@ fn is_bound(system: &System, stream: Topology) -> bool {
 }
 
 #[test]
-fn a_fault_of_the_engine_bites_and_is_gone_afterwards() {
+fn a_fault_of_the_engine_takes_effect_and_is_gone_afterwards() {
     let system = System::take_turn();
     for line in [
         "pause inventory-service --for 1s",
@@ -93,7 +93,7 @@ fn a_fault_of_the_engine_bites_and_is_gone_afterwards() {
 }
 
 #[test]
-fn a_fault_of_the_broker_bites_and_is_gone_afterwards() {
+fn a_fault_of_the_broker_takes_effect_and_is_gone_afterwards() {
     let system = System::take_turn();
     for line in [
         "reset order-service --for 1s",
@@ -189,7 +189,7 @@ fn an_event_that_comes_again_takes_no_stock() {
 }
 
 #[test]
-fn a_fault_without_an_effect_is_said_not_to_have_bitten() {
+fn a_fault_without_an_effect_is_reported() {
     let system = System::take_turn();
     let report = fault(&system, "redeliver --published-within 0s --for 0s", 1);
     assert!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::{
-    client::{Client, Headers, PASSWORD, Person, text},
+    client::{Client, Headers, PASSWORD, TestUser, text},
     system::System,
     wait,
 };
@@ -21,7 +21,10 @@ const STRANGERS_KEY: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6InN0cmF
 #[test]
 fn a_request_without_a_token_of_ours_is_refused() {
     let system = System::take_turn();
-    let (ada, eve) = (Person::new(&system.gateway), Person::new(&system.gateway));
+    let (ada, eve) = (
+        TestUser::new(&system.gateway),
+        TestUser::new(&system.gateway),
+    );
     let [header, payload, signature] = parts(&ada.token);
     let [_, _, eves_signature] = parts(&eve.token);
     let forgeries = [
@@ -70,7 +73,10 @@ fn a_request_without_a_token_of_ours_is_refused() {
 #[test]
 fn an_identity_that_a_client_claims_never_reaches_a_service() {
     let system = System::take_turn();
-    let (ada, eve) = (Person::new(&system.gateway), Person::new(&system.gateway));
+    let (ada, eve) = (
+        TestUser::new(&system.gateway),
+        TestUser::new(&system.gateway),
+    );
     let order = eve.order(&system.gateway);
     let claims: [(&str, Headers<'_>); 7] = [
         (
@@ -117,7 +123,7 @@ fn an_identity_that_a_client_claims_never_reaches_a_service() {
 #[test]
 fn what_is_not_routed_cannot_be_reached_from_outside() {
     let system = System::take_turn();
-    let ada = Person::new(&system.gateway);
+    let ada = TestUser::new(&system.gateway);
     let authorization = [("authorization", ada.authorization.as_str())];
     for path in [
         "/auth/verify",
@@ -136,7 +142,7 @@ fn what_is_not_routed_cannot_be_reached_from_outside() {
 fn who_logs_out_or_changes_the_password_leaves_no_token_behind() {
     let system = System::take_turn();
     let gateway = &system.gateway;
-    let (ada, eve) = (Person::new(gateway), Person::new(gateway));
+    let (ada, eve) = (TestUser::new(gateway), TestUser::new(gateway));
     let other = ada.log_in_again(gateway, PASSWORD);
     let tokens = [("authorization", &*ada.authorization)];
     gateway

@@ -14,7 +14,7 @@ use records::{
 use support::sources;
 
 use crate::{
-    client::{Person, STORY_PRODUCT},
+    client::{STORY_PRODUCT, TestUser},
     system::System,
     wait,
 };
@@ -59,7 +59,7 @@ impl Drop for Kept<'_> {
 }
 
 /// What a client was answered.
-fn entry(user: &Person, order: Option<&String>) -> LedgerEntry {
+fn entry(user: &TestUser, order: Option<&String>) -> LedgerEntry {
     LedgerEntry {
         intended_at: Utc::now(),
         at: Utc::now(),
@@ -84,7 +84,7 @@ fn each_category_of_the_ledger_is_found_on_real_rows() {
     let running = RunningSystem::new(&project).expect("a running system");
     let since = Utc::now();
     let before = reconciliation::stock(&running).expect("the stock");
-    let ada = Person::new(&system.gateway);
+    let ada = TestUser::new(&system.gateway);
     let orders: Vec<String> = (0..7).map(|_| ada.order(&system.gateway)).collect();
     let [
         ghost,

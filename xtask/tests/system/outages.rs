@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    client::{Person, text},
+    client::{TestUser, text},
     reconciliation::undecided,
     system::System,
     wait,
@@ -65,9 +65,9 @@ fn verify_dlq_without_a_broker_is_no_verdict() {
 
 /// Takes a part away, waits until `status` names who suffers, and does what is to be seen then: `orders` says
 /// how many were accepted. Afterwards everything goes on, and those orders are decided.
-fn during_an_outage(part: &str, dependents: &[&str], orders: impl Fn(&System, &Person) -> i64) {
+fn during_an_outage(part: &str, dependents: &[&str], orders: impl Fn(&System, &TestUser) -> i64) {
     let system = System::take_turn();
-    let ada = Person::new(&system.gateway);
+    let ada = TestUser::new(&system.gateway);
     let before = ada.available(&system.gateway);
     let outage = system.kill(part);
     let at_once = orders(&system, &ada);
@@ -102,9 +102,9 @@ fn during_an_outage(part: &str, dependents: &[&str], orders: impl Fn(&System, &P
 }
 
 #[track_caller]
-fn refuses_an_order_in_time(system: &System, person: &Person) {
+fn refuses_an_order_in_time(system: &System, user: &TestUser) {
     let asked = Instant::now();
-    let refused = person.try_to_order(&system.gateway).expect_status(503);
+    let refused = user.try_to_order(&system.gateway).expect_status(503);
     assert!(
         asked.elapsed() < ANSWERED_WITHIN,
         "after {:?}",

@@ -8,7 +8,7 @@ use std::{
 
 use records::load::LedgerEntry;
 
-use crate::{client::Person, system::System, wait};
+use crate::{client::TestUser, system::System, wait};
 
 /// What each product starts with.
 const INITIAL_STOCK: u32 = 1_000_000;
@@ -92,10 +92,10 @@ pub(crate) fn reconcile(system: &System, ledger: &[LedgerEntry]) {
     );
 }
 
-/// Places an order of a new customer's, and waits until it is confirmed.
+/// Places an order of a new test user, and waits until it is confirmed.
 #[track_caller]
 pub(crate) fn an_order_is_confirmed(system: &System) {
-    let order = Person::new(&system.gateway).order(&system.gateway);
+    let order = TestUser::new(&system.gateway).order(&system.gateway);
     let sql = format!("SELECT status FROM orders WHERE id = '{order}'");
     wait::until(
         "the order to be confirmed",

@@ -1,4 +1,4 @@
-//! Containers and keys are replaced while customers are being served, and none of them notices; a replacement that can't
+//! Containers and keys are replaced under load without a failed request; a replacement that can't
 //! work, or is killed, leaves as many containers as there were.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    client::{Client, Person},
+    client::{Client, TestUser},
     load::{RUN_ENDS_WITHIN, Run},
     program::{Call, EXIT_INTERRUPTED, Running},
     reconciliation::reconcile,
@@ -47,7 +47,7 @@ fn containers_come_go_and_are_replaced_under_load_and_no_request_fails() {
 fn keys_are_rotated_under_load_and_no_token_is_refused() {
     let system = System::take_turn();
     let gateway = &system.gateway;
-    let ada = Person::new(gateway);
+    let ada = TestUser::new(gateway);
     let load = start_load(&system, "session");
     let before = json(&system, &["keys", "list"], 0);
     let after = json(&system, &["keys", "rotate"], 0);
@@ -60,7 +60,7 @@ fn keys_are_rotated_under_load_and_no_token_is_refused() {
     );
 
     assert_eq!(me(gateway, &ada.authorization), 200, "a token from before");
-    let eve = Person::new(gateway);
+    let eve = TestUser::new(gateway);
     assert_eq!(me(gateway, &eve.authorization), 200, "a token from after");
     assert_eq!(end(load).summary().failed, 0);
 
@@ -76,7 +76,7 @@ fn keys_are_rotated_under_load_and_no_token_is_refused() {
 #[test]
 fn containers_that_cannot_start_are_removed_and_the_old_ones_serve_on() {
     let system = System::take_turn();
-    let ada = Person::new(&system.gateway);
+    let ada = TestUser::new(&system.gateway);
     let before = ids(&system, "user-service");
     let broken = [("AGORA_JWT_KEYS", "too-short:00")];
     let rollout = ["rollout", "user-service"];

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use crate::{
-    client::{Client, Person, text},
+    client::{Client, TestUser, text},
     program::Call,
     system::System,
     wait,
@@ -14,7 +14,7 @@ fn an_order_by_somebody_new_takes_one_from_the_stock() {
     let system = System::take_turn();
     let gateway = &system.gateway;
     gateway.get("/users/", &[]).expect_status(401);
-    let ada = Person::new(gateway);
+    let ada = TestUser::new(gateway);
     let users = gateway
         .get("/users/", &[("authorization", &ada.authorization)])
         .expect_status(200)
@@ -118,7 +118,7 @@ fn the_storys_five_lines_work_unchanged() {
     let script = story_of_the_readme();
     assert_eq!(script.lines().collect::<Vec<_>>(), LINES);
 
-    let reader = Person::new(&system.gateway);
+    let reader = TestUser::new(&system.gateway);
     let before = reader.available(&system.gateway);
     // Where `localhost` is, and what became of each request, are curl's own settings.
     let folder = tempfile::tempdir().expect("a folder for the test");

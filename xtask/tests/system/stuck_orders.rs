@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::{Person, text},
+    client::{TestUser, text},
     system::System,
     wait,
 };
@@ -32,7 +32,7 @@ impl Drop for Refusing<'_> {
 #[test]
 fn orders_whose_messages_were_purged_are_found_and_repaired_by_hand() {
     let system = System::take_turn();
-    let ada = Person::new(&system.gateway);
+    let ada = TestUser::new(&system.gateway);
     let headers = [("authorization", ada.authorization.as_str())];
     let status = |id: &str| {
         let path = format!("/orders/{id}");

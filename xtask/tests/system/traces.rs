@@ -6,7 +6,7 @@ use serde_json::Value;
 use support::schema;
 
 use crate::{
-    client::Person,
+    client::TestUser,
     load::{RUN_ENDS_WITHIN, Run},
     program::Ended,
     system::System,
@@ -156,8 +156,8 @@ fn the_log_lines_of_an_orders_trace_are_found_by_its_id() {
 #[test]
 fn each_answer_names_its_trace() {
     let system = System::take_turn();
-    let person = Person::new(&system.gateway);
-    let authorization = [("authorization", person.authorization.as_str())];
+    let user = TestUser::new(&system.gateway);
+    let authorization = [("authorization", user.authorization.as_str())];
     let answer = system.gateway.get("/users/me", &authorization);
     let header = answer.expect_status(200).traceresponse;
     let header = header.expect("a `traceresponse` header");

@@ -169,7 +169,7 @@ pub fn statuses(answers: &[u8]) -> Vec<u16> {
 mod tests {
     use super::*;
 
-    fn person(name: &str) -> TestUser {
+    fn test_user(name: &str) -> TestUser {
         TestUser {
             id: format!("01938f70-0000-7aaa-8bbb-cccc{name:0>8}"),
             email: format!("{name}@example.org"),
@@ -179,8 +179,8 @@ mod tests {
 
     fn cast() -> Cast {
         Cast {
-            victim: person("victim"),
-            attacker: person("eve"),
+            victim: test_user("victim"),
+            attacker: test_user("eve"),
         }
     }
 

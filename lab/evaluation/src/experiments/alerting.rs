@@ -74,8 +74,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                 harm("alerts without a notification", arms, |arm| {
                     count(&unheard(arm))
                 }),
-                longest("longest time to notification", arms, told_after),
-                longest("longest time to resolution", arms, over_after),
+                longest("longest time to notification", arms, notified_after),
+                longest("longest time to resolution", arms, resolved_after),
             ],
             context(arms),
         ]
@@ -91,7 +91,7 @@ fn fired(arm: &Arm) -> Vec<FiredAlert> {
 /// Alerts that fired without a notification.
 fn unheard(arm: &Arm) -> Vec<String> {
     let fired = fired(arm).into_iter();
-    let unheard = fired.filter(|alert| alert.told_at.is_none());
+    let unheard = fired.filter(|alert| alert.notified_at.is_none());
     unheard.map(|alert| alert.name).collect()
 }
 
@@ -104,21 +104,21 @@ fn expected(arm: &Arm) -> &'static [Expected] {
 }
 
 /// Seconds from the fault to the first notification of this alert.
-fn told_after(arm: &Arm, name: &str) -> Option<f64> {
+fn notified_after(arm: &Arm, name: &str) -> Option<f64> {
     let from = arm.fault.as_ref()?.in_force?.from;
-    let told = fired(arm).into_iter().filter(|alert| alert.name == name);
-    let first = told.filter_map(|alert| alert.told_at).min()?;
+    let alerts = fired(arm).into_iter().filter(|alert| alert.name == name);
+    let first = alerts.filter_map(|alert| alert.notified_at).min()?;
     Some((first - from).as_seconds_f64())
 }
 
 /// Seconds from the end of the fault until the last of these alerts was notified as resolved; `None` if one never was.
-fn over_after(arm: &Arm, name: &str) -> Option<f64> {
+fn resolved_after(arm: &Arm, name: &str) -> Option<f64> {
     let healed = arm.fault.as_ref()?.healed_at?;
-    let told: Vec<FiredAlert> = fired(arm).into_iter().filter(|a| a.name == name).collect();
-    let over: Option<Vec<_>> = told.iter().map(|alert| alert.over_at).collect();
+    let alerts: Vec<FiredAlert> = fired(arm).into_iter().filter(|a| a.name == name).collect();
+    let resolved: Option<Vec<_>> = alerts.iter().map(|alert| alert.resolved_at).collect();
     // Some are resolved while the fault is still being healed.
     Some(
-        (over?.into_iter().max()? - healed)
+        (resolved?.into_iter().max()? - healed)
             .as_seconds_f64()
             .max(0.0),
     )
@@ -144,8 +144,8 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
             false => false_alarm(arm, &[]),
         };
         let wrong = wrong.or_else(|| {
-            let mut wrong_books = WRONG_LEDGER.iter().filter(|(_, count)| count(arm) > 0);
-            wrong_books
+            let mut wrong_ledger = WRONG_LEDGER.iter().filter(|(_, count)| count(arm) > 0);
+            wrong_ledger
                 .next()
                 .map(|(kind, count)| format!("{} {kind}", count(arm)))
         });
@@ -181,7 +181,7 @@ fn tried(arm: &Arm) -> bool {
 /// The first defect of a fault's notifications; without one the times are added to `times`.
 fn wrong_with_fault(arm: &Arm, times: &mut Vec<String>) -> Option<String> {
     for (alert, fires_within, clears_within) in expected(arm) {
-        match told_after(arm, alert) {
+        match notified_after(arm, alert) {
             None => return Some(format!("no notification for {alert}")),
             Some(after) if after < 0.0 => return Some(format!("{alert} came before the fault")),
             Some(after) if after > *fires_within => {
@@ -189,15 +189,15 @@ fn wrong_with_fault(arm: &Arm, times: &mut Vec<String>) -> Option<String> {
                     "{alert} was notified after {after:.0} s ({fires_within:.0} s are allowed)"
                 ));
             }
-            Some(told) => match over_after(arm, alert) {
-                Some(over) if over <= *clears_within => {
+            Some(notified) => match resolved_after(arm, alert) {
+                Some(resolved) if resolved <= *clears_within => {
                     times.push(format!(
-                        "{alert} notified after {told:.0} s, resolved after {over:.0} s"
+                        "{alert} notified after {notified:.0} s, resolved after {resolved:.0} s"
                     ));
                 }
-                Some(over) => {
+                Some(resolved) => {
                     return Some(format!(
-                        "{alert} was resolved after {over:.0} s ({clears_within:.0} s are allowed)"
+                        "{alert} was resolved after {resolved:.0} s ({clears_within:.0} s are allowed)"
                     ));
                 }
                 None => return Some(format!("no resolution notification for {alert}")),

@@ -405,6 +405,34 @@ pub(super) mod tests {
         }
     }
 
+    /// What refutes an experiment whichever harm it is about, each with a part of the reason: other routes notice the
+    /// fault, or purchases fail for longer than it lasts.
+    pub(in super::super) fn disturbed(shipped: Seconds) -> [(Seconds, &'static str); 3] {
+        [
+            (
+                Seconds {
+                    others_ms: 400.0,
+                    ..shipped
+                },
+                "was 400 ms, and 20 ms before",
+            ),
+            (
+                Seconds {
+                    others_failed: 2,
+                    ..shipped
+                },
+                "2 requests of other routes failed",
+            ),
+            (
+                Seconds {
+                    lingers: 8,
+                    ..shipped
+                },
+                "8.5 s after the healing",
+            ),
+        ]
+    }
+
     /// The same arm without any fault.
     pub(in super::super) fn withheld(mut arm: Arm) -> Arm {
         let fault = arm.fault.as_mut().unwrap();

@@ -10,15 +10,15 @@ use records::evaluation::{Attacks, FaultEffect};
 use system::{http::Client, running::RunningSystem};
 
 use super::{Injection, not_observed, observed};
-use crate::{attacks::try_all, customers};
+use crate::{attacks::try_all, test_users};
 
 /// Signs up victim and attacker, and sends the whole corpus to the gateway at `host:port`; returns a finding for each
 /// attack.
 pub fn attack(gateway: &str) -> anyhow::Result<Vec<Finding>> {
     let client = Client::new(gateway);
     let cast = Cast {
-        victim: customers::sign_up(&client, "victim")?,
-        attacker: customers::sign_up(&client, "attacker")?,
+        victim: test_users::sign_up(&client, "victim")?,
+        attacker: test_users::sign_up(&client, "attacker")?,
     };
     let address = gateway
         .to_socket_addrs()

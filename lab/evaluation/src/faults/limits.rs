@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Where throttling can't be read, a container that uses this much of its limit counts as throttled.
-const STARVED_FROM: f64 = 0.8;
+const THROTTLED_FROM: f64 = 0.8;
 const BYTES_PER_MEBIBYTE: i64 = 1024 * 1024;
 
 /// Asked for as `starve-cpu`.
@@ -73,7 +73,7 @@ impl Injection for StarveCpu {
         let mut all = now.len() == self.before.len();
         for (before, member) in pairs(&self.before, &now) {
             let counted = control::throttled(member).zip(self.throttled_so_far(before, member));
-            let (starved, proof) = match counted {
+            let (throttled, proof) = match counted {
                 Some((now, before)) => {
                     let times = now.saturating_sub(before);
                     let proof = format!("{} was throttled {times} times", name(member));
@@ -81,7 +81,7 @@ impl Injection for StarveCpu {
                 }
                 None => self.by_its_use(member)?,
             };
-            all &= starved;
+            all &= throttled;
             found.push(proof);
         }
         let found = found.join(", ");
@@ -110,7 +110,7 @@ impl StarveCpu {
         let used = control::cpu_percent(member)?;
         let may = f64::from(self.millicores) / 10.0;
         let proof = format!("{} uses {used:.1} % of the {may:.1} % it may", name(member));
-        Ok((used >= may * STARVED_FROM, proof))
+        Ok((used >= may * THROTTLED_FROM, proof))
     }
 }
 

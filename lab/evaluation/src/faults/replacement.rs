@@ -12,7 +12,7 @@ use system::{
 };
 
 use super::{Injection, effect_if, members};
-use crate::customers;
+use crate::test_users;
 
 /// How containers are replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Injection for NewKeys {
 
     fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let in_use = system.signing_keys()?;
-        let token = customers::sign_up(&Client::new(&system.gateway()?), "keys")?.token;
+        let token = test_users::sign_up(&Client::new(&system.gateway()?), "keys")?.token;
         let signed_by = signing_keys::id_in(&token);
         let sets: Vec<String> = in_use.iter().map(|keys| keys.join(", ")).collect();
         let proof = format!(

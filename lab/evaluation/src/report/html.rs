@@ -690,7 +690,7 @@ fn done(arms: &[Arm]) -> Vec<FactRow> {
 
 fn alert(fired: &FiredAlert) -> String {
     let time = |at: DateTime<Utc>| at.format("%H:%M:%S").to_string();
-    match (fired.told_at, fired.over_at) {
+    match (fired.notified_at, fired.resolved_at) {
         (None, _) => format!("{}: no notification", fired.name),
         (Some(told), None) => format!("{} from {}, not resolved", fired.name, time(told)),
         (Some(told), Some(over)) => {

@@ -514,8 +514,8 @@ fn realistic() -> Evaluation {
             let told = |second: f64| (!off).then(|| at(second));
             let fired = names.iter().map(|name| FiredAlert {
                 name: (*name).to_owned(),
-                told_at: told(from + 38.0),
-                over_at: told(from + lasts + 12.0),
+                notified_at: told(from + 38.0),
+                resolved_at: told(from + lasts + 12.0),
             });
             arm.alerts = Some(fired.collect());
             if plan.fault_of(experiment).is_none() {

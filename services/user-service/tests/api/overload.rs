@@ -25,7 +25,8 @@ async fn lock(database: &str, table: &str) -> PgConnection {
 }
 
 async fn sheds(service: &Service, group: &str, reason: &str) -> f64 {
-    let series = format!("agora_requests_shed_total{{lane=\"{group}\",reason=\"{reason}\"}}");
+    let series =
+        format!("agora_requests_shed_total{{route_group=\"{group}\",reason=\"{reason}\"}}");
     service.metric(&series).await
 }
 

@@ -67,9 +67,7 @@ pub(crate) fn replay(
     format: Format,
 ) -> anyhow::Result<Exit> {
     let choice = &options.choice;
-    choice.require_a_word()?;
-    let members = members::running(project)?;
-    let tool = Tool::new(project, &members)?;
+    let tool = choice.tool(project)?;
     if choice.dry_run || options.beyond_inbox_window {
         let done = choice.ask(Task::Replay, &tool, choice.dry_run)?;
         return tell(&done, format);
@@ -90,9 +88,7 @@ pub(crate) fn purge(
     format: Format,
 ) -> anyhow::Result<Exit> {
     let choice = &options.choice;
-    choice.require_a_word()?;
-    let members = members::running(project)?;
-    let tool = Tool::new(project, &members)?;
+    let tool = choice.tool(project)?;
     tell(&choice.ask(Task::Purge, &tool, choice.dry_run)?, format)
 }
 
@@ -129,6 +125,12 @@ fn require_within_inbox_window(
 }
 
 impl Choice {
+    /// The tool, once it is clear which dead letters are meant.
+    fn tool<'a>(&self, project: &'a Project) -> anyhow::Result<Tool<'a>> {
+        self.require_a_word()?;
+        Tool::new(project, &members::running(project)?)
+    }
+
     /// Refuses a call without any condition that doesn't say `--all`.
     fn require_a_word(&self) -> anyhow::Result<()> {
         if self.all || !self.filters.are_absent() {
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn all_letters_of_all_queues_have_to_be_asked_for() {
+    fn all_dead_letters_of_all_queues_have_to_be_asked_for() {
         let error = choice(&["--limit", "5"])
             .unwrap()
             .require_a_word()

@@ -1,4 +1,5 @@
-//! Customers: they place and cancel orders over HTTP as the gateway forwards it, and record what they were promised.
+//! What clients were promised: orders are placed and cancelled over HTTP as the gateway forwards it, and the answers
+//! recorded.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! The note that a command keeps on disk while the system is in a state that the command will undo: a fault in force,
-//! containers being replaced. The note is locked; when its process is killed, the kernel releases the lock, and the
-//! next command undoes what it finds.
+//! The record that a command keeps on disk of its operation in progress, while the system is in a state that the command
+//! will undo: a fault in force, containers being replaced. The record is locked; when its process is killed, the kernel
+//! releases the lock, and the next command undoes what it finds.
 //!
 //! Left out: what was done. Healing looks at the system alone; only an evaluation has to remember more
 //! (`evaluation::run_journal`).
@@ -15,28 +15,28 @@ use anyhow::Context;
 
 use crate::project::{self, Project};
 
-const EXTENSION: &str = "note";
+const EXTENSION: &str = "operation";
 
-/// A note of this process. Dropping it removes it.
+/// The record of an operation of this process. Dropping it removes it.
 #[derive(Debug)]
-pub struct Note {
+pub struct OperationRecord {
     path: PathBuf,
     is_kept: bool,
     _lock: File,
 }
 
-/// The notes on a project's system, each as the text that was left.
+/// The recorded operations on a project's system, each as its description.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Notes {
-    /// Notes whose processes were killed.
+pub struct Operations {
+    /// Those whose processes were killed.
     pub abandoned: Vec<String>,
-    /// Notes whose processes still run.
-    pub lasting: Vec<String>,
+    /// Those whose processes still run.
+    pub running: Vec<String>,
 }
 
-impl Note {
-    /// Leaves a note; `what` says what is being done, for people.
-    pub fn leave(project: &Project, what: &str) -> anyhow::Result<Self> {
+impl OperationRecord {
+    /// Records an operation; `what` describes it for people.
+    pub fn create(project: &Project, what: &str) -> anyhow::Result<Self> {
         let path = folder(project)
             .join(project::new_run_id()?)
             .with_extension(EXTENSION);
@@ -49,7 +49,7 @@ impl Note {
         })
     }
 
-    /// Locked before anybody can see it: an unlocked one is an abandoned one.
+    /// Locked before another process can see it: an unlocked one is an abandoned one.
     fn write(path: &PathBuf, what: &str) -> io::Result<File> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -62,13 +62,13 @@ impl Note {
         Ok(file)
     }
 
-    /// Keeps the note when this is dropped, because what was done could not be undone.
+    /// Keeps the record when this is dropped, because what was done could not be undone.
     pub fn keep(&mut self) {
         self.is_kept = true;
     }
 }
 
-impl Drop for Note {
+impl Drop for OperationRecord {
     fn drop(&mut self) {
         if !self.is_kept {
             // One that stays costs the next command a look.
@@ -77,9 +77,9 @@ impl Drop for Note {
     }
 }
 
-/// All notes of a project's system.
-pub fn all(project: &Project) -> anyhow::Result<Notes> {
-    let mut notes = Notes::default();
+/// All recorded operations on a project's system.
+pub fn all(project: &Project) -> anyhow::Result<Operations> {
+    let mut operations = Operations::default();
     for path in paths(project)? {
         let (what, abandoned) = match look(&path) {
             Ok(found) => found,
@@ -90,15 +90,15 @@ pub fn all(project: &Project) -> anyhow::Result<Notes> {
             }
         };
         if abandoned {
-            notes.abandoned.push(what);
+            operations.abandoned.push(what);
         } else {
-            notes.lasting.push(what);
+            operations.running.push(what);
         }
     }
-    Ok(notes)
+    Ok(operations)
 }
 
-/// Removes the abandoned notes, once what they are about is undone.
+/// Removes the abandoned records, once their operations are undone.
 pub fn forget_abandoned(project: &Project) -> anyhow::Result<()> {
     for path in paths(project)? {
         if look(&path).is_ok_and(|(_, abandoned)| abandoned) {
@@ -109,7 +109,7 @@ pub fn forget_abandoned(project: &Project) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A note's text, and whether its process is gone.
+/// A record's text, and whether its process is gone.
 fn look(path: &PathBuf) -> io::Result<(String, bool)> {
     let what = fs::read_to_string(path)?;
     // Shared, so that two who look don't take each other for its process.
@@ -135,7 +135,7 @@ fn paths(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
 
 /// One for each project: what is done to a test system is not done to a user's.
 fn folder(project: &Project) -> PathBuf {
-    project.outputs().join("under-way").join(&project.name)
+    project.outputs().join("operations").join(&project.name)
 }
 
 #[cfg(test)]
@@ -147,27 +147,27 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_lasting_as_long_as_its_process_has_it_and_gone_with_it() {
+    fn an_operation_is_running_while_its_process_holds_the_record_and_gone_with_it() {
         let root = tempfile::tempdir().unwrap();
         let project = project(&root);
-        assert_eq!(all(&project).unwrap(), Notes::default());
-        let note = Note::leave(&project, "a fault").unwrap();
-        assert_eq!(all(&project).unwrap().lasting, ["a fault"]);
+        assert_eq!(all(&project).unwrap(), Operations::default());
+        let record = OperationRecord::create(&project, "a fault").unwrap();
+        assert_eq!(all(&project).unwrap().running, ["a fault"]);
         forget_abandoned(&project).unwrap();
-        assert_eq!(all(&project).unwrap().lasting, ["a fault"]);
-        drop(note);
-        assert_eq!(all(&project).unwrap(), Notes::default());
+        assert_eq!(all(&project).unwrap().running, ["a fault"]);
+        drop(record);
+        assert_eq!(all(&project).unwrap(), Operations::default());
     }
 
     #[test]
-    fn a_note_without_its_process_is_abandoned_until_it_is_forgotten() {
+    fn a_record_without_its_process_is_abandoned_until_it_is_forgotten() {
         let root = tempfile::tempdir().unwrap();
         let project = project(&root);
-        let mut note = Note::leave(&project, "a fault").unwrap();
-        note.keep();
-        drop(note);
+        let mut record = OperationRecord::create(&project, "a fault").unwrap();
+        record.keep();
+        drop(record);
         assert_eq!(all(&project).unwrap().abandoned, ["a fault"]);
         forget_abandoned(&project).unwrap();
-        assert_eq!(all(&project).unwrap(), Notes::default());
+        assert_eq!(all(&project).unwrap(), Operations::default());
     }
 }
