@@ -1,6 +1,6 @@
 //! `test`: every test, on systems of its own that are brought up before and removed after.
 //!
-//! They are the compose projects `agora-test` and `agora-2-test` (the project's own name with `-test`), with secrets and
+//! They are the compose projects `agora-test` and `agora-test-2` (the project's own name with `-test`), with secrets and
 //! free ports of their own; one that people use beside them stays as it is. The system tests share them out among
 //! themselves; all other tests use the first. `--fast` runs what needs no system, and starts none.
 
