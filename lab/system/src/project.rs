@@ -223,9 +223,10 @@ impl Project {
         self.root.join("target/agora")
     }
 
-    /// The file for the output of a long step.
+    /// The file for the output of a long step. Each project has its own: commands for several of them run side by side.
     pub fn log(&self, step: &str) -> PathBuf {
-        self.outputs().join("logs").join(format!("{step}.log"))
+        let logs = self.outputs().join("logs").join(&self.name);
+        logs.join(format!("{step}.log"))
     }
 
     /// Cargo's target folder.
@@ -468,6 +469,17 @@ mod tests {
         for other in ["agora", "agora-2", "agora-test-mirror", "test"] {
             assert!(!project(other).is_for_tests(), "{other}");
         }
+    }
+
+    #[test]
+    fn projects_of_one_clone_write_no_common_log() {
+        let (one, other) = (
+            Project::at(PathBuf::from("/clone"), "agora-test"),
+            Project::at(PathBuf::from("/clone"), "agora-test-2"),
+        );
+        let logs = Path::new("/clone/target/agora/logs");
+        assert_eq!(one.log("cargo"), logs.join("agora-test/cargo.log"));
+        assert_eq!(other.log("cargo"), logs.join("agora-test-2/cargo.log"));
     }
 
     fn settings(values: &[(&str, &str)]) -> Settings {
