@@ -2,12 +2,19 @@
 //!
 //! Left out: what is in a table; the crate that declares the facts builds it.
 
-use std::{env, fs};
+use std::{
+    env, fs,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use crate::sources;
 
 /// With this variable set, tests write the tables instead of comparing them.
 const WRITE: &str = "AGORA_TEST_WRITE_DOCUMENTS";
+
+/// One test at a time has a page: a page has several tables, and the tests of one program are threads of it.
+static PAGES: Mutex<()> = Mutex::new(());
 
 /// Compares a table in Markdown with the one in a page (a path from the repository's root) that has the same heading, its
 /// first line; or writes it there.
@@ -17,18 +24,32 @@ const WRITE: &str = "AGORA_TEST_WRITE_DOCUMENTS";
 #[track_caller]
 pub fn expect_table(page: &str, table: &str) {
     let path = sources::root().join(page);
-    let document = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{page}: {error}"));
-    let written = with_table(&document, table)
-        .unwrap_or_else(|| panic!("{page} has no table with this heading: {table}"));
-    if env::var_os(WRITE).is_some() {
-        fs::write(&path, written).unwrap_or_else(|error| panic!("{page}: {error}"));
+    let Some(differing) = compare_or_write(&path, table, env::var_os(WRITE).is_some()) else {
         return;
-    }
-    let differing = written.lines().find(|line| !document.contains(line));
-    assert!(
-        written == document,
+    };
+    panic!(
         "{page} isn't what the code says (first difference: {differing:?}); `{WRITE}=1 cargo test --workspace --lib --bins the_reference_has` writes it anew"
     );
+}
+
+/// The first line that differs from the page's; none once it is written.
+#[track_caller]
+fn compare_or_write(page: &Path, table: &str, write: bool) -> Option<String> {
+    let name = page.display();
+    // What another test found in a page is no reason to leave this one out.
+    let _alone = PAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    let document = fs::read_to_string(page).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let written = with_table(&document, table)
+        .unwrap_or_else(|| panic!("{name} has no table with this heading: {table}"));
+    if written == document {
+        return None;
+    }
+    if write {
+        fs::write(page, written).unwrap_or_else(|error| panic!("{name}: {error}"));
+        return None;
+    }
+    let differing = written.lines().find(|line| !document.contains(line));
+    Some(differing.unwrap_or("a line that is gone").to_owned())
 }
 
 /// The document with this table in place of the one with the same heading.
@@ -46,6 +67,32 @@ fn with_table(document: &str, table: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_of_one_page_are_written_side_by_side() {
+        const TABLES: usize = 8;
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.md");
+        let table = |index, row| format!("| {index} |\n|---|\n| {row} |\n");
+        let document = |row| -> String {
+            let tables = (0..TABLES).map(|index| table(index, row));
+            tables.map(|table| format!("\n{table}")).collect()
+        };
+        for round in 0..20 {
+            fs::write(&page, document("before")).unwrap();
+            std::thread::scope(|scope| {
+                for index in 0..TABLES {
+                    let (page, table) = (&page, table(index, "after"));
+                    scope.spawn(move || compare_or_write(page, &table, true));
+                }
+            });
+            let written = fs::read_to_string(&page).unwrap();
+            assert_eq!(written, document("after"), "round {round}");
+        }
+        let differing = compare_or_write(&page, &table(0, "new"), false);
+        assert_eq!(differing.as_deref(), Some("| new |"));
+        assert_eq!(compare_or_write(&page, &table(0, "after"), false), None);
+    }
 
     #[test]
     fn a_table_takes_the_place_of_the_one_with_its_heading() {
