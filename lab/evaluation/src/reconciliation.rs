@@ -23,8 +23,6 @@ use system::{
 /// Clocks of containers on one machine are one clock; a margin for times that are rounded.
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
 const ACCEPTED: u16 = 202;
-/// What the gateway answers when a service doesn't: the service may have done it.
-const GATEWAY_GAVE_UP: [u16; 2] = [502, 504];
 /// How much of a dead letter is read to find its order: an event is smaller.
 const EVENT_BYTES: usize = 4_096;
 /// So few that a statement stays far below the longest argument of a program.
@@ -360,11 +358,10 @@ impl Holdings {
             *dead_letters.entry(letter.reason().to_owned()).or_default() += 1;
         }
         let stored = |id: &&String| !promised.contains(id.as_str());
-        let unanswered = |entry: &&LedgerEntry| match entry.status {
-            None => true,
-            Some(status) => GATEWAY_GAVE_UP.contains(&status),
-        };
-        let unanswered: Vec<&LedgerEntry> = ledger.iter().filter(unanswered).collect();
+        let indeterminate: Vec<&LedgerEntry> = ledger
+            .iter()
+            .filter(|entry| entry.is_indeterminate())
+            .collect();
         Reconciliation {
             undecided: owned(wrong.undecided),
             ghosts: self.ghosts(),
@@ -372,8 +369,8 @@ impl Holdings {
                 .iter()
                 .filter_map(|entry| self.misanswered(entry))
                 .collect(),
-            indeterminate: unanswered.len() as u64,
-            indeterminate_stored: self.happened(&unanswered),
+            indeterminate: indeterminate.len() as u64,
+            indeterminate_stored: self.happened(&indeterminate),
             promised: promised.len() as u64,
             unpromised: self.orders.keys().filter(stored).count() as u64,
             cancellations: cancelled.len() as u64,
@@ -417,11 +414,11 @@ impl Holdings {
     }
 
     /// How many of these requests happened: those whose key an order has. `None` where one has no key.
-    fn happened(&self, unanswered: &[&LedgerEntry]) -> Option<u64> {
+    fn happened(&self, indeterminate: &[&LedgerEntry]) -> Option<u64> {
         let key = |order: &OrderRow| (order.user_id.clone(), order.idempotency_key.clone());
         let stored: BTreeSet<(String, String)> = self.orders.values().map(key).collect();
         let mut happened = 0;
-        for entry in unanswered {
+        for entry in indeterminate {
             let key = (entry.user_id.clone(), entry.idempotency_key.clone()?);
             happened += u64::from(stored.contains(&key));
         }
@@ -641,11 +638,24 @@ mod tests {
             (2, Some(1))
         );
         assert_eq!(found.undecided, ["a"]);
-        let given_up = LedgerEntry {
-            status: Some(504),
+        let answered = |status, error: &str| LedgerEntry {
+            status: Some(status),
+            error: Some(error.to_owned()),
             ..unanswered(Some("k1"))
         };
-        assert_eq!(reconciled(&[given_up]).indeterminate_stored, Some(1));
+        for stored in [
+            answered(504, "504, expected 202"),
+            answered(503, "503 (urn:agora:problem:unavailable), expected 202"),
+            answered(202, "202 with a broken body: unexpected end"),
+        ] {
+            let found = reconciled(&[stored]);
+            assert_eq!(
+                (found.indeterminate, found.indeterminate_stored),
+                (1, Some(1))
+            );
+        }
+        let refused = answered(503, "503 (urn:agora:problem:overloaded), expected 202");
+        assert_eq!(reconciled(&[refused]).indeterminate, 0);
         let unknown = reconciled(&[unanswered(None)]);
         assert_eq!(
             (unknown.indeterminate, unknown.indeterminate_stored),
