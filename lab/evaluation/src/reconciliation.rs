@@ -15,6 +15,7 @@ use records::{
     load::{CancellationEntry, LedgerEntry},
 };
 use serde_json::Value;
+use shared_events::topology::DeadReason;
 use system::{
     dead_letters::{self, DeadLetter, READ_LIMIT, Reader},
     running::RunningSystem,
@@ -257,6 +258,16 @@ fn subject(letter: &DeadLetter) -> Option<String> {
     Some(event.get("subject")?.as_str()?.to_owned())
 }
 
+/// What a dead letter is counted as: its reason, and also that no order of it can be looked for. The word for an unreadable
+/// event says that by itself.
+fn counted_as(letter: &DeadLetter) -> String {
+    let reason = letter.reason();
+    if subject(letter).is_some() || reason == DeadReason::Unreadable.as_str() {
+        return reason.to_owned();
+    }
+    format!("{reason}, of an order that can't be read")
+}
+
 /// The messages that were dead-lettered since `since`, and those without a time.
 pub(super) fn dead_letters_since(
     system: &RunningSystem<'_>,
@@ -355,7 +366,7 @@ impl Holdings {
         }
         let mut dead_letters = BTreeMap::new();
         for letter in &self.dead {
-            *dead_letters.entry(letter.reason().to_owned()).or_default() += 1;
+            *dead_letters.entry(counted_as(letter)).or_default() += 1;
         }
         let stored = |id: &&String| !promised.contains(id.as_str());
         let indeterminate: Vec<&LedgerEntry> = ledger
@@ -605,6 +616,46 @@ mod tests {
         let reconciliation = reconcile(&holdings, &["a"]);
         assert_eq!(reconciliation.ghosts, ["b: dead letter, stock movement"]);
         assert!(reconciliation.lost.is_empty());
+    }
+
+    #[test]
+    fn a_dead_letter_whose_order_cannot_be_looked_for_is_counted_as_such() {
+        let letter = |reason: Option<&str>, payload: &str| DeadLetter {
+            queue: "order_events.dead".to_owned(),
+            id: None,
+            event_type: None,
+            reason: reason.map(str::to_owned),
+            error: None,
+            attempts: None,
+            routing_key: String::new(),
+            failed_at: None,
+            headers: serde_json::Map::new(),
+            payload_bytes: payload.len(),
+            payload: payload.to_owned(),
+        };
+        let event = r#"{"subject": "a", "data": {}}"#;
+        assert_eq!(subject(&letter(None, event)).as_deref(), Some("a"));
+        let holdings = Holdings {
+            dead: vec![
+                letter(Some("rejected"), event),
+                // Longer than what is read of it.
+                letter(Some("rejected"), &event[..20]),
+                letter(None, "{}"),
+                letter(Some("unreadable"), "not an event"),
+            ],
+            ..Holdings::default()
+        };
+        let found = reconcile(&holdings, &[]).dead_letters;
+        let found: Vec<(&str, u64)> = found.iter().map(|(as_, n)| (as_.as_str(), *n)).collect();
+        assert_eq!(
+            found,
+            [
+                ("none given, of an order that can't be read", 1),
+                ("rejected", 1),
+                ("rejected, of an order that can't be read", 1),
+                ("unreadable", 1)
+            ]
+        );
     }
 
     #[test]
