@@ -106,9 +106,9 @@ enum Command {
     Fault(fault::Options),
     /// Undo faults and changes that an interrupted command left behind
     Heal,
-    /// Run every test on a system of its own
+    /// Run every test, on two systems of their own
     Test(test::Options),
-    /// Measure orders processed a second, and the ceilings of broker and database
+    /// Measure orders processed a second, the ceilings of broker and database, the cost of telemetry, and the gateway
     Bench(bench::Options),
     /// Check formatting, lints, docs, dependencies and configuration files
     Check(check::Options),

@@ -23,8 +23,23 @@ static PAGES: Mutex<()> = Mutex::new(());
 /// When the tables differ, or the page has none with this heading.
 #[track_caller]
 pub fn expect_table(page: &str, table: &str) {
+    expect(page, None, table);
+}
+
+/// The same for one of several tables with this heading: the one in the section below a line such as `### Operate`.
+///
+/// # Panics
+/// As [`expect_table`] does, also without such a section.
+#[track_caller]
+pub fn expect_table_below(page: &str, section: &str, table: &str) {
+    expect(page, Some(section), table);
+}
+
+#[track_caller]
+fn expect(page: &str, section: Option<&str>, table: &str) {
     let path = sources::root().join(page);
-    let Some(differing) = compare_or_write(&path, table, env::var_os(WRITE).is_some()) else {
+    let write = env::var_os(WRITE).is_some();
+    let Some(differing) = compare_or_write(&path, section, table, write) else {
         return;
     };
     panic!(
@@ -34,13 +49,20 @@ pub fn expect_table(page: &str, table: &str) {
 
 /// The first line that differs from the page's; none once it is written.
 #[track_caller]
-fn compare_or_write(page: &Path, table: &str, write: bool) -> Option<String> {
+fn compare_or_write(
+    page: &Path,
+    section: Option<&str>,
+    table: &str,
+    write: bool,
+) -> Option<String> {
     let name = page.display();
     // What another test found in a page is no reason to leave this one out.
     let _alone = PAGES.lock().unwrap_or_else(PoisonError::into_inner);
     let document = fs::read_to_string(page).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let written = with_table(&document, table)
-        .unwrap_or_else(|| panic!("{name} has no table with this heading: {table}"));
+    let written = with_table(&document, section, table).unwrap_or_else(|| {
+        let section = section.unwrap_or("the page");
+        panic!("{name} has no table with this heading in {section}: {table}")
+    });
     if written == document {
         return None;
     }
@@ -52,10 +74,18 @@ fn compare_or_write(page: &Path, table: &str, write: bool) -> Option<String> {
     Some(differing.unwrap_or("a line that is gone").to_owned())
 }
 
-/// The document with this table in place of the one with the same heading.
-fn with_table(document: &str, table: &str) -> Option<String> {
+/// The document with this table in place of the one with the same heading, in a section or anywhere.
+fn with_table(document: &str, section: Option<&str>, table: &str) -> Option<String> {
     let heading = table.lines().next()?;
-    let begin = document.find(&format!("\n{heading}\n"))? + 1;
+    let (from, to) = match section {
+        None => (0, document.len()),
+        Some(section) => {
+            let from = document.find(&format!("\n{section}\n"))? + 1 + section.len();
+            let next = document[from..].find("\n#");
+            (from, next.map_or(document.len(), |next| from + next))
+        }
+    };
+    let begin = from + document[from..to].find(&format!("\n{heading}\n"))? + 1;
     let rows = document[begin..]
         .lines()
         .take_while(|line| line.starts_with('|'));
@@ -67,6 +97,17 @@ fn with_table(document: &str, table: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_tables_with_one_heading_the_sections_is_written() {
+        let document = "# Page\n\n## One\n\n| a |\n|---|\n| 1 |\n\n## Two\n\n| a |\n|---|\n| 2 |\n\n## Three\n";
+        let table = "| a |\n|---|\n| 3 |\n";
+        let written = with_table(document, Some("## Two"), table).unwrap();
+        assert_eq!(written, document.replace("| 2 |", "| 3 |"));
+        for without in ["## Three", "## Four"] {
+            assert_eq!(with_table(document, Some(without), table), None);
+        }
+    }
 
     #[test]
     fn tables_of_one_page_are_written_side_by_side() {
@@ -83,24 +124,26 @@ mod tests {
             std::thread::scope(|scope| {
                 for index in 0..TABLES {
                     let (page, table) = (&page, table(index, "after"));
-                    scope.spawn(move || compare_or_write(page, &table, true));
+                    scope.spawn(move || compare_or_write(page, None, &table, true));
                 }
             });
             let written = fs::read_to_string(&page).unwrap();
             assert_eq!(written, document("after"), "round {round}");
         }
-        let differing = compare_or_write(&page, &table(0, "new"), false);
+        let differing = compare_or_write(&page, None, &table(0, "new"), false);
         assert_eq!(differing.as_deref(), Some("| new |"));
-        assert_eq!(compare_or_write(&page, &table(0, "after"), false), None);
+        let same = compare_or_write(&page, None, &table(0, "after"), false);
+        assert_eq!(same, None);
     }
 
     #[test]
     fn a_table_takes_the_place_of_the_one_with_its_heading() {
         let document = "text\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n| c |\n|---|\n| 3 |\n";
         let table = "| a | b |\n|---|---|\n| 4 | 5 |\n| 6 | 7 |\n";
+        let with_table = |document, table| with_table(document, None, table);
         let written = with_table(document, table).unwrap();
         assert_eq!(written, format!("text\n\n{table}\n| c |\n|---|\n| 3 |\n"));
-        assert_eq!(with_table(&written, table).unwrap(), written);
+        assert_eq!(with_table(written.as_str(), table).unwrap(), written);
         // At the document's end.
         let last = "| c |\n|---|\n";
         assert!(
