@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use records::load::TraceResponse;
+use records::load::{OVERLOADED, TraceResponse};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -117,6 +117,17 @@ pub(crate) struct Answer<T> {
     pub(crate) trace: Option<TraceResponse>,
     /// The body of the expected answer, or why there is none.
     pub(crate) outcome: Result<T, String>,
+}
+
+/// What a service answers that is too busy, or has lost what it needs.
+pub(crate) const UNAVAILABLE: u16 = 503;
+
+impl<T> Answer<T> {
+    /// Whether the service was too busy, and has not begun what was asked for.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        let reason = self.outcome.as_ref().err();
+        self.status == Some(UNAVAILABLE) && reason.is_some_and(|reason| reason.contains(OVERLOADED))
+    }
 }
 
 /// Sends one request and reads its answer to the end. The answer is usable when its status is one of the route's, its body

@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::gateway::{Answer, Gateway, Route, exchange};
+use crate::gateway::{Answer, Gateway, Route, UNAVAILABLE, exchange};
 use records::scenario::Scenario;
 
 use crate::options::Options;
@@ -21,9 +21,7 @@ const CONCURRENCY: usize = 4;
 /// How much longer than the run a token must be valid: users start late, and the last requests end late.
 const TOKEN_RESERVE_S: u64 = 60;
 
-/// The status of a service that is too busy, and has not done what was asked for.
-const TOO_BUSY: u16 = 503;
-/// What services ask clients to wait then (`Retry-After`).
+/// What services ask clients to wait after a 503 (`Retry-After`).
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a request is sent again.
 const BUSY_AT_MOST: Duration = Duration::from_secs(30);
@@ -82,7 +80,9 @@ async fn prepare_one(
         request.json(&body)
     };
     let is_theirs = |user: &SignedUp| user.email == email;
-    let signed_up = patiently(Route::SIGN_UP, recorder, sign_up, is_theirs).await?;
+    // After any other 503 the account may be there, and its address taken.
+    let again = Answer::is_overloaded;
+    let signed_up = patiently(Route::SIGN_UP, recorder, sign_up, is_theirs, again).await?;
     let mut account = Account {
         id: signed_up.id,
         email,
@@ -94,10 +94,11 @@ async fn prepare_one(
     }
 
     let log_in = || log_in(gateway, &account);
+    let again = |answer: &Answer<LoggedIn>| answer.status == Some(UNAVAILABLE);
     let LoggedIn {
         access_token,
         expires_in,
-    } = patiently(Route::LOG_IN, recorder, log_in, |_| true).await?;
+    } = patiently(Route::LOG_IN, recorder, log_in, |_| true, again).await?;
     if expires_in < options.run_time.as_secs() + TOKEN_RESERVE_S {
         bail!(
             "a token lives {expires_in} s, too short for this run: \
@@ -115,17 +116,18 @@ pub(crate) fn log_in(gateway: &Gateway, account: &Account) -> reqwest::RequestBu
         .json(&json!({ "email": account.email, "password": account.password }))
 }
 
-/// Sends a request again while the system is too busy for it, as clients do.
+/// Sends a request again, as clients do, while the system is too busy for it: after the answers that allow it.
 async fn patiently<T: DeserializeOwned>(
     route: Route,
     recorder: &Recorder,
     request: impl Fn() -> reqwest::RequestBuilder,
     matches: impl Fn(&T) -> bool,
+    again: impl Fn(&Answer<T>) -> bool,
 ) -> anyhow::Result<T> {
     let begun = Instant::now();
     loop {
         let answer = exchange(route, request(), Instant::now(), &matches).await;
-        if answer.status == Some(TOO_BUSY) && begun.elapsed() < BUSY_AT_MOST {
+        if again(&answer) && begun.elapsed() < BUSY_AT_MOST {
             recorder.count_preparation(route, answer.status);
             tokio::time::sleep(RETRY_AFTER).await;
             continue;

@@ -358,6 +358,21 @@ fn users_are_signed_up_once_a_busy_system_takes_them() {
 }
 
 #[test]
+fn a_sign_up_that_may_have_been_stored_is_not_repeated() {
+    let shop = Shop::open(Behaviour::LosesAnAnswer);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let output = finish(loadtest("checkout", &shop.url(), dir.path()).args(["--run-time", "1s"]));
+
+    assert_ne!(output.status.code(), Some(0));
+    let said = stderr(&output);
+    assert!(said.contains("urn:agora:problem:unavailable"), "{said}");
+    // It would say that the address is taken, and blame the run's id.
+    let repeated = ("POST /auth/signup".to_owned(), Some(409));
+    assert!(!shop.counted().contains_key(&repeated), "{said}");
+    assert!(!said.contains("--run-id was used before"), "{said}");
+}
+
+#[test]
 fn failures_are_counted_and_break_a_threshold() {
     let shop = Shop::open(Behaviour::EveryFifthOrderFails);
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -650,6 +665,8 @@ enum Behaviour {
     HangsUpOnStock,
     /// The first two sign-ups are refused.
     BusyAtFirst,
+    /// The first account is stored, and the service loses its database before the answer.
+    LosesAnAnswer,
     /// Orders of the second that begins half a second after the first one are answered at its end.
     Stalls,
 }
@@ -671,6 +688,8 @@ struct Received {
     orders: Mutex<BTreeMap<String, (i64, u32)>>,
     orders_tried: AtomicU64,
     sign_ups_tried: AtomicU64,
+    /// The address whose sign-up got no answer although it was stored.
+    lost_sign_up: OnceLock<Value>,
     /// The keys of orders.
     keys: Mutex<Vec<String>>,
     /// The order and the answer of each cancellation.
@@ -816,6 +835,17 @@ fn answer(
             if behaviour == Behaviour::BusyAtFirst && number < 2 {
                 let problem = json!({ "type": "urn:agora:problem:overloaded", "status": 503 });
                 return ("/auth/signup", Some(503), problem);
+            }
+            if behaviour == Behaviour::LosesAnAnswer {
+                if number == 0 {
+                    received.lost_sign_up.get_or_init(|| email.clone());
+                    let problem = json!({ "type": "urn:agora:problem:unavailable", "status": 503 });
+                    return ("/auth/signup", Some(503), problem);
+                }
+                if received.lost_sign_up.get() == Some(email) {
+                    let problem = json!({ "type": "urn:agora:problem:email-taken", "status": 409 });
+                    return ("/auth/signup", Some(409), problem);
+                }
             }
             (
                 "/auth/signup",

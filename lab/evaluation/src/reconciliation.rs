@@ -15,6 +15,7 @@ use records::{
     load::{CancellationEntry, LedgerEntry},
 };
 use serde_json::Value;
+use shared_events::topology::DeadReason;
 use system::{
     dead_letters::{self, DeadLetter, READ_LIMIT, Reader},
     running::RunningSystem,
@@ -23,8 +24,6 @@ use system::{
 /// Clocks of containers on one machine are one clock; a margin for times that are rounded.
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
 const ACCEPTED: u16 = 202;
-/// What the gateway answers when a service doesn't: the service may have done it.
-const GATEWAY_GAVE_UP: [u16; 2] = [502, 504];
 /// How much of a dead letter is read to find its order: an event is smaller.
 const EVENT_BYTES: usize = 4_096;
 /// So few that a statement stays far below the longest argument of a program.
@@ -259,6 +258,16 @@ fn subject(letter: &DeadLetter) -> Option<String> {
     Some(event.get("subject")?.as_str()?.to_owned())
 }
 
+/// What a dead letter is counted as: its reason, and also that no order of it can be looked for. The word for an unreadable
+/// event says that by itself.
+fn counted_as(letter: &DeadLetter) -> String {
+    let reason = letter.reason();
+    if subject(letter).is_some() || reason == DeadReason::Unreadable.as_str() {
+        return reason.to_owned();
+    }
+    format!("{reason}, of an order that can't be read")
+}
+
 /// The messages that were dead-lettered since `since`, and those without a time.
 pub(super) fn dead_letters_since(
     system: &RunningSystem<'_>,
@@ -357,14 +366,13 @@ impl Holdings {
         }
         let mut dead_letters = BTreeMap::new();
         for letter in &self.dead {
-            *dead_letters.entry(letter.reason().to_owned()).or_default() += 1;
+            *dead_letters.entry(counted_as(letter)).or_default() += 1;
         }
         let stored = |id: &&String| !promised.contains(id.as_str());
-        let unanswered = |entry: &&LedgerEntry| match entry.status {
-            None => true,
-            Some(status) => GATEWAY_GAVE_UP.contains(&status),
-        };
-        let unanswered: Vec<&LedgerEntry> = ledger.iter().filter(unanswered).collect();
+        let indeterminate: Vec<&LedgerEntry> = ledger
+            .iter()
+            .filter(|entry| entry.is_indeterminate())
+            .collect();
         Reconciliation {
             undecided: owned(wrong.undecided),
             ghosts: self.ghosts(),
@@ -372,8 +380,8 @@ impl Holdings {
                 .iter()
                 .filter_map(|entry| self.misanswered(entry))
                 .collect(),
-            indeterminate: unanswered.len() as u64,
-            indeterminate_stored: self.happened(&unanswered),
+            indeterminate: indeterminate.len() as u64,
+            indeterminate_stored: self.happened(&indeterminate),
             promised: promised.len() as u64,
             unpromised: self.orders.keys().filter(stored).count() as u64,
             cancellations: cancelled.len() as u64,
@@ -417,11 +425,11 @@ impl Holdings {
     }
 
     /// How many of these requests happened: those whose key an order has. `None` where one has no key.
-    fn happened(&self, unanswered: &[&LedgerEntry]) -> Option<u64> {
+    fn happened(&self, indeterminate: &[&LedgerEntry]) -> Option<u64> {
         let key = |order: &OrderRow| (order.user_id.clone(), order.idempotency_key.clone());
         let stored: BTreeSet<(String, String)> = self.orders.values().map(key).collect();
         let mut happened = 0;
-        for entry in unanswered {
+        for entry in indeterminate {
             let key = (entry.user_id.clone(), entry.idempotency_key.clone()?);
             happened += u64::from(stored.contains(&key));
         }
@@ -611,6 +619,46 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_letter_whose_order_cannot_be_looked_for_is_counted_as_such() {
+        let letter = |reason: Option<&str>, payload: &str| DeadLetter {
+            queue: "order_events.dead".to_owned(),
+            id: None,
+            event_type: None,
+            reason: reason.map(str::to_owned),
+            error: None,
+            attempts: None,
+            routing_key: String::new(),
+            failed_at: None,
+            headers: serde_json::Map::new(),
+            payload_bytes: payload.len(),
+            payload: payload.to_owned(),
+        };
+        let event = r#"{"subject": "a", "data": {}}"#;
+        assert_eq!(subject(&letter(None, event)).as_deref(), Some("a"));
+        let holdings = Holdings {
+            dead: vec![
+                letter(Some("rejected"), event),
+                // Longer than what is read of it.
+                letter(Some("rejected"), &event[..20]),
+                letter(None, "{}"),
+                letter(Some("unreadable"), "not an event"),
+            ],
+            ..Holdings::default()
+        };
+        let found = reconcile(&holdings, &[]).dead_letters;
+        let found: Vec<(&str, u64)> = found.iter().map(|(as_, n)| (as_.as_str(), *n)).collect();
+        assert_eq!(
+            found,
+            [
+                ("none given, of an order that can't be read", 1),
+                ("rejected", 1),
+                ("rejected, of an order that can't be read", 1),
+                ("unreadable", 1)
+            ]
+        );
+    }
+
+    #[test]
     fn an_order_that_is_stored_otherwise_than_answered_is_found() {
         let mut holdings = holdings(&[("a", "confirmed", moved(1, 2))]);
         assert!(reconcile(&holdings, &["a"]).misanswered.is_empty());
@@ -641,11 +689,24 @@ mod tests {
             (2, Some(1))
         );
         assert_eq!(found.undecided, ["a"]);
-        let given_up = LedgerEntry {
-            status: Some(504),
+        let answered = |status, error: &str| LedgerEntry {
+            status: Some(status),
+            error: Some(error.to_owned()),
             ..unanswered(Some("k1"))
         };
-        assert_eq!(reconciled(&[given_up]).indeterminate_stored, Some(1));
+        for stored in [
+            answered(504, "504, expected 202"),
+            answered(503, "503 (urn:agora:problem:unavailable), expected 202"),
+            answered(202, "202 with a broken body: unexpected end"),
+        ] {
+            let found = reconciled(&[stored]);
+            assert_eq!(
+                (found.indeterminate, found.indeterminate_stored),
+                (1, Some(1))
+            );
+        }
+        let refused = answered(503, "503 (urn:agora:problem:overloaded), expected 202");
+        assert_eq!(reconciled(&[refused]).indeterminate, 0);
         let unknown = reconciled(&[unanswered(None)]);
         assert_eq!(
             (unknown.indeterminate, unknown.indeterminate_stored),

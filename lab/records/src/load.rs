@@ -24,6 +24,9 @@ pub const ROUTES_FILE: &str = "routes.jsonl";
 pub const BEGUN_FILE: &str = "begun";
 /// One [`CancellationEntry`] as JSON per line, in the order of the answers. Always present, possibly empty.
 pub const CANCELLATIONS_FILE: &str = "cancellations.jsonl";
+/// The `type` of the problem document with which a service that has too much to do refuses a request (503), before any
+/// work of it was begun. A 503 with another type may follow a commit.
+pub const OVERLOADED: &str = "urn:agora:problem:overloaded";
 /// goose's HTML report; closed model only.
 pub const REPORT_FILE: &str = "report.html";
 
@@ -263,8 +266,24 @@ pub struct LedgerEntry {
     pub trace_sampled: Option<bool>,
     /// Time from `intended_at` to the answer, in milliseconds.
     pub latency_ms: u64,
-    /// Why there was no usable answer.
+    /// Why there was no usable answer, with the `type` of its problem document.
     pub error: Option<String>,
+}
+
+impl LedgerEntry {
+    /// Whether its order may be stored although no id of one came back: there was no answer, none that could be read, or one
+    /// that can follow a commit. Two kinds are given before it: a 4xx, and the 503 of a service that is [`OVERLOADED`].
+    pub fn is_indeterminate(&self) -> bool {
+        let refused_unbegun = match self.status {
+            Some(400..=499) => true,
+            Some(503) => self
+                .error
+                .as_ref()
+                .is_some_and(|error| error.contains(OVERLOADED)),
+            _ => false,
+        };
+        self.order_id.is_none() && !refused_unbegun
+    }
 }
 
 /// The content of an answer's `traceresponse` header.
@@ -320,6 +339,54 @@ mod tests {
     use super::*;
 
     const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    #[test]
+    fn an_order_may_be_stored_after_any_answer_that_can_follow_a_commit() {
+        let entry =
+            |status: Option<u16>, error: Option<&str>, order_id: Option<&str>| LedgerEntry {
+                intended_at: DateTime::UNIX_EPOCH,
+                at: DateTime::UNIX_EPOCH,
+                idempotency_key: None,
+                user_id: String::new(),
+                product_id: 1,
+                quantity: 1,
+                status,
+                order_id: order_id.map(str::to_owned),
+                trace_id: None,
+                trace_sampled: None,
+                latency_ms: 1,
+                error: error.map(str::to_owned),
+            };
+        for (status, error) in [
+            (None, "no answer: timed out"),
+            (Some(202), "202 with a broken body: unexpected end"),
+            (Some(202), "202 with an unexpected body: missing field"),
+            (Some(500), "500 (urn:agora:problem:internal), expected 202"),
+            (Some(502), "502, expected 202"),
+            // The database was lost between its commit and its answer.
+            (
+                Some(503),
+                "503 (urn:agora:problem:unavailable), expected 202",
+            ),
+            (Some(503), "503, expected 202"),
+            (Some(504), "504, expected 202"),
+        ] {
+            assert!(
+                entry(status, Some(error), None).is_indeterminate(),
+                "{error}"
+            );
+        }
+        for (status, error) in [
+            (401, "401 (urn:agora:problem:unauthenticated), expected 202"),
+            (422, "422 (urn:agora:problem:invalid), expected 202"),
+            (429, "429 (urn:agora:problem:too-many), expected 202"),
+            (503, "503 (urn:agora:problem:overloaded), expected 202"),
+        ] {
+            let entry = entry(Some(status), Some(error), None);
+            assert!(!entry.is_indeterminate(), "{error}");
+        }
+        assert!(!entry(Some(202), None, Some("o")).is_indeterminate());
+    }
 
     #[test]
     fn an_answers_trace_and_sampled_flag_are_parsed() {

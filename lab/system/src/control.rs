@@ -131,15 +131,15 @@ pub fn throttled(member: &Member) -> Option<u64> {
     count.parse().ok()
 }
 
-/// Where the kernel keeps them, from `/proc/PID/cgroup`: lines of `number:controllers:path`, one of them with
+/// Where the kernel keeps them for a container (by the engine's id), from `/proc/PID/cgroup`: lines of `number:controllers:path`, one of them with
 /// `cpu` in version 1, one without any controller in version 2.
-fn cpu_statistics(groups: &str, member: &str) -> Option<PathBuf> {
+fn cpu_statistics(groups: &str, container_id: &str) -> Option<PathBuf> {
     let found = |wanted: &str| {
         groups.lines().find_map(|line| {
             let mut parts = line.splitn(3, ':').skip(1);
             let (controllers, path) = (parts.next()?, parts.next()?);
             // A process of another machine may have the same number.
-            let ours = path.contains(member);
+            let ours = path.contains(container_id);
             (ours && controllers.split(',').any(|one| one == wanted)).then_some(path)
         })
     };

@@ -4,9 +4,16 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use base::outcome;
 
-use crate::{compose::Compose, engine::docker, members::Member, process::Call, project::Project};
+use crate::{
+    compose::Compose,
+    engine::docker,
+    members::{self, Member},
+    process::Call,
+    project::Project,
+};
 
 /// The limit of a followed log: a day.
 const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -36,12 +43,62 @@ pub fn shown(
         .limit(LIMIT))
 }
 
-/// All lines of a member, each behind the time at which it was written.
+/// All lines of a member, each behind the time at which it was written: those of its standard output, then those of its
+/// standard error. A member that was removed meanwhile took its lines along.
 ///
 /// # Errors
-/// When the engine can't be asked.
+/// When the engine doesn't tell.
 pub fn with_times(member: &Member) -> anyhow::Result<String> {
     let output = docker(["logs", "--timestamps", &member.id]).output()?;
-    let both = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8_lossy(&both).into_owned())
+    lines_of(output.status.success(), &output.stdout, &output.stderr)
+        .with_context(|| format!("failed to read the log of {}", members::name(member)))
+}
+
+/// The lines of both streams. After a failure standard error holds the engine's words instead.
+fn lines_of(succeeded: bool, stdout: &[u8], stderr: &[u8]) -> anyhow::Result<String> {
+    let (mut lines, stderr) = (
+        String::from_utf8_lossy(stdout).into_owned(),
+        String::from_utf8_lossy(stderr),
+    );
+    if !succeeded {
+        anyhow::ensure!(
+            stderr.contains("No such container"),
+            "`docker logs` failed: {}",
+            stderr.trim()
+        );
+        return Ok(String::new());
+    }
+    // The last line of a process that was killed may have no end.
+    if !lines.is_empty() && !lines.ends_with('\n') {
+        lines.push('\n');
+    }
+    lines.push_str(&stderr);
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_stays_a_line_of_its_own() {
+        for (stdout, stderr, lines) in [
+            ("1 a\n2 b", "3 c\n", "1 a\n2 b\n3 c\n"),
+            ("1 a\n", "2 b", "1 a\n2 b"),
+            ("", "1 a\n", "1 a\n"),
+        ] {
+            let found = lines_of(true, stdout.as_bytes(), stderr.as_bytes()).unwrap();
+            assert_eq!(found, lines);
+        }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_an_error_and_no_empty_one() {
+        let failed = |said: &str| lines_of(false, b"1 a\n", said.as_bytes());
+        let error = failed("permission denied\n").unwrap_err();
+        assert_eq!(error.to_string(), "`docker logs` failed: permission denied");
+        // Removed since it was listed: no failure, and no line.
+        let gone = failed("Error response from daemon: No such container: abc");
+        assert_eq!(gone.unwrap(), "");
+    }
 }

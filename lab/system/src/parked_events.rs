@@ -98,16 +98,34 @@ impl Change {
     }
 }
 
-/// Changes parked events, all of them where no id is given; returns the ids of those that were parked.
+/// Which of the parked events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Events {
+    /// Every one.
+    All,
+    /// Those with these ids: none of them without an id.
+    Ids(Vec<String>),
+}
+
+impl Events {
+    fn condition(&self) -> String {
+        match self {
+            Self::All => "true".to_owned(),
+            Self::Ids(ids) => format!("event_id = ANY('{{{}}}'::uuid[])", ids.join(",")),
+        }
+    }
+}
+
+/// Changes parked events; returns the ids of those that were parked.
 ///
 /// # Errors
 /// When a database can't be asked.
 pub fn change(
     system: &RunningSystem<'_>,
     change: Change,
-    ids: &[String],
+    which: &Events,
 ) -> anyhow::Result<Vec<String>> {
-    let sql = change.sql(&condition(ids));
+    let sql = change.sql(&which.condition());
     let mut events = Vec::new();
     for (_, database) in OUTBOXES {
         let changed = system.query(database, &sql)?;
@@ -116,25 +134,25 @@ pub fn change(
     Ok(events)
 }
 
-/// The condition for these ids. Without any id it is every event.
-fn condition(events: &[String]) -> String {
-    if events.is_empty() {
-        return "true".to_owned();
-    }
-    format!("event_id = ANY('{{{}}}'::uuid[])", events.join(","))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_parked_events_are_changed() {
-        let sql = Change::Drop.sql(&condition(&["a".to_owned(), "b".to_owned()]));
-        assert!(sql.contains("event_id = ANY('{a,b}'::uuid[])"), "{sql}");
-        // Never an event that isn't parked.
-        for change in [Change::Retry, Change::Drop] {
-            assert!(change.sql("true").contains(PARKED));
+    fn only_parked_events_are_changed_and_of_them_only_those_that_are_meant() {
+        let ids = |ids: &[&str]| Events::Ids(ids.iter().map(|id| (*id).to_owned()).collect());
+        for (which, condition) in [
+            (ids(&["a", "b"]), "event_id = ANY('{a,b}'::uuid[])"),
+            // Of a list without an id nothing is left, least of all every event.
+            (ids(&[]), "event_id = ANY('{}'::uuid[])"),
+            (Events::All, "true"),
+        ] {
+            assert_eq!(which.condition(), condition);
+            for change in [Change::Retry, Change::Drop] {
+                let sql = change.sql(condition);
+                let only = format!(" WHERE {PARKED} AND {condition} RETURNING event_id");
+                assert!(sql.ends_with(&only), "{sql}");
+            }
         }
     }
 }

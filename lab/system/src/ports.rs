@@ -99,8 +99,8 @@ fn is_taken(port: u16) -> bool {
 }
 
 fn holder(port: u16) -> Option<String> {
-    if let Some(member) = engine::publishers(port).into_iter().next() {
-        return Some(format!("container {member}"));
+    if let Some(container) = engine::publishers(port).into_iter().next() {
+        return Some(format!("container {container}"));
     }
     let filter = format!("sport = :{port}");
     let sockets = Call::new("ss").args(["-Hltnp", &filter]).read().ok()?;

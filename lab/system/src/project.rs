@@ -18,7 +18,8 @@ use crate::{env_file::EnvFile, random};
 /// How the names of all settings begin.
 const OWN_PREFIX: &str = "AGORA_";
 
-/// The suffix that `cargo xtask test` adds to the project's name for its own.
+/// The suffix that `cargo xtask test` adds to the project's name for its own; a number may follow. With the number in front
+/// of it the second system of `agora` would be the first one of a project that is called `agora-2`.
 const TEST_SUFFIX: &str = "-test";
 
 /// Our own services, in the order in which people read about them.
@@ -191,7 +192,7 @@ impl Project {
             1 => String::new(),
             more => format!("-{more}"),
         };
-        let name = format!("{}{number}{TEST_SUFFIX}", self.name);
+        let name = format!("{}{TEST_SUFFIX}{number}", self.name);
         Self {
             root: self.root.clone(),
             env_file: self.outputs().join(format!("test{number}/.env")),
@@ -203,7 +204,7 @@ impl Project {
 
     /// Whether this is a project of the tests.
     pub fn is_for_tests(&self) -> bool {
-        self.name.ends_with(TEST_SUFFIX)
+        is_name_of_tests(&self.name)
     }
 
     /// The same project with one more compose file.
@@ -222,9 +223,10 @@ impl Project {
         self.root.join("target/agora")
     }
 
-    /// The file for the output of a long step.
+    /// The file for the output of a long step. Each project has its own: commands for several of them run side by side.
     pub fn log(&self, step: &str) -> PathBuf {
-        self.outputs().join("logs").join(format!("{step}.log"))
+        let logs = self.outputs().join("logs").join(&self.name);
+        logs.join(format!("{step}.log"))
     }
 
     /// Cargo's target folder.
@@ -370,11 +372,21 @@ fn require_text(variables: impl Iterator<Item = (OsString, OsString)>) -> anyhow
 
 /// Whoever works on the test system means the one with its ports: an `up` without them would take them away.
 fn compose_files(project: &str) -> Vec<&'static str> {
-    if project.ends_with(TEST_SUFFIX) {
+    if is_name_of_tests(project) {
         vec!["compose.yaml", "compose.test.yaml"]
     } else {
         vec!["compose.yaml"]
     }
+}
+
+/// Whether a project with this name is one of the tests: `agora-test`, `agora-test-2`.
+fn is_name_of_tests(project: &str) -> bool {
+    let is_number = |text: &str| text.parse::<usize>().is_ok();
+    let first = match project.rsplit_once('-') {
+        Some((first, number)) if is_number(number) => first,
+        _ => project,
+    };
+    first.ends_with(TEST_SUFFIX)
 }
 
 /// A variable of this process; an empty one counts as not set, as in compose.
@@ -423,7 +435,7 @@ impl Project {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStringExt;
+    use std::{collections::BTreeSet, os::unix::ffi::OsStringExt};
 
     use super::*;
 
@@ -439,6 +451,35 @@ mod tests {
         let ours = (OsString::from("AGORA_HTTP_PORT"), bytes());
         let error = require_text([ours].into_iter()).unwrap_err();
         assert!(error.to_string().contains("AGORA_HTTP_PORT"), "{error}");
+    }
+
+    #[test]
+    fn no_two_projects_share_a_test_system() {
+        let project = |name: &str| Project::at(PathBuf::from("/clone"), name);
+        let mut seen = BTreeSet::new();
+        for name in ["agora", "agora-2", "agora-ci"] {
+            for number in 1..=3 {
+                let system = project(name).nth_for_tests(number);
+                assert!(system.is_for_tests(), "{}", system.name);
+                assert_eq!(system.compose_files.len(), 2, "{}", system.name);
+                assert!(seen.insert(system.name.clone()), "{} twice", system.name);
+            }
+        }
+        assert!(seen.contains("agora-test") && seen.contains("agora-test-2"));
+        for other in ["agora", "agora-2", "agora-test-mirror", "test"] {
+            assert!(!project(other).is_for_tests(), "{other}");
+        }
+    }
+
+    #[test]
+    fn projects_of_one_clone_write_no_common_log() {
+        let (one, other) = (
+            Project::at(PathBuf::from("/clone"), "agora-test"),
+            Project::at(PathBuf::from("/clone"), "agora-test-2"),
+        );
+        let logs = Path::new("/clone/target/agora/logs");
+        assert_eq!(one.log("cargo"), logs.join("agora-test/cargo.log"));
+        assert_eq!(other.log("cargo"), logs.join("agora-test-2/cargo.log"));
     }
 
     fn settings(values: &[(&str, &str)]) -> Settings {

@@ -99,7 +99,7 @@ impl<'a> Rolling<'a> {
     }
 
     /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the
-    /// order in which they go. `containers` stand in the order of their age, the oldest first.
+    /// order in which they go. `members` stand in the order of their age, the oldest first.
     pub fn surplus(members: &[Member], stay: usize) -> Vec<&Member> {
         let mut leaving: Vec<_> = members.iter().rev().collect();
         leaving.sort_by_key(|member| member.is_healthy());
@@ -274,7 +274,7 @@ struct LeftOver<'c> {
     relied_on: Option<&'c Member>,
 }
 
-/// `containers` stand in the order of their age, the oldest first.
+/// `members` stand in the order of their age, the oldest first.
 fn left_over(members: &[Member]) -> LeftOver<'_> {
     let (unstarted, started): (Vec<_>, Vec<_>) =
         members.iter().partition(|member| member.state == "created");

@@ -7,8 +7,9 @@
 //! database accepts tokens that others revoke meanwhile, until it reconnects or the token expires. The alternative would
 //! be to refuse every request during a database outage.
 //!
-//! The set is bounded: one entry per user and one per unexpired token, each of which cost a login. An entry is removed
-//! when everything that it revokes has expired. Left out: who revoked a token, and why.
+//! The set is bounded: one entry per user and one per token, each of which cost a login, and each removed an hour
+//! (`KEPT_BEYOND_EXPIRY`) after all that it revokes has expired. So a clock that is set forward by less than that beyond a
+//! token's end, and back, makes no revoked token valid. Left out: who revoked a token, and why.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -114,7 +115,7 @@ impl Revocations {
                 entries: RwLock::default(),
                 count: lifecycle.metrics().gauge(
                     "agora_revocations_known",
-                    "Unexpired revocations held in memory",
+                    "Revocations held in memory, until an hour after what they revoke has expired",
                 ),
             }),
         };
@@ -186,8 +187,8 @@ impl Revocations {
         old_hash: &str,
         new_hash: &str,
     ) -> Result<bool, sqlx::Error> {
-        // Not the configured lifetime: an earlier process may have issued tokens that live longer. The extra hour covers
-        // logins in progress, which issue their token after this moment, and clock differences.
+        // Not the configured lifetime: an earlier process may have issued tokens that live longer. The extra hour is
+        // for logins in progress, which issue their token after this moment; for clocks there is KEPT_BEYOND_EXPIRY.
         let expires_at =
             Utc::now() + TimeDelta::seconds(MAX_TOKEN_TTL_SECONDS.into()) + TimeDelta::hours(1);
         let generation: Option<i64> = sqlx::query_scalar(

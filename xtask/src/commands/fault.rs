@@ -40,7 +40,7 @@ const LIST: &str = "list";
 impl Subcommand for Task {
     fn augment_subcommands(command: Command) -> Command {
         let list =
-            Command::new(LIST).about("List the faults, and how the effect of each is proved");
+            clap::Command::new(LIST).about("List the faults, and how the effect of each is proved");
         command
             .subcommand_required(true)
             .arg_required_else_help(true)
@@ -73,7 +73,9 @@ fn subcommand(fault: &Declaration) -> Command {
             Form::Flag => arg.long(argument.name()).action(ArgAction::SetTrue),
         }
     });
-    Command::new(fault.name).about(fault.does).args(arguments)
+    clap::Command::new(fault.name)
+        .about(fault.does)
+        .args(arguments)
 }
 
 impl FromArgMatches for Task {

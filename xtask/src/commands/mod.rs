@@ -146,9 +146,9 @@ commands! {
     /// Undo faults and changes that an interrupted command left behind
     // Heals by itself.
     Heal [TextOrJson, LeaveAsIs] => heal::run(project, format);
-    /// Run every test on a system of its own
+    /// Run every test, on two systems of their own
     Test(options: test::Options) [TextOnly, LeaveAsIs] => test::run(project, options);
-    /// Measure orders processed a second, and the ceilings of broker and database
+    /// Measure orders processed a second, the ceilings of broker and database, the cost of telemetry, and the gateway
     Bench(options: bench::Options) [TextOnly, LeaveAsIs] => bench::run(project, options);
     /// Check formatting, lints, docs, dependencies and configuration files
     Check(options: check::Options) [TextOrJson, LeaveAsIs] => check::run(project, options, format);

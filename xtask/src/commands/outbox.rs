@@ -12,7 +12,7 @@ use base::{
 use clap::Subcommand;
 use serde::Serialize;
 use system::{
-    parked_events::{self, Change, Entry},
+    parked_events::{self, Change, Entry, Events},
     project::Project,
     running::RunningSystem,
 };
@@ -114,8 +114,11 @@ fn change(
     options: &ChangeOptions,
     format: Format,
 ) -> anyhow::Result<Exit> {
-    // Without ids it is every event: then clap has required `--all`.
-    let events = parked_events::change(system, change, &options.events)?;
+    let which = match options.all {
+        true => Events::All,
+        false => Events::Ids(options.events.clone()),
+    };
+    let events = parked_events::change(system, change, &which)?;
     let missing: Vec<String> = options
         .events
         .iter()

@@ -1,6 +1,6 @@
 //! `test`: every test, on systems of its own that are brought up before and removed after.
 //!
-//! They are the compose projects `agora-test` and `agora-2-test` (the project's own name with `-test`), with secrets and
+//! They are the compose projects `agora-test` and `agora-test-2` (the project's own name with `-test`), with secrets and
 //! free ports of their own; one that people use beside them stays as it is. The system tests share them out among
 //! themselves; all other tests use the first. `--fast` runs what needs no system, and starts none.
 
@@ -115,7 +115,7 @@ pub(crate) type Address = fn(&[Member], &str, u16) -> anyhow::Result<String>;
 /// The systems that tests or benchmarks run on.
 #[derive(Debug)]
 pub(crate) struct TestSystems {
-    /// How many there are.
+    /// How many there are, [`SYSTEMS`] at most.
     pub(crate) count: usize,
     /// Whether they are left running.
     pub(crate) keep: bool,
@@ -166,14 +166,18 @@ impl TestSystems {
         progress: &Progress,
     ) -> anyhow::Result<Exit> {
         let mut variables = Variables::new();
-        for (index, system) in systems.iter().enumerate() {
-            prepare_env_file(system)?;
-            // What an earlier run left behind, if it was killed.
-            if take_down::is_anything_there(system)? {
+        // What an earlier run left behind, if it was killed. It may have had more systems than this one, and each takes
+        // processor time from every measurement.
+        for number in 1..=SYSTEMS {
+            let left_over = project.nth_for_tests(number);
+            if take_down::is_anything_there(&left_over)? {
                 progress.step("removing an earlier test system", |_| {
-                    take_down::take_down(system, true)
+                    take_down::take_down(&left_over, true)
                 })?;
             }
+        }
+        for (index, system) in systems.iter().enumerate() {
+            prepare_env_file(system)?;
             let members = up::Options::default().bring_up(system, progress)?;
             if index == 0 {
                 variables = environment(system, &members, self.address)?;
@@ -306,6 +310,19 @@ mod tests {
         let known = WITHOUT_A_SYSTEM.iter().chain(&ON_THE_SYSTEM);
         let known: BTreeSet<String> = known.map(|name| (*name).to_owned()).collect();
         assert_eq!(found, known);
+    }
+
+    #[test]
+    fn the_script_of_the_ci_takes_every_test_system_down() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let script = fs::read_to_string(Path::new(root).join(".ci/run")).unwrap();
+        let project = Project::at(root.into(), "agora-ci");
+        let suffixes: Vec<String> = (1..=SYSTEMS)
+            .map(|number| project.nth_for_tests(number).name)
+            .map(|name| name["agora-ci-".len()..].to_owned())
+            .collect();
+        let line = format!("for test in {}; do", suffixes.join(" "));
+        assert!(script.contains(&line), "{line}");
     }
 
     #[test]

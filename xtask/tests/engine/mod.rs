@@ -1,4 +1,4 @@
-//! The engine's set-up from outside, on machines whose engine is a script.
+//! The engine's set-up from outside, and what an earlier command left in it, on machines whose engine is a script.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
@@ -275,4 +275,22 @@ echo "no space left on device"; exit 1"#,
         "{}",
         stderr(&up)
     );
+}
+
+#[test]
+fn a_run_on_one_system_removes_the_second_one_of_a_killed_run() {
+    let machine = Machine::with_stopped_engine("agora-nobody-7");
+    machine.script(
+        "bin/docker",
+        r#"case "$1 $2" in
+"version "*) echo 99.1;;
+"volume ls") case "$*" in *=agora-nobody-7-test-2) echo left-over;; esac;;
+"volume inspect") echo '[{"Name": "left-over", "Labels": null}]';;
+"volume rm") echo "far enough: $3" >&2; exit 1;;
+esac"#,
+    );
+    let test = machine.xtask(&["test", "a_name"], &[]);
+    let said = stderr(&test);
+    assert!(said.contains("removing an earlier test system"), "{said}");
+    assert!(said.contains("far enough: left-over"), "{said}");
 }

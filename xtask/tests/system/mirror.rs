@@ -143,9 +143,11 @@ struct Started<'a>(&'a Path);
 
 impl Drop for Started<'_> {
     fn drop(&mut self) {
-        let down = Call::xtask(PROJECT, self.0, &["down", "--volumes"]).run();
-        if down.code != Some(0) && !std::thread::panicking() {
-            panic!("{}", down.account());
+        let down = Call::xtask(PROJECT, self.0, &["down", "--volumes"]).try_run();
+        if let Err(complaint) = down
+            && !std::thread::panicking()
+        {
+            panic!("{complaint}");
         }
     }
 }

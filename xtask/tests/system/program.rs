@@ -86,9 +86,26 @@ impl Call {
         self.start().end_within(LIMIT)
     }
 
+    /// Runs it where nothing may panic, which is in every drop: a panic during another one aborts all tests. It has a minute,
+    /// too; whatever goes wrong, a failure of its own included, is the error.
+    pub(crate) fn try_run(self) -> Result<Ended, String> {
+        let ended = self.try_start()?.try_end_within(LIMIT)?;
+        match ended.code {
+            Some(0) => Ok(ended),
+            _ => Err(ended.account()),
+        }
+    }
+
     /// Starts it.
     #[track_caller]
     pub(crate) fn start(self) -> Running {
+        match self.try_start() {
+            Ok(running) => running,
+            Err(complaint) => panic!("{complaint}"),
+        }
+    }
+
+    fn try_start(self) -> Result<Running, String> {
         let Self { expression, what } = self;
         let handle = expression
             .stdin_null()
@@ -96,8 +113,8 @@ impl Call {
             .stderr_capture()
             .unchecked()
             .start()
-            .unwrap_or_else(|error| panic!("{what} can't be started: {error}"));
-        Running { handle, what }
+            .map_err(|error| format!("{what} can't be started: {error}"))?;
+        Ok(Running { handle, what })
     }
 }
 
@@ -161,10 +178,20 @@ impl Running {
     /// Waits for its end; panics when that doesn't come in time.
     #[track_caller]
     pub(crate) fn end_within(self, limit: Duration) -> Ended {
+        match self.try_end_within(limit) {
+            Ok(ended) => ended,
+            Err(complaint) => panic!("{complaint}"),
+        }
+    }
+
+    fn try_end_within(self, limit: Duration) -> Result<Ended, String> {
         match self.handle.wait_timeout(limit) {
-            Ok(Some(output)) => Ended::new(&self.what, output),
-            Ok(None) => panic!("{} did not end within {} s", self.what, limit.as_secs()),
-            Err(error) => panic!("{} can't be waited for: {error}", self.what),
+            Ok(Some(output)) => Ok(Ended::new(&self.what, output)),
+            Ok(None) => {
+                let limit = limit.as_secs();
+                Err(format!("{} did not end within {limit} s", self.what))
+            }
+            Err(error) => Err(format!("{} can't be waited for: {error}", self.what)),
         }
     }
 }

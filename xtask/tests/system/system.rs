@@ -177,16 +177,19 @@ impl Project {
 
     /// The ids of the project's containers, stopped ones included.
     fn containers(&self, filter: &[&str]) -> Vec<String> {
+        let ids = self.list(filter).run().expect_code(0).stdout;
+        ids.lines().map(str::to_owned).collect()
+    }
+
+    fn list(&self, filter: &[&str]) -> Call {
         let project = format!("label=com.docker.compose.project={}", &self.name);
         let all = ["ps", "--all", "--quiet", "--filter", &project];
-        let ids = docker(all.into_iter().chain(filter.iter().copied()));
-        ids.lines().map(str::to_owned).collect()
+        Call::new("docker", all.into_iter().chain(filter.iter().copied()))
     }
 
     /// The ids of a service's containers, stopped ones included.
     pub(crate) fn containers_of(&self, service: &str) -> Vec<String> {
-        let label = format!("label=com.docker.compose.service={service}");
-        self.containers(&["--filter", &label])
+        self.containers(&["--filter", &of_service(service)])
     }
 
     /// The id of a service's container.
@@ -245,23 +248,34 @@ impl Project {
     /// Asks one of the databases as superuser; rows of columns.
     #[track_caller]
     pub(crate) fn query(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
-        let postgres = self.container("postgres");
-        let psql = [
-            "exec",
-            &postgres,
-            "psql",
-            "--no-psqlrc",
-            "--tuples-only",
-            "--no-align",
-            "--field-separator=|",
-            "--username=postgres",
-            "--dbname",
-            database,
-            "--command",
-            sql,
-        ];
+        let answer = psql(&self.container("postgres"), database, sql).run();
         let row = |line: &str| line.split('|').map(str::to_owned).collect();
-        docker(psql).lines().map(row).collect()
+        answer.expect_code(0).stdout.lines().map(row).collect()
+    }
+
+    /// Puts databases back into their state, in a drop, where nothing may panic: each statement (database, SQL) is tried,
+    /// whatever became of those before. What could not be put back is also printed.
+    pub(crate) fn put_back(&self, statements: &[(&str, &str)]) -> Result<(), String> {
+        let try_one = |(database, sql): &(&str, &str)| {
+            let postgres = self
+                .list(&["--filter", &of_service("postgres")])
+                .try_run()?;
+            psql(postgres.stdout.trim(), database, sql).try_run()
+        };
+        let complaints: Vec<String> = statements
+            .iter()
+            .filter_map(|statement| {
+                let complaint = try_one(statement).err()?;
+                Some(format!("{} isn't as it was: {complaint}", statement.0))
+            })
+            .collect();
+        complaints
+            .iter()
+            .for_each(|complaint| eprintln!("{complaint}"));
+        match complaints.as_slice() {
+            [] => Ok(()),
+            some => Err(some.join("\n")),
+        }
     }
 
     /// Publishes a message to a stream by hand; the broker has to route it.
@@ -326,6 +340,47 @@ impl Project {
         for stream in topology::ALL {
             let path = format!("/api/queues/%2F/{}/contents", stream.dead_letter_queue());
             self.broker().delete(&path).expect_status(204);
+        }
+    }
+}
+
+fn of_service(service: &str) -> String {
+    format!("label=com.docker.compose.service={service}")
+}
+
+/// A question to a database in a container, as superuser.
+fn psql(container: &str, database: &str, sql: &str) -> Call {
+    let psql = [
+        "exec",
+        container,
+        "psql",
+        "--no-psqlrc",
+        "--tuples-only",
+        "--no-align",
+        "--field-separator=|",
+        "--username=postgres",
+        "--dbname",
+        database,
+        "--command",
+        sql,
+    ];
+    Call::new("docker", psql)
+}
+
+#[test]
+fn what_cannot_be_put_back_panics_nobody_and_keeps_nothing_else_from_being_tried() {
+    let gone = Project {
+        name: "agora-test-nobody".to_owned(),
+        env_file: PathBuf::new(),
+        checkout_run: OnceLock::new(),
+        order_run: OnceLock::new(),
+    };
+    let complaint = gone
+        .put_back(&[("orders", "SELECT 1"), ("inventory", "SELECT 2")])
+        .expect_err("there is no such system");
+    for (database, sql) in [("orders", "SELECT 1"), ("inventory", "SELECT 2")] {
+        for part in [database, sql] {
+            assert!(complaint.contains(part), "{complaint}");
         }
     }
 }

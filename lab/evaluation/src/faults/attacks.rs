@@ -40,7 +40,7 @@ impl Injection for Attacked {
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         Ok(match &self.seen {
             Some(seen) if seen.answered > 0 => observed(format!(
                 "the gateway ended {} of {} attacks with an answer or by closing the connection",
@@ -50,7 +50,7 @@ impl Injection for Attacked {
         })
     }
 
-    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 

@@ -137,7 +137,7 @@ impl Injection for ResetConnections {
         })
     }
 
-    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         // The service connects again by itself.
         Ok(())
     }

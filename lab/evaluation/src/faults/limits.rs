@@ -63,7 +63,7 @@ impl StarveCpu {
 }
 
 impl Injection for StarveCpu {
-    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         control::limit_cpu(&self.before, self.millicores)
     }
 
@@ -135,7 +135,7 @@ impl StarveMemory {
 }
 
 impl Injection for StarveMemory {
-    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         let bytes = i64::from(self.mebibytes) * BYTES_PER_MEBIBYTE;
         let little = Limits {
             memory_bytes: bytes,

@@ -99,7 +99,7 @@ pub(super) fn first_by_id(mut members: Vec<Member>) -> Vec<Member> {
 }
 
 impl Injection for Halted {
-    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         control::halt(self.how, &self.before)
     }
 

@@ -92,7 +92,7 @@ impl Injection for Poison {
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let (routed, count) = (self.routed, self.count);
         let proof = format!(
             "the broker put {routed} of {count} messages that nobody can read into {}",
@@ -101,7 +101,7 @@ impl Injection for Poison {
         Ok(effect_if(routed == count && routed > 0, proof))
     }
 
-    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 }
@@ -192,7 +192,7 @@ impl Injection for Redeliver {
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let (routed, count) = (self.routed, self.count);
         let proof = format!(
             "of the {count} first events published since {}, the broker put {routed} into {} a second time, under the \
@@ -203,7 +203,7 @@ impl Injection for Redeliver {
         Ok(effect_if(routed == count && routed > 0, proof))
     }
 
-    fn heal(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn heal(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 }

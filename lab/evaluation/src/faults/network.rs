@@ -145,7 +145,7 @@ fn gateway_answers(members: &[Member]) -> bool {
 }
 
 impl Injection for Cut {
-    fn inject(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<()> {
+    fn inject(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<()> {
         for member in &self.before {
             control::disconnect(member, &self.network)?;
         }

@@ -107,7 +107,7 @@ impl Injection for PurgeDeadLetters {
         Ok(())
     }
 
-    fn effect(&mut self, _lab: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
+    fn effect(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let (dead, purged) = (self.dead, self.purged);
         let proof = format!("of {dead} dead letters {purged} were purged");
         Ok(effect_if(purged > 0, proof))
