@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use base::outcome;
 
-use crate::{compose::Compose, engine::docker, members::Member, process::Call, project::Project};
+use crate::{
+    Part, compose::Compose, engine::docker, members::Member, process::Call, project::Project,
+};
 
 /// The limit of a followed log: a day.
 const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -17,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// When the program for it is missing, or the system was never started.
 pub fn shown(
     project: &Project,
-    service: Option<&str>,
+    service: Option<Part>,
     last: usize,
     follow: bool,
 ) -> anyhow::Result<Call> {
@@ -30,7 +32,7 @@ pub fn shown(
     let last = last.to_string();
     let mut args = vec!["logs", "--tail", &last];
     args.extend(follow.then_some("--follow"));
-    args.extend(service);
+    args.extend(service.map(Part::name));
     Ok(compose
         .call(project, &project.settings()?, args)
         .limit(LIMIT))
