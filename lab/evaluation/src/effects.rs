@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     experiment::{DeclaredEffect, Experiment, Ratio},
     measurement::Outcome,
-    report::numbers::{self, ratio},
+    numbers::{self, ratio},
     statistics::{
         decision::{self, Bound, Decided, Decision, Why},
         pairs::{Certainty, Interval},

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use records::{evaluation::Arm, scenario::Scenario};
 use serde::{Deserialize, Serialize};
+use system::Part;
 
 use super::{
     faults::Fault,
@@ -105,7 +106,7 @@ pub struct ArmPlan {
     /// The patterns that are off, by name, as in `AGORA_PATTERN_<NAME>`.
     pub patterns_off: &'static [&'static str],
     /// How many replicas a service has, by service; absent where it has one.
-    pub replicas: &'static [(&'static str, u32)],
+    pub replicas: &'static [(Part, u32)],
     /// Overrides of patterns' defaults that differ from what was found, by variable.
     pub overrides: &'static [(&'static str, &'static str)],
     /// The fault of this arm.

@@ -34,11 +34,11 @@ pub use self::{
 };
 use base::progress;
 use records::evaluation::{Attacks, FaultEffect};
+use system::{Part, operation_record::OperationRecord, running::RunningSystem};
 use system::{
     interrupt::{self, Interrupted},
     wait,
 };
-use system::{operation_record::OperationRecord, running::RunningSystem};
 
 /// How often a fault's effect is looked for while it lasts: each look asks the engine, the broker or a database.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -71,66 +71,66 @@ pub enum Fault {
     /// A service's containers are paused.
     Pause {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// One of a service's containers is paused: the first by id.
     PauseOne {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// The container of a service that asked its database last is paused: with several replicas, one that gets
     /// requests.
     PauseInUse {
         /// The service.
-        service: &'static str,
+        service: Part,
         /// The database.
         database: &'static str,
     },
     /// A service's containers are killed (SIGKILL), and started again when healed.
     Kill {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// One of a service's containers is killed, and started again when healed: the first by id.
     KillOne {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// A service's containers are stopped with their grace period, and started again when healed.
     Stop {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// A service's containers are restarted one after the other, each healthy before the next one goes, `rounds` times.
     RollingRestart {
         /// The service.
-        service: &'static str,
+        service: Part,
         /// How often all its containers are restarted.
         rounds: u32,
     },
     /// A service is cut off from one of its networks.
     Cut {
         /// The service.
-        service: &'static str,
+        service: Part,
         /// The network.
         network: &'static str,
     },
     /// The broker closes a service's AMQP connections.
     ResetConnections {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// Each of a service's containers is limited to a part of a core.
     StarveCpu {
         /// The service.
-        service: &'static str,
+        service: Part,
         /// Thousandths of a core for each container.
         millicores: u32,
     },
     /// A service's memory limit is lowered to what makes the kernel end it.
     StarveMemory {
         /// The service.
-        service: &'static str,
+        service: Part,
         /// Memory for each container, in MiB.
         mebibytes: u32,
     },
@@ -170,12 +170,12 @@ pub enum Fault {
     /// A service's containers are replaced one by one, as `rollout` does it.
     Rollout {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// A service's containers are replaced all at once.
     ReplaceAtOnce {
         /// The service.
-        service: &'static str,
+        service: Part,
     },
     /// The signing key is rotated as `keys rotate` does it: the old key still verifies.
     RotateKeys,
@@ -316,7 +316,7 @@ impl Fault {
         use members::{Halted, RollingRestart};
         use replacement::{How, NewKeys, Replaced};
         use system::control::Halt;
-        let all = |service| system.members_of(service);
+        let all = |service: Part| system.members_of(service);
         Ok(match self {
             Self::Pause { service } => Box::new(Halted::new(Halt::Pause, all(service)?)),
             Self::PauseOne { service } => Box::new(Halted::new(

@@ -18,6 +18,7 @@ pub mod history;
 mod load;
 pub mod measurement;
 pub mod noise;
+pub mod numbers;
 pub mod reconciliation;
 mod repair;
 pub mod report;

@@ -805,7 +805,7 @@ fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
         cores: capacity.cores,
         memory_bytes: capacity.memory_bytes,
         images: images
-            .map(|member| (member.service, member.image))
+            .map(|member| (member.service.to_string(), member.image))
             .collect(),
     })
 }
@@ -820,7 +820,7 @@ fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wan
     Wanted {
         patterns_off: patterns_off.map(str::to_owned).collect(),
         replicas: replicas
-            .map(|(service, count)| ((*service).to_owned(), *count))
+            .map(|(service, count)| (*service, *count))
             .collect(),
         overrides,
     }

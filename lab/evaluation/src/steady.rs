@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use base::test_user::TestUser;
 use records::evaluation::{Measure, Steadiness};
 use serde_json::Value;
-use system::{extras, http::Client, members::Member, running::RunningSystem, wait};
+use system::{http::Client, members::Member, running::RunningSystem, wait};
 
 use super::test_users;
 
@@ -94,7 +94,7 @@ fn look(system: &RunningSystem<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Mea
     let members = system.members()?;
     let sick: Vec<String> = members
         .iter()
-        .filter(|member| !member.is_healthy() && !extras::is_optional(member))
+        .filter(|member| !member.is_healthy() && !member.service.is_optional())
         .map(|member: &Member| format!("{} {}", member.service, member.condition()))
         .collect();
     let healthy = Measure {

@@ -7,10 +7,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use records::alerts::{HISTORY_PATH, History};
 
 use crate::{
+    Part,
     http::Client,
     members::{self, Member},
-    project::ALERT_RECEIVER,
 };
+
+const RECEIVER: Part = Part::AlertReceiver;
 
 /// A client of the project's receiver.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ impl AlertReceiver {
     /// The receiver among these containers.
     pub fn new(members: &[Member]) -> anyhow::Result<Self> {
         Ok(Self {
-            client: Client::new(&members::published_by(members, ALERT_RECEIVER)?),
+            client: Client::new(&members::published_by(members, RECEIVER)?),
         })
     }
 
@@ -33,8 +35,8 @@ impl AlertReceiver {
         let answer = self.client.get(HISTORY_PATH, &[], &query)?;
         if answer.status != 200 {
             return Err(outcome::unavailable(
-                format!("{ALERT_RECEIVER} refuses: {}", answer.shown()),
-                format!("`cargo xtask logs {ALERT_RECEIVER}` says why"),
+                format!("{RECEIVER} refuses: {}", answer.shown()),
+                format!("`cargo xtask logs {RECEIVER}` says why"),
             ));
         }
         answer.json()

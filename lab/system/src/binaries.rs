@@ -15,10 +15,7 @@ use std::{
 use anyhow::Context;
 use base::{outcome, progress::Step};
 
-use crate::{
-    process::Call,
-    project::{Project, own_images},
-};
+use crate::{Part, process::Call, project::Project};
 
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// The name of the load generator's package and binary.
@@ -49,7 +46,7 @@ pub fn build(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
 
 fn build_natively(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
     let target = linux_target()?;
-    let packages = own_images().chain([LOADTEST]);
+    let packages = Part::built().map(Part::name).chain([LOADTEST]);
     // The flags stand in this child's environment alone: in a configuration file they would reach
     // every other build and compile it all again.
     cargo(project)
@@ -71,10 +68,10 @@ fn build_in_container(project: &Project, step: &Step) -> anyhow::Result<Binaries
     let target = linux_target()?;
     let folder = project.outputs().join("linux");
     fs::create_dir_all(&folder)?;
-    let packages: String = own_images()
+    let packages: String = Part::built()
         .map(|package| format!(" --package {package}"))
         .collect();
-    let binaries: String = own_images()
+    let binaries: String = Part::built()
         .map(|package| format!(" /target/{target}/release/{package}"))
         .collect();
     let script =
@@ -139,7 +136,7 @@ fn linux_target() -> anyhow::Result<&'static str> {
 
 /// Copies each service's and tool's binary into its build context, where it differs from what is there.
 pub fn stage(project: &Project, binaries: &Binaries) -> anyhow::Result<()> {
-    for service in own_images() {
+    for service in Part::built().map(Part::name) {
         let context = project.binaries().join(service);
         fs::create_dir_all(&context)
             .with_context(|| format!("failed to create {}", context.display()))?;

@@ -11,6 +11,7 @@ use base::{
 };
 
 use crate::{
+    Part,
     binaries::{self, Binaries},
     compose::Compose,
     configuration, engine, engine_setup,
@@ -22,7 +23,7 @@ use crate::{
     members::{self, Member},
     ports,
     process::tail,
-    project::{PORTS, Project, SERVICES, Settings},
+    project::{PORTS, Project, Settings},
     service_images, switches,
     take_down::take_down,
 };
@@ -185,7 +186,7 @@ fn start(
     step: &Step,
 ) -> anyhow::Result<()> {
     // Without this option Compose would leave one container of each.
-    let scales = SERVICES.map(|service| {
+    let scales = Part::services().map(|service| {
         let of_service = before
             .iter()
             .filter(|member| member.service == service && !member.provisional);
@@ -217,7 +218,7 @@ fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
     let members = members::all(project).unwrap_or_default();
     let sick: Vec<String> = members
         .iter()
-        .filter(|member| !member.is_healthy() && !extras::is_optional(member))
+        .filter(|member| !member.is_healthy() && !member.service.is_optional())
         .map(|member| {
             let log = tail(&members::last_lines(member, LOG_LINES), LOG_LINES);
             format!(
@@ -251,18 +252,18 @@ fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
 /// When they can't be started, or aren't healthy in time.
 pub fn gateways_to_compare_with(
     system: &Project,
-    services: &[&str],
+    gateways: &[Part],
     step: &Step,
 ) -> anyhow::Result<()> {
     let compose = Compose::find_or_fetch(system, step)?;
     let with_gateways = system.clone().with_compose_file("compose.bench.yaml");
-    let services = services.iter().copied().chain(["trivial-service"]);
+    let services = gateways.iter().copied().chain([Part::TrivialService]);
     compose
         .up(
             &with_gateways,
             &system.settings()?,
             GATEWAYS_WITHIN_SECONDS,
-            services,
+            services.map(Part::name),
         )
         .logged(&system.log("compose-bench"), |line| step.update(line))
 }

@@ -11,33 +11,32 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    Part,
     compose::Compose,
     process::Call,
     project::{Project, Settings},
     random,
 };
 
-/// The setting that carries a hash, and the folder below `observability/` that it is made from. PostgreSQL
+/// The setting that carries a hash, and the part from whose folder below `observability/` it is made. PostgreSQL
 /// isn't among them: its files are read once, when its volume is made.
-const FOLDERS: [(&str, &str); 8] = [
-    ("AGORA_CONFIGURATION_TRAEFIK", "traefik"),
-    ("AGORA_CONFIGURATION_RABBITMQ", "rabbitmq"),
-    ("AGORA_CONFIGURATION_PROMETHEUS", "prometheus"),
-    ("AGORA_CONFIGURATION_ALERTMANAGER", "alertmanager"),
-    ("AGORA_CONFIGURATION_LOKI", "loki"),
-    ("AGORA_CONFIGURATION_ALLOY", "alloy"),
-    ("AGORA_CONFIGURATION_GRAFANA", "grafana"),
-    ("AGORA_CONFIGURATION_JAEGER", "jaeger"),
+const FOLDERS: [(&str, Part); 8] = [
+    ("AGORA_CONFIGURATION_TRAEFIK", Part::Traefik),
+    ("AGORA_CONFIGURATION_RABBITMQ", Part::RabbitMq),
+    ("AGORA_CONFIGURATION_PROMETHEUS", Part::Prometheus),
+    ("AGORA_CONFIGURATION_ALERTMANAGER", Part::Alertmanager),
+    ("AGORA_CONFIGURATION_LOKI", Part::Loki),
+    ("AGORA_CONFIGURATION_ALLOY", Part::Alloy),
+    ("AGORA_CONFIGURATION_GRAFANA", Part::Grafana),
+    ("AGORA_CONFIGURATION_JAEGER", Part::Jaeger),
 ];
 
 /// The hashes in hexadecimal, by the setting that carries them.
 pub fn hashes(project: &Project) -> anyhow::Result<BTreeMap<&'static str, String>> {
-    let hash = |(setting, folder)| {
+    let hash = |(setting, part): (_, Part)| {
         let mut hasher = Sha256::new();
-        add_folder(
-            &mut hasher,
-            &project.root.join("observability").join(folder),
-        )?;
+        let folder = project.root.join("observability").join(part.name());
+        add_folder(&mut hasher, &folder)?;
         Ok((setting, random::spelled(&hasher.finalize()[..8])))
     };
     FOLDERS.into_iter().map(hash).collect()

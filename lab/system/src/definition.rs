@@ -9,7 +9,7 @@ use base::outcome;
 use serde::Deserialize;
 
 use crate::{
-    control,
+    Part, control,
     members::{Limits, Member},
     running::RunningSystem,
 };
@@ -52,8 +52,11 @@ impl Definition {
     }
 
     /// The engine's name of a service's network.
-    pub fn network(&self, service: &str, network: &str) -> anyhow::Result<&str> {
-        let networks = self.services.get(service).map(|service| &service.networks);
+    pub fn network(&self, service: Part, network: &str) -> anyhow::Result<&str> {
+        let networks = self
+            .services
+            .get(service.name())
+            .map(|service| &service.networks);
         let known = networks.filter(|networks| networks.contains_key(network));
         match (known, self.networks.get(network)) {
             (Some(_), Some(network)) => Ok(&network.name),
@@ -70,7 +73,7 @@ impl Definition {
 
     /// Connects a container to the networks that it lacks, under its aliases; returns their names in compose.yaml.
     pub fn reconnect(&self, member: &Member) -> anyhow::Result<Vec<String>> {
-        let Some(service) = self.services.get(&member.service) else {
+        let Some(service) = self.services.get(member.service.name()) else {
             return Ok(Vec::new());
         };
         let mut reconnected = Vec::new();
@@ -82,8 +85,8 @@ impl Definition {
                 continue;
             }
             let others = attachment.iter().flat_map(|attachment| &attachment.aliases);
-            let aliases = [&member.service].into_iter().chain(others);
-            control::connect(member, name, aliases.map(String::as_str))?;
+            let aliases = [member.service.name()].into_iter();
+            control::connect(member, name, aliases.chain(others.map(String::as_str)))?;
             reconnected.push(network.clone());
         }
         Ok(reconnected)
@@ -91,7 +94,7 @@ impl Definition {
 
     /// The memory limits that a container should have.
     pub fn limits(&self, member: &Member) -> anyhow::Result<Limits> {
-        let service = self.services.get(&member.service);
+        let service = self.services.get(member.service.name());
         let Some(text) = service.and_then(|service| service.mem_limit.as_ref()) else {
             return Ok(Limits::default());
         };
@@ -119,10 +122,10 @@ mod tests {
     fn a_services_networks_are_known_by_the_engines_names() {
         let definition: Definition = serde_json::from_str(CONFIG).unwrap();
         assert_eq!(
-            definition.network("rabbitmq", "data").unwrap(),
+            definition.network(Part::RabbitMq, "data").unwrap(),
             "agora_data"
         );
-        let error = definition.network("rabbitmq", "edge").unwrap_err();
+        let error = definition.network(Part::RabbitMq, "edge").unwrap_err();
         assert_eq!(outcome::Exit::of(&error), outcome::Exit::Usage);
         assert!(error.to_string().contains("data, ui"), "{error}");
     }

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, thread};
 use base::progress::Step;
 
 use crate::{
+    Part,
     compose::Compose,
     engine,
     env_file::EnvFile,
@@ -20,39 +21,38 @@ use crate::{
 };
 
 /// Loki's service, and its port inside the container; it publishes none.
-pub const LOKI: (&str, u16) = ("loki", 3100);
+pub const LOKI: (Part, u16) = (Part::Loki, 3100);
 
 /// How long the parts may take until they are healthy.
 const HEALTHY_WITHIN_SECONDS: u64 = 120;
 
 /// A part that the system can do without.
 #[derive(Debug, Clone, Copy)]
-struct Part {
-    /// The compose service.
-    service: &'static str,
+struct Extra {
+    part: Part,
     /// The setting that names its image.
     setting: &'static str,
     /// Another part without which it is of no use.
-    needs: Option<&'static str>,
+    needs: Option<Part>,
     /// What its absence costs, and what serves in its place.
     without: &'static str,
 }
 
-const PARTS: [Part; 3] = [
-    Part {
-        service: "loki",
+const EXTRAS: [Extra; 3] = [
+    Extra {
+        part: Part::Loki,
         setting: "AGORA_IMAGE_LOKI",
         needs: None,
         without: "log lines can't be searched in a browser: use `cargo xtask logs` and `logs --trace ID`",
     },
-    Part {
-        service: "alloy",
+    Extra {
+        part: Part::Alloy,
         setting: "AGORA_IMAGE_ALLOY",
-        needs: Some("loki"),
+        needs: Some(Part::Loki),
         without: "nothing ships log lines to Loki: `cargo xtask logs` reads them from the engine",
     },
-    Part {
-        service: "grafana",
+    Extra {
+        part: Part::Grafana,
         setting: "AGORA_IMAGE_GRAFANA",
         needs: None,
         without: "no dashboards: use Prometheus's and Jaeger's own pages; `cargo xtask verify-dashboards` asks what \
@@ -60,19 +60,9 @@ const PARTS: [Part; 3] = [
     },
 ];
 
-/// The services of all optional parts.
-pub fn services() -> impl Iterator<Item = &'static str> {
-    PARTS.into_iter().map(|part| part.service)
-}
-
-/// Whether a container belongs to an optional part, so that its health doesn't count for the system's.
-pub fn is_optional(member: &Member) -> bool {
-    services().any(|service| service == member.service)
-}
-
 /// The parts' pins, with the mirror in place of their registry if one is named.
 pub fn upstream(project: &Project) -> anyhow::Result<References> {
-    images::upstream_of(project, &PARTS.map(|part| part.setting))
+    images::upstream_of(project, &EXTRAS.map(|extra| extra.setting))
 }
 
 /// What to do for a part.
@@ -117,48 +107,51 @@ pub fn start(
     let mut file = EnvFile::read(&project.env_file)?;
     let others_pulled = *others == images::upstream(project)?;
     let mut missing = obtain(project, &pins, &file, source, others_pulled, step)?;
-    for part in PARTS {
+    for Extra { part, setting, .. } in EXTRAS {
         // An empty reference records that the registry didn't have it.
-        let reference = match missing.get(part.service) {
-            None => pins[part.setting].as_str(),
+        let reference = match missing.get(&part) {
+            None => pins[setting].as_str(),
             Some(_) => "",
         };
-        if !reference.is_empty() || file.get(part.setting).is_some() || others_pulled {
-            file.set(part.setting, reference);
+        if !reference.is_empty() || file.get(setting).is_some() || others_pulled {
+            file.set(setting, reference);
         }
     }
     file.save()?;
     if let Some(taken) = port_conflict(settings, &members::all(project)?)? {
-        missing.entry("grafana").or_insert(taken);
+        missing.entry(Part::Grafana).or_insert(taken);
     }
     let chosen = startable(&missing);
+    let names: Vec<&str> = chosen.iter().map(|part| part.name()).collect();
     if !chosen.is_empty() {
         let settings = settings.with(&pins);
-        if let Err(error) = compose_up(project, compose, &settings, &chosen, step) {
+        if let Err(error) = compose_up(project, compose, &settings, &names, step) {
             if error.is::<Interrupted>() {
                 return Err(error);
             }
             step.say(&format!(
                 "not all of {} are healthy; `cargo xtask logs SERVICE` says why, and the rest of the system is not \
                  concerned",
-                chosen.join(", ")
+                names.join(", ")
             ));
         }
     }
-    for part in PARTS.iter().filter(|part| !chosen.contains(&part.service)) {
-        let why = missing
-            .get(part.service)
-            .map_or("it is of no use alone", String::as_str);
-        step.say(&format!("no {} ({why}): {}", part.service, part.without));
+    for Extra { part, without, .. } in EXTRAS {
+        if !chosen.contains(&part) {
+            let why = missing
+                .get(&part)
+                .map_or("it is of no use alone", String::as_str);
+            step.say(&format!("no {part} ({why}): {without}"));
+        }
     }
-    step.result(match chosen.as_slice() {
+    step.result(match names.as_slice() {
         [] => "none".to_owned(),
-        chosen => chosen.join(", "),
+        names => names.join(", "),
     });
     Ok(())
 }
 
-/// Pulls the images that can be had; returns the services without one, each with the reason.
+/// Pulls the images that can be had; returns the parts without one, each with the reason.
 fn obtain(
     project: &Project,
     pins: &References,
@@ -166,21 +159,21 @@ fn obtain(
     source: Source,
     others_pulled: bool,
     step: &Step,
-) -> anyhow::Result<BTreeMap<&'static str, String>> {
+) -> anyhow::Result<BTreeMap<Part, String>> {
     let mut missing = BTreeMap::new();
     let mut to_pull = Vec::new();
-    for part in PARTS {
-        let here = engine::image(&pins[part.setting])?.is_some();
-        let asked_before = file.get(part.setting) == Some("");
+    for Extra { part, setting, .. } in EXTRAS {
+        let here = engine::image(&pins[setting])?.is_some();
+        let asked_before = file.get(setting) == Some("");
         match plan(source, others_pulled, here, asked_before) {
             Plan::Start => {}
-            Plan::Pull => to_pull.push(part),
+            Plan::Pull => to_pull.push((part, setting)),
             Plan::Leave if asked_before => {
                 let why = "the registry didn't have it; `cargo xtask up --images pull` asks again";
-                missing.insert(part.service, why.to_owned());
+                missing.insert(part, why.to_owned());
             }
             Plan::Leave => {
-                missing.insert(part.service, "there is no local recipe for it".to_owned());
+                missing.insert(part, "there is no local recipe for it".to_owned());
             }
         }
     }
@@ -191,12 +184,13 @@ fn obtain(
     thread::scope(|scope| {
         let pulls: Vec<_> = to_pull
             .iter()
-            .map(|part| {
-                let reference = &pins[part.setting];
-                (part, scope.spawn(|| images::pull_one(project, reference)))
+            .map(|&(part, setting)| {
+                let reference = &pins[setting];
+                let pull = scope.spawn(|| images::pull_one(project, reference));
+                (part, reference, pull)
             })
             .collect();
-        for (part, pull) in pulls {
+        for (part, reference, pull) in pulls {
             let pulled = pull
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -204,8 +198,7 @@ fn obtain(
                 Ok(()) => {}
                 Err(error) if error.is::<Interrupted>() => return Err(error),
                 Err(_) => {
-                    let why = format!("{} can't be pulled", pins[part.setting]);
-                    missing.insert(part.service, why);
+                    missing.insert(part, format!("{reference} can't be pulled"));
                 }
             }
         }
@@ -213,13 +206,13 @@ fn obtain(
     })
 }
 
-/// The services that can be started and are of use, given those that are missing.
-fn startable(missing: &BTreeMap<&'static str, String>) -> Vec<&'static str> {
-    let usable = PARTS.into_iter().filter(|part| {
-        let has = |service: &str| !missing.contains_key(service);
-        has(part.service) && part.needs.is_none_or(has)
+/// The parts that can be started and are of use, given those that are missing.
+fn startable(missing: &BTreeMap<Part, String>) -> Vec<Part> {
+    let usable = EXTRAS.into_iter().filter(|extra| {
+        let has = |part| !missing.contains_key(&part);
+        has(extra.part) && extra.needs.is_none_or(has)
     });
-    usable.map(|part| part.service).collect()
+    usable.map(|extra| extra.part).collect()
 }
 
 /// Why Grafana can't have its port. A port that another program has is no reason to fail.
@@ -254,11 +247,9 @@ mod tests {
 
     use super::*;
 
-    fn missing(services: &[&'static str]) -> BTreeMap<&'static str, String> {
-        services
-            .iter()
-            .map(|service| (*service, "gone".to_owned()))
-            .collect()
+    fn missing(parts: &[Part]) -> BTreeMap<Part, String> {
+        let parts = parts.iter();
+        parts.map(|part| (*part, "gone".to_owned())).collect()
     }
 
     #[test]
@@ -283,11 +274,12 @@ mod tests {
 
     #[test]
     fn one_missing_part_keeps_only_those_away_that_need_it() {
-        assert_eq!(startable(&missing(&[])), ["loki", "alloy", "grafana"]);
-        assert_eq!(startable(&missing(&["grafana"])), ["loki", "alloy"]);
-        assert_eq!(startable(&missing(&["alloy"])), ["loki", "grafana"]);
-        assert_eq!(startable(&missing(&["loki"])), ["grafana"]);
-        assert_eq!(startable(&missing(&["loki", "alloy", "grafana"])), [""; 0]);
+        use Part::{Alloy, Grafana, Loki};
+        assert_eq!(startable(&missing(&[])), [Loki, Alloy, Grafana]);
+        assert_eq!(startable(&missing(&[Grafana])), [Loki, Alloy]);
+        assert_eq!(startable(&missing(&[Alloy])), [Loki, Grafana]);
+        assert_eq!(startable(&missing(&[Loki])), [Grafana]);
+        assert_eq!(startable(&missing(&[Loki, Alloy, Grafana])), []);
     }
 
     #[test]
@@ -295,17 +287,17 @@ mod tests {
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
         let pins = EnvFile::read(&root.join("images/upstream.env")).unwrap();
         let compose = std::fs::read_to_string(root.join("compose.yaml")).unwrap();
-        for part in PARTS {
+        let parts: Vec<Part> = EXTRAS.iter().map(|extra| extra.part).collect();
+        assert_eq!(parts, Vec::from_iter(Part::optional()));
+        for Extra { part, setting, .. } in EXTRAS {
             assert!(
-                pins.get(part.setting).is_some_and(|pin| pin.contains(':')),
-                "{}",
-                part.setting
+                pins.get(setting).is_some_and(|pin| pin.contains(':')),
+                "{setting}"
             );
             let service = format!(
-                "\n  {}:\n    <<: *bounded\n    profiles: [pulled]\n    image: ${{{}:-",
-                part.service, part.setting
+                "\n  {part}:\n    <<: *bounded\n    profiles: [pulled]\n    image: ${{{setting}:-"
             );
-            assert!(compose.contains(&service), "{}", part.service);
+            assert!(compose.contains(&service), "{part}");
         }
     }
 }

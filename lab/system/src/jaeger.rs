@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    Part,
     http::{Answer, Client, segment},
     members::{self, Member},
 };
@@ -31,7 +32,7 @@ impl Jaeger {
     /// The trace store among these containers.
     pub fn new(members: &[Member]) -> anyhow::Result<Self> {
         Ok(Self {
-            client: Client::new(&members::published_by(members, "jaeger")?),
+            client: Client::new(&members::published_by(members, Part::Jaeger)?),
         })
     }
 

@@ -32,6 +32,7 @@ pub mod logs;
 pub mod members;
 pub mod operation_record;
 pub mod parked_events;
+pub mod part;
 pub mod ports;
 pub mod prerequisites;
 pub mod process;
@@ -49,3 +50,5 @@ pub mod take_down;
 pub mod test_users;
 pub mod wait;
 pub mod wire;
+
+pub use part::Part;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use base::outcome;
 
 use crate::{
+    Part,
     compose::Compose,
     engine::docker,
     members::{self, Member},
@@ -24,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// When the program for it is missing, or the system was never started.
 pub fn shown(
     project: &Project,
-    service: Option<&str>,
+    service: Option<Part>,
     last: usize,
     follow: bool,
 ) -> anyhow::Result<Call> {
@@ -37,7 +38,7 @@ pub fn shown(
     let last = last.to_string();
     let mut args = vec!["logs", "--tail", &last];
     args.extend(follow.then_some("--follow"));
-    args.extend(service);
+    args.extend(service.map(Part::name));
     Ok(compose
         .call(project, &project.settings()?, args)
         .limit(LIMIT))

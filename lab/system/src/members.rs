@@ -16,8 +16,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
+    Part,
     engine::{self, docker},
-    project::{PORTS, Project, PublishedPort, TOOLS},
+    part::UnknownPart,
+    project::{PORTS, Project, PublishedPort},
     signing_keys, switches,
 };
 
@@ -34,7 +36,7 @@ pub struct Member {
     /// The engine's id.
     pub id: String,
     /// The compose service.
-    pub service: String,
+    pub service: Part,
     /// `running`, `exited`, `paused`, …
     pub state: String,
     /// `healthy`, `unhealthy`, `starting`; `None` without a health check.
@@ -100,7 +102,7 @@ impl Member {
 
     /// Whether it is part of a command and not of the system.
     fn is_tool(&self) -> bool {
-        self.one_off || TOOLS.contains(&self.service.as_str())
+        self.one_off || self.service.is_tool()
     }
 
     /// State and health in a few words.
@@ -188,8 +190,10 @@ struct InspectedPort {
     host_port: String,
 }
 
-impl From<Inspected> for Member {
-    fn from(inspected: Inspected) -> Self {
+impl TryFrom<Inspected> for Member {
+    type Error = UnknownPart;
+
+    fn try_from(inspected: Inspected) -> Result<Self, Self::Error> {
         let ports = inspected.network_settings.ports.unwrap_or_default();
         let ports = ports.iter().filter_map(|(inside, outside)| {
             let outside = outside.as_ref()?.first()?;
@@ -200,11 +204,12 @@ impl From<Inspected> for Member {
         });
         let networks = inspected.network_settings.networks.unwrap_or_default();
         let labels = &inspected.config.labels;
+        let service = labels.get(SERVICE_LABEL).map_or("", String::as_str);
         let environment = inspected.config.env.unwrap_or_default();
         let restarts = inspected.host_config.restart_policy;
-        Self {
+        Ok(Self {
             ports: ports.collect(),
-            service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),
+            service: service.parse()?,
             one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
             patterns_off: switches::off_in(&environment),
             signing_keys: signing_keys::ids_in(&environment),
@@ -228,28 +233,20 @@ impl From<Inspected> for Member {
                 .map(|(name, network)| (name, network.address))
                 .collect(),
             limits: inspected.host_config.limits,
-        }
+        })
     }
 }
 
 /// Reads one container of what `docker inspect` prints.
 ///
 /// # Errors
-/// When the text is something else.
-pub fn inspected(text: &str) -> serde_json::Result<Member> {
-    serde_json::from_str::<Inspected>(text).map(Member::from)
+/// When the text is something else, or the container is none of a [`Part`].
+pub fn inspected(text: &str) -> anyhow::Result<Member> {
+    Ok(serde_json::from_str::<Inspected>(text)?.try_into()?)
 }
 
-/// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or
-/// left behind when it was killed or started by hand.
-pub fn all(project: &Project) -> anyhow::Result<Vec<Member>> {
-    let mut members = every(project)?;
-    members.retain(|member| !member.is_tool());
-    Ok(members)
-}
-
-/// All of the project's containers.
-pub fn every(project: &Project) -> anyhow::Result<Vec<Member>> {
+/// The ids of all of the project's containers, whatever they are.
+pub(crate) fn ids(project: &Project) -> anyhow::Result<Vec<String>> {
     let filter = engine::of_project(project);
     let output = docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
         .limit(Duration::from_secs(20))
@@ -259,11 +256,24 @@ pub fn every(project: &Project) -> anyhow::Result<Vec<Member>> {
             String::from_utf8_lossy(&output.stderr).trim(),
         ));
     }
-    let ids = String::from_utf8_lossy(&output.stdout).into_owned();
-    if ids.trim().is_empty() {
+    let ids = String::from_utf8_lossy(&output.stdout);
+    Ok(ids.lines().map(str::to_owned).collect())
+}
+
+/// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or
+/// left behind when it was killed or started by hand, and without those of services that today's compose.yaml doesn't
+/// have: the next `up` removes them.
+pub fn all(project: &Project) -> anyhow::Result<Vec<Member>> {
+    let ids = ids(project)?;
+    if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let output = docker(["inspect"].into_iter().chain(ids.lines())).output()?;
+    let output = docker(
+        ["inspect"]
+            .into_iter()
+            .chain(ids.iter().map(String::as_str)),
+    )
+    .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     // One that was removed meanwhile is no container any more; the others are on standard output all the same.
     anyhow::ensure!(
@@ -273,8 +283,10 @@ pub fn every(project: &Project) -> anyhow::Result<Vec<Member>> {
     );
     let inspected: Vec<Inspected> = serde_json::from_slice(&output.stdout)
         .context("failed to read what `docker inspect` says")?;
-    let mut members: Vec<Member> = inspected.into_iter().map(Member::from).collect();
-    members.sort_by(|a, b| a.service.cmp(&b.service));
+    let members = inspected.into_iter().map(Member::try_from);
+    let mut members: Vec<Member> = members.filter_map(Result::ok).collect();
+    members.retain(|member| !member.is_tool());
+    members.sort_by_key(|member| member.service);
     Ok(members)
 }
 
@@ -291,7 +303,7 @@ pub fn running(project: &Project) -> anyhow::Result<Vec<Member>> {
 }
 
 /// The address that a published port has on this machine, e.g. `127.0.0.1:80`.
-pub fn address(members: &[Member], service: &str, container_port: u16) -> anyhow::Result<String> {
+pub fn address(members: &[Member], service: Part, container_port: u16) -> anyhow::Result<String> {
     let of_service = || {
         let members = members.iter();
         members.filter(|member| member.service == service)
@@ -319,7 +331,7 @@ pub fn address(members: &[Member], service: &str, container_port: u16) -> anyhow
 /// It changes whenever the container is started.
 pub fn direct_address(
     members: &[Member],
-    service: &str,
+    service: Part,
     container_port: u16,
 ) -> anyhow::Result<String> {
     own_address(members, service, container_port)
@@ -328,7 +340,7 @@ pub fn direct_address(
 
 /// The address of the container itself, whether or not the port is published; `None` where this machine has no route to
 /// containers, or nothing listens.
-pub fn own_address(members: &[Member], service: &str, container_port: u16) -> Option<String> {
+pub fn own_address(members: &[Member], service: Part, container_port: u16) -> Option<String> {
     members
         .iter()
         .filter(|member| member.service == service)
@@ -345,7 +357,7 @@ pub fn published(members: &[Member], port: &PublishedPort) -> anyhow::Result<Str
 }
 
 /// The address of the first port that a service publishes, of [`PORTS`]: the gateway's is the shop.
-pub fn published_by(members: &[Member], service: &str) -> anyhow::Result<String> {
+pub fn published_by(members: &[Member], service: Part) -> anyhow::Result<String> {
     let port = PORTS.iter().find(|port| port.service == service);
     let port = port.with_context(|| format!("{service} publishes no port"))?;
     published(members, port)
@@ -395,7 +407,7 @@ mod tests {
             "Networks":{"agora_edge":{"IPAddress":"127.0.0.1"},"agora_public":{"IPAddress":""}}}}"#;
 
     fn traefik() -> Member {
-        serde_json::from_str::<Inspected>(INSPECTED).unwrap().into()
+        inspected(INSPECTED).unwrap()
     }
 
     #[test]
@@ -415,8 +427,7 @@ mod tests {
         assert!(!traefik().one_off);
         let label = r#""Labels":{"com.docker.compose.oneoff":"True","#;
         let tool = INSPECTED.replace(r#""Labels":{"#, label);
-        let tool: Member = serde_json::from_str::<Inspected>(&tool).unwrap().into();
-        assert!(tool.one_off);
+        assert!(inspected(&tool).unwrap().one_off);
     }
 
     #[test]
@@ -433,13 +444,21 @@ mod tests {
     }
 
     #[test]
+    fn a_container_of_no_part_is_no_member() {
+        let stranger = INSPECTED.replace("traefik", "traffic");
+        let error = inspected(&stranger).unwrap_err().to_string();
+        assert!(error.contains("`traffic`"), "{error}");
+        let label = r#""com.docker.compose.service":"traefik""#;
+        assert!(inspected(&INSPECTED.replace(label, "")).is_err());
+    }
+
+    #[test]
     fn a_container_tells_which_patterns_it_runs_without() {
         assert!(traefik().patterns_off.is_empty());
         let env =
             r#""Env":["PATH=/","AGORA_PATTERN_INBOX=off","AGORA_PATTERN_OUTBOX=on"],"Labels""#;
         let service = INSPECTED.replace(r#""Labels""#, env);
-        let service: Member = serde_json::from_str::<Inspected>(&service).unwrap().into();
-        assert_eq!(service.patterns_off, ["inbox"]);
+        assert_eq!(inspected(&service).unwrap().patterns_off, ["inbox"]);
     }
 
     #[test]
@@ -447,10 +466,15 @@ mod tests {
         let mut created = traefik();
         created.ports.clear();
         let members = [created, traefik()];
-        assert_eq!(address(&members, "traefik", 8080).unwrap(), "127.0.0.1:80");
-        let unpublished = address(&members, "traefik", 8082).unwrap_err().to_string();
+        assert_eq!(
+            address(&members, Part::Traefik, 8080).unwrap(),
+            "127.0.0.1:80"
+        );
+        let unpublished = address(&members, Part::Traefik, 8082)
+            .unwrap_err()
+            .to_string();
         assert!(unpublished.contains("publishes no port"), "{unpublished}");
-        let absent = address(&members, "prometheus", 9090)
+        let absent = address(&members, Part::Prometheus, 9090)
             .unwrap_err()
             .to_string();
         assert!(absent.contains("half started"), "{absent}");
@@ -462,7 +486,7 @@ mod tests {
         let open = listener.local_addr().unwrap().port();
         let mut traefik = traefik();
         traefik.ports.insert(open, 80);
-        let direct = |members: &[Member]| direct_address(members, "traefik", open);
+        let direct = |members: &[Member]| direct_address(members, Part::Traefik, open);
         assert_eq!(
             direct(std::slice::from_ref(&traefik)).unwrap(),
             format!("127.0.0.1:{open}")

@@ -6,12 +6,12 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::running::RunningSystem;
+use crate::{Part, running::RunningSystem};
 
 /// The services with an outbox, and their databases.
-const OUTBOXES: [(&str, &str); 2] = [
-    ("order-service", "orders"),
-    ("inventory-service", "inventory"),
+const OUTBOXES: [(Part, &str); 2] = [
+    (Part::OrderService, "orders"),
+    (Part::InventoryService, "inventory"),
 ];
 /// The most events of a service that are listed; all are counted.
 const LISTED: usize = 100;
@@ -42,7 +42,7 @@ pub struct ParkedEvent {
 #[derive(Debug, Serialize)]
 pub struct Entry {
     /// The service.
-    pub service: &'static str,
+    pub service: Part,
     /// The event.
     #[serde(flatten)]
     pub event: ParkedEvent,

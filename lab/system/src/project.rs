@@ -13,7 +13,7 @@ use std::{
 use base::outcome;
 use chrono::Utc;
 
-use crate::{env_file::EnvFile, random};
+use crate::{Part, env_file::EnvFile, random};
 
 /// How the names of all settings begin.
 const OWN_PREFIX: &str = "AGORA_";
@@ -21,14 +21,6 @@ const OWN_PREFIX: &str = "AGORA_";
 /// The suffix that `cargo xtask test` adds to the project's name for its own; a number may follow. With the number in front
 /// of it the second system of `agora` would be the first one of a project that is called `agora-2`.
 const TEST_SUFFIX: &str = "-test";
-
-/// Our own services, in the order in which people read about them.
-pub const SERVICES: [&str; 4] = [
-    "user-service",
-    "product-service",
-    "order-service",
-    "inventory-service",
-];
 
 /// The one of `known` with this name.
 ///
@@ -39,38 +31,11 @@ pub fn among(known: &[&'static str], what: &str, name: &str) -> Result<&'static 
     found.ok_or_else(|| format!("the {what} are {}", known.join(", ")))
 }
 
-/// A service of agora's own that isn't part of the shop: it receives Alertmanager's notifications.
-pub const ALERT_RECEIVER: &str = "alert-receiver";
-
-/// Programs of agora's own that a command runs beside the system: built and packed like the services, and not started
-/// by `up`.
-pub(crate) const TOOLS: [&str; 2] = ["dead-letters", "trivial-service"];
-
 /// A new id for a run and its folder: ids sort by time, and two of the same second differ.
 pub fn new_run_id() -> anyhow::Result<String> {
     let time = Utc::now().format("%Y%m%d-%H%M%S");
     Ok(format!("{time}-{}", random::hex(2)?))
 }
-
-/// The names of all images that are built from agora's own sources.
-pub(crate) fn own_images() -> impl Iterator<Item = &'static str> {
-    SERVICES.into_iter().chain([ALERT_RECEIVER]).chain(TOOLS)
-}
-
-/// Everything that compose starts, by service name; also the `job` labels in Prometheus.
-pub const CONTAINERS: [&str; 11] = [
-    "traefik",
-    "postgres",
-    "rabbitmq",
-    "prometheus",
-    "alertmanager",
-    ALERT_RECEIVER,
-    "jaeger",
-    "user-service",
-    "product-service",
-    "order-service",
-    "inventory-service",
-];
 
 /// A port published on 127.0.0.1.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +45,7 @@ pub struct PublishedPort {
     /// The port without that setting.
     pub default: &'static str,
     /// The service behind it.
-    pub service: &'static str,
+    pub service: Part,
     /// The port inside the container.
     pub container_port: u16,
     /// What people find there, for `up`'s list.
@@ -92,49 +57,49 @@ pub const PORTS: [PublishedPort; 7] = [
     PublishedPort {
         variable: "AGORA_HTTP_PORT",
         default: "80",
-        service: "traefik",
+        service: Part::Traefik,
         container_port: 8080,
         what: "the shop, through the gateway",
     },
     PublishedPort {
         variable: "AGORA_TRAEFIK_DASHBOARD_PORT",
         default: "8080",
-        service: "traefik",
+        service: Part::Traefik,
         container_port: 8081,
         what: "Traefik: the gateway's dashboard",
     },
     PublishedPort {
         variable: "AGORA_RABBITMQ_UI_PORT",
         default: "15672",
-        service: "rabbitmq",
+        service: Part::RabbitMq,
         container_port: 15672,
         what: "RabbitMQ management",
     },
     PublishedPort {
         variable: "AGORA_PROMETHEUS_PORT",
         default: "9090",
-        service: "prometheus",
+        service: Part::Prometheus,
         container_port: 9090,
         what: "Prometheus",
     },
     PublishedPort {
         variable: "AGORA_ALERTMANAGER_PORT",
         default: "9093",
-        service: "alertmanager",
+        service: Part::Alertmanager,
         container_port: 9093,
         what: "Alertmanager",
     },
     PublishedPort {
         variable: "AGORA_JAEGER_PORT",
         default: "16686",
-        service: "jaeger",
+        service: Part::Jaeger,
         container_port: 16686,
         what: "Jaeger: the traces",
     },
     PublishedPort {
         variable: "AGORA_ALERT_RECEIVER_PORT",
         default: "9094",
-        service: ALERT_RECEIVER,
+        service: Part::AlertReceiver,
         container_port: 8080,
         what: "alerts that fired and cleared, at /alerts",
     },
@@ -144,7 +109,7 @@ pub const PORTS: [PublishedPort; 7] = [
 pub const GRAFANA: PublishedPort = PublishedPort {
     variable: "AGORA_GRAFANA_PORT",
     default: "3001",
-    service: "grafana",
+    service: Part::Grafana,
     container_port: 3000,
     what: "Grafana: dashboards, logs, traces",
 };

@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    Part,
     http::{self, Client},
     members::{self, Member},
     wait,
@@ -204,7 +205,7 @@ struct Target {
 impl Prometheus {
     /// The Prometheus among these containers.
     pub fn new(members: &[Member]) -> anyhow::Result<Self> {
-        Ok(Self::at(&members::published_by(members, "prometheus")?))
+        Ok(Self::at(&members::published_by(members, Part::Prometheus)?))
     }
 
     /// The Prometheus at `host:port`.

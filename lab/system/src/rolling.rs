@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow};
 use base::outcome;
 
 use crate::{
-    control,
+    Part, control,
     engine::docker,
     interrupt::{self, Interrupted},
     members::{self, Member},
@@ -40,7 +40,7 @@ const LOG_LINES: usize = 6;
 #[derive(Debug)]
 pub struct Rolling<'a> {
     system: &'a RunningSystem<'a>,
-    service: &'static str,
+    service: Part,
     /// The settings of new containers.
     settings: Settings,
 }
@@ -85,7 +85,7 @@ impl Left {
 
 impl<'a> Rolling<'a> {
     /// For a service, whose new containers are made with these settings.
-    pub fn new(system: &'a RunningSystem<'a>, service: &'static str, settings: Settings) -> Self {
+    pub fn new(system: &'a RunningSystem<'a>, service: Part, settings: Settings) -> Self {
         Self {
             system,
             service,
@@ -241,7 +241,7 @@ impl<'a> Rolling<'a> {
 }
 
 /// Finishes or undoes an interrupted replacement of a service's containers; returns what was done, in words.
-pub fn repair(system: &RunningSystem<'_>, service: &'static str) -> anyhow::Result<Vec<String>> {
+pub fn repair(system: &RunningSystem<'_>, service: Part) -> anyhow::Result<Vec<String>> {
     let mut members = system.members()?;
     members.retain(|member| member.service == service);
     let members = by_age(members);

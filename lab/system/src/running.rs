@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    binaries, broker,
+    Part, binaries, broker,
     compose::Compose,
     engine::docker,
     http::Client,
@@ -29,13 +29,13 @@ use crate::{
 /// The `application_name` of database sessions, by which one is found that was left behind.
 pub const APPLICATION: &str = "agora-evaluation";
 /// The services whose configuration experiments change.
-pub(crate) const CONFIGURED: [&str; 6] = [
-    "user-service",
-    "product-service",
-    "order-service",
-    "inventory-service",
-    "alertmanager",
-    "traefik",
+pub(crate) const CONFIGURED: [Part; 6] = [
+    Part::UserService,
+    Part::ProductService,
+    Part::OrderService,
+    Part::InventoryService,
+    Part::Alertmanager,
+    Part::Traefik,
 ];
 /// How long a query may take.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
@@ -60,7 +60,7 @@ pub struct Wanted {
     /// The patterns that are off, by name: `inbox`, …
     pub patterns_off: BTreeSet<String>,
     /// How many replicas a service has, by service; absent where it has one.
-    pub replicas: BTreeMap<String, u32>,
+    pub replicas: BTreeMap<Part, u32>,
     /// Overrides of patterns' defaults, by variable.
     pub overrides: BTreeMap<String, String>,
 }
@@ -68,9 +68,13 @@ pub struct Wanted {
 impl Wanted {
     /// The configuration that was found, to restore it.
     pub fn found(found: &Configuration) -> Self {
+        let replicas = found.replicas.iter();
         Self {
             patterns_off: found.all_patterns_off(),
-            replicas: found.replicas.clone(),
+            // A part that is no longer there can't be restored.
+            replicas: replicas
+                .filter_map(|(service, count)| Some((service.parse().ok()?, *count)))
+                .collect(),
             overrides: found.overrides.clone(),
         }
     }
@@ -99,7 +103,7 @@ impl<'a> RunningSystem<'a> {
     }
 
     /// A service's containers, stopped ones included; an error when there is none.
-    pub fn members_of(&self, service: &str) -> anyhow::Result<Vec<Member>> {
+    pub fn members_of(&self, service: Part) -> anyhow::Result<Vec<Member>> {
         let mut members = self.members()?;
         members.retain(|member| member.service == service);
         if members.is_empty() {
@@ -117,7 +121,7 @@ impl<'a> RunningSystem<'a> {
     }
 
     /// These settings with the switches as a service's containers have them now.
-    pub fn settings_as_configured(&self, service: &str) -> anyhow::Result<Settings> {
+    pub fn settings_as_configured(&self, service: Part) -> anyhow::Result<Settings> {
         let members = self.members_of(service)?;
         let off = members.iter().flat_map(|member| &member.patterns_off);
         let off: BTreeMap<String, String> = off
@@ -142,14 +146,14 @@ impl<'a> RunningSystem<'a> {
     pub(crate) fn compose_up(
         &self,
         settings: &Settings,
-        service: &str,
+        service: Part,
         count: usize,
         options: &[&str],
     ) -> Call {
         self.compose
             .call(self.project, settings, ["up", "--no-build", "--no-deps"])
             .args(options)
-            .args([format!("{SCALE}{service}={count}").as_str(), service])
+            .args([format!("{SCALE}{service}={count}").as_str(), service.name()])
             .limit(Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 60))
     }
 
@@ -161,7 +165,7 @@ impl<'a> RunningSystem<'a> {
     }
 
     fn psql_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Call> {
-        let postgres = self.members_of("postgres")?.remove(0);
+        let postgres = self.members_of(Part::Postgres)?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION}");
         let mut args = vec![
             "exec".to_owned(),
@@ -234,7 +238,7 @@ impl<'a> RunningSystem<'a> {
 
     /// The gateway's address, `host:port`.
     pub fn gateway(&self) -> anyhow::Result<String> {
-        members::published_by(&self.members()?, "traefik")
+        members::published_by(&self.members()?, Part::Traefik)
     }
 
     /// The broker's management API. Its port may be another one after each start of the container.
@@ -289,11 +293,11 @@ impl<'a> RunningSystem<'a> {
             off.sort_unstable();
             off.dedup();
             if !off.is_empty() {
-                configuration.patterns_off.insert(service.to_owned(), off);
+                configuration.patterns_off.insert(service.to_string(), off);
             }
             let count = of_service().count().try_into()?;
             if count > 1 {
-                configuration.replicas.insert(service.to_owned(), count);
+                configuration.replicas.insert(service.to_string(), count);
             }
             configuration
                 .overrides
@@ -306,7 +310,7 @@ impl<'a> RunningSystem<'a> {
     /// a service has where it isn't one, and the patterns' overrides. Returns when all are healthy.
     pub fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
         let scales = CONFIGURED.map(|service| {
-            let count = wanted.replicas.get(service).copied().unwrap_or(1);
+            let count = wanted.replicas.get(&service).copied().unwrap_or(1);
             format!("{SCALE}{service}={count}")
         });
         // What the settings say of switches is replaced as a whole.
@@ -320,7 +324,7 @@ impl<'a> RunningSystem<'a> {
                 ["--no-deps"],
             )
             .args(scales)
-            .args(CONFIGURED);
+            .args(CONFIGURED.map(Part::name));
         for pattern in &wanted.patterns_off {
             call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
         }

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    Part,
     compose::Compose,
     engine,
-    project::{Project, Settings, own_images},
+    project::{Project, Settings},
     random,
 };
 
@@ -21,7 +22,7 @@ pub const SIZE_LIMIT_BYTES: u64 = 20 * 1_000_000;
 const BUILD_LIMIT: Duration = Duration::from_secs(300);
 
 /// The name of a service's image, with its tag.
-pub fn tag(service: &str) -> String {
+pub fn tag(service: Part) -> String {
     format!("agora/{service}:dev")
 }
 
@@ -48,7 +49,7 @@ pub fn build(
     step: &Step,
 ) -> anyhow::Result<()> {
     let mut stale = Vec::new();
-    for service in own_images() {
+    for service in Part::built() {
         if !is_fresh(project, service)? {
             stale.push(service);
         }
@@ -61,11 +62,13 @@ pub fn build(
         .call(
             project,
             settings,
-            ["build"].into_iter().chain(stale.iter().copied()),
+            ["build"]
+                .into_iter()
+                .chain(stale.iter().map(|part| part.name())),
         )
         .limit(BUILD_LIMIT)
         .logged(&project.log("service-images"), |line| step.update(line))?;
-    for service in &stale {
+    for &service in &stale {
         let image = engine::image(&tag(service))?
             .with_context(|| format!("compose built no image {} for {service}", tag(service)))?;
         check_size(service, image.size)?;
@@ -78,11 +81,12 @@ pub fn build(
         fs::write(&path, serde_json::to_vec(&stamp)?)
             .with_context(|| format!("failed to write {}", path.display()))?;
     }
-    step.result(stale.join(", "));
+    let names: Vec<&str> = stale.iter().map(|part| part.name()).collect();
+    step.result(names.join(", "));
     Ok(())
 }
 
-fn is_fresh(project: &Project, service: &str) -> anyhow::Result<bool> {
+fn is_fresh(project: &Project, service: Part) -> anyhow::Result<bool> {
     let Ok(text) = fs::read(stamp_path(project, service)) else {
         return Ok(false);
     };
@@ -99,7 +103,7 @@ fn is_fresh(project: &Project, service: &str) -> anyhow::Result<bool> {
         })
 }
 
-fn check_size(service: &str, size_bytes: u64) -> anyhow::Result<()> {
+fn check_size(service: Part, size_bytes: u64) -> anyhow::Result<()> {
     if size_bytes <= SIZE_LIMIT_BYTES {
         return Ok(());
     }
@@ -114,9 +118,9 @@ fn check_size(service: &str, size_bytes: u64) -> anyhow::Result<()> {
 }
 
 /// A hash of everything that goes into a service's image.
-fn content(project: &Project, service: &str) -> anyhow::Result<String> {
+fn content(project: &Project, service: Part) -> anyhow::Result<String> {
     let sources = [
-        project.binaries().join(service).join(service),
+        project.binaries().join(service.name()).join(service.name()),
         project.root.join("services/Dockerfile"),
     ];
     let mut hasher = Sha256::new();
@@ -130,7 +134,7 @@ fn content(project: &Project, service: &str) -> anyhow::Result<String> {
     Ok(random::spelled(&hasher.finalize()))
 }
 
-fn stamp_path(project: &Project, service: &str) -> PathBuf {
+fn stamp_path(project: &Project, service: Part) -> PathBuf {
     project
         .outputs()
         .join("stamps")
@@ -143,8 +147,8 @@ mod tests {
 
     #[test]
     fn an_image_over_the_limit_is_refused_by_name() {
-        assert!(check_size("order-service", 20_000_000).is_ok());
-        let error = check_size("order-service", 21_000_000)
+        assert!(check_size(Part::OrderService, 20_000_000).is_ok());
+        let error = check_size(Part::OrderService, 21_000_000)
             .unwrap_err()
             .to_string();
         assert!(

@@ -9,12 +9,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL};
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::Value;
 
-use crate::random;
+use crate::{Part, random};
 
 /// The setting: `kid:hex[,kid:hex]`, the one that signs first.
 pub const JWT_KEYS: &str = "AGORA_JWT_KEYS";
 /// The service that has the keys.
-pub const SERVICE: &str = "user-service";
+pub const SERVICE: Part = Part::UserService;
 /// How the variable begins in a container's environment.
 const VARIABLE: &str = "JWT_KEYS=";
 /// How the id of a key that was made here begins: with the time; what follows tells keys of one second apart.

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// # Errors
 /// When the engine doesn't answer.
 pub fn is_anything_there(project: &Project) -> anyhow::Result<bool> {
-    Ok(!members::every(project)?.is_empty() || !engine::volumes(project)?.is_empty())
+    Ok(!members::ids(project)?.is_empty() || !engine::volumes(project)?.is_empty())
 }
 
 /// Removes the project's containers and networks, even after Ctrl-C.
@@ -26,8 +26,8 @@ pub fn is_anything_there(project: &Project) -> anyhow::Result<bool> {
 /// compose files are in.
 pub fn take_down(project: &Project, volumes: bool) -> anyhow::Result<()> {
     interrupt::acknowledge();
-    let members = members::every(project)?;
-    let ids = || members.iter().map(|member| member.id.as_str());
+    let members = members::ids(project)?;
+    let ids = || members.iter().map(String::as_str);
     if !members.is_empty() {
         // Each container has its own grace period, after which the engine kills it.
         docker(["stop"].into_iter().chain(ids()))

@@ -9,6 +9,7 @@ use checks::attacks::{Ending, Family, Finding};
 use evaluation::faults;
 use serde::Serialize;
 use system::{
+    Part,
     members::{self, Member},
     project::Project,
 };
@@ -50,7 +51,7 @@ struct NotHeld {
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let members = members::running(project)?;
-    let gateway = members::published_by(&members, "traefik")?;
+    let gateway = members::published_by(&members, Part::Traefik)?;
     let findings = progress().step("attack", |step| {
         let findings = faults::attack(&gateway)?;
         step.result(format!("{} attacks", findings.len()));

@@ -13,17 +13,23 @@ use crate::commands::{
 };
 
 /// The gateways of `compose.bench.yaml`, each with the variable that gives the benchmark its address.
-const GATEWAYS: [(&str, &str); 6] = [
-    ("traefik-real", "AGORA_TEST_REAL_GATEWAY_URL"),
-    ("traefik-trivial", "AGORA_TEST_TRIVIAL_GATEWAY_URL"),
-    ("traefik-open", "AGORA_TEST_OPEN_GATEWAY_URL"),
+const GATEWAYS: [(system::Part, &str); 6] = [
+    (system::Part::TraefikReal, "AGORA_TEST_REAL_GATEWAY_URL"),
     (
-        "traefik-trivial-open",
+        system::Part::TraefikTrivial,
+        "AGORA_TEST_TRIVIAL_GATEWAY_URL",
+    ),
+    (system::Part::TraefikOpen, "AGORA_TEST_OPEN_GATEWAY_URL"),
+    (
+        system::Part::TraefikTrivialOpen,
         "AGORA_TEST_TRIVIAL_OPEN_GATEWAY_URL",
     ),
-    ("traefik-bounded", "AGORA_TEST_BOUNDED_GATEWAY_URL"),
     (
-        "traefik-trivial-bounded",
+        system::Part::TraefikBounded,
+        "AGORA_TEST_BOUNDED_GATEWAY_URL",
+    ),
+    (
+        system::Part::TraefikTrivialBounded,
         "AGORA_TEST_TRIVIAL_BOUNDED_GATEWAY_URL",
     ),
 ];

@@ -194,6 +194,7 @@ fn list(format: Format) -> anyhow::Result<Exit> {
 mod tests {
     use clap::Parser;
     use shared_events::topology::ORDER_EVENTS;
+    use system::Part;
 
     use super::*;
 
@@ -216,7 +217,7 @@ mod tests {
         assert_eq!(
             fault("cut order-service data --for 2s").unwrap(),
             Fault::Cut {
-                service: "order-service",
+                service: Part::OrderService,
                 network: "data"
             }
         );
@@ -230,13 +231,13 @@ mod tests {
         assert_eq!(
             fault("pause product-service --one").unwrap(),
             Fault::PauseOne {
-                service: "product-service"
+                service: Part::ProductService
             }
         );
         assert_eq!(
             fault("kill rabbitmq --one").unwrap(),
             Fault::KillOne {
-                service: "rabbitmq"
+                service: Part::RabbitMq
             }
         );
     }

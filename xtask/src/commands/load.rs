@@ -17,7 +17,7 @@ use records::{
     scenario::Scenario,
 };
 use system::{
-    binaries, extras,
+    Part, binaries,
     load_runs::{RunFolder, Window},
     members::{self, Member},
     process::Call,
@@ -116,7 +116,7 @@ impl Options {
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let members = members::running(project)?;
     require_healthy(&members)?;
-    let gateway = members::published_by(&members, "traefik")?;
+    let gateway = members::published_by(&members, Part::Traefik)?;
     let prometheus = Prometheus::new(&members)?;
     let progress = progress();
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
@@ -197,7 +197,7 @@ fn begin(prometheus: &Prometheus, step: &Step) -> anyhow::Result<Moment> {
 }
 
 fn require_healthy(members: &[Member]) -> anyhow::Result<()> {
-    let mut required = members.iter().filter(|one| !extras::is_optional(one));
+    let mut required = members.iter().filter(|one| !one.service.is_optional());
     match required.find(|member| !member.is_healthy()) {
         None => Ok(()),
         Some(sick) => Err(unavailable(

@@ -4,9 +4,9 @@
 
 use base::outcome::{self, Exit};
 use system::{
-    extras, logs,
+    Part, logs,
     members::{self, Member},
-    project::{CONTAINERS, Project},
+    project::Project,
 };
 
 use crate::output::{print_stderr, print_stdout};
@@ -43,15 +43,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
              document, or the part of an answer's `traceresponse` header between the first two dashes",
         ));
     }
-    if let Some(service) = &options.service
-        && !CONTAINERS.contains(&service.as_str())
-        && extras::services().all(|optional| optional != service)
-    {
-        return Err(outcome::usage(
-            format!("there is no service `{service}`"),
-            format!("the services are {}", CONTAINERS.join(", ")),
-        ));
-    }
+    let service = options.service.as_deref().map(service).transpose()?;
     let members = members::all(project)?;
     if members.is_empty() {
         return Err(outcome::unavailable(
@@ -60,18 +52,22 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         ));
     }
     match &options.trace {
-        Some(trace) => print_trace(&members, options.service.as_deref(), trace),
-        None => print_logs(project, options),
+        Some(trace) => print_trace(&members, service, trace),
+        None => print_logs(project, service, options),
     }
 }
 
-fn print_logs(project: &Project, options: &Options) -> anyhow::Result<Exit> {
-    let call = logs::shown(
-        project,
-        options.service.as_deref(),
-        options.tail,
-        options.follow,
-    )?;
+/// A part of the system that writes a log; or an error that names those.
+fn service(name: &str) -> anyhow::Result<Part> {
+    let parts = Part::required().chain(Part::optional());
+    Part::among(parts, name).map_err(|unknown| {
+        let known = unknown.known();
+        outcome::usage(format!("there is no service `{name}`"), known)
+    })
+}
+
+fn print_logs(project: &Project, service: Option<Part>, options: &Options) -> anyhow::Result<Exit> {
+    let call = logs::shown(project, service, options.tail, options.follow)?;
     let code = call.run_by_line(print_stdout, print_stderr)?;
     Ok(if code == Some(0) {
         Exit::Holds
@@ -84,11 +80,11 @@ fn print_logs(project: &Project, options: &Options) -> anyhow::Result<Exit> {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
     time: String,
-    service: String,
+    service: Part,
     text: String,
 }
 
-fn print_trace(members: &[Member], service: Option<&str>, trace: &str) -> anyhow::Result<Exit> {
+fn print_trace(members: &[Member], service: Option<Part>, trace: &str) -> anyhow::Result<Exit> {
     let mut lines = Vec::new();
     for member in members
         .iter()
@@ -97,7 +93,7 @@ fn print_trace(members: &[Member], service: Option<&str>, trace: &str) -> anyhow
         let text = logs::with_times(member)?;
         lines.extend(
             text.lines()
-                .filter_map(|line| of_trace(&member.service, line, trace)),
+                .filter_map(|line| of_trace(member.service, line, trace)),
         );
     }
     lines.sort();
@@ -124,7 +120,7 @@ fn is_trace_id(text: &str) -> bool {
 }
 
 /// The line, if it is JSON with this `trace_id`.
-fn of_trace(service: &str, line: &str, trace: &str) -> Option<Line> {
+fn of_trace(service: Part, line: &str, trace: &str) -> Option<Line> {
     let (time, text) = line.split_once(' ')?;
     let entry: serde_json::Value = serde_json::from_str(text).ok()?;
     let matches = entry
@@ -133,7 +129,7 @@ fn of_trace(service: &str, line: &str, trace: &str) -> Option<Line> {
         .starts_with(&trace.to_ascii_lowercase());
     matches.then(|| Line {
         time: time.to_owned(),
-        service: service.to_owned(),
+        service,
         text: text.to_owned(),
     })
 }
@@ -161,11 +157,11 @@ mod tests {
     #[test]
     fn only_lines_of_the_trace_are_taken() {
         let line = r#"2026-11-22T10:00:00.1Z {"trace_id":"0af7651916cd43dd8448eb211c80319c","message":"placed"}"#;
-        assert!(of_trace("order-service", line, "0AF76519").is_some());
-        assert!(of_trace("order-service", line, "ffffffff").is_none());
+        assert!(of_trace(Part::OrderService, line, "0AF76519").is_some());
+        assert!(of_trace(Part::OrderService, line, "ffffffff").is_none());
         assert!(
             of_trace(
-                "order-service",
+                Part::OrderService,
                 "2026-11-22T10:00:00.1Z plain 0af76519",
                 "0af76519"
             )

@@ -82,7 +82,7 @@ fn parked(system: &RunningSystem<'_>, format: Format) -> anyhow::Result<Exit> {
     for Entry { service, event } in &list.events {
         let error = event.error.as_deref().unwrap_or("-");
         rows.add_row([
-            (*service).to_owned(),
+            service.to_string(),
             event.event_id.clone(),
             one_line(&event.event_type).into_owned(),
             one_line(&event.subject).into_owned(),

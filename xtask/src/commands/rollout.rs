@@ -8,10 +8,11 @@ use base::{
 };
 use serde::Serialize;
 use system::{
+    Part,
     interrupt::{self, Interrupted},
     lock::SystemLock,
     operation_record::OperationRecord,
-    project::{Project, SERVICES, among},
+    project::Project,
     rolling::{self, Rolling},
     running::RunningSystem,
     switches,
@@ -33,22 +34,22 @@ use crate::output::{Format, print_json, progress};
 pub(crate) struct Options {
     /// One of the shop's services
     #[arg(value_parser = service)]
-    service: &'static str,
+    service: Part,
     /// The naive way: end all containers and make them anew, all at once
     #[arg(long)]
     at_once: bool,
 }
 
 /// A service of the shop, or which these are.
-pub(crate) fn service(name: &str) -> Result<&'static str, String> {
-    among(&SERVICES, "services", name)
+pub(crate) fn service(name: &str) -> Result<Part, String> {
+    Part::among(Part::services(), name).map_err(|unknown| unknown.known())
 }
 
 /// The result as JSON.
 #[derive(Debug, Serialize)]
 struct Report {
     outcome: Exit,
-    service: &'static str,
+    service: Part,
     /// What was finished or undone first, in words.
     #[serde(rename = "mended")]
     repaired: Vec<String>,
@@ -141,7 +142,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 /// Finishes or undoes what was cut short before; what was done, in words.
 pub(super) fn repair(
     system: &RunningSystem<'_>,
-    service: &'static str,
+    service: Part,
     progress: &Progress,
 ) -> anyhow::Result<Vec<String>> {
     system.wait_for_abandoned_configuring()?;

@@ -5,6 +5,7 @@
 use base::outcome::Exit;
 use serde::Serialize;
 use system::{
+    Part,
     lock::SystemLock,
     members,
     operation_record::OperationRecord,
@@ -29,7 +30,7 @@ use crate::output::{Format, print_json, progress};
 pub(crate) struct Options {
     /// One of the shop's services
     #[arg(value_parser = service)]
-    service: &'static str,
+    service: Part,
     /// How many containers it shall have
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     count: u32,
@@ -39,7 +40,7 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Report {
     outcome: Exit,
-    service: &'static str,
+    service: Part,
     /// What was finished or undone first, in words.
     #[serde(rename = "mended")]
     repaired: Vec<String>,

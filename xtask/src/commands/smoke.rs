@@ -9,6 +9,7 @@ use base::{outcome::Exit, progress::spell};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use system::{
+    Part,
     http::{Answer, Client},
     members::{self, Member},
     project::Project,
@@ -46,14 +47,14 @@ struct StepReport {
 struct StepFailure {
     name: &'static str,
     cause: String,
-    service: &'static str,
+    service: Part,
     log: String,
 }
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let members = members::running(project)?;
-    let client = Client::new(&members::published_by(&members, "traefik")?);
+    let client = Client::new(&members::published_by(&members, Part::Traefik)?);
     let mut teller = Teller {
         format,
         steps: Vec::new(),
@@ -123,23 +124,23 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         random::hex(6).map_err(|error| StepFailed::unexpected("start", error))?
     );
 
-    teller.step("no token, no users", "user-service", || {
+    teller.step("no token, no users", Part::UserService, || {
         let answer = client.get("/users/", &[], &[])?;
         expect(&answer, 401)?;
         Ok(((), "401".to_owned()))
     })?;
-    let ada = teller.step("sign up", "user-service", || {
+    let ada = teller.step("sign up", Part::UserService, || {
         let answer = sign_up(client, &name)?;
         expect(&answer, 201)?;
         let account: Account = answer.json()?;
         Ok((account, "201".to_owned()))
     })?;
-    teller.step("the address is taken", "user-service", || {
+    teller.step("the address is taken", Part::UserService, || {
         let answer = sign_up(client, &name)?;
         expect(&answer, 409)?;
         Ok(((), "409".to_owned()))
     })?;
-    let ada = teller.step("log in", "user-service", || {
+    let ada = teller.step("log in", Part::UserService, || {
         Ok((
             TestUser {
                 id: ada.id,
@@ -148,7 +149,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
             "200".to_owned(),
         ))
     })?;
-    teller.step("read the users", "user-service", || {
+    teller.step("read the users", Part::UserService, || {
         let answer = get("/users/", &ada)?;
         expect(&answer, 200)?;
         let page: Value = answer.json()?;
@@ -156,11 +157,11 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         anyhow::ensure!(count > 0, "no users in {}", answer.shown());
         Ok(((), format!("{count} on the first page")))
     })?;
-    let before = teller.step("read the stock", "inventory-service", || {
+    let before = teller.step("read the stock", Part::InventoryService, || {
         let stock = stock(&get(&stock_path, &ada)?)?;
         Ok((stock, format!("{stock} of product {PRODUCT}")))
     })?;
-    teller.step("buy", "user-service", || {
+    teller.step("buy", Part::UserService, || {
         let purchase = json!({ "product_id": PRODUCT, "quantity": 1 });
         let path = format!("/users/{}/purchases", ada.id);
         let answer = client.post(
@@ -180,12 +181,12 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         expect(&answer, 202)?;
         answer.json::<Order>()
     };
-    let order = teller.step("order", "order-service", || {
+    let order = teller.step("order", Part::OrderService, || {
         let order = place()?;
         let detail = order.order_id.clone();
         Ok((order, detail))
     })?;
-    teller.step("order again with the same key", "order-service", || {
+    teller.step("order again with the same key", Part::OrderService, || {
         let again = place()?;
         anyhow::ensure!(
             again.order_id == order.order_id,
@@ -195,7 +196,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         Ok(((), "the same order".to_owned()))
     })?;
     let order_path = format!("/orders/{}", order.order_id);
-    teller.step("read the order", "order-service", || {
+    teller.step("read the order", Part::OrderService, || {
         Ok(((), status(&get(&order_path, &ada)?)?))
     })?;
     let becomes = |wanted: &str| -> anyhow::Result<((), String)> {
@@ -211,10 +212,10 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         );
         Ok(((), wanted.to_owned()))
     };
-    teller.step("the order's outcome", "order-service", || {
+    teller.step("the order's outcome", Part::OrderService, || {
         becomes("confirmed")
     })?;
-    let dropped = teller.step("the stock drops", "inventory-service", || {
+    let dropped = teller.step("the stock drops", Part::InventoryService, || {
         let after = wait::until(SHOWS_WITHIN, LOOK_INTERVAL, || {
             let now = stock(&get(&stock_path, &ada)?)?;
             Ok((now < before).then_some(now))
@@ -232,7 +233,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         let path = format!("{order_path}/cancel");
         client.post(&path, &[("authorization", &user.authorization)], None)
     };
-    let eve = teller.step("another user's order", "order-service", || {
+    let eve = teller.step("another user's order", Part::OrderService, || {
         let other = format!("{name}-other");
         let answer = sign_up(client, &other)?;
         expect(&answer, 201)?;
@@ -244,17 +245,19 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         expect(&get(&order_path, &eve)?, 404)?;
         Ok((eve, "404".to_owned()))
     })?;
-    teller.step("another user cancels it", "order-service", || {
+    teller.step("another user cancels it", Part::OrderService, || {
         expect(&cancel(&eve)?, 404)?;
         Ok(((), "404".to_owned()))
     })?;
-    teller.step("cancel it", "order-service", || {
+    teller.step("cancel it", Part::OrderService, || {
         let answer = cancel(&ada)?;
         expect(&answer, 202)?;
         Ok(((), format!("202, {}", status_of(&answer)?)))
     })?;
-    teller.step("the order's end", "order-service", || becomes("cancelled"))?;
-    teller.step("the stock is back", "inventory-service", || {
+    teller.step("the order's end", Part::OrderService, || {
+        becomes("cancelled")
+    })?;
+    teller.step("the stock is back", Part::InventoryService, || {
         let after = wait::until(SHOWS_WITHIN, LOOK_INTERVAL, || {
             let now = stock(&get(&stock_path, &ada)?)?;
             Ok((now > dropped).then_some(now))
@@ -267,7 +270,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
             ),
         }
     })?;
-    teller.step("log out", "user-service", || {
+    teller.step("log out", Part::UserService, || {
         let headers = [("authorization", ada.authorization.as_str())];
         expect(&client.post("/auth/logout", &headers, None)?, 204)?;
         let refused = wait::until(REVOKED_WITHIN, LOOK_INTERVAL, || {
@@ -341,7 +344,7 @@ impl Teller {
     fn step<T>(
         &mut self,
         name: &'static str,
-        service: &'static str,
+        service: Part,
         work: impl FnOnce() -> anyhow::Result<(T, String)>,
     ) -> Result<T, StepFailed> {
         let started = Instant::now();
@@ -368,7 +371,7 @@ impl Teller {
 /// A failed step, and the service whose log may show why.
 struct StepFailed {
     name: &'static str,
-    service: &'static str,
+    service: Part,
     error: anyhow::Error,
 }
 
@@ -376,7 +379,7 @@ impl StepFailed {
     fn unexpected(name: &'static str, error: anyhow::Error) -> Self {
         Self {
             name,
-            service: "traefik",
+            service: Part::Traefik,
             error,
         }
     }

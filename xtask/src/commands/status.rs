@@ -5,9 +5,9 @@ use std::thread;
 use base::outcome::Exit;
 use serde::Serialize;
 use system::{
-    extras,
+    Part,
     members::{self, Member},
-    project::{CONTAINERS, Project, SERVICES},
+    project::Project,
     service_images,
 };
 
@@ -26,7 +26,7 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Service {
-    service: &'static str,
+    service: Part,
     condition: String,
     healthy: bool,
     restarts: u64,
@@ -69,12 +69,11 @@ fn look_at_all(members: &[Member]) -> anyhow::Result<Vec<Service>> {
             .map(move |member| (service, member))
     };
     thread::scope(|scope| {
-        let optional = extras::services().filter(|service| {
+        let optional = Part::optional().filter(|service| {
             let is_it = |member: &Member| member.service == *service;
             members.iter().any(is_it)
         });
-        let looks: Vec<_> = CONTAINERS
-            .into_iter()
+        let looks: Vec<_> = Part::required()
             .chain(optional)
             .flat_map(replicas)
             .map(|(service, member)| scope.spawn(move || look_at(service, member)))
@@ -87,7 +86,7 @@ fn look_at_all(members: &[Member]) -> anyhow::Result<Vec<Service>> {
     })
 }
 
-fn look_at(service: &'static str, member: Option<&Member>) -> anyhow::Result<Service> {
+fn look_at(service: Part, member: Option<&Member>) -> anyhow::Result<Service> {
     let Some(member) = member else {
         return Ok(Service {
             service,
@@ -107,8 +106,8 @@ fn look_at(service: &'static str, member: Option<&Member>) -> anyhow::Result<Ser
         image_bytes: service_images::size_bytes(&member.image)?,
         patterns_off: member.patterns_off.clone(),
         // Of ours only: each is one process. A sum over several counts what they share more than once.
-        resident_kib: SERVICES
-            .contains(&service)
+        resident_kib: service
+            .is_service()
             .then(|| members::resident_kib(member))
             .flatten(),
     })
@@ -123,7 +122,7 @@ fn print_text(report: &Report) {
         "resident memory",
     ]);
     for service in &report.services {
-        let ours = SERVICES.contains(&service.service);
+        let ours = service.service.is_service();
         let image = service.image_bytes.map(|bytes| {
             let over = if ours && bytes > service_images::SIZE_LIMIT_BYTES {
                 " OVER 20 MB"
@@ -141,7 +140,7 @@ fn print_text(report: &Report) {
             format!("{:.1} MiB{over}", kib as f64 / 1024.0)
         });
         rows.add_row([
-            service.service.to_owned(),
+            service.service.to_string(),
             service.condition.clone(),
             service.restarts.to_string(),
             image.unwrap_or_else(|| "-".to_owned()),

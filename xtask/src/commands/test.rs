@@ -9,7 +9,7 @@ use std::time::Duration;
 use base::{outcome::Exit, progress::Progress};
 use serde_json::{Value, json};
 use system::{
-    binaries, engine_setup,
+    Part, binaries, engine_setup,
     env_file::EnvFile,
     members::{self, Member},
     project::{PORTS, Project},
@@ -110,7 +110,7 @@ fn exit(code: Option<i32>) -> anyhow::Result<Exit> {
 pub(crate) type Variables = Vec<(&'static str, String)>;
 
 /// A function that finds the address of a service's port.
-pub(crate) type Address = fn(&[Member], &str, u16) -> anyhow::Result<String>;
+pub(crate) type Address = fn(&[Member], Part, u16) -> anyhow::Result<String>;
 
 /// The systems that tests or benchmarks run on.
 #[derive(Debug)]
@@ -240,21 +240,21 @@ fn environment(
             "AGORA_TEST_DATABASE_URL",
             format!(
                 "postgres://postgres:{postgres}@{}/postgres",
-                at("postgres", 5432)?
+                at(Part::Postgres, 5432)?
             ),
         ),
         (
             "AGORA_TEST_AMQP_URL",
-            format!("amqp://agora:{rabbitmq}@{}", at("rabbitmq", 5672)?),
+            format!("amqp://agora:{rabbitmq}@{}", at(Part::RabbitMq, 5672)?),
         ),
         (
             "AGORA_TEST_RABBITMQ_API",
-            format!("http://agora:{rabbitmq}@{}", at("rabbitmq", 15672)?),
+            format!("http://agora:{rabbitmq}@{}", at(Part::RabbitMq, 15672)?),
         ),
         ("AGORA_TEST_ENV_FILE", system.env_file.display().to_string()),
     ];
     // Published nowhere: there only where this machine has a way to containers, and only the benchmark asks for it.
-    if let Some(store) = members::own_address(members, "jaeger", 4317) {
+    if let Some(store) = members::own_address(members, Part::Jaeger, 4317) {
         variables.push(("AGORA_TEST_OTLP_URL", format!("http://{store}")));
     }
     Ok(variables)

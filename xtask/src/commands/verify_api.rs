@@ -30,7 +30,12 @@ use system::{
 
 use crate::output::{Format, print_json, progress, table};
 
-const SERVICES: [&str; 3] = ["user-service", "order-service", "inventory-service"];
+/// The services that the gateway routes to.
+const SERVICES: [system::Part; 3] = [
+    system::Part::UserService,
+    system::Part::OrderService,
+    system::Part::InventoryService,
+];
 const CHECKS: [&str; 7] = [
     "not_a_server_error",
     "status_code_conformance",
@@ -87,7 +92,7 @@ struct Operation {
 
 /// A document, and the file where it is.
 struct Document {
-    service: &'static str,
+    service: system::Part,
     file: PathBuf,
     /// As the fuzzer calls them: `GET /users/`.
     operations: Vec<String>,
@@ -96,7 +101,7 @@ struct Document {
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let members = members::running(project)?;
-    let gateway = members::published_by(&members, "traefik")?;
+    let gateway = members::published_by(&members, system::Part::Traefik)?;
     let progress = progress();
     let fuzzer = progress.step("schemathesis", |step| {
         let fuzzer = Schemathesis::find_or_fetch(project, step)?;
@@ -184,7 +189,7 @@ fn documents(
             "there is no document to hold the API against",
             format!(
                 "name a folder with one of `{}.json`",
-                SERVICES.join(".json`, `")
+                SERVICES.map(system::Part::name).join(".json`, `")
             ),
         ));
     }
@@ -229,7 +234,7 @@ fn parts(document: &Document) -> Vec<Part<'_>> {
         })
     };
     let everything = part("", "--exclude-path", &[LOGOUT]).unwrap_or_else(|| Part {
-        name: document.service.to_owned(),
+        name: document.service.to_string(),
         document,
         selection: Vec::new(),
     });

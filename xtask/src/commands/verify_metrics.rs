@@ -16,9 +16,10 @@ use checks::{
 };
 use serde::Serialize;
 use system::{
+    Part,
     load_runs::{RunFolder, Window},
     members,
-    project::{ALERT_RECEIVER, CONTAINERS, Project},
+    project::Project,
     prometheus::{Moment, Prometheus, Sample, fresh},
     wait,
 };
@@ -26,7 +27,7 @@ use system::{
 use crate::output::{Format, print_json, progress, table};
 
 /// The services without a metrics endpoint, and so without a scrape job.
-const NOT_SCRAPED: [&str; 2] = ["postgres", ALERT_RECEIVER];
+const NOT_SCRAPED: [Part; 2] = [Part::Postgres, Part::AlertReceiver];
 
 const SERVICE_COUNTER: &str = "http_server_request_duration_seconds_count";
 const GATEWAY_COUNTER: &str = "traefik_router_requests_total";
@@ -260,9 +261,10 @@ fn observe_events(
 
 /// Expected jobs without a target that is up, and targets that are down.
 fn targets_down(up: &[Sample]) -> Vec<String> {
-    let expected = CONTAINERS
-        .into_iter()
-        .filter(|job| !NOT_SCRAPED.contains(job));
+    // A scrape job has its part's name.
+    let expected = Part::required()
+        .filter(|part| !NOT_SCRAPED.contains(part))
+        .map(Part::name);
     let unknown = expected
         .filter(|job| up.iter().all(|sample| sample.label("job") != *job))
         .map(str::to_owned);
@@ -455,11 +457,29 @@ mod tests {
     }
 
     fn all_up() -> Vec<Sample> {
-        CONTAINERS
-            .into_iter()
-            .filter(|job| !NOT_SCRAPED.contains(job))
-            .map(|job| up(job, 1.0))
+        Part::required()
+            .filter(|part| !NOT_SCRAPED.contains(part))
+            .map(|part| up(part.name(), 1.0))
             .collect()
+    }
+
+    #[test]
+    fn a_scrape_job_has_the_name_of_its_part() {
+        let configuration = include_str!("../../../observability/prometheus/prometheus.yml");
+        let jobs = configuration
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- job_name: "));
+        let scraped = Part::required().filter(|part| !NOT_SCRAPED.contains(part));
+        assert_eq!(
+            jobs.collect::<BTreeSet<_>>(),
+            scraped.map(Part::name).collect()
+        );
+        // What judges the counts knows these as text.
+        let (orders, stock) = (Part::OrderService, Part::InventoryService);
+        assert_eq!(
+            [GATEWAY_JOB, ORDERS, events_check::STOCK],
+            [Part::Traefik, orders, stock].map(Part::name)
+        );
     }
 
     #[test]

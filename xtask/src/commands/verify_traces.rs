@@ -14,10 +14,11 @@ use checks::{
 use evaluation::traces;
 use serde::Serialize;
 use system::{
+    Part,
     jaeger::Jaeger,
     load_runs::{RunFolder, Window},
     members::{self, Member},
-    project::{Project, SERVICES},
+    project::Project,
     prometheus::{Moment, Prometheus, fresh},
 };
 
@@ -159,7 +160,7 @@ fn verdict(tally: &Tally, min_percent: f64, spans: &Finding) -> Exit {
 fn trace_url(members: &[Member]) -> anyhow::Result<String> {
     Ok(format!(
         "http://{}/trace/",
-        members::published_by(members, "jaeger")?
+        members::published_by(members, Part::Jaeger)?
     ))
 }
 
@@ -184,7 +185,7 @@ fn note_forgotten(
     for (order, examined) in gone {
         let first_came = order.at - ARRIVES_WITHIN;
         let before_us = u64::try_from(first_came.timestamp_micros()).unwrap_or_default();
-        if jaeger.remembers("traefik", before_us)? {
+        if jaeger.remembers(Part::Traefik.name(), before_us)? {
             break;
         }
         if let Some(examined) = examined {
@@ -265,7 +266,7 @@ fn count_spans(prometheus: &Prometheus, window: &Window) -> anyhow::Result<SpanC
     let store = |counter: &str| format!("sum by (job) ({})", fresh(counter));
     counts.counted &= !prometheus.query(&stored_spans(), stored_until)?.is_empty();
     if store_restarted(prometheus, stored_from, stored_until)? {
-        counts.restarted.insert("jaeger".to_owned());
+        counts.restarted.insert(Part::Jaeger.to_string());
     }
     let mut gained = |query: &str, from: Moment| -> anyhow::Result<u64> {
         let mut sum = 0;
@@ -284,8 +285,8 @@ fn count_spans(prometheus: &Prometheus, window: &Window) -> anyhow::Result<SpanC
     let web = format!("{GATEWAY_COUNTER}{{entrypoint=\"web\"}}");
     let gateway_requests = gained(&store(&web), window.from)?;
     // Others' restarts say nothing of spans.
-    let senders = SERVICES.into_iter().chain(["jaeger", "traefik"]);
-    let senders: BTreeSet<&str> = senders.collect();
+    let senders = Part::services().chain([Part::Jaeger, Part::Traefik]);
+    let senders: BTreeSet<&str> = senders.map(Part::name).collect();
     counts
         .restarted
         .retain(|job| senders.contains(job.as_str()));

@@ -117,7 +117,10 @@ fn each_category_of_the_ledger_is_found_on_real_rows() {
     let running = RunningSystem::new(&project).expect("a running system");
     let since = Utc::now();
     let before = reconciliation::stock(&running).expect("the stock");
-    let (ada, bob) = (TestUser::new(&system.gateway), TestUser::new(&system.gateway));
+    let (ada, bob) = (
+        TestUser::new(&system.gateway),
+        TestUser::new(&system.gateway),
+    );
     let orders: Vec<String> = (0..9).map(|_| ada.order(&system.gateway)).collect();
     let [
         ghost,

@@ -6,6 +6,7 @@ use records::{
     evaluation::{Arm, FiredAlert},
     scenario::Scenario,
 };
+use system::Part;
 
 use super::{ON, WRONG_LEDGER, context, count, harm, without};
 use crate::{
@@ -39,7 +40,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         ArmPlan {
             name: BROKER_KILLED,
             fault: ArmFault::Instead(Fault::Kill {
-                service: "rabbitmq",
+                service: Part::RabbitMq,
             }),
             ..ON
         },
@@ -61,7 +62,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::Kill {
-            service: "inventory-service",
+            service: Part::InventoryService,
         },
         after: Duration::from_secs(3),
         // Longer than the alerts may take to fire.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
+use system::Part;
 
 use super::{
     BALANCING, ON,
@@ -48,7 +49,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::Pause {
-            service: "product-service",
+            service: Part::ProductService,
         },
         // Until most prices have been read once.
         after: Duration::from_secs(15),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
+use system::Part;
 
 use super::{
     ON,
@@ -26,7 +27,7 @@ const SKIPPED_AFTER_SECONDS: f64 = 3.0;
 /// Less than the keepalive needs to close a connection, so a call to the frozen replica always takes longer.
 const PROMPT_MS: f64 = 1_000.0;
 
-const REPLICAS: &[(&str, u32)] = &[("product-service", 2)];
+const REPLICAS: &[(Part, u32)] = &[(Part::ProductService, 2)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "client_load_balancing",
@@ -59,7 +60,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::PauseInUse {
-            service: "product-service",
+            service: Part::ProductService,
             database: "products",
         },
         after: Duration::from_secs(4),

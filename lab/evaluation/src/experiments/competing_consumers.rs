@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
+use system::Part;
 
 use super::{WRONG_LEDGER, by_route::decided_per_second, context};
 use crate::{
@@ -41,7 +42,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
            wait.",
     arms: &[
         consumers("1", &[]),
-        consumers("2", &[("inventory-service", 2)]),
+        consumers("2", &[(Part::InventoryService, 2)]),
     ],
     confounders: &[],
     load: LoadPlan {
@@ -56,7 +57,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::StarveCpu {
-            service: "inventory-service",
+            service: Part::InventoryService,
             // With 15 a consumer is throttled again and again while it holds its rows' locks, and two only stand in each other's
             // way; with 40 one alone decides all that arrives.
             millicores: 22,
@@ -71,7 +72,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     judge,
 };
 
-const fn consumers(name: &'static str, replicas: &'static [(&'static str, u32)]) -> ArmPlan {
+const fn consumers(name: &'static str, replicas: &'static [(Part, u32)]) -> ArmPlan {
     ArmPlan {
         name,
         patterns_off: &[],

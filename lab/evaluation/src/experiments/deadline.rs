@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::scenario::Scenario;
+use system::Part;
 
 use super::{
     BALANCING, ON,
@@ -55,7 +56,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::Pause {
-            service: "product-service",
+            service: Part::ProductService,
         },
         after: Duration::from_secs(5),
         // Longer than a request's own limit of 10 s, which ends purchases without the deadline.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::scenario::Scenario;
+use system::Part;
 
 use super::{WRONG_LEDGER, failed_requests, measurements};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 
 const HARMS: [Count; 1] = [("requests failed", failed_requests)];
-const REPLICAS: &[(&str, u32)] = &[("order-service", 2)];
+const REPLICAS: &[(Part, u32)] = &[(Part::OrderService, 2)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "graceful_shutdown",
@@ -48,7 +49,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::RollingRestart {
-            service: "order-service",
+            service: Part::OrderService,
             rounds: 1,
         },
         after: Duration::from_secs(3),

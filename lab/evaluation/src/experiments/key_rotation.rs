@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
+use system::Part;
 
 use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update::over_under_load};
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 
 const REFUSED: Count = ("requests refused with 401", refused);
 const FAILED: Count = ("requests failed", failed_requests);
-const REPLICAS: &[(&str, u32)] = &[("user-service", 2)];
+const REPLICAS: &[(Part, u32)] = &[(Part::UserService, 2)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "key_rotation",

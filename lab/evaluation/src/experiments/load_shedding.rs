@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
+use system::Part;
 
 use super::{
     ON, WRONG_LEDGER,
@@ -60,7 +61,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::StarveCpu {
-            service: "postgres",
+            service: Part::Postgres,
             millicores: 160,
         },
         after: Duration::from_secs(4),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::scenario::Scenario;
+use system::Part;
 
 use super::{ON, RECOVERY, WRONG_LEDGER, failed_requests, lost, measurements, without};
 use crate::{
@@ -41,7 +42,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::Kill {
-            service: "rabbitmq",
+            service: Part::RabbitMq,
         },
         after: Duration::from_secs(3),
         lasts: Duration::from_secs(3),

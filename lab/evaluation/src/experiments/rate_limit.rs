@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
+use system::Part;
 
 use super::{
     ON, WRONG_LEDGER,
@@ -68,7 +69,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::StarveCpu {
-            service: "inventory-service",
+            service: Part::InventoryService,
             // For more than the 60 a second that pass with the limit, and for less than arrive.
             millicores: 30,
         },

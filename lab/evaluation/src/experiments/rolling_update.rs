@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
+use system::Part;
 
 use super::{ON, WRONG_LEDGER, failed_requests, measurements};
 use crate::{
@@ -12,9 +13,9 @@ use crate::{
     verdict::{Count, harm_without_none_with},
 };
 
-const SERVICE: &str = "order-service";
+const SERVICE: Part = Part::OrderService;
 const HARMS: [Count; 1] = [("requests failed", failed_requests)];
-const REPLICAS: &[(&str, u32)] = &[(SERVICE, 2)];
+const REPLICAS: &[(Part, u32)] = &[(SERVICE, 2)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "rolling_update",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::scenario::Scenario;
+use system::Part;
 
 use super::{ON, WRONG_LEDGER, held, measurements, oversold, uncancelled, without};
 use crate::{
@@ -39,7 +40,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::Pause {
-            service: "inventory-service",
+            service: Part::InventoryService,
         },
         after: Duration::from_secs(3),
         lasts: Duration::from_secs(4),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use records::{evaluation::Arm, scenario::Scenario};
+use system::Part;
 
 use super::{ON, WRONG_LEDGER, failed_requests, measurements, telemetry, without};
 use crate::{
@@ -50,7 +51,9 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         idempotency_keys: true,
     },
     fault: FaultPlan {
-        fault: Fault::Pause { service: "jaeger" },
+        fault: Fault::Pause {
+            service: Part::Jaeger,
+        },
         after: Duration::from_secs(8),
         // Two exports of five seconds each are given up, and some time more.
         lasts: Duration::from_secs(15),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_events::topology::{self, Topology};
 use system::{
-    control,
+    Part, control,
     http::{Answer, Client, segment},
     members::Member,
     project::Project,
@@ -44,7 +44,7 @@ pub(super) const RESET: Declaration = Declaration {
     proof: "the broker no longer lists them",
     arguments: &[Argument::Service],
     fault: |values| Fault::ResetConnections {
-        service: values.service,
+        service: values.service(),
     },
 };
 
@@ -71,7 +71,7 @@ pub(super) const MEMORY_ALARM: Declaration = Declaration {
 /// Connections that the broker closes.
 #[derive(Debug)]
 pub(super) struct ResetConnections {
-    service: &'static str,
+    service: Part,
     closed: Vec<String>,
 }
 
@@ -83,7 +83,7 @@ struct Connection {
 }
 
 impl ResetConnections {
-    pub(super) fn new(service: &'static str) -> Self {
+    pub(super) fn new(service: Part) -> Self {
         Self {
             service,
             closed: Vec::new(),
@@ -92,9 +92,9 @@ impl ResetConnections {
 }
 
 /// A service names its connections `<service> publisher` and `<service> consumer`.
-fn belongs_to(connection: &Connection, service: &str) -> bool {
+fn belongs_to(connection: &Connection, service: Part) -> bool {
     let name = connection.client_properties["connection_name"].as_str();
-    name.and_then(|name| name.split(' ').next()) == Some(service)
+    name.and_then(|name| name.split(' ').next()) == Some(service.name())
 }
 
 impl Injection for ResetConnections {
@@ -309,7 +309,7 @@ fn ctl(system: &RunningSystem<'_>, args: &[&str]) -> anyhow::Result<Vec<String>>
             .limit(CTL_LIMIT)
             .read()
     };
-    let members = system.members_of("rabbitmq")?;
+    let members = system.members_of(Part::RabbitMq)?;
     members.into_iter().map(run).collect()
 }
 
@@ -366,15 +366,10 @@ mod tests {
             name: "1 -> 2".to_owned(),
             client_properties: json!({ "connection_name": name }),
         };
-        assert!(belongs_to(
-            &connection(json!("order-service consumer")),
-            "order-service"
-        ));
-        assert!(!belongs_to(
-            &connection(json!("order-service-2 consumer")),
-            "order-service"
-        ));
-        assert!(!belongs_to(&connection(Value::Null), "order-service"));
+        let is_of_orders = |name| belongs_to(&connection(name), Part::OrderService);
+        assert!(is_of_orders(json!("order-service consumer")));
+        assert!(!is_of_orders(json!("order-service-2 consumer")));
+        assert!(!is_of_orders(Value::Null));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::outcome;
 use records::evaluation::FaultEffect;
 use system::{
-    control,
+    Part, control,
     members::Member,
     running::{APPLICATION, RunningSystem},
     wait,
@@ -77,7 +77,7 @@ impl Injection for LockTable {
         let hold = format!(
             "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({HELD_AT_MOST_SECONDS}); ROLLBACK"
         );
-        let postgres = system.members_of("postgres")?.remove(0);
+        let postgres = system.members_of(Part::Postgres)?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
         // The session runs in the container, so that it needs no thread here; healing ends it by its name.
         let psql = [

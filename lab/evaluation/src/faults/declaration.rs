@@ -7,14 +7,12 @@ use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use base::durations;
 use shared_events::topology::{self, ORDER_EVENTS, Topology};
-use system::project::{CONTAINERS, among};
+use system::{Part, project::among};
 
 use super::Fault;
 
 /// The networks of compose.yaml, without `logs`, in which only optional parts are.
 const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
-/// The databases, by name.
-const DATABASES: [&str; 4] = ["users", "products", "orders", "inventory"];
 /// The kernel takes no smaller quota than a millisecond of each tenth of a second.
 const MILLICORES: RangeInclusive<u32> = 10..=64_000;
 /// The engine takes no smaller limit.
@@ -165,9 +163,15 @@ impl Argument {
     /// A sentence that names what can be given.
     pub fn read(self, text: &str, values: &mut Values) -> Result<(), String> {
         match self {
-            Self::Service => values.service = among(&CONTAINERS, "services", text)?,
+            Self::Service => {
+                let part = Part::among(Part::required(), text);
+                values.service = Some(part.map_err(|unknown| unknown.known())?);
+            }
             Self::Network => values.network = among(&NETWORKS, "networks", text)?,
-            Self::Database => values.database = among(&DATABASES, "databases", text)?,
+            Self::Database => {
+                let databases: Vec<_> = Part::services().filter_map(Part::database).collect();
+                values.database = among(&databases, "databases", text)?;
+            }
             // Leaked, as faults are made of constants, and a process makes one.
             Self::Table => values.table = text.to_owned().leak(),
             Self::Millicores => values.millicores = number(text, &MILLICORES)?,
@@ -185,7 +189,7 @@ impl Argument {
 /// The values of a fault's arguments. Those that it doesn't have are as if not given.
 #[derive(Debug, Clone)]
 pub struct Values {
-    pub(super) service: &'static str,
+    service: Option<Part>,
     pub(super) network: &'static str,
     pub(super) database: &'static str,
     pub(super) table: &'static str,
@@ -199,10 +203,17 @@ pub struct Values {
     pub(super) one: bool,
 }
 
+impl Values {
+    /// The service, of a fault that has [`Argument::Service`].
+    pub(super) fn service(&self) -> Part {
+        self.service.expect("a fault of a service declares that")
+    }
+}
+
 impl Default for Values {
     fn default() -> Self {
         Self {
-            service: "",
+            service: None,
             network: "",
             database: "",
             table: "",

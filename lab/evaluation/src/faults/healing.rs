@@ -10,14 +10,13 @@ use base::{
 };
 use shared_events::{dead_letters::Selection, topology};
 use system::{
-    control,
+    Part, control,
     dead_letters::{
         self,
         tool::{Order, Task, Tool},
     },
     definition::Definition,
     members::Member,
-    project::SERVICES,
     rolling,
     running::RunningSystem,
     wait,
@@ -29,7 +28,7 @@ use super::{POISON_TYPE, broker, database, limits, members::name, purge};
 const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The services that all others depend on.
-const FOUNDATIONS: [&str; 2] = ["postgres", "rabbitmq"];
+const FOUNDATIONS: [Part; 2] = [Part::Postgres, Part::RabbitMq];
 
 /// Undoes every fault, whoever injected it, and waits until all containers are healthy; returns what was repaired, in
 /// words.
@@ -42,9 +41,7 @@ pub fn heal_everything(system: &RunningSystem<'_>, step: &Step) -> anyhow::Resul
         what: Vec::new(),
     };
     heal_containers(system, &mut repaired)?;
-    wait_until_healthy(system, |member| {
-        FOUNDATIONS.contains(&member.service.as_str())
-    })?;
+    wait_until_healthy(system, |member| FOUNDATIONS.contains(&member.service))?;
     match database::end_sessions(system)? {
         0 => {}
         ended => repaired.add(format!("{ended} database sessions of an evaluation ended")),
@@ -80,7 +77,7 @@ impl Repaired<'_> {
 
 fn heal_containers(system: &RunningSystem<'_>, repaired: &mut Repaired<'_>) -> anyhow::Result<()> {
     // First: a container that was about to be removed must not be started again.
-    for service in SERVICES {
+    for service in Part::services() {
         for what in rolling::repair(system, service)? {
             repaired.add(what);
         }

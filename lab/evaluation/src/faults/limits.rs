@@ -25,7 +25,7 @@ pub(super) const STARVE_CPU: Declaration = Declaration {
     proof: "the kernel throttled it",
     arguments: &[Argument::Service, Argument::Millicores],
     fault: |values| Fault::StarveCpu {
-        service: values.service,
+        service: values.service(),
         millicores: values.millicores,
     },
 };
@@ -37,7 +37,7 @@ pub(super) const STARVE_MEMORY: Declaration = Declaration {
     proof: "the kernel killed it, or the engine restarted it",
     arguments: &[Argument::Service, Argument::Mebibytes],
     fault: |values| Fault::StarveMemory {
-        service: values.service,
+        service: values.service(),
         mebibytes: values.mebibytes,
     },
 };

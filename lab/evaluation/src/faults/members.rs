@@ -31,10 +31,10 @@ pub(super) const PAUSE: Declaration = Declaration {
     arguments: &[Argument::Service, Argument::One],
     fault: |values| match values.one {
         true => Fault::PauseOne {
-            service: values.service,
+            service: values.service(),
         },
         false => Fault::Pause {
-            service: values.service,
+            service: values.service(),
         },
     },
 };
@@ -47,10 +47,10 @@ pub(super) const KILL: Declaration = Declaration {
     arguments: &[Argument::Service, Argument::One],
     fault: |values| match values.one {
         true => Fault::KillOne {
-            service: values.service,
+            service: values.service(),
         },
         false => Fault::Kill {
-            service: values.service,
+            service: values.service(),
         },
     },
 };
@@ -62,7 +62,7 @@ pub(super) const STOP: Declaration = Declaration {
     proof: "they ended since, by the engine's clock, with their exit code",
     arguments: &[Argument::Service],
     fault: |values| Fault::Stop {
-        service: values.service,
+        service: values.service(),
     },
 };
 
@@ -73,7 +73,7 @@ pub(super) const RESTART: Declaration = Declaration {
     proof: "every container was started since the injection",
     arguments: &[Argument::Service, Argument::Rounds],
     fault: |values| Fault::RollingRestart {
-        service: values.service,
+        service: values.service(),
         rounds: values.rounds,
     },
 };

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use records::evaluation::FaultEffect;
 use system::{
-    control,
+    Part, control,
     definition::Definition,
     http::Client,
     members::{self, Member},
-    project::{ALERT_RECEIVER, SERVICES},
     running::RunningSystem,
 };
 
@@ -23,7 +22,7 @@ use super::{
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// Services with a shell, from which a connection can be tried.
-const NEIGHBOURS: [&str; 3] = ["postgres", "rabbitmq", "prometheus"];
+const NEIGHBOURS: [Part; 3] = [Part::Postgres, Part::RabbitMq, Part::Prometheus];
 
 /// Asked for as `cut`.
 pub(super) const CUT: Declaration = Declaration {
@@ -32,7 +31,7 @@ pub(super) const CUT: Declaration = Declaration {
     proof: "it isn't in the network, and another container can't reach it",
     arguments: &[Argument::Service, Argument::Network],
     fault: |values| Fault::Cut {
-        service: values.service,
+        service: values.service(),
         network: values.network,
     },
 };
@@ -41,7 +40,7 @@ pub(super) const CUT: Declaration = Declaration {
 #[derive(Debug)]
 pub(super) struct Cut {
     before: Vec<Member>,
-    service: &'static str,
+    service: Part,
     /// The engine's name of the network.
     network: String,
     definition: Definition,
@@ -52,7 +51,7 @@ pub(super) struct Cut {
 impl Cut {
     pub(super) fn new(
         system: &RunningSystem<'_>,
-        service: &'static str,
+        service: Part,
         network: &'static str,
     ) -> anyhow::Result<Self> {
         let definition = Definition::read(system)?;
@@ -64,7 +63,7 @@ impl Cut {
             neighbour: None,
         };
         for member in system.members()? {
-            let near = NEIGHBOURS.contains(&member.service.as_str())
+            let near = NEIGHBOURS.contains(&member.service)
                 && member.service != service
                 && member.state == "running"
                 && member.networks.contains_key(&cut.network);
@@ -79,13 +78,13 @@ impl Cut {
     /// Whether a neighbour can connect to the address that the first container had in this network.
     fn reachable_from(&self, neighbour: &Member) -> anyhow::Result<bool> {
         let port = match self.service {
-            "postgres" => 5432,
-            "rabbitmq" => 5672,
-            "prometheus" => 9090,
-            "alertmanager" => 9093,
-            ALERT_RECEIVER => 8080,
-            "jaeger" => 8888,
-            "traefik" => 8082,
+            Part::Postgres => 5432,
+            Part::RabbitMq => 5672,
+            Part::Prometheus => 9090,
+            Part::Alertmanager => 9093,
+            Part::AlertReceiver => 8080,
+            Part::Jaeger => 8888,
+            Part::Traefik => 8082,
             // The ops port of agora's own services.
             _ => 9100,
         };
@@ -108,7 +107,7 @@ impl Cut {
         if let Some(neighbour) = &self.neighbour
             && !self.reachable_from(neighbour)?
         {
-            let neighbour = &neighbour.service;
+            let neighbour = neighbour.service;
             return Ok(Some(format!("{neighbour} can't reach it there any more")));
         }
         let members = system.members()?;
@@ -117,7 +116,7 @@ impl Cut {
                 "{unready} isn't ready by its own health check"
             )));
         }
-        if self.service == "traefik" && !gateway_answers(&members) {
+        if self.service == Part::Traefik && !gateway_answers(&members) {
             return Ok(Some("the gateway doesn't answer".to_owned()));
         }
         Ok(None)
@@ -125,22 +124,22 @@ impl Cut {
 }
 
 /// The first service whose health check fails now: the engine asks every two seconds, and counts three failures.
-fn unready(members: &[Member]) -> anyhow::Result<Option<&str>> {
+fn unready(members: &[Member]) -> anyhow::Result<Option<Part>> {
     let services = members
         .iter()
-        .filter(|member| SERVICES.contains(&member.service.as_str()))
+        .filter(|member| member.service.is_service())
         .filter(|member| member.state == "running");
     for member in services {
         let call = control::exec(member, ["/service", "healthcheck"]);
         if !call.limit(ASK_LIMIT).output()?.status.success() {
-            return Ok(Some(&member.service));
+            return Ok(Some(member.service));
         }
     }
     Ok(None)
 }
 
 fn gateway_answers(members: &[Member]) -> bool {
-    let gateway = members::published_by(members, "traefik");
+    let gateway = members::published_by(members, Part::Traefik);
     gateway.is_ok_and(|address| Client::new(&address).get("/", &[], &[]).is_ok())
 }
 

@@ -3,6 +3,7 @@
 
 use records::evaluation::FaultEffect;
 use system::{
+    Part,
     http::Client,
     key_rotation::{self, Rotation},
     members::Member,
@@ -25,12 +26,12 @@ pub(super) enum How {
 #[derive(Debug)]
 pub(super) struct Replaced {
     how: How,
-    service: &'static str,
+    service: Part,
     before: Vec<Member>,
 }
 
 impl Replaced {
-    pub(super) fn new(how: How, service: &'static str, before: Vec<Member>) -> Self {
+    pub(super) fn new(how: How, service: Part, before: Vec<Member>) -> Self {
         Self {
             how,
             service,

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use records::evaluation::{Arm, Sample};
 
-use super::numbers;
+use crate::numbers;
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 190.0;

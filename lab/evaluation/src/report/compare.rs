@@ -11,7 +11,7 @@ use base::outcome::Exit;
 use records::evaluation::Sabotage;
 use serde::Serialize;
 
-use super::numbers;
+use crate::numbers;
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary},
     measurement::{Better, Outcome},

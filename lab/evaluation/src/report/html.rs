@@ -21,12 +21,12 @@ use serde::Serialize;
 use super::{
     charts::{self, Clock, Scales},
     list,
-    numbers::{self, NONE},
 };
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary, TrialVerdict},
     experiments,
     measurement::{Better, Outcome},
+    numbers::{self, NONE},
     statistics::Spread,
 };
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::numbers;
+use crate::numbers;
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion},
     effects::declared,

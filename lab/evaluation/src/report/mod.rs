@@ -8,6 +8,5 @@ pub mod html;
 pub mod junit;
 pub mod list;
 pub mod markdown;
-pub mod numbers;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -396,7 +396,7 @@ fn realistic() -> Evaluation {
         sketch.replicas = plan
             .replicas
             .iter()
-            .map(|(s, n)| ((*s).to_owned(), *n))
+            .map(|(s, n)| (s.to_string(), *n))
             .collect();
         sketch.noise = u64::from(repetition) * 31 + number as u64 + experiment.name.len() as u64;
         let off = number == 0;

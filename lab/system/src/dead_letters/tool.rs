@@ -11,6 +11,7 @@ use serde::Serialize;
 use shared_events::dead_letters::{Report, Selection};
 
 use crate::{
+    Part,
     compose::Compose,
     engine,
     members::Member,
@@ -20,7 +21,7 @@ use crate::{
 
 /// A full queue takes some minutes.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
-const SERVICE: &str = "dead-letters";
+const SERVICE: Part = Part::DeadLetters;
 
 /// What the tool does with dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,7 +75,9 @@ pub struct Tool<'a> {
 impl<'a> Tool<'a> {
     /// Checks that the tool can be run; an error says what is missing.
     pub fn new(project: &'a Project, members: &[Member]) -> anyhow::Result<Self> {
-        let broker = members.iter().find(|member| member.service == "rabbitmq");
+        let broker = members
+            .iter()
+            .find(|member| member.service == Part::RabbitMq);
         if broker.is_none_or(|broker| !broker.is_healthy()) {
             let condition = broker.map_or_else(|| "not started".to_owned(), Member::condition);
             return Err(outcome::unavailable(
@@ -103,7 +106,7 @@ impl<'a> Tool<'a> {
 
     /// Runs the tool; returns its report and its exit code. Its messages go to standard error.
     pub fn run(&self, order: &Order<'_>) -> anyhow::Result<(Report, Exit)> {
-        let run = ["run", "--rm", "--no-deps", "-T", SERVICE];
+        let run = ["run", "--rm", "--no-deps", "-T", SERVICE.name()];
         let call = self
             .compose
             .call(self.project, &self.settings, run)

@@ -1,10 +1,7 @@
 //! `evaluate --compare`, for people.
 
 use base::outcome::Exit;
-use evaluation::{
-    report::{compare::Comparison, numbers},
-    statistics::Spread,
-};
+use evaluation::{numbers, report::compare::Comparison, statistics::Spread};
 
 use crate::output::table;
 

@@ -1,6 +1,6 @@
 //! The noise floors that an A/A run has shown, on a terminal.
 
-use evaluation::report::numbers;
+use evaluation::numbers;
 use records::evaluation::NoiseRecord;
 
 use crate::output::table;

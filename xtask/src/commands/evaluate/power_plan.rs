@@ -9,8 +9,7 @@ use evaluation::{
     effects::{self, declared},
     experiment::Experiment,
     history::Durations,
-    noise,
-    report::numbers,
+    noise, numbers,
     statistics::power,
 };
 use records::evaluation::NoiseRecord;

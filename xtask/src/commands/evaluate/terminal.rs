@@ -3,7 +3,7 @@
 use comfy_table::Table;
 use evaluation::{
     conclusion::{Conclusion, ExperimentConclusion},
-    report::numbers,
+    numbers,
     store::{EvaluationFolder, PAGE_FILE},
 };
 
