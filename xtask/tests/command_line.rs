@@ -285,7 +285,7 @@ fn what_an_evaluation_is_asked_is_checked_before_anything_runs() {
     for wrong in [
         &["evaluate", "telepathy"][..],
         &["evaluate", "--repeat", "0"],
-        &["evaluate", "--repeat", "21"],
+        &["evaluate", "--repeat", "31"],
         &["evaluate", "--sabotage", "everything"],
         &["evaluate", "--compare", "one"],
         &["evaluate", "--compare", "one", "two", "--seed", "1"],

@@ -422,7 +422,7 @@ pub struct Reconciliation {
     /// Orders that are stored otherwise than a client was answered, each with the difference in words.
     #[serde(default)]
     pub misanswered: Vec<String>,
-    /// Requests for orders without an answer, or with the gateway's that it got none: they may have happened or not.
+    /// Requests for orders that may have happened or not, by their answers or the lack of one.
     #[serde(default)]
     pub indeterminate: u64,
     /// How many of them did happen, by their idempotency keys; `None` where they had none.

@@ -7,7 +7,7 @@ use system::Part;
 
 use super::{
     ON, WRONG_LEDGER,
-    by_route::{decided_per_second, median, under_fault},
+    by_route::{decided_per_second, median, not_sent, under_fault},
     context, without,
 };
 use crate::{
@@ -36,7 +36,7 @@ const EFFECTS: [DeclaredEffect; 2] = [
 ];
 /// Without it an accepted order takes longer than this, or there is no harm.
 const HARM_MS: f64 = 2_000.0;
-/// How many times the accepted orders have to arrive: less is no overload.
+/// How many times the decided orders have to arrive: less is no overload.
 const SATURATED: f64 = 2.0;
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
@@ -118,9 +118,11 @@ fn accepted_per_second(arm: &Arm) -> Option<f64> {
     per_second(arm, |second| second.succeeded)
 }
 
-/// Orders that arrived each second, without those that the generator could not send because too many were in flight.
+/// Orders that arrived each second, with those that the generator could not send because too many were in flight.
 fn arrived_per_second(arm: &Arm) -> Option<f64> {
-    per_second(arm, RouteSecond::sent)
+    let seconds = under_fault(arm).count() as f64;
+    let not_sent = not_sent(arm) as f64;
+    per_second(arm, RouteSecond::sent).map(|sent| sent + not_sent / seconds)
 }
 
 /// How long a rejection took, in milliseconds: the median of the seconds in which most orders were rejected.
@@ -138,17 +140,17 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     let [off, on] = arms else {
         return inconclusive("there are no two arms".to_owned());
     };
-    let rates = |arm| Some((decided_per_second(arm)?, accepted_per_second(arm)?));
-    let (Some((off_decided, _)), Some((on_decided, on_rate))) = (rates(off), rates(on)) else {
+    let rate = |arm| accepted_per_second(arm).and_then(|_| decided_per_second(arm));
+    let (Some(off_decided), Some(on_decided)) = (rate(off), rate(on)) else {
         return inconclusive("no order arrived while the CPU limit was in force".to_owned());
     };
     let (Some(off_ms), Some(on_ms)) = (accepted_p99(off), accepted_p99(on)) else {
         return inconclusive("no order was accepted while the CPU limit was in force".to_owned());
     };
     let arrived = arrived_per_second(on).unwrap_or_default();
-    if arrived < on_rate * SATURATED {
+    if arrived < on_decided * SATURATED {
         return inconclusive(format!(
-            "of {arrived:.0} orders a second {on_rate:.0} were accepted: the database was not overloaded"
+            "of {arrived:.0} orders a second {on_decided:.0} were decided: the database was not overloaded"
         ));
     }
     if off_ms < HARM_MS {

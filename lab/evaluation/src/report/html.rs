@@ -778,7 +778,7 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
         }));
     }
     if reconciliation().any(|reconciliation| reconciliation.indeterminate > 0) {
-        rows.push(row("requests without an answer", arms, |arm| {
+        rows.push(row("requests that may have happened", arms, |arm| {
             let found = arm.reconciliation.as_ref()?;
             let happened = found.indeterminate_stored.map_or_else(
                 || "they may have happened".to_owned(),
