@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     numbers,
-    scale::{Scale, ratio_tick},
+    scale::{Scale, WHOLE_FLOOR, ratio_tick},
     template::{self, Badge, escape},
 };
 use crate::{
@@ -159,13 +159,16 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// All that must have a place on the axis. The noise floor need not: its end may be beyond.
+    /// All that must have a place on the axis. A large noise floor need not: its ends may be beyond.
     fn ratios(&self) -> impl Iterator<Item = f64> {
         let runs = self.runs.iter().map(|(_, ratio)| *ratio);
         let estimate = self.estimate.iter();
         let estimate = estimate.flat_map(|(mean, low, high)| [*mean, *low, *high]);
         let bound = self.declared.iter().map(|effect| effect.bound.ratio());
-        runs.chain(estimate).chain(bound)
+        let noise = self.noise_floor.into_iter();
+        let noise = noise.map(|floor| floor.min(WHOLE_FLOOR));
+        let noise = noise.flat_map(|floor| [1.0 / floor, floor]);
+        runs.chain(estimate).chain(bound).chain(noise)
     }
 
     fn row(&self, scale: &Scale) -> Row {

@@ -28,10 +28,11 @@ const TEMPLATE: &str = include_str!("history.html");
 /// The version of the form.
 pub const FORMAT: u32 = 1;
 /// How a change is found, with its source.
-pub const METHOD: &str = "Pettitt's test (Pettitt 1979), repeated in both parts by binary segmentation (Scott and Knott 1974), \
-                          with p by random permutations";
+pub const METHOD: &str = "E-divisive (Matteson and James 2014) on ranks, tested by permutations";
+/// Among how many runs, the last ones, changes are looked for: the time for it grows with their square.
+pub const SEARCHED: usize = 200;
 /// The most runs of an experiment on the page.
-const MOST_RUNS: usize = 200;
+const MOST_RUNS: usize = SEARCHED;
 
 /// The history of this machine's runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -135,7 +136,7 @@ pub struct Change {
     pub at: usize,
     /// That run's id.
     pub run: String,
-    /// The probability of a split that is at least as good, if the runs between the neighbouring changes were in a random order.
+    /// The probability of a change that stands out as much, if the runs of the part that is split here were in a random order.
     pub p: f64,
     /// The median from the change before it, if any, to this one.
     pub before: f64,
@@ -375,8 +376,13 @@ fn geometric_mean(ratios: &[f64]) -> Option<f64> {
 }
 
 fn changes(values: &[Option<f64>], runs: &[Run]) -> Vec<Change> {
-    let known: Vec<f64> = values.iter().map(|it| it.unwrap_or(f64::NAN)).collect();
-    let found = change_points::find(&known, pairs::LEVEL);
+    let first = values.len().saturating_sub(SEARCHED);
+    let searched = values.iter().skip(first);
+    let searched: Vec<f64> = searched.map(|it| it.unwrap_or(f64::NAN)).collect();
+    let mut found = change_points::find(&searched, pairs::LEVEL);
+    for change in &mut found {
+        change.at += first;
+    }
     let median = |from: usize, to: usize| {
         Spread::of(values[from..to].iter().flatten().copied()).map(|spread| spread.median)
     };
@@ -384,7 +390,7 @@ fn changes(values: &[Option<f64>], runs: &[Run]) -> Vec<Change> {
         .iter()
         .enumerate()
         .filter_map(|(number, change)| {
-            let earlier = number.checked_sub(1).map_or(0, |earlier| found[earlier].at);
+            let earlier = number.checked_sub(1).map_or(first, |earlier| found[earlier].at);
             let later = found.get(number + 1).map_or(values.len(), |later| later.at);
             Some(Change {
                 at: change.at,
@@ -407,8 +413,9 @@ pub fn page(history: &History) -> anyhow::Result<String> {
 #[derive(Serialize)]
 struct Page<'a> {
     method: &'static str,
-    percent: f64,
+    percent: String,
     fewest: usize,
+    searched: usize,
     left_out: Option<String>,
     /// Whether some chart has a noise floor.
     has_floor: bool,
@@ -461,8 +468,9 @@ impl<'a> Page<'a> {
         let mut series = history.experiments.iter().flat_map(|it| &it.series);
         Self {
             method: history.method,
-            percent: history.level * 100.0,
+            percent: format!("{:.0}", history.level * 100.0),
             fewest: change_points::FEWEST,
+            searched: SEARCHED,
             left_out: history.left_out.describe(),
             has_floor: series.any(|series| series.noise_floor.is_some()),
             experiments: experiments

@@ -83,6 +83,8 @@ struct ExperimentView<'a> {
     repetitions: usize,
     runs: Vec<RunView<'a>>,
     first_arms: String,
+    /// What the position changes in what decides, in a phrase.
+    position: Option<String>,
     positions: Vec<PositionView<'a>>,
     steps: Option<StepTimes>,
     trials: Vec<TrialView>,
@@ -284,6 +286,7 @@ impl<'a> ExperimentView<'a> {
             repetitions,
             runs: runs::views(evaluation, experiment, &drawn),
             first_arms: runs::first_arms(evaluation, &experiment.name),
+            position: runs::position(experiment),
             positions: runs::positions(experiment),
             steps,
             left_out: repetitions - trials.len(),

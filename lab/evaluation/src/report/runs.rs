@@ -134,6 +134,17 @@ pub(super) fn positions(experiment: &ExperimentConclusion) -> Vec<PositionView<'
         .collect()
 }
 
+/// What the position changes in the measurements that decide: `Later instead of first: orders lost ×1.02`.
+pub(super) fn position(experiment: &ExperimentConclusion) -> Option<String> {
+    let decisive = experiment.measurements.iter().filter(|it| it.decisive);
+    let effects = decisive.filter_map(|measurement| {
+        let effect = numbers::ratio(measurement.position_effect?);
+        Some(format!("{} {effect}", measurement.name))
+    });
+    let effects: Vec<String> = effects.collect();
+    (!effects.is_empty()).then(|| format!("Later instead of first: {}", effects.join(", ")))
+}
+
 /// How long the steps of each arm took, as the median over its runs.
 #[derive(Debug, Serialize)]
 pub(super) struct StepTimes {
@@ -280,6 +291,8 @@ mod tests {
         );
         let positions = positions(&conclusion.experiments[0]);
         assert_eq!(positions[0].noise_floor, "×1.05");
+        let said = position(&conclusion.experiments[0]).unwrap();
+        assert!(said.starts_with("Later instead of first: orders decided under the CPU limit ×"));
     }
 
     #[test]

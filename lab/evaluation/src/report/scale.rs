@@ -8,7 +8,9 @@ const MARGIN: f64 = 0.06;
 const LEAST_RANGE: f64 = 1.2;
 /// A range in which steps of equal size are easier to read than 1, 2, 5.
 const NARROW: f64 = 4.0;
-/// The least part of a linear axis between two ticks.
+/// A noise floor up to this factor is seen to its ends, however small the effects are.
+pub(super) const WHOLE_FLOOR: f64 = 2.0;
+/// What is a whole number but for this is one.
 const FINEST: f64 = 1e-9;
 
 /// An axis from a least to a greatest value.
@@ -34,12 +36,13 @@ impl Scale {
         if least > 0.0 && least.is_finite() && high / least > factor {
             return Self::logarithmic(finite());
         }
-        let range = ((high - low) * (1.0 + MARGIN)).max(FINEST);
+        // Where everything is 0, there is still an axis.
+        let high = if low == high { 1.0 } else { high };
+        let range = (high - low) * (1.0 + MARGIN);
         let step = step(range, ticks);
         Self {
             low: (low / step).floor() * step,
-            // Where everything is 0, there is still an axis.
-            high: ((high + range * MARGIN) / step).ceil().max(1.0) * step,
+            high: ((low + range) / step).ceil() * step,
             logarithmic: false,
         }
     }

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use super::{
     history::{Line, Run, Series},
     numbers,
-    scale::{Scale, ratio_tick},
+    scale::{Scale, WHOLE_FLOOR, ratio_tick},
     template::escape,
 };
 use crate::effects::declared;
@@ -36,7 +36,9 @@ pub(super) fn chart(id: &str, series: &Series, runs: &[Run], first: usize) -> St
         .collect();
     let scale = if series.is_ratio {
         let bound = series.bound.map(|bound| bound.ratio());
-        Scale::of_ratios(shown.iter().copied().chain(bound))
+        let noise = series.noise_floor.map(|floor| floor.min(WHOLE_FLOOR));
+        let noise = noise.iter().flat_map(|floor| [1.0 / floor, *floor]);
+        Scale::of_ratios(shown.iter().copied().chain(bound).chain(noise))
     } else {
         Scale::of_values(&shown, FLAT, TICKS as f64 - 1.0)
     };
