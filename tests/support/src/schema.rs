@@ -30,8 +30,12 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<
             "const" => value == expected,
             "enum" => list(expected).contains(value),
             // Of numbers only.
-            "minimum" => value.as_f64().is_none_or(|value| Some(value) >= expected.as_f64()),
-            "maximum" => value.as_f64().is_none_or(|value| Some(value) <= expected.as_f64()),
+            "minimum" => value
+                .as_f64()
+                .is_none_or(|value| Some(value) >= expected.as_f64()),
+            "maximum" => value
+                .as_f64()
+                .is_none_or(|value| Some(value) <= expected.as_f64()),
             "minLength" => value.as_str().map(str::len) >= size(expected),
             "minItems" => value.as_array().map(Vec::len) >= size(expected),
             "format" => {

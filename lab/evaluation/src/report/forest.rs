@@ -92,9 +92,10 @@ fn lines(experiment: &ExperimentConclusion) -> Vec<Line<'_>> {
         };
         let ratios = measurement.ratios();
         // What was declared of the same ratio says it already.
-        let said = experiment.effects.iter().any(|declared| {
-            declared.measurement == measurement.name && declared.ratios == ratios
-        });
+        let said = experiment
+            .effects
+            .iter()
+            .any(|declared| declared.measurement == measurement.name && declared.ratios == ratios);
         if said || effect.ratio.is_none() || ratios.is_empty() {
             continue;
         }
@@ -244,7 +245,11 @@ impl<'a> Line<'a> {
                 if scale.has(*ratio) { "" } else { " beyond" },
                 percent(scale.part(*ratio)),
                 RUNS_Y + OFFSETS[number % OFFSETS.len()],
-                if *ratio == 0.0 { "0, beyond the axis".to_owned() } else { numbers::ratio(*ratio) }
+                if *ratio == 0.0 {
+                    "0, beyond the axis".to_owned()
+                } else {
+                    numbers::ratio(*ratio)
+                }
             );
         }
         svg.push_str("</svg>");
@@ -287,9 +292,8 @@ fn numbered(
             };
             let values = from.values.iter().zip(&to.values).zip(&measurement.counts);
             let both = values.zip(&experiment.trials);
-            let both = both.filter(|(((from, to), counts), _)| {
-                **counts && from.is_some() && to.is_some()
-            });
+            let both =
+                both.filter(|(((from, to), counts), _)| **counts && from.is_some() && to.is_some());
             Some(both.map(|(_, trial)| trial.repetition).collect())
         })
         .unwrap_or_default();
@@ -311,7 +315,11 @@ fn grid(scale: &Scale, height: f64) -> String {
             "<line class=\"{class}\" x1=\"{x}\" x2=\"{x}\" y1=\"0\" y2=\"{height}\"/>"
         );
     }
-    let _ = write!(lines, "<g class=\"ticks\">{}</g>", labels(scale, height + 13.0));
+    let _ = write!(
+        lines,
+        "<g class=\"ticks\">{}</g>",
+        labels(scale, height + 13.0)
+    );
     lines
 }
 
@@ -399,15 +407,34 @@ mod tests {
             let forest = plot(pairs, Some(1.05));
             assert!(forest.has_bound);
             for row in &forest.rows {
-                assert_eq!(row.svg.matches("<circle ").count(), pairs.len(), "{}", row.name);
+                assert_eq!(
+                    row.svg.matches("<circle ").count(),
+                    pairs.len(),
+                    "{}",
+                    row.name
+                );
             }
-            let declared: Vec<&Row> = forest.rows.iter().filter(|row| row.badge.is_some()).collect();
+            let declared: Vec<&Row> = forest
+                .rows
+                .iter()
+                .filter(|row| row.badge.is_some())
+                .collect();
             assert_eq!(declared.len(), 1);
             assert_eq!(declared[0].name, "orders decided under the CPU limit");
-            let again = forest.rows.iter().filter(|row| row.name == declared[0].name);
+            let again = forest
+                .rows
+                .iter()
+                .filter(|row| row.name == declared[0].name);
             assert_eq!(again.count(), 1, "a row says the same twice");
-            assert_eq!(declared[0].svg.contains("class=\"interval"), pairs.len() >= 6);
-            assert!(declared[0].svg.contains("<title>repetition 1: ×1.50</title>"));
+            assert_eq!(
+                declared[0].svg.contains("class=\"interval"),
+                pairs.len() >= 6
+            );
+            assert!(
+                declared[0]
+                    .svg
+                    .contains("<title>repetition 1: ×1.50</title>")
+            );
         }
     }
 
@@ -416,7 +443,10 @@ mod tests {
         let svg = &plot(&SIX, Some(1.1)).rows[0].svg;
         let (left, width) = (place(svg, "noise", "x"), place(svg, "noise", "width"));
         let one = place(svg, "no-effect", "x1");
-        assert!((left + width / 2.0 - one).abs() < 0.02, "{left} {width} {one}");
+        assert!(
+            (left + width / 2.0 - one).abs() < 0.02,
+            "{left} {width} {one}"
+        );
         let forest = plot(&SIX, None);
         assert!(!forest.has_floor && !forest.rows[0].svg.contains("class=\"noise\""));
     }

@@ -71,7 +71,7 @@ pub struct ExperimentHistory {
     pub kind: Kind,
     /// The oldest first.
     pub runs: Vec<Run>,
-    /// The declared effects, then the decisive measurements.
+    /// The declared effects, each with its measurement after it; then the other decisive measurements.
     pub series: Vec<Series>,
 }
 
@@ -147,7 +147,8 @@ pub struct Change {
 impl History {
     /// The history of conclusions, the oldest first, and of as many runs that can't be judged.
     pub fn of(conclusions: &[Conclusion], unreadable: usize) -> Self {
-        let count = |which: fn(&Conclusion) -> bool| conclusions.iter().filter(|it| which(it)).count();
+        let count =
+            |which: fn(&Conclusion) -> bool| conclusions.iter().filter(|it| which(it)).count();
         let experiments = experiments::ALL.iter().flat_map(|experiment| {
             let of = |quick| ExperimentHistory::of(conclusions, experiment.name, quick);
             [of(false), of(true)].into_iter().flatten()
@@ -202,10 +203,18 @@ impl ExperimentHistory {
         // Its measurements and effects are those of the last run: earlier ones may lack some.
         let (_, last) = runs.last()?;
         let views: Vec<Run> = runs.iter().map(|(run, it)| Run::of(run, it)).collect();
-        let effects = last.effects.iter().map(|effect| effect_series(effect, &runs));
+        let effects = last
+            .effects
+            .iter()
+            .map(|effect| effect_series(effect, &runs));
         let decisive = last.measurements.iter().filter(|it| it.decisive);
         let measured = decisive.map(|measurement| measurement_series(measurement, &runs));
-        let mut series: Vec<Series> = effects.chain(measured).collect();
+        let mut series: Vec<Series> = effects.collect();
+        for measured in measured {
+            // What an effect is the ratio of stands beside it.
+            let effect = series.iter().position(|it| it.name == measured.name);
+            series.insert(effect.map_or(series.len(), |effect| effect + 1), measured);
+        }
         for line in series.iter_mut().flat_map(|series| &mut series.lines) {
             line.changes = changes(&line.values, &views);
         }
@@ -264,9 +273,26 @@ impl Run {
             outcome: experiment.outcome,
         }
     }
+
+    fn machine(&self) -> String {
+        let gibibytes = self.memory_bytes as f64 / f64::from(1 << 30);
+        format!(
+            "{} cores, {gibibytes:.1} GiB of memory, {}",
+            self.cores, self.engine
+        )
+    }
 }
 
 impl Series {
+    /// The measurement's name, with what tells a ratio from it.
+    pub fn title(&self) -> String {
+        if self.is_ratio {
+            format!("{}, ratio", self.name)
+        } else {
+            self.name.clone()
+        }
+    }
+
     /// A value as it is written.
     pub fn value(&self, value: f64) -> String {
         if self.is_ratio {
@@ -303,10 +329,14 @@ impl Line {
     }
 }
 
-fn effect_series(effect: &EffectConclusion, runs: &[(&Conclusion, &ExperimentConclusion)]) -> Series {
+fn effect_series(
+    effect: &EffectConclusion,
+    runs: &[(&Conclusion, &ExperimentConclusion)],
+) -> Series {
     let same = |experiment: &ExperimentConclusion| {
         let mut effects = experiment.effects.iter();
-        let of = |it: &&EffectConclusion| it.measurement == effect.measurement && it.of == effect.of;
+        let of =
+            |it: &&EffectConclusion| it.measurement == effect.measurement && it.of == effect.of;
         effects.find(of).cloned()
     };
     let seen: Vec<Option<EffectConclusion>> = runs.iter().map(|(_, it)| same(it)).collect();
@@ -390,7 +420,9 @@ fn changes(values: &[Option<f64>], runs: &[Run]) -> Vec<Change> {
         .iter()
         .enumerate()
         .filter_map(|(number, change)| {
-            let earlier = number.checked_sub(1).map_or(first, |earlier| found[earlier].at);
+            let earlier = number
+                .checked_sub(1)
+                .map_or(first, |earlier| found[earlier].at);
             let later = found.get(number + 1).map_or(values.len(), |later| later.at);
             Some(Change {
                 at: change.at,
@@ -407,7 +439,9 @@ fn changes(values: &[Option<f64>], runs: &[Run]) -> Vec<Change> {
 pub fn page(history: &History) -> anyhow::Result<String> {
     let runs = history.experiments.iter().map(|it| it.runs.len());
     let most = runs.max().unwrap_or(0).min(MOST_RUNS);
-    template::render("history.html", TEMPLATE, most, |shown| Page::of(history, shown))
+    template::render("history.html", TEMPLATE, most, |shown| {
+        Page::of(history, shown)
+    })
 }
 
 #[derive(Serialize)]
@@ -431,6 +465,8 @@ struct ExperimentView<'a> {
     since: String,
     count: usize,
     left_out: usize,
+    /// That of all runs; `None` where they differ.
+    machine: Option<String>,
     changes: Vec<String>,
     charts: Vec<ChartView>,
     headings: Vec<String>,
@@ -493,21 +529,32 @@ impl<'a> ExperimentView<'a> {
             let mut changes = lines.flat_map(|line| &line.changes);
             changes.any(|change| change.at == run)
         };
-        let latest = history.runs.last().map_or(Outcome::NotJudged, |run| run.outcome);
+        let latest = history
+            .runs
+            .last()
+            .map_or(Outcome::NotJudged, |run| run.outcome);
         Self {
             title: history.title(),
             claim: experiments::find(&history.name).map_or("", |it| it.claim),
             badge: Badge::of(latest),
-            since: history.runs.first().map_or_else(String::new, |run| minute(run.started_at)),
+            since: history
+                .runs
+                .first()
+                .map_or_else(String::new, |run| minute(run.started_at)),
             count: history.runs.len(),
             left_out: first,
+            machine: history
+                .runs
+                .windows(2)
+                .all(|pair| pair[0].machine() == pair[1].machine())
+                .then(|| history.runs.last().map_or_else(String::new, Run::machine)),
             changes: history.changes(),
             charts: history
                 .series
                 .iter()
                 .enumerate()
                 .map(|(number, series)| ChartView {
-                    name: series.name.clone(),
+                    name: series.title(),
                     asked: match series.bound {
                         Some(bound) => format!("declared {}", declared(bound)),
                         None => match series.better {
@@ -523,7 +570,7 @@ impl<'a> ExperimentView<'a> {
             headings: history
                 .series
                 .iter()
-                .map(|series| format!("{}: {}", series.name, series.of()))
+                .map(|series| format!("{}: {}", series.title(), series.of()))
                 .collect(),
             runs: history
                 .runs
@@ -540,16 +587,19 @@ impl<'a> ExperimentView<'a> {
 
 impl<'a> RunView<'a> {
     fn of(history: &'a ExperimentHistory, index: usize, run: &'a Run, changed: bool) -> Self {
-        let gibibytes = run.memory_bytes as f64 / f64::from(1 << 30);
         Self {
             run: &run.run,
             page: format!("{}/{PAGE_FILE}#{}", run.run, history.name),
             agora: &run.agora,
-            machine: format!("{} cores, {gibibytes:.1} GiB, {}", run.cores, run.engine),
+            machine: run.machine(),
             profile: run.profile.option(),
             repetitions: run.repetitions,
             badge: Badge::of(run.outcome),
-            values: history.series.iter().map(|series| series.cell(index)).collect(),
+            values: history
+                .series
+                .iter()
+                .map(|series| series.cell(index))
+                .collect(),
             changed,
         }
     }

@@ -56,7 +56,10 @@ pub(super) fn views<'a>(
     let verdicts = experiment.trials.iter();
     let runs = verdicts.zip(trials(evaluation, &experiment.name));
     runs.map(|(verdict, (place, trial))| {
-        let took = trial.arms.iter().map(|arm| arm.finished_at - arm.started_at);
+        let took = trial
+            .arms
+            .iter()
+            .map(|arm| arm.finished_at - arm.started_at);
         let took: chrono::TimeDelta = took.sum();
         let is_drawn = drawn.contains(&verdict.repetition);
         RunView {
@@ -197,7 +200,9 @@ pub(super) fn step_times(
         .iter()
         .map(|arm| steps.iter().map(|step| seconds(arm, step)).collect())
         .collect();
-    let totals = table.iter().map(|times| times.iter().flatten().sum::<f64>());
+    let totals = table
+        .iter()
+        .map(|times| times.iter().flatten().sum::<f64>());
     let totals: Vec<f64> = totals.collect();
     let longest = totals.iter().copied().fold(0.0, f64::max).max(1e-3);
     let written = |seconds: f64| format!("{seconds:.1} s");
@@ -264,12 +269,16 @@ mod tests {
             trial.arms[later].started_at += TimeDelta::seconds(100);
             trial.arms[later].finished_at += TimeDelta::seconds(100);
             for (arm, settle_ms) in trial.arms.iter_mut().zip([20_000, 4_000]) {
-                arm.steps = [("configure", 2_000), ("load", 14_000), ("settle", settle_ms)]
-                    .map(|(step, took_ms)| StepTime {
-                        step: step.to_owned(),
-                        took_ms: took_ms + u64::from(trial.repetition),
-                    })
-                    .into();
+                arm.steps = [
+                    ("configure", 2_000),
+                    ("load", 14_000),
+                    ("settle", settle_ms),
+                ]
+                .map(|(step, took_ms)| StepTime {
+                    step: step.to_owned(),
+                    took_ms: took_ms + u64::from(trial.repetition),
+                })
+                .into();
             }
         }
         evaluation

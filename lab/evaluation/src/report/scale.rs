@@ -10,6 +10,8 @@ const LEAST_RANGE: f64 = 1.2;
 const NARROW: f64 = 4.0;
 /// A noise floor up to this factor is seen to its ends, however small the effects are.
 pub(super) const WHOLE_FLOOR: f64 = 2.0;
+/// How far an axis goes on which everything is 0.
+const NOTHING: f64 = 3.0;
 /// What is a whole number but for this is one.
 const FINEST: f64 = 1e-9;
 
@@ -37,7 +39,7 @@ impl Scale {
             return Self::logarithmic(finite());
         }
         // Where everything is 0, there is still an axis.
-        let high = if low == high { 1.0 } else { high };
+        let high = if low == high { NOTHING } else { high };
         let range = (high - low) * (1.0 + MARGIN);
         let step = step(range, ticks);
         Self {
@@ -180,10 +182,22 @@ mod tests {
             let scale = Scale::of_ratios(ratios.iter().copied());
             scale.ticks(6).into_iter().map(ratio_tick).collect()
         };
-        assert_eq!(written(&[1.15, 1.5]), ["×1", "×1.1", "×1.2", "×1.3", "×1.4", "×1.5"]);
+        assert_eq!(
+            written(&[1.15, 1.5]),
+            ["×1", "×1.1", "×1.2", "×1.3", "×1.4", "×1.5"]
+        );
         assert_eq!(written(&[0.1, 1.0]), ["×0.1", "×0.2", "×0.5", "×1"]);
-        assert_eq!(written(&[0.001, 100.0]), ["×0.001", "×0.01", "×0.1", "×1", "×10", "×100"]);
-        for ratios in [[0.97, 1.02], [0.999, 1.001], [1e-9, 1e9], [0.4, 30.0], [0.02, 1.1]] {
+        assert_eq!(
+            written(&[0.001, 100.0]),
+            ["×0.001", "×0.01", "×0.1", "×1", "×10", "×100"]
+        );
+        for ratios in [
+            [0.97, 1.02],
+            [0.999, 1.001],
+            [1e-9, 1e9],
+            [0.4, 30.0],
+            [0.02, 1.1],
+        ] {
             let ticks = written(&ratios);
             assert!((2..=6).contains(&ticks.len()), "{ticks:?}");
             assert!(ticks.contains(&"×1".to_owned()), "{ticks:?}");

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use records::{
     evaluation::{
         Arm, Configuration, Design, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert,
-        Hop, InForce, LoadEvidence, Measure, Profile, Reconciliation, Sabotage, Sample, Steadiness, StepTime,
-        Telemetry, Trial, Versions,
+        Hop, InForce, LoadEvidence, Measure, Profile, Reconciliation, Sabotage, Sample, Steadiness,
+        StepTime, Telemetry, Trial, Versions,
     },
     load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
 };
@@ -955,14 +955,7 @@ fn a_run_is_found_again_and_bad_evidence_is_refused() {
 
 /// Pairs of arms with one consumer and with two, in both orders, with the times of their steps.
 fn pairs(count: usize) -> Evaluation {
-    let pairs = [
-        (40, 60),
-        (41, 60),
-        (40, 63),
-        (38, 60),
-        (42, 62),
-        (40, 58),
-    ];
+    let pairs = [(40, 60), (41, 60), (40, 63), (38, 60), (42, 62), (40, 58)];
     let mut evaluation = consumers(&pairs[..count]);
     for trial in &mut evaluation.trials {
         let later = usize::from(trial.repetition % 2 == 1);
@@ -1065,7 +1058,10 @@ fn a_jump_in_ten_runs_is_one_change() {
         Some("1 sabotaged, 1 A/A, 1 unreadable for this version")
     );
     let outbox = &history.experiments[0];
-    assert_eq!((outbox.runs.len(), history.experiments[1].runs.len()), (10, 1));
+    assert_eq!(
+        (outbox.runs.len(), history.experiments[1].runs.len()),
+        (10, 1)
+    );
     let lost = &outbox.series[0];
     assert_eq!(lost.name, "orders lost");
     let changes = &lost.lines[0].changes;
@@ -1095,7 +1091,10 @@ fn a_jump_in_ten_runs_is_one_change() {
         assert!(!page.contains(outside), "the page has {outside}");
     }
     assert_eq!(
-        history.only(&["competing_consumers".to_owned()]).experiments.len(),
+        history
+            .only(&["competing_consumers".to_owned()])
+            .experiments
+            .len(),
         1
     );
 }
@@ -1144,7 +1143,10 @@ fn the_json_of_a_history_is_as_its_schema_says_and_the_schema_can_refuse() {
         ("/left_out/sabotaged", serde_json::json!(-1)),
         ("/experiments/0/quick", serde_json::json!("no")),
         ("/experiments/0/runs/0/outcome", serde_json::json!("fine")),
-        ("/experiments/0/runs/0/started_at", serde_json::json!("ever")),
+        (
+            "/experiments/0/runs/0/started_at",
+            serde_json::json!("ever"),
+        ),
         ("/experiments/0/runs/0/profile", serde_json::json!("slow")),
         ("/experiments/0/series/0/lines", serde_json::json!([])),
         ("/experiments/0/series/0/better", serde_json::json!("up")),

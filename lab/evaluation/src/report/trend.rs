@@ -236,7 +236,8 @@ impl Chart<'_> {
         for (index, run) in self.runs.iter().enumerate().skip(self.first) {
             let values = self.series.lines.iter().map(|line| {
                 let value = line.values.get(index).copied().flatten();
-                let value = value.map_or_else(|| numbers::NONE.to_owned(), |it| self.series.value(it));
+                let value =
+                    value.map_or_else(|| numbers::NONE.to_owned(), |it| self.series.value(it));
                 format!("{} {value}", line.of)
             });
             let values: Vec<String> = values.collect();

@@ -59,7 +59,7 @@ fn print(history: &ExperimentHistory) {
         .map(str::to_owned)
         .to_vec();
     let series = history.series.iter();
-    header.extend(series.map(|series| format!("{} ({})", series.name, series.of())));
+    header.extend(series.map(|series| format!("{} ({})", series.title(), series.of())));
     let mut table = table([]);
     table.set_header(header);
     let first = history.runs.len().saturating_sub(SHOWN);
@@ -82,4 +82,27 @@ fn print(history: &ExperimentHistory) {
         println!(" changed: {change}");
     }
     println!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_stored_run_there_is_nothing_to_show_and_no_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut project = Project::discover().unwrap();
+        project.root = folder.path().to_owned();
+        for (names, said) in [
+            (&[][..], "there is no stored evaluation"),
+            (&["outbox".to_owned()], "no stored evaluation of `outbox`"),
+        ] {
+            let error = run(&project, names, Format::Text).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Unavailable);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let error = run(&project, &["telepathy".to_owned()], Format::Text).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Usage);
+    }
 }
