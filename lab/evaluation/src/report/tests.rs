@@ -17,7 +17,7 @@ use system::project::Project;
 
 use super::{
     compare::Comparison,
-    history::{self, History},
+    history::{self, ExperimentHistory, History},
     html, junit, list, markdown,
 };
 use crate::{
@@ -1048,7 +1048,11 @@ fn ten_runs() -> Vec<Conclusion> {
 #[test]
 fn a_jump_in_ten_runs_is_one_change() {
     let history = History::of(&ten_runs(), 1);
-    let titles: Vec<String> = history.experiments.iter().map(|it| it.title()).collect();
+    let titles: Vec<String> = history
+        .experiments
+        .iter()
+        .map(ExperimentHistory::title)
+        .collect();
     assert_eq!(
         titles,
         ["outbox", "outbox, profile quick", "competing_consumers"]

@@ -12,7 +12,7 @@ use super::{
     scale::{Scale, WHOLE_FLOOR, ratio_tick},
     template::escape,
 };
-use crate::effects::declared;
+use crate::{effects::declared, statistics::decision::Bound};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 176.0;
@@ -35,7 +35,7 @@ pub(super) fn chart(id: &str, series: &Series, runs: &[Run], first: usize) -> St
         .flat_map(|line| line.values.iter().skip(first).flatten().copied())
         .collect();
     let scale = if series.is_ratio {
-        let bound = series.bound.map(|bound| bound.ratio());
+        let bound = series.bound.map(Bound::ratio);
         let noise = series.noise_floor.map(|floor| floor.min(WHOLE_FLOOR));
         let noise = noise.iter().flat_map(|floor| [1.0 / floor, *floor]);
         Scale::of_ratios(shown.iter().copied().chain(bound).chain(noise))
