@@ -284,6 +284,7 @@ fn json_stands_alone_on_standard_output_even_for_errors() {
 fn what_an_evaluation_is_asked_is_checked_before_anything_runs() {
     for wrong in [
         &["evaluate", "telepathy"][..],
+        &["evaluate", "history", "telepathy"],
         &["evaluate", "--repeat", "0"],
         &["evaluate", "--repeat", "31"],
         &["evaluate", "--sabotage", "everything"],

@@ -500,14 +500,14 @@ fn unknown(name: &str) -> anyhow::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use records::evaluation::{Arm, NoiseRecord, PlannedExperiment};
 
     use super::*;
     use crate::report::tests::{Sketch, evaluation};
 
     /// Orders decided a second with one consumer and with two, a pair for each trial.
-    fn consumers(pairs: &[(u64, u64)]) -> Evaluation {
+    pub(crate) fn consumers(pairs: &[(u64, u64)]) -> Evaluation {
         let arm = |name: &str, decided: u64| -> Arm {
             let mut arm = Sketch::arm(name).rate(120).build();
             let fault = arm.fault.as_mut().unwrap();
@@ -529,7 +529,8 @@ mod tests {
         }
     }
 
-    fn noise(factor: f64) -> NoiseRecord {
+    /// How much equal arms differ in that.
+    pub(crate) fn noise(factor: f64) -> NoiseRecord {
         NoiseRecord {
             experiment: "competing_consumers".to_owned(),
             measurement: "orders decided under the CPU limit".to_owned(),

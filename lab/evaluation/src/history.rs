@@ -10,6 +10,7 @@ use records::evaluation::{Evaluation, PlannedExperiment, Trial};
 use system::project::Project;
 
 use super::{
+    conclusion::Conclusion,
     experiment::Experiment,
     experiments,
     store::{EVIDENCE_FILE, EvaluationFolder, evaluations},
@@ -20,13 +21,15 @@ const BESIDES_LOAD: Duration = Duration::from_secs(20);
 /// How many of the last runs are asked for durations.
 const RUNS: usize = 10;
 
-/// The evidence of every stored run that this version can judge, the oldest first, and how many others there are.
-pub fn stored(project: &Project) -> anyhow::Result<(Vec<Evaluation>, usize)> {
+/// The conclusion of every stored run that this version can judge, the oldest first, and how many others there are.
+pub fn stored(project: &Project) -> anyhow::Result<(Vec<Conclusion>, usize)> {
     let mut others = 0;
     let mut stored = Vec::new();
     for run in runs(project)? {
-        match EvaluationFolder::new(project, &run).evidence() {
-            Ok(evaluation) => stored.push(evaluation),
+        // One evidence at a time: each is as large as megabytes.
+        let evidence = EvaluationFolder::new(project, &run).evidence();
+        match evidence.and_then(|evidence| Conclusion::of(&evidence)) {
+            Ok(conclusion) => stored.push(conclusion),
             Err(_) => others += 1,
         }
     }

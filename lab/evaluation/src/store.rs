@@ -11,7 +11,10 @@ use records::evaluation::{Evaluation, FORMAT, OLDEST_FORMAT};
 use serde_json::Value;
 use system::{files::replace, project::Project};
 
-use super::{conclusion::Conclusion, report};
+use super::{
+    conclusion::Conclusion,
+    report::{self, history::History},
+};
 
 /// The evidence: an [`Evaluation`] as JSON.
 pub const EVIDENCE_FILE: &str = "evidence.json";
@@ -23,6 +26,9 @@ pub const PAGE_FILE: &str = "report.html";
 pub const JUNIT_FILE: &str = "junit.xml";
 /// The verdicts as Markdown, for a pull request or a job's summary.
 pub const SUMMARY_FILE: &str = "summary.md";
+
+/// The history of all runs as a page for people, beside their folders.
+pub const HISTORY_FILE: &str = "history.html";
 
 /// The name of the last run on a command line.
 pub const LATEST: &str = "latest";
@@ -146,6 +152,15 @@ impl EvaluationFolder {
         let path = self.path.join(file);
         replace(&path, content).with_context(|| format!("failed to write {}", path.display()))
     }
+}
+
+/// Writes the page with the history of all runs, and returns its path.
+pub fn write_history(project: &Project, history: &History) -> anyhow::Result<PathBuf> {
+    let path = evaluations(project).join(HISTORY_FILE);
+    let page = report::history::page(history)?;
+    replace(&path, page.as_bytes())
+        .with_context(|| format!("failed to write {}", path.display()))?;
+    Ok(path)
 }
 
 /// Holds the id of the project's last run: a test system's runs are not a user's.

@@ -3,6 +3,7 @@
 //! Left out: running, judging and reports (`evaluation`).
 
 mod comparison;
+mod history;
 mod list;
 mod noise_floors;
 mod power_plan;
@@ -42,7 +43,8 @@ const RIGOROUS_RUNS: u32 = 3;
                   upheld; --compare: a regression), 2 wrong usage, 3 the system or the evidence is missing, 4 inconclusive, or \
                   nothing was judged. Magnitude claims are decided by six pairs of runs at least; one pair is shown and not \
                   judged. A run leaves evidence.json, verdicts.json, \
-                  report.html, junit.xml and summary.md in target/agora/evaluations/<run>/."
+                  report.html, junit.xml and summary.md in target/agora/evaluations/<run>/; `history` writes history.html \
+                  beside them."
 )]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -100,6 +102,12 @@ enum Task {
         #[arg(default_value = LATEST)]
         run: String,
     },
+    /// Show all stored runs: measurements and declared effects over time, and where they changed
+    History {
+        /// The experiments to print [default: all of them; the page always has all]
+        #[arg(value_name = "EXPERIMENT")]
+        experiments: Vec<String>,
+    },
     /// Say how many pairs of runs the declared effects of an experiment need on this machine, and how long they take
     Plan {
         /// An experiment with declared effects [default: all of them]
@@ -136,6 +144,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
             let evaluation = runner::resume(project, run, &progress())?;
             conclude(project, &evaluation, format)
         }
+        (Some(Task::History { experiments }), _) => history::run(project, experiments, format),
         (Some(Task::Plan { experiments }), _) => plan(project, experiments, format),
         (None, Some([before, after])) => compare(project, before, after, options.tolerance, format),
         (None, _) => evaluate(project, options, format),

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use records::evaluation::{Arm, Sample};
 
+use super::{scale, template::escape};
 use crate::numbers;
 
 const WIDTH: f64 = 480.0;
@@ -125,13 +126,9 @@ fn nice(value: f64) -> f64 {
     (value / step).ceil() * step
 }
 
-/// A round distance between ticks.
+/// A round distance between ticks of whole numbers.
 fn step(range: f64, ticks: f64) -> f64 {
-    let rough = range / ticks;
-    let power = 10_f64.powf(rough.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * power);
-    let step = steps.into_iter().find(|step| *step >= rough);
-    step.unwrap_or(rough).max(1.0)
+    scale::step(range, ticks).max(1.0)
 }
 
 /// Requests a second, stacked: succeeded, failed, not sent.
@@ -470,13 +467,6 @@ impl<'a> Chart<'a> {
         );
         svg
     }
-}
-
-/// Text in the content of an element.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[cfg(test)]

@@ -1,29 +1,27 @@
 //! The report as a page for people: one file without external resources and without a script.
 //!
-//! The template, `page.html`, escapes everything that comes from the evidence; only the charts, which escape their own
-//! texts, and `prose` are inserted as markup. Left out: how it looks (`page.html`).
+//! Left out: how it looks (`page.html` and `style.css`, see [`super::template`]).
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use base::progress::spell;
 use chrono::{DateTime, Utc};
-use minijinja::{
-    Environment, UndefinedBehavior,
-    value::{Serde, Value},
-};
 use records::evaluation::{
-    Arm, Configuration, Evaluation, FiredAlert, Hop, Measure, Reconciliation, Sabotage, Steadiness,
-    Trial, Versions,
+    Arm, Configuration, Design, Evaluation, FiredAlert, Hop, Measure, Profile, Reconciliation,
+    Sabotage, Steadiness, Trial, Versions,
 };
 use serde::Serialize;
 
 use super::{
     charts::{self, Clock, Scales},
+    forest::{self, Forest},
     list,
+    runs::{self, PositionView, RunView, StepTimes},
+    template::{self, Badge, minute},
 };
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary, TrialVerdict},
+    experiment::Kind,
     experiments,
     measurement::{Better, Outcome},
     numbers::{self, NONE},
@@ -31,61 +29,16 @@ use crate::{
 };
 
 const TEMPLATE: &str = include_str!("page.html");
-/// The largest size of a page, so that it can be sent around; repetitions that don't fit are only in `evidence.json`.
-const MAX_BYTES: usize = 1_900_000;
 /// The most ids in one list.
 const NAMED: usize = Hop::NAMED;
 
-/// The whole page.
+/// The whole page. Repetitions that don't fit are only in `evidence.json`.
 pub fn page(evaluation: &Evaluation, conclusion: &Conclusion) -> anyhow::Result<String> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.add_filter("prose", prose);
-    environment
-        .add_template("page.html", TEMPLATE)
-        .context("the page's template")?;
-    let template = environment.get_template("page.html")?;
-    let most = conclusion
-        .experiments
-        .iter()
-        .map(ExperimentConclusion::repetitions)
-        .max();
-    let mut drawn = most.unwrap_or(0);
-    loop {
-        let page = Page::of(evaluation, conclusion, drawn);
-        let page = template
-            .render(Serde(&page))
-            .context("failed to make the page")?;
-        if page.len() <= MAX_BYTES || drawn <= 1 {
-            return Ok(page);
-        }
-        drawn /= 2;
-    }
-}
-
-/// Text as markup, in which only `backticks` have a meaning: code.
-fn prose(text: &str) -> Value {
-    let escaped = text
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;");
-    let parts: Vec<&str> = escaped.split('`').collect();
-    // As many closing ones as opening ones, or they are just characters.
-    if parts.len().is_multiple_of(2) {
-        return Value::from_safe_string(escaped);
-    }
-    let mut html = String::with_capacity(escaped.len());
-    for (number, part) in parts.into_iter().enumerate() {
-        if number % 2 == 1 {
-            html.push_str("<code>");
-            html.push_str(part);
-            html.push_str("</code>");
-        } else {
-            html.push_str(part);
-        }
-    }
-    Value::from_safe_string(html)
+    let experiments = conclusion.experiments.iter();
+    let most = experiments.map(ExperimentConclusion::repetitions).max();
+    template::render("page.html", TEMPLATE, most.unwrap_or(0), |drawn| {
+        Page::of(evaluation, conclusion, drawn)
+    })
 }
 
 #[derive(Serialize)]
@@ -96,6 +49,8 @@ struct Page<'a> {
     duration: String,
     seed: u64,
     sabotage: Option<&'static str>,
+    same_arms: bool,
+    profile: &'static str,
     command: &'a str,
     judge: String,
     versions: Vec<(&'static str, String)>,
@@ -105,21 +60,17 @@ struct Page<'a> {
     experiments: Vec<ExperimentView<'a>>,
 }
 
-/// A verdict's sign, word and colour.
-#[derive(Serialize)]
-struct Badge {
-    class: &'static str,
-    mark: &'static str,
-    word: &'static str,
-}
-
 #[derive(Serialize)]
 struct ExperimentView<'a> {
     name: &'a str,
     badge: Badge,
+    /// What decides such a claim.
+    kind: &'static str,
     claim: &'a str,
     refuted_by: &'a str,
     harm: &'static str,
+    /// Why each declared effect must be as large as that.
+    declared: Vec<String>,
     reason: &'a str,
     quote: &'a str,
     arms: Vec<String>,
@@ -128,8 +79,14 @@ struct ExperimentView<'a> {
     measurements: Vec<MeasurementView<'a>>,
     /// The heading of the column of effects.
     against: String,
+    forest: Option<Forest>,
     repetitions: usize,
-    verdicts: Vec<VerdictView<'a>>,
+    runs: Vec<RunView<'a>>,
+    first_arms: String,
+    /// What the position changes in what decides, in a phrase.
+    position: Option<String>,
+    positions: Vec<PositionView<'a>>,
+    steps: Option<StepTimes>,
     trials: Vec<TrialView>,
     /// How many repetitions are not drawn.
     left_out: usize,
@@ -162,15 +119,8 @@ struct MeasurementView<'a> {
 }
 
 #[derive(Serialize)]
-struct VerdictView<'a> {
-    repetition: u32,
-    seed: u64,
-    badge: Badge,
-    reason: &'a str,
-}
-
-#[derive(Serialize)]
 struct TrialView {
+    section: String,
     repetition: u32,
     badge: Badge,
     arms: Vec<String>,
@@ -243,6 +193,8 @@ impl<'a> Page<'a> {
             duration: spell(duration.to_std().unwrap_or_default()),
             seed: conclusion.seed,
             sabotage: conclusion.sabotage.map(Sabotage::describe),
+            same_arms: conclusion.design == Design::SameArms,
+            profile: conclusion.profile.option(),
             command: &conclusion.command,
             judge: format!("cargo xtask evaluate judge {}", conclusion.run),
             versions: versions(&conclusion.versions),
@@ -268,18 +220,6 @@ fn versions(versions: &Versions) -> Vec<(&'static str, String)> {
             format!("{} cores, {gibibytes:.1} GiB of memory", versions.cores),
         ),
     ]
-}
-
-fn badge(outcome: Outcome) -> Badge {
-    Badge {
-        class: outcome.word(),
-        mark: outcome.mark(),
-        word: outcome.word(),
-    }
-}
-
-fn minute(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 impl<'a> ExperimentView<'a> {
@@ -309,14 +249,21 @@ impl<'a> ExperimentView<'a> {
                 Some(TrialView::of(trial, verdict.outcome))
             })
             .collect();
+        let drawn: Vec<u32> = trials.iter().map(|trial| trial.repetition).collect();
+        let steps = runs::step_times(evaluation, experiment, &arms);
         let plan = experiments::find(&experiment.name);
         Self {
             name: &experiment.name,
-            badge: badge(experiment.outcome),
+            badge: Badge::of(experiment.outcome),
+            kind: match experiment.kind {
+                Kind::Safety => "safety claim: each run decides",
+                Kind::Magnitude => "magnitude claim: only pairs of runs decide",
+            },
             claim: &experiment.claim,
             refuted_by: &experiment.refuted_by,
             harm: plan.map_or("", |plan| plan.harm),
             confounders: plan.map_or_else(Vec::new, list::confounders),
+            declared: plan.map_or_else(Vec::new, list::effects),
             reason: &experiment.reason,
             quote: &experiment.quote,
             against: match arms.as_slice() {
@@ -335,17 +282,13 @@ impl<'a> ExperimentView<'a> {
                 .iter()
                 .map(MeasurementView::of)
                 .collect(),
+            forest: forest::of(experiment),
             repetitions,
-            verdicts: experiment
-                .trials
-                .iter()
-                .map(|trial| VerdictView {
-                    repetition: trial.repetition,
-                    seed: trial.seed,
-                    badge: badge(trial.outcome),
-                    reason: &trial.reason,
-                })
-                .collect(),
+            runs: runs::views(evaluation, experiment, &drawn),
+            first_arms: runs::first_arms(evaluation, &experiment.name),
+            position: runs::position(experiment),
+            positions: runs::positions(experiment),
+            steps,
             left_out: repetitions - trials.len(),
             trials,
             repeat: repeat(conclusion, experiment),
@@ -361,6 +304,11 @@ fn repeat(conclusion: &Conclusion, experiment: &ExperimentConclusion) -> String 
         experiment.repetitions(),
         conclusion.seed
     );
+    if conclusion.design == Design::SameArms {
+        command.push_str(" --aa");
+    } else if conclusion.profile == Profile::Quick {
+        command.push_str(" --profile quick");
+    }
     if let Some(sabotage) = conclusion.sabotage {
         command.push_str(" --sabotage ");
         command.push_str(sabotage.option());
@@ -426,8 +374,9 @@ impl TrialView {
     fn of(trial: &Trial, outcome: Outcome) -> Self {
         let arms = &trial.arms;
         Self {
+            section: runs::section(&trial.experiment, trial.repetition),
             repetition: trial.repetition,
-            badge: badge(outcome),
+            badge: Badge::of(outcome),
             arms: arms.iter().map(|arm| arm.name.clone()).collect(),
             charts: chart_rows(trial),
             numbers: arms.iter().map(numbers_table).collect(),
@@ -445,7 +394,7 @@ impl TrialView {
 }
 
 /// A kind of chart: its class, its name, a legend of classes and names, and the function that draws it.
-type Kind = (
+type ChartKind = (
     &'static str,
     &'static str,
     &'static [(&'static str, &'static str)],
@@ -454,7 +403,7 @@ type Kind = (
 
 fn chart_rows(trial: &Trial) -> Vec<ChartRow> {
     let scales = Scales::of(&trial.arms);
-    let rows: [Kind; 3] = [
+    let rows: [ChartKind; 3] = [
         (
             "throughput",
             "Requests a second",

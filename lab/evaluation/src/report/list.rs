@@ -55,7 +55,7 @@ pub fn entries() -> Vec<Entry> {
             .map(|measurement| measurement.name)
             .collect(),
         kind: experiment.kind,
-        effects: experiment.effects.iter().map(effect).collect(),
+        effects: effects(experiment),
     };
     experiments::ALL.iter().copied().map(entry).collect()
 }
@@ -104,6 +104,11 @@ pub fn confounders(experiment: &Experiment) -> Vec<String> {
         )
     });
     said.collect()
+}
+
+/// The declared effects, a sentence each.
+pub fn effects(experiment: &Experiment) -> Vec<String> {
+    experiment.effects.iter().map(effect).collect()
 }
 
 /// A declared effect in a sentence: `orders decided under the CPU limit, at least ×1.15: a second consumer …`.

@@ -8,20 +8,27 @@ use records::{
     evaluation::{
         Arm, Configuration, Design, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert,
         Hop, InForce, LoadEvidence, Measure, Profile, Reconciliation, Sabotage, Sample, Steadiness,
-        Telemetry, Trial, Versions,
+        StepTime, Telemetry, Trial, Versions,
     },
     load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
 };
 use support::schema;
 use system::project::Project;
 
-use super::{compare::Comparison, html, junit, list, markdown};
+use super::{
+    compare::Comparison,
+    history::{self, ExperimentHistory, History},
+    html, junit, list, markdown,
+};
 use crate::{
-    conclusion::Conclusion,
+    conclusion::{
+        Conclusion,
+        tests::{consumers, noise},
+    },
     experiment::{Experiment, Model, Observed},
     experiments,
     measurement::Outcome,
-    store::EvaluationFolder,
+    store::{EvaluationFolder, write_history},
 };
 
 /// A second of the load that all sketches share.
@@ -650,14 +657,14 @@ fn the_page_has_everything_and_needs_nothing() {
     for outside in ["http://", "https://", "src=", "@import", "url(", "<script"] {
         assert!(!page.contains(outside), "the page has {outside}");
     }
-    // Three charts for each arm of each repetition that is drawn: as many as the page has room for.
+    // Three timelines for each arm of each repetition that is drawn: as many as the page has room for.
     let once = evaluation
         .trials
         .iter()
         .filter(|trial| trial.repetition == 1);
     let charts = 3 * once.map(|trial| trial.arms.len()).sum::<usize>();
     let repetitions: Vec<usize> = (1..=3).map(|drawn| drawn * charts).collect();
-    assert!(repetitions.contains(&page.matches("<svg ").count()));
+    assert!(repetitions.contains(&page.matches("<svg viewBox").count()));
     assert_eq!(
         page.matches("<svg ").count(),
         page.matches("</svg>").count()
@@ -946,12 +953,236 @@ fn a_run_is_found_again_and_bad_evidence_is_refused() {
     assert!(refused("{}").contains("has the format none"));
 }
 
+/// Pairs of arms with one consumer and with two, in both orders, with the times of their steps.
+fn pairs(count: usize) -> Evaluation {
+    let pairs = [(40, 60), (41, 60), (40, 63), (38, 60), (42, 62), (40, 58)];
+    let mut evaluation = consumers(&pairs[..count]);
+    for trial in &mut evaluation.trials {
+        let later = usize::from(trial.repetition % 2 == 1);
+        trial.arms[later].started_at += TimeDelta::seconds(100);
+        trial.arms[later].finished_at += TimeDelta::seconds(100);
+        let times = [8_200, 2_900, 23_000, 31_000, 1_400, 6_300];
+        let steps = [
+            "configure",
+            "steady",
+            "load",
+            "settle",
+            "reconcile",
+            "restore",
+        ];
+        for (arm, part) in trial.arms.iter_mut().zip([1, 2]) {
+            let steps = steps.iter().zip(times);
+            arm.steps = steps
+                .map(|(step, took_ms)| StepTime {
+                    step: (*step).to_owned(),
+                    took_ms: took_ms / if *step == "settle" { part } else { 1 },
+                })
+                .collect();
+        }
+    }
+    evaluation
+}
+
+#[test]
+fn the_page_has_a_row_for_each_effect_and_a_dot_for_each_run() {
+    for count in [1, 3, 6] {
+        let evaluation = pairs(count);
+        let conclusion = Conclusion::of(&evaluation).unwrap();
+        let page = html::page(&evaluation, &conclusion).unwrap();
+        let plots = page.matches("<svg class=\"row\"").count();
+        assert!(plots >= conclusion.experiments[0].effects.len());
+        assert_eq!(page.matches("<circle class=\"run\"").count(), plots * count);
+        assert!(page.contains("class=\"noise\""), "the noise floor is drawn");
+        assert_eq!(page.contains("class=\"interval "), count == 6);
+        // Each run has its place in the evidence, and the order of its arms.
+        for run in 0..count {
+            assert!(page.contains(&format!("<code>trials[{run}]</code>")));
+            assert!(page.contains(&format!("id=\"competing_consumers-{}\"", run + 1)));
+        }
+        assert!(page.contains("1 → 2"));
+        assert_eq!(page.contains("Effect of the position"), count > 1);
+        assert!(page.contains("Time of the steps"));
+    }
+}
+
+#[test]
+fn a_claim_without_ratios_has_no_plot_and_its_sentence_can_be_quoted() {
+    let evaluation = evaluation(vec![outbox(1, 41, 0)]);
+    let mut conclusion = Conclusion::of(&evaluation).unwrap();
+    conclusion.experiments[0]
+        .measurements
+        .retain(|measurement| measurement.name == "orders lost");
+    let page = html::page(&evaluation, &conclusion).unwrap();
+    assert!(!page.contains("class=\"forest\"") && !page.contains("Time of the steps"));
+    assert!(page.contains("class=\"quote\""));
+    assert!(page.contains("at 95 % it fails in at most 95 % of all"));
+}
+
+/// A run a day of the outbox and of the consumers; the outbox loses more without it from the sixth on.
+fn ten_runs() -> Vec<Conclusion> {
+    let run = |day: usize| {
+        let mut trials = vec![outbox(1, if day < 5 { 40 } else { 90 } + day % 3, 0)];
+        let rate = 57 + 2 * (day as u64 % 4);
+        let consumers = consumers(&[(40, rate)]);
+        trials.extend(consumers.trials);
+        let mut evaluation = evaluation(trials);
+        evaluation.noise = consumers.noise;
+        evaluation.run = format!("202611{:02}-211358-0a1b", day + 1);
+        evaluation.started_at = at(86_400.0 * day as f64);
+        evaluation.versions.agora = format!("f4ea5e7c21b{}", day / 3);
+        evaluation
+    };
+    let mut evaluations: Vec<Evaluation> = (0..10).map(run).collect();
+    let mut quick = evaluations[9].clone();
+    quick.profile = Profile::Quick;
+    quick.trials.truncate(1);
+    let mut sabotaged = evaluations[9].clone();
+    sabotaged.sabotage = Some(Sabotage::BreakPattern);
+    let mut same_arms = evaluations[9].clone();
+    same_arms.design = Design::SameArms;
+    evaluations.extend([quick, sabotaged, same_arms]);
+    let conclusions = evaluations.iter().map(Conclusion::of);
+    conclusions.collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn a_jump_in_ten_runs_is_one_change() {
+    let history = History::of(&ten_runs(), 1);
+    let titles: Vec<String> = history
+        .experiments
+        .iter()
+        .map(ExperimentHistory::title)
+        .collect();
+    assert_eq!(
+        titles,
+        ["outbox", "outbox, profile quick", "competing_consumers"]
+    );
+    assert_eq!(
+        history.left_out.describe().as_deref(),
+        Some("1 sabotaged, 1 A/A, 1 unreadable for this version")
+    );
+    let outbox = &history.experiments[0];
+    assert_eq!(
+        (outbox.runs.len(), history.experiments[1].runs.len()),
+        (10, 1)
+    );
+    let lost = &outbox.series[0];
+    assert_eq!(lost.name, "orders lost");
+    let changes = &lost.lines[0].changes;
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(changes[0].run, "20261106-211358-0a1b");
+    assert_eq!((changes[0].before, changes[0].after), (41.0, 91.0));
+    assert_eq!(lost.lines[1].changes, []);
+    assert_eq!(outbox.changes().len(), 1);
+    let faster = &history.experiments[2].series[0];
+    assert!(faster.is_ratio && faster.bound.is_some());
+    assert_eq!(faster.noise_floor, Some(1.05));
+    assert_eq!(faster.lines[0].values.len(), 10);
+
+    let page = history::page(&history).unwrap().replace("&#x2f;", "/");
+    assert_eq!(page.matches("class=\"change\"").count(), 1);
+    assert!(page.contains("Matteson and James 2014"));
+    assert!(page.contains("20261106-211358-0a1b/report.html#outbox"));
+    assert!(page.contains("class=\"noise noise1\""));
+    // A dot for each value that was measured.
+    let lines = || {
+        let series = history.experiments.iter().flat_map(|it| &it.series);
+        series.flat_map(|series| &series.lines)
+    };
+    let values = lines().flat_map(|line| &line.values).flatten().count();
+    assert_eq!(page.matches("<circle ").count(), values);
+    for outside in ["http", "src=", "@import", "url(", "<script"] {
+        assert!(!page.contains(outside), "the page has {outside}");
+    }
+    assert_eq!(
+        history
+            .only(&["competing_consumers".to_owned()])
+            .experiments
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_history_of_hundreds_of_runs_stays_small_and_says_what_it_leaves_out() {
+    let run = Conclusion::of(&realistic()).unwrap();
+    let history = History::of(&vec![run; 500], 0);
+    let page = history::page(&history).unwrap();
+    assert!(page.len() < 2_000_000, "{} bytes", page.len());
+    assert!(page.contains("older runs are in"));
+    assert!(!page.contains("NaN") && !page.contains("inf\""));
+}
+
+#[test]
+fn nothing_of_a_run_becomes_markup_in_its_history() {
+    let mut runs = ten_runs();
+    runs.truncate(1);
+    let evil = "<script>\"&";
+    runs[0].versions.agora = evil.to_owned();
+    runs[0].run = evil.to_owned();
+    runs[0].experiments[0].measurements[0].name = evil.to_owned();
+    runs[0].experiments[0].measurements[0].arms[0].arm = evil.to_owned();
+    let page = history::page(&History::of(&runs, 0)).unwrap();
+    assert!(!page.contains("<script"), "a script in the page");
+    assert!(page.contains("&lt;script&gt;"));
+}
+
+#[test]
+fn the_json_of_a_history_is_as_its_schema_says_and_the_schema_can_refuse() {
+    let schema = schema(include_str!(
+        "../../../../xtask/schemas/history.schema.json"
+    ));
+    let refused = |document: &serde_json::Value| schema::violations(&schema, document);
+    for history in [
+        History::of(&ten_runs(), 1),
+        History::of(&[Conclusion::of(&realistic()).unwrap()], 0),
+        History::of(&[], 0),
+    ] {
+        let document = serde_json::to_value(history).unwrap();
+        assert_eq!(refused(&document), Vec::<String>::new());
+    }
+    let document = serde_json::to_value(History::of(&ten_runs(), 1)).unwrap();
+    for (pointer, tampered) in [
+        ("/format", serde_json::json!(2)),
+        ("/left_out/sabotaged", serde_json::json!(-1)),
+        ("/experiments/0/quick", serde_json::json!("no")),
+        ("/experiments/0/runs/0/outcome", serde_json::json!("fine")),
+        (
+            "/experiments/0/runs/0/started_at",
+            serde_json::json!("ever"),
+        ),
+        ("/experiments/0/runs/0/profile", serde_json::json!("slow")),
+        ("/experiments/0/series/0/lines", serde_json::json!([])),
+        ("/experiments/0/series/0/better", serde_json::json!("up")),
+        (
+            "/experiments/0/series/0/lines/0/values/0",
+            serde_json::json!("41"),
+        ),
+        (
+            "/experiments/0/series/0/lines/0/changes/0/p",
+            serde_json::json!(2),
+        ),
+    ] {
+        let mut document = document.clone();
+        *document.pointer_mut(pointer).expect(pointer) = tampered;
+        assert_eq!(refused(&document).len(), 1, "{pointer}");
+    }
+}
+
 #[test]
 #[ignore = "writes a page to look at: AGORA_SKETCH names the folder"]
 fn sketch_a_page() {
     let folder = std::env::var("AGORA_SKETCH").expect("AGORA_SKETCH");
     let project = project(folder.as_ref());
     for (name, evaluation) in [
+        ("pairs", {
+            let mut six = pairs(6);
+            let others = realistic().trials.into_iter();
+            let others = others.filter(|trial| trial.experiment != "competing_consumers");
+            six.trials.extend(others);
+            six.noise = vec![noise(1.08)];
+            six
+        }),
         ("three", realistic()),
         ("once", {
             let mut once = realistic();
@@ -964,4 +1195,5 @@ fn sketch_a_page() {
         let conclusion = Conclusion::of(&evaluation).unwrap();
         run.write_reports(&evaluation, &conclusion).unwrap();
     }
+    write_history(&project, &History::of(&ten_runs(), 1)).unwrap();
 }
