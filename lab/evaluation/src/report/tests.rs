@@ -1175,6 +1175,7 @@ fn sketch_a_page() {
     let folder = std::env::var("AGORA_SKETCH").expect("AGORA_SKETCH");
     let project = project(folder.as_ref());
     for (name, evaluation) in [
+        ("six", pairs(6)),
         ("pairs", {
             let mut six = pairs(6);
             let others = realistic().trials.into_iter();

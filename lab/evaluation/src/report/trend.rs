@@ -23,6 +23,8 @@ const BOTTOM: f64 = HEIGHT - 26.0;
 const TICKS: usize = 5;
 /// Arms that differ by more than this factor share a logarithmic axis: on another the smaller one would be flat.
 const FLAT: f64 = 20.0;
+/// The width of a change's label, where texts are largest.
+const LABEL: f64 = 170.0;
 /// How many lines the style has colours for.
 const COLOURS: usize = 4;
 
@@ -196,15 +198,28 @@ impl Chart<'_> {
             .collect();
         places.sort_unstable();
         places.dedup();
+        let mut labelled_to = 0.0;
         for at in places {
             let x = self.edge(at);
-            // Where it would run out of the picture, it ends with the line instead.
-            let anchor = if x > WIDTH * 0.6 { "end" } else { "start" };
             let _ = write!(
                 svg,
-                "<path class=\"change\" d=\"M{x:.1} {}V{BOTTOM}\"/><text class=\"change-label\" x=\"{x:.1}\" y=\"{}\" \
-                 text-anchor=\"{anchor}\">changed {}</text>",
-                TOP - 3.0,
+                "<path class=\"change\" d=\"M{x:.1} {}V{BOTTOM}\"/>",
+                TOP - 3.0
+            );
+            // Where it would run out of the picture, it ends with the line instead.
+            let (from, anchor) = if x > WIDTH * 0.6 {
+                (x - LABEL, "end")
+            } else {
+                (x, "start")
+            };
+            // Each change is in words besides: none is lost where two labels have no room.
+            if from < labelled_to {
+                continue;
+            }
+            labelled_to = from + LABEL;
+            let _ = write!(
+                svg,
+                "<text class=\"change-label\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"{anchor}\">changed {}</text>",
                 TOP - 8.0,
                 self.runs[at].started_at.format("%m-%d %H:%M")
             );
@@ -250,5 +265,74 @@ impl Chart<'_> {
                 escape(&run.agora)
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        measurement::{Better, Outcome},
+        report::{history::Change, tests::at},
+    };
+
+    fn series(changes: &[usize]) -> (Series, Vec<Run>) {
+        let run = |index: usize| Run {
+            run: format!("run-{index}"),
+            started_at: at(86_400.0 * index as f64),
+            agora: "f4ea5e7".to_owned(),
+            engine: "1".to_owned(),
+            cores: 2,
+            memory_bytes: 1 << 33,
+            profile: records::evaluation::Profile::Default,
+            repetitions: 1,
+            outcome: Outcome::Upheld,
+        };
+        let change = |at: &usize| Change {
+            at: *at,
+            run: format!("run-{at}"),
+            p: 0.01,
+            before: 1.0,
+            after: 2.0,
+        };
+        let series = Series {
+            name: "orders lost".to_owned(),
+            unit: String::new(),
+            is_ratio: false,
+            better: Better::Less,
+            bound: None,
+            noise_floor: Some(1.2),
+            lines: vec![Line {
+                of: "off".to_owned(),
+                values: (0..20)
+                    .map(|run| (run != 4).then(|| f64::from(run)))
+                    .collect(),
+                changes: changes.iter().map(change).collect(),
+            }],
+        };
+        (series, (0..20).map(run).collect())
+    }
+
+    #[test]
+    fn a_dot_for_each_value_and_a_gap_where_there_is_none() {
+        let (series, runs) = series(&[]);
+        let svg = chart("a", &series, &runs, 0);
+        roxmltree::Document::parse(&svg).expect("well-formed SVG");
+        assert_eq!(svg.matches("<circle ").count(), 19);
+        let line = svg.split("<g class=\"line").nth(1).expect("a line");
+        let path = line.split('"').nth(2).expect("a path");
+        assert_eq!(path.matches('M').count(), 2, "{path}");
+        assert!(svg.contains("class=\"noise "));
+        // The last five alone.
+        let svg = chart("a", &series, &runs, 15);
+        assert_eq!(svg.matches("<circle ").count(), 5);
+    }
+
+    #[test]
+    fn labels_of_changes_never_lie_on_each_other() {
+        let (series, runs) = series(&[2, 3, 19]);
+        let svg = chart("a", &series, &runs, 0);
+        assert_eq!(svg.matches("class=\"change\"").count(), 3);
+        assert_eq!(svg.matches("class=\"change-label\"").count(), 2);
     }
 }
