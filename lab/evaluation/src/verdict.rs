@@ -173,7 +173,7 @@ fn without_effect_in(arm: &Arm) -> Option<String> {
     match &arm.fault {
         Some(fault) if fault.effect.observed => None,
         Some(fault) => Some(format!(
-            "in the arm `{name}` the fault did not effect: {}",
+            "in the arm `{name}` the fault had no observed effect: {}",
             fault.effect.proof
         )),
         None => Some(format!("the arm `{name}` has no fault on record")),
