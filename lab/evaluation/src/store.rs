@@ -20,8 +20,6 @@ use super::{
 pub const EVIDENCE_FILE: &str = "evidence.json";
 /// The verdicts: a [`Conclusion`] as JSON.
 pub const VERDICTS_FILE: &str = "verdicts.json";
-/// The report as a page for people.
-pub const PAGE_FILE: &str = "report.html";
 /// The verdicts as JUnit XML, for CI systems.
 pub const JUNIT_FILE: &str = "junit.xml";
 /// The verdicts as Markdown, for a pull request or a job's summary.
@@ -139,7 +137,7 @@ impl EvaluationFolder {
     ) -> anyhow::Result<()> {
         self.write(VERDICTS_FILE, &serde_json::to_vec_pretty(conclusion)?)?;
         let page = report::html::page(evaluation, conclusion)?;
-        self.write(PAGE_FILE, page.as_bytes())?;
+        self.write(report::html::PAGE_FILE, page.as_bytes())?;
         let junit = report::junit::document(evaluation, conclusion);
         self.write(JUNIT_FILE, junit.as_bytes())?;
         self.write(

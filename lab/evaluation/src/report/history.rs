@@ -3,15 +3,17 @@
 //! Runs with the quick profile have shorter loads: they are a history of their own. Runs that were sabotaged, and A/A runs,
 //! say nothing of a pattern; they are counted and left out.
 //!
-//! Left out: reading them ([`crate::history`]), how the charts look ([`super::trend`]), and the terminal's form (`xtask`).
+//! Left out: reading them ([`crate::history`]), how the charts look ([`trend`]), and the terminal's form (`xtask`).
+
+mod trend;
 
 use chrono::{DateTime, Utc};
 use records::evaluation::{Design, Profile};
 use serde::Serialize;
 
 use super::{
+    html::PAGE_FILE,
     template::{self, Badge, minute},
-    trend,
 };
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary},
@@ -21,7 +23,6 @@ use crate::{
     measurement::{Better, Outcome},
     numbers::{self, NONE},
     statistics::{Spread, change_points, decision::Bound, pairs},
-    store::PAGE_FILE,
 };
 
 const TEMPLATE: &str = include_str!("history.html");

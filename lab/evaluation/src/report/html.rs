@@ -28,6 +28,8 @@ use crate::{
     statistics::Spread,
 };
 
+/// The page's file in the folder of its run.
+pub const PAGE_FILE: &str = "report.html";
 const TEMPLATE: &str = include_str!("page.html");
 /// The most ids in one list.
 const NAMED: usize = Hop::NAMED;

@@ -15,4 +15,3 @@ mod scale;
 mod template;
 #[cfg(test)]
 pub(crate) mod tests;
-mod trend;

@@ -4,7 +4,8 @@ use comfy_table::Table;
 use evaluation::{
     conclusion::{Conclusion, ExperimentConclusion},
     numbers,
-    store::{EvaluationFolder, PAGE_FILE},
+    report::html::PAGE_FILE,
+    store::EvaluationFolder,
 };
 
 use crate::output::table;

@@ -6,8 +6,8 @@
 
 use std::fmt::Write;
 
-use super::{
-    history::{Line, Run, Series},
+use super::{Line, Run, Series};
+use crate::report::{
     scale::{Scale, WHOLE_FLOOR, ratio_tick},
     template::escape,
 };
