@@ -8,7 +8,7 @@ use std::fs;
 use clap::{Arg, Command, CommandFactory};
 use evaluation::{
     conclusion::Conclusion,
-    experiment::Experiment,
+    experiment::{ArmFault, Experiment},
     experiments,
     faults::{
         DECLARED,
@@ -16,7 +16,7 @@ use evaluation::{
     },
     report::markdown,
 };
-use records::scenario::Scenario;
+use records::{evaluation::Evaluation, scenario::Scenario};
 use support::{
     documents::{expect_table, expect_table_below},
     sources,
@@ -267,7 +267,7 @@ fn evaluated() -> String {
         [
             format!("`{}`", experiment.name),
             escaped(experiment.claim),
-            escaped(&experiment.fault.fault.describe()),
+            recorded.fault(experiment),
             recorded.harm(experiment),
         ]
     });
@@ -281,7 +281,7 @@ fn shown() -> String {
         let experiment = experiments::find(name).expect("an experiment");
         [
             format!("`{name}`"),
-            escaped(&experiment.fault.fault.describe()),
+            recorded.fault(experiment),
             recorded.harm(experiment),
         ]
     });
@@ -290,20 +290,33 @@ fn shown() -> String {
 
 const HARM: &str = "harm: without the pattern → with it";
 
-/// The conclusion of the recorded run.
-struct Recorded(Conclusion);
+/// The recorded run, and its conclusion.
+struct Recorded(Evaluation, Conclusion);
 
 impl Recorded {
     fn read() -> Self {
         let path = "xtask/tests/fixtures/evaluations/as-shipped.json";
         let text = fs::read_to_string(sources::root().join(path)).expect("recorded evidence");
-        let evidence = serde_json::from_str(&text).expect("recorded evidence");
-        Self(Conclusion::of(&evidence).expect("a verdict"))
+        let evidence: Evaluation = serde_json::from_str(&text).expect("recorded evidence");
+        let conclusion = Conclusion::of(&evidence).expect("a verdict");
+        Self(evidence, conclusion)
+    }
+
+    /// What was done in the last arm with a fault of the experiment's: another fault than today's has other results.
+    fn fault(&self, experiment: &Experiment) -> String {
+        let mut trials = self.0.trials.iter();
+        let trial = trials.find(|trial| trial.experiment == experiment.name);
+        let arms = trial.into_iter().flat_map(|trial| &trial.arms);
+        let mut planned = arms
+            .zip(experiment.arms)
+            .filter(|(_, plan)| matches!(plan.fault, ArmFault::AsPlanned));
+        let fault = planned.next_back().and_then(|(arm, _)| arm.fault.as_ref());
+        escaped(&fault.expect("a recorded fault").description)
     }
 
     /// The decisive measurements of an experiment, as a cell.
     fn harm(&self, experiment: &Experiment) -> String {
-        let mut results = self.0.experiments.iter();
+        let mut results = self.1.experiments.iter();
         let result = results.find(|result| result.name == experiment.name);
         let result = result.unwrap_or_else(|| panic!("{} has no evidence", experiment.name));
         escaped(&markdown::harm(result))

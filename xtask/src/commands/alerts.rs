@@ -117,7 +117,8 @@ impl Report {
         println!("{rows}");
         let firing = |alert: &&Entry| alert.state == AlertState::Firing;
         let count = self.alerts.iter().filter(firing).count();
-        println!("{}: {count} alerts are firing", self.outcome.word());
+        let alerts = if count == 1 { "alert is" } else { "alerts are" };
+        println!("{}: {count} {alerts} firing", self.outcome.word());
     }
 }
 
