@@ -310,7 +310,7 @@ impl Recorded {
         let mut planned = arms
             .zip(experiment.arms)
             .filter(|(_, plan)| matches!(plan.fault, ArmFault::AsPlanned));
-        let fault = planned.next_back().and_then(|(arm, _)| arm.fault.as_ref());
+        let fault = planned.last().and_then(|(arm, _)| arm.fault.as_ref());
         escaped(&fault.expect("a recorded fault").description)
     }
 
