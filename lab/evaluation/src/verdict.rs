@@ -13,8 +13,6 @@
 //! The first row that applies decides: evidence that can't be trusted decides nothing, and a pattern that failed has
 //! failed, whatever the other arm did. Left out: the verdict over repetitions ([`crate::conclusion`]).
 
-use std::time::Duration;
-
 use records::evaluation::{Arm, Steadiness, Trial};
 use serde::{Deserialize, Serialize};
 
@@ -166,24 +164,12 @@ fn at_stake(arm: &Arm) -> (u64, &'static str) {
 /// The first arm whose fault had no observed effect, if it was to have one.
 fn without_effect(experiment: &Experiment, trial: &Trial) -> Option<String> {
     let arms = trial.arms.iter().zip(experiment.arms);
-    arms.filter_map(|(arm, plan)| Some((arm, plan.fault_of(experiment)?.lasts)))
-        .find_map(|(arm, lasts)| without_effect_in(arm, lasts))
+    arms.filter(|(_, plan)| plan.fault_of(experiment).is_some())
+        .find_map(|(arm, _)| without_effect_in(arm))
 }
 
-/// A fault without a duration is its own injection, and its experiment says when that is too late.
-fn without_effect_in(arm: &Arm, lasts: Duration) -> Option<String> {
+fn without_effect_in(arm: &Arm) -> Option<String> {
     let name = &arm.name;
-    let in_force = arm.fault.as_ref().and_then(|fault| fault.in_force);
-    let in_force = in_force.filter(|_| !lasts.is_zero());
-    let load = arm.load.as_ref();
-    if load
-        .zip(in_force)
-        .is_some_and(|(load, in_force)| in_force.from >= load.summary.finished_at)
-    {
-        return Some(format!(
-            "in the arm `{name}` the fault came only after the load"
-        ));
-    }
     match &arm.fault {
         Some(fault) if fault.effect.observed => None,
         Some(fault) => Some(format!(
@@ -374,22 +360,6 @@ mod tests {
         assert_eq!(verdict.outcome, Outcome::Inconclusive);
         assert!(
             verdict.reason.contains("was offered only"),
-            "{}",
-            verdict.reason
-        );
-    }
-
-    #[test]
-    fn a_fault_that_came_after_the_load_decides_nothing() {
-        let verdict = judged(|_, on| {
-            let finished = on.load.as_ref().unwrap().summary.finished_at;
-            let in_force = on.fault.as_mut().unwrap().in_force.as_mut().unwrap();
-            in_force.from = finished;
-            in_force.until = finished + chrono::TimeDelta::seconds(3);
-        });
-        assert_eq!(verdict.outcome, Outcome::Inconclusive, "{}", verdict.reason);
-        assert!(
-            verdict.reason.contains("after the load"),
             "{}",
             verdict.reason
         );
