@@ -307,7 +307,7 @@ impl Recorded {
         let mut trials = self.0.trials.iter();
         let trial = trials.find(|trial| trial.experiment == experiment.name);
         let arms = trial.into_iter().flat_map(|trial| &trial.arms);
-        let mut planned = arms
+        let planned = arms
             .zip(experiment.arms)
             .filter(|(_, plan)| matches!(plan.fault, ArmFault::AsPlanned));
         let fault = planned.last().and_then(|(arm, _)| arm.fault.as_ref());

@@ -155,6 +155,7 @@ pub fn chosen_by(profile: Profile) -> Vec<&'static Experiment> {
 pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Result<Evaluation> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
+    heal_first(&system, progress)?;
     let evaluation = Evaluation {
         format: FORMAT,
         run: project::new_run_id()?,
@@ -180,6 +181,8 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
 pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Result<Evaluation> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
+    // A killed run may have left members out.
+    heal_first(&system, progress)?;
     let folder = EvaluationFolder::find(project, run)?;
     let mut evaluation = folder.evidence()?;
     let refused = |what: &str| {
@@ -201,6 +204,18 @@ pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Resu
     go_on(&system, evaluation, progress)
 }
 
+fn heal_first(system: &RunningSystem<'_>, progress: &Progress) -> anyhow::Result<()> {
+    progress.step("heal", |step| {
+        let repaired = heal(system, step)?;
+        step.result(if repaired.is_empty() {
+            "nothing to repair".to_owned()
+        } else {
+            repaired.join("; ")
+        });
+        Ok(())
+    })
+}
+
 /// Removes trials of which an arm is missing: their arms would not be run one after the other.
 fn drop_unfinished(evaluation: &mut Evaluation) {
     evaluation.trials.retain(|trial| {
@@ -216,15 +231,6 @@ fn go_on(
     progress: &Progress,
 ) -> anyhow::Result<Evaluation> {
     let project = system.project;
-    progress.step("heal", |step| {
-        let repaired = heal(system, step)?;
-        step.result(if repaired.is_empty() {
-            "nothing to repair".to_owned()
-        } else {
-            repaired.join("; ")
-        });
-        Ok(())
-    })?;
     let binaries = progress.step("load generator", |step| binaries::build(project, step))?;
     let run_journal = RunJournal {
         run: evaluation.run.clone(),
