@@ -247,7 +247,9 @@ fn go_on(
         folder,
         durations: Durations::read(project)?,
     };
-    let result = runner.trials(progress, &mut evaluation);
+    // From its beginning on this is the last run, which `resume` goes on with also if no arm is over.
+    let begun = runner.folder.write_evidence(project, &evaluation);
+    let result = begun.and_then(|()| runner.trials(progress, &mut evaluation));
     // Ctrl-C ends the experiments, not the restoring.
     interrupt::acknowledge();
     let restored = progress.step("restore", |step| {
