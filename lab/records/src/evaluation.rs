@@ -66,7 +66,7 @@ pub enum Design {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// Every safety claim and every alert, with shorter loads; no experiment that has only a magnitude claim.
+    /// Every safety claim and every alert; no experiment that has only a magnitude claim.
     Quick,
     /// Every experiment once.
     #[default]
@@ -82,7 +82,7 @@ impl Profile {
     /// What it does, for the help text.
     pub fn explanation(self) -> &'static str {
         match self {
-            Self::Quick => "Every safety claim and every alert, with shorter loads",
+            Self::Quick => "Every safety claim and every alert; no experiment that has only a magnitude claim",
             Self::Default => {
                 "Every experiment once: safety claims are judged, magnitude claims are shown"
             }

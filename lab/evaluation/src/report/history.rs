@@ -1,6 +1,6 @@
 //! All stored runs over time: of each experiment the decisive measurements and the declared effects, and where they changed.
 //!
-//! Runs with the quick profile have shorter loads: they are a history of their own. Runs that were sabotaged, and A/A runs,
+//! Runs with the quick profile are a history of their own: their loads may be shorter. Runs that were sabotaged, and A/A runs,
 //! say nothing of a pattern; they are counted and left out.
 //!
 //! Left out: reading them ([`crate::history`]), how the charts look ([`trend`]), and the terminal's form (`xtask`).
