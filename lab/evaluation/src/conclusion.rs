@@ -203,7 +203,7 @@ impl Conclusion {
 }
 
 /// The exit code of an evaluation: a refuted claim is a failed check, and only upheld ones hold. Where equal arms are compared,
-/// an upheld effect is a false alarm, and anything that could be measured holds.
+/// nothing is upheld: a false alarm fails, and anything that could be measured holds.
 fn exit(design: Design, experiments: &[ExperimentConclusion]) -> Exit {
     let outcome = Outcome::over(experiments.iter().map(|experiment| experiment.outcome));
     match design {
@@ -213,14 +213,13 @@ fn exit(design: Design, experiments: &[ExperimentConclusion]) -> Exit {
             Outcome::Inconclusive | Outcome::NotJudged => Exit::Inconclusive,
         },
         Design::SameArms => {
-            let effects = || {
-                experiments
-                    .iter()
-                    .flat_map(|experiment| &experiment.effects)
+            let unmeasured = |experiment: &ExperimentConclusion| {
+                let mut effects = experiment.effects.iter();
+                effects.len() == 0 || effects.any(|effect| effect.interval.is_none())
             };
-            if effects().any(|effect| effect.outcome == Outcome::Upheld) {
+            if outcome == Outcome::Refuted {
                 Exit::Failed
-            } else if experiments.is_empty() || effects().any(|effect| effect.interval.is_none()) {
+            } else if experiments.is_empty() || experiments.iter().any(unmeasured) {
                 Exit::Inconclusive
             } else {
                 Exit::Holds
@@ -237,9 +236,8 @@ impl ExperimentConclusion {
             .collect();
         let runs: Vec<Run> = trials
             .iter()
-            .zip(&verdicts)
-            .map(|(trial, verdict)| Run {
-                counts: counts(evaluation.design, experiment, trial, verdict),
+            .map(|trial| Run {
+                counts: verdict::comparable(experiment, trial),
                 first: first_run(trial),
             })
             .collect();
@@ -264,7 +262,8 @@ impl ExperimentConclusion {
                 reason: verdict.reason.clone(),
             })
             .collect();
-        let (outcome, reason) = conclude(evaluation.design, experiment.kind, &trials, &effects);
+        let (outcome, reason) =
+            conclude(evaluation.design, experiment.kind, &trials, &runs, &effects);
         Self {
             name: experiment.name.to_owned(),
             claim: experiment.claim.to_owned(),
@@ -304,21 +303,12 @@ fn part_of(design: Design, kind: Kind, outcome: Outcome) -> Outcome {
     }
 }
 
-/// Whether a trial counts as a pair: its arms can be compared, whatever the safety claim says of them.
-fn counts(design: Design, experiment: &Experiment, trial: &Trial, verdict: &Verdict) -> bool {
-    let judged_by_run = match (design, experiment.kind) {
-        // What a claim of this kind is inconclusive for in one run, the run's ratio doesn't mean either.
-        (Design::Pattern, Kind::Magnitude) => verdict.outcome != Outcome::Inconclusive,
-        (Design::Pattern, Kind::Safety) | (Design::SameArms, _) => true,
-    };
-    judged_by_run && verdict::comparable(experiment, trial)
-}
-
 /// The verdict on an experiment, and its reason.
 fn conclude(
     design: Design,
     kind: Kind,
     trials: &[TrialVerdict],
+    runs: &[Run],
     effects: &[EffectConclusion],
 ) -> (Outcome, String) {
     let by_runs = Outcome::over(trials.iter().map(|trial| trial.outcome));
@@ -341,7 +331,11 @@ fn conclude(
                 format!("one pair is shown and not judged: {run}"),
             )
         }
-        (Kind::Magnitude, _) => (by_effects, sentences(by_effects)),
+        (Kind::Magnitude, _) => match open_pairs(trials, runs) {
+            // Left out one by one, they would choose the pairs by what one arm measured, and the test would not be exact.
+            Some(reason) => (Outcome::Inconclusive, reason),
+            None => (by_effects, sentences(by_effects)),
+        },
         (Kind::Safety, _) if design == Design::SameArms => match effects {
             [] => (Outcome::NotJudged, "it declares no effect".to_owned()),
             _ => (by_effects, sentences(by_effects)),
@@ -354,6 +348,21 @@ fn conclude(
         }
         (Kind::Safety, _) => (by_runs, reason(by_runs, trials)),
     }
+}
+
+/// Of the pairs that count, how many decide nothing by what they measured, and why the first of them doesn't; `None` without one.
+fn open_pairs(trials: &[TrialVerdict], runs: &[Run]) -> Option<String> {
+    let counting = trials.iter().zip(runs).filter(|(_, run)| run.counts);
+    let open = counting.filter(|(trial, _)| trial.outcome == Outcome::Inconclusive);
+    let open: Vec<&TrialVerdict> = open.map(|(trial, _)| trial).collect();
+    let first = open.first()?;
+    Some(format!(
+        "{} of {} pairs decide nothing; in repetition {}: {}",
+        open.len(),
+        trials.len(),
+        first.repetition,
+        first.reason
+    ))
 }
 
 /// One sentence that may be quoted: what was claimed, the verdict, and how strong it is.

@@ -6,12 +6,12 @@ use records::evaluation::{Design, Evaluation, NoiseRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    experiment::{DeclaredEffect, Experiment, Ratio},
+    experiment::{DeclaredEffect, Experiment, Kind, Ratio},
     measurement::Outcome,
     numbers::{self, ratio},
     statistics::{
         decision::{self, Bound, Decided, Decision, Why},
-        pairs::{Certainty, Interval},
+        pairs::{Certainty, FEWEST, Interval},
         power,
         sequential::Looks,
     },
@@ -57,7 +57,7 @@ pub(crate) struct Judging<'a> {
     design: Design,
     /// Looks that share the error; `None` for a single decision at the end.
     looks: Option<Looks>,
-    /// Whether single pairs are shown without a judgement.
+    /// Whether the pairs are shown without a judgement.
     shown_only: bool,
 }
 
@@ -71,7 +71,11 @@ impl<'a> Judging<'a> {
             noise: &evaluation.noise,
             design: evaluation.design,
             looks: in_looks.and_then(|planned| Looks::until(planned.repetitions as usize)),
-            shown_only: trials <= 1,
+            shown_only: match (experiment.kind, evaluation.design) {
+                // Its runs decide it; a few pairs of them are no claim that was open.
+                (Kind::Safety, Design::Pattern) => trials < FEWEST,
+                _ => trials <= 1,
+            },
         }
     }
 
@@ -91,21 +95,24 @@ impl<'a> Judging<'a> {
         effect: &DeclaredEffect,
         verdicts: &[&Verdict],
     ) -> EffectConclusion {
-        let ratios: Vec<f64> = verdicts
+        // Also what can't be divided: it leaves the effect open.
+        let all: Vec<f64> = verdicts
             .iter()
             .filter_map(|verdict| ratio_of(effect, verdict))
             .collect();
+        let ratios: Vec<f64> = all.iter().copied().filter(|it| it.is_finite()).collect();
         let floor = self.floor(experiment, effect.measurement);
         let noise = find(self.noise, experiment.name, effect.measurement);
         let decision = match &self.looks {
-            Some(looks) => looks.decide(&ratios, effect.bound, floor),
-            None => decision::decide(&ratios, effect.bound, floor, ERROR),
+            Some(looks) => looks.decide(&all, effect.bound, floor),
+            None => decision::decide(&all, effect.bound, floor, ERROR),
         };
-        let outcome = match decision.decided {
+        let outcome = match (self.design, decision.decided) {
             _ if self.shown_only => Outcome::NotJudged,
-            Decided::Beyond => Outcome::Upheld,
-            Decided::Short => Outcome::Refuted,
-            Decided::Open => Outcome::Inconclusive,
+            (Design::SameArms, decided) => same_arms(effect, decided),
+            (Design::Pattern, Decided::Beyond) => Outcome::Upheld,
+            (Design::Pattern, Decided::Short) => Outcome::Refuted,
+            (Design::Pattern, Decided::Open) => Outcome::Inconclusive,
         };
         // A simulation: only where it says what to do next.
         let needed = noise
@@ -116,8 +123,9 @@ impl<'a> Judging<'a> {
         let reason = format!(
             "{seen}, declared {}{}",
             declared(effect.bound),
-            match outcome {
-                Outcome::NotJudged => String::new(),
+            match (outcome, self.design) {
+                (Outcome::NotJudged, _) => String::new(),
+                (_, Design::SameArms) => ": a false alarm, as these arms are equal".to_owned(),
                 _ => because(decision.why, ratios.len(), floor, needed),
             }
         );
@@ -142,6 +150,21 @@ impl EffectConclusion {
     /// What it says, with the name of the measurement.
     pub fn sentence(&self) -> String {
         format!("{}: {}", self.measurement, self.reason)
+    }
+}
+
+/// Between equal arms an improvement is a false alarm, and so is what breaks a margin; all else is only measured. A ratio that
+/// the pattern has by itself doesn't compare the arms.
+fn same_arms(effect: &DeclaredEffect, decided: Decided) -> Outcome {
+    let alarm = if effect.bound.is_margin() {
+        Decided::Short
+    } else {
+        Decided::Beyond
+    };
+    if effect.ratio == Ratio::BetweenArms && decided == alarm {
+        Outcome::Refuted
+    } else {
+        Outcome::NotJudged
     }
 }
 
@@ -242,5 +265,38 @@ fn because(why: Why, pairs: usize, floor: Option<f64>, needed: Option<u32>) -> S
         }
         Why::UnusableRatio => ": a ratio of 0 or without a limit decides nothing".to_owned(),
         Why::UnusableQuestion => ": the declared effect can't be decided".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_arms_raise_an_alarm_by_an_improvement_and_by_a_broken_margin_only() {
+        let effect = |bound, ratio| DeclaredEffect {
+            measurement: "orders decided",
+            ratio,
+            bound,
+            reason: "",
+        };
+        let improvement = effect(Bound::AtLeast(1.15), Ratio::BetweenArms);
+        let margin = effect(Bound::AtLeast(0.7), Ratio::BetweenArms);
+        let own = effect(Bound::AtMost(3.0), Ratio::WithPattern);
+        for (effect, decided, expected) in [
+            (improvement, Decided::Beyond, Outcome::Refuted),
+            (improvement, Decided::Short, Outcome::NotJudged),
+            (margin, Decided::Beyond, Outcome::NotJudged),
+            (margin, Decided::Short, Outcome::Refuted),
+            (own, Decided::Beyond, Outcome::NotJudged),
+            (own, Decided::Short, Outcome::NotJudged),
+            (margin, Decided::Open, Outcome::NotJudged),
+        ] {
+            assert_eq!(
+                same_arms(&effect, decided),
+                expected,
+                "{effect:?} {decided:?}"
+            );
+        }
     }
 }

@@ -455,7 +455,8 @@ impl Runner<'_> {
             if configuration != *self.found {
                 self.system.configure(&Wanted::found(self.found))?;
             }
-            let at_rest = arm.settled_after_ms.is_some();
+            // Processes that were started since decide what waited for them.
+            let at_rest = arm.settled_after_ms.is_some() && configuration == *self.found;
             repair::since(self.system, arm.started_at, at_rest)?;
         }
         arm.steady_after = Some(steady::wait_for(self.system, probe, STEADY_WITHIN)?);

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{RouteSecond, RunSummary, TimelineSecond};
 
-/// The version of this form. Version 1 lacks what [`Evaluation`] says of design, stopping and noise; it is judged as one run
-/// of each arm, in a trial of patterns.
+/// The version of this form. Version 1 lacks what [`Evaluation`] says of design, stopping and noise; it is judged as a run with
+/// the pattern off and on, its noise unknown.
 pub const FORMAT: u32 = 2;
 /// The oldest version that can be judged.
 pub const OLDEST_FORMAT: u32 = 1;
@@ -82,7 +82,9 @@ impl Profile {
     /// What it does, for the help text.
     pub fn explanation(self) -> &'static str {
         match self {
-            Self::Quick => "Every safety claim and every alert; no experiment that has only a magnitude claim",
+            Self::Quick => {
+                "Every safety claim and every alert; no experiment that has only a magnitude claim"
+            }
             Self::Default => {
                 "Every experiment once: safety claims are judged, magnitude claims are shown"
             }

@@ -9,20 +9,24 @@ mod noise_floors;
 mod power_plan;
 mod terminal;
 
-use base::outcome::{self, Exit};
+use base::{
+    outcome::{self, Exit},
+    progress::warn,
+};
 use evaluation::{
     conclusion::Conclusion,
+    effects,
     experiment::Experiment,
     experiments,
     history::Durations,
-    noise,
+    noise, numbers,
     report::{compare::Comparison, list::entries},
     runner::{self, Plan, Stopping},
     statistics::sequential::Looks,
     store::{EvaluationFolder, LATEST},
 };
 use records::evaluation::{Design, Evaluation, Profile, Sabotage};
-use system::project::Project;
+use system::{host, project::Project};
 
 use crate::output::{Format, one_of, print_json, progress};
 
@@ -39,8 +43,8 @@ const RIGOROUS_RUNS: u32 = 3;
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 every claim that was judged was upheld, 1 a claim was refuted (--aa: an effect of equal arms was \
-                  upheld; --compare: a regression), 2 wrong usage, 3 the system or the evidence is missing, 4 inconclusive, or \
+    after_help = "Exit codes: 0 every claim that was judged was upheld, 1 a claim was refuted (--aa: equal arms \
+                  seemed to differ; --compare: a regression), 2 wrong usage, 3 the system or the evidence is missing, 4 inconclusive, or \
                   nothing was judged. Magnitude claims are decided by six pairs of runs at least; one pair is shown and not \
                   judged. A run leaves evidence.json, verdicts.json, \
                   report.html, junit.xml and summary.md in target/agora/evaluations/<run>/; `history` writes history.html \
@@ -141,8 +145,9 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         (Some(Task::List { .. }), _) => explain(format),
         (Some(Task::Judge { run, .. }), _) => judge(project, run, format),
         (Some(Task::Resume { run }), _) => {
+            let load_average = noise::load_average();
             let evaluation = runner::resume(project, run, &progress())?;
-            conclude(project, &evaluation, format)
+            conclude(project, &evaluation, load_average, format)
         }
         (Some(Task::History { experiments }), _) => history::run(project, experiments, format),
         (Some(Task::Plan { experiments }), _) => plan(project, experiments, format),
@@ -153,17 +158,11 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 
 fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
     let plan = what(project, options)?;
+    warn_of_noise(project, &plan)?;
     // Before the run adds to it.
     let load_average = noise::load_average();
     let evaluation = runner::run(project, &plan, &progress())?;
-    if plan.design == Design::SameArms {
-        let conclusion = Conclusion::of(&evaluation)?;
-        let records = noise::keep(project, &evaluation, &conclusion, load_average)?;
-        if format == Format::Text {
-            noise_floors::print(&records);
-        }
-    }
-    conclude(project, &evaluation, format)
+    conclude(project, &evaluation, load_average, format)
 }
 
 /// What the options ask for.
@@ -209,11 +208,45 @@ fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
     })
 }
 
-fn conclude(project: &Project, evaluation: &Evaluation, format: Format) -> anyhow::Result<Exit> {
+/// Says which declared effects are no larger than what seems to be between equal arms here.
+fn warn_of_noise(project: &Project, plan: &Plan) -> anyhow::Result<()> {
+    if plan.design == Design::SameArms {
+        return Ok(());
+    }
+    let noise = noise::read(project)?.of_machine(host::capacity()?);
+    for experiment in &plan.experiments {
+        for effect in experiment.effects {
+            let known = effects::find(&noise, experiment.name, effect.measurement);
+            if let Some(floor) = known.filter(|noise| effect.bound.is_within(noise.factor)) {
+                warn(&format!(
+                    "{}: {}: {} can't be shown here, equal arms differ by {}",
+                    experiment.name,
+                    effect.measurement,
+                    effects::declared(effect.bound),
+                    numbers::ratio(floor.factor)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn conclude(
+    project: &Project,
+    evaluation: &Evaluation,
+    load_average: Option<f64>,
+    format: Format,
+) -> anyhow::Result<Exit> {
     let folder = EvaluationFolder::new(project, &evaluation.run);
     folder.write_evidence(project, evaluation)?;
     let conclusion = Conclusion::of(evaluation)?;
     folder.write_reports(evaluation, &conclusion)?;
+    if evaluation.design == Design::SameArms {
+        let records = noise::keep(project, evaluation, &conclusion, load_average)?;
+        if format == Format::Text {
+            noise_floors::print(&records);
+        }
+    }
     show(&conclusion, &folder, format)
 }
 

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
+use ::evaluation::store::EvaluationFolder;
+use ::system::project::Project;
+use records::evaluation::Evaluation;
 use serde_json::Value;
+use support::sources;
 
 use crate::{
     program::{EXIT_INTERRUPTED, Running},
@@ -95,6 +99,17 @@ fn a_killed_evaluation_is_resumed_and_no_arm_is_there_twice() {
     let run = ["evaluate", "dead_letter", "--repeat", "2", OFF_FIRST];
     let kills: u64 = chosen(KILLS, "1").parse().expect("a number");
     let mut evaluation = system.start_xtask(&run);
+    let first = || {
+        // Not another run's from before.
+        let evidence = evidence(&system).filter(|it| it.planned[0].repetitions == 2)?;
+        let mut trials = evidence.trials.into_iter();
+        trials.next().filter(|trial| trial.arms.len() == 2)
+    };
+    wait::until("a whole trial", OVER_WITHIN, || {
+        evaluation.expect_running();
+        first().map(|_| ()).ok_or_else(|| "not yet".to_owned())
+    });
+    let before = first();
     for kill in 0..kills {
         wait_until_changed(&system, &evaluation);
         // Another moment each time, within what one trial takes.
@@ -109,6 +124,16 @@ fn a_killed_evaluation_is_resumed_and_no_arm_is_there_twice() {
     let repetitions: Vec<_> = trials.expect("trials").iter().collect();
     let repetitions: Vec<_> = repetitions.iter().map(|it| &it["repetition"]).collect();
     assert_eq!(repetitions, [1, 2]);
+    let after = evidence(&system).expect("evidence").trials;
+    assert_eq!(
+        after.first(),
+        before.as_ref(),
+        "a whole trial was run again"
+    );
+    for trial in after {
+        let arms: Vec<_> = trial.arms.iter().map(|arm| arm.name.as_str()).collect();
+        assert_eq!(arms, ["off", "on"]);
+    }
     as_it_was(&system);
     // Nothing is left to be done.
     let again = ["evaluate", "resume", "latest"];
@@ -128,6 +153,13 @@ fn an_evaluation_has_the_system_alone_and_ctrl_c_restores_what_it_found() {
         .expect_code(EXIT_INTERRUPTED);
     as_it_was(&system);
     system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
+}
+
+/// What the system's last evaluation has on disk.
+fn evidence(system: &System) -> Option<Evaluation> {
+    let project = Project::at(sources::root(), system.project());
+    let folder = EvaluationFolder::find(&project, "latest").ok()?;
+    folder.evidence().ok()
 }
 
 /// The evaluation has begun to change the system once a service runs without the pattern.

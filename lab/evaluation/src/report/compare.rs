@@ -220,11 +220,12 @@ impl MeasurementComparison {
     }
 }
 
-/// How a median changed: only a change beyond the tolerance, and with ranges that don't overlap, counts.
+/// How a median changed: only a change beyond the tolerance, and with ranges that don't overlap, counts. The tolerance is the same
+/// factor in both directions.
 fn change(better: Better, before: &Spread, after: &Spread, tolerance: f64) -> Change {
-    let allowed = before.median.abs() * tolerance;
-    let more = after.median - before.median > allowed && after.min > before.max;
-    let less = before.median - after.median > allowed && after.max < before.min;
+    let factor = 1.0 + tolerance;
+    let more = after.median > before.median * factor && after.min > before.max;
+    let less = after.median * factor < before.median && after.max < before.min;
     match better {
         Better::Neither => Change::NotJudged,
         Better::Less if more => Change::Worse,

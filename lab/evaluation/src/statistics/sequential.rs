@@ -61,6 +61,12 @@ impl Looks {
     /// What all pairs so far decide; open when no look is due. The sequence ends at the first look that isn't open, or
     /// with `at_most` pairs.
     pub fn decide(&self, ratios: &[f64], bound: Bound, floor: Option<f64>) -> Decision {
+        let mut earlier = (self.first..ratios.len().min(self.at_most))
+            .map(|pairs| decision::decide(&ratios[..pairs], bound, floor, self.level));
+        // Judged later, or beside another effect that took longer, it is what its own look decided.
+        if let Some(decided) = earlier.find(|look| look.decided != Decided::Open) {
+            return decided;
+        }
         let decision = decision::decide(ratios, bound, floor, self.level);
         let why = if ratios.len() < self.first {
             Why::TooFewPairs { needed: self.first }
@@ -115,5 +121,22 @@ mod tests {
         assert_eq!(decide(7).decided, Decided::Beyond);
         assert_eq!(decide(8).why, Why::TooManyPairs { most: 7 });
         assert!(!looks.is_due(6) && looks.is_due(7) && !looks.is_due(8));
+    }
+
+    #[test]
+    fn what_a_look_has_decided_stays_decided() {
+        let looks = Looks::until(12).unwrap();
+        let mut ratios = vec![2.0, 2.1, 1.9, 2.2, 2.0, 1.8, 2.1, 2.0, 1.9];
+        let bound = Bound::AtLeast(1.2);
+        assert_eq!(
+            looks.decide(&ratios, bound, Some(1.1)).decided,
+            Decided::Beyond
+        );
+        // What came for the sake of another effect.
+        ratios.extend([0.2, 0.1]);
+        assert_eq!(
+            looks.decide(&ratios, bound, Some(1.1)).decided,
+            Decided::Beyond
+        );
     }
 }
