@@ -3,7 +3,7 @@
 //!
 //! A fault is data ([`Fault`]). Injected, it is a guard ([`Injected`]) that looks for the fault's effect and heals it
 //! when dropped. What a guard couldn't heal, because its process was killed, [`heal_everything`] finds by looking at
-//! the system alone; the guard's [`Note`] tells the next command that there may be something to heal.
+//! the system alone; the guard's [`OperationRecord`] tells the next command that there may be something to heal.
 //!
 //! Left out: when a fault is injected, and for how long ([`crate::experiment`]).
 

@@ -1,6 +1,6 @@
 //! Faults of the broker: closed connections, a missing binding, the memory alarm.
 //!
-//! Left out: killing it, which is done to any container ([`super::containers`]).
+//! Left out: killing it, which is done to any member ([`super::members`]).
 
 use std::{fs, time::Duration};
 

@@ -3,7 +3,7 @@
 //! Runs with the quick profile are a history of their own: their loads may be shorter. Runs that were sabotaged, and A/A runs,
 //! say nothing of a pattern; they are counted and left out.
 //!
-//! Left out: reading them ([`crate::history`]), how the charts look ([`trend`]), and the terminal's form (`xtask`).
+//! Left out: reading them ([`crate::history`]), how the charts look (`trend`), and the terminal's form (`xtask`).
 
 mod trend;
 

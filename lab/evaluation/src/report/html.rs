@@ -1,6 +1,6 @@
 //! The report as a page for people: one file without external resources and without a script.
 //!
-//! Left out: how it looks (`page.html` and `style.css`, see [`super::template`]).
+//! Left out: how it looks (`page.html` and `style.css`, see `template`).
 
 use std::collections::BTreeMap;
 
