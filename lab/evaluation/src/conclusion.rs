@@ -13,7 +13,7 @@ use super::{
     experiment::{Experiment, Kind},
     experiments,
     measurement::{Better, Outcome},
-    statistics::{Effect, Spread, pairs, runs},
+    statistics::{Effect, Spread, runs},
     verdict::{self, Verdict},
 };
 
@@ -129,9 +129,9 @@ pub struct ArmSummary {
 }
 
 impl MeasurementSummary {
-    /// The last arm divided by the first, one for each repetition that counts as a pair and in which both are above 0.
+    /// The second of two arms divided by the first, one for each repetition that counts as a pair and in which both are above 0.
     pub fn ratios(&self) -> Vec<f64> {
-        let [from, .., to] = self.arms.as_slice() else {
+        let [from, to] = self.arms.as_slice() else {
             return Vec::new();
         };
         let pairs = from.values.iter().zip(&to.values);
@@ -157,12 +157,7 @@ impl Conclusion {
         }
         let experiments = names
             .into_iter()
-            .map(|name| {
-                let experiment = experiments::find(name).ok_or_else(|| unknown(name))?;
-                let trials = evaluation.trials.iter();
-                let trials: Vec<&Trial> = trials.filter(|trial| trial.experiment == name).collect();
-                Ok(ExperimentConclusion::of(evaluation, experiment, &trials))
-            })
+            .map(|name| ExperimentConclusion::of(evaluation, name))
             .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Self {
             format: FORMAT,
@@ -229,7 +224,14 @@ fn exit(design: Design, experiments: &[ExperimentConclusion]) -> Exit {
 }
 
 impl ExperimentConclusion {
-    fn of(evaluation: &Evaluation, experiment: &Experiment, trials: &[&Trial]) -> Self {
+    /// Judges the evidence of one experiment.
+    ///
+    /// # Errors
+    /// When there is no such experiment.
+    pub(crate) fn of(evaluation: &Evaluation, name: &str) -> anyhow::Result<Self> {
+        let experiment = experiments::find(name).ok_or_else(|| unknown(name))?;
+        let trials = evaluation.trials.iter();
+        let trials: Vec<&Trial> = trials.filter(|trial| trial.experiment == name).collect();
         let verdicts: Vec<Verdict> = trials
             .iter()
             .map(|trial| verdict::judge(experiment, trial))
@@ -264,7 +266,7 @@ impl ExperimentConclusion {
             .collect();
         let (outcome, reason) =
             conclude(evaluation.design, experiment.kind, &trials, &runs, &effects);
-        Self {
+        Ok(Self {
             name: experiment.name.to_owned(),
             claim: experiment.claim.to_owned(),
             refuted_by: experiment.refuted_by.to_owned(),
@@ -275,7 +277,7 @@ impl ExperimentConclusion {
             effects,
             measurements: measurements(evaluation, experiment, &verdicts, &runs),
             trials,
-        }
+        })
     }
 
     /// How often it was run.
@@ -293,13 +295,10 @@ impl ExperimentConclusion {
 /// What a run's verdict is worth: of a magnitude claim a run is a part, and between equal arms there is nothing to uphold.
 fn part_of(design: Design, kind: Kind, outcome: Outcome) -> Outcome {
     match (design, kind, outcome) {
-        (Design::Pattern, Kind::Safety, outcome) => outcome,
-        (Design::Pattern, Kind::Magnitude, Outcome::Upheld) => Outcome::NotJudged,
-        (Design::Pattern, Kind::Magnitude, outcome) => outcome,
-        (Design::SameArms, _, Outcome::Refuted | Outcome::Inconclusive | Outcome::Upheld) => {
+        (Design::SameArms, ..) | (Design::Pattern, Kind::Magnitude, Outcome::Upheld) => {
             Outcome::NotJudged
         }
-        (_, _, Outcome::NotJudged) => Outcome::NotJudged,
+        (Design::Pattern, _, outcome) => outcome,
     }
 }
 
@@ -320,7 +319,6 @@ fn conclude(
             .collect::<Vec<_>>()
             .join("; ")
     };
-    let enough = trials.len() >= pairs::FEWEST;
     match (kind, by_runs) {
         (_, Outcome::Refuted) => (by_runs, reason(by_runs, trials)),
         // One pair is shown, whatever it says.
@@ -336,13 +334,14 @@ fn conclude(
             Some(reason) => (Outcome::Inconclusive, reason),
             None => (by_effects, sentences(by_effects)),
         },
-        (Kind::Safety, _) if design == Design::SameArms => match effects {
-            [] => (Outcome::NotJudged, "it declares no effect".to_owned()),
-            _ => (by_effects, sentences(by_effects)),
-        },
+        (Kind::Safety, _) if effects.is_empty() && design == Design::SameArms => {
+            (Outcome::NotJudged, "it declares no effect".to_owned())
+        }
+        (Kind::Safety, _) if design == Design::SameArms => (by_effects, sentences(by_effects)),
         (Kind::Safety, _) if by_effects == Outcome::Refuted => (by_effects, sentences(by_effects)),
+        // Open effects: fewer pairs than decide are not judged.
         (Kind::Safety, Outcome::Upheld)
-            if enough && by_effects == Outcome::Inconclusive && !effects.is_empty() =>
+            if by_effects == Outcome::Inconclusive && !effects.is_empty() =>
         {
             (by_effects, sentences(by_effects))
         }
@@ -396,7 +395,7 @@ struct Run {
     first: Option<usize>,
 }
 
-/// The index of the arm that was run first; `None` where not all were run.
+/// The index of the arm that was run first; `None` where none was.
 fn first_run(trial: &Trial) -> Option<usize> {
     let arms = trial.arms.iter().enumerate();
     arms.min_by_key(|(_, arm)| arm.started_at)

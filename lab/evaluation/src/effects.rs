@@ -11,15 +11,12 @@ use super::{
     numbers::{self, ratio},
     statistics::{
         decision::{self, Bound, Decided, Decision, Why},
-        pairs::{Certainty, FEWEST, Interval},
+        pairs::{Certainty, FEWEST, Interval, LEVEL},
         power,
         sequential::Looks,
     },
     verdict::Verdict,
 };
-
-/// The error that a decision allows, over both directions and all looks.
-const ERROR: f64 = 0.05;
 
 /// What pairs of runs say about a declared effect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,7 +102,7 @@ impl<'a> Judging<'a> {
         let noise = find(self.noise, experiment.name, effect.measurement);
         let decision = match &self.looks {
             Some(looks) => looks.decide(&all, effect.bound, floor),
-            None => decision::decide(&all, effect.bound, floor, ERROR),
+            None => decision::decide(&all, effect.bound, floor, LEVEL),
         };
         let outcome = match (self.design, decision.decided) {
             _ if self.shown_only => Outcome::NotJudged,
@@ -190,11 +187,11 @@ fn ratio_of(effect: &DeclaredEffect, verdict: &Verdict) -> Option<f64> {
 }
 
 fn divided(experiment: &Experiment, ratio: Ratio) -> String {
-    let name = |arm: Option<&super::experiment::ArmPlan>| arm.map_or("", |arm| arm.name);
-    let (from, to) = (name(experiment.arms.first()), name(experiment.arms.last()));
-    match ratio {
-        Ratio::BetweenArms => format!("`{to}` / `{from}`"),
-        Ratio::WithPattern => format!("`{to}`"),
+    match (ratio, experiment.arms) {
+        (Ratio::BetweenArms, [from, .., to]) => format!("`{}` / `{}`", to.name, from.name),
+        (_, arms) => arms
+            .last()
+            .map_or_else(String::new, |to| format!("`{}`", to.name)),
     }
 }
 

@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use records::{evaluation::Arm, scenario::Scenario};
+use records::{
+    evaluation::{Arm, Trial},
+    scenario::Scenario,
+};
 use serde::{Deserialize, Serialize};
 use system::Part;
 
@@ -44,6 +47,13 @@ pub struct Experiment {
     /// Judges the arms of one run that can be trusted: the verdict and its reason. For [`Kind::Magnitude`], upheld means no more
     /// than that the run counts as a pair. Pure.
     pub judge: fn(&[Arm]) -> (Outcome, String),
+}
+
+impl Experiment {
+    /// Whether every arm of a trial was run.
+    pub(crate) fn is_whole(&self, trial: &Trial) -> bool {
+        trial.arms.len() == self.arms.len()
+    }
 }
 
 /// What kind of claim an experiment makes.

@@ -72,7 +72,7 @@ impl Durations {
             let Ok(evaluation) = EvaluationFolder::new(project, run).evidence() else {
                 continue;
             };
-            for trial in evaluation.trials.iter().filter(|trial| is_whole(trial)) {
+            for trial in evaluation.trials.iter().filter(|trial| went_well(trial)) {
                 durations.insert(trial.experiment.clone(), took(trial));
             }
         }
@@ -117,9 +117,9 @@ impl Durations {
     }
 }
 
-fn is_whole(trial: &Trial) -> bool {
-    let arms = experiments::find(&trial.experiment).map(|experiment| experiment.arms.len());
-    arms == Some(trial.arms.len()) && trial.arms.iter().all(|arm| arm.failure.is_none())
+fn went_well(trial: &Trial) -> bool {
+    experiments::find(&trial.experiment).is_some_and(|it| it.is_whole(trial))
+        && trial.arms.iter().all(|arm| arm.failure.is_none())
 }
 
 fn took(trial: &Trial) -> Duration {

@@ -8,7 +8,11 @@ use anyhow::Context;
 use base::outcome;
 use records::evaluation::{Design, Evaluation, NoiseRecord};
 use serde::{Deserialize, Serialize};
-use system::{files::replace, host::Capacity, project::Project};
+use system::{
+    files::replace,
+    host::{self, Capacity},
+    project::Project,
+};
 
 use super::{conclusion::Conclusion, statistics::noise::NoiseFloor};
 
@@ -16,9 +20,9 @@ use super::{conclusion::Conclusion, statistics::noise::NoiseFloor};
 const FORMAT: u32 = 1;
 
 /// What is known of the noise, of every machine that this clone's runs were made on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Noise {
+struct Noise {
     /// The version of the file: 1.
     format: u32,
     /// One for each measurement of an experiment on a machine: the last run's.
@@ -27,7 +31,7 @@ pub struct Noise {
 
 impl Noise {
     /// Those of a machine with these cores and this memory.
-    pub fn of_machine(self, machine: Capacity) -> Vec<NoiseRecord> {
+    fn of_machine(self, machine: Capacity) -> Vec<NoiseRecord> {
         let mut records = self.records;
         records.retain(|record| {
             (record.cores, record.memory_bytes) == (machine.cores, machine.memory_bytes)
@@ -51,8 +55,16 @@ impl Noise {
     }
 }
 
+/// What is known of the machine that the engine runs on.
+///
+/// # Errors
+/// When the file can't be used, or the engine doesn't answer.
+pub fn here(project: &Project) -> anyhow::Result<Vec<NoiseRecord>> {
+    Ok(read(project)?.of_machine(host::capacity()?))
+}
+
 /// What is known so far; nothing without a file.
-pub fn read(project: &Project) -> anyhow::Result<Noise> {
+fn read(project: &Project) -> anyhow::Result<Noise> {
     let path = path(project);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,

@@ -82,12 +82,8 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// A file of its own for each project: a test system's evaluation is not a user's.
 fn path(project: &Project) -> PathBuf {
-    file(project, "json")
-}
-
-/// Files of their own for each project: a test system's evaluation is not a user's.
-fn file(project: &Project, extension: &str) -> PathBuf {
-    let name = format!("run-journal-{}.{extension}", project.name);
+    let name = format!("run-journal-{}.json", project.name);
     project.outputs().join("evaluations").join(name)
 }

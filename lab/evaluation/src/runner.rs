@@ -38,7 +38,7 @@ use system::{
 
 use super::{
     alerts,
-    conclusion::Conclusion,
+    conclusion::ExperimentConclusion,
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, Observed},
     experiments, faults,
     history::Durations,
@@ -165,7 +165,7 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
         design: plan.design,
         profile: plan.profile,
         planned: plan.planned(),
-        noise: noise::read(project)?.of_machine(host::capacity()?),
+        noise: noise::here(project)?,
         started_at: Utc::now(),
         finished_at: Utc::now(),
         versions: versions(&system)?,
@@ -181,8 +181,6 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
 pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Result<Evaluation> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
-    // A killed run may have left members out.
-    heal_first(&system, progress)?;
     let folder = EvaluationFolder::find(project, run)?;
     let mut evaluation = folder.evidence()?;
     let refused = |what: &str| {
@@ -197,6 +195,8 @@ pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Resu
     if EvaluationFolder::new(project, &evaluation.run).path != folder.path {
         return Err(refused("it isn't one of this clone's runs"));
     }
+    // A killed run may have left members out.
+    heal_first(&system, progress)?;
     if versions(&system)? != evaluation.versions {
         return Err(refused("code, images or machine are other ones now"));
     }
@@ -218,10 +218,9 @@ fn heal_first(system: &RunningSystem<'_>, progress: &Progress) -> anyhow::Result
 
 /// Removes trials of which an arm is missing: their arms would not be run one after the other.
 fn drop_unfinished(evaluation: &mut Evaluation) {
-    evaluation.trials.retain(|trial| {
-        let experiment = experiments::find(&trial.experiment);
-        experiment.is_some_and(|experiment| trial.arms.len() == experiment.arms.len())
-    });
+    evaluation
+        .trials
+        .retain(|trial| experiments::find(&trial.experiment).is_some_and(|it| it.is_whole(trial)));
 }
 
 /// Runs what is planned and isn't in the evidence yet. The caller holds the [`SystemLock`].
@@ -680,14 +679,10 @@ fn decided(evaluation: &Evaluation, planned: &PlannedExperiment) -> anyhow::Resu
     if !planned.until_decided {
         return Ok(false);
     }
-    let conclusion = Conclusion::of(evaluation)?;
-    let mut experiments = conclusion.experiments.iter();
-    let experiment = experiments.find(|experiment| experiment.name == planned.name);
-    Ok(experiment.is_some_and(|experiment| {
-        let mut effects = experiment.effects.iter();
-        experiment.outcome == Outcome::Refuted
-            || effects.all(|effect| matches!(effect.outcome, Outcome::Upheld | Outcome::Refuted))
-    }))
+    let concluded = ExperimentConclusion::of(evaluation, &planned.name)?;
+    let mut effects = concluded.effects.iter();
+    Ok(concluded.outcome == Outcome::Refuted
+        || effects.all(|effect| matches!(effect.outcome, Outcome::Upheld | Outcome::Refuted)))
 }
 
 /// Measures the steps of an arm, one after the other.

@@ -88,7 +88,7 @@ fn is_control(trial: &Trial) -> bool {
 
 /// Why nothing can be concluded from a trial, whatever its measurements and its fault were.
 fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
-    if trial.arms.len() != experiment.arms.len() {
+    if !experiment.is_whole(trial) {
         return Some(format!(
             "only {} of {} arms were run",
             trial.arms.len(),

@@ -26,7 +26,7 @@ use evaluation::{
     store::{EvaluationFolder, LATEST},
 };
 use records::evaluation::{Design, Evaluation, Profile, Sabotage};
-use system::{host, project::Project};
+use system::project::Project;
 
 use crate::output::{Format, one_of, print_json, progress};
 
@@ -192,8 +192,9 @@ fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
         (_, Some(repeat), ..) => Stopping::After(repeat),
         (_, None, Design::SameArms, _) => Stopping::After(AA_PAIRS),
         (_, None, _, Profile::Rigorous) => {
+            let noise = noise::here(project)?;
             let each = experiments.iter();
-            let each = each.map(|experiment| power_plan::repetitions(project, experiment));
+            let each = each.map(|experiment| power_plan::repetitions(&noise, experiment));
             Stopping::AfterEach(each.collect::<anyhow::Result<_>>()?)
         }
         (_, None, _, Profile::Quick | Profile::Default) => Stopping::After(1),
@@ -213,7 +214,7 @@ fn warn_of_noise(project: &Project, plan: &Plan) -> anyhow::Result<()> {
     if plan.design == Design::SameArms {
         return Ok(());
     }
-    let noise = noise::read(project)?.of_machine(host::capacity()?);
+    let noise = noise::here(project)?;
     for experiment in &plan.experiments {
         for effect in experiment.effects {
             let known = effects::find(&noise, experiment.name, effect.measurement);
@@ -262,11 +263,11 @@ fn plan(project: &Project, names: &[String], format: Format) -> anyhow::Result<E
         [] => with_effects(),
         names => chosen(names)?,
     };
-    let durations = Durations::read(project)?;
-    let mut entries = Vec::new();
-    for experiment in experiments {
-        entries.extend(power_plan::entries(project, experiment, &durations)?);
-    }
+    let (noise, durations) = (noise::here(project)?, Durations::read(project)?);
+    let entries: Vec<_> = experiments
+        .into_iter()
+        .flat_map(|experiment| power_plan::entries(&noise, experiment, &durations))
+        .collect();
     match format {
         Format::Json => print_json(&entries)?,
         Format::Text => power_plan::print(&entries),

@@ -42,7 +42,8 @@ pub fn pairs_needed(bound: Bound, sd_log: f64, floor: f64) -> Option<usize> {
 }
 
 /// The share of simulated runs with so many pairs that find the effect, as in [`pairs_needed`]; it is known to 3 % or so.
-pub fn power(bound: Bound, sd_log: f64, floor: f64, pairs: usize) -> f64 {
+#[cfg(test)]
+fn power(bound: Bound, sd_log: f64, floor: f64, pairs: usize) -> f64 {
     let found = (0..RUNS).filter(|run| finds(bound, sd_log, floor, pairs, *run));
     found.count() as f64 / RUNS as f64
 }

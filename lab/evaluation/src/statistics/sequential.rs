@@ -49,12 +49,14 @@ impl Looks {
     }
 
     /// How many looks there are.
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.at_most - self.first + 1
     }
 
     /// Whether a decision is due with this many pairs.
-    pub fn is_due(&self, pairs: usize) -> bool {
+    #[cfg(test)]
+    fn is_due(&self, pairs: usize) -> bool {
         (self.first..=self.at_most).contains(&pairs)
     }
 

@@ -9,12 +9,11 @@ use evaluation::{
     effects::{self, declared},
     experiment::Experiment,
     history::Durations,
-    noise, numbers,
+    numbers,
     statistics::power,
 };
 use records::evaluation::NoiseRecord;
 use serde::Serialize;
-use system::{host, project::Project};
 
 use super::RIGOROUS_RUNS;
 use crate::output::table;
@@ -36,13 +35,12 @@ pub(crate) struct Entry {
 
 /// The effects of an experiment.
 pub(crate) fn entries(
-    project: &Project,
+    noise: &[NoiseRecord],
     experiment: &'static Experiment,
     durations: &Durations,
-) -> anyhow::Result<Vec<Entry>> {
-    let noise = noise::read(project)?.of_machine(host::capacity()?);
+) -> Vec<Entry> {
     let each = experiment.effects.iter().map(|effect| {
-        let noise = effects::find(&noise, experiment.name, effect.measurement);
+        let noise = effects::find(noise, experiment.name, effect.measurement);
         let pairs = noise
             .and_then(|noise| power::pairs_needed(effect.bound, noise.log_deviation, noise.factor));
         let took =
@@ -51,21 +49,21 @@ pub(crate) fn entries(
             experiment: experiment.name,
             measurement: effect.measurement,
             declared: declared(effect.bound),
-            noise_floor: noise.map(|noise: &NoiseRecord| noise.factor),
+            noise_floor: noise.map(|noise| noise.factor),
             pairs,
             seconds: took.map(|took| took.as_secs()),
         }
     });
-    Ok(each.collect())
+    each.collect()
 }
 
 /// How often the profile `rigorous` runs an experiment: as all of its declared effects need.
 pub(crate) fn repetitions(
-    project: &Project,
+    noise: &[NoiseRecord],
     experiment: &'static Experiment,
 ) -> anyhow::Result<u32> {
     let mut most = RIGOROUS_RUNS;
-    for entry in entries(project, experiment, &Durations::default())? {
+    for entry in entries(noise, experiment, &Durations::default()) {
         let pairs = entry.pairs.ok_or_else(|| {
             let name = experiment.name;
             match entry.noise_floor {
