@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::evaluation::store::EvaluationFolder;
 use ::system::project::Project;
+use chrono::Utc;
 use records::evaluation::Evaluation;
 use serde_json::Value;
 use support::sources;
@@ -98,10 +99,11 @@ fn a_killed_evaluation_is_resumed_and_no_arm_is_there_twice() {
     let system = System::take_turn();
     let run = ["evaluate", "dead_letter", "--repeat", "2", OFF_FIRST];
     let kills: u64 = chosen(KILLS, "1").parse().expect("a number");
+    let begun = Utc::now();
     let mut evaluation = system.start_xtask(&run);
     let first = || {
         // Not another run's from before.
-        let evidence = evidence(&system).filter(|it| it.planned[0].repetitions == 2)?;
+        let evidence = evidence(&system).filter(|it| it.started_at >= begun)?;
         let mut trials = evidence.trials.into_iter();
         trials.next().filter(|trial| trial.arms.len() == 2)
     };
