@@ -3,7 +3,7 @@
 //!
 //! Left out: whether they should have; the experiment judges that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::outcome;
 use chrono::{DateTime, Utc};
@@ -24,6 +24,58 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest time, 330 s, that the runbook allows any alert to clear, and some more.
 const QUIET_WITHIN: Duration = Duration::from_secs(360);
+
+/// How much longer than [`alert firing`](AlertState::Firing) a notification is waited for: some of Alertmanager's intervals.
+const NOTIFIED_AFTER_FIRING: Duration = Duration::from_secs(20);
+
+/// Whether all alerts of a fault were seen, so that it may be healed.
+pub(crate) struct Raised {
+    prometheus: Prometheus,
+    receiver: AlertReceiver,
+    names: Vec<&'static str>,
+    since: DateTime<Utc>,
+    all_fire_since: Option<Instant>,
+    next_look: Instant,
+}
+
+impl Raised {
+    /// Looks for these alerts, from `since` on.
+    pub(crate) fn new(
+        system: &RunningSystem<'_>,
+        names: Vec<&'static str>,
+        since: DateTime<Utc>,
+    ) -> anyhow::Result<Self> {
+        let members = system.members()?;
+        Ok(Self {
+            prometheus: Prometheus::new(&members)?,
+            receiver: AlertReceiver::new(&members)?,
+            names,
+            since,
+            all_fire_since: None,
+            next_look: Instant::now(),
+        })
+    }
+
+    /// Whether all of them fire and were notified, or have fired for so long that no notification comes any more.
+    pub(crate) fn were_seen(&mut self) -> anyhow::Result<bool> {
+        if Instant::now() < self.next_look {
+            return Ok(false);
+        }
+        self.next_look = Instant::now() + LOOK_INTERVAL;
+        let alerts = self.prometheus.alerts()?;
+        let fires = |name: &&str| {
+            let mut firing = alerts.iter().filter(|it| it.state == AlertState::Firing);
+            firing.any(|alert| alert.labels.get("alertname").is_some_and(|it| it == name))
+        };
+        if !self.names.iter().all(fires) {
+            return Ok(false);
+        }
+        let since = *self.all_fire_since.get_or_insert_with(Instant::now);
+        let notified = fired(&self.receiver.history(Some(self.since))?.alerts);
+        let was_notified = |name: &&str| notified.iter().any(|alert| alert.name == **name);
+        Ok(self.names.iter().all(was_notified) || since.elapsed() > NOTIFIED_AFTER_FIRING)
+    }
+}
 
 /// Waits until no alert fires: one from before the arm would be taken for a false alarm.
 pub(crate) fn wait_until_nothing_fires(system: &RunningSystem<'_>) -> anyhow::Result<()> {

@@ -162,7 +162,7 @@ pub enum ArmFault {
 }
 
 /// What is recorded besides the reconciled ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Observed {
     /// Nothing else.
     Reconciliation,
@@ -171,7 +171,11 @@ pub enum Observed {
     /// What became of spans.
     Spans,
     /// Which alerts fired, and their notifications.
-    Alerts,
+    Alerts {
+        /// Those that an arm's fault has to raise, by the arm's name. Once there is nothing more to see of them, the fault
+        /// is healed and the load ends.
+        raised: fn(&str) -> Vec<&'static str>,
+    },
 }
 
 /// The load, the same in every arm.
@@ -181,7 +185,7 @@ pub struct LoadPlan {
     pub scenario: Scenario,
     /// How requests are generated.
     pub model: Model,
-    /// How long the measured part lasts.
+    /// How long the measured part lasts; at most, where alerts end it.
     pub run_time: Duration,
     /// Whether orders carry an `Idempotency-Key`.
     pub idempotency_keys: bool,
@@ -209,7 +213,7 @@ pub struct FaultPlan {
     pub fault: Fault,
     /// Time from the beginning of the measured part to the injection; the seed adds up to [`FaultPlan::JITTER`].
     pub after: Duration,
-    /// Time from the end of the injection to the healing.
+    /// Time from the end of the injection to the healing; at most, where alerts end it.
     pub lasts: Duration,
 }
 

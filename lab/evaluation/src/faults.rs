@@ -372,8 +372,19 @@ impl Fault {
 impl Injected<'_> {
     /// Keeps the fault in force for this time; returns its effect. It is not healed yet.
     pub fn hold(&mut self, lasts: Duration) -> anyhow::Result<FaultEffect> {
+        self.hold_until(lasts, || Ok(false))
+    }
+
+    /// Keeps the fault in force for this time, or until `over`; returns its effect. It is not healed yet.
+    pub fn hold_until(
+        &mut self,
+        at_most: Duration,
+        over: impl FnMut() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<FaultEffect> {
         let patience = self.injection.patience();
-        hold(lasts, patience, || self.injection.effect(self.system))
+        hold(at_most, patience, over, || {
+            self.injection.effect(self.system)
+        })
     }
 
     /// The results of the attacks, for the fault that sends them.
@@ -409,20 +420,24 @@ impl Drop for Injected<'_> {
     }
 }
 
-/// Waits for `lasts`. Meanwhile, and once more at the end, it looks for an effect until one is observed: an effect that
+/// Waits for `lasts`, or until `over`. Meanwhile, and once more at the end, it looks for an effect until one is observed: an effect that
 /// came and went is an effect. Without one, the last look may wait for `patience`.
 fn hold(
     lasts: Duration,
     patience: Duration,
+    mut over: impl FnMut() -> anyhow::Result<bool>,
     mut look: impl FnMut() -> anyhow::Result<FaultEffect>,
 ) -> anyhow::Result<FaultEffect> {
     let begun = Instant::now();
     let mut next_look = Duration::ZERO;
     let mut seen: Option<(DateTime<Utc>, FaultEffect)> = None;
     wait::until(lasts, TICK.min(lasts), || {
+        if over()? {
+            return Ok(Some(()));
+        }
         let elapsed = begun.elapsed();
         if seen.is_some() || elapsed < next_look || elapsed >= lasts {
-            return Ok(None::<()>);
+            return Ok(None);
         }
         match look() {
             Ok(effect) if effect.observed => seen = Some((Utc::now(), effect)),
@@ -495,10 +510,15 @@ mod tests {
         look: impl Fn(u32) -> anyhow::Result<FaultEffect>,
     ) -> (anyhow::Result<FaultEffect>, u32) {
         let mut looks = 0;
-        let effect = hold(lasts, patience, || {
-            looks += 1;
-            look(looks)
-        });
+        let effect = hold(
+            lasts,
+            patience,
+            || Ok(false),
+            || {
+                looks += 1;
+                look(looks)
+            },
+        );
         (effect, looks)
     }
 
@@ -518,6 +538,14 @@ mod tests {
         assert!(effect.proof.ends_with("no effect"), "{}", effect.proof);
         // Once seen, it needn't be looked for: looking takes the system's time.
         assert_eq!(looks, 2);
+    }
+
+    #[test]
+    fn what_is_over_early_is_looked_at_once_more() {
+        let begun = Instant::now();
+        let lasts = Duration::from_secs(60);
+        let effect = hold(lasts, Duration::ZERO, || Ok(true), || seen(1)).unwrap();
+        assert!(effect.observed && begun.elapsed() < lasts);
     }
 
     #[test]

@@ -29,6 +29,8 @@ const EVENT_BYTES: usize = 4_096;
 /// So few that a statement stays far below the longest argument of a program.
 const IDS_PER_STATEMENT: usize = 500;
 
+const STOCK: &str = "SELECT product_id, available + reserved FROM stock";
+
 /// How many pieces of each product there are, available and reserved together, by product id.
 pub type Stock = BTreeMap<i64, i64>;
 
@@ -85,10 +87,10 @@ impl OrderRow {
 
 /// Reads the stock of each product.
 pub fn stock(system: &RunningSystem<'_>) -> anyhow::Result<Stock> {
-    let rows = system.query(
-        "inventory",
-        "SELECT product_id, available + reserved FROM stock",
-    )?;
+    stock_in(&system.query("inventory", STOCK)?)
+}
+
+fn stock_in(rows: &[Vec<String>]) -> anyhow::Result<Stock> {
     rows.iter()
         .map(|row| Ok((number(row, 0)?, number(row, 1)?)))
         .collect()
@@ -125,7 +127,50 @@ pub fn read(
          WHERE placed_at >= '{from}' AND user_id = ANY('{{{}}}')",
         users.join(",")
     );
-    let orders = system.query("orders", &orders)?;
+    let published = |types: &str| {
+        format!(
+            "SELECT subject, event_id FROM outbox
+             WHERE created_at >= '{from}' AND published_at IS NOT NULL AND event_type IN ({types})"
+        )
+    };
+    let placed = published("'agora.order.placed.v1'");
+    let told = published(
+        "'agora.stock.reserved.v1', 'agora.stock.rejected.v1', 'agora.stock.released.v1'",
+    );
+    let subjects = format!("SELECT DISTINCT subject FROM outbox WHERE created_at >= '{from}'");
+    let movements = format!(
+        "SELECT order_id, count(*) FILTER (WHERE quantity > 0), sum(quantity) FROM stock_movements
+         WHERE moved_at >= '{from}' GROUP BY order_id"
+    );
+    let inbox = format!("SELECT event_id FROM inbox WHERE received_at >= '{from}'");
+    let reservations =
+        format!("SELECT order_id, outcome FROM reservations WHERE settled_at >= '{from}'");
+    let unexplained = "SELECT stock.product_id, stock.reserved, coalesce(sum(quantity), 0)
+         FROM stock LEFT JOIN stock_movements USING (product_id) GROUP BY stock.product_id
+         HAVING stock.reserved <> coalesce(sum(quantity), 0)";
+    let [
+        orders,
+        placed,
+        of_orders,
+        of_inventory,
+        movements,
+        inbox,
+        reservations,
+        told,
+        unexplained,
+        stock,
+    ] = system.query_all([
+        ("orders", &orders),
+        ("orders", &placed),
+        ("orders", &subjects),
+        ("inventory", &subjects),
+        ("inventory", &movements),
+        ("inventory", &inbox),
+        ("inventory", &reservations),
+        ("inventory", &told),
+        ("inventory", unexplained),
+        ("inventory", STOCK),
+    ])?;
     let orders = orders.iter().map(|row| {
         let order = OrderRow {
             status: text(row, 1)?.to_owned(),
@@ -137,22 +182,6 @@ pub fn read(
         Ok((text(row, 0)?.to_owned(), order))
     });
     let orders: BTreeMap<String, OrderRow> = orders.collect::<anyhow::Result<_>>()?;
-    let pairs = |database: &str, sql: String| -> anyhow::Result<Vec<(String, String)>> {
-        let rows = system.query(database, &sql)?;
-        let pair = |row: &Vec<String>| Ok((text(row, 0)?.to_owned(), text(row, 1)?.to_owned()));
-        rows.iter().map(pair).collect()
-    };
-    let published = |types: &str| {
-        format!(
-            "SELECT subject, event_id FROM outbox
-             WHERE created_at >= '{from}' AND published_at IS NOT NULL AND event_type IN ({types})"
-        )
-    };
-    let movements = format!(
-        "SELECT order_id, count(*) FILTER (WHERE quantity > 0), sum(quantity) FROM stock_movements
-         WHERE moved_at >= '{from}' GROUP BY order_id"
-    );
-    let movements = system.query("inventory", &movements)?;
     let movements = movements.iter().map(|row| {
         let moved = Moved {
             takings: number(row, 1)?.try_into()?,
@@ -160,66 +189,41 @@ pub fn read(
         };
         Ok((text(row, 0)?.to_owned(), moved))
     });
-    let inbox = format!("SELECT event_id FROM inbox WHERE received_at >= '{from}'");
-    let inbox = system.query("inventory", &inbox)?;
-    let reservations =
-        format!("SELECT order_id, outcome FROM reservations WHERE settled_at >= '{from}'");
-    let unexplained = system.query(
-        "inventory",
-        "SELECT stock.product_id, stock.reserved, coalesce(sum(quantity), 0)
-         FROM stock LEFT JOIN stock_movements USING (product_id) GROUP BY stock.product_id
-         HAVING stock.reserved <> coalesce(sum(quantity), 0)",
-    )?;
-    let reservations: BTreeMap<String, String> =
-        pairs("inventory", reservations)?.into_iter().collect();
     let movements: BTreeMap<String, Moved> = movements.collect::<anyhow::Result<_>>()?;
+    let reservations = pairs(&reservations)?;
     let dead = dead_letters_of(system, since, EVENT_BYTES)?;
+    let first = |rows: Vec<Vec<String>>| rows.into_iter().filter_map(|row| row.into_iter().next());
     let mut made: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
     let mut note = |order: String, what| {
         made.entry(order).or_default().insert(what);
     };
-    reservations
-        .keys()
-        .for_each(|order| note(order.clone(), "reservation"));
-    movements
-        .keys()
-        .for_each(|order| note(order.clone(), "stock movement"));
-    let subjects = format!("SELECT DISTINCT subject FROM outbox WHERE created_at >= '{from}'");
-    for (database, what) in [
-        ("orders", "event in order-service's outbox"),
-        ("inventory", "event in inventory-service's outbox"),
+    for (orders, what) in [
+        (of_orders, "event in order-service's outbox"),
+        (of_inventory, "event in inventory-service's outbox"),
     ] {
-        let subjects = system.query(database, &subjects)?;
-        subjects
-            .into_iter()
-            .flatten()
-            .for_each(|order| note(order, what));
+        first(orders).for_each(|order| note(order, what));
     }
-    dead.iter()
-        .filter_map(subject)
-        .for_each(|order| note(order, "dead letter"));
+    for order in reservations.keys() {
+        note(order.clone(), "reservation");
+    }
+    for order in movements.keys() {
+        note(order.clone(), "stock movement");
+    }
+    for order in dead.iter().filter_map(subject) {
+        note(order, "dead letter");
+    }
     let others = rows_of(system, made.keys().filter(|id| !orders.contains_key(*id)))?;
     Ok(Holdings {
         orders,
         made,
         others,
-        placed_events: pairs("orders", published("'agora.order.placed.v1'"))?
-            .into_iter()
-            .collect(),
-        inbox: inbox.into_iter().flatten().collect(),
+        placed_events: pairs(&placed)?,
+        inbox: first(inbox).collect(),
         reservations,
         movements,
-        told: pairs(
-            "inventory",
-            published(
-                "'agora.stock.reserved.v1', 'agora.stock.rejected.v1', 'agora.stock.released.v1'",
-            ),
-        )?
-        .into_iter()
-        .map(|(order, _)| order)
-        .collect(),
+        told: first(told).collect(),
         dead,
-        stock: stock(system)?,
+        stock: stock_in(&stock)?,
         unexplained: unexplained
             .iter()
             .map(|row| {
@@ -232,6 +236,12 @@ pub fn read(
             })
             .collect::<anyhow::Result<_>>()?,
     })
+}
+
+fn pairs(rows: &[Vec<String>]) -> anyhow::Result<BTreeMap<String, String>> {
+    rows.iter()
+        .map(|row| Ok((text(row, 0)?.to_owned(), text(row, 1)?.to_owned())))
+        .collect()
 }
 
 /// Which of these orders have a row.

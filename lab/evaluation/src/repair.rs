@@ -166,6 +166,6 @@ fn erase(system: &RunningSystem<'_>, orders: &[String]) -> anyhow::Result<()> {
          FROM held WHERE stock.product_id = held.product_id"
     );
     let orders = format!("DELETE FROM orders WHERE id = {ids}");
-    system.query_all(&[("inventory", &inventory), ("orders", &orders)])?;
+    system.query_all([("inventory", &inventory), ("orders", &orders)])?;
     Ok(())
 }

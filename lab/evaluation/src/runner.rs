@@ -7,6 +7,7 @@
 //! Left out: what the steps do, each in a module of its own.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -18,13 +19,14 @@ use base::{
     progress::{Progress, Step},
 };
 use chrono::{DateTime, Utc};
+use patterns::Pattern;
 use records::evaluation::{
     Arm, Attacks, Configuration, Design, Evaluation, FORMAT, FaultEffect, FaultEvidence, InForce,
     PlannedExperiment, Profile, Reconciliation, Sabotage, Sample, StepTime, Trial, Versions,
 };
 use sha2::{Digest, Sha256};
 use system::{
-    binaries,
+    Part, binaries,
     dead_letters::{Reader, STATISTICS_LAG},
     host,
     interrupt::{self, Interrupted},
@@ -245,6 +247,7 @@ fn go_on(
         loads: folder.loads()?,
         folder,
         durations: Durations::read(project)?,
+        loaded_until: Utc::now(),
     };
     // From its beginning on this is the last run, which `resume` goes on with also if no arm is over.
     let begun = runner.folder.write_evidence(project, &evaluation);
@@ -297,6 +300,8 @@ struct Runner<'a> {
     loads: usize,
     /// How long trials took before, on this machine.
     durations: Durations,
+    /// When the last load ended. What was there before the evaluation counts as loaded.
+    loaded_until: DateTime<Utc>,
 }
 
 /// What concerns one arm.
@@ -476,8 +481,9 @@ impl Runner<'_> {
         arm.configuration = self.system.configuration()?;
         if Wanted::found(&arm.configuration) != wanted {
             self.system.configure(&wanted)?;
-            arm.configuration = self.system.configuration()?;
         }
+        self.refresh(experiment, &wanted)?;
+        arm.configuration = self.system.configuration()?;
         anyhow::ensure!(
             Wanted::found(&arm.configuration) == wanted,
             "the services run as {:?}, which isn't what was asked for",
@@ -493,9 +499,10 @@ impl Runner<'_> {
         }
         let traces = match experiment.observed {
             Observed::Traces | Observed::Spans => Some(Watch::begin(self.system)?),
-            Observed::Reconciliation | Observed::Alerts => None,
+            Observed::Reconciliation | Observed::Alerts { .. } => None,
         };
-        if experiment.observed == Observed::Alerts {
+        let observes_alerts = matches!(experiment.observed, Observed::Alerts { .. });
+        if observes_alerts {
             step.update("waiting until no alert fires");
             alerts::wait_until_nothing_fires(self.system)?;
         }
@@ -533,7 +540,7 @@ impl Runner<'_> {
             )?;
             arm.telemetry = Some(seen);
         }
-        if experiment.observed == Observed::Alerts {
+        if observes_alerts {
             step.update("waiting until no alert fires any more");
             arm.alerts = Some(alerts::fired_since(self.system, quiet_since)?);
         }
@@ -545,6 +552,22 @@ impl Runner<'_> {
             in_force.decided = reconciliation::decided_between(self.system, since, from, until)?;
         }
         Ok(())
+    }
+
+    /// Replaces the processes in which the arms differ and that were there under a load: each arm begins with fresh ones, also
+    /// one whose configuration was there already.
+    fn refresh(&self, experiment: &Experiment, wanted: &Wanted) -> anyhow::Result<()> {
+        let members = self.system.members()?;
+        let was_loaded = |part: &Part| {
+            let mut of_part = members.iter().filter(|member| member.service == *part);
+            of_part.any(|member| member.created_at.is_some_and(|at| at < self.loaded_until))
+        };
+        let compared = compared(experiment)?.into_iter();
+        let loaded: Vec<Part> = compared.filter(was_loaded).collect();
+        if loaded.is_empty() {
+            return Ok(());
+        }
+        self.system.recreate(wanted, &loaded)
     }
 
     fn load_and_fault(
@@ -572,9 +595,13 @@ impl Runner<'_> {
         if let Some(fault) = task.harmed_as().fault_of(experiment) {
             let (fault, attacks) = self.fault(task, &fault, since, step)?;
             (arm.fault, arm.attacks) = (Some(fault), attacks);
+            if matches!(experiment.observed, Observed::Alerts { .. }) {
+                load.end_early();
+            }
         }
         step.update("waiting for the end of the load");
         let ledger = load.finish()?;
+        self.loaded_until = Utc::now();
         arm.steps.push(clock.lap("load"));
         step.update("waiting until all is settled");
         arm.settled_after_ms = self.settled(sampler, ledger.evidence.summary.finished_at)?;
@@ -611,7 +638,14 @@ impl Runner<'_> {
         let injected_at = Utc::now();
         let mut injected = plan.fault.inject(self.system, since)?;
         let from = Utc::now();
-        let effect = injected.hold(plan.lasts)?;
+        let effect = match task.experiment.observed {
+            Observed::Alerts { raised } => {
+                let names = raised(task.harmed_as().name);
+                let mut raised = alerts::Raised::new(self.system, names, injected_at)?;
+                injected.hold_until(plan.lasts, || raised.were_seen())?
+            }
+            _ => injected.hold(plan.lasts)?,
+        };
         let until = Utc::now();
         let attacks = injected.attacks();
         step.update("healing");
@@ -814,6 +848,22 @@ fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
     })
 }
 
+/// The services in which the arms of an experiment differ: those that read the switch of a pattern that not all have, or that
+/// have several replicas.
+fn compared(experiment: &Experiment) -> anyhow::Result<BTreeSet<Part>> {
+    let mut compared = BTreeSet::new();
+    for plan in experiment.arms {
+        let patterns = plan.patterns_off.iter().map(|name| Pattern::named(name));
+        for pattern in patterns.flatten() {
+            for service in pattern.read_by() {
+                compared.insert(service.parse()?);
+            }
+        }
+        compared.extend(plan.replicas.iter().map(|(service, _)| *service));
+    }
+    Ok(compared)
+}
+
 /// The configuration of an arm, on a system that was found with `found`.
 fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wanted {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -924,6 +974,21 @@ mod tests {
         assert_eq!(configured(Design::SameArms, None), ["on", "on"]);
         let broken = Some(Sabotage::BreakPattern);
         assert_eq!(configured(Design::Pattern, broken), ["off", "off"]);
+    }
+
+    #[test]
+    fn arms_are_compared_by_processes_of_the_services_in_which_they_differ() {
+        let compared = |name| compared(experiments::find(name).unwrap()).unwrap();
+        let messaging = [Part::OrderService, Part::InventoryService];
+        assert_eq!(compared("outbox"), messaging.into());
+        assert_eq!(compared("forward_auth"), [Part::Traefik].into());
+        let balancing = [Part::UserService, Part::ProductService];
+        assert_eq!(compared("client_load_balancing"), balancing.into());
+        // They differ in the fault alone.
+        assert!(compared("key_rotation").is_empty());
+        for experiment in experiments::ALL {
+            super::compared(experiment).unwrap();
+        }
     }
 
     #[test]

@@ -63,23 +63,23 @@ fn take(system: &RunningSystem<'_>, since: DateTime<Utc>) -> anyhow::Result<Samp
          FROM orders WHERE placed_at >= '{}'",
         since.to_rfc3339()
     );
-    let unpublished = "SELECT count(*), 0 FROM outbox WHERE published_at IS NULL";
+    let unpublished = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
     // Before the query: a later time would claim to include what happened meanwhile.
     let at = Utc::now();
-    let rows = system.query_all(&[
+    let [orders, ours, theirs] = system.query_all([
         ("orders", &orders),
         ("orders", unpublished),
         ("inventory", unpublished),
     ])?;
-    let number = |row: usize, column: usize| -> anyhow::Result<u64> {
-        let value = rows.get(row).and_then(|row: &Vec<String>| row.get(column));
+    let number = |rows: &[Vec<String>], column: usize| -> anyhow::Result<u64> {
+        let value = rows.first().and_then(|row| row.get(column));
         let value = value.and_then(|text| text.parse().ok());
         value.ok_or_else(|| anyhow::anyhow!("the databases answered {rows:?}"))
     };
     Ok(Sample {
         at,
-        decided: number(0, 0)?,
-        undecided: number(0, 1)?,
-        unpublished: number(1, 0)? + number(2, 0)?,
+        decided: number(&orders, 0)?,
+        undecided: number(&orders, 1)?,
+        unpublished: number(&ours, 0)? + number(&theirs, 0)?,
     })
 }

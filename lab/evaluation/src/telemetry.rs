@@ -46,10 +46,9 @@ impl Watch {
         step: &Step,
     ) -> anyhow::Result<Telemetry> {
         let orders = traces_check::orders(ledger, cancellations);
-        let most = if observed == Observed::Traces {
-            ORDERS
-        } else {
-            0
+        let most = match observed {
+            Observed::Traces => ORDERS,
+            _ => 0,
         };
         let chosen = traces_check::chosen(&orders, most);
         let jaeger = Jaeger::new(&system.members()?)?;

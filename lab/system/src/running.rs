@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use base::{outcome, progress::Step};
 use records::evaluation::Configuration;
 use serde::de::DeserializeOwned;
@@ -37,6 +37,8 @@ pub(crate) const CONFIGURED: [Part; 6] = [
     Part::Alertmanager,
     Part::Traefik,
 ];
+/// What psql prints after the rows of each query.
+const ANSWERED: &str = "== answered ==";
 /// How long a query may take.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.
@@ -194,16 +196,30 @@ impl<'a> RunningSystem<'a> {
                 Some(_) => args.push(format!("--command=\\connect {database}")),
             }
             args.push(format!("--command={sql}"));
+            args.push(format!("--command=\\echo {ANSWERED}"));
         }
         Ok(docker(args.iter().map(String::as_str)).limit(STATEMENT_LIMIT))
     }
 
-    /// Runs queries, each in its database, as superuser; returns the rows of all of them. No value may contain a `|` or
-    /// a line break.
-    pub fn query_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Vec<Vec<String>>> {
-        let text = self.psql_all(questions)?.read()?;
+    /// Runs queries, each in its database, as superuser, in one session for queries of the same database that follow each
+    /// other; returns the rows of each. No value may contain a `|` or a line break.
+    pub fn query_all<const N: usize>(
+        &self,
+        questions: [(&str, &str); N],
+    ) -> anyhow::Result<[Vec<Vec<String>>; N]> {
+        let text = self.psql_all(&questions)?.read()?;
         let row = |line: &str| line.split('|').map(str::to_owned).collect();
-        Ok(text.lines().map(row).collect())
+        let mut answers: Vec<Vec<Vec<String>>> = vec![Vec::new()];
+        for line in text.lines() {
+            match answers.last_mut() {
+                Some(rows) if line != ANSWERED => rows.push(row(line)),
+                _ => answers.push(Vec::new()),
+            }
+        }
+        // After the last separator there is nothing.
+        answers.pop();
+        <[_; N]>::try_from(answers)
+            .map_err(|answers| anyhow!("{N} queries have {} answers", answers.len()))
     }
 
     /// Runs a query in a database, as superuser, each of whose rows is one JSON object: JSON escapes what would look like
@@ -217,14 +233,16 @@ impl<'a> RunningSystem<'a> {
         sql: &str,
     ) -> anyhow::Result<Vec<T>> {
         let text = self.psql_all(&[(database, sql)])?.read()?;
-        let objects = text.lines().map(serde_json::from_str);
+        let rows = text.lines().filter(|line| *line != ANSWERED);
+        let objects = rows.map(serde_json::from_str);
         let objects = objects.collect::<Result<_, _>>();
         objects.with_context(|| format!("failed to read what {database} answers"))
     }
 
     /// Runs a query in a database, as superuser; returns rows of columns.
     pub fn query(&self, database: &str, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
-        self.query_all(&[(database, sql)])
+        let [rows] = self.query_all([(database, sql)])?;
+        Ok(rows)
     }
 
     /// Runs a query whose result is one number.
@@ -309,8 +327,17 @@ impl<'a> RunningSystem<'a> {
     /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers
     /// a service has where it isn't one, and the patterns' overrides. Returns when all are healthy.
     pub fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
-        let scales = CONFIGURED.map(|service| {
-            let count = wanted.replicas.get(&service).copied().unwrap_or(1);
+        self.set_up(wanted, &CONFIGURED, &["--no-deps"])
+    }
+
+    /// Replaces the containers of these services by new ones, which are configured alike. Returns when all are healthy.
+    pub fn recreate(&self, wanted: &Wanted, services: &[Part]) -> anyhow::Result<()> {
+        self.set_up(wanted, services, &["--no-deps", "--force-recreate"])
+    }
+
+    fn set_up(&self, wanted: &Wanted, services: &[Part], options: &[&str]) -> anyhow::Result<()> {
+        let scales = services.iter().map(|service| {
+            let count = wanted.replicas.get(service).copied().unwrap_or(1);
             format!("{SCALE}{service}={count}")
         });
         // What the settings say of switches is replaced as a whole.
@@ -321,10 +348,10 @@ impl<'a> RunningSystem<'a> {
                 self.project,
                 &settings,
                 CONFIGURED_WITHIN_SECONDS,
-                ["--no-deps"],
+                options.iter().copied(),
             )
             .args(scales)
-            .args(CONFIGURED.map(Part::name));
+            .args(services.iter().map(|service| service.name()));
         for pattern in &wanted.patterns_off {
             call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
         }

@@ -37,7 +37,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 50,
         },
-        run_time: Duration::from_secs(22),
+        run_time: Duration::from_secs(18),
         idempotency_keys: false,
     },
     fault: FaultPlan {

@@ -43,7 +43,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 40,
         },
-        run_time: Duration::from_secs(28),
+        run_time: Duration::from_secs(24),
         // The gateway retries requests with a key, which would hide failures.
         idempotency_keys: false,
     },

@@ -502,7 +502,7 @@ fn realistic() -> Evaluation {
             fault.injected_at = Some(at(from));
             fault.healed_at = Some(at(from + lasts));
         }
-        if experiment.observed == Observed::Traces {
+        if matches!(experiment.observed, Observed::Traces) {
             let broken = u64::from(off) * 300;
             arm.telemetry = Some(Telemetry {
                 traces: 300,
@@ -512,7 +512,7 @@ fn realistic() -> Evaluation {
                 most_memory_bytes: Some(14_000_000),
             });
         }
-        if experiment.observed == Observed::Alerts {
+        if matches!(experiment.observed, Observed::Alerts { .. }) {
             let names: &[&str] = match plan.name {
                 "quiet" => &[],
                 "broker" => &["TargetDown", "OutboxStalled"],
