@@ -8,6 +8,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use std::{
 
 use anyhow::Context;
 use base::{
-    outcome,
+    outcome::{self, Failure},
     progress::{Progress, Step},
 };
 use chrono::{DateTime, Utc};
@@ -252,6 +253,10 @@ fn go_on(
     // From its beginning on this is the last run, which `resume` goes on with also if no arm is over.
     let begun = runner.folder.write_evidence(project, &evaluation);
     let result = begun.and_then(|()| runner.trials(progress, &mut evaluation));
+    // Nothing can be restored; the run journal stays for whoever finds an engine again.
+    if let Some(stopped) = result.as_ref().err().and_then(|it| it.downcast_ref()) {
+        return Err(ended_early(&evaluation.run, stopped));
+    }
     // Ctrl-C ends the experiments, not the restoring.
     interrupt::acknowledge();
     let restored = progress.step("restore", |step| {
@@ -273,6 +278,31 @@ fn go_on(
     }
     result?;
     Ok(evaluation)
+}
+
+/// The container engine doesn't answer any more: no further arm can be run.
+#[derive(Debug)]
+struct EngineStopped {
+    /// What was said in place of an answer.
+    said: String,
+}
+
+impl fmt::Display for EngineStopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the engine stopped answering: {}", self.said)
+    }
+}
+
+impl std::error::Error for EngineStopped {}
+
+fn ended_early(run: &str, stopped: &EngineStopped) -> anyhow::Error {
+    outcome::unavailable(
+        format!("evaluation {run} ended early, and the system is not as it was found: {stopped}"),
+        format!(
+            "start the engine (`cargo xtask up`), then `cargo xtask evaluate resume {run}`: it restores the system, and \
+             runs the trial that was cut short again"
+        ),
+    )
 }
 
 /// Undoes what faults and an interrupted evaluation left; returns what was done, in words. The caller holds the
@@ -406,7 +436,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Runs one arm. What goes wrong in it is part of its evidence; only Ctrl-C ends the evaluation.
+    /// Runs one arm. What goes wrong in it is part of its evidence; what ends the evaluation says [`note`].
     fn arm(&mut self, task: &ArmTask<'_>, step: &Step) -> anyhow::Result<Arm> {
         let mut probe = Probe::default();
         let since = Utc::now();
@@ -430,11 +460,11 @@ impl Runner<'_> {
         };
         let steps = self.steps(task, &mut probe, &mut arm, step);
         let broke_off = steps.is_err();
-        note(&mut arm, steps)?;
+        note(&mut arm, steps, host::version)?;
         let mut clock = StepClock::start();
         let restored = self.restore(broke_off, &mut probe, &mut arm, step);
         arm.steps.push(clock.lap("restore"));
-        note(&mut arm, restored)?;
+        note(&mut arm, restored, host::version)?;
         arm.finished_at = Utc::now();
         Ok(arm)
     }
@@ -757,15 +787,31 @@ fn leaves_nothing(arm: &Arm) -> bool {
     arm.failure.is_none() && arm.reconciliation.as_ref().is_some_and(reconciles)
 }
 
-/// Records the first error of an arm in its evidence; only Ctrl-C ends the evaluation.
-fn note(arm: &mut Arm, result: anyhow::Result<()>) -> anyhow::Result<()> {
-    match result {
-        Err(error) if error.is::<Interrupted>() => Err(error),
-        Err(error) => {
+/// Records the first error of an arm in its evidence. Only Ctrl-C and an engine that doesn't answer any more end the
+/// evaluation: every arm after it would break off, too. `engine` asks it, within its own limit.
+fn note(
+    arm: &mut Arm,
+    result: anyhow::Result<()>,
+    engine: impl FnOnce() -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    let Err(error) = result else {
+        return Ok(());
+    };
+    if error.is::<Interrupted>() {
+        return Err(error);
+    }
+    match engine() {
+        Ok(_) => {
             arm.failure.get_or_insert(format!("{error:#}"));
             Ok(())
         }
-        Ok(()) => Ok(()),
+        Err(interrupted) if interrupted.is::<Interrupted>() => Err(interrupted),
+        Err(silent) => Err(EngineStopped {
+            said: silent
+                .downcast_ref::<Failure>()
+                .map_or_else(|| format!("{silent:#}"), |failure| failure.cause.clone()),
+        }
+        .into()),
     }
 }
 
@@ -882,6 +928,8 @@ fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wan
 
 #[cfg(test)]
 mod tests {
+    use base::outcome::Exit;
+
     use super::*;
     use crate::report::tests::{Sketch, evaluation};
 
@@ -934,6 +982,38 @@ mod tests {
         for arm in [failed, unread, dead, undecided] {
             assert!(!leaves_nothing(&arm), "{arm:?}");
         }
+    }
+
+    #[test]
+    fn an_arm_that_broke_off_is_evidence_unless_the_engine_stopped_answering() {
+        let broke_off = || Err(anyhow::anyhow!("postgres has no container"));
+        let mut arm = Sketch::arm("on").build();
+        note(&mut arm, broke_off(), || Ok("28.2.2".to_owned())).unwrap();
+        assert_eq!(arm.failure.as_deref(), Some("postgres has no container"));
+
+        let mut arm = Sketch::arm("on").build();
+        let silent = || Err(outcome::unavailable("no daemon", "start it"));
+        let ended = note(&mut arm, broke_off(), silent).unwrap_err();
+        let ended = ended_early("7", ended.downcast_ref().unwrap());
+        assert_eq!(Exit::of(&ended), Exit::Unavailable);
+        let said = ended.to_string();
+        for part in ["engine stopped answering: no daemon\n", "evaluate resume 7"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(arm.failure, None);
+    }
+
+    #[test]
+    fn the_engine_is_asked_only_about_an_arm_that_broke_off_by_itself() {
+        let never = || panic!("the engine was asked");
+        let mut arm = Sketch::arm("on").build();
+        note(&mut arm, Ok(()), never).unwrap();
+        let interrupted = note(&mut arm, Err(Interrupted.into()), never).unwrap_err();
+        assert!(interrupted.is::<Interrupted>());
+        let meanwhile = || Err(Interrupted.into());
+        let broke_off = Err(anyhow::anyhow!("no answer in time"));
+        let interrupted = note(&mut arm, broke_off, meanwhile).unwrap_err();
+        assert!(interrupted.is::<Interrupted>());
     }
 
     #[test]
