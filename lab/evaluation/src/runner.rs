@@ -169,6 +169,7 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
         profile: plan.profile,
         planned: plan.planned(),
         noise: noise::here(project)?,
+        found: Some(system.configuration()?),
         started_at: Utc::now(),
         finished_at: Utc::now(),
         versions: versions(&system)?,
@@ -180,7 +181,8 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
 /// Goes on with an evaluation that was interrupted, with the next trial that isn't whole. Nothing is run twice.
 ///
 /// # Errors
-/// When the run is of another version or machine, or too old to know what was planned; else those of [`run`].
+/// When the run is of another version or machine, found the system configured otherwise, or is too old to know what was
+/// planned; else those of [`run`].
 pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Result<Evaluation> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
@@ -203,6 +205,9 @@ pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Resu
     if versions(&system)? != evaluation.versions {
         return Err(refused("code, images or machine are other ones now"));
     }
+    if let Some(why) = configured_otherwise(&evaluation, &system.configuration()?) {
+        return Err(refused(&why));
+    }
     drop_unfinished(&mut evaluation);
     go_on(&system, evaluation, progress)
 }
@@ -224,6 +229,18 @@ fn drop_unfinished(evaluation: &mut Evaluation) {
     evaluation
         .trials
         .retain(|trial| experiments::find(&trial.experiment).is_some_and(|it| it.is_whole(trial)));
+}
+
+/// Why the arms to come would not be like those that were run: overrides that were found are those of every arm. `None`
+/// where they would be, and where the evidence doesn't say what was found.
+fn configured_otherwise(evaluation: &Evaluation, now: &Configuration) -> Option<String> {
+    let differences = evaluation.found.as_ref()?.differences(now);
+    (!differences.is_empty()).then(|| {
+        format!(
+            "the system is configured otherwise: {}",
+            differences.join("; ")
+        )
+    })
 }
 
 /// Runs what is planned and isn't in the evidence yet. The caller holds the [`SystemLock`].
@@ -1028,6 +1045,27 @@ mod tests {
         let mut evaluation = evaluation(vec![whole.clone(), trial(2, &["off"])]);
         drop_unfinished(&mut evaluation);
         assert_eq!(evaluation.trials, [whole]);
+    }
+
+    #[test]
+    fn a_run_is_resumed_only_with_the_configuration_that_it_found() {
+        let with = |burst: &str| Configuration {
+            overrides: [("AGORA_RATE_LIMIT_BURST".to_owned(), burst.to_owned())].into(),
+            ..Configuration::default()
+        };
+        let mut evaluation = evaluation(Vec::new());
+        evaluation.found = Some(with("40"));
+        assert_eq!(configured_otherwise(&evaluation, &with("40")), None);
+        let why = configured_otherwise(&evaluation, &with("10")).unwrap();
+        assert!(
+            why.ends_with("AGORA_RATE_LIMIT_BURST: 40 before, 10 now"),
+            "{why}"
+        );
+        // Evidence from before it was kept.
+        let mut stored = serde_json::to_value(&evaluation).unwrap();
+        stored.as_object_mut().unwrap().remove("found");
+        let stored: Evaluation = serde_json::from_value(stored).unwrap();
+        assert_eq!(configured_otherwise(&stored, &with("10")), None);
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct Evaluation {
     /// How large effects between equal arms are on this machine, as far as it was known when the run started.
     #[serde(default)]
     pub noise: Vec<NoiseRecord>,
+    /// How the system was configured when the run started, which every arm changes and the end restores; `None` in evidence
+    /// from before it was kept.
+    #[serde(default)]
+    pub found: Option<Configuration>,
     /// When the run started, before its first arm.
     pub started_at: DateTime<Utc>,
     /// When its last arm ended.
@@ -290,6 +294,43 @@ impl Configuration {
     pub fn all_patterns_off(&self) -> BTreeSet<String> {
         self.patterns_off.values().flatten().cloned().collect()
     }
+
+    /// What differs in another configuration, in words: `order-service: 1 replica before, 2 now`. Signing keys are left
+    /// out, as their rotation is part of operation.
+    pub fn differences(&self, now: &Self) -> Vec<String> {
+        let mut said = Vec::new();
+        let mut differs = |what: &str, before: String, now: String| {
+            if before != now {
+                said.push(format!("{what}: {before} before, {now} now"));
+            }
+        };
+        let off = |it: &Self| {
+            let off: Vec<String> = it.all_patterns_off().into_iter().collect();
+            if off.is_empty() {
+                "none".to_owned()
+            } else {
+                off.join(", ")
+            }
+        };
+        differs("patterns off", off(self), off(now));
+        let services = self.replicas.keys().chain(now.replicas.keys());
+        for service in services.collect::<BTreeSet<_>>() {
+            let count = |it: &Self| match it.replicas.get(service) {
+                None | Some(1) => "1 replica".to_owned(),
+                Some(more) => format!("{more} replicas"),
+            };
+            differs(service, count(self), count(now));
+        }
+        let variables = self.overrides.keys().chain(now.overrides.keys());
+        for variable in variables.collect::<BTreeSet<_>>() {
+            let value = |it: &Self| {
+                let value = it.overrides.get(variable).cloned();
+                value.unwrap_or_else(|| "not set".to_owned())
+            };
+            differs(variable, value(self), value(now));
+        }
+        said
+    }
 }
 
 /// Whether the system was in its steady state, with every measure.
@@ -493,4 +534,46 @@ pub struct Hop {
 impl Hop {
     /// The most ids in [`Hop::missing`].
     pub const NAMED: usize = 20;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configuration(off: &[&str], replicas: u32, burst: &str) -> Configuration {
+        let off = off.iter().map(|name| (*name).to_owned());
+        Configuration {
+            patterns_off: [("order-service".to_owned(), off.collect())].into(),
+            replicas: [("order-service".to_owned(), replicas)].into(),
+            signing_keys: BTreeSet::new(),
+            overrides: [("AGORA_RATE_LIMIT_BURST".to_owned(), burst.to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn a_configuration_names_what_differs_in_another_one() {
+        let before = configuration(&[], 1, "40");
+        assert!(before.differences(&before).is_empty());
+        // One container is what a service has anyway.
+        let unsaid = Configuration {
+            replicas: BTreeMap::new(),
+            patterns_off: BTreeMap::new(),
+            signing_keys: [vec!["another".to_owned()]].into(),
+            ..before.clone()
+        };
+        assert!(before.differences(&unsaid).is_empty());
+        assert_eq!(
+            before.differences(&configuration(&["inbox", "outbox"], 2, "10")),
+            [
+                "patterns off: none before, inbox, outbox now",
+                "order-service: 1 replica before, 2 replicas now",
+                "AGORA_RATE_LIMIT_BURST: 40 before, 10 now",
+            ]
+        );
+        let without = Configuration::default();
+        assert_eq!(
+            before.differences(&without),
+            ["AGORA_RATE_LIMIT_BURST: 40 before, not set now"]
+        );
+    }
 }

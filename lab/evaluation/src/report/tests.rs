@@ -349,6 +349,7 @@ pub(crate) fn evaluation(trials: Vec<Trial>) -> Evaluation {
         profile: Profile::Default,
         planned: Vec::new(),
         noise: Vec::new(),
+        found: None,
         started_at: at(-9.0),
         finished_at: at(31.0 * 60.0),
         versions: Versions {
