@@ -88,12 +88,18 @@ impl Durations {
         })
     }
 
-    /// How long is left of an evaluation whose last trial has this many arms behind it: `, 4 min 10 s left`.
-    pub(crate) fn left(&self, evaluation: &Evaluation, arms_done: usize) -> String {
+    /// How long is left of an evaluation whose last trial has this many arms behind it: `, 4 min 10 s left`. Those that are
+    /// `planned` have as many repetitions as will be run as far as that is known by now.
+    pub(crate) fn left(
+        &self,
+        planned: &[PlannedExperiment],
+        evaluation: &Evaluation,
+        arms_done: usize,
+    ) -> String {
         let of = |name: &str| {
             experiments::find(name).map_or(Duration::ZERO, |experiment| self.trial(experiment))
         };
-        let planned = |planned: &PlannedExperiment| {
+        let to_come = |planned: &PlannedExperiment| {
             let begun = evaluation
                 .trials
                 .iter()
@@ -101,7 +107,7 @@ impl Durations {
             let begun = u32::try_from(begun.count()).unwrap_or(u32::MAX);
             of(&planned.name) * planned.repetitions.saturating_sub(begun)
         };
-        let to_come: Duration = evaluation.planned.iter().map(planned).sum();
+        let to_come: Duration = planned.iter().map(to_come).sum();
         let current = evaluation.trials.last().and_then(|trial| {
             let experiment = experiments::find(&trial.experiment)?;
             let arms = experiment.arms.len();

@@ -95,12 +95,16 @@ pub enum Stopping {
 }
 
 impl Plan {
-    /// The command that does the same again.
-    fn command(&self) -> String {
+    /// The command that does the same again, whatever the noise of the machine is known to be by then.
+    pub fn command(&self) -> String {
+        let names = |of: &[&Experiment]| of.iter().map(|it| it.name.to_owned()).collect();
         let mut words = vec!["cargo xtask evaluate".to_owned()];
-        if self.experiments.len() < chosen_by(self.profile).len() {
-            let names = self.experiments.iter().map(|experiment| experiment.name);
-            words.extend(names.map(str::to_owned));
+        let (own, default): (Vec<String>, Vec<String>) = (
+            names(&self.experiments),
+            names(&chosen_by(self.design, self.profile)),
+        );
+        if own != default {
+            words.extend(own);
         }
         if self.design == Design::SameArms {
             words.push("--aa".to_owned());
@@ -110,8 +114,14 @@ impl Plan {
             words.push(format!("--profile {}", self.profile.option()));
         }
         match &self.stopping {
-            Stopping::After(1) | Stopping::AfterEach(_) => {}
+            // As every profile has it but the one that asks the noise.
+            Stopping::After(1)
+                if self.design == Design::Pattern && self.profile != Profile::Rigorous => {}
             Stopping::After(repeat) => words.push(format!("--repeat {repeat}")),
+            Stopping::AfterEach(each) => {
+                let each: Vec<String> = each.iter().map(u32::to_string).collect();
+                words.push(format!("--repeat {}", each.join(",")));
+            }
             Stopping::UntilDecided { at_most } => {
                 words.push(format!("--until-decided --at-most {at_most}"));
             }
@@ -123,7 +133,7 @@ impl Plan {
     }
 
     /// The experiments with the number of their repetitions.
-    fn planned(&self) -> Vec<PlannedExperiment> {
+    pub fn planned(&self) -> Vec<PlannedExperiment> {
         let experiments = self.experiments.iter().enumerate();
         let planned = experiments.map(|(number, experiment)| {
             let (repetitions, until_decided) = match &self.stopping {
@@ -143,14 +153,18 @@ impl Plan {
     }
 }
 
-/// The experiments that a profile runs where none are named.
-pub fn chosen_by(profile: Profile) -> Vec<&'static Experiment> {
+/// The experiments that are run where none are named.
+pub fn chosen_by(design: Design, profile: Profile) -> Vec<&'static Experiment> {
     let all = experiments::ALL.iter().copied();
-    match profile {
-        Profile::Quick => all
+    match (design, profile) {
+        // Those without a declared effect have nothing that noise could hide.
+        (Design::SameArms, _) => all
+            .filter(|experiment| !experiment.effects.is_empty())
+            .collect(),
+        (Design::Pattern, Profile::Quick) => all
             .filter(|experiment| experiment.kind == Kind::Safety)
             .collect(),
-        Profile::Default | Profile::Rigorous => all.collect(),
+        (Design::Pattern, Profile::Default | Profile::Rigorous) => all.collect(),
     }
 }
 
@@ -394,29 +408,40 @@ impl ArmTask<'_> {
 impl Runner<'_> {
     /// Runs all trials that are planned and not there yet: all experiments once, then all of them again.
     fn trials(&mut self, progress: &Progress, evaluation: &mut Evaluation) -> anyhow::Result<()> {
-        let planned = evaluation.planned.clone();
+        let mut planned = evaluation.planned.clone();
+        for planned in &mut planned {
+            end_if_decided(evaluation, planned)?;
+        }
         let most = planned.iter().map(|planned| planned.repetitions).max();
         for repetition in 1..=most.unwrap_or(0) {
-            for planned in planned.iter().filter(|it| it.repetitions >= repetition) {
-                let there = evaluation.trials.iter().any(|trial| {
-                    trial.experiment == planned.name && trial.repetition == repetition
-                });
-                if !there && !decided(evaluation, planned)? {
-                    self.trial(planned, repetition, progress, evaluation)?;
+            for number in 0..planned.len() {
+                let next = &planned[number];
+                let there = evaluation
+                    .trials
+                    .iter()
+                    .any(|trial| trial.experiment == next.name && trial.repetition == repetition);
+                if !there && next.repetitions >= repetition {
+                    self.trial(&planned, number, repetition, progress, evaluation)?;
+                    end_if_decided(evaluation, &mut planned[number])?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Runs a repetition of the experiment with this number among those that are `planned`.
     fn trial(
         &mut self,
-        planned: &PlannedExperiment,
+        planned: &[PlannedExperiment],
+        number: usize,
         repetition: u32,
         progress: &Progress,
         evaluation: &mut Evaluation,
     ) -> anyhow::Result<()> {
-        let experiment = experiments::find(&planned.name).context("a planned experiment")?;
+        let PlannedExperiment {
+            name, repetitions, ..
+        } = &planned[number];
+        let experiment = experiments::find(name).context("a planned experiment")?;
         let seed = trial_seed(evaluation.seed, experiment.name, repetition);
         evaluation.trials.push(Trial {
             experiment: experiment.name.to_owned(),
@@ -427,11 +452,11 @@ impl Runner<'_> {
         let order = order(evaluation.seed, experiment, repetition);
         for (position, index) in order.iter().copied().enumerate() {
             let plan = &experiment.arms[index];
-            let of = match planned.repetitions {
+            let of = match repetitions {
                 1 => String::new(),
                 most => format!(", {repetition} of {most}"),
             };
-            let left = self.durations.left(evaluation, position);
+            let left = self.durations.left(planned, evaluation, position);
             let name = format!("{} {}{of}{left}", experiment.name, plan.name);
             let task = ArmTask {
                 evaluation,
@@ -755,15 +780,19 @@ impl Runner<'_> {
     }
 }
 
-/// Whether an experiment that ends once it is decided has been.
-fn decided(evaluation: &Evaluation, planned: &PlannedExperiment) -> anyhow::Result<bool> {
+/// Plans no further repetition of an experiment that ends once it is decided, and has been.
+fn end_if_decided(evaluation: &Evaluation, planned: &mut PlannedExperiment) -> anyhow::Result<()> {
     if !planned.until_decided {
-        return Ok(false);
+        return Ok(());
     }
     let concluded = ExperimentConclusion::of(evaluation, &planned.name)?;
     let mut effects = concluded.effects.iter();
-    Ok(concluded.outcome == Outcome::Refuted
-        || effects.all(|effect| matches!(effect.outcome, Outcome::Upheld | Outcome::Refuted)))
+    let decided = concluded.outcome == Outcome::Refuted
+        || effects.all(|effect| matches!(effect.outcome, Outcome::Upheld | Outcome::Refuted));
+    if decided {
+        planned.repetitions = u32::try_from(concluded.repetitions())?;
+    }
+    Ok(())
 }
 
 /// Measures the steps of an arm, one after the other.
@@ -948,7 +977,10 @@ mod tests {
     use base::outcome::Exit;
 
     use super::*;
-    use crate::report::tests::{Sketch, evaluation};
+    use crate::{
+        conclusion::tests::consumers,
+        report::tests::{Sketch, evaluation},
+    };
 
     #[test]
     fn a_seed_gives_each_trial_its_own_and_the_same_each_time() {
@@ -1066,6 +1098,38 @@ mod tests {
         stored.as_object_mut().unwrap().remove("found");
         let stored: Evaluation = serde_json::from_value(stored).unwrap();
         assert_eq!(configured_otherwise(&stored, &with("10")), None);
+    }
+
+    #[test]
+    fn no_time_is_left_for_repetitions_of_what_is_decided() {
+        let pairs = [
+            (40, 60),
+            (41, 61),
+            (40, 62),
+            (39, 60),
+            (42, 62),
+            (40, 61),
+            (41, 62),
+            (40, 60),
+        ];
+        let mut evaluation = consumers(&pairs);
+        let mut planned = PlannedExperiment {
+            name: "competing_consumers".to_owned(),
+            repetitions: 12,
+            until_decided: true,
+        };
+        evaluation.planned = vec![planned.clone()];
+        let left = |planned: &PlannedExperiment| {
+            Durations::default().left(std::slice::from_ref(planned), &evaluation, 2)
+        };
+        assert!(left(&planned).ends_with(" left"), "{}", left(&planned));
+        end_if_decided(&evaluation, &mut planned).unwrap();
+        assert_eq!((planned.repetitions, left(&planned)), (8, String::new()));
+        // The first look is with eight pairs.
+        evaluation.trials.truncate(7);
+        planned.repetitions = 12;
+        end_if_decided(&evaluation, &mut planned).unwrap();
+        assert_eq!(planned.repetitions, 12);
     }
 
     #[test]

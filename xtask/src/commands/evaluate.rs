@@ -59,9 +59,10 @@ pub(crate) struct Options {
     /// How thorough the run is
     #[arg(long, default_value = Profile::Default.option(), value_parser = one_of(&Profile::ALL, Profile::option, Profile::explanation))]
     profile: Profile,
-    /// How often each experiment is run [default: 1; --aa: 6; --profile rigorous: as the declared effects need]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=30))]
-    repeat: Option<u32>,
+    /// How often each experiment is run, or a number for each in the order of `list`: 3,3,8
+    /// [default: 1; --aa: 6; --profile rigorous: as the declared effects need]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=30))]
+    repeat: Vec<u32>,
     /// End each experiment with declared effects as soon as they are decided; looks after each pair share the error
     #[arg(long, requires = "at_most", conflicts_with_all = ["repeat", "aa"])]
     until_decided: bool,
@@ -127,7 +128,7 @@ impl Options {
             task: None,
             experiments: vec![experiment.to_owned()],
             profile: Profile::Default,
-            repeat: None,
+            repeat: Vec::new(),
             until_decided: false,
             at_most: None,
             aa: false,
@@ -173,13 +174,11 @@ fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
     } else {
         Design::Pattern
     };
-    let experiments = match (options.experiments.as_slice(), design) {
-        // Those without a declared effect have nothing that noise could hide.
-        ([], Design::SameArms) => with_effects(),
-        ([], Design::Pattern) => runner::chosen_by(profile),
-        (names, _) => chosen(names)?,
+    let experiments = match options.experiments.as_slice() {
+        [] => runner::chosen_by(design, profile),
+        names => chosen(names)?,
     };
-    let stopping = match (options.at_most, options.repeat, design, profile) {
+    let stopping = match (options.at_most, options.repeat.as_slice(), design, profile) {
         (Some(at_most), ..) => {
             if Looks::until(at_most as usize).is_none() {
                 return Err(outcome::usage(
@@ -189,15 +188,26 @@ fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
             }
             Stopping::UntilDecided { at_most }
         }
-        (_, Some(repeat), ..) => Stopping::After(repeat),
-        (_, None, Design::SameArms, _) => Stopping::After(AA_PAIRS),
-        (_, None, _, Profile::Rigorous) => {
+        (_, [repeat], ..) => Stopping::After(*repeat),
+        (_, [], Design::SameArms, _) => Stopping::After(AA_PAIRS),
+        (_, [], _, Profile::Rigorous) => {
             let noise = noise::here(project)?;
             let each = experiments.iter();
             let each = each.map(|experiment| power_plan::repetitions(&noise, experiment));
             Stopping::AfterEach(each.collect::<anyhow::Result<_>>()?)
         }
-        (_, None, _, Profile::Quick | Profile::Default) => Stopping::After(1),
+        (_, [], _, Profile::Quick | Profile::Default) => Stopping::After(1),
+        (_, each, ..) if each.len() == experiments.len() => Stopping::AfterEach(each.to_vec()),
+        (_, each, ..) => {
+            return Err(outcome::usage(
+                format!(
+                    "--repeat has {} numbers for {} experiments",
+                    each.len(),
+                    experiments.len()
+                ),
+                "give one number for all of them, or one for each",
+            ));
+        }
     };
     Ok(Plan {
         experiments,
@@ -251,16 +261,9 @@ fn conclude(
     show(&conclusion, &folder, format)
 }
 
-/// The experiments with declared effects.
-fn with_effects() -> Vec<&'static Experiment> {
-    let all = experiments::ALL.iter().copied();
-    all.filter(|experiment| !experiment.effects.is_empty())
-        .collect()
-}
-
 fn plan(project: &Project, names: &[String], format: Format) -> anyhow::Result<Exit> {
     let experiments = match names {
-        [] => with_effects(),
+        [] => runner::chosen_by(Design::SameArms, Profile::Default),
         names => chosen(names)?,
     };
     let (noise, durations) = (noise::here(project)?, Durations::read(project)?);
@@ -364,6 +367,63 @@ mod tests {
         };
         assert_eq!(names(&["inbox", "outbox", "inbox"]), ["outbox", "inbox"]);
         assert_eq!(names(&[]).len(), experiments::ALL.len());
+    }
+
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn the_command_of_a_plan_gives_the_plan_again() {
+        let project = Project::discover().unwrap();
+        let aa = chosen(&["load_shedding".to_owned()]).unwrap();
+        let quick = runner::chosen_by(Design::Pattern, Profile::Quick);
+        // As many as the profile chooses, but others.
+        let others = experiments::ALL.iter().rev().copied();
+        let mut others: Vec<_> = others.take(quick.len()).collect();
+        others.reverse();
+        let rigorous = (Design::Pattern, Profile::Rigorous);
+        let each = (3..).take(experiments::ALL.len()).collect();
+        for (experiments, (design, profile), stopping) in [
+            (quick, (Design::Pattern, Profile::Quick), Stopping::After(1)),
+            (
+                others,
+                (Design::Pattern, Profile::Quick),
+                Stopping::After(2),
+            ),
+            (chosen(&[]).unwrap(), rigorous, Stopping::After(1)),
+            (chosen(&[]).unwrap(), rigorous, Stopping::AfterEach(each)),
+            (aa.clone(), rigorous, Stopping::AfterEach(vec![12])),
+            (
+                chosen(&[]).unwrap(),
+                rigorous,
+                Stopping::UntilDecided { at_most: 12 },
+            ),
+            (aa, (Design::SameArms, Profile::Default), Stopping::After(1)),
+            (
+                runner::chosen_by(Design::SameArms, Profile::Default),
+                (Design::SameArms, Profile::Default),
+                Stopping::After(6),
+            ),
+        ] {
+            let plan = Plan {
+                experiments,
+                stopping,
+                profile,
+                design,
+                seed: 11,
+                sabotage: None,
+            };
+            let command = plan.command();
+            let words = command.split(' ').skip(2);
+            let line = <CommandLine as clap::Parser>::try_parse_from(words).unwrap();
+            let again = what(&project, &line.options).unwrap();
+            assert_eq!(again.planned(), plan.planned(), "{command}");
+            assert_eq!(again.command(), command);
+            assert_eq!((again.design, again.profile), (design, profile));
+        }
     }
 
     #[test]
