@@ -1,4 +1,4 @@
-//! Earlier runs on this machine: their conclusions, and how long their trials took.
+//! Earlier runs of a project: their conclusions, and how long their trials took.
 //!
 //! Left out: how a history looks ([`crate::report`]).
 
@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::Context;
 use base::progress::spell;
-use records::evaluation::{Evaluation, PlannedExperiment, Trial};
+use records::evaluation::{Evaluation, Machine, PlannedExperiment, Trial};
 use system::project::Project;
 
 use super::{
@@ -21,19 +21,29 @@ const BESIDES_LOAD: Duration = Duration::from_secs(20);
 /// How many of the last runs are asked for durations.
 const RUNS: usize = 10;
 
-/// The conclusion of every stored run that this version can judge, the oldest first, and how many others there are.
+/// The conclusion of every stored run of this project that this version can judge, the oldest first, and how many can't be
+/// judged.
 pub fn stored(project: &Project) -> anyhow::Result<(Vec<Conclusion>, usize)> {
     let mut others = 0;
     let mut stored = Vec::new();
     for run in runs(project)? {
         // One evidence at a time: each is as large as megabytes.
         let evidence = EvaluationFolder::new(project, &run).evidence();
+        if evidence.as_ref().is_ok_and(|it| !is_of(it, project)) {
+            continue;
+        }
         match evidence.and_then(|evidence| Conclusion::of(&evidence)) {
             Ok(conclusion) => stored.push(conclusion),
             Err(_) => others += 1,
         }
     }
     Ok((stored, others))
+}
+
+/// Whether a run was of this project's system, as far as its evidence says: that of the tests has its runs in the same folder.
+fn is_of(evaluation: &Evaluation, project: &Project) -> bool {
+    let of = evaluation.project.as_ref();
+    of.is_none_or(|name| *name == project.name)
 }
 
 /// The ids of the stored runs, the oldest first.
@@ -63,8 +73,8 @@ fn runs(project: &Project) -> anyhow::Result<Vec<String>> {
 pub struct Durations(BTreeMap<String, Duration>);
 
 impl Durations {
-    /// As the last runs of this clone have it.
-    pub fn read(project: &Project) -> anyhow::Result<Self> {
+    /// As the last runs of this project on this machine have it.
+    pub fn read(project: &Project, machine: &Machine) -> anyhow::Result<Self> {
         let mut durations = BTreeMap::new();
         let runs = runs(project)?;
         for run in runs.iter().skip(runs.len().saturating_sub(RUNS)) {
@@ -72,6 +82,9 @@ impl Durations {
             let Ok(evaluation) = EvaluationFolder::new(project, run).evidence() else {
                 continue;
             };
+            if !is_of(&evaluation, project) || !evaluation.versions.machine().is_like(machine) {
+                continue;
+            }
             for trial in evaluation.trials.iter().filter(|trial| went_well(trial)) {
                 durations.insert(trial.experiment.clone(), took(trial));
             }
@@ -136,4 +149,43 @@ fn took(trial: &Trial) -> Duration {
             .unwrap_or_default()
     })
     .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{Sketch, evaluation, trial};
+
+    /// A stored run whose only trial takes about so many seconds, of a project and a machine.
+    fn store(project: &Project, run: &str, of: Option<&str>, cores: u32, seconds: u32) {
+        let arm = |name| Sketch::arm(name).seconds(seconds);
+        let mut evaluation = evaluation(vec![trial("outbox", 1, &[arm("off"), arm("on")])]);
+        evaluation.run = run.to_owned();
+        evaluation.project = of.map(str::to_owned);
+        evaluation.versions.cores = cores;
+        let folder = EvaluationFolder::new(project, run);
+        folder.write_evidence(project, &evaluation).unwrap();
+    }
+
+    #[test]
+    fn runs_of_another_project_or_machine_say_nothing_of_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut project = Project::discover().unwrap();
+        (project.root, project.name) = (folder.path().to_owned(), "agora".to_owned());
+        store(&project, "1", None, 2, 14);
+        store(&project, "2", Some("agora"), 2, 24);
+        store(&project, "3", Some("agora-test"), 2, 300);
+        store(&project, "4", Some("agora"), 8, 400);
+        let (conclusions, others) = stored(&project).unwrap();
+        let runs: Vec<&str> = conclusions.iter().map(|it| it.run.as_str()).collect();
+        assert_eq!((runs, others), (vec!["1", "2", "4"], 0));
+
+        let outbox = experiments::find("outbox").unwrap();
+        let machine = conclusions[0].versions.machine();
+        let trial = Durations::read(&project, &machine).unwrap().trial(outbox);
+        assert!((48..120).contains(&trial.as_secs()), "{trial:?}");
+        let elsewhere = conclusions[2].versions.machine();
+        let trial = Durations::read(&project, &elsewhere).unwrap().trial(outbox);
+        assert!(trial.as_secs() >= 800, "{trial:?}");
+    }
 }

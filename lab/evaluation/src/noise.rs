@@ -5,14 +5,10 @@
 use std::fs;
 
 use anyhow::Context;
-use base::outcome;
-use records::evaluation::{Design, Evaluation, NoiseRecord};
+use base::{outcome, progress::warn};
+use records::evaluation::{Design, Evaluation, Machine, NoiseRecord};
 use serde::{Deserialize, Serialize};
-use system::{
-    files::replace,
-    host::{self, Capacity},
-    project::Project,
-};
+use system::{files::replace, host, project::Project};
 
 use super::{conclusion::Conclusion, statistics::noise::NoiseFloor};
 
@@ -30,37 +26,46 @@ struct Noise {
 }
 
 impl Noise {
-    /// Those of a machine with these cores and this memory.
-    fn of_machine(self, machine: Capacity) -> Vec<NoiseRecord> {
-        let mut records = self.records;
-        records.retain(|record| {
-            (record.cores, record.memory_bytes) == (machine.cores, machine.memory_bytes)
+    /// Those of this machine; where there are none, but others', that is said, too.
+    fn of_machine(self, machine: &Machine) -> (Vec<NoiseRecord>, Option<String>) {
+        let (here, others): (Vec<_>, Vec<_>) = self
+            .records
+            .into_iter()
+            .partition(|record| record.machine().is_like(machine));
+        let other = others.last().filter(|_| here.is_empty());
+        let said = other.map(|other| {
+            format!(
+                "the noise that is known is of another machine ({}) and isn't used on this one ({machine}): \
+                 `cargo xtask evaluate --aa` measures it",
+                other.machine()
+            )
         });
-        records
+        (here, said)
     }
 
     /// Takes the records of an A/A run in, in place of those that the same machine had before.
     fn take_in(&mut self, records: Vec<NoiseRecord>) {
-        let key = |record: &NoiseRecord| {
-            (
-                record.experiment.clone(),
-                record.measurement.clone(),
-                record.cores,
-                record.memory_bytes,
-            )
+        let replaces = |new: &NoiseRecord, old: &NoiseRecord| {
+            new.experiment == old.experiment
+                && new.measurement == old.measurement
+                && new.machine().is_like(&old.machine())
         };
         self.records
-            .retain(|old| records.iter().all(|new| key(new) != key(old)));
+            .retain(|old| !records.iter().any(|new| replaces(new, old)));
         self.records.extend(records);
     }
 }
 
-/// What is known of the machine that the engine runs on.
+/// What is known of the machine that the engine runs on. Warns where only others' noise is known.
 ///
 /// # Errors
 /// When the file can't be used, or the engine doesn't answer.
 pub fn here(project: &Project) -> anyhow::Result<Vec<NoiseRecord>> {
-    Ok(read(project)?.of_machine(host::capacity()?))
+    let (here, warning) = read(project)?.of_machine(&host::machine()?);
+    if let Some(warning) = warning {
+        warn(&warning);
+    }
+    Ok(here)
 }
 
 /// What is known so far; nothing without a file.
@@ -144,4 +149,51 @@ pub fn load_average() -> Option<f64> {
 
 fn path(project: &Project) -> std::path::PathBuf {
     project.outputs().join("noise.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{conclusion::tests::noise as record, report::tests::at};
+
+    fn of(engine: &str) -> NoiseRecord {
+        NoiseRecord {
+            engine: engine.to_owned(),
+            at: at(0.0),
+            ..record(1.1)
+        }
+    }
+
+    fn noise(records: Vec<NoiseRecord>) -> Noise {
+        Noise {
+            format: FORMAT,
+            records,
+        }
+    }
+
+    #[test]
+    fn noise_of_another_machine_is_not_used_and_that_is_said() {
+        let this = of("2").machine();
+        let (here, said) = noise(vec![of("1")]).of_machine(&this);
+        assert_eq!(here, []);
+        let said = said.unwrap();
+        assert!(
+            said.contains("engine 1)") && said.contains("engine 2)"),
+            "{said}"
+        );
+        let (here, said) = noise(vec![of("2"), of("1")]).of_machine(&this);
+        assert_eq!((here, said), (vec![of("2")], None));
+        assert_eq!(noise(Vec::new()).of_machine(&this), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_run_replaces_the_noise_of_its_own_machine_alone() {
+        let mut noise = noise(vec![of("1"), of("2")]);
+        let again = NoiseRecord {
+            factor: 1.2,
+            ..of("2")
+        };
+        noise.take_in(vec![again.clone()]);
+        assert_eq!(noise.records, [of("1"), again]);
+    }
 }

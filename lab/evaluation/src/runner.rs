@@ -23,7 +23,8 @@ use chrono::{DateTime, Utc};
 use patterns::Pattern;
 use records::evaluation::{
     Arm, Attacks, Configuration, Design, Evaluation, FORMAT, FaultEffect, FaultEvidence, InForce,
-    PlannedExperiment, Profile, Reconciliation, Sabotage, Sample, StepTime, Trial, Versions,
+    Machine, NoiseRecord, PlannedExperiment, Profile, Reconciliation, Sabotage, Sample, StepTime,
+    Trial, Versions,
 };
 use sha2::{Digest, Sha256};
 use system::{
@@ -47,7 +48,7 @@ use super::{
     history::Durations,
     load::{Ledger, Load},
     measurement::Outcome,
-    noise, reconciliation, repair,
+    reconciliation, repair,
     run_journal::{self, RunJournal},
     samples::Sampler,
     statistics::order,
@@ -78,6 +79,8 @@ pub struct Plan {
     pub seed: u64,
     /// What to break on purpose, if anything.
     pub sabotage: Option<Sabotage>,
+    /// How much equal arms differ on this machine, as far as it is known ([`super::noise::here`]).
+    pub noise: Vec<NoiseRecord>,
 }
 
 /// When an experiment has been run often enough; declared before its first run.
@@ -176,13 +179,14 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
     let evaluation = Evaluation {
         format: FORMAT,
         run: project::new_run_id()?,
+        project: Some(project.name.clone()),
         command: plan.command(),
         seed: plan.seed,
         sabotage: plan.sabotage,
         design: plan.design,
         profile: plan.profile,
         planned: plan.planned(),
-        noise: noise::here(project)?,
+        noise: plan.noise.clone(),
         found: Some(system.configuration()?),
         started_at: Utc::now(),
         finished_at: Utc::now(),
@@ -278,7 +282,7 @@ fn go_on(
         found: &run_journal.found,
         loads: folder.loads()?,
         folder,
-        durations: Durations::read(project)?,
+        durations: Durations::read(project, &evaluation.versions.machine())?,
         loaded_until: Utc::now(),
     };
     // From its beginning on this is the last run, which `resume` goes on with also if no arm is over.
@@ -927,13 +931,17 @@ fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
         .args(["describe", "--always", "--dirty"])
         .dir(&system.project.root)
         .read();
-    let capacity = host::capacity()?;
+    let Machine {
+        cores,
+        memory_bytes,
+        engine,
+    } = host::machine()?;
     let images = system.members()?.into_iter();
     Ok(Versions {
         agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),
-        engine: host::version()?,
-        cores: capacity.cores,
-        memory_bytes: capacity.memory_bytes,
+        engine,
+        cores,
+        memory_bytes,
         images: images
             .map(|member| (member.service.to_string(), member.image))
             .collect(),
@@ -1182,6 +1190,7 @@ mod tests {
             design: Design::Pattern,
             seed: 11,
             sabotage: Some(Sabotage::WithholdFault),
+            noise: Vec::new(),
         };
         assert_eq!(
             plan.command(),

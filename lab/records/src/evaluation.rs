@@ -2,7 +2,10 @@
 //!
 //! Left out: what it means. `evaluation::verdict` judges it, and needs nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,9 @@ pub struct Evaluation {
     pub format: u32,
     /// Names the run and its folder.
     pub run: String,
+    /// The project whose system it was, as several of them keep their runs together; `None` in evidence from before it was kept.
+    #[serde(default)]
+    pub project: Option<String>,
     /// The command that repeats it.
     pub command: String,
     /// Reproduces the request mix and the moment of each fault.
@@ -148,6 +154,17 @@ pub struct NoiseRecord {
     pub load_average: Option<f64>,
 }
 
+impl NoiseRecord {
+    /// The machine whose noise it is.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            cores: self.cores,
+            memory_bytes: self.memory_bytes,
+            engine: self.engine.clone(),
+        }
+    }
+}
+
 /// A way to break an experiment, so that its check is seen to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -203,6 +220,50 @@ pub struct Versions {
     pub memory_bytes: u64,
     /// The id of the image that each service runs, by service.
     pub images: BTreeMap<String, String>,
+}
+
+impl Versions {
+    /// The machine alone.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            cores: self.cores,
+            memory_bytes: self.memory_bytes,
+            engine: self.engine.clone(),
+        }
+    }
+}
+
+/// The machine that the engine runs on, as far as measurements and their noise depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// How many cores the engine has.
+    pub cores: u32,
+    /// How much memory the engine has.
+    pub memory_bytes: u64,
+    /// The container engine's version.
+    pub engine: String,
+}
+
+impl Machine {
+    /// Whether measurements of both can be put together. Memory may differ by 1 %: after an update the kernel takes more or less of
+    /// it for itself.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let most = self.memory_bytes.max(other.memory_bytes);
+        self.cores == other.cores
+            && self.engine == other.engine
+            && self.memory_bytes.abs_diff(other.memory_bytes) <= most / 100
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gibibytes = self.memory_bytes as f64 / f64::from(1 << 30);
+        write!(
+            f,
+            "{} cores, {gibibytes:.1} GiB of memory, engine {}",
+            self.cores, self.engine
+        )
+    }
 }
 
 /// One repetition of one experiment.
@@ -547,6 +608,24 @@ mod tests {
             replicas: [("order-service".to_owned(), replicas)].into(),
             signing_keys: BTreeSet::new(),
             overrides: [("AGORA_RATE_LIMIT_BURST".to_owned(), burst.to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn a_machine_with_other_cores_memory_or_engine_is_another_one() {
+        let machine = |cores, memory_bytes, engine: &str| Machine {
+            cores,
+            memory_bytes,
+            engine: engine.to_owned(),
+        };
+        let this = machine(2, 8_322_000_000, "28.2.2");
+        assert!(this.is_like(&machine(2, 8_321_900_000, "28.2.2")));
+        for other in [
+            machine(4, 8_322_000_000, "28.2.2"),
+            machine(2, 16_644_000_000, "28.2.2"),
+            machine(2, 8_322_000_000, "27.5.1"),
+        ] {
+            assert!(!this.is_like(&other) && !other.is_like(&this), "{other}");
         }
     }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use records::evaluation::Machine;
 
 use crate::engine::{self, docker};
 
@@ -30,6 +31,23 @@ pub fn capacity() -> anyhow::Result<Capacity> {
     Ok(Capacity {
         cores: cores.parse()?,
         memory_bytes: memory.parse()?,
+    })
+}
+
+/// The machine, as runs and noise are told apart by it.
+///
+/// # Errors
+/// When the engine doesn't tell.
+pub fn machine() -> anyhow::Result<Machine> {
+    let engine = version()?;
+    let Capacity {
+        cores,
+        memory_bytes,
+    } = capacity()?;
+    Ok(Machine {
+        cores,
+        memory_bytes,
+        engine,
     })
 }
 

@@ -25,8 +25,8 @@ use evaluation::{
     statistics::sequential::Looks,
     store::{EvaluationFolder, LATEST},
 };
-use records::evaluation::{Design, Evaluation, Profile, Sabotage};
-use system::project::Project;
+use records::evaluation::{Design, Evaluation, NoiseRecord, Profile, Sabotage};
+use system::{host, project::Project};
 
 use crate::output::{Format, one_of, print_json, progress};
 
@@ -158,16 +158,19 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 }
 
 fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let plan = what(project, options)?;
-    warn_of_noise(project, &plan)?;
+    let plan = what(options, || noise::here(project))?;
+    warn_of_noise(&plan);
     // Before the run adds to it.
     let load_average = noise::load_average();
     let evaluation = runner::run(project, &plan, &progress())?;
     conclude(project, &evaluation, load_average, format)
 }
 
-/// What the options ask for.
-fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
+/// What the options ask for; the noise is asked for once they are known to be right.
+fn what(
+    options: &Options,
+    noise: impl FnOnce() -> anyhow::Result<Vec<NoiseRecord>>,
+) -> anyhow::Result<Plan> {
     let profile = options.profile;
     let design = if options.aa {
         Design::SameArms
@@ -178,27 +181,20 @@ fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
         [] => runner::chosen_by(design, profile),
         names => chosen(names)?,
     };
-    let stopping = match (options.at_most, options.repeat.as_slice(), design, profile) {
-        (Some(at_most), ..) => {
+    let asked = match (options.at_most, options.repeat.as_slice()) {
+        (Some(at_most), _) => {
             if Looks::until(at_most as usize).is_none() {
                 return Err(outcome::usage(
                     format!("with {at_most} pairs nothing can be decided"),
                     format!("--at-most takes {} to {}", Looks::LEAST, Looks::MOST),
                 ));
             }
-            Stopping::UntilDecided { at_most }
+            Some(Stopping::UntilDecided { at_most })
         }
-        (_, [repeat], ..) => Stopping::After(*repeat),
-        (_, [], Design::SameArms, _) => Stopping::After(AA_PAIRS),
-        (_, [], _, Profile::Rigorous) => {
-            let noise = noise::here(project)?;
-            let each = experiments.iter();
-            let each = each.map(|experiment| power_plan::repetitions(&noise, experiment));
-            Stopping::AfterEach(each.collect::<anyhow::Result<_>>()?)
-        }
-        (_, [], _, Profile::Quick | Profile::Default) => Stopping::After(1),
-        (_, each, ..) if each.len() == experiments.len() => Stopping::AfterEach(each.to_vec()),
-        (_, each, ..) => {
+        (None, []) => None,
+        (None, [repeat]) => Some(Stopping::After(*repeat)),
+        (None, each) if each.len() == experiments.len() => Some(Stopping::AfterEach(each.to_vec())),
+        (None, each) => {
             return Err(outcome::usage(
                 format!(
                     "--repeat has {} numbers for {} experiments",
@@ -209,6 +205,17 @@ fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
             ));
         }
     };
+    let noise = noise()?;
+    let stopping = match (asked, design, profile) {
+        (Some(asked), ..) => asked,
+        (None, Design::SameArms, _) => Stopping::After(AA_PAIRS),
+        (None, Design::Pattern, Profile::Rigorous) => {
+            let each = experiments.iter();
+            let each = each.map(|experiment| power_plan::repetitions(&noise, experiment));
+            Stopping::AfterEach(each.collect::<anyhow::Result<_>>()?)
+        }
+        (None, Design::Pattern, Profile::Quick | Profile::Default) => Stopping::After(1),
+    };
     Ok(Plan {
         experiments,
         stopping,
@@ -216,18 +223,18 @@ fn what(project: &Project, options: &Options) -> anyhow::Result<Plan> {
         design,
         seed: options.seed.unwrap_or_else(random_seed),
         sabotage: options.sabotage,
+        noise,
     })
 }
 
 /// Says which declared effects are no larger than what seems to be between equal arms here.
-fn warn_of_noise(project: &Project, plan: &Plan) -> anyhow::Result<()> {
+fn warn_of_noise(plan: &Plan) {
     if plan.design == Design::SameArms {
-        return Ok(());
+        return;
     }
-    let noise = noise::here(project)?;
     for experiment in &plan.experiments {
         for effect in experiment.effects {
-            let known = effects::find(&noise, experiment.name, effect.measurement);
+            let known = effects::find(&plan.noise, experiment.name, effect.measurement);
             if let Some(floor) = known.filter(|noise| effect.bound.is_within(noise.factor)) {
                 warn(&format!(
                     "{}: {}: {} can't be shown here, equal arms differ by {}",
@@ -239,7 +246,6 @@ fn warn_of_noise(project: &Project, plan: &Plan) -> anyhow::Result<()> {
             }
         }
     }
-    Ok(())
 }
 
 fn conclude(
@@ -266,7 +272,8 @@ fn plan(project: &Project, names: &[String], format: Format) -> anyhow::Result<E
         [] => runner::chosen_by(Design::SameArms, Profile::Default),
         names => chosen(names)?,
     };
-    let (noise, durations) = (noise::here(project)?, Durations::read(project)?);
+    let noise = noise::here(project)?;
+    let durations = Durations::read(project, &host::machine()?)?;
     let entries: Vec<_> = experiments
         .into_iter()
         .flat_map(|experiment| power_plan::entries(&noise, experiment, &durations))
@@ -377,7 +384,6 @@ mod tests {
 
     #[test]
     fn the_command_of_a_plan_gives_the_plan_again() {
-        let project = Project::discover().unwrap();
         let aa = chosen(&["load_shedding".to_owned()]).unwrap();
         let quick = runner::chosen_by(Design::Pattern, Profile::Quick);
         // As many as the profile chooses, but others.
@@ -415,11 +421,12 @@ mod tests {
                 design,
                 seed: 11,
                 sabotage: None,
+                noise: Vec::new(),
             };
             let command = plan.command();
             let words = command.split(' ').skip(2);
             let line = <CommandLine as clap::Parser>::try_parse_from(words).unwrap();
-            let again = what(&project, &line.options).unwrap();
+            let again = what(&line.options, || Ok(Vec::new())).unwrap();
             assert_eq!(again.planned(), plan.planned(), "{command}");
             assert_eq!(again.command(), command);
             assert_eq!((again.design, again.profile), (design, profile));

@@ -1,14 +1,15 @@
-//! All stored runs over time: of each experiment the decisive measurements and the declared effects, and where they changed.
+//! The stored runs of a machine over time: of each experiment the decisive measurements and the declared effects, and where they changed.
 //!
 //! Runs with the quick profile are a history of their own: their loads may be shorter. Runs that were sabotaged, and A/A runs,
-//! say nothing of a pattern; they are counted and left out.
+//! say nothing of a pattern, and runs on another machine than the last one would look like a change; they are counted and
+//! left out.
 //!
 //! Left out: reading them ([`crate::history`]), how the charts look (`trend`), and the terminal's form (`xtask`).
 
 mod trend;
 
 use chrono::{DateTime, Utc};
-use records::evaluation::{Design, Profile};
+use records::evaluation::{Design, Machine, Profile};
 use serde::Serialize;
 
 use super::{
@@ -35,7 +36,7 @@ pub const SEARCHED: usize = 200;
 /// The most runs of an experiment on the page.
 const MOST_RUNS: usize = SEARCHED;
 
-/// The history of this machine's runs.
+/// The history of the runs on one machine: that of the last run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct History {
     /// The version of this form: [`FORMAT`].
@@ -57,6 +58,8 @@ pub struct LeftOut {
     pub sabotaged: usize,
     /// A/A: every arm ran as shipped.
     pub same_arms: usize,
+    /// They were made on another machine than the last run.
+    pub other_machine: usize,
     /// This version can't judge them.
     pub unreadable: usize,
 }
@@ -148,10 +151,15 @@ pub struct Change {
 impl History {
     /// The history of conclusions, the oldest first, and of as many runs that can't be judged.
     pub fn of(conclusions: &[Conclusion], unreadable: usize) -> Self {
-        let count =
-            |which: fn(&Conclusion) -> bool| conclusions.iter().filter(|it| which(it)).count();
+        let machine = conclusions.last().map(|last| last.versions.machine());
+        let is_here = |it: &&Conclusion| {
+            let here = machine.as_ref();
+            here.is_some_and(|here| it.versions.machine().is_like(here))
+        };
+        let here: Vec<&Conclusion> = conclusions.iter().filter(is_here).collect();
+        let count = |which: fn(&Conclusion) -> bool| here.iter().filter(|it| which(it)).count();
         let experiments = experiments::ALL.iter().flat_map(|experiment| {
-            let of = |quick| ExperimentHistory::of(conclusions, experiment.name, quick);
+            let of = |quick| ExperimentHistory::of(&here, experiment.name, quick);
             [of(false), of(true)].into_iter().flatten()
         });
         Self {
@@ -161,6 +169,7 @@ impl History {
             left_out: LeftOut {
                 sabotaged: count(|it| it.sabotage.is_some()),
                 same_arms: count(|it| it.sabotage.is_none() && it.design == Design::SameArms),
+                other_machine: conclusions.len() - here.len(),
                 unreadable,
             },
             experiments: experiments.collect(),
@@ -181,6 +190,7 @@ impl LeftOut {
         let reasons = [
             (self.sabotaged, "sabotaged"),
             (self.same_arms, "A/A"),
+            (self.other_machine, "on another machine"),
             (self.unreadable, "unreadable for this version"),
         ];
         let said = reasons.iter().filter(|(count, _)| *count > 0);
@@ -191,9 +201,10 @@ impl LeftOut {
 
 impl ExperimentHistory {
     /// `None` where no such run has a part in it.
-    fn of(conclusions: &[Conclusion], name: &str, quick: bool) -> Option<Self> {
+    fn of(conclusions: &[&Conclusion], name: &str, quick: bool) -> Option<Self> {
         let runs: Vec<(&Conclusion, &ExperimentConclusion)> = conclusions
             .iter()
+            .copied()
             .filter(|it| it.sabotage.is_none() && it.design == Design::Pattern)
             .filter(|it| (it.profile == Profile::Quick) == quick)
             .filter_map(|it| {
@@ -275,12 +286,12 @@ impl Run {
         }
     }
 
-    fn machine(&self) -> String {
-        let gibibytes = self.memory_bytes as f64 / f64::from(1 << 30);
-        format!(
-            "{} cores, {gibibytes:.1} GiB of memory, {}",
-            self.cores, self.engine
-        )
+    fn machine(&self) -> Machine {
+        Machine {
+            cores: self.cores,
+            memory_bytes: self.memory_bytes,
+            engine: self.engine.clone(),
+        }
     }
 }
 
@@ -466,8 +477,8 @@ struct ExperimentView<'a> {
     since: String,
     count: usize,
     left_out: usize,
-    /// That of all runs; `None` where they differ.
-    machine: Option<String>,
+    /// That of all runs.
+    machine: String,
     changes: Vec<String>,
     charts: Vec<ChartView>,
     headings: Vec<String>,
@@ -490,7 +501,6 @@ struct RunView<'a> {
     /// Relative to the page.
     page: String,
     agora: &'a str,
-    machine: String,
     profile: &'static str,
     repetitions: usize,
     badge: Badge,
@@ -546,9 +556,8 @@ impl<'a> ExperimentView<'a> {
             left_out: first,
             machine: history
                 .runs
-                .windows(2)
-                .all(|pair| pair[0].machine() == pair[1].machine())
-                .then(|| history.runs.last().map_or_else(String::new, Run::machine)),
+                .last()
+                .map_or_else(String::new, |run| run.machine().to_string()),
             changes: history.changes(),
             charts: history
                 .series
@@ -592,7 +601,6 @@ impl<'a> RunView<'a> {
             run: &run.run,
             page: format!("{}/{PAGE_FILE}#{}", run.run, history.name),
             agora: &run.agora,
-            machine: run.machine(),
             profile: run.profile.option(),
             repetitions: run.repetitions,
             badge: Badge::of(run.outcome),

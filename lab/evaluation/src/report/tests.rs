@@ -342,6 +342,7 @@ pub(crate) fn evaluation(trials: Vec<Trial>) -> Evaluation {
     Evaluation {
         format: FORMAT,
         run: "20261123-211358".to_owned(),
+        project: None,
         command: "cargo xtask evaluate --repeat 3 --seed 4711".to_owned(),
         seed: 4_711,
         sabotage: None,
@@ -1041,6 +1042,10 @@ fn ten_runs() -> Vec<Conclusion> {
     sabotaged.sabotage = Some(Sabotage::BreakPattern);
     let mut same_arms = evaluations[9].clone();
     same_arms.design = Design::SameArms;
+    let mut elsewhere = evaluations[9].clone();
+    elsewhere.versions.cores = 8;
+    elsewhere.versions.engine = "docker 27.5.1".to_owned();
+    evaluations.insert(5, elsewhere);
     evaluations.extend([quick, sabotaged, same_arms]);
     let conclusions = evaluations.iter().map(Conclusion::of);
     conclusions.collect::<Result<_, _>>().unwrap()
@@ -1060,7 +1065,7 @@ fn a_jump_in_ten_runs_is_one_change() {
     );
     assert_eq!(
         history.left_out.describe().as_deref(),
-        Some("1 sabotaged, 1 A/A, 1 unreadable for this version")
+        Some("1 sabotaged, 1 A/A, 1 on another machine, 1 unreadable for this version")
     );
     let outbox = &history.experiments[0];
     assert_eq!(
@@ -1118,6 +1123,7 @@ fn a_history_of_hundreds_of_runs_stays_small_and_says_what_it_leaves_out() {
 fn nothing_of_a_run_becomes_markup_in_its_history() {
     let mut runs = ten_runs();
     runs.truncate(1);
+    runs[0].versions.engine = "<script>\"&".to_owned();
     let evil = "<script>\"&";
     runs[0].versions.agora = evil.to_owned();
     runs[0].run = evil.to_owned();
