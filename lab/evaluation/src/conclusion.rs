@@ -5,7 +5,7 @@
 
 use base::outcome::{self, Exit};
 use chrono::{DateTime, Utc};
-use records::evaluation::{Design, Evaluation, Profile, Sabotage, Trial, Versions};
+use records::evaluation::{Design, Evaluation, Profile, Ratio, Sabotage, Trial, Versions};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -470,8 +470,13 @@ fn measurements(
                 unit: measurement.unit.clone(),
                 better: measurement.better,
                 decisive: measurement.decisive,
-                noise_floor: effects::find(&evaluation.noise, experiment.name, &measurement.name)
-                    .map(|noise| noise.factor),
+                noise_floor: effects::find(
+                    &evaluation.noise,
+                    experiment.name,
+                    &measurement.name,
+                    Ratio::BetweenArms,
+                )
+                .map(|noise| noise.factor),
                 position_effect: position_effect(&arms, runs),
                 counts: runs.iter().map(|run| run.counts).collect(),
                 arms,
@@ -542,6 +547,7 @@ pub(crate) mod tests {
         NoiseRecord {
             experiment: "competing_consumers".to_owned(),
             measurement: "orders decided under the CPU limit".to_owned(),
+            ratio: Ratio::BetweenArms,
             factor,
             log_deviation: 0.03,
             pairs: 6,

@@ -2,11 +2,11 @@
 //!
 //! Left out: the statistics ([`crate::statistics`]), and which trials count ([`crate::conclusion`]).
 
-use records::evaluation::{Design, Evaluation, NoiseRecord};
+use records::evaluation::{Design, Evaluation, NoiseRecord, Ratio};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    experiment::{DeclaredEffect, Experiment, Kind, Ratio},
+    experiment::{DeclaredEffect, Experiment, Kind},
     measurement::Outcome,
     numbers::{self, ratio},
     statistics::{
@@ -76,15 +76,6 @@ impl<'a> Judging<'a> {
         }
     }
 
-    /// The noise floor of a measurement, as a factor.
-    fn floor(&self, experiment: &Experiment, measurement: &str) -> Option<f64> {
-        match self.design {
-            // It is what such a run measures: the interval alone has to show that nothing is there.
-            Design::SameArms => Some(1.0),
-            Design::Pattern => find(self.noise, experiment.name, measurement).map(|it| it.factor),
-        }
-    }
-
     /// Judges an effect by the verdicts of the trials that count.
     pub(crate) fn effect(
         &self,
@@ -98,8 +89,17 @@ impl<'a> Judging<'a> {
             .filter_map(|verdict| ratio_of(effect, verdict))
             .collect();
         let ratios: Vec<f64> = all.iter().copied().filter(|it| it.is_finite()).collect();
-        let floor = self.floor(experiment, effect.measurement);
-        let noise = find(self.noise, experiment.name, effect.measurement);
+        let noise = find(
+            self.noise,
+            experiment.name,
+            effect.measurement,
+            effect.ratio,
+        );
+        let floor = match self.design {
+            // It is what such a run measures: the interval alone has to show that nothing is there.
+            Design::SameArms => Some(1.0),
+            Design::Pattern => noise.map(|noise| noise.factor),
+        };
         let decision = match &self.looks {
             Some(looks) => looks.decide(&all, effect.bound, floor),
             None => decision::decide(&all, effect.bound, floor, LEVEL),
@@ -165,14 +165,17 @@ fn same_arms(effect: &DeclaredEffect, decided: Decided) -> Outcome {
     }
 }
 
-/// The noise of a measurement of an experiment; the last one of several.
+/// The noise of a ratio of a measurement of an experiment; the last one of several.
 pub fn find<'a>(
     noise: &'a [NoiseRecord],
     experiment: &str,
     measurement: &str,
+    ratio: Ratio,
 ) -> Option<&'a NoiseRecord> {
     let mut backwards = noise.iter().rev();
-    backwards.find(|it| it.experiment == experiment && it.measurement == measurement)
+    backwards.find(|it| {
+        it.experiment == experiment && it.measurement == measurement && it.ratio == ratio
+    })
 }
 
 /// `None` where one of the arms has no value.

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+pub use records::evaluation::Ratio;
 use records::{
     evaluation::{Arm, Trial},
     scenario::Scenario,
@@ -88,15 +89,6 @@ pub struct DeclaredEffect {
     pub bound: Bound,
     /// Why it must be that large, as a phrase; the reason doesn't come from a run.
     pub reason: &'static str,
-}
-
-/// What the ratio of a declared effect is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ratio {
-    /// The measurement in the last arm, divided by that in the first.
-    BetweenArms,
-    /// The measurement in the last arm, which is a ratio itself.
-    WithPattern,
 }
 
 /// A pattern that an experiment is not about and that could change its result.

@@ -6,11 +6,11 @@ use std::fs;
 
 use anyhow::Context;
 use base::{outcome, progress::warn};
-use records::evaluation::{Design, Evaluation, Machine, NoiseRecord};
+use records::evaluation::{Design, Evaluation, Machine, NoiseRecord, Ratio};
 use serde::{Deserialize, Serialize};
 use system::{files::replace, host, project::Project};
 
-use super::{conclusion::Conclusion, statistics::noise::NoiseFloor};
+use super::{conclusion::Conclusion, experiments, statistics::noise::NoiseFloor};
 
 /// The version of the file.
 const FORMAT: u32 = 1;
@@ -47,7 +47,7 @@ impl Noise {
     fn take_in(&mut self, records: Vec<NoiseRecord>) {
         let replaces = |new: &NoiseRecord, old: &NoiseRecord| {
             new.experiment == old.experiment
-                && new.measurement == old.measurement
+                && (&new.measurement, new.ratio) == (&old.measurement, old.ratio)
                 && new.machine().is_like(&old.machine())
         };
         self.records
@@ -112,33 +112,52 @@ pub fn keep(
         evaluation.design == Design::SameArms,
         "only equal arms show noise"
     );
-    let mut records = Vec::new();
-    for experiment in &conclusion.experiments {
-        for measurement in &experiment.measurements {
-            let Some(floor) = NoiseFloor::of(&measurement.ratios()) else {
-                continue;
-            };
-            records.push(NoiseRecord {
-                experiment: experiment.name.clone(),
-                measurement: measurement.name.clone(),
-                factor: floor.factor,
-                log_deviation: floor.sd_log,
-                pairs: u32::try_from(floor.pairs)?,
-                run: evaluation.run.clone(),
-                at: evaluation.finished_at,
-                cores: evaluation.versions.cores,
-                memory_bytes: evaluation.versions.memory_bytes,
-                engine: evaluation.versions.engine.clone(),
-                load_average,
-            });
-        }
-    }
+    let records = shown(evaluation, conclusion, load_average);
     let mut noise = read(project)?;
     noise.take_in(records.clone());
     let path = path(project);
     replace(&path, &serde_json::to_vec_pretty(&noise)?)
         .with_context(|| format!("failed to write {}", path.display()))?;
     Ok(records)
+}
+
+/// The noise of each ratio of two arms, and of each declared effect that is the pattern's own ratio.
+fn shown(
+    evaluation: &Evaluation,
+    conclusion: &Conclusion,
+    load_average: Option<f64>,
+) -> Vec<NoiseRecord> {
+    let mut records = Vec::new();
+    for concluded in &conclusion.experiments {
+        let mut keep = |measurement: &str, ratio, floor: Option<NoiseFloor>| {
+            records.extend(floor.map(|floor| NoiseRecord {
+                experiment: concluded.name.clone(),
+                measurement: measurement.to_owned(),
+                ratio,
+                factor: floor.factor,
+                log_deviation: floor.sd_log,
+                pairs: u32::try_from(floor.pairs).unwrap_or(u32::MAX),
+                run: evaluation.run.clone(),
+                at: evaluation.finished_at,
+                cores: evaluation.versions.cores,
+                memory_bytes: evaluation.versions.memory_bytes,
+                engine: evaluation.versions.engine.clone(),
+                load_average,
+            }));
+        };
+        for measurement in &concluded.measurements {
+            let floor = NoiseFloor::of(&measurement.ratios());
+            keep(&measurement.name, Ratio::BetweenArms, floor);
+        }
+        let declared = experiments::find(&concluded.name).map_or(&[][..], |it| it.effects);
+        for (declared, effect) in declared.iter().zip(&concluded.effects) {
+            if declared.ratio == Ratio::WithPattern {
+                let floor = NoiseFloor::about_mean(&effect.ratios);
+                keep(declared.measurement, declared.ratio, floor);
+            }
+        }
+    }
+    records
 }
 
 /// The machine's load average over the last minute; `None` where it doesn't tell.
@@ -154,7 +173,11 @@ fn path(project: &Project) -> std::path::PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{conclusion::tests::noise as record, report::tests::at};
+    use crate::{
+        conclusion::tests::noise as record,
+        effects,
+        report::tests::{Sketch, at, evaluation, trial},
+    };
 
     fn of(engine: &str) -> NoiseRecord {
         NoiseRecord {
@@ -184,6 +207,40 @@ mod tests {
         let (here, said) = noise(vec![of("2"), of("1")]).of_machine(&this);
         assert_eq!((here, said), (vec![of("2")], None));
         assert_eq!(noise(Vec::new()).of_machine(&this), (Vec::new(), None));
+    }
+
+    #[test]
+    fn the_noise_of_a_ratio_that_the_pattern_has_by_itself_is_that_ratios() {
+        let experiment = experiments::find("telemetry_loss").unwrap();
+        let effect = experiment.effects[0];
+        // Both arms of a repetition are alike, and the repetitions are not.
+        let slow_ms = [0.0, 4.0, 1.0, 8.0, 2.0, 6.0];
+        let trials = (1..).zip(slow_ms).map(|(repetition, slow_ms)| {
+            let arm = |name| {
+                let arm = Sketch::arm(name).seconds(31).fault(8.0, 23.0);
+                arm.slow(slow_ms)
+            };
+            trial(experiment.name, repetition, &[arm("off"), arm("on")])
+        });
+        let mut evaluation = Evaluation {
+            design: Design::SameArms,
+            ..evaluation(trials.collect())
+        };
+        let records = shown(&evaluation, &Conclusion::of(&evaluation).unwrap(), None);
+        let of = |ratio| effects::find(&records, experiment.name, effect.measurement, ratio);
+        let (between, own) = (of(Ratio::BetweenArms).unwrap(), of(effect.ratio).unwrap());
+        assert!((between.factor - 1.0).abs() < 1e-9, "{between:?}");
+        assert!(own.factor > 1.1 && own.log_deviation > 0.1, "{own:?}");
+
+        // What decides is the noise of the same ratio, and no other.
+        evaluation.design = Design::Pattern;
+        let mut decided = |noise: &NoiseRecord| {
+            evaluation.noise = vec![noise.clone()];
+            let conclusion = Conclusion::of(&evaluation).unwrap();
+            conclusion.experiments[0].effects[0].noise_floor
+        };
+        assert_eq!(decided(between), None);
+        assert_eq!(decided(own), Some(own.factor));
     }
 
     #[test]

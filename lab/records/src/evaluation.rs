@@ -126,7 +126,18 @@ pub struct PlannedExperiment {
     pub until_decided: bool,
 }
 
-/// How large an effect seems between arms that are alike: one measurement of an experiment, on one machine.
+/// What is divided by what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ratio {
+    /// The measurement in the last arm, divided by that in the first.
+    #[default]
+    BetweenArms,
+    /// The measurement in the last arm, which is a ratio itself.
+    WithPattern,
+}
+
+/// How far a ratio is taken by noise alone: one of a measurement of an experiment, on one machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoiseRecord {
@@ -134,9 +145,13 @@ pub struct NoiseRecord {
     pub experiment: String,
     /// The measurement.
     pub measurement: String,
-    /// The noise floor: the larger end of the 95 % interval of the ratio, as a factor of at least 1.
+    /// Which ratio of it.
+    #[serde(default)]
+    pub ratio: Ratio,
+    /// The noise floor: the larger end of the 95 % interval of the ratio, as a factor of at least 1; from 1 between arms that are
+    /// alike, from its mean where it is the pattern's own.
     pub factor: f64,
-    /// The standard deviation of the pairs' log-ratios.
+    /// The standard deviation of the log-ratios.
     pub log_deviation: f64,
     /// How many pairs it is from.
     pub pairs: u32,

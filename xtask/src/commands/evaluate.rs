@@ -234,7 +234,12 @@ fn warn_of_noise(plan: &Plan) {
     }
     for experiment in &plan.experiments {
         for effect in experiment.effects {
-            let known = effects::find(&plan.noise, experiment.name, effect.measurement);
+            let known = effects::find(
+                &plan.noise,
+                experiment.name,
+                effect.measurement,
+                effect.ratio,
+            );
             if let Some(floor) = known.filter(|noise| effect.bound.is_within(noise.factor)) {
                 warn(&format!(
                     "{}: {}: {} can't be shown here, equal arms differ by {}",

@@ -100,6 +100,10 @@ impl Sketch {
         Self { rate, ..self }
     }
 
+    pub(crate) fn slow(self, slow_ms: f64) -> Self {
+        Self { slow_ms, ..self }
+    }
+
     fn lost(self, lost: usize) -> Self {
         Self { lost, ..self }
     }

@@ -40,7 +40,7 @@ pub(crate) fn entries(
     durations: &Durations,
 ) -> Vec<Entry> {
     let each = experiment.effects.iter().map(|effect| {
-        let noise = effects::find(noise, experiment.name, effect.measurement);
+        let noise = effects::find(noise, experiment.name, effect.measurement, effect.ratio);
         let pairs = noise
             .and_then(|noise| power::pairs_needed(effect.bound, noise.log_deviation, noise.factor));
         let took =
