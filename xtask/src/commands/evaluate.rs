@@ -86,7 +86,7 @@ pub(crate) struct Options {
         conflicts_with_all = ["experiments", "profile", "repeat", "until_decided", "aa", "seed", "sabotage"]
     )]
     compare: Option<Vec<String>>,
-    /// Allowed relative regression of a median [default: each measurement's noise floor, or 0.2 where it isn't known]
+    /// Allowed relative regression of a median [default: what noise makes of as many runs, or 0.2 where the noise isn't known]
     #[arg(long, value_name = "PART", value_parser = tolerance, requires = "compare")]
     tolerance: Option<f64>,
 }
@@ -313,8 +313,10 @@ fn compare(
     tolerance: Option<f64>,
     format: Format,
 ) -> anyhow::Result<Exit> {
-    let judged = |run| Conclusion::of(&EvaluationFolder::find(project, run)?.evidence()?);
-    let comparison = Comparison::of(&judged(before)?, &judged(after)?, tolerance);
+    let evidence = |run| EvaluationFolder::find(project, run)?.evidence();
+    let before = Conclusion::of(&evidence(before)?)?;
+    let after = evidence(after)?;
+    let comparison = Comparison::of(&before, &Conclusion::of(&after)?, &after.noise, tolerance);
     match format {
         Format::Json => print_json(&comparison)?,
         Format::Text => comparison::print(&comparison),

@@ -2,20 +2,22 @@
 //!
 //! A regression is a verdict that got worse, or a measurement of the last arm (the one with the pattern) that got worse
 //! by more than the tolerance and by more than its repetitions differ: its best value now is worse than its worst
-//! before. The tolerance of a measurement is its noise floor, where this machine's is known. Where one of the runs has a
-//! single value, only measurements that the verdict rests on are judged.
+//! before. The tolerance of a measurement is what noise makes of two medians of so many values, where the machine's noise is
+//! known ([`noise::between_medians`]): a noise floor is of the mean of an A/A run's pairs, and single values differ more.
+//! Where one of the runs has a single value, only measurements that the verdict rests on are judged.
 //!
 //! Left out: how a comparison looks (`xtask`).
 
 use base::outcome::Exit;
-use records::evaluation::Sabotage;
+use records::evaluation::{NoiseRecord, Ratio, Sabotage};
 use serde::Serialize;
 
 use crate::numbers;
 use crate::{
     conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary},
+    effects,
     measurement::{Better, Outcome},
-    statistics::Spread,
+    statistics::{Spread, noise},
 };
 
 /// The allowed relative regression of a measurement whose noise isn't known.
@@ -105,15 +107,20 @@ pub enum Change {
 }
 
 impl Comparison {
-    /// Compares the run `after` with the run `before`, with this tolerance or with what the machine's noise allows.
-    pub fn of(before: &Conclusion, after: &Conclusion, tolerance: Option<f64>) -> Self {
+    /// Compares the run `after` with the run `before`, with this tolerance or with what the machine's noise makes of them.
+    pub fn of(
+        before: &Conclusion,
+        after: &Conclusion,
+        noise: &[NoiseRecord],
+        tolerance: Option<f64>,
+    ) -> Self {
         let mut regressions = Vec::new();
         let mut experiments = Vec::new();
         for old in &before.experiments {
             let Some(new) = after.experiments.iter().find(|new| new.name == old.name) else {
                 continue;
             };
-            let compared = ExperimentComparison::of(old, new, tolerance);
+            let compared = ExperimentComparison::of(old, new, noise, tolerance);
             if compared.change == Change::Worse {
                 regressions.push(format!(
                     "{}: {} before, {} now: {}",
@@ -169,13 +176,19 @@ impl Side {
 }
 
 impl ExperimentComparison {
-    fn of(old: &ExperimentConclusion, new: &ExperimentConclusion, tolerance: Option<f64>) -> Self {
+    fn of(
+        old: &ExperimentConclusion,
+        new: &ExperimentConclusion,
+        noise: &[NoiseRecord],
+        tolerance: Option<f64>,
+    ) -> Self {
         let measurements = old.measurements.iter().filter_map(|measurement| {
             let same = new
                 .measurements
                 .iter()
                 .find(|other| other.name == measurement.name)?;
-            MeasurementComparison::of(measurement, same, tolerance)
+            let noise = effects::find(noise, &new.name, &same.name, Ratio::BetweenArms);
+            MeasurementComparison::of(measurement, same, noise, tolerance)
         });
         Self {
             name: new.name.clone(),
@@ -196,13 +209,19 @@ impl MeasurementComparison {
     fn of(
         old: &MeasurementSummary,
         new: &MeasurementSummary,
+        noise: Option<&NoiseRecord>,
         tolerance: Option<f64>,
     ) -> Option<Self> {
         let (last_old, last_new) = (old.arms.last()?, new.arms.last()?);
-        let of_noise = new.noise_floor.map(|factor| factor - 1.0);
+        let count = |spread: &Option<Spread>| spread.map_or(1, |spread| spread.count);
+        let (before, after) = (count(&last_old.spread), count(&last_new.spread));
+        let of_noise = noise.map(|noise| {
+            let (deviation, pairs) = (noise.log_deviation, noise.pairs as usize);
+            noise::between_medians(deviation, pairs, before, after) - 1.0
+        });
         let tolerance = tolerance.or(of_noise).unwrap_or(DEFAULT_TOLERANCE);
         let change = match (&last_old.spread, &last_new.spread) {
-            // What one run's noise is nobody knows; a harm is counted, and has none.
+            // Of many measurements some would differ by chance; those that a verdict rests on are few, and mostly counts.
             (Some(before), Some(after)) if new.decisive || before.count.min(after.count) > 1 => {
                 change(new.better, before, after, tolerance)
             }

@@ -782,8 +782,8 @@ fn the_json_of_a_comparison_is_as_its_schema_says_and_the_schema_can_refuse() {
         (&all, &judged(Vec::new())),
         (&judged(vec![outbox(1, 41, 0)]), &judged(vec![short])),
     ] {
-        let mut document =
-            serde_json::to_value(Comparison::of(before, after, Some(0.2))).expect("it is JSON");
+        let mut document = serde_json::to_value(Comparison::of(before, after, &[], Some(0.2)))
+            .expect("it is JSON");
         let found = schema::violations(&schema, &document);
         assert_eq!(found, Vec::<String>::new());
         document["before"]["agora"] = 7.into();
@@ -859,10 +859,10 @@ fn a_regression_is_beyond_tolerance_and_spread_and_in_the_wrong_direction() {
         conclude(trials.collect())
     };
     let worse = |before: &Conclusion, after: &Conclusion, tolerance| -> Vec<String> {
-        Comparison::of(before, after, Some(tolerance)).regressions
+        Comparison::of(before, after, &[], Some(tolerance)).regressions
     };
     let (good, bad) = (run([0, 0, 0]), run([0, 3, 0]));
-    let comparison = Comparison::of(&good, &bad, Some(0.2));
+    let comparison = Comparison::of(&good, &bad, &[], Some(0.2));
     assert_eq!(comparison.outcome, Exit::Failed);
     assert_eq!(
         comparison.regressions.len(),
@@ -871,8 +871,14 @@ fn a_regression_is_beyond_tolerance_and_spread_and_in_the_wrong_direction() {
         comparison.regressions
     );
     assert!(comparison.regressions[0].contains("upheld before, refuted now"));
-    assert_eq!(Comparison::of(&bad, &good, Some(0.2)).outcome, Exit::Holds);
-    assert_eq!(Comparison::of(&good, &good, Some(0.0)).outcome, Exit::Holds);
+    assert_eq!(
+        Comparison::of(&bad, &good, &[], Some(0.2)).outcome,
+        Exit::Holds
+    );
+    assert_eq!(
+        Comparison::of(&good, &good, &[], Some(0.0)).outcome,
+        Exit::Holds
+    );
 
     // Both refuted, so that only the measurement can tell.
     let lost = |regressions: &[String]| regressions.iter().any(|said| said.contains("orders lost"));
@@ -892,6 +898,22 @@ fn a_regression_is_beyond_tolerance_and_spread_and_in_the_wrong_direction() {
 }
 
 #[test]
+fn single_values_may_differ_as_single_pairs_do_and_medians_less() {
+    let change = |speed: u64, runs: usize| {
+        let run = |speed| Conclusion::of(&consumers(&vec![(40, speed); runs])).unwrap();
+        // The floor of six pairs is 5 %, single ones differ by 3 % (one standard deviation).
+        let comparison = Comparison::of(&run(60), &run(speed), &[noise(1.05)], None);
+        let mut measurements = comparison.experiments[0].measurements.iter();
+        let speed = measurements.find(|it| it.name == "orders decided under the CPU limit");
+        let speed = speed.unwrap();
+        (speed.change.word(), (100.0 * speed.tolerance).round())
+    };
+    assert_eq!(change(57, 1), ("same", 8.0));
+    assert_eq!(change(50, 1), ("WORSE", 8.0));
+    assert_eq!(change(57, 6), ("WORSE", 4.0));
+}
+
+#[test]
 fn a_comparison_says_what_differs_and_compares_only_what_both_have() {
     let before = conclude(vec![outbox(1, 41, 0)]);
     let mut other = evaluation(vec![trial(
@@ -902,7 +924,7 @@ fn a_comparison_says_what_differs_and_compares_only_what_both_have() {
     other.seed = 12;
     other.versions.agora = "0123456".to_owned();
     let after = Conclusion::of(&other).unwrap();
-    let comparison = Comparison::of(&before, &after, Some(0.2));
+    let comparison = Comparison::of(&before, &after, &[], Some(0.2));
     assert_eq!(comparison.outcome, Exit::Inconclusive);
     let said = comparison.differences.join("\n");
     for expected in [

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::f64::consts::FRAC_PI_2;
+
 use super::pairs::{self, Interval, LEVEL};
 
 /// How far noise alone takes a ratio from where it is without noise.
@@ -47,6 +49,35 @@ impl NoiseFloor {
     }
 }
 
+/// How far noise alone takes the ratio of two medians from 1, as a factor: the half-width of its interval at 95 %. The medians
+/// are of so many values each, `sd_log` is the standard deviation of the log-ratios of so many `pairs` of single values. It
+/// assumes normal log-ratios, and that runs on different days differ no more than arms that follow each other.
+///
+/// Of the variance of a log-ratio each value has half. The median of *n* values has that divided by *n*, times π/2 at most
+/// (Laplace 1818); of one or two values it is their mean. As `sd_log` is an estimate, the quantile is that of Student's t.
+pub fn between_medians(sd_log: f64, pairs: usize, before: usize, after: usize) -> f64 {
+    let variance = |count: usize| {
+        let of_median = if count > 2 { FRAC_PI_2 } else { 1.0 };
+        of_median / count.max(1) as f64
+    };
+    let variance = f64::midpoint(variance(before), variance(after));
+    (student_t(pairs.saturating_sub(1)) * sd_log * variance.sqrt()).exp()
+}
+
+/// The quantile of Student's t at 97.5 %, to 0.2 % from five degrees of freedom on (Abramowitz and Stegun 1964, 26.7.5).
+fn student_t(degrees: usize) -> f64 {
+    const NORMAL: f64 = 1.959_963_985;
+    let power = |exponent| NORMAL.powi(exponent);
+    let terms = [
+        (power(3) + power(1)) / 4.0,
+        (5.0 * power(5) + 16.0 * power(3) + 3.0 * power(1)) / 96.0,
+        (3.0 * power(7) + 19.0 * power(5) + 17.0 * power(3) - 15.0 * power(1)) / 384.0,
+    ];
+    let degrees = degrees.max(1) as f64;
+    let series = terms.iter().rev();
+    series.fold(0.0, |sum, term| (sum + term) / degrees) + NORMAL
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +102,42 @@ mod tests {
         assert!((floor.factor - 1.25).abs() < 1e-9, "{floor:?}");
         assert!((moved.factor - floor.factor).abs() < 1e-9, "{moved:?}");
         assert!((moved.sd_log - floor.sd_log).abs() < 1e-9, "{moved:?}");
+    }
+
+    #[test]
+    fn single_values_differ_as_single_pairs_do_and_medians_less() {
+        let log = |pairs, before, after| between_medians(0.1, pairs, before, after).ln() / 0.1;
+        // Of tables: 2.571, 2.201, 2.045 with 5, 11 and 29 degrees of freedom.
+        for (pairs, quantile) in [(6, 2.571), (12, 2.201), (30, 2.045)] {
+            assert!(
+                (log(pairs, 1, 1) - quantile).abs() < 0.005,
+                "{}",
+                log(pairs, 1, 1)
+            );
+        }
+        let single = log(6, 1, 1);
+        assert!((log(6, 2, 2) - single / 2.0_f64.sqrt()).abs() < 1e-9);
+        assert!((log(6, 8, 8) - single * (FRAC_PI_2 / 8.0).sqrt()).abs() < 1e-9);
+        // The smaller number of values limits both.
+        assert!(log(6, 1, 30) > single / 2.0_f64.sqrt());
+        assert_eq!(between_medians(0.0, 6, 1, 1), 1.0);
+    }
+
+    #[test]
+    fn two_medians_of_equal_values_are_as_near_in_nineteen_of_twenty_cases() {
+        use rand::SeedableRng;
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(5);
+        for count in [1, 2, 3, 6] {
+            let mut median = || {
+                let values = (0..count).map(|_| 0.1 * super::super::power::normal(&mut random));
+                super::super::Spread::of(values).unwrap().median
+            };
+            let within = between_medians(0.1 * 2.0_f64.sqrt(), 10_000, count, count).ln();
+            let beyond = (0..2_000).filter(|_| (median() - median()).abs() > within);
+            // Three standard errors (9.7) above 100; fewer where π/2 is more than it takes.
+            let beyond = beyond.count();
+            assert!((40..130).contains(&beyond), "{count}: {beyond}");
+        }
     }
 
     #[test]
