@@ -114,7 +114,10 @@ impl<'a> Judging<'a> {
         // A simulation: only where it says what to do next.
         let needed = noise
             .filter(|_| outcome == Outcome::Inconclusive)
-            .and_then(|noise| power::pairs_needed(effect.bound, noise.log_deviation, noise.factor));
+            .and_then(|noise| {
+                let effects = experiment.effects.len();
+                power::pairs_needed(effect.bound, noise.log_deviation, noise.factor, effects)
+            });
         let needed = needed.and_then(|pairs| u32::try_from(pairs).ok());
         let seen = seen(&ratios, &decision);
         let reason = format!(

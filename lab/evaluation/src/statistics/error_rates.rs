@@ -57,6 +57,15 @@ impl Noise {
     }
 }
 
+/// The log-ratio of an effect that is twice as large as declared; none for a margin.
+fn twice(bound: Bound) -> f64 {
+    if bound.is_margin() {
+        0.0
+    } else {
+        2.0 * bound.ratio().ln()
+    }
+}
+
 /// How many of [`RUNS`] are so.
 fn count(seed: u64, mut is_so: impl FnMut(&mut ChaCha8Rng) -> bool) -> usize {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -164,17 +173,36 @@ fn twice_the_declared_effect_is_found_in_four_of_five_at_the_planned_number_of_p
         (Bound::AtLeast(0.7), 0.3, 1.2),
         (Bound::AtMost(3.0), 1.0, 1.5),
     ] {
-        let pairs = pairs_needed(bound, scale, floor).unwrap();
-        let effect = if bound.is_margin() {
-            0.0
-        } else {
-            2.0 * bound.ratio().ln()
-        };
+        let pairs = pairs_needed(bound, scale, floor, 1).unwrap();
+        let effect = twice(bound);
         let beyond = count(6, |random| {
             let ratios = Noise::Normal.ratios(random, effect, scale, pairs);
             judge(&ratios, bound, Some(floor), LEVEL).0 == Decided::Beyond
         });
         assert!(beyond >= 800, "{bound:?} {scale} {floor} {pairs}: {beyond}");
+    }
+}
+
+#[test]
+fn two_declared_effects_are_found_together_in_four_of_five_at_the_planned_number_of_pairs() {
+    for (effects, scale, floor) in [
+        // Those of load_shedding.
+        ([Bound::AtMost(0.5), Bound::AtLeast(0.7)], 0.4, 1.2),
+        // Each needs as many as the other: the worst case.
+        ([Bound::AtLeast(1.2), Bound::AtLeast(1.2)], 0.2, 1.05),
+        ([Bound::AtMost(0.5), Bound::AtLeast(2.0)], 0.7, 1.2),
+    ] {
+        let needed = effects.map(|bound| pairs_needed(bound, scale, floor, effects.len()));
+        let pairs = needed.into_iter().max().flatten().unwrap();
+        let found = count(9, |random| {
+            // Independent of each other: what they have in common only helps.
+            effects.map(|bound| {
+                let effect = twice(bound);
+                let ratios = Noise::Normal.ratios(random, effect, scale, pairs);
+                judge(&ratios, bound, Some(floor), LEVEL).0 == Decided::Beyond
+            }) == [true, true]
+        });
+        assert!(found >= 800, "{effects:?} {scale} {floor} {pairs}: {found}");
     }
 }
 

@@ -11,19 +11,20 @@ use super::pairs::{FEWEST, LEVEL};
 
 /// More pairs than these are not planned: the effect is too small for the noise.
 pub const MOST_PLANNED: usize = 20;
-/// The share of runs that must find the effect, as is usual (Cohen 1988).
+/// The share of runs that must find all effects of an experiment, as is usual (Cohen 1988).
 pub const POWER: f64 = 0.8;
 /// How many runs are simulated for each number of pairs.
 const RUNS: usize = 1_000;
-/// How many of them may miss the effect: two standard errors (√(1,000 × 0.8 × 0.2) = 12.6) fewer than [`POWER`] leaves, so
-/// that luck in the simulation doesn't make up for missing pairs.
-const MISSED_AT_MOST: usize = 175;
 /// The simulation draws the same each time.
 const SEED: u64 = 80;
 
-/// The fewest pairs, from six to [`MOST_PLANNED`], with which a run finds the effect with a chance of [`POWER`]; `None`
-/// where so many don't suffice. `sd_log` is the standard deviation of the log-ratios of single pairs, `floor` the noise
-/// floor's factor (≥ 1), as in [`super::noise::NoiseFloor`].
+/// The fewest pairs, from six to [`MOST_PLANNED`], that an effect needs so that a run finds all the `effects` that its
+/// experiment declares, this one among them, with a chance of [`POWER`]; `None` where so many don't suffice. The experiment
+/// needs the most of what its effects need. `sd_log` is the standard deviation of the log-ratios of single pairs, `floor` the
+/// noise floor's factor (≥ 1), as in [`super::noise::NoiseFloor`].
+///
+/// By Bonferroni, on errors of the second kind: each effect may be missed with an equal share of 1 − [`POWER`], so that one of
+/// them is with 1 − [`POWER`] at most, whatever they have in common.
 ///
 /// The true effect is taken for twice the declared one, on the log scale: for `AtLeast(1.2)` a ratio of 1.44, for
 /// `AtMost(0.5)` one of 0.25. For a margin it is none, a ratio of 1: the margin is what it may be off.
@@ -31,14 +32,24 @@ const SEED: u64 = 80;
 /// It is for a fixed number of pairs; a sequence of looks ([`super::sequential`]) may end earlier, and needs a greater
 /// `at_most` for the same chance. And it is as good as `sd_log`, which six pairs of an A/A run know to a factor of about two
 /// only, and as the assumption that the arms without and with the pattern are as noisy.
-pub fn pairs_needed(bound: Bound, sd_log: f64, floor: f64) -> Option<usize> {
+pub fn pairs_needed(bound: Bound, sd_log: f64, floor: f64, effects: usize) -> Option<usize> {
+    let missed_at_most = missed_at_most(effects);
     (FEWEST..=MOST_PLANNED).find(|pairs| {
         let mut missed = 0;
         (0..RUNS).all(|run| {
             missed += usize::from(!finds(bound, sd_log, floor, *pairs, run));
-            missed <= MISSED_AT_MOST
+            missed <= missed_at_most
         })
     })
+}
+
+/// How many simulated runs may miss one of so many effects: two standard errors fewer than its share of what [`POWER`] leaves,
+/// so that luck in the simulation doesn't make up for missing pairs. For one effect 200 − 2 × √(1,000 × 0.8 × 0.2) = 175.
+fn missed_at_most(effects: usize) -> usize {
+    let share = (1.0 - POWER) / effects.max(1) as f64;
+    let runs = RUNS as f64;
+    let error = (runs * share * (1.0 - share)).sqrt();
+    (runs * share - 2.0 * error).max(0.0).round() as usize
 }
 
 /// The share of simulated runs with so many pairs that find the effect, as in [`pairs_needed`]; it is known to 3 % or so.
@@ -79,7 +90,7 @@ mod tests {
 
     #[test]
     fn more_noise_needs_more_pairs_and_too_much_none_suffices() {
-        let needed = |sd_log| pairs_needed(Bound::AtLeast(1.2), sd_log, 1.05);
+        let needed = |sd_log| pairs_needed(Bound::AtLeast(1.2), sd_log, 1.05, 1);
         assert_eq!(needed(0.0), Some(6));
         assert_eq!(needed(0.05), Some(6));
         assert_eq!(needed(0.2), Some(13));
@@ -96,9 +107,17 @@ mod tests {
     }
 
     #[test]
+    fn one_of_several_effects_needs_more_than_one_alone() {
+        let needed = |effects| pairs_needed(Bound::AtLeast(1.2), 0.2, 1.05, effects).unwrap();
+        assert_eq!((needed(1), needed(2)), (13, 16));
+        assert!(needed(2) < needed(3));
+        assert_eq!([1, 2, 4].map(missed_at_most), [175, 81, 36]);
+    }
+
+    #[test]
     fn an_effect_and_its_reciprocal_need_as_many() {
-        let halved = pairs_needed(Bound::AtMost(0.5), 0.7, 1.2);
-        let doubled = pairs_needed(Bound::AtLeast(2.0), 0.7, 1.2);
+        let halved = pairs_needed(Bound::AtMost(0.5), 0.7, 1.2, 1);
+        let doubled = pairs_needed(Bound::AtLeast(2.0), 0.7, 1.2, 1);
         assert!(halved.is_some() && doubled.is_some());
         assert!(
             halved.unwrap().abs_diff(doubled.unwrap()) <= 1,
@@ -108,18 +127,18 @@ mod tests {
 
     #[test]
     fn an_effect_within_the_noise_floor_needs_more_and_half_of_it_is_never_found() {
-        let needed = |floor| pairs_needed(Bound::AtLeast(1.2), 0.1, floor);
+        let needed = |floor| pairs_needed(Bound::AtLeast(1.2), 0.1, floor, 1);
         assert!(needed(1.3).unwrap() > needed(1.1).unwrap());
         assert_eq!(needed(1.44), None);
         // A margin is never found in noise that is as large.
-        assert_eq!(pairs_needed(Bound::AtLeast(0.7), 0.01, 1.5), None);
-        assert_eq!(pairs_needed(Bound::AtLeast(0.7), 0.01, 1.1), Some(6));
+        assert_eq!(pairs_needed(Bound::AtLeast(0.7), 0.01, 1.5, 1), None);
+        assert_eq!(pairs_needed(Bound::AtLeast(0.7), 0.01, 1.1, 1), Some(6));
     }
 
     #[test]
     fn what_is_no_question_needs_no_number() {
-        assert_eq!(pairs_needed(Bound::AtLeast(1.0), 0.1, 1.0), None);
-        assert_eq!(pairs_needed(Bound::AtLeast(-1.0), 0.1, 1.0), None);
-        assert_eq!(pairs_needed(Bound::AtLeast(1.5), f64::NAN, 1.0), None);
+        assert_eq!(pairs_needed(Bound::AtLeast(1.0), 0.1, 1.0, 1), None);
+        assert_eq!(pairs_needed(Bound::AtLeast(-1.0), 0.1, 1.0, 1), None);
+        assert_eq!(pairs_needed(Bound::AtLeast(1.5), f64::NAN, 1.0, 1), None);
     }
 }

@@ -41,8 +41,10 @@ pub(crate) fn entries(
 ) -> Vec<Entry> {
     let each = experiment.effects.iter().map(|effect| {
         let noise = effects::find(noise, experiment.name, effect.measurement, effect.ratio);
-        let pairs = noise
-            .and_then(|noise| power::pairs_needed(effect.bound, noise.log_deviation, noise.factor));
+        let pairs = noise.and_then(|noise| {
+            let effects = experiment.effects.len();
+            power::pairs_needed(effect.bound, noise.log_deviation, noise.factor, effects)
+        });
         let took =
             pairs.and_then(|pairs| Some(durations.trial(experiment) * u32::try_from(pairs).ok()?));
         Entry {
