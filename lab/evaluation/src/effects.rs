@@ -38,7 +38,7 @@ pub struct EffectConclusion {
     pub p: Option<f64>,
     /// The bootstrap-t interval of their mean at 95 %; `None` for fewer than six pairs.
     pub certainty: Option<Certainty>,
-    /// How large an effect seems between equal arms on this machine, as a factor; `None` where it was not measured.
+    /// How far noise alone takes this ratio on this machine, as a factor; `None` where it was not measured.
     pub noise_floor: Option<f64>,
     /// How many pairs are needed to decide it, where that is open; `None` also where the noise is unknown or too large.
     pub pairs_needed: Option<u32>,

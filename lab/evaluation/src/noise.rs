@@ -21,7 +21,7 @@ const FORMAT: u32 = 1;
 struct Noise {
     /// The version of the file: 1.
     format: u32,
-    /// One for each measurement of an experiment on a machine: the last run's.
+    /// One for each ratio of a measurement of an experiment on a machine: the last run's.
     records: Vec<NoiseRecord>,
 }
 

@@ -199,7 +199,7 @@ pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Resul
 /// Goes on with an evaluation that was interrupted, with the next trial that isn't whole. Nothing is run twice.
 ///
 /// # Errors
-/// When the run is of another version or machine, found the system configured otherwise, or is too old to know what was
+/// When the run is of another project, version or machine, found the system configured otherwise, or is too old to know what was
 /// planned; else those of [`run`].
 pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Result<Evaluation> {
     let system = RunningSystem::new(project)?;
@@ -217,6 +217,10 @@ pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Resu
     }
     if EvaluationFolder::new(project, &evaluation.run).path != folder.path {
         return Err(refused("it isn't one of this clone's runs"));
+    }
+    let of = evaluation.project.as_ref();
+    if let Some(other) = of.filter(|name| **name != project.name) {
+        return Err(refused(&format!("it is of the project `{other}`")));
     }
     // A killed run may have left members out.
     heal_first(&system, progress)?;
