@@ -1178,8 +1178,6 @@ mod tests {
         assert_eq!(compared("forward_auth"), [Part::Traefik].into());
         let balancing = [Part::UserService, Part::ProductService];
         assert_eq!(compared("client_load_balancing"), balancing.into());
-        // They differ in the fault alone.
-        assert!(compared("key_rotation").is_empty());
         for experiment in experiments::ALL {
             super::compared(experiment).unwrap();
         }
