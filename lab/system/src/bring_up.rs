@@ -3,7 +3,10 @@
 //! A second time, with nothing changed, it asks the engine a few questions, touches no container and needs no network.
 //! Left out: what is printed about it (`xtask`).
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use base::{
     outcome,
@@ -13,6 +16,7 @@ use base::{
 use crate::{
     Part,
     binaries::{self, Binaries},
+    broker,
     compose::Compose,
     configuration, engine, engine_setup,
     env_file::{EnvFile, SECRETS_ID},
@@ -26,10 +30,12 @@ use crate::{
     project::{PORTS, Project, Settings},
     service_images, switches,
     take_down::take_down,
+    wait,
 };
 
 /// How long the containers may take until all are healthy.
 const HEALTHY_WITHIN_SECONDS: u64 = 180;
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the gateways of a benchmark may take until they are healthy.
 const GATEWAYS_WITHIN_SECONDS: u64 = 60;
 /// How much of an unhealthy container's log an error repeats.
@@ -192,6 +198,7 @@ fn start(
             .filter(|member| member.service == service && !member.provisional);
         format!("--scale={service}={}", of_service.count().max(1))
     });
+    let began = Instant::now();
     let result = compose
         .up(
             project,
@@ -204,19 +211,52 @@ fn start(
     let members = match result {
         Ok(()) => members::all(project)?,
         Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => return Err(explain(project, &error)),
+        Err(error) => recovered(project, settings, &error, began, step)?,
     };
     step.result(format!("{} healthy", members.len()));
     Ok(())
 }
 
-/// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log.
-fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
-    if let Some(known) = known_causes::of(&format!("{error:#}")) {
-        return known;
-    }
+/// The members once all are healthy, after Compose gave up. It gives up as soon as one container is unhealthy, although a
+/// service recovers by itself whose database or broker this very call has started.
+fn recovered(
+    project: &Project,
+    settings: &Settings,
+    error: &anyhow::Error,
+    began: Instant,
+    step: &Step,
+) -> anyhow::Result<Vec<Member>> {
     let members = members::all(project).unwrap_or_default();
-    let sick: Vec<String> = members
+    if let Some(known) = known_cause(settings, error, &members) {
+        return Err(known);
+    }
+    if may_recover(&members) {
+        step.update("waiting for services to recover");
+        let left = Duration::from_secs(HEALTHY_WITHIN_SECONDS).saturating_sub(began.elapsed());
+        let healthy = wait::until(left, LOOK_INTERVAL, || {
+            let members = members::all(project)?;
+            let is_healthy = |member: &Member| member.is_healthy() || member.service.is_optional();
+            Ok(members.iter().all(is_healthy).then_some(members))
+        })?;
+        if let Some(members) = healthy {
+            return Ok(members);
+        }
+    }
+    Err(explain(project, settings, error, began))
+}
+
+/// Whether nothing is missing and every container runs: those that aren't healthy may become so.
+fn may_recover(members: &[Member]) -> bool {
+    Part::required().all(|part| {
+        let of_part = members.iter().filter(|member| member.service == part);
+        let states: Vec<&str> = of_part.map(|member| member.state.as_str()).collect();
+        !states.is_empty() && states.iter().all(|state| *state == "running")
+    })
+}
+
+/// The members that aren't healthy, each with the end of its log.
+fn sick(members: &[Member]) -> Vec<String> {
+    members
         .iter()
         .filter(|member| !member.is_healthy() && !member.service.is_optional())
         .map(|member| {
@@ -227,10 +267,31 @@ fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
                 member.condition()
             )
         })
-        .collect();
-    if let Some(known) = known_causes::of(&sick.join("\n")) {
+        .collect()
+}
+
+fn known_cause(
+    settings: &Settings,
+    error: &anyhow::Error,
+    members: &[Member],
+) -> Option<anyhow::Error> {
+    known_causes::of(&format!("{error:#}"))
+        .or_else(|| known_causes::of(&sick(members).join("\n")))
+        .or_else(|| broker::blocked_by(&broker::alarms_of(settings, members)))
+}
+
+/// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log.
+fn explain(
+    project: &Project,
+    settings: &Settings,
+    error: &anyhow::Error,
+    began: Instant,
+) -> anyhow::Error {
+    let members = members::all(project).unwrap_or_default();
+    if let Some(known) = known_cause(settings, error, &members) {
         return known;
     }
+    let sick = sick(&members);
     if sick.is_empty() {
         return outcome::failed(
             format!("the containers can't be started: {error:#}"),
@@ -239,7 +300,8 @@ fn explain(project: &Project, error: &anyhow::Error) -> anyhow::Error {
     }
     outcome::failed(
         format!(
-            "the system did not get healthy within {HEALTHY_WITHIN_SECONDS} s\n{}",
+            "the system did not get healthy in {} s\n{}",
+            began.elapsed().as_secs(),
             sick.join("\n")
         ),
         "`cargo xtask logs SERVICE` shows more; `cargo xtask up` tries again",
@@ -266,4 +328,31 @@ pub fn gateways_to_compare_with(
             services.map(Part::name),
         )
         .logged(&system.log("compose-bench"), |line| step.update(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(part: Part, state: &str) -> Member {
+        members::inspected(&format!(
+            r#"{{"Id":"abc","Image":"sha256:1","RestartCount":0,
+            "State":{{"Status":"{state}","Health":{{"Status":"unhealthy"}}}},
+            "Config":{{"Labels":{{"com.docker.compose.service":"{part}"}}}},"NetworkSettings":{{}}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_service_that_runs_and_is_unhealthy_may_recover() {
+        let running = || Part::required().map(|part| member(part, "running"));
+        let mut members: Vec<Member> = running().collect();
+        assert!(may_recover(&members));
+        members[1] = member(members[1].service, "restarting");
+        assert!(!may_recover(&members), "one ends again and again");
+        assert!(
+            !may_recover(&running().skip(1).collect::<Vec<_>>()),
+            "one is missing"
+        );
+    }
 }

@@ -18,6 +18,10 @@ const NO_SUBNET: [&str; 2] = [
 ];
 const MORE_SUBNETS: &str = "`docker network ls` shows the networks, `docker network prune` removes those that no \
                             container uses; or give the engine more: `default-address-pools` in /etc/docker/daemon.json";
+/// What PostgreSQL and the kernel say, and the engine, which is written in Go.
+const DISK_FULL: [&str; 2] = ["No space left on device", "no space left on device"];
+/// The migrations of a database that another version of a service has written.
+const OTHER_MIGRATIONS: &str = "was previously applied but";
 /// The networks that `up` makes, at least: those of compose.yaml that a container without a profile is in.
 const NETWORKS: [&str; 4] = ["public", "edge", "data", "ui"];
 /// How the names of the networks begin that `doctor` makes to see whether it can.
@@ -27,6 +31,20 @@ const TRIAL: &str = "agora-doctor";
 pub fn of(text: &str) -> Option<anyhow::Error> {
     if NO_SUBNET.iter().any(|said| text.contains(said)) {
         return Some(no_subnet());
+    }
+    let is_disk_full = |line: &&str| DISK_FULL.iter().any(|said| line.contains(said));
+    if let Some(line) = text.lines().find(is_disk_full) {
+        return Some(outcome::unavailable(
+            format!("the disk is full: {}", line.trim()),
+            "make room on the disk of the engine's containers and volumes: `docker system df` shows what the engine keeps, \
+             `docker image prune` removes images without a name; then `cargo xtask up`",
+        ));
+    }
+    if text.contains(OTHER_MIGRATIONS) {
+        return Some(outcome::failed(
+            "a database was written by another version of its service, whose migrations this one doesn't have",
+            "use that version; or delete all data with `cargo xtask down --volumes`",
+        ));
     }
     let (before, _) = text.split_once(OTHER_ARGUMENTS)?;
     // The service puts the name in backquotes.
@@ -143,8 +161,34 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_named_with_what_helps() {
+        for text in [
+            "postgres is restarting; its log ends with:\n\
+             FATAL:  could not write to file \"pg_wal/xlogtemp.8\": No space left on device",
+            "Error response from daemon: mkdir /var/lib/docker/overlay2/1: no space left on device",
+        ] {
+            let (cause, next_step) = known(text);
+            assert!(cause.starts_with("the disk is full: "), "{cause}");
+            assert!(!cause.contains('\n'), "{cause}");
+            assert!(next_step.contains("docker system df"), "{next_step}");
+        }
+    }
+
+    #[test]
+    fn a_database_of_another_version_is_named_with_what_helps() {
+        for text in [
+            "failed to migrate the database: migration 5 was previously applied but is missing in the resolved migrations",
+            "failed to migrate the database: migration 1 was previously applied but has been modified",
+        ] {
+            let (cause, next_step) = known(text);
+            assert!(cause.contains("another version"), "{cause}");
+            assert!(next_step.contains("down --volumes"), "{next_step}");
+        }
+    }
+
+    #[test]
     fn what_is_not_known_is_left_as_it_is() {
-        for text in ["", "no space left on device", OTHER_ARGUMENTS] {
+        for text in ["", "connection refused", OTHER_ARGUMENTS] {
             assert!(of(text).is_none(), "{text}");
         }
     }

@@ -141,12 +141,13 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A database error. A lost connection is a 503; any other is a fault of the service and is logged.
+/// A database error. One that may be over soon, as a lost connection or a full disk, is a 503; any other is a fault of the
+/// service. Either is logged.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         if crate::failure::is_transient(&error) {
-            tracing::warn!(%error, "database out of reach");
-            return Self::unavailable("the database is out of reach");
+            tracing::warn!(%error, "database unavailable");
+            return Self::unavailable("the database is unavailable");
         }
         tracing::error!(%error, "database query failed");
         Self::internal()

@@ -1,11 +1,11 @@
-//! `status`: what runs, whether it is healthy, and how much memory it uses.
+//! `status`: what runs, whether it is healthy, whether the broker accepts messages, and how much memory it uses.
 
 use std::thread;
 
 use base::outcome::Exit;
 use serde::Serialize;
 use system::{
-    Part,
+    Part, broker,
     members::{self, Member},
     project::Project,
     service_images,
@@ -22,6 +22,8 @@ struct Report {
     outcome: Exit,
     project: String,
     services: Vec<Service>,
+    /// The resources that the broker is short of: it accepts no messages while there is one.
+    broker_alarms: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,11 +43,16 @@ struct Service {
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let members = members::running(project)?;
     let services = look_at_all(&members)?;
-    let healthy = services.iter().all(|service| service.healthy);
+    let broker_alarms = project.settings().map_or_else(
+        |_| Vec::new(),
+        |settings| broker::alarms_of(&settings, &members),
+    );
+    let healthy = services.iter().all(|service| service.healthy) && broker_alarms.is_empty();
     let report = Report {
         outcome: if healthy { Exit::Holds } else { Exit::Failed },
         project: project.name.clone(),
         services,
+        broker_alarms,
     };
     match format {
         Format::Json => print_json(&report)?,
@@ -168,9 +175,13 @@ fn print_text(report: &Report) {
         .filter(|service| !service.healthy)
         .count()
     {
-        0 => println!("All healthy."),
+        0 if report.broker_alarms.is_empty() => println!("All healthy."),
+        0 => {}
         sick => println!(
             "{sick} not healthy: `cargo xtask logs SERVICE` says why, `cargo xtask up` starts what is stopped."
         ),
+    }
+    if let Some(blocked) = broker::blocked_by(&report.broker_alarms) {
+        println!("{blocked}");
     }
 }

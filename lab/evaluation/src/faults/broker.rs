@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_events::topology::{self, Topology};
 use system::{
-    Part, control,
+    Part, broker, control,
     http::{Answer, Client, segment},
     members::Member,
     project::Project,
@@ -253,11 +253,11 @@ impl Injection for MemoryAlarm {
     fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         Ok(if alarm(&system.broker()?)? {
             observed(
-                "the broker reports a resource alarm: it reads nothing from who publishes"
+                "the broker reports its memory alarm: it reads nothing from who publishes"
                     .to_owned(),
             )
         } else {
-            not_observed("the broker reports no alarm".to_owned())
+            not_observed("the broker reports no memory alarm".to_owned())
         })
     }
 
@@ -268,7 +268,7 @@ impl Injection for MemoryAlarm {
         })?;
         anyhow::ensure!(
             healed.is_some(),
-            "the broker still reports an alarm {} s after its watermark was set back",
+            "the broker still reports its memory alarm {} s after its watermark was set back",
             ALARM_WITHIN.as_secs()
         );
         Ok(())
@@ -282,6 +282,12 @@ pub(super) fn restore_watermark(system: &RunningSystem<'_>) -> anyhow::Result<bo
     }
     MemoryAlarm.heal(system)?;
     Ok(true)
+}
+
+/// Fails while an alarm is on that no fault raises: the disk's. The services that publish don't get healthy meanwhile.
+pub(super) fn require_no_alarm(system: &RunningSystem<'_>) -> anyhow::Result<()> {
+    let alarms = broker::alarms(&system.broker()?)?;
+    broker::blocked_by(&alarms).map_or(Ok(()), Err)
 }
 
 /// Asks the broker itself: the statistics of its management API lag, the more the busier the machine is.
@@ -313,10 +319,10 @@ fn ctl(system: &RunningSystem<'_>, args: &[&str]) -> anyhow::Result<Vec<String>>
     members.into_iter().map(run).collect()
 }
 
-/// Whether the memory alarm is on, by the broker's own health check and not by its statistics, which lag.
-fn alarm(broker: &Client) -> anyhow::Result<bool> {
-    let answer = broker.get("/api/health/checks/alarms", &[], &[])?;
-    Ok(expect(&answer, &[200, 503], "tell its alarms")? == 503)
+/// Whether the memory alarm is on.
+fn alarm(client: &Client) -> anyhow::Result<bool> {
+    let alarms = broker::alarms(client)?;
+    Ok(alarms.iter().any(|resource| resource == broker::MEMORY))
 }
 
 /// The memory watermark that the broker starts with, e.g. `320MiB`.

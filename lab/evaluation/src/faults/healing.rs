@@ -53,6 +53,7 @@ pub fn heal_everything(system: &RunningSystem<'_>, step: &Step) -> anyhow::Resul
     if broker::restore_watermark(system)? {
         repaired.add("the broker's memory watermark set back".to_owned());
     }
+    broker::require_no_alarm(system)?;
     for binding in broker::restore_bindings(system)? {
         repaired.add(format!("binding restored: {binding}"));
     }
