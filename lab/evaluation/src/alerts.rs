@@ -13,6 +13,7 @@ use records::{
 };
 use system::{
     alert_history::AlertReceiver,
+    interrupt::Interrupted,
     prometheus::{AlertState, Prometheus},
     running::RunningSystem,
     wait,
@@ -56,12 +57,20 @@ impl Raised {
         })
     }
 
-    /// Whether all of them fire and were notified, or have fired for so long that no notification comes any more.
+    /// Whether all of them fire and were notified, or have fired for so long that no notification comes any more. A look that
+    /// fails sees nothing: without a better one the fault lasts as long as planned.
     pub(crate) fn were_seen(&mut self) -> anyhow::Result<bool> {
         if Instant::now() < self.next_look {
             return Ok(false);
         }
         self.next_look = Instant::now() + LOOK_INTERVAL;
+        match self.look() {
+            Err(error) if !error.is::<Interrupted>() => Ok(false),
+            seen => seen,
+        }
+    }
+
+    fn look(&mut self) -> anyhow::Result<bool> {
         let alerts = self.prometheus.alerts()?;
         let fires = |name: &&str| {
             let mut firing = alerts.iter().filter(|it| it.state == AlertState::Firing);

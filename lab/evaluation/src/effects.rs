@@ -26,6 +26,8 @@ pub struct EffectConclusion {
     pub measurement: String,
     /// What is divided by what, in words.
     pub of: String,
+    /// Which ratio it is, and so what its noise floor lies around.
+    pub ratio: Ratio,
     /// How large the ratio must be.
     pub bound: Bound,
     /// Why it must be that large.
@@ -38,7 +40,8 @@ pub struct EffectConclusion {
     pub p: Option<f64>,
     /// The bootstrap-t interval of their mean at 95 %; `None` for fewer than six pairs.
     pub certainty: Option<Certainty>,
-    /// How far noise alone takes this ratio on this machine, as a factor; `None` where it was not measured.
+    /// How far noise alone takes this ratio on this machine, as a factor: from 1 between arms, from its mean where it is the last
+    /// arm's own; `None` where it was not measured.
     pub noise_floor: Option<f64>,
     /// How many pairs are needed to decide it, where that is open; `None` also where the noise is unknown or too large.
     pub pairs_needed: Option<u32>,
@@ -132,6 +135,7 @@ impl<'a> Judging<'a> {
         EffectConclusion {
             measurement: effect.measurement.to_owned(),
             of: divided(experiment, effect.ratio),
+            ratio: effect.ratio,
             bound: effect.bound,
             declared_because: effect.reason.to_owned(),
             interval: decision.interval,
@@ -150,6 +154,13 @@ impl EffectConclusion {
     /// What it says, with the name of the measurement.
     pub fn sentence(&self) -> String {
         format!("{}: {}", self.measurement, self.reason)
+    }
+
+    /// The geometric mean of the ratios; `None` without a ratio, and where one has no logarithm.
+    pub(crate) fn mean(&self) -> Option<f64> {
+        let logs = self.ratios.iter().map(|ratio| ratio.ln());
+        let mean = logs.sum::<f64>() / self.ratios.len() as f64;
+        mean.is_finite().then(|| mean.exp())
     }
 }
 
@@ -248,7 +259,7 @@ fn because(why: Why, pairs: usize, floor: Option<f64>, needed: Option<u32>) -> S
             _ => ", which is in the interval".to_owned(),
         },
         Why::WithinNoise | Why::NoiseAsLargeAsMargin => {
-            format!(": equal arms differ as much here, the noise floor is {floor}")
+            format!(": noise alone goes as far here, the noise floor is {floor}")
         }
         Why::NoNoiseFloor => {
             ": the noise of this machine is unknown, `cargo xtask evaluate --aa` measures it"

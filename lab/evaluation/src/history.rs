@@ -18,7 +18,7 @@ use super::{
 
 /// What an arm takes besides its load, where no earlier run tells.
 const BESIDES_LOAD: Duration = Duration::from_secs(20);
-/// How many of the last runs are asked for durations.
+/// How many runs are asked for durations: the last ones of the project on the machine.
 const RUNS: usize = 10;
 
 /// The conclusion of every stored run of this project that this version can judge, the oldest first, and how many can't be
@@ -75,18 +75,20 @@ pub struct Durations(BTreeMap<String, Duration>);
 impl Durations {
     /// As the last runs of this project on this machine have it.
     pub fn read(project: &Project, machine: &Machine) -> anyhow::Result<Self> {
-        let mut durations = BTreeMap::new();
         let runs = runs(project)?;
-        for run in runs.iter().skip(runs.len().saturating_sub(RUNS)) {
-            // What can't be read tells nothing about time.
-            let Ok(evaluation) = EvaluationFolder::new(project, run).evidence() else {
-                continue;
-            };
-            if !is_of(&evaluation, project) || !evaluation.versions.machine().is_like(machine) {
-                continue;
-            }
-            for trial in evaluation.trials.iter().filter(|trial| went_well(trial)) {
-                durations.insert(trial.experiment.clone(), took(trial));
+        // What can't be read tells nothing about time.
+        let newest_first = runs
+            .iter()
+            .rev()
+            .filter_map(|run| EvaluationFolder::new(project, run).evidence().ok());
+        let here =
+            newest_first.filter(|it| is_of(it, project) && it.versions.machine().is_like(machine));
+        let mut durations = BTreeMap::new();
+        for evaluation in here.take(RUNS) {
+            // The last trial of the last run that has one.
+            for trial in evaluation.trials.iter().rev().filter(|it| went_well(it)) {
+                let known = durations.entry(trial.experiment.clone());
+                known.or_insert_with(|| took(trial));
             }
         }
         Ok(Self(durations))
@@ -158,8 +160,15 @@ mod tests {
 
     /// A stored run whose only trial takes about so many seconds, of a project and a machine.
     fn store(project: &Project, run: &str, of: Option<&str>, cores: u32, seconds: u32) {
-        let arm = |name| Sketch::arm(name).seconds(seconds);
-        let mut evaluation = evaluation(vec![trial("outbox", 1, &[arm("off"), arm("on")])]);
+        store_trials(project, run, of, cores, &[seconds]);
+    }
+
+    fn store_trials(project: &Project, run: &str, of: Option<&str>, cores: u32, seconds: &[u32]) {
+        let trials = (1..).zip(seconds).map(|(repetition, seconds)| {
+            let arm = |name| Sketch::arm(name).seconds(*seconds);
+            trial("outbox", repetition, &[arm("off"), arm("on")])
+        });
+        let mut evaluation = evaluation(trials.collect());
         evaluation.run = run.to_owned();
         evaluation.project = of.map(str::to_owned);
         evaluation.versions.cores = cores;
@@ -187,5 +196,25 @@ mod tests {
         let elsewhere = conclusions[2].versions.machine();
         let trial = Durations::read(&project, &elsewhere).unwrap().trial(outbox);
         assert!(trial.as_secs() >= 800, "{trial:?}");
+    }
+
+    #[test]
+    fn many_later_runs_of_the_tests_do_not_hide_the_last_trial_of_this_project() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut project = Project::discover().unwrap();
+        (project.root, project.name) = (folder.path().to_owned(), "agora".to_owned());
+        store(&project, "01", Some("agora"), 2, 400);
+        store_trials(&project, "02", Some("agora"), 2, &[300, 24]);
+        for run in 3..=RUNS + 3 {
+            store(&project, &format!("{run:02}"), Some("agora-test"), 2, 300);
+        }
+        let (conclusions, _) = stored(&project).unwrap();
+        let machine = conclusions[0].versions.machine();
+        let durations = Durations::read(&project, &machine).unwrap();
+        let trial = durations.trial(experiments::find("outbox").unwrap());
+        assert!((48..120).contains(&trial.as_secs()), "{trial:?}");
+        // What no run tells is guessed from the load.
+        let inbox = experiments::find("inbox").unwrap();
+        assert_eq!(durations.trial(inbox), Durations::default().trial(inbox));
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! Left out: their statistics ([`crate::statistics::noise`]).
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::Context;
-use base::{outcome, progress::warn};
+use base::outcome;
 use records::evaluation::{Design, Evaluation, Machine, NoiseRecord, Ratio};
 use serde::{Deserialize, Serialize};
-use system::{files::replace, host, project::Project};
+use system::{files::replace, project::Project};
 
-use super::{conclusion::Conclusion, experiments, statistics::noise::NoiseFloor};
+use super::{conclusion::Conclusion, effects, experiments, statistics::noise::NoiseFloor};
 
 /// The version of the file.
 const FORMAT: u32 = 1;
@@ -26,18 +26,29 @@ struct Noise {
 }
 
 impl Noise {
-    /// Those of this machine; where there are none, but others', that is said, too.
+    /// Those of this machine; and in words which of another one's it lacks.
     fn of_machine(self, machine: &Machine) -> (Vec<NoiseRecord>, Option<String>) {
-        let (here, others): (Vec<_>, Vec<_>) = self
+        let (here, others): (Vec<NoiseRecord>, Vec<NoiseRecord>) = self
             .records
             .into_iter()
             .partition(|record| record.machine().is_like(machine));
-        let other = others.last().filter(|_| here.is_empty());
-        let said = other.map(|other| {
+        let is_missing = |other: &&NoiseRecord| {
+            let same = effects::find(&here, &other.experiment, &other.measurement, other.ratio);
+            // What a later A/A run of it here didn't show, none will.
+            let mut of_experiment = here.iter().filter(|it| it.experiment == other.experiment);
+            let is_later = of_experiment.any(|it| it.at > other.at);
+            same.is_none() && !is_later && experiments::find(&other.experiment).is_some()
+        };
+        let missing: Vec<&NoiseRecord> = others.iter().filter(is_missing).collect();
+        let names = missing.iter().map(|it| it.experiment.as_str());
+        let names: Vec<&str> = names.collect::<BTreeSet<_>>().into_iter().collect();
+        let said = missing.last().map(|other| {
             format!(
-                "the noise that is known is of another machine ({}) and isn't used on this one ({machine}): \
-                 `cargo xtask evaluate --aa` measures it",
-                other.machine()
+                "the noise of {} is known of another machine ({}), and not of this one ({machine}): \
+                 `cargo xtask evaluate --aa {}` measures it",
+                names.join(", "),
+                other.machine(),
+                names.join(" ")
             )
         });
         (here, said)
@@ -56,16 +67,15 @@ impl Noise {
     }
 }
 
-/// What is known of the machine that the engine runs on. Warns where only others' noise is known.
+/// What is known of the machine that the engine runs on; and in words what is only known of others, if anything.
 ///
 /// # Errors
-/// When the file can't be used, or the engine doesn't answer.
-pub fn here(project: &Project) -> anyhow::Result<Vec<NoiseRecord>> {
-    let (here, warning) = read(project)?.of_machine(&host::machine()?);
-    if let Some(warning) = warning {
-        warn(&warning);
-    }
-    Ok(here)
+/// When the file can't be used.
+pub fn here(
+    project: &Project,
+    machine: &Machine,
+) -> anyhow::Result<(Vec<NoiseRecord>, Option<String>)> {
+    Ok(read(project)?.of_machine(machine))
 }
 
 /// What is known so far; nothing without a file.
@@ -175,7 +185,6 @@ mod tests {
     use super::*;
     use crate::{
         conclusion::tests::noise as record,
-        effects,
         report::tests::{Sketch, at, evaluation, trial},
     };
 
@@ -195,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_of_another_machine_is_not_used_and_that_is_said() {
+    fn noise_of_another_machine_is_not_used_and_what_is_missing_here_is_said() {
         let this = of("2").machine();
         let (here, said) = noise(vec![of("1")]).of_machine(&this);
         assert_eq!(here, []);
@@ -207,6 +216,34 @@ mod tests {
         let (here, said) = noise(vec![of("2"), of("1")]).of_machine(&this);
         assert_eq!((here, said), (vec![of("2")], None));
         assert_eq!(noise(Vec::new()).of_machine(&this), (Vec::new(), None));
+
+        // One experiment was measured again after the engine was updated, the other was not.
+        let shedding = |engine| NoiseRecord {
+            experiment: "load_shedding".to_owned(),
+            ..of(engine)
+        };
+        let records = vec![of("1"), shedding("1"), of("2")];
+        let (here, said) = noise(records).of_machine(&this);
+        assert_eq!(here, [of("2")]);
+        let said = said.unwrap();
+        assert!(said.contains("--aa load_shedding`"), "{said}");
+        // Another ratio of the same measurement is another one.
+        let own = NoiseRecord {
+            ratio: Ratio::WithPattern,
+            ..of("1")
+        };
+        let (_, said) = noise(vec![own.clone(), of("2")]).of_machine(&this);
+        assert!(said.unwrap().contains("--aa competing_consumers`"));
+        // It was measured here since, and has none; and nobody can measure what there isn't any more.
+        let later = NoiseRecord {
+            at: at(1.0),
+            ..of("2")
+        };
+        let gone = NoiseRecord {
+            experiment: "telepathy".to_owned(),
+            ..of("1")
+        };
+        assert_eq!(noise(vec![own, gone, later]).of_machine(&this).1, None);
     }
 
     #[test]

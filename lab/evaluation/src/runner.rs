@@ -2,7 +2,7 @@
 //!
 //! heal → journal what is there → for each arm, in counterbalanced order: configure → steady? → load → fault → did it take
 //! effect? → heal → load ends → settled → reconcile → restore (between arms of a trial only where something is left) →
-//! steady again? → at the end: restore, whatever happened.
+//! steady again? → at the end: restore, whatever happened, unless the container engine is gone.
 //!
 //! Left out: what the steps do, each in a module of its own.
 
@@ -62,6 +62,9 @@ const STEADY_WITHIN: Duration = Duration::from_secs(30);
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Services try to reconnect to a lost broker or database every ten seconds at the latest.
 const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
+/// Longer than an engine takes to restart.
+const ENGINE_BACK_WITHIN: Duration = Duration::from_secs(60);
+const ENGINE_INTERVAL: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 
 /// What to evaluate.
@@ -79,7 +82,7 @@ pub struct Plan {
     pub seed: u64,
     /// What to break on purpose, if anything.
     pub sabotage: Option<Sabotage>,
-    /// How much equal arms differ on this machine, as far as it is known ([`super::noise::here`]).
+    /// How far noise alone goes on this machine, where that is known ([`super::noise::here`]).
     pub noise: Vec<NoiseRecord>,
 }
 
@@ -171,7 +174,11 @@ pub fn chosen_by(design: Design, profile: Profile) -> Vec<&'static Experiment> {
     }
 }
 
-/// Runs the experiments, and keeps the evidence after each arm. Whatever happens, the system is left as it was found.
+/// Runs the experiments, and keeps the evidence after each arm. The system is left as it was found.
+///
+/// # Errors
+/// When a step fails that no arm can have as its evidence, and when the container engine doesn't answer any more: then nothing could
+/// be restored, and [`resume`] does it.
 pub fn run(project: &Project, plan: &Plan, progress: &Progress) -> anyhow::Result<Evaluation> {
     let system = RunningSystem::new(project)?;
     let _lock = SystemLock::take(project)?;
@@ -224,7 +231,9 @@ pub fn resume(project: &Project, run: &str, progress: &Progress) -> anyhow::Resu
     }
     // A killed run may have left members out.
     heal_first(&system, progress)?;
-    if versions(&system)? != evaluation.versions {
+    let (now, then) = (versions(&system)?, &evaluation.versions);
+    let same_code = (&now.agora, &now.images) == (&then.agora, &then.images);
+    if !same_code || !now.machine().is_like(&then.machine()) {
         return Err(refused("code, images or machine are other ones now"));
     }
     if let Some(why) = configured_otherwise(&evaluation, &system.configuration()?) {
@@ -338,8 +347,8 @@ fn ended_early(run: &str, stopped: &EngineStopped) -> anyhow::Error {
     outcome::unavailable(
         format!("evaluation {run} ended early, and the system is not as it was found: {stopped}"),
         format!(
-            "start the engine (`cargo xtask up`), then `cargo xtask evaluate resume {run}`: it restores the system, and \
-             runs the trial that was cut short again"
+            "start engine and system with the settings that they had (`cargo xtask up`), then `cargo xtask evaluate resume \
+             {run}`: it restores the system, and runs the trial that was cut short again"
         ),
     )
 }
@@ -369,7 +378,7 @@ struct Runner<'a> {
     loads: usize,
     /// How long trials took before, on this machine.
     durations: Durations,
-    /// When the last load ended. What was there before the evaluation counts as loaded.
+    /// When the last load had ended. What was there before the evaluation counts as loaded.
     loaded_until: DateTime<Utc>,
 }
 
@@ -509,12 +518,13 @@ impl Runner<'_> {
             failure: None,
         };
         let steps = self.steps(task, &mut probe, &mut arm, step);
+        self.loaded_until = Utc::now();
         let broke_off = steps.is_err();
-        note(&mut arm, steps, host::version)?;
+        note(&mut arm, steps, engine)?;
         let mut clock = StepClock::start();
         let restored = self.restore(broke_off, &mut probe, &mut arm, step);
         arm.steps.push(clock.lap("restore"));
-        note(&mut arm, restored, host::version)?;
+        note(&mut arm, restored, engine)?;
         arm.finished_at = Utc::now();
         Ok(arm)
     }
@@ -674,14 +684,14 @@ impl Runner<'_> {
         load.wait_until_begun()?;
         if let Some(fault) = task.harmed_as().fault_of(experiment) {
             let (fault, attacks) = self.fault(task, &fault, since, step)?;
+            let was_injected = fault.injected_at.is_some();
             (arm.fault, arm.attacks) = (Some(fault), attacks);
-            if matches!(experiment.observed, Observed::Alerts { .. }) {
+            if was_injected && matches!(experiment.observed, Observed::Alerts { .. }) {
                 load.end_early();
             }
         }
         step.update("waiting for the end of the load");
         let ledger = load.finish()?;
-        self.loaded_until = Utc::now();
         arm.steps.push(clock.lap("load"));
         step.update("waiting until all is settled");
         arm.settled_after_ms = self.settled(sampler, ledger.evidence.summary.finished_at)?;
@@ -841,6 +851,24 @@ fn leaves_nothing(arm: &Arm) -> bool {
     arm.failure.is_none() && arm.reconciliation.as_ref().is_some_and(reconciles)
 }
 
+/// Asks the engine for its version until it answers: one that restarts is back within seconds.
+fn engine() -> anyhow::Result<String> {
+    let mut said = None;
+    let answer = wait::until(
+        ENGINE_BACK_WITHIN,
+        ENGINE_INTERVAL,
+        || match host::version() {
+            Ok(version) => Ok(Some(version)),
+            Err(error) if error.is::<Interrupted>() => Err(error),
+            Err(error) => {
+                said = Some(error);
+                Ok(None)
+            }
+        },
+    )?;
+    answer.ok_or_else(|| said.unwrap_or_else(|| anyhow::anyhow!("no answer")))
+}
+
 /// Records the first error of an arm in its evidence. Only Ctrl-C and an engine that doesn't answer any more end the
 /// evaluation: every arm after it would break off, too. `engine` asks it, within its own limit.
 fn note(
@@ -957,8 +985,8 @@ fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
 fn compared(experiment: &Experiment) -> anyhow::Result<BTreeSet<Part>> {
     let mut compared = BTreeSet::new();
     for plan in experiment.arms {
-        let patterns = plan.patterns_off.iter().map(|name| Pattern::named(name));
-        for pattern in patterns.flatten() {
+        for name in plan.patterns_off {
+            let pattern = Pattern::named(name).with_context(|| format!("no pattern `{name}`"))?;
             for service in pattern.read_by() {
                 compared.insert(service.parse()?);
             }

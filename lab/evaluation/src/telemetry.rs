@@ -18,8 +18,9 @@ use system::{
 
 use crate::{experiment::Observed, traces};
 
-/// The most orders whose traces are looked up.
-const ORDERS: usize = 300;
+/// The most orders whose traces are looked up: those that aren't whole are asked for again and again, until no span comes any more.
+/// If all of so many are whole, at most 3 % of the others are not (at 95 %).
+const ORDERS: usize = 100;
 
 /// Watches the services' metrics from a moment on.
 #[derive(Debug)]

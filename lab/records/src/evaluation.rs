@@ -44,7 +44,7 @@ pub struct Evaluation {
     /// What was to be run; empty in evidence of version 1, which can't be resumed.
     #[serde(default)]
     pub planned: Vec<PlannedExperiment>,
-    /// How large effects between equal arms are on this machine, as far as it was known when the run started.
+    /// How far noise alone takes ratios on this machine, as far as it was known when the run started.
     #[serde(default)]
     pub noise: Vec<NoiseRecord>,
     /// How the system was configured when the run started, which every arm changes and the end restores; `None` in evidence

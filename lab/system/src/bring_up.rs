@@ -36,6 +36,8 @@ use crate::{
 /// How long the containers may take until all are healthy.
 const HEALTHY_WITHIN_SECONDS: u64 = 180;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What Compose says of a container because of which it stops waiting for all others.
+const UNHEALTHY: &str = "is unhealthy";
 /// How long the gateways of a benchmark may take until they are healthy.
 const GATEWAYS_WITHIN_SECONDS: u64 = 60;
 /// How much of an unhealthy container's log an error repeats.
@@ -218,7 +220,7 @@ fn start(
 }
 
 /// The members once all are healthy, after Compose gave up. It gives up as soon as one container is unhealthy, although a
-/// service recovers by itself whose database or broker this very call has started.
+/// service recovers by itself whose database or broker this very call has started. Any other failure is no question of time.
 fn recovered(
     project: &Project,
     settings: &Settings,
@@ -226,15 +228,18 @@ fn recovered(
     began: Instant,
     step: &Step,
 ) -> anyhow::Result<Vec<Member>> {
+    let gave_up_early = format!("{error:#}").contains(UNHEALTHY);
     let members = members::all(project).unwrap_or_default();
-    if let Some(known) = known_cause(settings, error, &members) {
-        return Err(known);
-    }
-    if may_recover(&members) {
+    let blocked = broker::alarms_of(settings, &members).unwrap_or_default();
+    let stays_so = !blocked.is_empty() || known_causes::of(&sick(&members).join("\n")).is_some();
+    if gave_up_early && !stays_so && may_recover(&members) {
         step.update("waiting for services to recover");
         let left = Duration::from_secs(HEALTHY_WITHIN_SECONDS).saturating_sub(began.elapsed());
         let healthy = wait::until(left, LOOK_INTERVAL, || {
             let members = members::all(project)?;
+            if !may_recover(&members) {
+                return Err(explain(settings, &members, error, began));
+            }
             let is_healthy = |member: &Member| member.is_healthy() || member.service.is_optional();
             Ok(members.iter().all(is_healthy).then_some(members))
         })?;
@@ -242,7 +247,8 @@ fn recovered(
             return Ok(members);
         }
     }
-    Err(explain(project, settings, error, began))
+    let members = members::all(project).unwrap_or_default();
+    Err(explain(settings, &members, error, began))
 }
 
 /// Whether nothing is missing and every container runs: those that aren't healthy may become so.
@@ -270,28 +276,23 @@ fn sick(members: &[Member]) -> Vec<String> {
         .collect()
 }
 
-fn known_cause(
-    settings: &Settings,
-    error: &anyhow::Error,
-    members: &[Member],
-) -> Option<anyhow::Error> {
-    known_causes::of(&format!("{error:#}"))
-        .or_else(|| known_causes::of(&sick(members).join("\n")))
-        .or_else(|| broker::blocked_by(&broker::alarms_of(settings, members)))
-}
-
 /// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log.
 fn explain(
-    project: &Project,
     settings: &Settings,
+    members: &[Member],
     error: &anyhow::Error,
     began: Instant,
 ) -> anyhow::Error {
-    let members = members::all(project).unwrap_or_default();
-    if let Some(known) = known_cause(settings, error, &members) {
+    let sick = sick(members);
+    let said = format!("{error:#}\n{}", sick.join("\n"));
+    // Alarms that can't be read are no known cause.
+    let alarms = || broker::alarms_of(settings, members).unwrap_or_default();
+    let known = known_causes::of(&said)
+        .or_else(|| known_causes::full_disk(&said))
+        .or_else(|| broker::blocked_by(&alarms()));
+    if let Some(known) = known {
         return known;
     }
-    let sick = sick(&members);
     if sick.is_empty() {
         return outcome::failed(
             format!("the containers can't be started: {error:#}"),

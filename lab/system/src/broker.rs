@@ -34,19 +34,20 @@ pub fn alarms(broker: &Client) -> anyhow::Result<Vec<String>> {
     match answer.status {
         200 => Ok(Vec::new()),
         503 => Ok(resources(answer.json()?)),
-        _ => anyhow::bail!("RabbitMQ did not tell its alarms: {}", answer.shown()),
+        _ => anyhow::bail!("RabbitMQ refuses to name its alarms: {}", answer.shown()),
     }
 }
 
 /// The alarms of a system's broker; none where it isn't healthy, which is shown elsewhere.
-pub fn alarms_of(settings: &Settings, members: &[Member]) -> Vec<String> {
+///
+/// # Errors
+/// When a healthy broker doesn't answer.
+pub fn alarms_of(settings: &Settings, members: &[Member]) -> anyhow::Result<Vec<String>> {
     let is_healthy = |member: &Member| member.service == Part::RabbitMq && member.is_healthy();
     if !members.iter().any(is_healthy) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    management(settings, members)
-        .and_then(|broker| alarms(&broker))
-        .unwrap_or_default()
+    alarms(&management(settings, members)?)
 }
 
 /// What alarms mean, with the next step; `None` without any.

@@ -198,7 +198,8 @@ impl<'a> RunningSystem<'a> {
             args.push(format!("--command={sql}"));
             args.push(format!("--command=\\echo {ANSWERED}"));
         }
-        Ok(docker(args.iter().map(String::as_str)).limit(STATEMENT_LIMIT))
+        let limit = STATEMENT_LIMIT * u32::try_from(questions.len())?;
+        Ok(docker(args.iter().map(String::as_str)).limit(limit))
     }
 
     /// Runs queries, each in its database, as superuser, in one session for queries of the same database that follow each

@@ -25,7 +25,7 @@ use evaluation::{
     statistics::sequential::Looks,
     store::{EvaluationFolder, LATEST},
 };
-use records::evaluation::{Design, Evaluation, NoiseRecord, Profile, Sabotage};
+use records::evaluation::{Design, Evaluation, Machine, NoiseRecord, Profile, Sabotage};
 use system::{host, project::Project};
 
 use crate::output::{Format, one_of, print_json, progress};
@@ -69,7 +69,7 @@ pub(crate) struct Options {
     /// With --until-decided: the most pairs
     #[arg(long, value_name = "N", requires = "until_decided", value_parser = clap::value_parser!(u32).range(1..=30))]
     at_most: Option<u32>,
-    /// A/A: run every arm as shipped, and keep how large effects between equal arms are on this machine
+    /// A/A: run every arm as shipped, and keep how far noise alone goes on this machine
     #[arg(long, conflicts_with_all = ["sabotage", "profile"])]
     aa: bool,
     /// Reproduces the request mix and the moment of each fault [default: a random one, which is printed]
@@ -107,7 +107,7 @@ enum Task {
         #[arg(default_value = LATEST)]
         run: String,
     },
-    /// Show all stored runs: measurements and declared effects over time, and where they changed
+    /// Show the stored runs on the last run's machine: measurements and declared effects over time, and where they changed
     History {
         /// The experiments to print [default: all of them; the page always has all]
         #[arg(value_name = "EXPERIMENT")]
@@ -158,7 +158,9 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 }
 
 fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let plan = what(options, || noise::here(project))?;
+    let plan = what(options, |design| {
+        known_noise(project, &host::machine()?, design)
+    })?;
     warn_of_noise(&plan);
     // Before the run adds to it.
     let load_average = noise::load_average();
@@ -169,7 +171,7 @@ fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Res
 /// What the options ask for; the noise is asked for once they are known to be right.
 fn what(
     options: &Options,
-    noise: impl FnOnce() -> anyhow::Result<Vec<NoiseRecord>>,
+    noise: impl FnOnce(Design) -> anyhow::Result<Vec<NoiseRecord>>,
 ) -> anyhow::Result<Plan> {
     let profile = options.profile;
     let design = if options.aa {
@@ -205,7 +207,7 @@ fn what(
             ));
         }
     };
-    let noise = noise()?;
+    let noise = noise(design)?;
     let stopping = match (asked, design, profile) {
         (Some(asked), ..) => asked,
         (None, Design::SameArms, _) => Stopping::After(AA_PAIRS),
@@ -227,7 +229,20 @@ fn what(
     })
 }
 
-/// Says which declared effects are no larger than what seems to be between equal arms here.
+/// What is known of the noise on this machine. Warns of what is missing, unless noise is what will be measured.
+fn known_noise(
+    project: &Project,
+    machine: &Machine,
+    design: Design,
+) -> anyhow::Result<Vec<NoiseRecord>> {
+    let (known, missing) = noise::here(project, machine)?;
+    if let Some(missing) = missing.filter(|_| design == Design::Pattern) {
+        warn(&missing);
+    }
+    Ok(known)
+}
+
+/// Says which declared effects are no larger than what noise alone makes here.
 fn warn_of_noise(plan: &Plan) {
     if plan.design == Design::SameArms {
         return;
@@ -242,7 +257,7 @@ fn warn_of_noise(plan: &Plan) {
             );
             if let Some(floor) = known.filter(|noise| effect.bound.is_within(noise.factor)) {
                 warn(&format!(
-                    "{}: {}: {} can't be shown here, equal arms differ by {}",
+                    "{}: {}: {} can't be shown here, noise alone goes as far as {}",
                     experiment.name,
                     effect.measurement,
                     effects::declared(effect.bound),
@@ -277,8 +292,9 @@ fn plan(project: &Project, names: &[String], format: Format) -> anyhow::Result<E
         [] => runner::chosen_by(Design::SameArms, Profile::Default),
         names => chosen(names)?,
     };
-    let noise = noise::here(project)?;
-    let durations = Durations::read(project, &host::machine()?)?;
+    let machine = host::machine()?;
+    let noise = known_noise(project, &machine, Design::Pattern)?;
+    let durations = Durations::read(project, &machine)?;
     let entries: Vec<_> = experiments
         .into_iter()
         .flat_map(|experiment| power_plan::entries(&noise, experiment, &durations))
@@ -433,7 +449,7 @@ mod tests {
             let command = plan.command();
             let words = command.split(' ').skip(2);
             let line = <CommandLine as clap::Parser>::try_parse_from(words).unwrap();
-            let again = what(&line.options, || Ok(Vec::new())).unwrap();
+            let again = what(&line.options, |_| Ok(Vec::new())).unwrap();
             assert_eq!(again.planned(), plan.planned(), "{command}");
             assert_eq!(again.command(), command);
             assert_eq!((again.design, again.profile), (design, profile));

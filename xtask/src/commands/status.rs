@@ -22,8 +22,8 @@ struct Report {
     outcome: Exit,
     project: String,
     services: Vec<Service>,
-    /// The resources that the broker is short of: it accepts no messages while there is one.
-    broker_alarms: Vec<String>,
+    /// The resources that the broker is short of: it accepts no messages while there is one. `None` where it doesn't answer.
+    broker_alarms: Option<Vec<String>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,20 +43,26 @@ struct Service {
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
     let members = members::running(project)?;
     let services = look_at_all(&members)?;
-    let broker_alarms = project.settings().map_or_else(
-        |_| Vec::new(),
-        |settings| broker::alarms_of(&settings, &members),
-    );
-    let healthy = services.iter().all(|service| service.healthy) && broker_alarms.is_empty();
+    let settings = project.settings();
+    let broker_alarms = settings.and_then(|settings| broker::alarms_of(&settings, &members));
+    let accepts_messages = matches!(&broker_alarms, Ok(none) if none.is_empty());
+    let healthy = services.iter().all(|service| service.healthy) && accepts_messages;
     let report = Report {
         outcome: if healthy { Exit::Holds } else { Exit::Failed },
         project: project.name.clone(),
         services,
-        broker_alarms,
+        broker_alarms: broker_alarms.as_ref().ok().cloned(),
     };
     match format {
         Format::Json => print_json(&report)?,
-        Format::Text => print_text(&report),
+        Format::Text => {
+            print_text(&report);
+            match broker_alarms.map(|alarms| broker::blocked_by(&alarms)) {
+                Ok(None) => {}
+                Ok(Some(blocked)) => println!("{blocked}"),
+                Err(unread) => println!("The broker's alarms can't be read: {unread:#}"),
+            }
+        }
     }
     Ok(report.outcome)
 }
@@ -175,13 +181,10 @@ fn print_text(report: &Report) {
         .filter(|service| !service.healthy)
         .count()
     {
-        0 if report.broker_alarms.is_empty() => println!("All healthy."),
+        0 if report.outcome == Exit::Holds => println!("All healthy."),
         0 => {}
         sick => println!(
             "{sick} not healthy: `cargo xtask logs SERVICE` says why, `cargo xtask up` starts what is stopped."
         ),
-    }
-    if let Some(blocked) = broker::blocked_by(&report.broker_alarms) {
-        println!("{blocked}");
     }
 }

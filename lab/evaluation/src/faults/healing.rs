@@ -53,10 +53,10 @@ pub fn heal_everything(system: &RunningSystem<'_>, step: &Step) -> anyhow::Resul
     if broker::restore_watermark(system)? {
         repaired.add("the broker's memory watermark set back".to_owned());
     }
-    broker::require_no_alarm(system)?;
     for binding in broker::restore_bindings(system)? {
         repaired.add(format!("binding restored: {binding}"));
     }
+    broker::require_no_alarm(system)?;
     wait_until_healthy(system, |_| true)?;
     for removed in remove_poison(system)? {
         repaired.add(removed);

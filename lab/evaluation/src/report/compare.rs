@@ -6,6 +6,10 @@
 //! known ([`noise::between_medians`]): a noise floor is of the mean of an A/A run's pairs, and single values differ more.
 //! Where one of the runs has a single value, only measurements that the verdict rests on are judged.
 //!
+//! All measurements that are judged by noise share an error of 5 % (Bonferroni): of two runs of the same, some median is
+//! beyond its tolerance in one of twenty cases at most, and beyond it on the worse side in one of forty. The noise is that of arms
+//! run back to back; what changes with the day comes on top of it.
+//!
 //! Left out: how a comparison looks (`xtask`).
 
 use base::outcome::Exit;
@@ -17,7 +21,7 @@ use crate::{
     conclusion::{Conclusion, ExperimentConclusion, MeasurementSummary},
     effects,
     measurement::{Better, Outcome},
-    statistics::{Spread, noise},
+    statistics::{Spread, noise, pairs::LEVEL},
 };
 
 /// The allowed relative regression of a measurement whose noise isn't known.
@@ -114,13 +118,19 @@ impl Comparison {
         noise: &[NoiseRecord],
         tolerance: Option<f64>,
     ) -> Self {
+        let in_both: Vec<(&ExperimentConclusion, &ExperimentConclusion)> = before
+            .experiments
+            .iter()
+            .filter_map(|old| {
+                let mut experiments = after.experiments.iter();
+                Some((old, experiments.find(|new| new.name == old.name)?))
+            })
+            .collect();
+        let tolerances = Tolerances::new(&in_both, noise, tolerance);
         let mut regressions = Vec::new();
         let mut experiments = Vec::new();
-        for old in &before.experiments {
-            let Some(new) = after.experiments.iter().find(|new| new.name == old.name) else {
-                continue;
-            };
-            let compared = ExperimentComparison::of(old, new, noise, tolerance);
+        for (old, new) in in_both {
+            let compared = ExperimentComparison::of(old, new, &tolerances);
             if compared.change == Change::Worse {
                 regressions.push(format!(
                     "{}: {} before, {} now: {}",
@@ -179,17 +189,10 @@ impl ExperimentComparison {
     fn of(
         old: &ExperimentConclusion,
         new: &ExperimentConclusion,
-        noise: &[NoiseRecord],
-        tolerance: Option<f64>,
+        tolerances: &Tolerances<'_>,
     ) -> Self {
-        let measurements = old.measurements.iter().filter_map(|measurement| {
-            let same = new
-                .measurements
-                .iter()
-                .find(|other| other.name == measurement.name)?;
-            let noise = effects::find(noise, &new.name, &same.name, Ratio::BetweenArms);
-            MeasurementComparison::of(measurement, same, noise, tolerance)
-        });
+        let measurements = measured_in_both(old, new)
+            .filter_map(|(old, same)| MeasurementComparison::of(old, same, &new.name, tolerances));
         Self {
             name: new.name.clone(),
             before: old.outcome,
@@ -209,23 +212,16 @@ impl MeasurementComparison {
     fn of(
         old: &MeasurementSummary,
         new: &MeasurementSummary,
-        noise: Option<&NoiseRecord>,
-        tolerance: Option<f64>,
+        experiment: &str,
+        tolerances: &Tolerances<'_>,
     ) -> Option<Self> {
         let (last_old, last_new) = (old.arms.last()?, new.arms.last()?);
-        let count = |spread: &Option<Spread>| spread.map_or(1, |spread| spread.count);
-        let (before, after) = (count(&last_old.spread), count(&last_new.spread));
-        let of_noise = noise.map(|noise| {
-            let (deviation, pairs) = (noise.log_deviation, noise.pairs as usize);
-            noise::between_medians(deviation, pairs, before, after) - 1.0
-        });
-        let tolerance = tolerance.or(of_noise).unwrap_or(DEFAULT_TOLERANCE);
-        let change = match (&last_old.spread, &last_new.spread) {
-            // Of many measurements some would differ by chance; those that a verdict rests on are few, and mostly counts.
-            (Some(before), Some(after)) if new.decisive || before.count.min(after.count) > 1 => {
-                change(new.better, before, after, tolerance)
-            }
-            _ => Change::NotJudged,
+        let count = |spread: Option<Spread>| spread.map_or(1, |spread| spread.count);
+        let (before, after) = (count(last_old.spread), count(last_new.spread));
+        let tolerance = tolerances.of(experiment, &new.name, before, after);
+        let change = match judged(old, new) {
+            Some((before, after)) => change(new.better, &before, &after, tolerance),
+            None => Change::NotJudged,
         };
         Some(Self {
             name: new.name.clone(),
@@ -237,6 +233,77 @@ impl MeasurementComparison {
             change,
         })
     }
+}
+
+/// How much worse the median of each measurement may get.
+struct Tolerances<'a> {
+    /// What was asked for: the same for all.
+    given: Option<f64>,
+    noise: &'a [NoiseRecord],
+    /// The two-sided error of each measurement that is judged by noise: its share.
+    level: f64,
+}
+
+impl<'a> Tolerances<'a> {
+    /// For the experiments that both runs have.
+    fn new(
+        in_both: &[(&ExperimentConclusion, &ExperimentConclusion)],
+        noise: &'a [NoiseRecord],
+        given: Option<f64>,
+    ) -> Self {
+        let by_noise = in_both.iter().map(|(old, new)| {
+            let measurements = measured_in_both(old, new).filter(|(old, same)| {
+                judged(old, same).is_some() && known(noise, &new.name, &same.name).is_some()
+            });
+            measurements.count()
+        });
+        let by_noise: usize = by_noise.sum();
+        Self {
+            given,
+            noise,
+            level: LEVEL / by_noise.max(1) as f64,
+        }
+    }
+
+    /// That of a measurement with so many values before and after.
+    fn of(&self, experiment: &str, measurement: &str, before: usize, after: usize) -> f64 {
+        let by_noise = || {
+            let noise = known(self.noise, experiment, measurement)?;
+            let (deviation, pairs) = (noise.log_deviation, noise.pairs as usize);
+            Some(noise::between_medians(deviation, pairs, before, after, self.level) - 1.0)
+        };
+        self.given.or_else(by_noise).unwrap_or(DEFAULT_TOLERANCE)
+    }
+}
+
+/// The noise of a measurement, as far as it is known.
+fn known<'a>(
+    noise: &'a [NoiseRecord],
+    experiment: &str,
+    measurement: &str,
+) -> Option<&'a NoiseRecord> {
+    effects::find(noise, experiment, measurement, Ratio::BetweenArms)
+}
+
+/// The measurements that both conclusions on an experiment have.
+fn measured_in_both<'a>(
+    old: &'a ExperimentConclusion,
+    new: &'a ExperimentConclusion,
+) -> impl Iterator<Item = (&'a MeasurementSummary, &'a MeasurementSummary)> {
+    old.measurements.iter().filter_map(move |measurement| {
+        let mut others = new.measurements.iter();
+        let same = others.find(|other| other.name == measurement.name)?;
+        Some((measurement, same))
+    })
+}
+
+/// The values of the last arm before and after; `None` where a change of them isn't judged.
+fn judged(old: &MeasurementSummary, new: &MeasurementSummary) -> Option<(Spread, Spread)> {
+    let before = old.arms.last()?.spread?;
+    let after = new.arms.last()?.spread?;
+    // Of many measurements some would differ by chance; those that a verdict rests on are few, and mostly counts.
+    let is_judged = new.decisive || before.count.min(after.count) > 1;
+    (is_judged && new.better != Better::Neither).then_some((before, after))
 }
 
 /// How a median changed: only a change beyond the tolerance, and with ranges that don't overlap, counts. The tolerance is the same

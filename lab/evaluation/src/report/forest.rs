@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use records::evaluation::Ratio;
 use serde::Serialize;
 
 use super::{
@@ -61,7 +62,24 @@ struct Line<'a> {
     runs: Vec<(Option<u32>, f64)>,
     /// Mean and interval.
     estimate: Option<(f64, f64, f64)>,
-    noise_floor: Option<f64>,
+    noise: Option<Noise>,
+}
+
+/// How far noise alone takes a ratio.
+#[derive(Clone, Copy)]
+struct Noise {
+    /// The noise floor, a factor of at least 1.
+    floor: f64,
+    /// What it lies around: 1 between arms, else the ratio's mean, as its fault has an effect each time.
+    around: f64,
+}
+
+impl Noise {
+    /// `None` where the floor isn't known, or what it lies around.
+    fn of(floor: Option<f64>, around: Option<f64>) -> Option<Self> {
+        let (floor, around) = floor.zip(around)?;
+        Some(Self { floor, around })
+    }
 }
 
 /// The plot of an experiment; `None` where nothing has a ratio.
@@ -75,7 +93,7 @@ pub(super) fn of(experiment: &ExperimentConclusion) -> Option<Forest> {
         axis: axis(&scale),
         has_interval: lines.iter().any(|line| line.estimate.is_some()),
         has_bound: lines.iter().any(|line| line.declared.is_some()),
-        has_floor: lines.iter().any(|line| line.noise_floor.is_some()),
+        has_floor: lines.iter().any(|line| line.noise.is_some()),
         rows: lines.iter().map(|line| line.row(&scale)).collect(),
     })
 }
@@ -118,7 +136,13 @@ impl<'a> Line<'a> {
                 .certainty
                 .zip(effect.interval)
                 .map(|(certainty, interval)| (certainty.mean, interval.low, interval.high)),
-            noise_floor: effect.noise_floor,
+            noise: Noise::of(
+                effect.noise_floor,
+                match effect.ratio {
+                    Ratio::BetweenArms => Some(1.0),
+                    Ratio::WithPattern => effect.mean(),
+                },
+            ),
         }
     }
 
@@ -156,7 +180,7 @@ impl<'a> Line<'a> {
             declared: None,
             runs: numbered(experiment, Some(measurement), ratios),
             estimate: certainty.map(|it| (it.mean, it.low, it.high)),
-            noise_floor: measurement.noise_floor,
+            noise: Noise::of(measurement.noise_floor, Some(1.0)),
         }
     }
 
@@ -166,9 +190,10 @@ impl<'a> Line<'a> {
         let estimate = self.estimate.iter();
         let estimate = estimate.flat_map(|(mean, low, high)| [*mean, *low, *high]);
         let bound = self.declared.iter().map(|effect| effect.bound.ratio());
-        let noise = self.noise_floor.into_iter();
-        let noise = noise.map(|floor| floor.min(WHOLE_FLOOR));
-        let noise = noise.flat_map(|floor| [1.0 / floor, floor]);
+        let noise = self.noise.iter().flat_map(|noise| {
+            let floor = noise.floor.min(WHOLE_FLOOR);
+            [noise.around / floor, noise.around * floor]
+        });
         runs.chain(estimate).chain(bound).chain(noise)
     }
 
@@ -187,20 +212,21 @@ impl<'a> Line<'a> {
             "<svg class=\"row\" role=\"img\" aria-label=\"{}: {}{}\">",
             escape(self.name),
             escape(&self.text),
-            match self.noise_floor {
-                Some(floor) => format!("; noise floor {}", numbers::ratio(floor)),
+            match self.noise {
+                Some(noise) => format!("; noise floor {}", numbers::ratio(noise.floor)),
                 None => String::new(),
             }
         );
-        if let Some(floor) = self.noise_floor {
-            let (left, right) = (scale.part(1.0 / floor), scale.part(floor));
+        if let Some(Noise { floor, around }) = self.noise {
+            let (left, right) = (scale.part(around / floor), scale.part(around * floor));
             let _ = write!(
                 svg,
-                "<rect class=\"noise\" x=\"{}\" y=\"0\" width=\"{}\" height=\"{HEIGHT}\"><title>noise floor {}: equal arms \
-                 differ as much</title></rect>",
+                "<rect class=\"noise\" x=\"{}\" y=\"0\" width=\"{}\" height=\"{HEIGHT}\"><title>noise floor {}: noise alone \
+                 goes as far from {}</title></rect>",
                 percent(left),
                 percent(right - left),
-                numbers::ratio(floor)
+                numbers::ratio(floor),
+                numbers::ratio(around)
             );
         }
         svg.push_str(&grid(scale, HEIGHT));
@@ -449,6 +475,24 @@ mod tests {
         );
         let forest = plot(&SIX, None);
         assert!(!forest.has_floor && !forest.rows[0].svg.contains("class=\"noise\""));
+    }
+
+    #[test]
+    fn the_noise_of_a_ratio_that_the_last_arm_has_by_itself_is_shaded_around_its_mean() {
+        let mut conclusion = conclusion(&SIX, Some(1.1));
+        conclusion.experiments[0].effects[0].ratio = Ratio::WithPattern;
+        let forest = of(&conclusion.experiments[0]).expect("a ratio");
+        let svg = &forest.rows[0].svg;
+        let (left, width) = (place(svg, "noise", "x"), place(svg, "noise", "width"));
+        let (one, run) = (place(svg, "no-effect", "x1"), place(svg, "run", "cx"));
+        let middle = left + width / 2.0;
+        // The first pair, ×1.50, is almost the mean.
+        assert!(
+            (middle - run).abs() < (run - one) / 10.0,
+            "{middle} {run} {one}"
+        );
+        assert!(svg.contains("noise alone goes as far from ×1.5"), "{svg}");
+        assert!(forest.has_floor);
     }
 
     #[test]

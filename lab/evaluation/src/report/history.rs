@@ -9,7 +9,7 @@
 mod trend;
 
 use chrono::{DateTime, Utc};
-use records::evaluation::{Design, Machine, Profile};
+use records::evaluation::{Design, Machine, Profile, Ratio};
 use serde::Serialize;
 
 use super::{
@@ -116,8 +116,11 @@ pub struct Series {
     pub better: Better,
     /// How large the ratio must be.
     pub bound: Option<Bound>,
-    /// How large a ratio seems between equal arms, as the last run that knew it has it.
+    /// How far noise alone takes a ratio, as a factor, as the last run that knew it has it.
     pub noise_floor: Option<f64>,
+    /// Whether the noise floor lies around 1, as that of a ratio of two arms does. Else it lies around the median of all runs.
+    #[serde(skip)]
+    pub is_between_arms: bool,
     /// One for each arm; of an effect, a single one.
     pub lines: Vec<Line>,
 }
@@ -331,9 +334,9 @@ impl Series {
 }
 
 impl Line {
-    /// What the noise floor lies around: 1 for a ratio, else the median of all runs; `None` where that has no factor.
-    pub(super) fn middle(&self, is_ratio: bool) -> Option<f64> {
-        if is_ratio {
+    /// What the noise floor lies around: 1 for a ratio of two arms, else the median of all runs; `None` where that has no factor.
+    pub(super) fn middle(&self, is_between_arms: bool) -> Option<f64> {
+        if is_between_arms {
             return Some(1.0);
         }
         let spread = Spread::of(self.values.iter().flatten().copied())?;
@@ -363,13 +366,11 @@ fn effect_series(
         },
         bound: Some(effect.bound),
         noise_floor: floors.filter_map(|effect| effect.noise_floor).next(),
+        is_between_arms: effect.ratio == Ratio::BetweenArms,
         lines: vec![Line {
             // Names of arms in it are code on the page and on a terminal alike.
             of: effect.of.replace('`', ""),
-            values: seen
-                .iter()
-                .map(|effect| geometric_mean(&effect.as_ref()?.ratios))
-                .collect(),
+            values: seen.iter().map(|effect| effect.as_ref()?.mean()).collect(),
             changes: Vec::new(),
         }],
     }
@@ -398,6 +399,7 @@ fn measurement_series(
         better: measurement.better,
         bound: None,
         noise_floor: floors.filter_map(|it| it.noise_floor).next(),
+        is_between_arms: false,
         lines: measurement
             .arms
             .iter()
@@ -408,13 +410,6 @@ fn measurement_series(
             })
             .collect(),
     }
-}
-
-/// `None` without a ratio, and where one has no logarithm.
-fn geometric_mean(ratios: &[f64]) -> Option<f64> {
-    let logs = ratios.iter().map(|ratio| ratio.ln());
-    let mean = logs.sum::<f64>() / ratios.len() as f64;
-    mean.is_finite().then(|| mean.exp())
 }
 
 fn changes(values: &[Option<f64>], runs: &[Run]) -> Vec<Change> {

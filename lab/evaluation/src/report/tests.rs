@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use records::{
     evaluation::{
         Arm, Configuration, Design, Evaluation, FORMAT, FaultEffect, FaultEvidence, FiredAlert,
-        Hop, InForce, LoadEvidence, Measure, Profile, Reconciliation, Sabotage, Sample, Steadiness,
-        StepTime, Telemetry, Trial, Versions,
+        Hop, InForce, LoadEvidence, Measure, NoiseRecord, Profile, Reconciliation, Sabotage,
+        Sample, Steadiness, StepTime, Telemetry, Trial, Versions,
     },
     load::{LatencySummary, LoadModel, OrderCount, RunSummary, TimelineSecond},
 };
@@ -16,7 +16,7 @@ use support::schema;
 use system::project::Project;
 
 use super::{
-    compare::Comparison,
+    compare::{Change, Comparison},
     history::{self, ExperimentHistory, History},
     html, junit, list, markdown,
 };
@@ -28,6 +28,7 @@ use crate::{
     experiment::{Experiment, Model, Observed},
     experiments,
     measurement::Outcome,
+    statistics::{noise::between_medians, pairs::LEVEL},
     store::{EvaluationFolder, write_history},
 };
 
@@ -911,6 +912,39 @@ fn single_values_may_differ_as_single_pairs_do_and_medians_less() {
     assert_eq!(change(57, 1), ("same", 8.0));
     assert_eq!(change(50, 1), ("WORSE", 8.0));
     assert_eq!(change(57, 6), ("WORSE", 4.0));
+}
+
+#[test]
+fn measurements_that_are_judged_by_noise_share_the_error() {
+    let run = |runs: usize| Conclusion::of(&consumers(&vec![(40, 60); runs])).unwrap();
+    let tolerance = |runs: usize, noise: &[NoiseRecord], asked: Option<f64>| {
+        let comparison = Comparison::of(&run(runs), &run(runs), noise, asked);
+        let mut measurements = comparison.experiments[0].measurements.iter();
+        let speed = measurements.find(|it| it.name == "orders decided under the CPU limit");
+        let judged = comparison.experiments[0].measurements.iter();
+        let judged = judged.filter(|it| it.change != Change::NotJudged).count();
+        (speed.unwrap().tolerance, judged)
+    };
+    let one = [noise(1.05)];
+    let all: Vec<NoiseRecord> = run(1).experiments[0]
+        .measurements
+        .iter()
+        .map(|measurement| NoiseRecord {
+            measurement: measurement.name.clone(),
+            ..noise(1.05)
+        })
+        .collect();
+    // Of single values only one is judged, however many have a noise that is known.
+    let (alone, judged) = tolerance(1, &all, None);
+    assert_eq!((alone, judged), (tolerance(1, &one, None).0, 1));
+    // Of six all are that have a better direction, and they share the error.
+    let (alone, judged) = tolerance(6, &one, None);
+    assert!(judged > 2, "{judged}");
+    let (shared, _) = tolerance(6, &all, None);
+    let level = LEVEL / judged as f64;
+    let expected = between_medians(0.03, 6, 6, 6, level) - 1.0;
+    assert!(shared > alone && (shared - expected).abs() < 1e-12);
+    assert_eq!(tolerance(6, &all, Some(0.5)).0, 0.5);
 }
 
 #[test]

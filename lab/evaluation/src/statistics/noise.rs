@@ -4,9 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use std::f64::consts::FRAC_PI_2;
+use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
 use super::pairs::{self, Interval, LEVEL};
+
+/// With more degrees of freedom Student's t is the normal distribution, to a part of a thousand.
+const MOST_DEGREES: usize = 1_000;
+/// Each halves the place in which a quantile of Student's t is.
+const HALVINGS: u32 = 50;
 
 /// How far noise alone takes a ratio from where it is without noise.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -49,33 +54,52 @@ impl NoiseFloor {
     }
 }
 
-/// How far noise alone takes the ratio of two medians from 1, as a factor: the half-width of its interval at 95 %. The medians
-/// are of so many values each, `sd_log` is the standard deviation of the log-ratios of so many `pairs` of single values. It
-/// assumes normal log-ratios, and that runs on different days differ no more than arms that follow each other.
+/// How far noise alone takes the ratio of two medians from 1, as a factor: the half-width of its interval at `1 − level`. The
+/// medians are of so many values each, `sd_log` is the standard deviation of the log-ratios of so many `pairs` of single values.
+/// It assumes normal log-ratios, and that runs on different days differ no more than arms that follow each other. Of several
+/// measurements each takes its share of the error as `level`.
 ///
 /// Of the variance of a log-ratio each value has half. The median of *n* values has that divided by *n*, times π/2 at most
 /// (Laplace 1818); of one or two values it is their mean. As `sd_log` is an estimate, the quantile is that of Student's t.
-pub fn between_medians(sd_log: f64, pairs: usize, before: usize, after: usize) -> f64 {
+pub fn between_medians(sd_log: f64, pairs: usize, before: usize, after: usize, level: f64) -> f64 {
     let variance = |count: usize| {
         let of_median = if count > 2 { FRAC_PI_2 } else { 1.0 };
         of_median / count.max(1) as f64
     };
     let variance = f64::midpoint(variance(before), variance(after));
-    (student_t(pairs.saturating_sub(1)) * sd_log * variance.sqrt()).exp()
+    (student_t(pairs.saturating_sub(1), level) * sd_log * variance.sqrt()).exp()
 }
 
-/// The quantile of Student's t at 97.5 %, to 0.2 % from five degrees of freedom on (Abramowitz and Stegun 1964, 26.7.5).
-fn student_t(degrees: usize) -> f64 {
-    const NORMAL: f64 = 1.959_963_985;
-    let power = |exponent| NORMAL.powi(exponent);
-    let terms = [
-        (power(3) + power(1)) / 4.0,
-        (5.0 * power(5) + 16.0 * power(3) + 3.0 * power(1)) / 96.0,
-        (3.0 * power(7) + 19.0 * power(5) + 17.0 * power(3) - 15.0 * power(1)) / 384.0,
-    ];
-    let degrees = degrees.max(1) as f64;
-    let series = terms.iter().rev();
-    series.fold(0.0, |sum, term| (sum + term) / degrees) + NORMAL
+/// The value that Student's t exceeds, in either direction, with the probability `level`: by bisection of its exact distribution.
+fn student_t(degrees: usize, level: f64) -> f64 {
+    let degrees = degrees.clamp(1, MOST_DEGREES);
+    let (mut low, mut high) = (0.0, FRAC_PI_2);
+    for _ in 0..HALVINGS {
+        let middle = f64::midpoint(low, high);
+        if within_angle(degrees, middle) < 1.0 - level {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    (degrees as f64).sqrt() * low.tan()
+}
+
+/// The probability that Student's t is within ±√degrees · tan `angle` (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
+fn within_angle(degrees: usize, angle: f64) -> f64 {
+    let (sin, cos) = angle.sin_cos();
+    let is_odd = degrees % 2 == 1;
+    let (first, mut term) = if is_odd { (1, cos) } else { (0, 1.0) };
+    let mut sum = 0.0;
+    for power in (first..degrees.saturating_sub(1)).step_by(2) {
+        sum += term;
+        term *= cos * cos * (power + 1) as f64 / (power + 2) as f64;
+    }
+    if is_odd {
+        FRAC_2_PI * (angle + sin * sum)
+    } else {
+        sin * sum
+    }
 }
 
 #[cfg(test)]
@@ -106,21 +130,36 @@ mod tests {
 
     #[test]
     fn single_values_differ_as_single_pairs_do_and_medians_less() {
-        let log = |pairs, before, after| between_medians(0.1, pairs, before, after).ln() / 0.1;
-        // Of tables: 2.571, 2.201, 2.045 with 5, 11 and 29 degrees of freedom.
-        for (pairs, quantile) in [(6, 2.571), (12, 2.201), (30, 2.045)] {
-            assert!(
-                (log(pairs, 1, 1) - quantile).abs() < 0.005,
-                "{}",
-                log(pairs, 1, 1)
-            );
-        }
+        let log =
+            |pairs, before, after| between_medians(0.1, pairs, before, after, LEVEL).ln() / 0.1;
         let single = log(6, 1, 1);
+        assert!((single - student_t(5, LEVEL)).abs() < 1e-9);
         assert!((log(6, 2, 2) - single / 2.0_f64.sqrt()).abs() < 1e-9);
         assert!((log(6, 8, 8) - single * (FRAC_PI_2 / 8.0).sqrt()).abs() < 1e-9);
         // The smaller number of values limits both.
         assert!(log(6, 1, 30) > single / 2.0_f64.sqrt());
-        assert_eq!(between_medians(0.0, 6, 1, 1), 1.0);
+        assert_eq!(between_medians(0.0, 6, 1, 1, LEVEL), 1.0);
+    }
+
+    #[test]
+    fn quantiles_of_students_t_are_those_of_tables() {
+        for (degrees, level, quantile) in [
+            (1, 0.05, 12.706),
+            (2, 0.05, 4.303),
+            (5, 0.05, 2.571),
+            (11, 0.05, 2.201),
+            (29, 0.05, 2.045),
+            (5, 0.005, 4.773),
+            (11, 0.005, 3.497),
+            (29, 0.005, 3.038),
+            (100_000, 0.05, 1.962),
+        ] {
+            let computed = student_t(degrees, level);
+            assert!(
+                (computed - quantile).abs() < 6e-4,
+                "{degrees} {level}: {computed}"
+            );
+        }
     }
 
     #[test]
@@ -132,12 +171,35 @@ mod tests {
                 let values = (0..count).map(|_| 0.1 * super::super::power::normal(&mut random));
                 super::super::Spread::of(values).unwrap().median
             };
-            let within = between_medians(0.1 * 2.0_f64.sqrt(), 10_000, count, count).ln();
+            let within = between_medians(0.1 * 2.0_f64.sqrt(), 10_000, count, count, LEVEL).ln();
             let beyond = (0..2_000).filter(|_| (median() - median()).abs() > within);
             // Three standard errors (9.7) above 100; fewer where π/2 is more than it takes.
             let beyond = beyond.count();
             assert!((40..130).contains(&beyond), "{count}: {beyond}");
         }
+    }
+
+    #[test]
+    fn of_ten_measurements_that_share_the_error_one_seems_to_differ_in_one_of_twenty_cases() {
+        use rand::SeedableRng;
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+        let mut normal = || 0.1 * super::super::power::normal(&mut random);
+        let mut seems_to_differ = |level: f64| {
+            let logs: Vec<f64> = (0..6).map(|_| normal() - normal()).collect();
+            let sd_log = pairs::standard_error(&logs, pairs::mean(&logs)) * 6.0_f64.sqrt();
+            let within = between_medians(sd_log, logs.len(), 1, 1, level).ln();
+            (normal() - normal()).abs() > within
+        };
+        let mut cases = |level: f64| {
+            let mut case = || (0..10).any(|_| seems_to_differ(level));
+            (0..1_000).filter(|_| case()).count()
+        };
+        // Three standard errors (6.9) above 50.
+        let shared = cases(LEVEL / 10.0);
+        assert!((25..71).contains(&shared), "{shared}");
+        // Each at 5 %: 40 % of the cases.
+        let each = cases(LEVEL);
+        assert!(each > 300, "{each}");
     }
 
     #[test]

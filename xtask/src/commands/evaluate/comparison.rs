@@ -51,7 +51,7 @@ pub(crate) fn print(comparison: &Comparison) {
         comparison.after.run,
         match comparison.tolerance {
             Some(tolerance) => format!("tolerance {} %", tolerance * 100.0),
-            None => "tolerance: the noise of as many runs, else 20 %".to_owned(),
+            None => "tolerance: what noise makes of as many runs, known from arms run back to back; else 20 %".to_owned(),
         }
     );
 }

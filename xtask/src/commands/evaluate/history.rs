@@ -1,4 +1,4 @@
-//! `evaluate history`: all stored runs over time, as a page and for people at a terminal.
+//! `evaluate history`: the stored runs of a machine over time, as a page and for people at a terminal.
 //!
 //! Left out: what a history is (`evaluation::report::history`).
 

@@ -21,5 +21,8 @@ pub(crate) fn print(records: &[NoiseRecord]) {
             record.pairs.to_string(),
         ]);
     }
-    println!("Equal arms differ as much as this on this machine:\n{table}\n");
+    println!(
+        "Noise alone goes as far as this on this machine, from ×1 between arms, from its mean where a ratio is the last arm's own:\n\
+         {table}\n"
+    );
 }

@@ -75,7 +75,7 @@ pub(crate) fn repetitions(
                 ),
                 Some(floor) => outcome::unavailable(
                     format!(
-                        "twenty pairs of `{name}` don't decide its effect ({}): equal arms differ by {} here",
+                        "twenty pairs of `{name}` don't decide its effect ({}): noise alone goes as far as {} here",
                         entry.declared,
                         numbers::ratio(floor)
                     ),

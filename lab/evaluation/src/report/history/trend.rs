@@ -37,8 +37,13 @@ pub(super) fn chart(id: &str, series: &Series, runs: &[Run], first: usize) -> St
         .collect();
     let scale = if series.is_ratio {
         let bound = series.bound.map(Bound::ratio);
-        let noise = series.noise_floor.map(|floor| floor.min(WHOLE_FLOOR));
-        let noise = noise.iter().flat_map(|floor| [1.0 / floor, *floor]);
+        let floor = series.noise_floor.map(|floor| floor.min(WHOLE_FLOOR));
+        let middles = series.lines.iter();
+        let middles = middles.filter_map(|line| line.middle(series.is_between_arms));
+        let noise = middles.flat_map(|middle| {
+            let ends = floor.map(|floor| [middle / floor, middle * floor]);
+            ends.into_iter().flatten()
+        });
         Scale::of_ratios(shown.iter().copied().chain(bound).chain(noise))
     } else {
         Scale::of_values(&shown, FLAT, TICKS as f64 - 1.0)
@@ -128,13 +133,13 @@ impl Chart<'_> {
         lines.collect::<Vec<_>>().join("; ")
     }
 
-    /// Around 1 for a ratio; else around the median of each line.
+    /// Around 1 for a ratio of two arms; else around the median of each line.
     fn noise(&self, svg: &mut String) {
         let Some(floor) = self.series.noise_floor else {
             return;
         };
         for (number, line) in self.series.lines.iter().enumerate() {
-            let Some(middle) = line.middle(self.series.is_ratio) else {
+            let Some(middle) = line.middle(self.series.is_between_arms) else {
                 continue;
             };
             let (top, bottom) = (self.y(middle * floor), self.y(middle / floor));
@@ -302,6 +307,7 @@ mod tests {
             better: Better::Less,
             bound: None,
             noise_floor: Some(1.2),
+            is_between_arms: false,
             lines: vec![Line {
                 of: "off".to_owned(),
                 values: (0..20)
@@ -326,6 +332,28 @@ mod tests {
         // The last five alone.
         let svg = chart("a", &series, &runs, 15);
         assert_eq!(svg.matches("<circle ").count(), 5);
+    }
+
+    #[test]
+    fn the_noise_of_a_ratio_is_shaded_around_1_only_where_arms_are_compared() {
+        let (mut series, runs) = series(&[]);
+        series.is_ratio = true;
+        series.lines[0].values = vec![Some(2.0); runs.len()];
+        for is_between_arms in [true, false] {
+            series.is_between_arms = is_between_arms;
+            let svg = chart("a", &series, &runs, 0);
+            let document = roxmltree::Document::parse(&svg).expect("well-formed SVG");
+            let number = |tag: &str, attribute: &str| -> f64 {
+                let mut nodes = document.descendants();
+                let node = nodes.find(|node| node.has_tag_name(tag)).expect(tag);
+                let value = node.attribute(attribute).expect(attribute);
+                value.parse().expect("a number")
+            };
+            let top = number("rect", "y");
+            let noise = top..top + number("rect", "height");
+            let run = number("circle", "cy");
+            assert_eq!(noise.contains(&run), !is_between_arms, "{noise:?} {run}");
+        }
     }
 
     #[test]
