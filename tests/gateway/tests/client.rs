@@ -1,7 +1,7 @@
 //! Requests byte for byte as a test wrote them: no HTTP library would send most of them.
 
 use std::{
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -42,6 +42,15 @@ pub(crate) fn head(address: SocketAddr, request: &[u8]) -> io::Result<String> {
         }
     }
     Ok(head)
+}
+
+/// Sends a request on a connection of its own and gives the body of the answer, which has to be text.
+pub(crate) fn body(address: SocketAddr, request: &[u8]) -> io::Result<String> {
+    let (_, mut rest) = exchange(address, request)?;
+    let mut text = String::new();
+    rest.read_to_string(&mut text)?;
+    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    body.ok_or_else(|| io::Error::other(format!("no whole head but {text:?}")))
 }
 
 /// The first line of the answer, and what follows it.

@@ -4,7 +4,8 @@
 use crate::{
     ALICE, BOB,
     client::{self, request, request_with_body},
-    harness::Gateway,
+    harness::{Gateway, auth_answer},
+    recorder::Recorder,
     traefik::Configuration,
 };
 
@@ -127,6 +128,42 @@ fn a_body_has_one_length() {
         assert_eq!(routed.body, body.as_bytes(), "{headers:?}");
         assert_eq!(routed.header("Transfer-Encoding"), None, "{headers:?}");
     }
+}
+
+/// How many bytes the gateway allocates for a protected read.
+fn allocated_for_a_read(configuration: Configuration) -> u64 {
+    const READS: u64 = 50;
+    let auth = Recorder::start(auth_answer);
+    let gateway = Gateway::start_with_auth(configuration, auth);
+    // By HTTP/1.0: in one piece.
+    let metrics = b"GET /metrics HTTP/1.0\r\nHost: shop\r\n\r\n";
+    let allocated = || {
+        let metrics = client::body(gateway.ops, metrics).expect("metrics");
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix("go_memstats_alloc_bytes_total "));
+        let value: f64 = value.expect("its own memory").parse().expect("a number");
+        value as u64
+    };
+    let before = allocated();
+    for _ in 0..READS {
+        assert_eq!(gateway.send(&request("GET", "/users/me", &[ALICE])), 200);
+    }
+    (allocated() - before) / READS
+}
+
+/// Both the read and the question who it is from may be repeated: keeping them for that must not cost more than they are.
+#[test]
+fn a_request_that_may_be_repeated_costs_no_more_memory_than_its_body_needs() {
+    let shipped = allocated_for_a_read(Configuration::of_the_repository());
+    assert!(shipped < 512 * 1024, "{shipped} bytes a read");
+    let careless = Configuration::of_the_repository()
+        .replacing("maxRequestBodyBytes: 1024", "maxRequestBodyBytes: 2097152")
+        .replacing("maxRequestBodyBytes: 1\n", "maxRequestBodyBytes: 2097152\n");
+    let careless = allocated_for_a_read(careless);
+    assert!(
+        careless > 3 * 1024 * 1024,
+        "the check sees it: {careless} bytes a read"
+    );
 }
 
 /// So few that no machine is too slow to meet them: one request in ten seconds, and five at once.
