@@ -124,6 +124,11 @@ pub(crate) fn tags(span: &Span, scope: &Scope) -> Vec<Value> {
     tags
 }
 
+/// Whether a tag may come from a field that is no attribute.
+pub(crate) fn is_made_of_other_fields(key: &str) -> bool {
+    key.starts_with("otel.") || ["span.kind", "w3c.tracestate", "error"].contains(&key)
+}
+
 /// The tags of a span's events.
 pub(crate) fn event_tags(span: &Span) -> impl Iterator<Item = Value> {
     span.events

@@ -76,7 +76,8 @@ impl Traces {
 
 impl Wanted {
     fn matches(&self, stored: &StoredSpan) -> bool {
-        if stored.process.service != self.service {
+        let lacks = |(key, value): (&String, &String)| stored.lacks(key, value);
+        if stored.process.service != self.service || self.tags.iter().any(lacks) {
             return false;
         }
         let Some(span) = stored.parse() else {

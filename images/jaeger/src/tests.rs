@@ -232,7 +232,13 @@ async fn a_search_returns_traces_that_meet_every_condition_latest_first() {
     let server = Server::start(Limits::DEFAULT).await;
     let mut slow = span(2, 2, None);
     slow.end_time_unix_nano += 1_000_000_000;
-    slow.attributes = vec![text("order", "17")];
+    slow.attributes = vec![
+        text("order", "17"),
+        text("message", "c0ffee-1"),
+        attribute("attempt", any_value::Value::IntValue(2)),
+        attribute("digest", any_value::Value::BytesValue(vec![0xc0, 0xde])),
+        attribute("late", any_value::Value::BoolValue(true)),
+    ];
     let spans = vec![span(1, 1, None), slow, span(3, 3, None)];
     server.export(vec![of("shop", spans)]).await;
 
@@ -245,6 +251,14 @@ async fn a_search_returns_traces_that_meet_every_condition_latest_first() {
         ("&tags=%7B%22order%22%3A%2217%22%7D", vec![2]),
         ("&tag=order:17&tag=service.version:1", vec![2]),
         ("&tag=order:18", vec![]),
+        ("&tag=message:c0ffee-1", vec![2]),
+        ("&tag=message:c0ffee-2", vec![]),
+        ("&tag=attempt:2", vec![2]),
+        ("&tag=digest:c0de", vec![2]),
+        ("&tag=late:true", vec![2]),
+        // Of no attribute.
+        ("&tag=span.kind:server", vec![3, 2, 1]),
+        ("&tag=span.kind:client", vec![]),
     ] {
         let data = server.data(&search(more)).await;
         let expected: Vec<String> = expected.into_iter().map(id).collect();
