@@ -328,12 +328,12 @@ impl<'a> RunningSystem<'a> {
     /// Starts the configured services anew where they differ from this: the patterns that are off, how many containers
     /// a service has where it isn't one, and the patterns' overrides. Returns when all are healthy.
     pub fn configure(&self, wanted: &Wanted) -> anyhow::Result<()> {
-        self.set_up(wanted, &CONFIGURED, &["--no-deps"])
+        self.set_up(wanted, &CONFIGURED, &[])
     }
 
     /// Replaces the containers of these services by new ones, which are configured alike. Returns when all are healthy.
     pub fn recreate(&self, wanted: &Wanted, services: &[Part]) -> anyhow::Result<()> {
-        self.set_up(wanted, services, &["--no-deps", "--force-recreate"])
+        self.set_up(wanted, services, &["--force-recreate"])
     }
 
     fn set_up(&self, wanted: &Wanted, services: &[Part], options: &[&str]) -> anyhow::Result<()> {
@@ -349,8 +349,9 @@ impl<'a> RunningSystem<'a> {
                 self.project,
                 &settings,
                 CONFIGURED_WITHIN_SECONDS,
-                options.iter().copied(),
+                ["--no-deps"],
             )
+            .args(options)
             .args(scales)
             .args(services.iter().map(|service| service.name()));
         for pattern in &wanted.patterns_off {
