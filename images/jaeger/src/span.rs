@@ -9,8 +9,6 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use prost::Message;
 use serde_json::Value;
 
-use crate::jaeger_json;
-
 /// 16 bytes, not all zero.
 pub(crate) type TraceId = [u8; 16];
 
@@ -57,29 +55,9 @@ impl StoredSpan {
         Span::decode(&*self.bytes).ok()
     }
 
-    /// Whether it certainly has no attribute with this value, seen without parsing it: a string stands in a protobuf message as it
-    /// is. A search reads every span of its time, and parsing takes most of that.
-    pub(crate) fn lacks(&self, key: &str, value: &str) -> bool {
-        let elsewhere = jaeger_json::is_made_of_other_fields(key)
-            || self.process.tags.iter().any(|tag| tag["key"] == key);
-        let stands_in = |text: &str| {
-            let mut parts = self.bytes.windows(text.len());
-            parts.any(|part| part == text.as_bytes())
-        };
-        !elsewhere && is_string_alone(value) && !stands_in(value)
-    }
-
     pub(crate) fn weight(&self) -> usize {
         self.bytes.len() + 2 * mem::size_of::<usize>() + mem::size_of::<Self>()
     }
-}
-
-/// Whether a value shown as text was a string: no number, no truth value, no bytes in hexadecimal digits, no list or map.
-fn is_string_alone(value: &str) -> bool {
-    !(value.parse::<f64>().is_ok()
-        || matches!(value, "true" | "false")
-        || value.starts_with(['[', '{'])
-        || value.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// The library that made a span.
