@@ -11,10 +11,16 @@ use crate::{
     engine::docker,
     members::{Limits, Member},
     process::Call,
+    wait,
 };
 
 /// Longer than the longest grace period in compose.yaml.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long the kernel may take to halt every process of a container, and how often that is tried.
+const FROZEN_WITHIN: Duration = Duration::from_secs(5);
+const FREEZE_INTERVAL: Duration = Duration::from_millis(250);
+/// What the engine says where it took longer than the engine waits.
+const CANNOT_FREEZE: &str = "unable to freeze";
 /// The period in which a container may use its quota of processor time.
 const CPU_PERIOD_US: u64 = 100_000;
 /// `docker stats` waits for two samples.
@@ -31,13 +37,13 @@ pub enum Halt {
     Stop,
 }
 
-/// Halts containers, all at once.
+/// Halts containers: paused one after the other, else all at once.
 ///
 /// # Errors
 /// When the engine refuses.
 pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
     let verb = match how {
-        Halt::Pause => "pause",
+        Halt::Pause => return members.iter().try_for_each(pause),
         Halt::Kill => "kill",
         Halt::Stop => "stop",
     };
@@ -45,6 +51,28 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
     let call = docker([verb].into_iter().chain(ids));
     call.limit(STOP_LIMIT).read()?;
     Ok(())
+}
+
+fn pause(member: &Member) -> anyhow::Result<()> {
+    until_frozen(|| docker(["pause", &member.id]).limit(STOP_LIMIT).read())
+}
+
+/// The kernel may not have halted every process in the moment that the engine waits for it: on a busy machine, or while a
+/// command is started inside. That is tried again.
+fn until_frozen(mut attempt: impl FnMut() -> anyhow::Result<String>) -> anyhow::Result<()> {
+    let mut refused = None;
+    let paused = wait::until(FROZEN_WITHIN, FREEZE_INTERVAL, || match attempt() {
+        Ok(_) => Ok(Some(())),
+        Err(error) if format!("{error:#}").contains(CANNOT_FREEZE) => {
+            refused = Some(error);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    })?;
+    match (paused, refused) {
+        (None, Some(refused)) => Err(refused),
+        _ => Ok(()),
+    }
 }
 
 /// Stops a container with its own grace period.
@@ -209,6 +237,23 @@ pub fn exec_in_background<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_not_be_frozen_at_once_is_tried_again_and_nothing_else() {
+        let attempts = |answers: &[Option<&str>]| {
+            let mut answers = answers.iter();
+            let result = until_frozen(|| match answers.next() {
+                Some(Some(refused)) => Err(anyhow::anyhow!("{refused}")),
+                _ => Ok(String::new()),
+            });
+            (result.map_err(|error| error.to_string()), answers.len())
+        };
+        let busy = Some("OCI runtime pause failed: unable to freeze: unknown");
+        assert_eq!(attempts(&[busy, busy, None, None]), (Ok(()), 1));
+        let gone = Some("No such container: abc");
+        let refused = Err("No such container: abc".to_owned());
+        assert_eq!(attempts(&[gone, None]), (refused, 1));
+    }
 
     #[test]
     fn the_kernels_statistics_are_found_in_both_versions_of_cgroups() {
