@@ -186,6 +186,7 @@ compute_tags
 case "${1:-}" in
 "") build_missing ;;
 --tags)
+    echo "AGORA_IMAGE_BASE=$AGORA_IMAGE_BASE"
     for image in "${local_images[@]}"; do
         name=${image%%:*}
         echo "AGORA_IMAGE_${name^^}=$(tag_of "$name")"
