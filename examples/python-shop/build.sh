@@ -10,6 +10,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
+cd "$here"
 compose=("${AGORA_COMPOSE:-docker compose}")
 # words, where it isn't the path of a program, in which a space may be
 [[ -x ${compose[0]} ]] || read -ra compose <<<"${compose[0]}"
@@ -88,7 +89,7 @@ base=$(base_image)
 
 # As for the third-party images: a tag ends in a hash of the recipe, so that an unchanged one is never built again.
 inputs=(Dockerfile requirements.txt tools.txt shop/*.py ../../proto/proto/agora/catalog/v1/catalog.proto)
-hash=$({ echo "$base"; cd "$here" && sha256sum "${inputs[@]}"; } | sha256sum | cut -c 1-12)
+hash=$({ echo "$base"; sha256sum "${inputs[@]}"; } | sha256sum | cut -c 1-12)
 export SHOP_IMAGE=agora-local/python-shop:$hash
 if ! docker image inspect "$SHOP_IMAGE" >/dev/null 2>&1; then
     fill_context
