@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use base::test_user::TestUser;
 use records::evaluation::{Measure, Steadiness};
 use serde_json::Value;
-use system::{http::Client, members::Member, running::RunningSystem, wait};
+use system::{health, http::Client, members::Member, running::RunningSystem, wait};
 
 use super::test_users;
 
@@ -91,7 +91,8 @@ pub(crate) fn wait_for(
 
 /// Takes all measures; an order is placed last, and only when all containers are healthy.
 fn look(system: &RunningSystem<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Measure>> {
-    let members = system.members()?;
+    let mut members = system.members()?;
+    health::ask(&mut members)?;
     let sick: Vec<String> = members
         .iter()
         .filter(|member| !member.is_healthy() && !member.service.is_optional())

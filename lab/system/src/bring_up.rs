@@ -20,26 +20,22 @@ use crate::{
     compose::Compose,
     configuration, engine, engine_setup,
     env_file::{EnvFile, SECRETS_ID},
-    extras, host, images,
+    extras, health, host, images,
     interrupt::Interrupted,
     known_causes,
     lock::SystemLock,
-    members::{self, Member},
+    members::{self, Health, Member},
     ports,
     process::tail,
     project::{PORTS, Project, Settings},
     service_images, switches,
     take_down::take_down,
-    wait,
 };
 
 /// How long the containers may take until all are healthy.
-const HEALTHY_WITHIN_SECONDS: u64 = 180;
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// What Compose says of a container because of which it stops waiting for all others.
-const UNHEALTHY: &str = "is unhealthy";
+const HEALTHY_WITHIN: Duration = Duration::from_secs(180);
 /// How long the gateways of a benchmark may take until they are healthy.
-const GATEWAYS_WITHIN_SECONDS: u64 = 60;
+const GATEWAYS_WITHIN: Duration = Duration::from_secs(60);
 /// How much of an unhealthy container's log an error repeats.
 const LOG_LINES: usize = 12;
 
@@ -201,54 +197,32 @@ fn start(
         format!("--scale={service}={}", of_service.count().max(1))
     });
     let began = Instant::now();
-    let result = compose
-        .up(
-            project,
-            settings,
-            HEALTHY_WITHIN_SECONDS,
-            ["--remove-orphans"],
-        )
+    let started = compose
+        .up(project, settings, ["--remove-orphans"])
         .args(scales)
         .logged(&project.log("compose-up"), |line| step.update(line));
-    let members = match result {
-        Ok(()) => members::all(project)?,
-        Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => recovered(project, settings, &error, began, step)?,
+    if let Err(error) = started {
+        if error.is::<Interrupted>() {
+            return Err(error);
+        }
+        let mut members = members::all(project).unwrap_or_default();
+        health::ask(&mut members)?;
+        return Err(explain(settings, &members, &format!("{error:#}"), began));
+    }
+    step.update("waiting until all are healthy");
+    let look = || {
+        let mut members = members::all(project)?;
+        members.retain(|member| !member.service.is_optional());
+        Ok(members)
     };
+    let members = health::wait(HEALTHY_WITHIN, look, |members| {
+        !may_recover(members) || stays_so(settings, members)
+    })?;
+    if !may_recover(&members) || !members.iter().all(Member::is_healthy) {
+        return Err(explain(settings, &members, "one is missing", began));
+    }
     step.result(format!("{} healthy", members.len()));
     Ok(())
-}
-
-/// The members once all are healthy, after Compose gave up. It gives up as soon as one container is unhealthy, although a
-/// service recovers by itself whose database or broker this very call has started. Any other failure is no question of time.
-fn recovered(
-    project: &Project,
-    settings: &Settings,
-    error: &anyhow::Error,
-    began: Instant,
-    step: &Step,
-) -> anyhow::Result<Vec<Member>> {
-    let gave_up_early = format!("{error:#}").contains(UNHEALTHY);
-    let members = members::all(project).unwrap_or_default();
-    let blocked = broker::alarms_of(settings, &members).unwrap_or_default();
-    let stays_so = !blocked.is_empty() || known_causes::of(&sick(&members).join("\n")).is_some();
-    if gave_up_early && !stays_so && may_recover(&members) {
-        step.update("waiting for services to recover");
-        let left = Duration::from_secs(HEALTHY_WITHIN_SECONDS).saturating_sub(began.elapsed());
-        let healthy = wait::until(left, LOOK_INTERVAL, || {
-            let members = members::all(project)?;
-            if !may_recover(&members) {
-                return Err(explain(settings, &members, error, began));
-            }
-            let is_healthy = |member: &Member| member.is_healthy() || member.service.is_optional();
-            Ok(members.iter().all(is_healthy).then_some(members))
-        })?;
-        if let Some(members) = healthy {
-            return Ok(members);
-        }
-    }
-    let members = members::all(project).unwrap_or_default();
-    Err(explain(settings, &members, error, began))
 }
 
 /// Whether nothing is missing and every container runs: those that aren't healthy may become so.
@@ -258,6 +232,20 @@ fn may_recover(members: &[Member]) -> bool {
         let states: Vec<&str> = of_part.map(|member| member.state.as_str()).collect();
         !states.is_empty() && states.iter().all(|state| *state == "running")
     })
+}
+
+/// Whether one isn't healthy that should be, for a reason that doesn't end by itself. Not asked of one that is still starting:
+/// it may not have tried yet. Without such a reason a service recovers whose database or broker this very call has started.
+fn stays_so(settings: &Settings, members: &[Member]) -> bool {
+    let fails = |member: &Member| {
+        let tried = member.health == Some(Health::Unhealthy) || member.restarts > 0;
+        tried && !member.is_healthy()
+    };
+    if !members.iter().any(fails) {
+        return false;
+    }
+    let blocked = broker::alarms_of(settings, members).unwrap_or_default();
+    !blocked.is_empty() || known_causes::of(&sick(members).join("\n")).is_some()
 }
 
 /// The members that aren't healthy, each with the end of its log.
@@ -276,15 +264,11 @@ fn sick(members: &[Member]) -> Vec<String> {
         .collect()
 }
 
-/// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log.
-fn explain(
-    settings: &Settings,
-    members: &[Member],
-    error: &anyhow::Error,
-    began: Instant,
-) -> anyhow::Error {
+/// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log; else what
+/// `error` says.
+fn explain(settings: &Settings, members: &[Member], error: &str, began: Instant) -> anyhow::Error {
     let sick = sick(members);
-    let said = format!("{error:#}\n{}", sick.join("\n"));
+    let said = format!("{error}\n{}", sick.join("\n"));
     // Alarms that can't be read are no known cause.
     let alarms = || broker::alarms_of(settings, members).unwrap_or_default();
     let known = known_causes::of(&said)
@@ -295,7 +279,7 @@ fn explain(
     }
     if sick.is_empty() {
         return outcome::failed(
-            format!("the containers can't be started: {error:#}"),
+            format!("the containers can't be started: {error}"),
             "`cargo xtask doctor`",
         );
     }
@@ -325,10 +309,22 @@ pub fn gateways_to_compare_with(
         .up(
             &with_gateways,
             &system.settings()?,
-            GATEWAYS_WITHIN_SECONDS,
             services.map(Part::name),
         )
-        .logged(&system.log("compose-bench"), |line| step.update(line))
+        .logged(&system.log("compose-bench"), |line| step.update(line))?;
+    let look = || {
+        let mut members = members::all(system)?;
+        members.retain(|member| gateways.contains(&member.service));
+        Ok(members)
+    };
+    let members = health::wait(GATEWAYS_WITHIN, look, health::one_ended)?;
+    match sick(&members).as_slice() {
+        [] => Ok(()),
+        sick => Err(outcome::failed(
+            sick.join("\n"),
+            "`docker logs CONTAINER` shows more",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -338,7 +334,7 @@ mod tests {
     fn member(part: Part, state: &str) -> Member {
         members::inspected(&format!(
             r#"{{"Id":"abc","Image":"sha256:1","RestartCount":0,
-            "State":{{"Status":"{state}","Health":{{"Status":"unhealthy"}}}},
+            "State":{{"Status":"{state}"}},
             "Config":{{"Labels":{{"com.docker.compose.service":"{part}"}}}},"NetworkSettings":{{}}}}"#
         ))
         .unwrap()

@@ -38,7 +38,8 @@ pub fn alarms(broker: &Client) -> anyhow::Result<Vec<String>> {
     }
 }
 
-/// The alarms of a system's broker; none where it isn't healthy, which is shown elsewhere.
+/// The alarms of a system's broker; none where it isn't healthy, which is shown elsewhere. `members` were asked for their
+/// health.
 ///
 /// # Errors
 /// When a healthy broker doesn't answer.

@@ -21,6 +21,8 @@ const DEBIAN_PACKAGE: [&str; 2] = ["docker-compose", "forky"];
 const NO_ENV_FILE: &str = "/dev/null";
 /// Compose's own variables that may come from outside: how many calls of the engine it makes at a time.
 const HARMLESS: [&str; 1] = ["COMPOSE_PARALLEL_LIMIT"];
+/// How long the engine may take to stop the containers of before, and to make and start new ones.
+const STARTED_WITHIN: Duration = Duration::from_secs(180);
 const HOW_TO_GET_IT: &str = "install Docker Compose V2 as https://docs.docker.com/compose/install/ describes, then run this again";
 
 /// A Compose V2 that answers.
@@ -109,28 +111,17 @@ impl Compose {
             .args(["config", "--no-interpolate", "--quiet"])
     }
 
-    /// A call that starts containers and returns when all are healthy, or none can be in `within_seconds` any more;
-    /// with the further options and services of `what`.
+    /// A call that makes and starts containers, with the further options and services of `what`. Whether they get healthy
+    /// is asked of [`crate::health`]: Compose would wait for the engine's next check.
     pub fn up<'a>(
         &self,
         project: &Project,
         settings: &Settings,
-        within_seconds: u64,
         what: impl IntoIterator<Item = &'a str>,
     ) -> Call {
-        let wait = within_seconds.to_string();
-        let up = [
-            "up",
-            "--detach",
-            "--no-build",
-            "--wait",
-            "--wait-timeout",
-            &wait,
-        ];
-        self.call(project, settings, up)
+        self.call(project, settings, ["up", "--detach", "--no-build"])
             .args(what)
-            // The engine's own work comes on top.
-            .limit(Duration::from_secs(within_seconds + 60))
+            .limit(STARTED_WITHIN)
     }
 
     /// A call for the project, with its settings in the child's environment.

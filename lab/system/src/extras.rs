@@ -4,7 +4,7 @@
 //! costs. No failure of theirs makes `up` fail: the system is complete without them. Left out: all other images
 //! ([`crate::images`]).
 
-use std::{collections::BTreeMap, thread};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use base::progress::Step;
 
@@ -13,6 +13,7 @@ use crate::{
     compose::Compose,
     engine,
     env_file::EnvFile,
+    health,
     images::{self, References, Source},
     interrupt::Interrupted,
     members::{self, Member},
@@ -24,7 +25,7 @@ use crate::{
 pub const LOKI: (Part, u16) = (Part::Loki, 3100);
 
 /// How long the parts may take until they are healthy.
-const HEALTHY_WITHIN_SECONDS: u64 = 120;
+const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
 
 /// A part that the system can do without.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +126,7 @@ pub fn start(
     let names: Vec<&str> = chosen.iter().map(|part| part.name()).collect();
     if !chosen.is_empty() {
         let settings = settings.with(&pins);
-        if let Err(error) = compose_up(project, compose, &settings, &names, step) {
+        if let Err(error) = start_all(project, compose, &settings, &chosen, step) {
             if error.is::<Interrupted>() {
                 return Err(error);
             }
@@ -222,23 +223,30 @@ fn port_conflict(settings: &Settings, own: &[Member]) -> anyhow::Result<Option<S
         .map(|conflict| format!("{conflict}; `{}=<port> cargo xtask up`", conflict.variable)))
 }
 
-fn compose_up(
+/// Returns when all are healthy.
+fn start_all(
     project: &Project,
     compose: &Compose,
     settings: &Settings,
-    chosen: &[&str],
+    chosen: &[Part],
     step: &Step,
 ) -> anyhow::Result<()> {
     compose
-        .up(
-            project,
-            settings,
-            HEALTHY_WITHIN_SECONDS,
-            chosen.iter().copied(),
-        )
+        .up(project, settings, chosen.iter().map(|part| part.name()))
         .logged(&project.log("compose-up-optional"), |line| {
             step.update(line)
-        })
+        })?;
+    let look = || {
+        let mut members = members::all(project)?;
+        members.retain(|member| chosen.contains(&member.service));
+        Ok(members)
+    };
+    let members = health::wait(HEALTHY_WITHIN, look, health::one_ended)?;
+    anyhow::ensure!(
+        members.iter().all(Member::is_healthy),
+        "not all are healthy"
+    );
+    Ok(())
 }
 
 #[cfg(test)]

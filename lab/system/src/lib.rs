@@ -19,6 +19,7 @@ pub mod engine_setup;
 pub mod env_file;
 pub mod extras;
 pub mod files;
+pub mod health;
 pub mod host;
 pub mod http;
 pub mod images;

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context;
 use base::outcome;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
 use crate::{
@@ -39,8 +39,11 @@ pub struct Member {
     pub service: Part,
     /// `running`, `exited`, `paused`, …
     pub state: String,
-    /// `healthy`, `unhealthy`, `starting`; `None` without a health check.
-    pub health: Option<String>,
+    /// What its health check found; `None` where [`crate::health`] hasn't run it. What the engine's own last run found may
+    /// be long ago.
+    pub health: Option<Health>,
+    /// How to find out whether it is healthy, if it can be.
+    pub(crate) health_check: Option<HealthCheck>,
     /// The id of the image it runs.
     pub image: String,
     /// How often the engine restarted it.
@@ -75,6 +78,36 @@ pub struct Member {
     ports: BTreeMap<u16, u16>,
 }
 
+/// What a health check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It passed.
+    Healthy,
+    /// It failed, soon after the container's start.
+    Starting,
+    /// It failed.
+    Unhealthy,
+}
+
+/// A container's own health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HealthCheck {
+    /// The command to be run in the container.
+    pub(crate) command: Vec<String>,
+    start_period: TimeDelta,
+}
+
+impl HealthCheck {
+    /// Whether a failure means that the container isn't ready yet.
+    pub(crate) fn may_still_fail(
+        &self,
+        started_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> bool {
+        started_at.is_some_and(|started_at| now - started_at < self.start_period)
+    }
+}
+
 /// The limits of a container; 0 is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -91,13 +124,10 @@ pub struct Limits {
 }
 
 impl Member {
-    /// Whether it runs and is healthy by its health check, if it has one.
+    /// Whether it runs and has passed its health check, if it has one: false before [`crate::health`] has run it.
     pub fn is_healthy(&self) -> bool {
-        self.state == "running"
-            && self
-                .health
-                .as_deref()
-                .is_none_or(|health| health == "healthy")
+        let passed = self.health_check.is_none() || self.health == Some(Health::Healthy);
+        self.state == "running" && passed
     }
 
     /// Whether it is part of a command and not of the system.
@@ -107,9 +137,12 @@ impl Member {
 
     /// State and health in a few words.
     pub fn condition(&self) -> String {
-        match &self.health {
-            Some(health) if self.state == "running" => health.clone(),
-            _ => self.state.clone(),
+        let health = self.health.filter(|_| self.state == "running");
+        match health {
+            Some(Health::Healthy) => "healthy".to_owned(),
+            Some(Health::Starting) => "starting".to_owned(),
+            Some(Health::Unhealthy) => "unhealthy".to_owned(),
+            None => self.state.clone(),
         }
     }
 }
@@ -146,7 +179,6 @@ struct InspectedRestartPolicy {
 #[serde(rename_all = "PascalCase")]
 struct InspectedState {
     status: String,
-    health: Option<InspectedHealth>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     #[serde(default)]
@@ -159,16 +191,37 @@ struct InspectedState {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct InspectedHealth {
-    status: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
 struct InspectedConfig {
     labels: BTreeMap<String, String>,
     /// Secrets among it: only what is asked for is kept.
     env: Option<Vec<String>>,
+    healthcheck: Option<InspectedHealthCheck>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedHealthCheck {
+    #[serde(default)]
+    test: Vec<String>,
+    /// In nanoseconds.
+    #[serde(default)]
+    start_period: i64,
+}
+
+impl InspectedHealthCheck {
+    /// `None` where it says that there is none.
+    fn known(self) -> Option<HealthCheck> {
+        let (kind, rest) = self.test.split_first()?;
+        let command = match kind.as_str() {
+            "CMD" => rest.to_vec(),
+            "CMD-SHELL" => [&["/bin/sh".to_owned(), "-c".to_owned()], rest].concat(),
+            _ => return None,
+        };
+        Some(HealthCheck {
+            command,
+            start_period: TimeDelta::nanoseconds(self.start_period),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -220,7 +273,11 @@ impl TryFrom<Inspected> for Member {
             overrides: switches::overrides_in(&environment),
             id: inspected.id,
             state: inspected.state.status,
-            health: inspected.state.health.map(|health| health.status),
+            health: None,
+            health_check: inspected
+                .config
+                .healthcheck
+                .and_then(InspectedHealthCheck::known),
             image: inspected.image,
             restarts: inspected.restart_count,
             started_at: inspected.state.started_at,
@@ -401,8 +458,9 @@ mod tests {
     use super::*;
 
     const INSPECTED: &str = r#"{"Id":"abc","Image":"sha256:1","RestartCount":2,
-        "State":{"Status":"running","Health":{"Status":"starting"}},
-        "Config":{"Labels":{"com.docker.compose.service":"traefik"}},
+        "State":{"Status":"running"},
+        "Config":{"Labels":{"com.docker.compose.service":"traefik"},
+            "Healthcheck":{"Test":["CMD","traefik","healthcheck"],"Interval":15000000000,"StartPeriod":30000000000}},
         "NetworkSettings":{"Ports":{"8080/tcp":[{"HostIp":"127.0.0.1","HostPort":"80"}],"8082/tcp":null},
             "Networks":{"agora_edge":{"IPAddress":"127.0.0.1"},"agora_public":{"IPAddress":""}}}}"#;
 
@@ -411,15 +469,43 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_healthy_only_when_its_check_says_so() {
+    fn a_container_is_healthy_only_when_its_check_was_asked_and_says_so() {
         let mut member = traefik();
         assert!(!member.is_healthy());
+        assert_eq!(member.condition(), "running");
+        member.health = Some(Health::Starting);
+        assert!(!member.is_healthy());
         assert_eq!(member.condition(), "starting");
-        member.health = Some("healthy".to_owned());
+        member.health = Some(Health::Healthy);
         assert!(member.is_healthy());
         member.state = "exited".to_owned();
         assert!(!member.is_healthy());
         assert_eq!(member.condition(), "exited");
+    }
+
+    #[test]
+    fn a_health_check_is_the_containers_own() {
+        let command = |test: &str| {
+            let text = INSPECTED.replace(r#"["CMD","traefik","healthcheck"]"#, test);
+            let check = inspected(&text).unwrap().health_check;
+            check.map(|check| check.command.join(" "))
+        };
+        let traefik = command(r#"["CMD","traefik","healthcheck"]"#);
+        assert_eq!(traefik.unwrap(), "traefik healthcheck");
+        let by_shell = command(r#"["CMD-SHELL","exit 0"]"#);
+        assert_eq!(by_shell.unwrap(), "/bin/sh -c exit 0");
+        for none in [r#"["NONE"]"#, "[]"] {
+            assert_eq!(command(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_check_may_fail_for_as_long_as_a_start_may_take() {
+        let check = traefik().health_check.unwrap();
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        assert!(check.may_still_fail(Some(at(100)), at(129)));
+        assert!(!check.may_still_fail(Some(at(100)), at(130)));
+        assert!(!check.may_still_fail(None, at(130)));
     }
 
     #[test]

@@ -12,25 +12,24 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use base::outcome;
 
 use crate::{
     Part, control,
     engine::docker,
+    health,
     interrupt::{self, Interrupted},
-    members::{self, Member},
+    members::{self, Health, Member},
     process::tail,
     project::Settings,
     running::RunningSystem,
-    wait,
 };
 
 /// The most replicas that a service may have.
 pub const MOST: u32 = 8;
-/// Longer than STARTUP_TIMEOUT_SECONDS and `start_period` in compose.yaml.
+/// Longer than STARTUP_TIMEOUT_SECONDS and `start_period` in compose.yaml, after which a failed check ends the wait.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// As compose.yaml has it for all.
 const RESTART: &str = "--restart=unless-stopped";
 /// How much of its log an error repeats, of a container that did not get healthy.
@@ -99,7 +98,7 @@ impl<'a> Rolling<'a> {
     }
 
     /// The containers that go when only so many are to stay: those that don't serve, and then the youngest, in the
-    /// order in which they go. `members` stand in the order of their age, the oldest first.
+    /// order in which they go. `members` stand in the order of their age, the oldest first, and were asked for their health.
     pub fn surplus(members: &[Member], stay: usize) -> Vec<&Member> {
         let mut leaving: Vec<_> = members.iter().rev().collect();
         leaving.sort_by_key(|member| member.is_healthy());
@@ -143,35 +142,35 @@ impl<'a> Rolling<'a> {
     /// as well.
     pub fn replace_at_once(&self) -> anyhow::Result<Vec<Member>> {
         let count = self.members()?.len();
-        let within = HEALTHY_WITHIN.as_secs().to_string();
-        let healthy = ["--detach", "--wait", "--wait-timeout", &within];
         let up = |options: &[&str]| {
-            self.system
+            let output = self
+                .system
                 .compose_up(&self.settings, self.service, count, options)
+                .output()?;
+            if !output.status.success() {
+                return Err(self.not_again(String::from_utf8_lossy(&output.stderr).trim()));
+            }
+            let members = health::wait(HEALTHY_WITHIN, || self.members(), health::one_ended)?;
+            match members.iter().find(|member| !member.is_healthy()) {
+                None => Ok(members),
+                Some(sick) => Err(self.not_again(&account(sick))),
+            }
         };
-        let output = match up(&[&healthy[..], &["--force-recreate"]].concat()).output() {
+        match up(&["--detach", "--force-recreate"]) {
             Err(error) if error.is::<Interrupted>() => {
                 // Cut short, it has left nobody to serve.
-                interrupt::set_aside(|| up(&healthy).read())?;
-                return Err(error);
+                interrupt::set_aside(|| up(&["--detach"]))?;
+                Err(error)
             }
-            result => result?,
-        };
-        let members = self.members()?;
-        if output.status.success() {
-            return Ok(members);
+            result => result,
         }
-        let sick = members
-            .iter()
-            .find(|member| !member.is_healthy())
-            .map_or_else(
-                || String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-                account,
-            );
-        Err(outcome::failed(
-            format!("{} did not get healthy again: {sick}", self.service),
+    }
+
+    fn not_again(&self, why: &str) -> anyhow::Error {
+        outcome::failed(
+            format!("{} did not get healthy again: {why}", self.service),
             format!("`cargo xtask logs {}` shows more", self.service),
-        ))
+        )
     }
 
     /// One container more, healthy and still provisional, and how long it took from its start.
@@ -199,23 +198,23 @@ impl<'a> Rolling<'a> {
         set_provisional(&new)?;
         let started = Instant::now();
         docker(["start", &new.id]).read()?;
-        let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
+        let look = || {
             let mut now = self.members()?;
             now.retain(|member| member.id == new.id);
-            let now = now
-                .pop()
-                .ok_or_else(|| anyhow!("{} was removed by somebody else", members::name(&new)))?;
-            if now.is_healthy() {
-                return Ok(Some(now));
-            }
-            let given_up = now.health.as_deref() == Some("unhealthy");
-            match now.state.as_str() {
-                "running" | "created" if !given_up => Ok(None),
-                _ => Err(self.not_healthy(&now)),
-            }
+            let name = members::name(&new);
+            anyhow::ensure!(!now.is_empty(), "{name} was removed by somebody else");
+            Ok(now)
+        };
+        let now = health::wait(HEALTHY_WITHIN, look, |now| {
+            let unhealthy = |member: &Member| member.health == Some(Health::Unhealthy);
+            health::one_ended(now) || now.iter().any(unhealthy)
         })?;
-        let new = healthy.ok_or_else(|| self.not_healthy(&new))?;
-        Ok((new, started.elapsed()))
+        let healthy_after = started.elapsed();
+        let new = now.into_iter().next().unwrap_or(new);
+        if !new.is_healthy() {
+            return Err(self.not_healthy(&new));
+        }
+        Ok((new, healthy_after))
     }
 
     fn not_healthy(&self, new: &Member) -> anyhow::Error {
@@ -244,6 +243,9 @@ impl<'a> Rolling<'a> {
 pub fn repair(system: &RunningSystem<'_>, service: Part) -> anyhow::Result<Vec<String>> {
     let mut members = system.members()?;
     members.retain(|member| member.service == service);
+    if members.iter().any(|member| member.provisional) {
+        health::ask(&mut members)?;
+    }
     let members = by_age(members);
     let left_over = left_over(&members);
     let mut done = Vec::new();
@@ -371,20 +373,24 @@ mod tests {
     fn members(words: &[&str]) -> Vec<Member> {
         let member = |(age, word): (usize, &&str)| {
             let (status, health, policy) = match *word {
-                "steady" => ("running", "healthy", "unless-stopped"),
-                "new" => ("running", "healthy", "no"),
-                "starting" => ("running", "starting", "no"),
-                "stopped" => ("exited", "unhealthy", "no"),
-                "unstarted" => ("created", "starting", "unless-stopped"),
+                "steady" => ("running", Some(Health::Healthy), "unless-stopped"),
+                "new" => ("running", Some(Health::Healthy), "no"),
+                "starting" => ("running", Some(Health::Starting), "no"),
+                "stopped" => ("exited", None, "no"),
+                "unstarted" => ("created", None, "unless-stopped"),
                 other => panic!("{other}"),
             };
-            members::inspected(&format!(
+            let member = members::inspected(&format!(
                 r#"{{"Id":"{age}","Image":"i","RestartCount":0,"Created":"2026-11-26T15:00:{age:02}Z",
-                "State":{{"Status":"{status}","Health":{{"Status":"{health}"}}}},
-                "Config":{{"Labels":{{"com.docker.compose.service":"order-service"}}}},
+                "State":{{"Status":"{status}"}},
+                "Config":{{"Labels":{{"com.docker.compose.service":"order-service"}},
+                    "Healthcheck":{{"Test":["CMD","true"]}}}},
                 "HostConfig":{{"Memory":1,"RestartPolicy":{{"Name":"{policy}"}}}},
                 "NetworkSettings":{{}}}}"#
-            )).unwrap()
+            ));
+            let mut member = member.unwrap();
+            member.health = health;
+            member
         };
         by_age(words.iter().enumerate().map(member).collect())
     }

@@ -19,6 +19,7 @@ use crate::{
     Part, binaries, broker,
     compose::Compose,
     engine::docker,
+    health,
     http::Client,
     members::{self, Member},
     process::Call,
@@ -42,7 +43,9 @@ const ANSWERED: &str = "== answered ==";
 /// How long a query may take.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.
-const CONFIGURED_WITHIN_SECONDS: u64 = 90;
+const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+/// How long Compose may take to make and start containers in a new configuration.
+const CONFIGURED_WITHIN: Duration = Duration::from_secs(120);
 const SWITCH: &str = patterns::PREFIX;
 /// The option by which [`RunningSystem::wait_for_abandoned_configuring`] knows a Compose process of this module.
 const SCALE: &str = "--scale=";
@@ -156,7 +159,7 @@ impl<'a> RunningSystem<'a> {
             .call(self.project, settings, ["up", "--no-build", "--no-deps"])
             .args(options)
             .args([format!("{SCALE}{service}={count}").as_str(), service.name()])
-            .limit(Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 60))
+            .limit(CONFIGURED_WITHIN)
     }
 
     /// Builds the services' images whose content changed.
@@ -269,8 +272,7 @@ impl<'a> RunningSystem<'a> {
     /// undo what is set up meanwhile. It ends by itself within its own limit.
     pub fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
         let of_project = format!("--project-name {} ", self.project.name);
-        let limit = Duration::from_secs(CONFIGURED_WITHIN_SECONDS + 30);
-        let gone = wait::until(limit, Duration::from_millis(200), || {
+        let gone = wait::until(CONFIGURED_WITHIN, Duration::from_millis(200), || {
             let processes = Call::new("ps").args(["-eo", "args"]).read()?;
             let lives = processes
                 .lines()
@@ -345,12 +347,7 @@ impl<'a> RunningSystem<'a> {
         let settings = self.settings.without_prefix(SWITCH);
         let mut call = self
             .compose
-            .up(
-                self.project,
-                &settings,
-                CONFIGURED_WITHIN_SECONDS,
-                ["--no-deps"],
-            )
+            .up(self.project, &settings, ["--no-deps"])
             .args(options)
             .args(scales)
             .args(services.iter().map(|service| service.name()));
@@ -366,7 +363,20 @@ impl<'a> RunningSystem<'a> {
             "the services did not start in the configuration asked for: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        Ok(())
+        let look = || {
+            let mut members = self.members()?;
+            members.retain(|member| services.contains(&member.service));
+            Ok(members)
+        };
+        let members = health::wait(HEALTHY_WITHIN, look, health::one_ended)?;
+        let sick = members.iter().find(|member| !member.is_healthy());
+        sick.map_or(Ok(()), |sick| {
+            Err(anyhow!(
+                "the services did not start in the configuration asked for: {} is {}",
+                members::name(sick),
+                sick.condition()
+            ))
+        })
     }
 }
 

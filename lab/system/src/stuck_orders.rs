@@ -9,7 +9,7 @@ use base::outcome;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Part, members::Member, running::RunningSystem};
+use crate::{Part, health, members::Member, running::RunningSystem};
 
 /// The most orders that are listed; all are counted.
 pub const LISTED: usize = 100;
@@ -117,7 +117,8 @@ pub fn waiting(
 /// When order-service couldn't do it, when one of the given orders doesn't wait (nothing is changed then), and when the
 /// database can't be asked.
 pub fn request_recovery(system: &RunningSystem<'_>, which: &Which) -> anyhow::Result<Vec<String>> {
-    let serving = system.members_of(Part::OrderService)?;
+    let mut serving = system.members_of(Part::OrderService)?;
+    health::ask(&mut serving)?;
     if !serving.iter().any(Member::is_healthy) {
         return Err(outcome::unavailable(
             "no container of order-service is healthy, and it alone publishes its events",

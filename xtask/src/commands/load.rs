@@ -17,7 +17,7 @@ use records::{
     scenario::Scenario,
 };
 use system::{
-    Part, binaries,
+    Part, binaries, health,
     load_runs::{RunFolder, Window},
     members::{self, Member},
     process::Call,
@@ -114,7 +114,8 @@ impl Options {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let members = members::running(project)?;
+    let mut members = members::running(project)?;
+    health::ask(&mut members)?;
     require_healthy(&members)?;
     let gateway = members::published_by(&members, Part::Traefik)?;
     let prometheus = Prometheus::new(&members)?;

@@ -5,7 +5,7 @@
 use base::outcome::Exit;
 use serde::Serialize;
 use system::{
-    Part,
+    Part, health,
     lock::SystemLock,
     members,
     operation_record::OperationRecord,
@@ -63,8 +63,11 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
     switches::off(system.settings())?;
     let repaired = repair(&system, service, &progress)?;
     let rolling = Rolling::new(&system, service, system.settings().clone());
-    let before = rolling.members()?;
+    let mut before = rolling.members()?;
     let count = options.count as usize;
+    if count < before.len() {
+        health::ask(&mut before)?;
+    }
     for number in before.len() + 1..=count {
         progress.step(&format!("{service}: start {number} of {count}"), |_| {
             rolling.add()
@@ -75,7 +78,8 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
         let name = format!("stop {}", members::name(member));
         left.push(progress.step(&name, |_| rolling.remove(member))?);
     }
-    let now = rolling.members()?;
+    let mut now = rolling.members()?;
+    health::ask(&mut now)?;
     let sick: Vec<_> = now.iter().filter(|member| !member.is_healthy()).collect();
     let as_asked = sick.is_empty() && now.len() == count && left.iter().all(Left::gracefully);
     let report = Report {

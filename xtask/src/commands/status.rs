@@ -5,7 +5,7 @@ use std::thread;
 use base::outcome::Exit;
 use serde::Serialize;
 use system::{
-    Part, broker,
+    Part, broker, health,
     members::{self, Member},
     project::Project,
     service_images,
@@ -41,7 +41,8 @@ struct Service {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
-    let members = members::running(project)?;
+    let mut members = members::running(project)?;
+    health::ask(&mut members)?;
     let services = look_at_all(&members)?;
     let settings = project.settings();
     let broker_alarms = settings.and_then(|settings| broker::alarms_of(&settings, &members));

@@ -15,7 +15,7 @@ use crate::{
     wait,
 };
 
-/// Health checks come every two seconds, and three have to fail.
+/// A service notices within two seconds that its database or broker is away.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 /// Reconnecting takes at most five seconds.
 const DECIDED_WITHIN: Duration = Duration::from_secs(30);

@@ -16,19 +16,16 @@ use system::{
         tool::{Order, Task, Tool},
     },
     definition::Definition,
+    health::{self, FOUNDATIONS},
     members::Member,
     rolling,
     running::RunningSystem,
-    wait,
 };
 
 use super::{POISON_TYPE, broker, database, limits, members::name, purge};
 
 /// RabbitMQ takes ten seconds to boot; the services reconnect within five.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// The services that all others depend on.
-const FOUNDATIONS: [Part; 2] = [Part::Postgres, Part::RabbitMq];
 
 /// Undoes every fault, whoever injected it, and waits until all containers are healthy; returns what was repaired, in
 /// words.
@@ -114,26 +111,24 @@ fn wait_until_healthy(
     system: &RunningSystem<'_>,
     concerned: impl Fn(&Member) -> bool,
 ) -> anyhow::Result<()> {
-    let mut sick = String::new();
-    let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
-        let members = system.members()?;
-        let found = members
-            .iter()
-            .find(|member| concerned(member) && !member.is_healthy());
-        sick = found.map_or_else(String::new, |member| {
-            format!("{} is {}", name(member), member.condition())
-        });
-        Ok(found.is_none().then_some(()))
-    })?;
-    healthy.ok_or_else(|| {
-        outcome::failed(
+    let look = || {
+        let mut members = system.members()?;
+        members.retain(&concerned);
+        Ok(members)
+    };
+    let members = health::wait(HEALTHY_WITHIN, look, |_| false)?;
+    match members.iter().find(|member| !member.is_healthy()) {
+        None => Ok(()),
+        Some(sick) => Err(outcome::failed(
             format!(
-                "{sick}, {} s after everything was repaired",
+                "{} is {}, {} s after everything was repaired",
+                name(sick),
+                sick.condition(),
                 HEALTHY_WITHIN.as_secs()
             ),
             "`cargo xtask logs SERVICE` says why; `cargo xtask up` makes what is missing",
-        )
-    })
+        )),
+    }
 }
 
 /// Removes the dead letters of the type [`POISON_TYPE`]; returns how many from which queue, in words.

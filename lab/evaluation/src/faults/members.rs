@@ -14,14 +14,13 @@ use super::{
 pub(super) use system::members::name;
 use system::{
     control::{self, Halt},
+    health,
     members::Member,
     running::RunningSystem,
-    wait,
 };
 
 /// RabbitMQ takes longest: ten seconds to boot, on a busy machine some more.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Asked for as `pause`.
 pub(super) const PAUSE: Declaration = Declaration {
@@ -220,13 +219,10 @@ pub(super) fn wait_until_healthy(
     system: &RunningSystem<'_>,
     members: &[Member],
 ) -> anyhow::Result<()> {
-    let healthy = wait::until(HEALTHY_WITHIN, LOOK_INTERVAL, || {
-        let now = again(system, members)?;
-        Ok(now.iter().all(Member::is_healthy).then_some(()))
-    })?;
+    let now = health::wait(HEALTHY_WITHIN, || again(system, members), |_| false)?;
     let names: Vec<String> = members.iter().map(name).collect();
     anyhow::ensure!(
-        healthy.is_some(),
+        now.iter().all(Member::is_healthy),
         "{} did not get healthy within {} s",
         names.join(", "),
         HEALTHY_WITHIN.as_secs()

@@ -6,6 +6,7 @@ use records::evaluation::FaultEffect;
 use system::{
     Part, control,
     definition::Definition,
+    health,
     http::Client,
     members::{self, Member},
     running::RunningSystem,
@@ -110,8 +111,9 @@ impl Cut {
             let neighbour = neighbour.service;
             return Ok(Some(format!("{neighbour} can't reach it there any more")));
         }
-        let members = system.members()?;
-        if let Some(unready) = unready(&members)? {
+        let mut members = system.members()?;
+        health::ask(&mut members)?;
+        if let Some(unready) = unready(&members) {
             return Ok(Some(format!(
                 "{unready} isn't ready by its own health check"
             )));
@@ -123,19 +125,11 @@ impl Cut {
     }
 }
 
-/// The first service whose health check fails now: the engine asks every two seconds, and counts three failures.
-fn unready(members: &[Member]) -> anyhow::Result<Option<Part>> {
-    let services = members
-        .iter()
-        .filter(|member| member.service.is_service())
-        .filter(|member| member.state == "running");
-    for member in services {
-        let call = control::exec(member, ["/service", "healthcheck"]);
-        if !call.limit(ASK_LIMIT).output()?.status.success() {
-            return Ok(Some(member.service));
-        }
-    }
-    Ok(None)
+/// The first service that runs and whose health check has failed.
+fn unready(members: &[Member]) -> Option<Part> {
+    let mut services = members.iter().filter(|member| member.service.is_service());
+    let unready = services.find(|member| member.state == "running" && !member.is_healthy());
+    unready.map(|member| member.service)
 }
 
 fn gateway_answers(members: &[Member]) -> bool {

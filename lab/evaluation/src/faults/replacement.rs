@@ -3,7 +3,7 @@
 
 use records::evaluation::FaultEffect;
 use system::{
-    Part,
+    Part, health,
     http::Client,
     key_rotation::{self, Rotation},
     members::Member,
@@ -60,6 +60,7 @@ impl Injection for Replaced {
     fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let old = members::again(system, &self.before)?.len();
         let mut now = system.members_of(self.service)?;
+        health::ask(&mut now)?;
         now.retain(Member::is_healthy);
         let proof = format!(
             "of {} containers {old} are still there; {} are healthy",

@@ -13,7 +13,7 @@ use shared_events::dead_letters::{Report, Selection};
 use crate::{
     Part,
     compose::Compose,
-    engine,
+    engine, health,
     members::Member,
     project::{Project, Settings},
     service_images,
@@ -75,11 +75,11 @@ pub struct Tool<'a> {
 impl<'a> Tool<'a> {
     /// Checks that the tool can be run; an error says what is missing.
     pub fn new(project: &'a Project, members: &[Member]) -> anyhow::Result<Self> {
-        let broker = members
-            .iter()
-            .find(|member| member.service == Part::RabbitMq);
-        if broker.is_none_or(|broker| !broker.is_healthy()) {
-            let condition = broker.map_or_else(|| "not started".to_owned(), Member::condition);
+        let is_broker = |member: &&Member| member.service == Part::RabbitMq;
+        let mut broker = members.iter().find(is_broker).cloned();
+        health::ask(broker.as_mut_slice())?;
+        if broker.as_ref().is_none_or(|broker| !broker.is_healthy()) {
+            let condition = broker.map_or_else(|| "not started".to_owned(), |it| it.condition());
             return Err(outcome::unavailable(
                 format!("rabbitmq is {condition}"),
                 "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",
