@@ -24,12 +24,17 @@ use crate::{
     process::tail,
     project::Settings,
     running::RunningSystem,
+    wait,
 };
 
 /// The most replicas that a service may have.
 pub const MOST: u32 = 8;
 /// Longer than STARTUP_TIMEOUT_SECONDS and `start_period` in compose.yaml, after which a failed check ends the wait.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+/// When user-service calls a new container of product-service at the latest: it resolves the name every 2 s, and checks an
+/// address every 0.3 s (services/chassis/src/replicas.rs). The old one has to serve until then.
+const CALLED_WITHIN: Duration = Duration::from_millis(2_500);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// As compose.yaml has it for all.
 const RESTART: &str = "--restart=unless-stopped";
 /// How much of its log an error repeats, of a container that did not get healthy.
@@ -213,6 +218,9 @@ impl<'a> Rolling<'a> {
         let new = now.into_iter().next().unwrap_or(new);
         if !new.is_healthy() {
             return Err(self.not_healthy(&new));
+        }
+        if self.service == Part::ProductService {
+            wait::until(CALLED_WITHIN, LOOK_INTERVAL, || Ok(None::<()>))?;
         }
         Ok((new, healthy_after))
     }
