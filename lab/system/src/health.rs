@@ -229,4 +229,14 @@ mod tests {
         assert_eq!(asked, ["traefik"]);
         assert_eq!(members[0].condition(), "exited");
     }
+
+    #[test]
+    fn the_engine_itself_checks_rarely() {
+        let compose = include_str!("../../../compose.yaml");
+        let intervals = compose
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("interval: "));
+        let intervals: BTreeSet<&str> = intervals.collect();
+        assert_eq!(Vec::from_iter(intervals), ["15s"]);
+    }
 }
