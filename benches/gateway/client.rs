@@ -1,16 +1,12 @@
-//! A minimal HTTP client, because it shares the processor with the system that it measures.
+//! The test user, the load and the count of its answers.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use benches::client::{Connection, PATIENCE, post};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use trivial_service::{Arm, Run};
-
-/// The deadline of an answer; only a defect exceeds it.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The user that sends the requests.
 pub(crate) struct TestUser {
@@ -67,18 +63,6 @@ impl TestUser {
         };
         format!("GET /users/me HTTP/1.1\r\nHost: agora\r\n{identity}\r\n\r\n")
     }
-}
-
-async fn post(gateway: &str, path: &str, body: &Value) -> Value {
-    let body = body.to_string();
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: agora\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut connection = Connection::open(gateway).await;
-    let (status, answer) = connection.ask(&request).await;
-    assert!(status.contains(" 20"), "POST {path}: {status}");
-    serde_json::from_slice(answer).expect("JSON")
 }
 
 impl Load {
@@ -148,54 +132,5 @@ impl Tally {
             p50_ms: at(50),
             p99_ms: at(99),
         }
-    }
-}
-
-/// A connection that is kept open.
-struct Connection {
-    stream: BufReader<TcpStream>,
-    line: String,
-    body: Vec<u8>,
-}
-
-impl Connection {
-    async fn open(address: &str) -> Self {
-        let stream = timeout(PATIENCE, TcpStream::connect(address)).await;
-        let stream = stream
-            .unwrap_or_else(|_| panic!("no connection to {address} within {PATIENCE:?}"))
-            .unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
-        stream.set_nodelay(true).unwrap();
-        Self {
-            stream: BufReader::new(stream),
-            line: String::new(),
-            body: Vec::new(),
-        }
-    }
-
-    /// Status line and body.
-    async fn ask(&mut self, request: &str) -> (String, &[u8]) {
-        self.stream.write_all(request.as_bytes()).await.unwrap();
-        let (mut status, mut length) = (String::new(), 0);
-        loop {
-            self.line.clear();
-            let read = self.stream.read_line(&mut self.line).await.unwrap();
-            assert!(read > 0, "the gateway closed the connection");
-            if status.is_empty() {
-                status.clone_from(&self.line);
-                continue;
-            }
-            let header = self.line.trim_end();
-            if header.is_empty() {
-                break;
-            }
-            if let Some((name, value)) = header.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        self.body.resize(length, 0);
-        self.stream.read_exact(&mut self.body).await.unwrap();
-        (status, &self.body)
     }
 }

@@ -16,6 +16,39 @@ pub struct Usage {
 /// How many processors each command kept busy.
 pub struct Used(Vec<(String, f64)>);
 
+/// Processor time so far, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CpuSeconds {
+    /// Of the given processes, all their threads.
+    pub processes: f64,
+    /// Of everything on this machine.
+    pub machine: f64,
+}
+
+impl CpuSeconds {
+    /// Until now; `None` when one of the processes isn't on this machine.
+    pub fn now(pids: &[u32]) -> Option<Self> {
+        let mut processes = 0;
+        for pid in pids {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            processes += command_and_ticks(&stat)?.1;
+        }
+        let machine = busy_ticks(&std::fs::read_to_string("/proc/stat").ok()?)?;
+        Some(Self {
+            processes: processes as f64 / TICKS,
+            machine: machine as f64 / TICKS,
+        })
+    }
+
+    /// What was used since.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            processes: self.processes - before.processes,
+            machine: self.machine - before.machine,
+        }
+    }
+}
+
 impl Usage {
     /// What every process has used until now.
     pub fn now() -> Self {
@@ -70,6 +103,19 @@ fn command_and_ticks(stat: &str) -> Option<(String, u64)> {
     Some((command.to_owned(), user + system))
 }
 
+/// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, and what other machines took or got.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let ticks = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = ticks
+        .split_whitespace()
+        .map_while(|ticks| ticks.parse().ok())
+        .collect();
+    let [user, nice, system, _, _, irq, softirq, ..] = ticks[..] else {
+        return None;
+    };
+    Some(user + nice + system + irq + softirq)
+}
+
 impl fmt::Display for Used {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sum: f64 = self.0.iter().map(|(_, processors)| processors).sum();
@@ -78,5 +124,32 @@ impl fmt::Display for Used {
             write!(f, ", {command} {processors:.2}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_is_busy_in_all_fields_but_idle_and_iowait() {
+        let stat =
+            "cpu  1 20 300 4000 50000 600000 7000000 80000000 9 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_ticks(stat), Some(7_600_321));
+        assert_eq!(busy_ticks("cpu  1 2 3\n"), None);
+        assert_eq!(busy_ticks("intr 1\n"), None);
+    }
+
+    #[test]
+    fn a_process_has_user_and_system_time_whatever_its_name_contains() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 120 34 5 6 20 0 9 0 100";
+        assert_eq!(command_and_ticks(stat), Some(("a) b".to_owned(), 154)));
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_has_no_time() {
+        let own = std::process::id();
+        assert!(CpuSeconds::now(&[own]).is_some());
+        assert_eq!(CpuSeconds::now(&[own, u32::MAX]), None);
     }
 }

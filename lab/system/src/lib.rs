@@ -39,6 +39,7 @@ pub mod prerequisites;
 pub mod process;
 pub mod project;
 pub mod prometheus;
+pub mod python_shop;
 pub mod random;
 pub mod rolling;
 pub mod running;

@@ -167,6 +167,18 @@ impl Project {
         }
     }
 
+    /// The shop in `examples/python-shop` beside this system, with a name, a folder and settings of its own.
+    pub fn python_shop(&self) -> Self {
+        let root = self.root.join("examples/python-shop");
+        Self {
+            env_file: root.join(".env"),
+            root,
+            name: format!("{}-python", self.name),
+            compose_files: vec!["compose.yaml"],
+            environment_wins: false,
+        }
+    }
+
     /// Whether this is a project of the tests.
     pub fn is_for_tests(&self) -> bool {
         is_name_of_tests(&self.name)

@@ -1,7 +1,9 @@
 //! `bench`: the throughput of orders from end to end, beside that of the same broker and database alone; the cost of
-//! telemetry; and the throughput of the gateway, beside that of other gateways.
+//! telemetry; the throughput of the gateway, beside that of other gateways; and agora beside the shop that it began as.
 //!
-//! Left out: the benchmarks, `benches/throughput` and `benches/gateway`. This command starts the test system for them.
+//! Left out: the benchmarks, in `benches/`. This command starts the test system for them.
+
+mod comparison;
 
 use base::{outcome::Exit, progress::Progress};
 use clap::ValueEnum;
@@ -59,6 +61,8 @@ enum Part {
     Telemetry,
     /// A protected GET through the gateway, beside a trivial auth and backend, and without the auth hop
     Gateway,
+    /// agora beside the Python shop that it began as; not part of a run without `--only`
+    Comparison,
 }
 
 impl Part {
@@ -71,12 +75,16 @@ impl Part {
             Self::Scaling => "scaling",
             Self::Telemetry => "telemetry",
             Self::Gateway => "gateway",
+            Self::Comparison => "comparison",
         }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> {
+    if let Some(Part::Comparison) = options.only {
+        return comparison::run(project, options.consent);
+    }
     let throughput = ["--package", "saga-tests", "--bench", "throughput"];
     let gateway = ["--package", "benches", "--bench", "gateway"];
     let benches = match options.only {

@@ -209,7 +209,7 @@ fn take_all_down(systems: &[Project]) -> anyhow::Result<()> {
 }
 
 /// Ports are any free ones; secrets come with `up`.
-fn prepare_env_file(system: &Project) -> anyhow::Result<()> {
+pub(crate) fn prepare_env_file(system: &Project) -> anyhow::Result<()> {
     let mut file = EnvFile::read(&system.env_file)?;
     for port in &PORTS {
         file.set(port.variable, "0");
