@@ -250,11 +250,16 @@ fn parse(printed: &str) -> anyhow::Result<Loads> {
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [reads, orders, users] =
-            [self.loads.reads, self.loads.orders, self.loads.users].map(Load::per_second);
+        let loads = [self.loads.reads, self.loads.orders, self.loads.users];
+        let [reads, orders, users] = loads.map(Load::per_second);
         write!(
             f,
             "{reads:.0} reads, {orders:.0} orders, {users:.0} users a second"
+        )?;
+        let [reads, orders, users] = loads.map(Load::per_services_cpu);
+        write!(
+            f,
+            "; {reads:.0}, {orders:.0}, {users:.0} per CPU second of the services"
         )
     }
 }
@@ -361,7 +366,10 @@ mod tests {
     #[test]
     fn answers_are_divided_by_each_cost() {
         let run = run(PRINTED, 200.0);
-        assert_eq!(run.to_string(), "600 reads, 400 orders, 500 users a second");
+        assert_eq!(
+            run.to_string(),
+            "600 reads, 400 orders, 500 users a second; 900, 500, 750 per CPU second of the services"
+        );
         let values = ROWS.map(|(_, value)| value(&run));
         assert_eq!(
             values,
