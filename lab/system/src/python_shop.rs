@@ -2,18 +2,19 @@
 //!
 //! Left out: what is measured (`benches/comparison`), and taking it down ([`crate::take_down`]).
 
-use base::progress::Step;
+use base::{outcome, progress::Step};
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
     compose::Compose,
+    health,
     members::{self, Member},
     process::Call,
     project::{Project, Settings},
 };
 
 const BUILT_WITHIN: Duration = Duration::from_secs(20 * 60);
-const HEALTHY_WITHIN_SECONDS: u64 = 120;
+const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
 /// The images that both systems run.
 const SHARED_IMAGES: [&str; 3] = [
     "AGORA_IMAGE_TRAEFIK",
@@ -91,8 +92,16 @@ impl PythonShop {
                 .with_compose_file("compose.agora-gateway.yaml"),
         };
         self.compose
-            .up(&project, &self.settings, HEALTHY_WITHIN_SECONDS, [])
+            .up(&project, &self.settings, [])
             .logged(&self.log, |line| step.update(line))?;
-        members::all(&self.project)
+        let look = || members::all(&self.project);
+        let members = health::wait(HEALTHY_WITHIN, look, health::one_ended)?;
+        match members.iter().find(|member| !member.is_healthy()) {
+            Some(sick) => Err(outcome::failed(
+                format!("the Python shop's {} is {}", sick.service, sick.condition()),
+                "`docker compose logs` in examples/python-shop shows more",
+            )),
+            None => Ok(members),
+        }
     }
 }
