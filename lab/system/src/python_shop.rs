@@ -15,6 +15,8 @@ use crate::{
 
 const BUILT_WITHIN: Duration = Duration::from_secs(20 * 60);
 const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
+/// As in agora's compose.yaml: each check starts a process in a container.
+const HEALTH_INTERVAL: &str = "15s";
 /// The images that both systems run.
 const SHARED_IMAGES: [&str; 3] = [
     "AGORA_IMAGE_TRAEFIK",
@@ -68,9 +70,9 @@ impl PythonShop {
             .unwrap_or_default()
             .to_owned();
         let ports = PORTS.iter().map(|port| (*port, &free));
-        let settings = project
-            .settings()?
-            .with(ports.chain([("AGORA_CPUSET", &cpuset)]));
+        let rarely = HEALTH_INTERVAL.to_owned();
+        let others = [("AGORA_CPUSET", &cpuset), ("SHOP_HEALTH_INTERVAL", &rarely)];
+        let settings = project.settings()?.with(ports.chain(others));
         Ok(Self {
             project,
             settings,
