@@ -723,7 +723,7 @@ impl Runner<'_> {
             return Ok((withheld, None));
         }
         step.update("waiting for the moment of the fault");
-        pass(plan.after + jitter(task.seed))?;
+        wait::pass(plan.after + jitter(task.seed))?;
         step.update(&description);
         let injected_at = Utc::now();
         let mut injected = plan.fault.inject(self.system, since)?;
@@ -922,12 +922,6 @@ fn account(arm: &Arm) -> String {
             "; the fault had no observed effect"
         }
     )
-}
-
-/// Waits for this time; Ctrl-C ends it early.
-fn pass(time: Duration) -> anyhow::Result<()> {
-    wait::until(time, TICK.min(time), || Ok(None::<()>))?;
-    Ok(())
 }
 
 /// The same evaluation, experiment and repetition give the same seed.

@@ -2,8 +2,9 @@
 //!
 //! Left out: what is measured (`benches/comparison`), and taking it down ([`crate::take_down`]).
 
-use base::{outcome, progress::Step};
 use std::{path::PathBuf, time::Duration};
+
+use base::{outcome, progress::Step};
 
 use crate::{
     compose::Compose,

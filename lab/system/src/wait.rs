@@ -7,6 +7,8 @@ use std::{
 
 use crate::interrupt::{self, Interrupted};
 
+const TICK: Duration = Duration::from_millis(100);
+
 /// Asks `probe` every `interval` until it gives a value; `None` when `limit` passed without one.
 ///
 /// `probe` is asked at least once, however short the limit.
@@ -28,6 +30,15 @@ pub fn until<T>(
         }
         pause(interval);
     }
+}
+
+/// Lets a time pass that can't be told from a condition: another's schedule, or the moment of a fault.
+///
+/// # Errors
+/// After Ctrl-C.
+pub fn pass(time: Duration) -> anyhow::Result<()> {
+    until(time, TICK.min(time), || Ok(None::<()>))?;
+    Ok(())
 }
 
 #[expect(

@@ -111,9 +111,8 @@ impl Cut {
             let neighbour = neighbour.service;
             return Ok(Some(format!("{neighbour} can't reach it there any more")));
         }
-        let mut members = system.members()?;
-        health::ask(&mut members)?;
-        if let Some(unready) = unready(&members) {
+        let members = system.members()?;
+        if let Some(unready) = unready(&members)? {
             return Ok(Some(format!(
                 "{unready} isn't ready by its own health check"
             )));
@@ -126,10 +125,15 @@ impl Cut {
 }
 
 /// The first service that runs and whose health check has failed.
-fn unready(members: &[Member]) -> Option<Part> {
-    let mut services = members.iter().filter(|member| member.service.is_service());
-    let unready = services.find(|member| member.state == "running" && !member.is_healthy());
-    unready.map(|member| member.service)
+fn unready(members: &[Member]) -> anyhow::Result<Option<Part>> {
+    let services = members.iter().filter(|member| member.service.is_service());
+    let mut running: Vec<Member> = services
+        .filter(|member| member.state == "running")
+        .cloned()
+        .collect();
+    health::ask(&mut running)?;
+    let unready = running.iter().find(|member| !member.is_healthy());
+    Ok(unready.map(|member| member.service))
 }
 
 fn gateway_answers(members: &[Member]) -> bool {

@@ -68,6 +68,15 @@ impl Side {
             Self::Agora => "agora, everything on",
         }
     }
+
+    /// `None` where agora runs.
+    fn gateway_of_the_shop(self) -> Option<Gateway> {
+        match self {
+            Self::Plain => Some(Gateway::Plain),
+            Self::AgorasGateway => Some(Gateway::Agoras),
+            Self::Agora => None,
+        }
+    }
 }
 
 /// One side's measurements in one round.
@@ -161,22 +170,15 @@ fn measure(agora: &Project, rounds: usize, progress: &Progress) -> anyhow::Resul
         for index in order(round) {
             let side = Side::ALL[index];
             let name = format!("round {round} of {rounds}: {}", side.name());
-            let (system, members) = match side {
-                Side::Agora => (
+            let (system, members) = match side.gateway_of_the_shop() {
+                None => (
                     agora.clone(),
                     up::Options::default().bring_up(agora, progress)?,
                 ),
-                Side::Plain | Side::AgorasGateway => {
-                    let gateway = match side {
-                        Side::Plain => Gateway::Plain,
-                        _ => Gateway::Agoras,
-                    };
-                    let start = |step: &_| shop.start(gateway, step);
-                    (
-                        agora.python_shop(),
-                        progress.step("the Python shop", start)?,
-                    )
-                }
+                Some(gateway) => (
+                    agora.python_shop(),
+                    progress.step("the Python shop", |step| shop.start(gateway, step))?,
+                ),
             };
             let run = progress.step(&name, |step| {
                 let run = send_load(agora, &members)?;
