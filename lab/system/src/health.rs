@@ -44,7 +44,7 @@ pub fn wait(
     wait_by(ask_at_once, limit, look, give_up)
 }
 
-/// Whether one of them doesn't run: a reason for [`wait`] to give up where nobody starts it again.
+/// Whether one of them doesn't run: a reason for [`wait()`] to give up where nobody starts it again.
 pub fn one_ended(members: &[Member]) -> bool {
     members.iter().any(|member| member.state != "running")
 }
