@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use chassis::pool::Pool;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lapin::options::{
@@ -217,12 +218,18 @@ pub(crate) async fn database(orders: usize) -> f64 {
         .run(&inventory_pool)
         .await
         .unwrap();
+    let (placing, reserving) = (
+        Pool::new(order_pool.clone()),
+        Pool::new(inventory_pool.clone()),
+    );
     let started = Instant::now();
     tokio::join!(
-        repeated(orders, |_| insert_order(&order_pool)),
-        repeated(orders, |number| reserve(&inventory_pool, number)),
+        repeated(orders, |_| insert_order(&placing)),
+        repeated(orders, |number| reserve(&reserving, number)),
     );
     let took = started.elapsed();
+    // They keep connections, for whose return `close` waits.
+    drop((placing, reserving));
     order_pool.close().await;
     inventory_pool.close().await;
     testkit::remove_database(&orders_url).await;
@@ -254,7 +261,7 @@ async fn repeated<F: Future<Output = ()>>(times: usize, once: impl Fn(usize) -> 
     .await;
 }
 
-async fn insert_order(pool: &PgPool) {
+async fn insert_order(pool: &Pool) {
     sqlx::query("INSERT INTO orders (id, user_id, product_id, quantity) VALUES ($1, $2, 1, 1)")
         .bind(Uuid::now_v7())
         .bind(Uuid::now_v7())
@@ -263,7 +270,7 @@ async fn insert_order(pool: &PgPool) {
         .unwrap();
 }
 
-async fn reserve(pool: &PgPool, number: usize) {
+async fn reserve(pool: &Pool, number: usize) {
     let product_id = product(number);
     let mut transaction = chassis::database::begin(pool).await.unwrap();
     sqlx::query(

@@ -1,9 +1,10 @@
 //! Consuming a stream: every message is acknowledged once its outcome is durable, and none is dropped.
 //!
 //! An event is applied in one transaction together with its id (`inbox`) and with what follows from it
-//! (`outbox`); after the commit the message is acknowledged. Messages that wait already share a transaction, which
-//! saves most of the round trips and flushes. When one of them fails, the transaction is rolled back, and each is handled
-//! alone, so that one failure affects one message. A failure's kind ([`crate::failure`]) decides:
+//! (`outbox`); after the commit the message is acknowledged. Messages that arrive within 2 ms share a
+//! transaction and an acknowledgement, which saves most of the round trips and flushes. When one of them fails, the
+//! transaction is rolled back, and each is handled alone, so that one failure affects one message. A failure's kind
+//! ([`crate::failure`]) decides:
 //!
 //! | failure | pattern on | off |
 //! |---|---|---|
@@ -14,9 +15,11 @@
 //! between makes a duplicate, never a loss. While the broker has no room for it, or is slow, it is retried; when the
 //! channel breaks, the broker redelivers the message. Left out: what an event means.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::future::Future;
 use std::ops::Deref;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
@@ -25,7 +28,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, DeliveryTag, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use shared_events::Event;
 use shared_events::topology::{
@@ -52,6 +55,9 @@ use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
 use crate::telemetry::{self, Message, message_span};
 
+/// A batch begins so long after its first message has arrived, or when it is full: the relay publishes batches, whose
+/// messages arrive one after the other.
+const COLLECTED_WITHIN: Duration = Duration::from_millis(2);
 /// A handler that takes longer has failed: its message is retried.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Settling (confirm and acknowledge) may take this long before the channel counts as broken.
@@ -312,23 +318,28 @@ impl<H: Handler> Consumer<H> {
             .await
             .map_err(|_| ConsumeError::TimedOut)??;
         self.consuming.send_replace(true);
-        // What has arrived, without waiting for more.
-        let mut deliveries = deliveries.ready_chunks(self.batch_size);
+        let batches =
+            tokio_stream::StreamExt::chunks_timeout(deliveries, self.batch_size, COLLECTED_WITHIN);
+        let mut batches = pin!(batches);
+        let unsettled = Unsettled::default();
         let mut in_flight = FuturesUnordered::new();
         let mut alone = VecDeque::new();
         loop {
             while in_flight.len() < self.concurrency
                 && let Some(delivery) = alone.pop_front()
             {
-                in_flight.push(self.settle(session, vec![delivery]));
+                in_flight.push(self.settle(session, &unsettled, vec![delivery]));
             }
             tokio::select! {
                 biased;
                 () = self.draining.cancelled() => break,
                 Some(settled) = in_flight.next() => alone.extend(settled?),
-                batch = deliveries.next(), if in_flight.len() < self.concurrency => {
-                    let batch: Result<_, lapin::Error> = batch.ok_or(ConsumeError::Cancelled)?.into_iter().collect();
-                    in_flight.push(self.settle(session, batch?));
+                batch = batches.next(), if in_flight.len() < self.concurrency => {
+                    let batch: Result<Vec<Delivery>, lapin::Error> =
+                        batch.ok_or(ConsumeError::Cancelled)?.into_iter().collect();
+                    let batch = batch?;
+                    unsettled.add(&batch);
+                    in_flight.push(self.settle(session, &unsettled, batch));
                 }
             }
         }
@@ -378,19 +389,21 @@ impl<H: Handler> Consumer<H> {
     async fn settle(
         &self,
         session: &Session,
+        unsettled: &Unsettled,
         mut deliveries: Vec<Delivery>,
     ) -> Result<Vec<Delivery>, ConsumeError> {
         if deliveries.len() > 1 {
-            return self.settle_together(deliveries).await;
+            return self.settle_together(unsettled, deliveries).await;
         }
         if let Some(delivery) = deliveries.pop() {
-            self.settle_alone(session, delivery).await?;
+            self.settle_alone(session, unsettled, delivery).await?;
         }
         Ok(Vec::new())
     }
 
     async fn settle_together(
         &self,
+        unsettled: &Unsettled,
         deliveries: Vec<Delivery>,
     ) -> Result<Vec<Delivery>, ConsumeError> {
         let (mut together, mut messages, mut alone) = (Vec::new(), Vec::new(), Vec::new());
@@ -427,25 +440,23 @@ impl<H: Handler> Consumer<H> {
         let queue = self.topology.queue();
         // Each one's share of the time.
         let share = started.elapsed() / outcomes.len() as u32;
-        // Concurrently, so that the acknowledgements go out together.
-        try_join_all(together.iter().zip(&messages).zip(outcomes).map(
-            async |((delivery, (_, span)), outcome)| {
-                crash_point("consumer.before_ack");
-                acknowledge(delivery).await?;
-                let trace = telemetry::sampled_trace(span);
-                self.broker
-                    .metrics()
-                    .processed(&queue, outcome.name(), share, trace);
-                Ok::<_, ConsumeError>(())
-            },
-        ))
-        .await?;
+        for _ in &together {
+            crash_point("consumer.before_ack");
+        }
+        unsettled.acknowledge(&together).await?;
+        for ((_, span), outcome) in messages.iter().zip(outcomes) {
+            let trace = telemetry::sampled_trace(span);
+            self.broker
+                .metrics()
+                .processed(&queue, outcome.name(), share, trace);
+        }
         Ok(alone)
     }
 
     async fn settle_alone(
         &self,
         session: &Session,
+        unsettled: &Unsettled,
         delivery: Delivery,
     ) -> Result<(), ConsumeError> {
         let queue = self.topology.queue();
@@ -458,7 +469,9 @@ impl<H: Handler> Consumer<H> {
             // One for each attempt: that of a message that is redelivered for ever would never end.
             let span = self.span(&delivery);
             let started = Instant::now();
-            let attempt = self.attempt(session, &delivery).instrument(span.clone());
+            let attempt = self
+                .attempt(session, unsettled, &delivery)
+                .instrument(span.clone());
             let outcome = match attempt.await {
                 Ok(outcome) => outcome,
                 Err(failure) => {
@@ -502,6 +515,7 @@ impl<H: Handler> Consumer<H> {
     async fn attempt(
         &self,
         session: &Session,
+        unsettled: &Unsettled,
         delivery: &Delivery,
     ) -> Result<Outcome, ConsumeError> {
         let outcome = match self.handle(delivery).await {
@@ -538,7 +552,9 @@ impl<H: Handler> Consumer<H> {
                 }
             }
         };
-        acknowledge(delivery).await?;
+        unsettled
+            .acknowledge(std::slice::from_ref(delivery))
+            .await?;
         Ok(outcome)
     }
 
@@ -748,12 +764,62 @@ impl Drop for OwnChannel {
     }
 }
 
-async fn acknowledge(delivery: &Delivery) -> Result<(), ConsumeError> {
-    let acknowledged = delivery.acker.ack(BasicAckOptions::default());
-    tokio::time::timeout(SETTLE_TIMEOUT, acknowledged)
-        .await
-        .map_err(|_| ConsumeError::TimedOut)??;
-    Ok(())
+/// The deliveries of a channel that are being handled, by their tags, which the broker counts up.
+#[derive(Default)]
+struct Unsettled {
+    tags: Mutex<BTreeSet<DeliveryTag>>,
+    /// Held while acknowledgements are written, so that none covers the messages of another one that is written after it.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Unsettled {
+    fn add(&self, deliveries: &[Delivery]) {
+        let tags = deliveries.iter().map(|delivery| delivery.delivery_tag);
+        self.lock().extend(tags);
+    }
+
+    /// Acknowledges deliveries whose outcome is durable. Those before any other that is still being handled share a frame,
+    /// and an entry in the queue's log.
+    async fn acknowledge(&self, settled: &[Delivery]) -> Result<(), ConsumeError> {
+        let acknowledged = async {
+            let _writing = self.writing.lock().await;
+            let (together, alone) = self.remove(settled);
+            let acknowledged = settled.iter().filter_map(|delivery| {
+                let tag = delivery.delivery_tag;
+                let multiple = together == Some(tag);
+                (multiple || alone.contains(&tag))
+                    .then(|| delivery.acker.ack(BasicAckOptions { multiple }))
+            });
+            try_join_all(acknowledged).await
+        };
+        tokio::time::timeout(SETTLE_TIMEOUT, acknowledged)
+            .await
+            .map_err(|_| ConsumeError::TimedOut)??;
+        Ok(())
+    }
+
+    fn remove(&self, settled: &[Delivery]) -> (Option<DeliveryTag>, BTreeSet<DeliveryTag>) {
+        let tags = || settled.iter().map(|delivery| delivery.delivery_tag);
+        let mut unsettled = self.lock();
+        for tag in tags() {
+            unsettled.remove(&tag);
+        }
+        split(tags(), unsettled.first().copied())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<DeliveryTag>> {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The last tag before the first unsettled one, which can be acknowledged with all before it; and the tags after that one.
+fn split(
+    tags: impl Iterator<Item = DeliveryTag>,
+    first_unsettled: Option<DeliveryTag>,
+) -> (Option<DeliveryTag>, BTreeSet<DeliveryTag>) {
+    let (before, after): (BTreeSet<_>, BTreeSet<_>) =
+        tags.partition(|tag| first_unsettled.is_none_or(|first| *tag < first));
+    (before.last().copied(), after)
 }
 
 fn headers_of(delivery: &Delivery) -> FieldTable {
@@ -767,4 +833,18 @@ struct Copy<'a> {
     payload: &'a [u8],
     properties: BasicProperties,
     headers: FieldTable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_before_every_unsettled_message_is_acknowledged_together() {
+        let all = |tags: &[DeliveryTag], first| split(tags.iter().copied(), first);
+        assert_eq!(all(&[3, 1, 2], None), (Some(3), BTreeSet::new()));
+        assert_eq!(all(&[1, 2], Some(3)), (Some(2), BTreeSet::new()));
+        assert_eq!(all(&[1, 4, 5], Some(3)), (Some(1), BTreeSet::from([4, 5])));
+        assert_eq!(all(&[4, 5], Some(3)), (None, BTreeSet::from([4, 5])));
+    }
 }

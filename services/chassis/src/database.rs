@@ -14,8 +14,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
@@ -26,15 +27,13 @@ use crate::deadline;
 use crate::failure::is_transient;
 use crate::finish::finished;
 use crate::lifecycle::Lifecycle;
+use crate::pool::{Lent, Pool, TRUSTED_IDLE};
 use crate::readiness::Health;
 
 /// The wait for a free connection of the pool; past it the caller gets an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The server cancels a statement after this, so that no connection is lost to one query.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A pooled connection that was idle for longer is pinged before it is used again. Under load none is, which saves each
-/// transaction a round trip; a restart of the database takes longer.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How often the watcher pings, and how long an answer may take.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,7 +42,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Database {
     /// The pool.
-    pub pool: PgPool,
+    pub pool: Pool,
     reachable: watch::Receiver<bool>,
 }
 
@@ -65,6 +64,7 @@ pub async fn connect(
     let statement_timeout_ms = STATEMENT_TIMEOUT.as_millis().to_string();
     let options = options.options([("statement_timeout", &*statement_timeout_ms)]);
     let pool = pool_options(config.max_connections).connect_lazy_with(options.clone());
+    let pool = Pool::new(pool);
 
     lifecycle.metrics().pool("requests", &pool);
     let health = lifecycle.readiness().depends_on("postgres");
@@ -137,7 +137,7 @@ impl Database {
                 let mut delays = backoff();
                 loop {
                     database.wait_until_reachable().await;
-                    match receive(&database.pool_of(1, &[]), channel, &wake_up).await {
+                    match receive(database.pool_of(1, &[]), channel, &wake_up).await {
                         Ok(()) => delays = backoff(),
                         Err(error) => debug!(channel, %error, "not listening: polling only"),
                     }
@@ -153,9 +153,10 @@ impl Database {
     }
 
     /// Another pool, with options of its own, for work that must not queue behind requests.
-    pub fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> PgPool {
-        let connect = PgConnectOptions::clone(&self.pool.connect_options());
-        pool_options(connections).connect_lazy_with(connect.options(options.iter().copied()))
+    pub fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> Pool {
+        let connect = PgConnectOptions::clone(&self.pool.source().connect_options());
+        let connect = connect.options(options.iter().copied());
+        Pool::new(pool_options(connections).connect_lazy_with(connect))
     }
 }
 
@@ -177,15 +178,18 @@ pub fn pool_options(connections: u32) -> PgPoolOptions {
 
 /// A transaction on a connection of a pool. Dropped, it is rolled back before the connection is used again.
 #[must_use = "what isn't committed did not happen"]
-pub struct Transaction(sqlx::Transaction<'static, Postgres>);
+pub struct Transaction {
+    /// `None` once it has ended.
+    connection: Option<Lent>,
+}
 
 /// Begins a transaction. Dropped while `BEGIN` is in flight, it is rolled back; while it waits for a connection, nothing has
 /// happened.
 ///
 /// # Errors
 /// When there is no connection, or it breaks.
-pub async fn begin(pool: &PgPool) -> Result<Transaction, sqlx::Error> {
-    begin_with(pool, None).await
+pub async fn begin(pool: &Pool) -> Result<Transaction, sqlx::Error> {
+    begin_with(pool, "BEGIN".to_owned()).await
 }
 
 /// A transaction whose statements the server cancels at the deadline ([`deadline::remaining`]): their answer is no longer
@@ -193,22 +197,32 @@ pub async fn begin(pool: &PgPool) -> Result<Transaction, sqlx::Error> {
 ///
 /// # Errors
 /// When there is no connection, or it breaks.
-pub async fn begin_in_time(pool: &PgPool) -> Result<Transaction, sqlx::Error> {
+pub async fn begin_in_time(pool: &Pool) -> Result<Transaction, sqlx::Error> {
     let Some(left) = deadline::remaining().filter(|left| *left < STATEMENT_TIMEOUT) else {
         return begin(pool).await;
     };
     // 0 would be no limit at all.
     let limit_ms = left.as_millis().max(1);
-    let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
-    begin_with(pool, Some(AssertSqlSafe(begin).into_sql_str())).await
+    begin_with(
+        pool,
+        format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"),
+    )
+    .await
 }
 
-async fn begin_with(pool: &PgPool, begin: Option<SqlStr>) -> Result<Transaction, sqlx::Error> {
+async fn begin_with(pool: &Pool, begin: String) -> Result<Transaction, sqlx::Error> {
     // Dropping this wait changes nothing: it has no effect yet.
     let connection = pool.acquire().await?;
-    finished(sqlx::Transaction::begin(connection, begin))
-        .await
-        .map(Transaction)
+    let begun = async move {
+        // From here on it is rolled back if it isn't returned.
+        let mut transaction = Transaction {
+            connection: Some(connection),
+        };
+        let begin = sqlx::raw_sql(AssertSqlSafe(begin));
+        begin.execute(&mut *transaction).await?;
+        Ok(transaction)
+    };
+    finished(begun).await
 }
 
 impl Transaction {
@@ -217,7 +231,7 @@ impl Transaction {
     /// # Errors
     /// The database's. If the connection broke, the transaction may be committed all the same.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
-        finished(self.0.commit()).await
+        self.end("COMMIT").await
     }
 
     /// Rolls it back.
@@ -225,21 +239,56 @@ impl Transaction {
     /// # Errors
     /// The database's; the transaction is rolled back all the same.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
-        finished(self.0.rollback()).await
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, statement: &'static str) -> Result<(), sqlx::Error> {
+        let ended = async move {
+            sqlx::raw_sql(statement).execute(&mut *self).await?;
+            if let Some(connection) = self.connection.take() {
+                connection.keep();
+            }
+            Ok(())
+        };
+        finished(ended).await
     }
 }
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            drop(runtime.spawn(roll_back(connection)));
+        }
+    }
+}
+
+/// Rolls back what was dropped, however far it had come, and returns the connection.
+async fn roll_back(mut connection: Lent) {
+    // Of a statement that was dropped the first attempt may get the error, and isn't sent.
+    for _ in 0..2 {
+        let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut **connection).await;
+        if rolled_back.is_ok() {
+            return connection.keep();
+        }
+    }
+    connection.close();
+}
+
+const OPEN: &str = "a transaction has a connection until it ends";
 
 impl Deref for Transaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0
+        self.connection.as_ref().expect(OPEN)
     }
 }
 
 impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+        self.connection.as_mut().expect(OPEN)
     }
 }
 
@@ -249,8 +298,8 @@ pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
 }
 
 /// Listens until the connection is lost.
-async fn receive(pool: &PgPool, channel: &str, wake_up: &Notify) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
+async fn receive(pool: Pool, channel: &str, wake_up: &Notify) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool.source()).await?;
     listener.listen(channel).await?;
     wake_up.notify_one();
     // `None` is a lost connection.

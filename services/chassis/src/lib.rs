@@ -31,6 +31,7 @@ pub mod outbound;
 pub mod outbox;
 pub mod paging;
 pub mod patterns;
+pub mod pool;
 pub mod problem;
 pub mod readiness;
 pub mod replicas;

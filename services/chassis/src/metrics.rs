@@ -23,6 +23,7 @@ use prometheus_client::registry::{Metric, Registry};
 use shared_events::topology::DeadReason;
 
 use crate::patterns::{Pattern, Switch};
+use crate::pool::Pool;
 
 /// Seconds; from a cached read to the request timeout.
 const DURATION_BUCKETS: [f64; 13] = [
@@ -286,7 +287,7 @@ impl Metrics {
     }
 
     /// Reports how much of a pool is in use; `name` is its label.
-    pub(crate) fn pool(&self, name: &'static str, pool: &sqlx::PgPool) {
+    pub(crate) fn pool(&self, name: &'static str, pool: &Pool) {
         self.0.pools.enter(name, pool);
     }
 

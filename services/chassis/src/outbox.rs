@@ -14,7 +14,8 @@
 //!   same order wait behind it. A broker that is unreachable, blocks publishers or has a full queue rejects no event: none
 //!   is parked because of it.
 //!
-//! An event whose message was lost after that is published once more with [`UnitOfWork::republish`].
+//! An event whose message was lost after that is published once more with [`UnitOfWork::republish`]. A transaction that is one
+//! statement and its event needs no unit of work: [`Outbox::with_event`] sends both to the database as one statement.
 //!
 //! With the pattern off the transaction commits first and publishes then: a failure in between loses the event. Left out:
 //! the tables (each service's migrations), and the content of an event.
@@ -26,8 +27,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use opentelemetry::propagation::{Extractor, Injector};
 use shared_events::Event;
-use sqlx::PgConnection;
-use sqlx::postgres::PgPool;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,7 @@ use crate::finish::finished;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::OutboxGauges;
 use crate::patterns::Pattern;
+use crate::pool::Pool;
 use crate::telemetry::{self, Message, Statement, message_span};
 
 /// The channel of `NOTIFY`; each service has a database, and so a channel, of its own.
@@ -55,7 +56,7 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
 /// The relay begins a batch this long after the one before, or later, unless it knows that more events wait: under load,
 /// events gather for that long. A single event is not delayed.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(15);
 /// Longer than the statements of a batch and the longest wait for its confirms: past it a connection is dead without an
 /// error.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(50);
@@ -71,7 +72,7 @@ const PRUNED_ROWS: i64 = 1_000;
 /// How the events of a transaction are published; clones share it.
 #[derive(Clone)]
 pub struct Outbox {
-    pool: PgPool,
+    pool: Pool,
     strategy: Strategy,
 }
 
@@ -101,6 +102,15 @@ pub struct UnitOfWork<'a> {
     recorded: Vec<(Event, StoredContext)>,
     /// Whether a stored event is to be published again.
     republishes: bool,
+}
+
+/// A statement that changes rows, and the event that tells of it: see [`Outbox::with_event`].
+#[must_use = "it does nothing until it is executed"]
+pub struct EventStatement<'a> {
+    outbox: &'a Outbox,
+    /// Begins with the recording of the event where that is stored.
+    sql: QueryBuilder<Postgres>,
+    recorded: (Event, StoredContext),
 }
 
 /// Composes the strategy that the configuration asks for, and starts the relay and its housekeeping.
@@ -142,7 +152,7 @@ pub fn start(
 
 impl Outbox {
     /// The same outbox, its transactions on another pool.
-    pub(crate) fn on(self, pool: PgPool) -> Self {
+    pub(crate) fn on(self, pool: Pool) -> Self {
         Self { pool, ..self }
     }
 
@@ -158,6 +168,81 @@ impl Outbox {
             republishes: false,
         })
     }
+
+    /// A statement that is executed together with the recording of this event.
+    pub fn with_event(&self, event: Event) -> EventStatement<'_> {
+        let trace = StoredContext::current();
+        let mut sql = QueryBuilder::default();
+        if let Strategy::Stored { .. } = self.strategy {
+            sql.push("WITH recorded AS (INSERT INTO outbox (")
+                .push(COLUMNS)
+                .push(") VALUES (");
+            let mut values = sql.separated(", ");
+            values.push_bind(event.id);
+            values.push_bind(event.subject.clone());
+            values.push_bind(event.event_type.clone());
+            values.push_bind(event.routing_key().to_owned());
+            values.push_bind(encoded(&event));
+            values.push_bind(trace.traceparent.clone());
+            values.push_bind(trace.tracestate.clone());
+            sql.push(")) ");
+        }
+        EventStatement {
+            outbox: self,
+            sql,
+            recorded: (event, trace),
+        }
+    }
+}
+
+impl EventStatement<'_> {
+    /// Where the statement is written, with its values.
+    pub fn sql(&mut self) -> &mut QueryBuilder<Postgres> {
+        &mut self.sql
+    }
+
+    /// Executes it, in a span of this name: operation and table. Dropped once the database has it, it is still completed. A
+    /// direct publisher publishes the event then: a failure there is logged and counted, and not an error.
+    ///
+    /// # Errors
+    /// The database's. If the connection broke, it may have been executed all the same.
+    pub async fn execute(self, summary: &'static str) -> Result<(), sqlx::Error> {
+        let Self {
+            outbox,
+            mut sql,
+            recorded,
+        } = self;
+        let notifiers = match &outbox.strategy {
+            Strategy::Stored { notifiers } => Some(notifiers.clone()),
+            Strategy::Direct(_) => None,
+        };
+        let executed = async {
+            // Dropping this wait changes nothing: it has no effect yet.
+            let mut connection = outbox.pool.acquire().await?;
+            let executed = async move {
+                sql.build().execute(&mut **connection).await?;
+                connection.keep();
+                // Within it: the event of a request that is dropped meanwhile would wait for polling.
+                if let Some(notifiers) = notifiers {
+                    notifiers.notify();
+                }
+                Ok(())
+            };
+            finished(executed).await
+        };
+        executed.traced(summary).await?;
+        if let Strategy::Direct(publisher) = &outbox.strategy {
+            publish_directly(publisher, &[recorded]).await;
+        }
+        Ok(())
+    }
+}
+
+impl Notifiers {
+    fn notify(&self) {
+        self.relay.notify_one();
+        self.replicas.notify_one();
+    }
 }
 
 impl UnitOfWork<'_> {
@@ -168,9 +253,7 @@ impl UnitOfWork<'_> {
 
     /// Records an event: it is published if and when the transaction commits.
     pub fn record(&mut self, event: Event) {
-        let mut trace = StoredContext::default();
-        telemetry::inject(&mut trace);
-        self.recorded.push((event, trace));
+        self.recorded.push((event, StoredContext::current()));
     }
 
     /// Publishes an event again whose message may have been lost: the one with this subject and type. While the outbox keeps
@@ -245,28 +328,14 @@ impl UnitOfWork<'_> {
                 // As one: without it, the events of a request that is dropped meanwhile would wait for polling.
                 let committed = async move {
                     transaction.commit().await?;
-                    notifiers.relay.notify_one();
-                    notifiers.replicas.notify_one();
+                    notifiers.notify();
                     Ok(())
                 };
                 finished(committed).traced("COMMIT").await?;
             }
             Strategy::Direct(publisher) => {
                 self.transaction.commit().traced("COMMIT").await?;
-                crash_point("direct.before_publish");
-                // Concurrently: one after the other they could take longer than a message may be handled.
-                join_all(self.recorded.iter().map(async |(event, trace)| {
-                    let span =
-                        send_span(&publisher.exchange(), event.routing_key(), event.id, trace);
-                    let published = publisher.publish(event).instrument(span.clone()).await;
-                    if let Err(error) = published {
-                        telemetry::fail(&span, error.outcome());
-                        span.in_scope(|| {
-                            error!(event_id = %event.id, subject = event.subject, %error, "event lost");
-                        });
-                    }
-                }))
-                .await;
+                publish_directly(publisher, &self.recorded).await;
             }
         }
         Ok(())
@@ -279,6 +348,31 @@ impl UnitOfWork<'_> {
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         self.transaction.rollback().traced("ROLLBACK").await
     }
+}
+
+/// Publishes events whose transaction is committed; a failure is logged and counted.
+async fn publish_directly(publisher: &Publisher, recorded: &[(Event, StoredContext)]) {
+    crash_point("direct.before_publish");
+    // Concurrently: one after the other they could take longer than a message may be handled.
+    join_all(recorded.iter().map(async |(event, trace)| {
+        let span = send_span(&publisher.exchange(), event.routing_key(), event.id, trace);
+        let published = publisher.publish(event).instrument(span.clone()).await;
+        if let Err(error) = published {
+            telemetry::fail(&span, error.outcome());
+            span.in_scope(|| {
+                error!(event_id = %event.id, subject = event.subject, %error, "event lost");
+            });
+        }
+    }))
+    .await;
+}
+
+/// What is stored of an event.
+const COLUMNS: &str =
+    "event_id, subject, event_type, routing_key, payload, traceparent, tracestate";
+
+fn encoded(event: &Event) -> String {
+    String::from_utf8(event.encode()).expect("JSON is UTF-8")
 }
 
 /// All in one statement, and in the order of recording: their positions follow it.
@@ -295,21 +389,17 @@ async fn store(
             .map(|(event, trace)| value(event, trace))
             .collect()
     }
-    sqlx::query(
-        "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload, traceparent, tracestate)
-         SELECT event_id, subject, event_type, routing_key, payload, traceparent, tracestate
+    sqlx::query(AssertSqlSafe(format!(
+        "INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS}
          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-             WITH ORDINALITY AS recorded (event_id, subject, event_type, routing_key, payload, traceparent, tracestate,
-                                      number)
+             WITH ORDINALITY AS recorded ({COLUMNS}, number)
          ORDER BY number",
-    )
+    )))
     .bind(column(recorded, |event, _| event.id))
     .bind(column(recorded, |event, _| &*event.subject))
     .bind(column(recorded, |event, _| &*event.event_type))
     .bind(column(recorded, |event, _| event.routing_key()))
-    .bind(column(recorded, |event, _| {
-        String::from_utf8(event.encode()).expect("JSON is UTF-8")
-    }))
+    .bind(column(recorded, |event, _| encoded(event)))
     .bind(column(recorded, |_, trace| trace.traceparent.as_deref()))
     .bind(column(recorded, |_, trace| trace.tracestate.as_deref()))
     .execute(connection)
@@ -361,7 +451,7 @@ fn spawn_housekeeping(lifecycle: &Lifecycle, retention: Duration, database: &Dat
     });
 }
 
-async fn measure(pool: &PgPool, gauges: &OutboxGauges) -> Result<(), sqlx::Error> {
+async fn measure(pool: &Pool, gauges: &OutboxGauges) -> Result<(), sqlx::Error> {
     // Parked events, and those that wait behind them, don't wait for the relay: the age is that of the others.
     let (backlog, parked, oldest_age_seconds): (i64, i64, f64) = sqlx::query_as(
         "WITH waiting AS MATERIALIZED (
@@ -380,7 +470,7 @@ async fn measure(pool: &PgPool, gauges: &OutboxGauges) -> Result<(), sqlx::Error
 }
 
 /// Deletes some of the published rows that are older than the retention; returns how many.
-async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
+async fn prune(pool: &Pool, retention: Duration) -> Result<u64, sqlx::Error> {
     let gone = sqlx::query(
         // A row that is being republished is locked, and skipped.
         "DELETE FROM outbox WHERE published_at IS NOT NULL AND position IN
@@ -401,7 +491,7 @@ async fn prune(pool: &PgPool, retention: Duration) -> Result<u64, sqlx::Error> {
 pub struct Relay {
     /// One connection, so that a batch never waits for requests. Marks needn't be on disk when the commit
     /// returns: one that is lost in a crash of the database publishes an event twice, which the inbox knows.
-    pool: Mutex<PgPool>,
+    pool: Mutex<Pool>,
     database: Database,
     publisher: Publisher,
     batch_size: i64,
@@ -515,7 +605,7 @@ impl Relay {
         }
     }
 
-    fn lock_pool(&self) -> MutexGuard<'_, PgPool> {
+    fn lock_pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -702,7 +792,7 @@ impl Relay {
 }
 
 /// The pool of a relay: see [`Relay`].
-fn marking_pool(database: &Database) -> PgPool {
+fn marking_pool(database: &Database) -> Pool {
     database.pool_of(1, &[("synchronous_commit", "off")])
 }
 
@@ -723,6 +813,15 @@ fn send_span(exchange: &str, routing_key: &str, id: Uuid, recorded_in: &StoredCo
 struct StoredContext {
     traceparent: Option<String>,
     tracestate: Option<String>,
+}
+
+impl StoredContext {
+    /// The current one.
+    fn current() -> Self {
+        let mut trace = Self::default();
+        telemetry::inject(&mut trace);
+        trace
+    }
 }
 
 impl Injector for StoredContext {

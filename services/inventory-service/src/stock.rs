@@ -2,11 +2,11 @@
 
 use axum::extract::State;
 use chassis::identity::Identity;
+use chassis::pool::Pool;
 use chassis::problem::{Path, Problem};
 use chassis::telemetry::Statement;
 use serde::Serialize;
 use shared_events::ProductId;
-use sqlx::PgPool;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -25,7 +25,7 @@ struct Stock {
 }
 
 /// `GET /inventory/{product_id}`.
-pub fn router(pool: PgPool) -> OpenApiRouter {
+pub fn router(pool: Pool) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(read_stock))
         .with_state(pool)
@@ -41,7 +41,7 @@ pub fn router(pool: PgPool) -> OpenApiRouter {
     )
 )]
 async fn read_stock(
-    State(pool): State<PgPool>,
+    State(pool): State<Pool>,
     _: Identity,
     Path(product_id): Path<ProductId>,
 ) -> Result<axum::Json<Stock>, Problem> {

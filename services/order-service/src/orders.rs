@@ -139,6 +139,23 @@ pub struct UnknownStatus(String);
 const SERVICE: &str = "order-service";
 
 impl Order {
+    /// A new order; it is stored with [`store::insert`].
+    pub fn place(user_id: UserId, content: PlaceOrder, status: Status) -> Self {
+        let id = OrderId::generate();
+        let placed_at = id.generated_at().expect("a new id has its time");
+        Self {
+            id,
+            user_id,
+            content,
+            status,
+            reason: None,
+            // The id's own time.
+            placed_at,
+            changed_at: placed_at,
+            event_id: Some(Uuid::now_v7()),
+        }
+    }
+
     /// The event that it was placed.
     pub fn placed(&self) -> Event {
         let data = OrderPlaced {

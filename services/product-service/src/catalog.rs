@@ -1,10 +1,10 @@
 //! The catalogue's two gRPC methods.
 
+use chassis::pool::Pool;
 use chassis::telemetry::Statement;
 use chassis::{database, failure};
 use proto::catalog::catalog_server;
 use proto::catalog::{GetProductRequest, ListProductsRequest, ListProductsResponse, Product};
-use sqlx::PgPool;
 use sqlx::error::DatabaseError;
 use tonic::{Request, Response, Status};
 
@@ -13,7 +13,7 @@ const MAX_PAGE_SIZE: i32 = 100;
 
 /// Answers from the database.
 pub struct Catalog {
-    pool: PgPool,
+    pool: Pool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -25,7 +25,7 @@ struct ProductRow {
 
 impl Catalog {
     /// Reads through this pool.
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self { pool }
     }
 

@@ -14,12 +14,12 @@ use axum::routing::get;
 use chassis::database::violated_constraint;
 use chassis::identity::{Identity, USER_EMAIL_HEADER, USER_ID_HEADER};
 use chassis::metrics::{Metrics, Outcomes};
+use chassis::pool::Pool;
 use chassis::problem::{Json, Problem};
 use chassis::telemetry::Statement;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use shared_events::UserId;
-use sqlx::PgPool;
 use tracing::{Instrument, debug, error, info};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 use utoipa::ToSchema;
@@ -37,7 +37,7 @@ use crate::tokens::{Claims, InvalidToken, Tokens};
 /// What the handlers need. It is shared: a copy per request would also copy the keys.
 pub struct Accounts {
     /// The users' database.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Hashes and verifies.
     pub passwords: Passwords,
     /// The minimum length of a new password.

@@ -11,11 +11,11 @@
 //! address. An attempt whose client disconnects is counted once its hash has begun. Left out: notifying the owner;
 //! trusted devices; one guess at each of many addresses.
 
+use chassis::pool::Pool;
 use chassis::problem::Problem;
 use chassis::telemetry::Statement;
 use sha2::{Digest, Sha256};
 use shared_events::UserId;
-use sqlx::PgPool;
 
 /// The number of failures that blocks an address.
 const LIMIT: i32 = 5;
@@ -31,7 +31,7 @@ const PRUNED_ROWS: i64 = 10_000;
 /// Counts attempts; clones share the table.
 #[derive(Clone)]
 pub struct Attempts {
-    pool: PgPool,
+    pool: Pool,
 }
 
 /// Whose password is tried: an address, with or without an account.
@@ -62,7 +62,7 @@ impl Account {
 
 impl Attempts {
     /// Counts in this database.
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self { pool }
     }
 

@@ -19,10 +19,10 @@ use anyhow::Context as _;
 use chassis::database::Database;
 use chassis::lifecycle::Lifecycle;
 use chassis::metrics::Gauge;
+use chassis::pool::Pool;
 use chassis::telemetry::Statement;
 use chrono::{DateTime, TimeDelta, Utc};
 use shared_events::UserId;
-use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
@@ -53,7 +53,7 @@ const FROM_THE_BEGINNING: &str = "0";
 /// The revocations; clones share them.
 #[derive(Clone)]
 pub struct Revocations {
-    pool: PgPool,
+    pool: Pool,
     known: Arc<Known>,
 }
 
@@ -227,7 +227,7 @@ impl Revocations {
 pub struct Reader {
     known: Arc<Known>,
     database: Database,
-    pool: PgPool,
+    pool: Pool,
     /// Everything committed before this watermark is known.
     read_up_to: String,
     wake_up: Arc<Notify>,
@@ -263,7 +263,7 @@ impl Reader {
 
 impl Known {
     /// Adds what was committed since a watermark; returns the next watermark.
-    async fn read(&self, pool: &PgPool, from: &str) -> Result<String, sqlx::Error> {
+    async fn read(&self, pool: &Pool, from: &str) -> Result<String, sqlx::Error> {
         // Read before the rows: a transaction that ended below it is visible to that read, and one still in progress has
         // an id at or above it, whenever it commits.
         let up_to: String =
@@ -311,7 +311,7 @@ impl Known {
 }
 
 /// As late as memory forgets: a replica that starts meanwhile must know what others still know.
-async fn prune(pool: &PgPool) -> Result<(), sqlx::Error> {
+async fn prune(pool: &Pool) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM revocations WHERE expires_at < now() - make_interval(secs => $1)")
         .bind(KEPT_BEYOND_EXPIRY.as_seconds_f64())
         .execute(pool)

@@ -4,11 +4,11 @@ use axum::extract::State;
 use axum::routing::get;
 use chassis::identity::Identity;
 use chassis::paging::{Page, PageQuery};
+use chassis::pool::Pool;
 use chassis::problem::{Path, Problem, Query};
 use chassis::telemetry::Statement;
 use serde::Serialize;
 use shared_events::UserId;
-use sqlx::PgPool;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -30,7 +30,7 @@ struct OwnUser {
 }
 
 /// `GET /users/`, `/users/me`, `/users/{id}`.
-pub fn router(pool: PgPool) -> OpenApiRouter {
+pub fn router(pool: Pool) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(list_users))
         // The same without the trailing slash; the document lists one of them.
@@ -49,7 +49,7 @@ pub fn router(pool: PgPool) -> OpenApiRouter {
     responses((status = 200, description = "A page of users.", body = Page<PublicUser>))
 )]
 async fn list_users(
-    State(pool): State<PgPool>,
+    State(pool): State<Pool>,
     _: Identity,
     Query(page): Query<PageQuery>,
 ) -> Result<axum::Json<Page<PublicUser>>, Problem> {
@@ -78,7 +78,7 @@ async fn list_users(
     )
 )]
 async fn read_me(
-    State(pool): State<PgPool>,
+    State(pool): State<Pool>,
     identity: Identity,
 ) -> Result<axum::Json<OwnUser>, Problem> {
     let user = sqlx::query_as("SELECT id, name, email FROM users WHERE id = $1")
@@ -99,7 +99,7 @@ async fn read_me(
     )
 )]
 async fn read_user(
-    State(pool): State<PgPool>,
+    State(pool): State<Pool>,
     _: Identity,
     Path(id): Path<UserId>,
 ) -> Result<axum::Json<PublicUser>, Problem> {

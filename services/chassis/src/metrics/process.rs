@@ -7,13 +7,13 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::pool::Pool;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
-use sqlx::PgPool;
 
 /// The process and the runtime that the scrape is answered in.
 #[derive(Debug)]
@@ -78,10 +78,10 @@ fn gauge(
 
 /// The pools that were added; clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pools(Arc<Mutex<Vec<(&'static str, PgPool)>>>);
+pub(super) struct Pools(Arc<Mutex<Vec<(&'static str, Pool)>>>);
 
 impl Pools {
-    pub(super) fn enter(&self, name: &'static str, pool: &PgPool) {
+    pub(super) fn enter(&self, name: &'static str, pool: &Pool) {
         let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         pools.push((name, pool.clone()));
     }
@@ -101,7 +101,7 @@ impl Collector for Pools {
             MetricType::Gauge,
         )?;
         for (name, pool) in pools.iter() {
-            let idle = pool.num_idle() as i64;
+            let idle = pool.idle() as i64;
             // The two are not read in one moment.
             let used = (i64::from(pool.size()) - idle).max(0);
             for (state, value) in [("idle", idle), ("used", used)] {
@@ -117,7 +117,7 @@ impl Collector for Pools {
             encoder.encode_descriptor("db_client_connection_max", help, None, MetricType::Gauge)?;
         for (name, pool) in pools.iter() {
             let labels = [("db_client_connection_pool_name", *name)];
-            let bound = i64::from(pool.options().get_max_connections());
+            let bound = i64::from(pool.max_connections());
             ConstGauge::new(bound).encode(bounds.encode_family(&labels)?)?;
         }
         Ok(())

@@ -8,11 +8,11 @@ use chassis::idempotency::{IdempotencyKey, key_reused};
 use chassis::identity::Identity;
 use chassis::outbox::Outbox;
 use chassis::paging::{Page, PageQuery};
+use chassis::pool::Pool;
 use chassis::problem::{Path, Problem, Query};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use shared_events::{OrderId, ProductId, Quantity};
-use sqlx::PgPool;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -25,7 +25,7 @@ use super::{Course, Order, PlaceOrder, Status};
 #[derive(Clone)]
 pub struct Orders {
     /// The database of orders.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Commits orders together with their events.
     pub outbox: Outbox,
     /// The status of new and of cancelled orders.
@@ -102,27 +102,15 @@ async fn place_order(
 ) -> Result<(StatusCode, axum::Json<Accepted>), Problem> {
     let content = order_of_request(query, body?.map(|axum::Json(order)| order))?;
     let key = IdempotencyKey::of_request(&headers)?;
-    let mut work = orders.outbox.begin().await?;
-    let inserted = store::insert(
-        work.connection(),
-        identity.user_id,
-        content,
-        orders.course.placed,
-        key.as_ref(),
-    )
-    .await?;
-    let order = match (inserted, &key) {
-        (Some(order), _) => {
-            work.record(order.placed());
-            work.commit().await?;
-            info!(order_id = %order.id, "order placed");
-            order
+    let new = Order::place(identity.user_id, content, orders.course.placed);
+    let is_stored = store::insert(&orders.outbox, &new, key.as_ref()).await?;
+    let order = match &key {
+        _ if is_stored => {
+            info!(order_id = %new.id, "order placed");
+            new
         }
-        (None, Some(key)) => {
-            work.rollback().await?;
-            placed_before(&orders.pool, &identity, content, key).await?
-        }
-        (None, None) => return Err(Problem::internal()),
+        Some(key) => placed_before(&orders.pool, &identity, content, key).await?,
+        None => return Err(Problem::internal()),
     };
     // Also for an order placed before: a repeated request gets the first answer, whatever the order's status is by then.
     // (If the pattern `saga` was switched in between, it gets the status of the current setting.)
@@ -131,7 +119,7 @@ async fn place_order(
 
 /// The order placed earlier with this key, if its content is the same.
 async fn placed_before(
-    pool: &PgPool,
+    pool: &Pool,
     identity: &Identity,
     content: PlaceOrder,
     key: &IdempotencyKey,

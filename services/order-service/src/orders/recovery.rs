@@ -23,8 +23,8 @@ use chassis::lifecycle::Lifecycle;
 use chassis::metrics::{Counter, Gauge};
 use chassis::outbox::Outbox;
 use chassis::patterns::Pattern;
+use chassis::pool::Pool;
 use chrono::Utc;
-use sqlx::PgPool;
 use tracing::warn;
 
 use super::store::{self, ByAge};
@@ -58,7 +58,7 @@ pub fn start(lifecycle: &Lifecycle, database: &Database, outbox: Outbox, config:
 
 #[derive(Clone)]
 struct Sweeper {
-    pool: PgPool,
+    pool: Pool,
     outbox: Outbox,
     /// `None` with the pattern off.
     by_age: Option<ByAge>,

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use chassis::database::violated_constraint;
 use chassis::idempotency::IdempotencyKey;
+use chassis::outbox::Outbox;
+use chassis::pool::Pool;
 use chassis::telemetry::Statement;
 use chrono::{DateTime, Utc};
 use shared_events::{OrderId, ProductId, Quantity, UserId};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Order, PlaceOrder, Status};
@@ -28,37 +30,35 @@ struct OrderRow {
     event_id: Option<Uuid>,
 }
 
-/// Stores a new order; `None` when the user has already used the key. The transaction is then aborted.
+/// Stores a new order with the event that tells of it; `false` when the user has already used the key: then nothing is
+/// stored.
 ///
 /// # Errors
 /// The database's.
 pub async fn insert(
-    connection: &mut PgConnection,
-    user_id: UserId,
-    content: PlaceOrder,
-    status: Status,
+    outbox: &Outbox,
+    order: &Order,
     key: Option<&IdempotencyKey>,
-) -> Result<Option<Order>, sqlx::Error> {
-    let id = OrderId::generate();
-    let inserted = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key, event_id, placed_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING {COLUMNS}"
-    )))
-    .bind(id.0)
-    .bind(user_id.0)
-    .bind(content.product_id.get())
-    .bind(content.quantity.get())
-    .bind(status.as_str())
-    .bind(key.map(IdempotencyKey::as_str))
-    .bind(Uuid::now_v7())
-    // The id's own time: the transaction may have begun earlier.
-    .bind(id.generated_at())
-    .fetch_one(connection)
-    .traced("INSERT orders")
-    .await;
-    match inserted {
-        Ok(row) => order(row).map(Some),
-        Err(error) if violated_constraint(&error) == Some("orders_idempotency_key") => Ok(None),
+) -> Result<bool, sqlx::Error> {
+    let mut statement = outbox.with_event(order.placed());
+    let sql = statement.sql();
+    // When it got its status is the database's time, which the time that it waits for is compared with.
+    sql.push(
+        "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key, event_id, placed_at) VALUES (",
+    );
+    let mut values = sql.separated(", ");
+    values.push_bind(order.id.0);
+    values.push_bind(order.user_id.0);
+    values.push_bind(order.content.product_id.get());
+    values.push_bind(order.content.quantity.get());
+    values.push_bind(order.status.as_str());
+    values.push_bind(key.map(|key| key.as_str().to_owned()));
+    values.push_bind(order.event_id);
+    values.push_bind(order.placed_at);
+    sql.push(")");
+    match statement.execute("INSERT orders").await {
+        Ok(()) => Ok(true),
+        Err(error) if violated_constraint(&error) == Some("orders_idempotency_key") => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -68,7 +68,7 @@ pub async fn insert(
 /// # Errors
 /// The database's.
 pub async fn find_by_key(
-    pool: &PgPool,
+    pool: &Pool,
     user_id: UserId,
     key: &IdempotencyKey,
 ) -> Result<Option<Order>, sqlx::Error> {
@@ -217,7 +217,7 @@ pub async fn note_recovery(
 ///
 /// # Errors
 /// The database's.
-pub async fn count_given_up(pool: &PgPool, attempts: u32) -> Result<i64, sqlx::Error> {
+pub async fn count_given_up(pool: &Pool, attempts: u32) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM orders WHERE status IN ('pending', 'cancelling') AND recoveries >= $1",
     )
@@ -230,11 +230,7 @@ pub async fn count_given_up(pool: &PgPool, attempts: u32) -> Result<i64, sqlx::E
 ///
 /// # Errors
 /// The database's.
-pub async fn find(
-    pool: &PgPool,
-    user_id: UserId,
-    id: OrderId,
-) -> Result<Option<Order>, sqlx::Error> {
+pub async fn find(pool: &Pool, user_id: UserId, id: OrderId) -> Result<Option<Order>, sqlx::Error> {
     let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM orders WHERE user_id = $1 AND id = $2"
     )))
@@ -251,7 +247,7 @@ pub async fn find(
 /// # Errors
 /// The database's.
 pub async fn list(
-    pool: &PgPool,
+    pool: &Pool,
     user_id: UserId,
     after: Option<Uuid>,
     rows: i64,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chassis::database::Database;
 use chassis::lifecycle::Lifecycle;
-use sqlx::PgPool;
+use chassis::pool::Pool;
 use tracing::warn;
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub fn watch(lifecycle: &Lifecycle, database: &Database, after: Duration) {
     });
 }
 
-async fn count(pool: &PgPool, after: Duration) -> Result<i64, sqlx::Error> {
+async fn count(pool: &Pool, after: Duration) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM orders
          WHERE status IN ('pending', 'cancelling') AND changed_at < now() - make_interval(secs => $1)",

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use chassis::environment::Env;
 use chassis::lifecycle::Lifecycle;
+use chassis::pool::Pool;
 use chassis::{database, deadline};
+use futures_util::future::join_all;
 use futures_util::stream;
 use product_service::{Config, start};
 use proto::catalog::catalog_client::CatalogClient;
@@ -16,6 +18,7 @@ use proto::catalog::catalog_server::Catalog as _;
 use proto::catalog::{GetProductRequest, ListProductsRequest};
 use testkit::cancellation::{Observer, drop_at_each_await};
 use testkit::{Service, eventually};
+use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
@@ -180,4 +183,135 @@ async fn a_dropped_call_leaves_nothing_behind() {
     let (_, found) = drop_at_each_await("the products", async || (), list, never, clean).await;
     assert!(found.unwrap().is_ok());
     assert!(lifecycle.stop(testkit::PATIENCE).await);
+}
+
+/// A pool of one connection, so that the next statement shows what was left on it.
+async fn pool_of_one(database_url: &str) -> Pool {
+    let pool = database::pool_options(1).connect(database_url);
+    Pool::new(pool.await.unwrap())
+}
+
+async fn session(pool: &Pool) -> i32 {
+    let session = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(pool);
+    session.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_is_lent_again_after_a_statement_and_after_a_transaction() {
+    let pool = pool_of_one(&testkit::database().await).await;
+    let first = session(&pool).await;
+    assert_eq!((pool.size(), pool.idle()), (1, 1));
+    for commits in [true, false] {
+        let transaction = database::begin(&pool).await.unwrap();
+        assert_eq!(pool.idle(), 0);
+        let ended = match commits {
+            true => transaction.commit().await,
+            false => transaction.rollback().await,
+        };
+        ended.unwrap();
+        assert_eq!(pool.idle(), 1);
+        assert_eq!(session(&pool).await, first);
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_fails_or_is_dropped_costs_the_next_one_nothing() {
+    let pool = pool_of_one(&testkit::database().await).await;
+    let failed = sqlx::query("SELECT 1 / 0").execute(&pool).await;
+    assert!(failed.is_err());
+    session(&pool).await;
+    let slow = sqlx::query("SELECT pg_sleep(0.5)").execute(&pool);
+    assert!(timeout(Duration::from_millis(50), slow).await.is_err());
+    session(&pool).await;
+    eventually("the connection is free", async || pool.idle() == 1).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_is_rolled_back_also_when_the_server_cancels_its_statement() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let pool = pool_of_one(&testkit::database().await).await;
+    sqlx::query("CREATE TABLE left_behind (number int)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    // Dropped before, while, and after the server cancels the statement.
+    for dropped_after_ms in [20, 190, 195, 200, 205, 210, 400] {
+        let work = async {
+            let mut transaction = database::begin_in_time(&pool).await.unwrap();
+            let insert = "INSERT INTO left_behind SELECT 1 FROM pg_sleep(0.3)";
+            for statement in ["INSERT INTO left_behind VALUES (1)", insert] {
+                let _ = sqlx::query(statement).execute(&mut *transaction).await;
+            }
+            // Dropped uncommitted, at the latest.
+        };
+        let in_time = deadline::within(LIMIT * 2, deadline::within(LIMIT, work));
+        let _ = timeout(Duration::from_millis(dropped_after_ms), in_time).await;
+        // On the same connection: it would see the row if the transaction were still open, and fail if that were aborted.
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM left_behind")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        assert_eq!(left, 0, "dropped after {dropped_after_ms} ms");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_meanwhile_is_replaced() {
+    let database_url = testkit::database().await;
+    let pool = pool_of_one(&database_url).await;
+    let first = session(&pool).await;
+    let other = pool_of_one(&database_url).await;
+    let closed: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1)")
+        .bind(first)
+        .fetch_one(&other)
+        .await
+        .unwrap();
+    assert!(closed);
+    // Idle for longer than a connection is trusted without a ping.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_ne!(session(&pool).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_loses_no_connection_whatever_is_dropped() {
+    const CONNECTIONS: u32 = 3;
+    let database_url = testkit::database().await;
+    let source = database::pool_options(CONNECTIONS).connect(&database_url);
+    let pool = Pool::new(source.await.unwrap());
+    let once = async |number: u64| {
+        // Some are dropped while they wait, some during a statement, some when it is done.
+        let limit = Duration::from_micros(number * 7919 % 20_000);
+        let work = async {
+            match number % 4 {
+                0 => drop(sqlx::query("SELECT 1").execute(&pool).await),
+                1 => drop(sqlx::query("SELECT 1 / 0").execute(&pool).await),
+                _ => {
+                    let mut transaction = database::begin(&pool).await?;
+                    let pause = sqlx::query("SELECT pg_sleep(0.001)");
+                    pause.execute(&mut *transaction).await?;
+                    if number % 4 == 2 {
+                        transaction.commit().await?;
+                    }
+                }
+            }
+            Ok::<_, sqlx::Error>(())
+        };
+        let _ = timeout(limit, work).await;
+    };
+    let many = (0..30).map(async |task| {
+        for number in 0..100 {
+            once(task * 100 + number).await;
+        }
+    });
+    join_all(many).await;
+    eventually("all connections are free", async || {
+        pool.idle() == pool.size() as usize
+    })
+    .await;
+    // Not at once: connections that were given up while they were opened keep the server busy for a while.
+    eventually("all of them can be lent at the same time", async || {
+        let lent = join_all((0..CONNECTIONS).map(|_| pool.acquire())).await;
+        lent.iter().all(Result::is_ok)
+    })
+    .await;
 }

@@ -6,12 +6,12 @@ use chassis::database::violated_constraint;
 use chassis::idempotency::{IdempotencyKey, key_reused};
 use chassis::identity::Identity;
 use chassis::paging::{Page, PageQuery};
+use chassis::pool::Pool;
 use chassis::problem::{Json, Path, Problem, Query};
 use chassis::telemetry::Statement;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use shared_events::{ProductId, Quantity, UserId};
-use sqlx::PgPool;
 use tracing::warn;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,7 +24,7 @@ use super::catalog::{Catalog, CatalogError};
 #[derive(Clone)]
 pub struct Purchases {
     /// The database of purchases.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// The source of prices.
     pub catalog: Catalog,
 }
@@ -151,7 +151,7 @@ async fn create_purchase(
 
 /// The user's earlier purchase with this key; 422 if it was a different one.
 async fn earlier_purchase(
-    pool: &PgPool,
+    pool: &Pool,
     user_id: UserId,
     request: &CreatePurchase,
     key: &IdempotencyKey,
