@@ -46,9 +46,10 @@ impl RunJournal {
     pub fn restore(&self, system: &RunningSystem<'_>) -> anyhow::Result<Vec<String>> {
         let mut done = Vec::new();
         if system.configuration()? != self.found {
-            system.configure(&Wanted::found(&self.found))?;
             done.push("the services run again as they did before the evaluation".to_owned());
         }
+        // In any case: the engine's health checks, which were kept out, are no part of the configuration.
+        system.configure(&Wanted::found(&self.found))?;
         let repaired = repair::since(system, self.since, false)?;
         done.extend(repaired.said());
         remove(&path(system.project))?;

@@ -289,8 +289,9 @@ fn go_on(
     };
     run_journal.begin(project)?;
     let folder = EvaluationFolder::new(project, &evaluation.run);
+    let measured = system.without_engine_checks();
     let mut runner = Runner {
-        system,
+        system: &measured,
         loadtest: &binaries.loadtest,
         found: &run_journal.found,
         loads: folder.loads()?,
@@ -300,6 +301,12 @@ fn go_on(
     };
     // From its beginning on this is the last run, which `resume` goes on with also if no arm is over.
     let begun = runner.folder.write_evidence(project, &evaluation);
+    // Before the first arm, which would otherwise keep the checks if its configuration is the one that was found.
+    let begun = begun.and_then(|()| {
+        progress.step("without the engine's health checks", |_| {
+            measured.configure(&Wanted::found(&run_journal.found))
+        })
+    });
     let result = begun.and_then(|()| runner.trials(progress, &mut evaluation));
     // Nothing can be restored; the run journal stays for whoever finds an engine again.
     if let Some(stopped) = result.as_ref().err().and_then(|it| it.downcast_ref()) {

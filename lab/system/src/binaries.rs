@@ -1,7 +1,8 @@
 //! The release binaries of the services, the tools beside them and the load generator, made by one cargo call.
 //!
 //! One call for all: a second one, for `loadtest` alone, would unify features differently and compile
-//! most of the dependencies again.
+//! most of the dependencies again. `AGORA_BUILD=shipping` asks for binaries that are as quick as they can be, instead of ones
+//! that are quickly built.
 //!
 //! Left out: images ([`crate::service_images`]).
 
@@ -15,8 +16,9 @@ use std::{
 use anyhow::Context;
 use base::{outcome, progress::Step};
 
-use crate::{Part, process::Call, project::Project};
+use crate::{Part, env_file::EnvFile, process::Call, project::Project};
 
+const SETTING: &str = "AGORA_BUILD";
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// The name of the load generator's package and binary.
 const LOADTEST: &str = "loadtest";
@@ -25,6 +27,39 @@ const LOADTEST: &str = "loadtest";
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 /// The image in which the services are built on hosts that aren't Linux.
 const RUST_IMAGE: &str = "docker.io/library/rust:1.95-bookworm";
+
+/// Cargo's profile, which its output folder is named after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    /// Rebuilt within seconds after a change.
+    Release,
+    /// Optimized as a whole.
+    Shipping,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Shipping => "shipping",
+        }
+    }
+
+    fn chosen(project: &Project) -> anyhow::Result<Self> {
+        let settings = project.settings_from(&EnvFile::read(&project.env_file)?);
+        let value = settings
+            .iter()
+            .find_map(|(name, value)| (name == SETTING).then_some(value));
+        match value {
+            None | Some("" | "quick") => Ok(Self::Release),
+            Some("shipping") => Ok(Self::Shipping),
+            Some(other) => Err(outcome::usage(
+                format!("{SETTING}: `{other}` is not known"),
+                "expected `quick` (built quickly) or `shipping` (runs as quickly as it can)",
+            )),
+        }
+    }
+}
 
 /// Where one build put its binaries.
 #[derive(Debug)]
@@ -37,26 +72,28 @@ pub struct Binaries {
 
 /// Builds what changed; progress goes to `step`.
 pub fn build(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
+    let profile = Profile::chosen(project)?.name();
     if OS == "linux" {
-        build_natively(project, step)
+        build_natively(project, profile, step)
     } else {
-        build_in_container(project, step)
+        build_in_container(project, profile, step)
     }
 }
 
-fn build_natively(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
+fn build_natively(project: &Project, profile: &str, step: &Step) -> anyhow::Result<Binaries> {
     let target = linux_target()?;
     let packages = Part::built().map(Part::name).chain([LOADTEST]);
     // The flags stand in this child's environment alone: in a configuration file they would reach
     // every other build and compile it all again.
     cargo(project)
-        .args(["build", "--locked", "--release", "--target", target])
+        .args(["build", "--locked", "--profile", profile])
+        .args(["--target", target])
         .args(packages.flat_map(|package| ["--package", package]))
         .env("RUSTFLAGS", STATIC)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .limit(BUILD_LIMIT)
         .logged(&project.log("cargo"), |line| step.update(line))?;
-    let folder = project.cargo_target().join(target).join("release");
+    let folder = project.cargo_target().join(target).join(profile);
     Ok(Binaries {
         loadtest: folder.join(LOADTEST),
         services: folder,
@@ -64,7 +101,7 @@ fn build_natively(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
 }
 
 /// The same cargo call inside a Linux container, its caches in volumes; the load generator natively.
-fn build_in_container(project: &Project, step: &Step) -> anyhow::Result<Binaries> {
+fn build_in_container(project: &Project, profile: &str, step: &Step) -> anyhow::Result<Binaries> {
     let target = linux_target()?;
     let folder = project.outputs().join("linux");
     fs::create_dir_all(&folder)?;
@@ -72,10 +109,11 @@ fn build_in_container(project: &Project, step: &Step) -> anyhow::Result<Binaries
         .map(|package| format!(" --package {package}"))
         .collect();
     let binaries: String = Part::built()
-        .map(|package| format!(" /target/{target}/release/{package}"))
+        .map(|package| format!(" /target/{target}/{profile}/{package}"))
         .collect();
-    let script =
-        format!("cargo build --locked --release --target {target}{packages} && cp{binaries} /out/");
+    let script = format!(
+        "cargo build --locked --profile {profile} --target {target}{packages} && cp{binaries} /out/"
+    );
     Call::new("docker")
         .args(["run", "--rm", "--volume"])
         .args([
@@ -99,12 +137,13 @@ fn build_in_container(project: &Project, step: &Step) -> anyhow::Result<Binaries
         .limit(BUILD_LIMIT)
         .logged(&project.log("cargo"), |line| step.update(line))?;
     cargo(project)
-        .args(["build", "--locked", "--release", "--package", LOADTEST])
+        .args(["build", "--locked", "--profile", profile])
+        .args(["--package", LOADTEST])
         .limit(BUILD_LIMIT)
         .logged(&project.log("cargo-loadtest"), |line| step.update(line))?;
     Ok(Binaries {
         services: folder,
-        loadtest: project.cargo_target().join("release").join(LOADTEST),
+        loadtest: project.cargo_target().join(profile).join(LOADTEST),
     })
 }
 

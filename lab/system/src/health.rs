@@ -16,6 +16,9 @@ use crate::{
     wait,
 };
 
+/// The setting that says how often the engine runs the checks.
+pub(crate) const INTERVAL: &str = "AGORA_HEALTH_INTERVAL";
+
 /// The services that all others depend on.
 pub const FOUNDATIONS: [Part; 2] = [Part::Postgres, Part::RabbitMq];
 
@@ -237,6 +240,6 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("interval: "));
         let intervals: BTreeSet<&str> = intervals.collect();
-        assert_eq!(Vec::from_iter(intervals), ["15s"]);
+        assert_eq!(Vec::from_iter(intervals), [format!("${{{INTERVAL}:-15s}}")]);
     }
 }
