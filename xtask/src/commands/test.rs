@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60 * 60);
 const SYSTEMS: usize = 2;
 
 /// Test targets that need no system, besides the unit tests.
-const WITHOUT_A_SYSTEM: [&str; 14] = [
+const WITHOUT_A_SYSTEM: [&str; 15] = [
     "alerts",
     "any_bytes",
     "boundaries",
@@ -34,6 +34,7 @@ const WITHOUT_A_SYSTEM: [&str; 14] = [
     "dashboards",
     "documents",
     "endings",
+    "kubernetes",
     "links",
     "process",
     "recorded",
