@@ -13,8 +13,8 @@ use support::sources;
 
 use crate::{
     facts::{self, Facts},
-    kubernetes::comparable,
-    yaml,
+    files::{comparable, variables},
+    yaml::{self, string},
 };
 
 /// What is read of a service, here or by [`networks`].
@@ -66,16 +66,6 @@ pub fn read() -> Compose {
     }
 }
 
-/// The assignments of an env file, without quotes.
-pub(crate) fn variables(text: &str) -> BTreeMap<String, String> {
-    let lines = text.lines().map(str::trim);
-    let assignments = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    assignments
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-}
-
 /// A Compose file; a test may change the document.
 #[derive(Debug, Clone)]
 pub struct Compose {
@@ -100,7 +90,7 @@ impl Compose {
     pub fn networks(&self) -> BTreeMap<String, BTreeSet<String>> {
         let networks = self.services().map(|(name, service)| {
             let networks = service["networks"].as_array().expect("a list of networks");
-            let networks = networks.iter().map(|network| text(network).to_owned());
+            let networks = networks.iter().map(|network| string(network).to_owned());
             (name.clone(), networks.collect())
         });
         networks.collect()
@@ -137,7 +127,7 @@ impl Compose {
         let mut fact = |subject: String, value: String| {
             facts.insert(subject, value);
         };
-        let plain = |name: &str| service.get(name).map(|value| self.resolved(text(value)));
+        let plain = |name: &str| service.get(name).map(|value| self.resolved(string(value)));
         for (name, subject) in [
             ("image", "image"),
             ("user", "user"),
@@ -155,7 +145,7 @@ impl Compose {
             seconds(&it).to_owned()
         });
         fact("grace period in seconds".to_owned(), grace);
-        let start = text(&service["healthcheck"]["start_period"]);
+        let start = string(&service["healthcheck"]["start_period"]);
         fact("start in seconds".to_owned(), seconds(start).to_owned());
         if service["read_only"] == true {
             fact("root file system".to_owned(), "read-only".to_owned());
@@ -174,10 +164,10 @@ impl Compose {
             );
         }
         for (name, value) in map(service, "sysctls") {
-            fact(format!("sysctl {name}"), text(value).to_owned());
+            fact(format!("sysctl {name}"), string(value).to_owned());
         }
         for (name, value) in map(service, "environment") {
-            let value = self.resolved(text(value));
+            let value = self.resolved(string(value));
             // Compose can't leave a variable out, so the services take an empty one for unset.
             if !value.is_empty() {
                 fact(format!("environment {name}"), value);
@@ -252,17 +242,11 @@ fn files(source: &Path, path: &str) -> Vec<(String, String)> {
     below.collect()
 }
 
-fn text(value: &Value) -> &str {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("{value} is no text"))
-}
-
 fn list<'a>(service: &'a Value, name: &str) -> impl Iterator<Item = &'a str> {
     let items = service
         .get(name)
         .map(|items| items.as_array().expect("a list"));
-    items.into_iter().flatten().map(text)
+    items.into_iter().flatten().map(string)
 }
 
 fn map<'a>(service: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {

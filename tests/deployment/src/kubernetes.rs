@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 use support::sources;
 
 use crate::{
-    compose::variables,
-    facts::{self, Facts},
-    yaml,
+    facts::Facts,
+    files::{self, comparable},
+    yaml::{self, items, string, strings},
 };
 
 /// The base, from the repository's root.
@@ -126,7 +126,7 @@ fn config_map(generator: &Value, read: &impl Fn(&str) -> String) -> Value {
                 }
             }
             "envs" => {
-                for (name, value) in strings(value).flat_map(|path| variables(&read(path))) {
+                for (name, value) in strings(value).flat_map(|path| files::variables(&read(path))) {
                     data.insert(name, value.into());
                 }
             }
@@ -388,6 +388,16 @@ impl Manifests {
         ports
     }
 
+    /// The addresses of Prometheus's targets, `name:port`, as its file has them.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn targets(&self) -> BTreeSet<String> {
+        let mut maps = self.of_kind("ConfigMap");
+        let text = maps.find_map(|map| map["data"].get("prometheus.yml"));
+        files::targets(string(text.expect("Prometheus's file")))
+    }
+
     /// Where pods fall short of the level `restricted`, or of what agora adds to it.
     pub fn defects(&self) -> Vec<String> {
         self.workloads()
@@ -529,73 +539,6 @@ pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
     wanted
         .into_iter()
         .all(|(name, value)| labels.get(name) == Some(value))
-}
-
-/// A configuration file's contents in a form in which both systems' are equal. Only Prometheus's file differs: a target that
-/// is found by DNS is written as the static one that it stands for.
-pub(crate) fn comparable(path: &str, contents: &str) -> String {
-    if path != "/etc/prometheus/prometheus.yml" {
-        return contents.to_owned();
-    }
-    let mut document = yaml::document(path, contents);
-    for job in document["scrape_configs"]
-        .as_array_mut()
-        .into_iter()
-        .flatten()
-    {
-        let Some(found) = job
-            .as_object_mut()
-            .and_then(|job| job.remove("dns_sd_configs"))
-        else {
-            continue;
-        };
-        let targets: Vec<String> = discovered(&found)
-            .map(|(name, port)| format!("{}:{port}", name.trim_end_matches("-replicas")))
-            .collect();
-        job["static_configs"] = json!([{ "targets": targets }]);
-    }
-    document.to_string()
-}
-
-/// The names and ports that Prometheus looks up.
-fn discovered(configs: &Value) -> impl Iterator<Item = (&str, &Value)> {
-    items(configs).flat_map(|config| {
-        assert_eq!(config["type"], "A", "{config}");
-        strings(&config["names"]).map(move |name| (name, &config["port"]))
-    })
-}
-
-/// The addresses of Prometheus's targets, `name:port`, as its file has them: found by DNS or static.
-///
-/// # Panics
-/// When the manifests have no such file.
-pub fn targets(manifests: &Manifests) -> BTreeSet<String> {
-    let mut maps = manifests.of_kind("ConfigMap");
-    let text = maps.find_map(|map| map["data"].get("prometheus.yml"));
-    let text = string(text.expect("Prometheus's file"));
-    let document = yaml::document("prometheus.yml", text);
-    let jobs = items(&document["scrape_configs"]);
-    let by_dns = jobs.flat_map(|job| discovered(&job["dns_sd_configs"]));
-    let by_dns = by_dns.map(|(name, port)| format!("{name}:{port}"));
-    let fixed = facts::addresses_in(text).into_iter();
-    by_dns
-        .chain(fixed.map(|(name, port)| format!("{name}:{port}")))
-        .collect()
-}
-
-/// The items of a list; none where there is no list.
-pub(crate) fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list.as_array().into_iter().flatten()
-}
-
-fn strings(list: &Value) -> impl Iterator<Item = &str> {
-    items(list).map(string)
-}
-
-pub(crate) fn string(value: &Value) -> &str {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("{value} is no text"))
 }
 
 /// `128Mi` in bytes.

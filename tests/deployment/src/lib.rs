@@ -6,6 +6,7 @@
 
 pub mod compose;
 pub mod facts;
+mod files;
 pub mod kubernetes;
 pub mod reachability;
 mod yaml;

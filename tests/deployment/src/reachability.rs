@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::kubernetes::{Manifests, Workload, items, selects, string};
+use crate::{
+    kubernetes::{Manifests, Workload, selects},
+    yaml::{items, string},
+};
 
 /// A port that no part has: a connection to it is allowed where all ports are.
 const ANY_OTHER: u64 = 1;

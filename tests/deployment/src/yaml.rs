@@ -66,6 +66,26 @@ fn value(name: &str, yaml: Yaml) -> Value {
     }
 }
 
+/// The items of a list; none where there is no list.
+pub(crate) fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+/// The same of a list of texts.
+pub(crate) fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    items(list).map(string)
+}
+
+/// A text.
+///
+/// # Panics
+/// When it is something else.
+pub(crate) fn string(value: &Value) -> &str {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no text"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

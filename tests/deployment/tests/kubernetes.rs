@@ -360,7 +360,7 @@ fn dead_ends(manifests: &Manifests) -> Vec<String> {
     facts.retain(|(part, _), _| part != "prometheus");
     let used = facts::addresses(&facts).into_iter();
     let used = used.map(|(host, port)| format!("{host}:{port}"));
-    let used: BTreeSet<String> = used.chain(kubernetes::targets(manifests)).collect();
+    let used: BTreeSet<String> = used.chain(manifests.targets()).collect();
     let of_parts = used.into_iter().filter(|address| {
         let host = address.split(':').next().unwrap_or_default();
         names.contains(host) || host.ends_with("-replicas")
