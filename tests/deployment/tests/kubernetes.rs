@@ -403,6 +403,12 @@ fn clients_reach_the_gateways_port_for_them_alone() {
         services.any(|it| it["metadata"]["name"] == name && it["spec"]["clusterIP"] == "None")
     };
     assert!(headless("product-service") && !headless("user-service"));
+    // The same goes for Prometheus, which has to see each replica.
+    let services = manifests.service_ports();
+    let replicas = services.keys().filter_map(|it| it.split(':').next());
+    let replicas: Vec<&str> = replicas.filter(|it| it.ends_with("-replicas")).collect();
+    assert_eq!(replicas.len(), SERVICES.len() + 1, "{replicas:?}");
+    assert!(replicas.into_iter().all(headless));
 }
 
 #[test]
