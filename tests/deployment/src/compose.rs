@@ -158,10 +158,8 @@ impl Compose {
         }
         if service.get("command").is_some() {
             let arguments = list(service, "command").map(|argument| self.resolved(argument));
-            fact(
-                "arguments".to_owned(),
-                arguments.collect::<Vec<_>>().join(" "),
-            );
+            let arguments: Value = arguments.collect();
+            fact("arguments".to_owned(), arguments.to_string());
         }
         for (name, value) in map(service, "sysctls") {
             fact(format!("sysctl {name}"), string(value).to_owned());

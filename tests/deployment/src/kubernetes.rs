@@ -51,6 +51,23 @@ const CONTAINER: [&str; 14] = [
     "volumeMounts",
 ];
 
+/// The same of a pod's `securityContext`.
+const POD_SECURITY: [&str; 7] = [
+    "fsGroup",
+    "fsGroupChangePolicy",
+    "runAsGroup",
+    "runAsNonRoot",
+    "runAsUser",
+    "seccompProfile",
+    "sysctls",
+];
+/// The same of a container's.
+const CONTAINER_SECURITY: [&str; 3] = [
+    "allowPrivilegeEscalation",
+    "capabilities",
+    "readOnlyRootFilesystem",
+];
+
 /// Kubernetes' objects; a test may change them.
 #[derive(Debug, Clone)]
 pub struct Manifests {
@@ -187,8 +204,13 @@ impl Manifests {
 
     fn of_workload(&self, workload: &Workload<'_>) -> BTreeMap<String, String> {
         let (pod, container) = (workload.pod(), workload.container());
-        for (object, known) in [(pod, &POD[..]), (container, &CONTAINER[..])] {
-            for field in object.as_object().expect("a map").keys() {
+        for (object, known) in [
+            (pod, &POD[..]),
+            (container, &CONTAINER[..]),
+            (&pod["securityContext"], &POD_SECURITY[..]),
+            (&container["securityContext"], &CONTAINER_SECURITY[..]),
+        ] {
+            for (field, _) in object.as_object().into_iter().flatten() {
                 let part = workload.part;
                 assert!(
                     known.contains(&field.as_str()),
@@ -240,10 +262,8 @@ impl Manifests {
         let environment = self.environment(container);
         if container.get("args").is_some() {
             let arguments = strings(&container["args"]).map(|it| expanded(it, &environment.all));
-            fact(
-                "arguments".to_owned(),
-                arguments.collect::<Vec<_>>().join(" "),
-            );
+            let arguments: Value = arguments.collect();
+            fact("arguments".to_owned(), arguments.to_string());
         }
         for (name, value) in environment.of_the_part() {
             fact(format!("environment {name}"), value.clone());

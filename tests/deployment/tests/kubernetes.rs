@@ -350,6 +350,15 @@ fn a_field_of_a_pod_that_nobody_compares_is_refused() {
     manifests.facts();
 }
 
+#[test]
+#[should_panic(expected = "`privileged` isn't compared")]
+fn a_right_of_a_container_that_nobody_compares_is_refused() {
+    let mut manifests = kubernetes::read();
+    container(&mut manifests, "Deployment", "jaeger")["securityContext"]["privileged"] =
+        json!(true);
+    manifests.facts();
+}
+
 /// The addresses of parts that lead to no port of a Service.
 fn dead_ends(manifests: &Manifests) -> Vec<String> {
     let services = manifests.service_ports();
