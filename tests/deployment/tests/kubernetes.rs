@@ -63,20 +63,6 @@ const MEANT: &[Meant] = &[
         reason: "there are two gateways, and each counts by itself",
     },
     Meant {
-        parts: &["traefik"],
-        subject: "sysctl net.ipv4.tcp_tw_reuse",
-        compose: Some("1"),
-        kubernetes: None,
-        reason: "`restricted` doesn't allow it",
-    },
-    Meant {
-        parts: &["traefik"],
-        subject: "sysctl net.ipv4.ip_local_port_range",
-        compose: None,
-        kubernetes: Some("10000 65535"),
-        reason: "in place of tcp_tw_reuse",
-    },
-    Meant {
         parts: SERVICES,
         subject: "sysctl net.ipv4.tcp_retries2",
         compose: Some("5"),
