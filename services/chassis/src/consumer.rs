@@ -55,7 +55,7 @@ use crate::patterns::{Pattern, Switch};
 use crate::readiness::Health;
 use crate::telemetry::{self, Message, message_span};
 
-/// A batch begins so long after its first message has arrived, or when it is full: the relay publishes batches, whose
+/// A batch is complete so long after its first message was taken, or when it is full: the relay publishes batches, whose
 /// messages arrive one after the other.
 const COLLECTED_WITHIN: Duration = Duration::from_millis(2);
 /// A handler that takes longer has failed: its message is retried.

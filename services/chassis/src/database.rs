@@ -226,7 +226,8 @@ async fn begin_with(pool: &Pool, begin: String) -> Result<Transaction, sqlx::Err
 }
 
 impl Transaction {
-    /// Commits. Dropped once it has begun, the commit is still completed.
+    /// Commits. Dropped once it has begun, the commit is still completed. A transaction in which a statement has failed is
+    /// rolled back instead, without an error.
     ///
     /// # Errors
     /// The database's. If the connection broke, the transaction may be committed all the same.
@@ -268,7 +269,7 @@ impl Drop for Transaction {
 async fn roll_back(mut connection: Lent) {
     // Of a statement that was dropped the first attempt may get the error, and isn't sent.
     for _ in 0..2 {
-        let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut **connection).await;
+        let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
         if rolled_back.is_ok() {
             return connection.keep();
         }

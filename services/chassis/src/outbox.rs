@@ -220,7 +220,7 @@ impl EventStatement<'_> {
             // Dropping this wait changes nothing: it has no effect yet.
             let mut connection = outbox.pool.acquire().await?;
             let executed = async move {
-                sql.build().execute(&mut **connection).await?;
+                sql.build().execute(&mut *connection).await?;
                 connection.keep();
                 // Within it: the event of a request that is dropped meanwhile would wait for polling.
                 if let Some(notifiers) = notifiers {
@@ -590,8 +590,8 @@ impl Relay {
                 }
                 Ok(Err(error)) => Some(format!("the database failed: {error}")),
                 Err(_) => {
-                    // The connection may be dead without an error: the pool pings it before it takes it back, for as long as
-                    // the kernel waits, and has no other one meanwhile.
+                    // The connection may be dead without an error: its transaction is rolled back before the pool has it again,
+                    // for as long as the kernel waits, and the pool has no other one meanwhile.
                     *self.lock_pool() = marking_pool(&self.database);
                     Some(format!("not done within {} s", BATCH_TIMEOUT.as_secs()))
                 }

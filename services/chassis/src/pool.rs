@@ -18,12 +18,13 @@ use sqlx::postgres::{
     PgConnection, PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres,
 };
 use sqlx::{Connection, Describe, Either, Execute, Executor, SqlStr};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A connection that was idle for longer is pinged before it is used again. Under load none is, which saves each
 /// transaction a round trip; a restart of the database takes longer.
 pub(crate) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-/// A connection goes back to sqlx's pool after this time, which bounds a connection's life.
+/// A connection goes back to sqlx's pool after this time, which limits how long one lives, and how long it is idle.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// Connections to the database; clones share them. A statement can be executed on it directly, outside of a transaction:
@@ -32,7 +33,8 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 pub struct Pool {
     /// Where connections come from.
     source: PgPool,
-    /// One for each connection that may be lent: callers wait here, in the order in which they came.
+    /// One for each connection that there may be: callers wait here, in the order in which they came. It is held until the
+    /// connection is back, here or in `source`: whoever has one and finds none kept doesn't wait for another's return.
     permits: Arc<Semaphore>,
     /// The one that was used last is lent first.
     kept: Arc<Mutex<Vec<Kept>>>,
@@ -41,20 +43,25 @@ pub struct Pool {
 /// A connection that nobody uses at the moment.
 #[derive(Debug)]
 struct Kept {
-    connection: PoolConnection<Postgres>,
-    taken_at: Instant,
+    taken: Taken,
     idle_since: Instant,
+}
+
+/// A connection of sqlx's pool. Dropped, it is closed.
+#[derive(Debug)]
+struct Taken {
+    /// `None` once it is returned.
+    connection: Option<PoolConnection<Postgres>>,
+    at: Instant,
 }
 
 /// A connection that is lent. Dropped, it goes back to sqlx's pool; see [`Lent::keep`].
 pub struct Lent {
     /// `None` once it is kept.
-    connection: Option<PoolConnection<Postgres>>,
-    /// When it was taken from sqlx's pool.
-    taken_at: Instant,
+    taken: Option<Taken>,
     kept: Arc<Mutex<Vec<Kept>>>,
-    /// Returned after the connection was.
-    _permit: OwnedSemaphorePermit,
+    /// Moved into the task that returns the connection.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Pool {
@@ -73,37 +80,39 @@ impl Pool {
     /// # Errors
     /// When none is free in time, or none can be opened.
     pub async fn acquire(&self) -> Result<Lent, sqlx::Error> {
-        tokio::time::timeout(
-            self.source.options().get_acquire_timeout(),
-            self.acquire_in_time(),
-        )
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        let limit = self.source.options().get_acquire_timeout();
+        tokio::time::timeout(limit, self.acquire_in_time())
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     async fn acquire_in_time(&self) -> Result<Lent, sqlx::Error> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-        let (connection, taken_at) = match self.take_kept().await {
-            Some(kept) => (kept.connection, kept.taken_at),
-            None => (self.source.acquire().await?, Instant::now()),
+        let taken = match self.take_kept().await {
+            Some(taken) => taken,
+            None => Taken {
+                connection: Some(self.source.acquire().await?),
+                at: Instant::now(),
+            },
         };
         Ok(Lent {
-            connection: Some(connection),
-            taken_at,
+            taken: Some(taken),
             kept: Arc::clone(&self.kept),
-            _permit: permit,
+            permit: Some(permit),
         })
     }
 
-    /// One that was kept and still works.
-    async fn take_kept(&self) -> Option<Kept> {
+    /// One that was kept and still works. Dropped during a ping, it closes the connection: it may never answer.
+    async fn take_kept(&self) -> Option<Taken> {
         loop {
-            let mut kept = lock(&self.kept).pop()?;
-            if kept.idle_since.elapsed() < TRUSTED_IDLE || kept.connection.ping().await.is_ok() {
-                return Some(kept);
+            let Kept {
+                mut taken,
+                idle_since,
+            } = lock(&self.kept).pop()?;
+            if idle_since.elapsed() < TRUSTED_IDLE || taken.ping().await.is_ok() {
+                return Some(taken);
             }
-            kept.connection.close_on_drop();
         }
     }
 
@@ -114,7 +123,8 @@ impl Pool {
 
     /// How many of them nobody uses.
     pub fn idle(&self) -> usize {
-        self.source.num_idle() + lock(&self.kept).len()
+        // sqlx counts a connection as idle only after it has offered it: its count may be -1 for a moment.
+        self.source.num_idle().wrapping_add(lock(&self.kept).len())
     }
 
     /// How many there may be.
@@ -131,36 +141,83 @@ impl Pool {
 impl Lent {
     /// Returns the connection to be lent again at once: no statement is in progress on it, and no transaction open.
     pub fn keep(mut self) {
-        if self.taken_at.elapsed() < KEPT_FOR
-            && let Some(connection) = self.connection.take()
-        {
-            lock(&self.kept).push(Kept {
-                connection,
-                taken_at: self.taken_at,
-                idle_since: Instant::now(),
-            });
+        let Some(taken) = self.taken.take_if(|taken| taken.at.elapsed() < KEPT_FOR) else {
+            return;
+        };
+        let mut kept = lock(&self.kept);
+        kept.push(Kept {
+            taken,
+            idle_since: Instant::now(),
+        });
+        // The others of a peak, which nobody uses any more.
+        let old = kept.extract_if(.., |kept| kept.taken.at.elapsed() >= KEPT_FOR);
+        let old: Vec<Kept> = old.collect();
+        drop(kept);
+        for kept in old {
+            give_back(kept.taken, None);
         }
     }
 
     /// Closes the connection: its state is unknown.
     pub(crate) fn close(mut self) {
-        self.close_on_drop();
+        self.taken = None;
     }
 }
 
-const LENT: &str = "a connection is taken only when its loan ends";
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            give_back(taken, self.permit.take());
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Without a task: there may be no runtime any more.
+        drop(self.connection.take().map(PoolConnection::detach));
+    }
+}
+
+/// Returns a connection to sqlx's pool, and then the permit.
+fn give_back(mut taken: Taken, permit: Option<OwnedSemaphorePermit>) {
+    if let Ok(runtime) = Handle::try_current()
+        && let Some(mut connection) = taken.connection.take()
+    {
+        drop(runtime.spawn(async move {
+            connection.return_to_pool().await;
+            drop(permit);
+        }));
+    }
+}
+
+const TAKEN: &str = "a connection is taken out only when it is returned";
+
+impl Deref for Taken {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.connection.as_ref().expect(TAKEN)
+    }
+}
+
+impl DerefMut for Taken {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect(TAKEN)
+    }
+}
 
 impl Deref for Lent {
-    type Target = PoolConnection<Postgres>;
+    type Target = PgConnection;
 
-    fn deref(&self) -> &PoolConnection<Postgres> {
-        self.connection.as_ref().expect(LENT)
+    fn deref(&self) -> &PgConnection {
+        self.taken.as_ref().expect(TAKEN)
     }
 }
 
 impl DerefMut for Lent {
-    fn deref_mut(&mut self) -> &mut PoolConnection<Postgres> {
-        self.connection.as_mut().expect(LENT)
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.taken.as_mut().expect(TAKEN)
     }
 }
 
@@ -181,10 +238,7 @@ impl<'p> Executor<'p> for &'_ Pool {
         let pool = self.clone();
         let all = async move {
             let mut lent = pool.acquire().await?;
-            let all: Vec<_> = connection(&mut lent)
-                .fetch_many(query)
-                .try_collect()
-                .await?;
+            let all: Vec<_> = lent.fetch_many(query).try_collect().await?;
             lent.keep();
             Ok(stream::iter(all).map(Ok))
         };
@@ -201,7 +255,7 @@ impl<'p> Executor<'p> for &'_ Pool {
         let pool = self.clone();
         Box::pin(async move {
             let mut lent = pool.acquire().await?;
-            let row = connection(&mut lent).fetch_optional(query).await?;
+            let row = lent.fetch_optional(query).await?;
             lent.keep();
             Ok(row)
         })
@@ -218,7 +272,7 @@ impl<'p> Executor<'p> for &'_ Pool {
         let pool = self.clone();
         Box::pin(async move {
             let mut lent = pool.acquire().await?;
-            connection(&mut lent).prepare_with(sql, parameters).await
+            lent.prepare_with(sql, parameters).await
         })
     }
 
@@ -226,11 +280,7 @@ impl<'p> Executor<'p> for &'_ Pool {
         let pool = self.clone();
         Box::pin(async move {
             let mut lent = pool.acquire().await?;
-            connection(&mut lent).describe(sql).await
+            lent.describe(sql).await
         })
     }
-}
-
-fn connection(lent: &mut Lent) -> &mut PgConnection {
-    lent
 }

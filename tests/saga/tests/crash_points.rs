@@ -222,9 +222,9 @@ async fn inventory_service_killed_between_commit_and_acknowledgement() {
     .await;
 }
 
-/// Only a part of a committed batch is acknowledged.
+/// A committed batch whose one acknowledgement is never sent is delivered again as a whole.
 #[tokio::test]
-async fn inventory_service_killed_during_the_acknowledgements_of_a_batch() {
+async fn inventory_service_killed_before_it_acknowledges_a_batch() {
     let shop = Shop::open(saga_tests::binaries!()).await;
     let orders = shop.order_service(&[]).await;
     let armed = [

@@ -7,13 +7,14 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::pool::Pool;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
+
+use crate::pool::Pool;
 
 /// The process and the runtime that the scrape is answered in.
 #[derive(Debug)]

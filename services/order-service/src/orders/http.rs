@@ -104,13 +104,13 @@ async fn place_order(
     let key = IdempotencyKey::of_request(&headers)?;
     let new = Order::place(identity.user_id, content, orders.course.placed);
     let is_stored = store::insert(&orders.outbox, &new, key.as_ref()).await?;
-    let order = match &key {
-        _ if is_stored => {
-            info!(order_id = %new.id, "order placed");
-            new
-        }
-        Some(key) => placed_before(&orders.pool, &identity, content, key).await?,
-        None => return Err(Problem::internal()),
+    let order = if is_stored {
+        info!(order_id = %new.id, "order placed");
+        new
+    } else {
+        // Only a key can have kept it from being stored.
+        let key = key.as_ref().ok_or_else(Problem::internal)?;
+        placed_before(&orders.pool, &identity, content, key).await?
     };
     // Also for an order placed before: a repeated request gets the first answer, whatever the order's status is by then.
     // (If the pattern `saga` was switched in between, it gets the status of the current setting.)

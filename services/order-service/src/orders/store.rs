@@ -42,7 +42,7 @@ pub async fn insert(
 ) -> Result<bool, sqlx::Error> {
     let mut statement = outbox.with_event(order.placed());
     let sql = statement.sql();
-    // When it got its status is the database's time, which the time that it waits for is compared with.
+    // `changed_at` is left to the database's clock, which ages are compared with.
     sql.push(
         "INSERT INTO orders (id, user_id, product_id, quantity, status, idempotency_key, event_id, placed_at) VALUES (",
     );

@@ -278,6 +278,9 @@ async fn a_pool_loses_no_connection_whatever_is_dropped() {
     let database_url = testkit::database().await;
     let source = database::pool_options(CONNECTIONS).connect(&database_url);
     let pool = Pool::new(source.await.unwrap());
+    // All are open from the start: what is dropped is their use, not their opening.
+    let all = join_all((0..CONNECTIONS).map(|_| pool.acquire())).await;
+    all.into_iter().for_each(|lent| lent.unwrap().keep());
     let once = async |number: u64| {
         // Some are dropped while they wait, some during a statement, some when it is done.
         let limit = Duration::from_micros(number * 7919 % 20_000);
@@ -314,4 +317,23 @@ async fn a_pool_loses_no_connection_whatever_is_dropped() {
         lent.iter().all(Result::is_ok)
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_gets_the_first_that_is_free() {
+    let database_url = testkit::database().await;
+    let source = database::pool_options(2).connect(&database_url);
+    let pool = Pool::new(source.await.unwrap());
+    let used = pool.acquire().await.unwrap();
+    // It goes back to the pool only when its statement, which nobody awaits any more, is done.
+    let dropped = sqlx::query("SELECT pg_sleep(4)").execute(&pool);
+    assert!(timeout(Duration::from_millis(500), dropped).await.is_err());
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire().await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    used.keep();
+    let got = timeout(Duration::from_secs(1), waiting).await;
+    assert!(got.unwrap().unwrap().is_ok());
 }
