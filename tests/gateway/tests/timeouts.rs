@@ -2,6 +2,7 @@
 //! second time for that is never an order.
 
 use std::{
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -215,15 +216,25 @@ fn a_read_reaches_the_replica_that_lives() {
 #[test]
 fn the_entry_point_for_the_auth_service_has_that_one_route() {
     let gateway = Gateway::start();
+    // As ForwardAuth asks: over HTTP/2, whatever the certificate.
     let status = |target: &str| {
-        client::send(gateway.inner, &request("GET", target, &[ALICE])).expect("no answer")
+        let answer = Command::new("curl")
+            .args(["--silent", "--insecure", "--http2", "--output", "/dev/null"])
+            .args(["--write-out", "%{http_version} %{http_code}"])
+            .args(["--header", ALICE])
+            .arg(format!("https://{}{target}", gateway.inner))
+            .output()
+            .unwrap();
+        String::from_utf8(answer.stdout).unwrap()
     };
-    assert_eq!(status("/auth/verify"), 200);
+    assert_eq!(status("/auth/verify"), "2 200");
     let asked = gateway.auth.take_one();
     assert_eq!(asked.header("X-User-Id"), None);
     for target in ["/users/me", "/orders/", "/auth/login", "/metrics", "/ping"] {
-        assert_eq!(status(target), 404, "{target}");
+        assert_eq!(status(target), "2 404", "{target}");
     }
+    let plain = client::send(gateway.inner, &request("GET", "/auth/verify", &[ALICE]));
+    assert_eq!(plain.expect("no answer"), 404);
     gateway.assert_nothing_routed();
     assert!(gateway.inner.ip().is_loopback());
 }

@@ -137,7 +137,8 @@ async fn tokens_are_checked_while_all_hash_permits_are_taken() {
     sign_up(&service, ADA).await;
     let token = log_in(&service, ADA).await;
     let logins: Vec<_> = (0..5).map(|n| guess(&service, n)).collect();
-    in_flight(&service, 5.0).await;
+    // One hashes and at least one waits; a slow machine may refuse the others at once.
+    in_flight(&service, 2.0).await;
     for _ in 0..10 {
         let verify = service.anonymous("GET", "/auth/verify").bearer_auth(&token);
         assert_eq!(verify.send().await.unwrap().status(), 200);
