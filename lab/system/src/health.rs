@@ -16,7 +16,7 @@ use crate::{
     wait,
 };
 
-/// The setting that says how often the engine runs the checks.
+/// The setting that says how often the engine runs the checks of the services.
 pub(crate) const INTERVAL: &str = "AGORA_HEALTH_INTERVAL";
 
 /// The services that all others depend on.
@@ -240,6 +240,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("interval: "));
         let intervals: BTreeSet<&str> = intervals.collect();
-        assert_eq!(Vec::from_iter(intervals), [format!("${{{INTERVAL}:-15s}}")]);
+        let of_services = format!("${{{INTERVAL}:-15s}}");
+        assert_eq!(Vec::from_iter(intervals), [&*of_services, "15s"]);
     }
 }

@@ -104,6 +104,7 @@ impl<'a> RunningSystem<'a> {
 
     /// The same system, whose services this value configures without the engine's own health checks: each takes 20 ms of its
     /// container's processor, which a service whose processor is limited lacks for up to a second.
+    /// The other parts keep theirs, and with them their containers and published ports.
     pub fn without_engine_checks(&self) -> Self {
         Self {
             project: self.project,
