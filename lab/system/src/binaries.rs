@@ -47,10 +47,7 @@ impl Profile {
 
     fn chosen(project: &Project) -> anyhow::Result<Self> {
         let settings = project.settings_from(&EnvFile::read(&project.env_file)?);
-        let value = settings
-            .iter()
-            .find_map(|(name, value)| (name == SETTING).then_some(value));
-        match value {
+        match settings.get(SETTING) {
             None | Some("" | "quick") => Ok(Self::Release),
             Some("shipping") => Ok(Self::Shipping),
             Some(other) => Err(outcome::usage(

@@ -543,10 +543,7 @@ fn record_file() -> anyhow::Result<PathBuf> {
 
 fn is_allowed(project: &Project) -> anyhow::Result<bool> {
     let settings = project.settings_from(&EnvFile::read(&project.env_file)?);
-    let value = settings
-        .iter()
-        .find_map(|(name, value)| (name == SETTING).then_some(value));
-    match value {
+    match settings.get(SETTING) {
         None | Some("" | "auto") => Ok(true),
         Some("never") => Ok(false),
         Some(other) => Err(outcome::usage(

@@ -269,11 +269,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The value of a setting, which may be empty.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
     /// The value of a setting; an error where it is missing or empty.
     pub fn require(&self, name: &str) -> anyhow::Result<&str> {
-        self.values
-            .get(name)
-            .map(String::as_str)
+        self.get(name)
             .filter(|value| !value.is_empty())
             .ok_or_else(|| {
                 outcome::unavailable(
@@ -285,10 +288,7 @@ impl Settings {
 
     /// The port that the settings choose; 0 is any free one.
     pub fn port(&self, port: &PublishedPort) -> anyhow::Result<u16> {
-        let value = self
-            .values
-            .get(port.variable)
-            .map_or(port.default, String::as_str);
+        let value = self.get(port.variable).unwrap_or(port.default);
         value.parse().map_err(|_| {
             outcome::usage(
                 format!("{}: `{value}` is not a port", port.variable),
