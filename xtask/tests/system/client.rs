@@ -178,14 +178,17 @@ impl TestUser {
         gateway.post(&path, &[("authorization", &self.authorization)], None)
     }
 
+    /// Tries to read the stock of the story's product.
+    #[track_caller]
+    pub(crate) fn try_to_read_the_stock(&self, gateway: &Client) -> Answer {
+        let path = format!("/inventory/{STORY_PRODUCT}");
+        gateway.get(&path, &[("authorization", &self.authorization)])
+    }
+
     /// How much of the story's product may still be ordered.
     #[track_caller]
     pub(crate) fn available(&self, gateway: &Client) -> i64 {
-        gateway
-            .get(
-                &format!("/inventory/{STORY_PRODUCT}"),
-                &[("authorization", &self.authorization)],
-            )
+        self.try_to_read_the_stock(gateway)
             .expect_status(200)
             .json()["available"]
             .as_i64()

@@ -7,7 +7,7 @@ use serde_json::Value;
 use shared_events::topology::{ORDER_EVENTS, Topology};
 
 use crate::{
-    client::PASSWORD,
+    client::{PASSWORD, TestUser},
     program::{EXIT_INTERRUPTED, Running, docker},
     reconciliation,
     system::System,
@@ -19,6 +19,8 @@ const OVER_WITHIN: Duration = Duration::from_secs(150);
 const INJECTED_WITHIN: Duration = Duration::from_secs(45);
 /// Reconnecting takes at most five seconds.
 const DECIDED_WITHIN: Duration = Duration::from_secs(30);
+/// They take a service several times the milliseconds that it may have of each 100 ms.
+const READS_AT_A_TIME: usize = 20;
 
 /// Injects a fault for a moment; what is said of it.
 #[track_caller]
@@ -84,12 +86,30 @@ fn a_fault_of_the_engine_takes_effect_and_is_gone_afterwards() {
         "restart inventory-service --for 0s",
         "cut order-service data --for 1s",
         "cut inventory-service edge --for 1s",
-        "starve-cpu order-service 10 --for 3s",
     ] {
         fault(&system, line, 0);
     }
     an_order_is_confirmed(&system);
     system.xtask(&["verify-dlq", "--settled"]).expect_code(0);
+}
+
+/// A service that has nothing to do uses less than the smallest quota, and isn't throttled.
+#[test]
+fn a_service_with_a_quota_is_throttled_while_it_works() {
+    let system = System::take_turn();
+    let ada = TestUser::new(&system.gateway);
+    let starve = "fault starve-cpu inventory-service 10 --for 3s --format json";
+    let starve = system.start_xtask(&starve.split(' ').collect::<Vec<_>>());
+    wait::until("the fault is over", OVER_WITHIN, || {
+        for _ in 0..READS_AT_A_TIME {
+            // Whether it is answered isn't asked here.
+            ada.try_to_read_the_stock(&system.gateway);
+        }
+        starve.is_over().then_some(()).ok_or("it is not".to_owned())
+    });
+    let report = starve.end_within(OVER_WITHIN).expect_code(0).json();
+    assert_eq!(report["bit"], true, "{report}");
+    an_order_is_confirmed(&system);
 }
 
 #[test]

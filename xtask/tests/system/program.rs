@@ -131,6 +131,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Whether it ended, or can't be asked: waiting for its end says why.
+    pub(crate) fn is_over(&self) -> bool {
+        !matches!(self.handle.try_wait(), Ok(None))
+    }
+
     /// Panics with what it wrote when it is over already.
     #[track_caller]
     pub(crate) fn expect_running(&self) {
@@ -198,7 +203,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !matches!(self.handle.try_wait(), Ok(None)) {
+        if self.is_over() {
             return;
         }
         for pid in self.handle.pids() {
