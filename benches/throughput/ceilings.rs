@@ -16,7 +16,6 @@ use shared_events::topology::{Argument, INVENTORY_EVENTS, ORDER_EVENTS, Topology
 use shared_events::{
     CONTENT_TYPE, Event, OrderId, OrderPlaced, ProductId, Quantity, StockReserved, UserId,
 };
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::client::product;
@@ -209,41 +208,37 @@ async fn declare(channel: &Channel, topology: Topology) {
 /// stock and the reservation. Both kinds at the same time, each over a pool like the services'.
 pub(crate) async fn database(orders: usize) -> f64 {
     let (orders_url, inventory_url) = (testkit::database().await, testkit::database().await);
-    let (order_pool, inventory_pool) = (pool(&orders_url).await, pool(&inventory_url).await);
-    sqlx::migrate!("../../services/order-service/migrations")
-        .run(&order_pool)
-        .await
-        .unwrap();
-    sqlx::migrate!("../../services/inventory-service/migrations")
-        .run(&inventory_pool)
-        .await
-        .unwrap();
-    let (placing, reserving) = (
-        Pool::new(order_pool.clone()),
-        Pool::new(inventory_pool.clone()),
-    );
+    let (placing, reserving) = (pool(&orders_url), pool(&inventory_url));
+    let migrations = [
+        (
+            &placing,
+            sqlx::migrate!("../../services/order-service/migrations"),
+        ),
+        (
+            &reserving,
+            sqlx::migrate!("../../services/inventory-service/migrations"),
+        ),
+    ];
+    for (pool, migrations) in migrations {
+        let mut connection = pool.acquire().await.unwrap();
+        migrations.run(&mut *connection).await.unwrap();
+        connection.keep();
+    }
     let started = Instant::now();
     tokio::join!(
         repeated(orders, |_| insert_order(&placing)),
         repeated(orders, |number| reserve(&reserving, number)),
     );
     let took = started.elapsed();
-    // They keep connections, for whose return `close` waits.
     drop((placing, reserving));
-    order_pool.close().await;
-    inventory_pool.close().await;
     testkit::remove_database(&orders_url).await;
     testkit::remove_database(&inventory_url).await;
     orders as f64 / took.as_secs_f64()
 }
 
-async fn pool(url: &str) -> PgPool {
-    // Like the services' own, so that the bare database isn't slower because of its pool.
-    chassis::database::pool_options(POOL)
-        .acquire_timeout(crate::PATIENCE)
-        .connect(url)
-        .await
-        .unwrap()
+/// The services' own kind of pool, so that the bare database isn't slower because of its pool.
+fn pool(url: &str) -> Pool {
+    Pool::new(url.parse().unwrap(), POOL).with_acquire_timeout(crate::PATIENCE)
 }
 
 async fn repeated<F: Future<Output = ()>>(times: usize, once: impl Fn(usize) -> F) {

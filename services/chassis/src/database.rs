@@ -16,7 +16,6 @@ use secrecy::ExposeSecret;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
@@ -27,11 +26,9 @@ use crate::deadline;
 use crate::failure::is_transient;
 use crate::finish::finished;
 use crate::lifecycle::Lifecycle;
-use crate::pool::{Lent, Pool, TRUSTED_IDLE};
+use crate::pool::{Lent, Pool};
 use crate::readiness::Health;
 
-/// The wait for a free connection of the pool; past it the caller gets an error.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The server cancels a statement after this, so that no connection is lost to one query.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the watcher pings, and how long an answer may take.
@@ -63,8 +60,7 @@ pub async fn connect(
     let unlimited = options.clone();
     let statement_timeout_ms = STATEMENT_TIMEOUT.as_millis().to_string();
     let options = options.options([("statement_timeout", &*statement_timeout_ms)]);
-    let pool = pool_options(config.max_connections).connect_lazy_with(options.clone());
-    let pool = Pool::new(pool);
+    let pool = Pool::new(options.clone(), config.max_connections);
 
     lifecycle.metrics().pool("requests", &pool);
     let health = lifecycle.readiness().depends_on("postgres");
@@ -137,7 +133,7 @@ impl Database {
                 let mut delays = backoff();
                 loop {
                     database.wait_until_reachable().await;
-                    match receive(database.pool_of(1, &[]), channel, &wake_up).await {
+                    match receive(database.pool.options(), channel, &wake_up).await {
                         Ok(()) => delays = backoff(),
                         Err(error) => debug!(channel, %error, "not listening: polling only"),
                     }
@@ -154,33 +150,15 @@ impl Database {
 
     /// Another pool, with options of its own, for work that must not queue behind requests.
     pub fn pool_of(&self, connections: u32, options: &[(&str, &str)]) -> Pool {
-        let connect = PgConnectOptions::clone(&self.pool.source().connect_options());
-        let connect = connect.options(options.iter().copied());
-        Pool::new(pool_options(connections).connect_lazy_with(connect))
+        let connect = self.pool.options().clone();
+        Pool::new(connect.options(options.iter().copied()), connections)
     }
 }
 
-/// The options of all pools; public for the benchmark, which measures a bare database through the same kind of pool.
-pub fn pool_options(connections: u32) -> PgPoolOptions {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .before_acquire(|connection, use_so_far| {
-            Box::pin(async move {
-                if use_so_far.idle_for > TRUSTED_IDLE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-}
-
-/// A transaction on a connection of a pool. Dropped, it is rolled back before the connection is used again.
+/// A transaction on a connection of a pool. Dropped, it is rolled back before the connection is lent again.
 #[must_use = "what isn't committed did not happen"]
 pub struct Transaction {
-    /// `None` once it has ended.
-    connection: Option<Lent>,
+    connection: Lent,
 }
 
 /// Begins a transaction. Dropped while `BEGIN` is in flight, it is rolled back; while it waits for a connection, nothing has
@@ -212,15 +190,13 @@ pub async fn begin_in_time(pool: &Pool) -> Result<Transaction, sqlx::Error> {
 
 async fn begin_with(pool: &Pool, begin: String) -> Result<Transaction, sqlx::Error> {
     // Dropping this wait changes nothing: it has no effect yet.
-    let connection = pool.acquire().await?;
+    let mut connection = pool.acquire().await?;
     let begun = async move {
         // From here on it is rolled back if it isn't returned.
-        let mut transaction = Transaction {
-            connection: Some(connection),
-        };
+        connection.in_transaction = true;
         let begin = sqlx::raw_sql(AssertSqlSafe(begin));
-        begin.execute(&mut *transaction).await?;
-        Ok(transaction)
+        begin.execute(&mut *connection).await?;
+        Ok(Transaction { connection })
     };
     finished(begun).await
 }
@@ -246,50 +222,24 @@ impl Transaction {
     async fn end(mut self, statement: &'static str) -> Result<(), sqlx::Error> {
         let ended = async move {
             sqlx::raw_sql(statement).execute(&mut *self).await?;
-            if let Some(connection) = self.connection.take() {
-                connection.keep();
-            }
+            self.connection.keep();
             Ok(())
         };
         finished(ended).await
     }
 }
 
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            drop(runtime.spawn(roll_back(connection)));
-        }
-    }
-}
-
-/// Rolls back what was dropped, however far it had come, and returns the connection.
-async fn roll_back(mut connection: Lent) {
-    // Of a statement that was dropped the first attempt may get the error, and isn't sent.
-    for _ in 0..2 {
-        let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
-        if rolled_back.is_ok() {
-            return connection.keep();
-        }
-    }
-    connection.close();
-}
-
-const OPEN: &str = "a transaction has a connection until it ends";
-
 impl Deref for Transaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.connection.as_ref().expect(OPEN)
+        &self.connection
     }
 }
 
 impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect(OPEN)
+        &mut self.connection
     }
 }
 
@@ -299,8 +249,13 @@ pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
 }
 
 /// Listens until the connection is lost.
-async fn receive(pool: Pool, channel: &str, wake_up: &Notify) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool.source()).await?;
+async fn receive(
+    options: &PgConnectOptions,
+    channel: &str,
+    wake_up: &Notify,
+) -> Result<(), sqlx::Error> {
+    let one = PgPoolOptions::new().max_connections(1);
+    let mut listener = PgListener::connect_with(&one.connect_lazy_with(options.clone())).await?;
     listener.listen(channel).await?;
     wake_up.notify_one();
     // `None` is a lost connection.

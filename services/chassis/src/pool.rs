@@ -1,77 +1,124 @@
 //! A pool of connections that are lent again without a round trip to the server in between.
 //!
-//! sqlx's pool pings each connection that is returned to it (0.9 has no option), which costs a request as much as a small
-//! statement. A [`Pool`] keeps connections whose work has ended in order, and lends them again itself. Any other goes
-//! back to sqlx's pool, whose ping waits for what is still in progress on it.
+//! sqlx's own pool pings each connection that is returned to it (0.9 has no option), which costs a request as much as a small
+//! statement. So the connections are sqlx's and the pool is deadpool's. One that is returned with [`Lent::keep`] is lent again
+//! at once. Any other first has to show that nothing is in progress on it.
 //!
-//! Left out: opening and replacing connections, which sqlx's pool does.
+//! Left out: closing what a peak has left; there are never more than the service was given.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use deadpool::managed::{
+    self, Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult,
+};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryFutureExt, TryStreamExt};
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{
-    PgConnection, PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres,
+    PgConnectOptions, PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres,
 };
 use sqlx::{Connection, Describe, Either, Execute, Executor, SqlStr};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-/// A connection that was idle for longer is pinged before it is used again. Under load none is, which saves each
+use crate::backoff::backoff;
+use crate::failure::is_transient;
+
+/// The wait for a free connection; past it the caller gets an error.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection that was lent longer ago is pinged before it is lent again. Under load none is, which saves each
 /// transaction a round trip; a restart of the database takes longer.
-pub(crate) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-/// A connection goes back to sqlx's pool after this time, which limits how long one lives, and how long it is idle.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// How long a ping may take. A connection that doesn't answer is replaced.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection is replaced at this age: a server's process grows with what it caches.
+const REPLACED_AFTER: Duration = Duration::from_secs(30 * 60);
+/// A connection whose work was given up may take this long until it is free: as long as the server lets a statement
+/// take, and a little more.
+const FREE_WITHIN: Duration = Duration::from_secs(6);
 
 /// Connections to the database; clones share them. A statement can be executed on it directly, outside of a transaction:
 /// all its rows are read into memory.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    /// Where connections come from.
-    source: PgPool,
-    /// One for each connection that there may be: callers wait here, in the order in which they came. It is held until the
-    /// connection is back, here or in `source`: whoever has one and finds none kept doesn't wait for another's return.
-    permits: Arc<Semaphore>,
-    /// The one that was used last is lent first.
-    kept: Arc<Mutex<Vec<Kept>>>,
+    connections: managed::Pool<Connections>,
+    acquire_timeout: Duration,
 }
 
-/// A connection that nobody uses at the moment.
+/// How connections are opened, and lent again.
 #[derive(Debug)]
-struct Kept {
-    taken: Taken,
-    idle_since: Instant,
+struct Connections {
+    options: PgConnectOptions,
 }
 
-/// A connection of sqlx's pool. Dropped, it is closed.
-#[derive(Debug)]
-struct Taken {
-    /// `None` once it is returned.
-    connection: Option<PoolConnection<Postgres>>,
-    at: Instant,
-}
-
-/// A connection that is lent. Dropped, it goes back to sqlx's pool; see [`Lent::keep`].
+/// A connection that is lent. Dropped, it goes back once nothing is in progress on it; see [`Lent::keep`].
 pub struct Lent {
-    /// `None` once it is kept.
-    taken: Option<Taken>,
-    kept: Arc<Mutex<Vec<Kept>>>,
-    /// Moved into the task that returns the connection.
-    permit: Option<OwnedSemaphorePermit>,
+    /// `None` once it is returned.
+    connection: Option<Object<Connections>>,
+    /// Whether a transaction may be open on it, which has to be rolled back.
+    pub(crate) in_transaction: bool,
+}
+
+impl Manager for Connections {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    /// Waits for a database that is starting; [`Pool::acquire`] bounds that.
+    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut delays = backoff();
+        loop {
+            match PgConnection::connect_with(&self.options).await {
+                Err(error) if is_transient(&error) => {
+                    let Some(delay) = delays.next() else {
+                        return Err(error);
+                    };
+                    tokio::time::sleep(delay).await;
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut PgConnection,
+        metrics: &Metrics,
+    ) -> RecycleResult<sqlx::Error> {
+        if metrics.age() > REPLACED_AFTER {
+            return Err(RecycleError::message("old"));
+        }
+        if metrics.last_used() < TRUSTED_FOR {
+            return Ok(());
+        }
+        match timeout(PING_TIMEOUT, connection.ping()).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(RecycleError::message("no answer")),
+        }
+    }
 }
 
 impl Pool {
-    /// A pool of all connections that `source` may have, with its limit to the wait for one.
-    pub fn new(source: PgPool) -> Self {
-        let permits = source.options().get_max_connections() as usize;
+    /// A pool of up to so many connections; none is opened yet.
+    pub fn new(options: PgConnectOptions, connections: u32) -> Self {
+        // Of those that are free, the one that was used last is lent first.
+        let connections = managed::Pool::builder(Connections { options })
+            .max_size(connections as usize)
+            .queue_mode(QueueMode::Lifo)
+            .build()
+            .expect("a pool without time limits of its own needs no runtime");
         Self {
-            source,
-            permits: Arc::new(Semaphore::new(permits)),
-            kept: Arc::default(),
+            connections,
+            acquire_timeout: ACQUIRE_TIMEOUT,
+        }
+    }
+
+    /// The same pool with another limit to the wait for a connection, 3 s by default.
+    #[must_use]
+    pub fn with_acquire_timeout(self, acquire_timeout: Duration) -> Self {
+        Self {
+            acquire_timeout,
+            ..self
         }
     }
 
@@ -80,149 +127,108 @@ impl Pool {
     /// # Errors
     /// When none is free in time, or none can be opened.
     pub async fn acquire(&self) -> Result<Lent, sqlx::Error> {
-        let limit = self.source.options().get_acquire_timeout();
-        tokio::time::timeout(limit, self.acquire_in_time())
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
-    }
-
-    async fn acquire_in_time(&self) -> Result<Lent, sqlx::Error> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-        let taken = match self.take_kept().await {
-            Some(taken) => taken,
-            None => Taken {
-                connection: Some(self.source.acquire().await?),
-                at: Instant::now(),
-            },
+        let connection = match timeout(self.acquire_timeout, self.connections.get()).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(PoolError::Backend(error))) => return Err(error),
+            Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed),
+            Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut),
         };
         Ok(Lent {
-            taken: Some(taken),
-            kept: Arc::clone(&self.kept),
-            permit: Some(permit),
+            connection: Some(connection),
+            in_transaction: false,
         })
     }
 
-    /// One that was kept and still works. Dropped during a ping, it closes the connection: it may never answer.
-    async fn take_kept(&self) -> Option<Taken> {
-        loop {
-            let Kept {
-                mut taken,
-                idle_since,
-            } = lock(&self.kept).pop()?;
-            if idle_since.elapsed() < TRUSTED_IDLE || taken.ping().await.is_ok() {
-                return Some(taken);
-            }
-        }
-    }
-
     /// How many connections are open.
-    pub fn size(&self) -> u32 {
-        self.source.size()
+    pub fn size(&self) -> usize {
+        self.connections.status().size
     }
 
     /// How many of them nobody uses.
     pub fn idle(&self) -> usize {
-        // sqlx counts a connection as idle only after it has offered it: its count may be -1 for a moment.
-        self.source.num_idle().wrapping_add(lock(&self.kept).len())
+        self.connections.status().available
     }
 
     /// How many there may be.
-    pub fn max_connections(&self) -> u32 {
-        self.source.options().get_max_connections()
+    pub fn max_connections(&self) -> usize {
+        self.connections.status().max_size
     }
 
-    /// sqlx's own pool, for what needs that; the connections that are kept count as used in it.
-    pub(crate) fn source(&self) -> &PgPool {
-        &self.source
+    /// How a connection to the same database is opened.
+    pub(crate) fn options(&self) -> &PgConnectOptions {
+        &self.connections.manager().options
     }
 }
 
 impl Lent {
     /// Returns the connection to be lent again at once: no statement is in progress on it, and no transaction open.
     pub fn keep(mut self) {
-        let Some(taken) = self.taken.take_if(|taken| taken.at.elapsed() < KEPT_FOR) else {
-            return;
-        };
-        let mut kept = lock(&self.kept);
-        kept.push(Kept {
-            taken,
-            idle_since: Instant::now(),
-        });
-        // The others of a peak, which nobody uses any more.
-        let old = kept.extract_if(.., |kept| kept.taken.at.elapsed() >= KEPT_FOR);
-        let old: Vec<Kept> = old.collect();
-        drop(kept);
-        for kept in old {
-            give_back(kept.taken, None);
-        }
-    }
-
-    /// Closes the connection: its state is unknown.
-    pub(crate) fn close(mut self) {
-        self.taken = None;
+        drop(self.connection.take());
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(taken) = self.taken.take() {
-            give_back(taken, self.permit.take());
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        // Closed when it isn't free in time, and where there is no runtime any more.
+        let mut given_up = GivenUp(Some(connection));
+        if let Ok(runtime) = Handle::try_current() {
+            let in_transaction = self.in_transaction;
+            drop(runtime.spawn(async move {
+                if let Some(connection) = &mut given_up.0
+                    && let Ok(true) =
+                        timeout(FREE_WITHIN, is_free(connection, in_transaction)).await
+                {
+                    drop(given_up.0.take());
+                }
+            }));
         }
     }
 }
 
-impl Drop for Taken {
+/// A connection that is closed when it is dropped; taken out, it goes back to its pool.
+struct GivenUp(Option<Object<Connections>>);
+
+impl Drop for GivenUp {
     fn drop(&mut self) {
-        // Without a task: there may be no runtime any more.
-        drop(self.connection.take().map(PoolConnection::detach));
+        drop(self.0.take().map(Object::take));
     }
 }
 
-/// Returns a connection to sqlx's pool, and then the permit.
-fn give_back(mut taken: Taken, permit: Option<OwnedSemaphorePermit>) {
-    if let Ok(runtime) = Handle::try_current()
-        && let Some(mut connection) = taken.connection.take()
-    {
-        drop(runtime.spawn(async move {
-            connection.return_to_pool().await;
-            drop(permit);
-        }));
+/// Waits for the end of what is in progress, and rolls back what is open.
+async fn is_free(connection: &mut PgConnection, in_transaction: bool) -> bool {
+    // Of a statement that was dropped the first attempt may get the error, and isn't sent.
+    for _ in 0..2 {
+        let answer = match in_transaction {
+            true => sqlx::raw_sql("ROLLBACK")
+                .execute(&mut *connection)
+                .await
+                .map(drop),
+            false => connection.ping().await,
+        };
+        if answer.is_ok() {
+            return true;
+        }
     }
+    false
 }
 
-const TAKEN: &str = "a connection is taken out only when it is returned";
-
-impl Deref for Taken {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        self.connection.as_ref().expect(TAKEN)
-    }
-}
-
-impl DerefMut for Taken {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect(TAKEN)
-    }
-}
+const LENT: &str = "a connection is taken out only when it is returned";
 
 impl Deref for Lent {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.taken.as_ref().expect(TAKEN)
+        self.connection.as_ref().expect(LENT)
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.taken.as_mut().expect(TAKEN)
+        self.connection.as_mut().expect(LENT)
     }
-}
-
-fn lock(kept: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'p> Executor<'p> for &'_ Pool {

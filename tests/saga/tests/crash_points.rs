@@ -234,7 +234,7 @@ async fn inventory_service_killed_before_it_acknowledges_a_batch() {
     let mut inventory = shop.inventory_service(&armed).await;
     let at_start = reconciliation::stock_at_start(&shop).await;
     // The first order is handled alone and waits; the others are queued behind it.
-    let mut lock = chassis::database::begin(&chassis::pool::Pool::new(shop.inventory.clone()))
+    let mut lock = chassis::database::begin(&testkit::lending_pool(&shop.inventory))
         .await
         .expect("a transaction");
     sqlx::query("LOCK TABLE stock IN ACCESS EXCLUSIVE MODE")

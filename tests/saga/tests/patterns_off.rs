@@ -413,7 +413,7 @@ async fn without_graceful_shutdown_a_rolling_restart_breaks_the_requests_in_flig
         let (mut answered, mut failed) = (0, 0);
         for _ in 0..replicas.len() {
             // While this lock is held no order can be stored: the requests are in flight.
-            let mut lock = chassis::database::begin(&chassis::pool::Pool::new(shop.orders.clone()))
+            let mut lock = chassis::database::begin(&testkit::lending_pool(&shop.orders))
                 .await
                 .unwrap();
             sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use chassis::environment::{ConfigError, Env};
 use chassis::lifecycle::Lifecycle;
+use chassis::pool::Pool;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
     QueueDeclareOptions, QueueDeleteOptions,
@@ -22,6 +23,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Queue};
 use serde_json::Value;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use url::Url;
 use uuid::Uuid;
@@ -46,6 +48,12 @@ pub async fn database() -> String {
     server.close().await;
     url.set_path(&name);
     url.into()
+}
+
+/// One connection to the same database, through the services' own kind of pool, for what takes that: a transaction of a
+/// test's own, for example.
+pub fn lending_pool(pool: &PgPool) -> Pool {
+    Pool::new(PgConnectOptions::clone(&pool.connect_options()), 1)
 }
 
 /// Removes a database that [`database`] created, even if clients are connected.

@@ -104,7 +104,7 @@ impl Collector for Pools {
         for (name, pool) in pools.iter() {
             let idle = pool.idle() as i64;
             // The two are not read in one moment.
-            let used = (i64::from(pool.size()) - idle).max(0);
+            let used = (pool.size() as i64 - idle).max(0);
             for (state, value) in [("idle", idle), ("used", used)] {
                 let labels = [
                     ("db_client_connection_pool_name", *name),
@@ -118,7 +118,7 @@ impl Collector for Pools {
             encoder.encode_descriptor("db_client_connection_max", help, None, MetricType::Gauge)?;
         for (name, pool) in pools.iter() {
             let labels = [("db_client_connection_pool_name", *name)];
-            let bound = i64::from(pool.max_connections());
+            let bound = pool.max_connections() as i64;
             ConstGauge::new(bound).encode(bounds.encode_family(&labels)?)?;
         }
         Ok(())

@@ -371,7 +371,7 @@ async fn an_undecodable_message_is_dead_lettered_with_its_reason_and_others_are_
 async fn a_transient_failure_is_retried_later_and_loses_nothing() {
     let shop = Shop::open().await;
     // A lock that outlasts the statement timeout: the database is up, the row isn't available.
-    let mut holder = chassis::database::begin(&chassis::pool::Pool::new(shop.pool.clone()))
+    let mut holder = chassis::database::begin(&testkit::lending_pool(&shop.pool))
         .await
         .unwrap();
     sqlx::query("SELECT FROM stock WHERE product_id = 8 FOR UPDATE")

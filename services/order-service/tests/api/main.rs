@@ -137,7 +137,7 @@ async fn orders_beyond_capacity_are_refused_early_and_leave_nothing_behind() {
     let narrow = [("HTTP_MAX_IN_FLIGHT", "1"), ("HTTP_MAX_WAIT_MS", "200")];
     let shop = Shop::open_with(&narrow).await;
     let user = Uuid::now_v7();
-    let mut lock = chassis::database::begin(&chassis::pool::Pool::new(shop.pool.clone()))
+    let mut lock = chassis::database::begin(&testkit::lending_pool(&shop.pool))
         .await
         .unwrap();
     sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")

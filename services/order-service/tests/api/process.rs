@@ -143,7 +143,7 @@ async fn sigterm_lets_running_requests_finish_and_flushes_spans() {
 
     // While this lock is held, the order can't be stored: the request stays in flight.
     let pool = PgPool::connect(&database).await.unwrap();
-    let mut lock = chassis::database::begin(&chassis::pool::Pool::new(pool.clone()))
+    let mut lock = chassis::database::begin(&testkit::lending_pool(&pool))
         .await
         .unwrap();
     sqlx::query("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")

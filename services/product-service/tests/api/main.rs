@@ -186,9 +186,8 @@ async fn a_dropped_call_leaves_nothing_behind() {
 }
 
 /// A pool of one connection, so that the next statement shows what was left on it.
-async fn pool_of_one(database_url: &str) -> Pool {
-    let pool = database::pool_options(1).connect(database_url);
-    Pool::new(pool.await.unwrap())
+fn pool_of_one(database_url: &str) -> Pool {
+    Pool::new(database_url.parse().unwrap(), 1)
 }
 
 async fn session(pool: &Pool) -> i32 {
@@ -198,7 +197,7 @@ async fn session(pool: &Pool) -> i32 {
 
 #[tokio::test]
 async fn a_connection_is_lent_again_after_a_statement_and_after_a_transaction() {
-    let pool = pool_of_one(&testkit::database().await).await;
+    let pool = pool_of_one(&testkit::database().await);
     let first = session(&pool).await;
     assert_eq!((pool.size(), pool.idle()), (1, 1));
     for commits in [true, false] {
@@ -216,7 +215,7 @@ async fn a_connection_is_lent_again_after_a_statement_and_after_a_transaction() 
 
 #[tokio::test]
 async fn a_statement_that_fails_or_is_dropped_costs_the_next_one_nothing() {
-    let pool = pool_of_one(&testkit::database().await).await;
+    let pool = pool_of_one(&testkit::database().await);
     let failed = sqlx::query("SELECT 1 / 0").execute(&pool).await;
     assert!(failed.is_err());
     session(&pool).await;
@@ -229,7 +228,7 @@ async fn a_statement_that_fails_or_is_dropped_costs_the_next_one_nothing() {
 #[tokio::test]
 async fn a_transaction_that_is_dropped_is_rolled_back_also_when_the_server_cancels_its_statement() {
     const LIMIT: Duration = Duration::from_millis(200);
-    let pool = pool_of_one(&testkit::database().await).await;
+    let pool = pool_of_one(&testkit::database().await);
     sqlx::query("CREATE TABLE left_behind (number int)")
         .execute(&pool)
         .await
@@ -258,9 +257,9 @@ async fn a_transaction_that_is_dropped_is_rolled_back_also_when_the_server_cance
 #[tokio::test]
 async fn a_connection_that_the_server_closed_meanwhile_is_replaced() {
     let database_url = testkit::database().await;
-    let pool = pool_of_one(&database_url).await;
+    let pool = pool_of_one(&database_url);
     let first = session(&pool).await;
-    let other = pool_of_one(&database_url).await;
+    let other = pool_of_one(&database_url);
     let closed: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1)")
         .bind(first)
         .fetch_one(&other)
@@ -276,8 +275,7 @@ async fn a_connection_that_the_server_closed_meanwhile_is_replaced() {
 async fn a_pool_loses_no_connection_whatever_is_dropped() {
     const CONNECTIONS: u32 = 3;
     let database_url = testkit::database().await;
-    let source = database::pool_options(CONNECTIONS).connect(&database_url);
-    let pool = Pool::new(source.await.unwrap());
+    let pool = Pool::new(database_url.parse().unwrap(), CONNECTIONS);
     // All are open from the start: what is dropped is their use, not their opening.
     let all = join_all((0..CONNECTIONS).map(|_| pool.acquire())).await;
     all.into_iter().for_each(|lent| lent.unwrap().keep());
@@ -308,7 +306,7 @@ async fn a_pool_loses_no_connection_whatever_is_dropped() {
     });
     join_all(many).await;
     eventually("all connections are free", async || {
-        pool.idle() == pool.size() as usize
+        pool.idle() == pool.size()
     })
     .await;
     // Not at once: connections that were given up while they were opened keep the server busy for a while.
@@ -322,8 +320,7 @@ async fn a_pool_loses_no_connection_whatever_is_dropped() {
 #[tokio::test]
 async fn who_waits_for_a_connection_gets_the_first_that_is_free() {
     let database_url = testkit::database().await;
-    let source = database::pool_options(2).connect(&database_url);
-    let pool = Pool::new(source.await.unwrap());
+    let pool = Pool::new(database_url.parse().unwrap(), 2);
     let used = pool.acquire().await.unwrap();
     // It goes back to the pool only when its statement, which nobody awaits any more, is done.
     let dropped = sqlx::query("SELECT pg_sleep(4)").execute(&pool);

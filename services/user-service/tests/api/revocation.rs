@@ -210,7 +210,7 @@ async fn a_revocation_whose_notification_is_lost_is_found_by_polling() {
     // Two transactions that commit in reverse order, the second one visible long before the first.
     let (early, late) = (Uuid::now_v7(), ada);
     let insert = "INSERT INTO revocations (subject, generation, expires_at) VALUES ($1, $2, now() + interval '1 h')";
-    let mut first = chassis::database::begin(&chassis::pool::Pool::new(pool.clone()))
+    let mut first = chassis::database::begin(&testkit::lending_pool(&pool))
         .await
         .unwrap();
     let subject = sqlx::query(insert).bind(late).bind(1_i64);

@@ -142,7 +142,7 @@ async fn failures_expire_after_fifteen_minutes() {
     log_in(&service, ADA).await;
     assert_eq!(status(&service, "eve@example.com", WRONG).await, 401);
     let pool = PgPool::connect(&database).await.unwrap();
-    let attempts = user_service::attempts::Attempts::new(chassis::pool::Pool::new(pool.clone()));
+    let attempts = user_service::attempts::Attempts::new(testkit::lending_pool(&pool));
     let rows = async || {
         let rows = sqlx::query_scalar("SELECT count(*) FROM login_attempts");
         let rows: i64 = rows.fetch_one(&pool).await.unwrap();
