@@ -36,11 +36,13 @@ pub(crate) async fn run(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     // By goose's index of its users. Each is only locked by its own user.
-    let users: Arc<[_]> = visitors
-        .into_iter()
-        .enumerate()
+    let share = options.share();
+    let users: Arc<[_]> = share
+        .numbers(options.users)
+        .zip(visitors)
         .map(|(index, visitor)| Mutex::new((visitor, Mix::new(options.scenario, seed, index))))
         .collect();
+    let count = users.len();
     let step = Transaction::new(Arc::new(move |user| {
         let users = Arc::clone(&users);
         Box::pin(async move {
@@ -62,16 +64,16 @@ pub(crate) async fn run(
         // This program's client sends the requests; otherwise goose would create one for each user.
         .set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())?
         .set_default(GooseDefault::Host, options.base_url.as_str())?
-        .set_default(GooseDefault::Users, options.users)?
+        .set_default(GooseDefault::Users, count)?
         // All users start within a tenth of a second; goose's default is one per second.
         .set_default(
             GooseDefault::IncreaseRate,
-            (options.users * 10).to_string().as_str(),
+            (count * 10).to_string().as_str(),
         )?
         .set_default(GooseDefault::RunTime, run_time_s)?
         .set_default(
             GooseDefault::ThrottleRequests,
-            options.rate_limit.unwrap_or(0),
+            options.rate_limit.map_or(0, |limit| share.of_limit(limit)),
         )?
         .set_default(GooseDefault::ReportFile, report)?
         // The report covers the start as well, like the run's own measurements.

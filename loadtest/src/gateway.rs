@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use records::load::{OVERLOADED, TraceResponse};
 use reqwest::{Client, RequestBuilder, Response, Url};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +43,17 @@ impl Method {
 }
 
 impl Route {
+    const ALL: [Self; 9] = [
+        Self::SIGN_UP,
+        Self::LOG_IN,
+        Self::LIST_USERS,
+        Self::READ_ME,
+        Self::PURCHASE,
+        Self::PLACE_ORDER,
+        Self::CANCEL_ORDER,
+        Self::READ_ORDER,
+        Self::READ_STOCK,
+    ];
     pub(crate) const SIGN_UP: Self = Self::post("/auth/signup", &[201]);
     pub(crate) const LOG_IN: Self = Self::post("/auth/login", &[200]);
     pub(crate) const LIST_USERS: Self = Self::get("/users/");
@@ -68,6 +79,22 @@ impl Route {
             method: Method::Post,
             expected_statuses,
         }
+    }
+}
+
+/// Method and template.
+impl Serialize for Route {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.method.as_str(), self.template).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Route {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (method, template) = <(String, String)>::deserialize(deserializer)?;
+        let mut all = Self::ALL.into_iter();
+        all.find(|route| (route.method.as_str(), route.template) == (&*method, &*template))
+            .ok_or_else(|| D::Error::custom(format!("there is no route {method} {template}")))
     }
 }
 

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use records::load::{BEGUN_FILE, LoadModel, ROUTES_FILE, RunSummary, SUMMARY_FILE, TIMELINE_FILE};
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 mod actions;
@@ -30,20 +31,24 @@ mod ledger;
 mod mix;
 mod open;
 mod options;
+mod pairs;
 mod preparation;
 mod recorder;
 mod routes;
+mod share;
 mod stop;
 mod summary;
 mod thresholds;
 mod timeline;
+mod workers;
 
 use crate::actions::Visitor;
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::open::Arrivals;
 use crate::options::Options;
-use crate::recorder::{Progress, Recorder, Tally};
+use crate::recorder::{Beginning, Progress, Recorder, Tally};
+use crate::workers::{READY_FILE, TALLY_FILE};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -55,12 +60,15 @@ enum Outcome {
     Interrupted,
 }
 
+/// The exit code of [`Outcome::Interrupted`].
+const EXIT_INTERRUPTED: u8 = 4;
+
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
         ExitCode::from(match outcome {
             Outcome::Holds => 0,
             Outcome::ThresholdFailed => 1,
-            Outcome::Interrupted => 4,
+            Outcome::Interrupted => EXIT_INTERRUPTED,
         })
     }
 }
@@ -79,16 +87,20 @@ async fn main() -> ExitCode {
     }
 }
 
+/// What was counted, and since when.
+struct Measured {
+    tally: Tally,
+    measured_from: DateTime<Utc>,
+}
+
 async fn run(options: Options) -> anyhow::Result<Outcome> {
     let run_id = options.run_id.clone().unwrap_or_else(options::new_run_id);
     let seed = options.seed.unwrap_or_else(options::new_seed);
     let stop = stop::on_ctrl_c();
-    if options.while_stdin_open {
-        stop::when_stdin_ends(stop.clone());
-    }
+    let begin_at = options
+        .while_stdin_open
+        .then(|| stop::when_stdin_ends(stop.clone()));
     let ledger = Ledger::create(&options.out_dir)?;
-    let recorder = Arc::new(Recorder::new(ledger, stop.clone()));
-
     eprintln!(
         "run {run_id}: {}, {}, seed {seed}, {}",
         options.scenario,
@@ -96,12 +108,13 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
         options.base_url
     );
     let started_at = Utc::now();
-    tokio::select! {
-        result = prepare_and_measure(&options, &run_id, seed, &recorder, &stop) => result?,
-        never = show_progress(&recorder) => match never {},
-    }
-
-    let tally = recorder.finish()?;
+    let Measured {
+        tally,
+        measured_from,
+    } = match options.workers {
+        1 => run_alone(&options, &run_id, seed, ledger, begin_at, &stop).await?,
+        _ => workers::run(&options, &run_id, seed, ledger, &stop).await?,
+    };
     if tally.measured() == 0 {
         if stop.is_cancelled() {
             eprintln!("interrupted before the first measurement");
@@ -114,8 +127,9 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
         scenario: options.scenario.to_string(),
         seed,
         model: options.model(),
+        workers: options.workers,
         started_at,
-        measured_from: recorder.beginning().utc,
+        measured_from,
         finished_at: Utc::now(),
         requests: tally.requests(),
         measured: tally.measured(),
@@ -126,7 +140,7 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
         orders: tally.orders(),
         thresholds: thresholds::judge(&options, &tally),
     };
-    write(&summary, &tally, &options.out_dir)
+    write(&summary, &tally, &options)
         .with_context(|| format!("failed to write into {}", options.out_dir.display()))?;
     print!(
         "{}",
@@ -143,12 +157,33 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
     })
 }
 
+/// The run, or a worker's part of it, in this process.
+async fn run_alone(
+    options: &Options,
+    run_id: &str,
+    seed: u64,
+    ledger: Ledger,
+    begin_at: Option<oneshot::Receiver<DateTime<Utc>>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Measured> {
+    let recorder = Arc::new(Recorder::new(ledger, stop.clone()));
+    tokio::select! {
+        result = prepare_and_measure(options, run_id, seed, &recorder, begin_at, stop) => result?,
+        never = show_progress(&recorder) => match never {},
+    }
+    Ok(Measured {
+        tally: recorder.finish()?,
+        measured_from: recorder.beginning().utc,
+    })
+}
+
 /// Both parts of a run.
 async fn prepare_and_measure(
     options: &Options,
     run_id: &str,
     seed: u64,
     recorder: &Arc<Recorder>,
+    begin_at: Option<oneshot::Receiver<DateTime<Utc>>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let gateway = Gateway::new(&options.base_url)?;
@@ -160,6 +195,19 @@ async fn prepare_and_measure(
         "{} users are signed up, the measured part begins",
         accounts.len()
     );
+    if options.share.is_some() {
+        touch(&options.out_dir.join(READY_FILE))?;
+        // Whoever started this worker and is gone says nothing.
+        let Some(Ok(begin_at)) = stop
+            .run_until_cancelled(begin_at.context("no standard input")?)
+            .await
+        else {
+            return Ok(());
+        };
+        let beginning = Beginning::at(begin_at);
+        recorder.begin(beginning);
+        tokio::time::sleep_until(beginning.instant.into()).await;
+    }
     let groups = options.scenario.groups();
     let visitors = accounts
         .into_iter()
@@ -172,8 +220,7 @@ async fn prepare_and_measure(
             idempotency_keys: !options.no_idempotency_keys,
         })
         .collect();
-    let begun = options.out_dir.join(BEGUN_FILE);
-    File::create(&begun).with_context(|| format!("failed to make {}", begun.display()))?;
+    touch(&options.out_dir.join(BEGUN_FILE))?;
     match options.model() {
         LoadModel::Closed { .. } => closed::run(options, seed, visitors, stop).await,
         LoadModel::Open {
@@ -187,14 +234,27 @@ async fn prepare_and_measure(
                 per_second: arrivals_per_second,
                 run_time: options.run_time,
                 max_in_flight,
+                share: options.share(),
             };
             open::run(&arrivals, visitors, recorder, stop).await
         }
     }
 }
 
-/// Writes the seconds, then the summary: a summary means that the run is complete.
-fn write(summary: &RunSummary, tally: &Tally, out_dir: &Path) -> anyhow::Result<()> {
+/// Makes an empty file, which says that the run has come to a point.
+fn touch(path: &Path) -> anyhow::Result<()> {
+    File::create(path).with_context(|| format!("failed to make {}", path.display()))?;
+    Ok(())
+}
+
+/// Writes the seconds, then the summary: a summary means that the run is complete. A worker's counts are for the run that it
+/// is a part of.
+fn write(summary: &RunSummary, tally: &Tally, options: &Options) -> anyhow::Result<()> {
+    let out_dir = &options.out_dir;
+    if options.share.is_some() {
+        let file = BufWriter::new(File::create(out_dir.join(TALLY_FILE))?);
+        serde_json::to_writer(file, tally)?;
+    }
     write_lines(&out_dir.join(TIMELINE_FILE), tally.timeline().seconds())?;
     write_lines(&out_dir.join(ROUTES_FILE), tally.routes().seconds())?;
     std::fs::write(

@@ -15,6 +15,7 @@ use crate::actions::{Pace, Visitor};
 use crate::gateway::{Answer, Route};
 use crate::mix::{Action, Mix};
 use crate::recorder::Recorder;
+use crate::share::Share;
 use records::scenario::Scenario;
 
 /// The schedule of arrivals and their concurrency limit.
@@ -25,6 +26,8 @@ pub(crate) struct Arrivals {
     pub(crate) per_second: usize,
     pub(crate) run_time: Duration,
     pub(crate) max_in_flight: usize,
+    /// Which of the arrivals are this process's, and how many of them may be in flight.
+    pub(crate) share: Share,
 }
 
 impl Arrivals {
@@ -33,8 +36,9 @@ impl Arrivals {
         Mix::new(self.scenario, self.seed, index).next_action()
     }
 
-    /// The user of an arrival: in ready, or four of five times the first one.
+    /// The user of an arrival, among this process's: in turn, or four of five times the first one.
     fn user(&self, index: usize, users: usize) -> usize {
+        let index = self.share.place(index);
         match self.scenario.groups() {
             None => index % users,
             Some(_) if !index.is_multiple_of(5) => 0,
@@ -42,13 +46,15 @@ impl Arrivals {
         }
     }
 
-    /// The scheduled times from the beginning. Not a sum of rounded intervals: an hour ends exactly after an hour.
-    fn offsets(&self) -> impl Iterator<Item = Duration> + use<> {
-        let per_second = self.per_second as u64;
-        let count = per_second * self.run_time.as_secs();
-        (0..count).map(move |index| {
+    /// This process's arrivals: their numbers, and their scheduled times from the beginning. Not a sum of rounded intervals:
+    /// an hour ends exactly after an hour.
+    fn schedule(&self) -> impl Iterator<Item = (usize, Duration)> + use<> {
+        let per_second = self.per_second;
+        let count = per_second * self.run_time.as_secs() as usize;
+        self.share.numbers(count).map(move |index| {
             let (seconds, rest) = (index / per_second, index % per_second);
-            Duration::from_secs(seconds) + Duration::from_secs(rest) / per_second as u32
+            let rest = Duration::from_secs(rest as u64) / per_second as u32;
+            (index, Duration::from_secs(seconds as u64) + rest)
         })
     }
 }
@@ -63,7 +69,8 @@ pub(crate) async fn run(
     let visitors: Vec<_> = visitors.into_iter().map(Arc::new).collect();
     let mut in_flight = JoinSet::new();
     let beginning = recorder.beginning().instant;
-    for (index, offset) in arrivals.offsets().enumerate() {
+    let max_in_flight = arrivals.share.of_limit(arrivals.max_in_flight);
+    for (index, offset) in arrivals.schedule() {
         let intended = beginning + offset;
         if intended > Instant::now() {
             tokio::select! {
@@ -77,7 +84,7 @@ pub(crate) async fn run(
         while let Some(ended) = in_flight.try_join_next() {
             ended.context("an action failed")?;
         }
-        if in_flight.len() >= arrivals.max_in_flight {
+        if in_flight.len() >= max_in_flight {
             recorder.count_not_sent(intended);
             continue;
         }
@@ -135,13 +142,29 @@ mod tests {
             per_second,
             run_time: Duration::from_secs(seconds),
             max_in_flight: 1,
+            share: Share::WHOLE,
         }
+    }
+
+    fn offsets(arrivals: &Arrivals) -> Vec<Duration> {
+        arrivals.schedule().map(|(_, offset)| offset).collect()
     }
 
     #[test]
     fn arrivals_are_evenly_spread_over_the_run_time() {
-        let four: Vec<_> = arrivals(2, 2).offsets().map(|o| o.as_millis()).collect();
+        let four = offsets(&arrivals(2, 2));
+        let four: Vec<_> = four.iter().map(Duration::as_millis).collect();
         assert_eq!(four, [0, 500, 1000, 1500]);
+    }
+
+    #[test]
+    fn workers_together_send_what_one_would() {
+        let one = arrivals(7, 3);
+        let mut all: Vec<_> = Share::all(3)
+            .flat_map(|share| Arrivals { share, ..one }.schedule())
+            .collect();
+        all.sort_unstable();
+        assert_eq!(all, one.schedule().collect::<Vec<_>>());
     }
 
     #[test]
@@ -171,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_does_not_divide_a_second_does_not_drift() {
-        let offsets: Vec<_> = arrivals(7, 3600).offsets().collect();
+        let offsets = offsets(&arrivals(7, 3600));
         assert_eq!(offsets.len(), 7 * 3600);
         for (second, first) in offsets.iter().step_by(7).enumerate() {
             assert_eq!(*first, Duration::from_secs(second as u64));

@@ -10,6 +10,8 @@ use clap::{CommandFactory, Parser};
 use records::{load::LoadModel, scenario::Scenario};
 use reqwest::Url;
 
+use crate::share::{MOST_WORKERS, Share};
+
 /// Generates load on agora through its gateway.
 ///
 /// Exit codes: 0 the run holds, 1 a threshold failed, 2 wrong usage, 3 the gateway doesn't answer or
@@ -74,6 +76,21 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_idempotency_keys: bool,
 
+    /// The number of processes that generate the load, 1 to 64: each has a part of the users, the arrivals and the limits,
+    /// and all begin at the same moment. Their records become one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = |s: &str| parse_between(s, 1, MOST_WORKERS))]
+    pub(crate) workers: usize,
+
+    /// Be one of several workers: prepare this part's users, make a file `ready` in the run's folder, and begin at the
+    /// moment (RFC 3339) that is then read as a line from standard input.
+    #[arg(
+        long,
+        value_name = "PART/OF",
+        conflicts_with = "workers",
+        requires = "while_stdin_open"
+    )]
+    pub(crate) share: Option<Share>,
+
     /// End the run, like Ctrl-C, when standard input is closed: its parent process is gone then.
     #[arg(long)]
     pub(crate) while_stdin_open: bool,
@@ -100,7 +117,32 @@ impl Options {
                 ),
             ));
         }
+        if self.scenario.groups().is_some() && self.workers > 1 {
+            return Err(Self::command().error(
+                ErrorKind::ArgumentConflict,
+                format!("`{}` has one greedy user, and one worker", self.scenario),
+            ));
+        }
+        let least = [
+            ("--users", Some(self.users)),
+            ("--rate-limit", self.rate_limit),
+            ("--arrivals", self.arrivals),
+            ("--max-in-flight", self.arrivals.map(|_| self.max_in_flight)),
+        ];
+        for (option, value) in least {
+            if value.is_some_and(|value| value < self.workers) {
+                return Err(Self::command().error(
+                    ErrorKind::ValueValidation,
+                    format!("{option} must be at least --workers: each worker has its part of it"),
+                ));
+            }
+        }
         Ok(())
+    }
+
+    /// What this process does of the run.
+    pub(crate) fn share(&self) -> Share {
+        self.share.unwrap_or(Share::WHOLE)
     }
 
     /// The chosen model.
@@ -295,6 +337,34 @@ mod tests {
         ] {
             assert_eq!(parse(refused).err(), Some(kind), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn each_worker_has_a_part_of_everything() {
+        let check = |given: &[&str]| {
+            let always = [
+                "loadtest",
+                "order",
+                "--base-url=http://localhost",
+                "--out-dir=x",
+            ];
+            let options = Options::try_parse_from(always.iter().chain(given)).expect("it parses");
+            options.check().is_ok()
+        };
+        assert!(check(&["--workers=10"]));
+        assert!(check(&["--workers=4", "--arrivals=4", "--max-in-flight=4"]));
+        for refused in [
+            &["--workers=11"][..],
+            &["--workers=4", "--rate-limit=3"],
+            &["--workers=4", "--arrivals=3"],
+            &["--workers=4", "--arrivals=4", "--max-in-flight=3"],
+        ] {
+            assert!(!check(refused), "{refused:?}");
+        }
+        assert!(
+            parse(&["--share=1/2"]).is_err(),
+            "nobody says when it begins"
+        );
     }
 
     #[test]

@@ -48,7 +48,7 @@ struct SignedUp {
     email: String,
 }
 
-/// Creates the accounts of the run, in the order of the users' indices. Fails with the first that fails.
+/// Creates this process's accounts of the run, in the order of the users' indices. Fails with the first that fails.
 pub(crate) async fn prepare(
     options: &Options,
     run_id: &str,
@@ -56,7 +56,7 @@ pub(crate) async fn prepare(
     recorder: &Recorder,
 ) -> anyhow::Result<Vec<Account>> {
     let password = Uuid::new_v4().to_string();
-    stream::iter(0..options.users)
+    stream::iter(options.share().numbers(options.users))
         .map(|index| {
             let email = format!("load-{run_id}-{index}@agora.example");
             prepare_one(options, gateway, recorder, email, password.clone())

@@ -6,10 +6,12 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use records::load::{CancellationEntry, LatencySummary, LedgerEntry, OrderCount, RequestCount};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::{Answer, Route};
 use crate::ledger::Ledger;
+use crate::pairs;
 use crate::routes::{Group, Routes};
 use crate::timeline::Timeline;
 
@@ -30,6 +32,17 @@ pub(crate) struct Beginning {
 }
 
 impl Beginning {
+    /// A moment that is near.
+    pub(crate) fn at(utc: DateTime<Utc>) -> Self {
+        let (instant, now) = (Instant::now(), Utc::now());
+        let instant = match (utc - now).to_std() {
+            Ok(ahead) => instant + ahead,
+            // Late by what the machine took: what was due meanwhile is sent at once.
+            Err(_) => instant - (now - utc).to_std().unwrap_or_default(),
+        };
+        Self { instant, utc }
+    }
+
     /// The date of a moment of the measured part.
     pub(crate) fn date(&self, moment: Instant) -> DateTime<Utc> {
         self.utc + moment.duration_since(self.instant)
@@ -54,6 +67,11 @@ impl Recorder {
             ledger: Mutex::new(ledger),
             stop,
         }
+    }
+
+    /// Begins the measured part at a moment that was agreed with others.
+    pub(crate) fn begin(&self, beginning: Beginning) {
+        self.beginning.get_or_init(|| beginning);
     }
 
     /// When the measured part began; the first call begins it.
@@ -122,7 +140,7 @@ impl Recorder {
     pub(crate) fn finish(&self) -> anyhow::Result<Tally> {
         let orders = lock(&self.ledger).finish()?;
         let mut tally = std::mem::take(&mut *lock(&self.tally));
-        tally.orders = orders;
+        tally.set_orders(orders);
         Ok(tally)
     }
 }
@@ -133,9 +151,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The counts.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tally {
+    #[serde(with = "pairs")]
     requests: BTreeMap<(Route, Option<u16>), u64>,
+    #[serde(with = "pairs")]
     failures: BTreeMap<(Route, String), usize>,
     timeline: Timeline,
     routes: Routes,
@@ -143,6 +163,20 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Adds another worker's counts.
+    pub(crate) fn add(&mut self, other: Self) {
+        for (answer, count) in other.requests {
+            *self.requests.entry(answer).or_default() += count;
+        }
+        for (failure, count) in other.failures {
+            *self.failures.entry(failure).or_default() += count;
+        }
+        self.timeline.add(other.timeline);
+        self.routes.add(other.routes);
+        self.orders.tried += other.orders.tried;
+        self.orders.accepted += other.orders.accepted;
+    }
+
     fn count(&mut self, route: Route, status: Option<u16>) {
         *self.requests.entry((route, status)).or_default() += 1;
     }
@@ -186,6 +220,11 @@ impl Tally {
     pub(crate) fn error_rate(&self) -> f64 {
         let not_sent = self.not_sent() as f64;
         (self.failed() as f64 + not_sent) / (self.measured() as f64 + not_sent)
+    }
+
+    /// Replaces the count of orders by that of a ledger.
+    pub(crate) fn set_orders(&mut self, orders: OrderCount) {
+        self.orders = orders;
     }
 
     pub(crate) fn orders(&self) -> OrderCount {
@@ -251,6 +290,37 @@ mod tests {
             .collect();
         assert_eq!(counts, [(None, 1), (Some(200), 2), (Some(503), 1)]);
         assert_eq!((tally.measured(), tally.failed()), (3, 2));
+    }
+
+    /// What two workers wrote, added, is what one would have written who had sent it all.
+    #[test]
+    fn the_counts_of_workers_add_up_to_those_of_one() {
+        let fill = |recorder: &Recorder, from: u16, to: u16| {
+            for number in from..to {
+                let failed = number % 3 == 0;
+                let answer = Answer {
+                    since: recorder.beginning().instant
+                        + Duration::from_millis(700) * u32::from(number),
+                    latency: Duration::from_millis(u64::from(number) * 7 % 100),
+                    ..answer(recorder, Some(200 + number % 2), failed.then_some("broken"))
+                };
+                let group = (number % 2 == 0).then_some("greedy");
+                recorder.count_measured(Route::READ_ME, group, &answer);
+                recorder.count_stale((Route::READ_ME, group), answer.since);
+                recorder.count_not_sent(answer.since);
+            }
+            recorder.count_preparation(Route::LOG_IN, None);
+            recorder.finish().expect("a whole ledger")
+        };
+        let json = |tally: &Tally| serde_json::to_string(tally).expect("JSON");
+        let ((_a, first), (_b, second), (_c, one)) = (recorder(), recorder(), recorder());
+        let mut sum = fill(&first, 0, 5);
+        let other = json(&fill(&second, 5, 12));
+        sum.add(serde_json::from_str(&other).expect("it reads what it wrote"));
+        let mut all = fill(&one, 0, 12);
+        all.count(Route::LOG_IN, None);
+        assert_eq!(json(&sum), json(&all));
+        assert_eq!(sum.measured(), 12);
     }
 
     #[test]

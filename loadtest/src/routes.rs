@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use records::load::RouteSecond;
+use records::scenario::Scenario;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::gateway::Route;
+use crate::pairs;
 use crate::timeline::{percentile_ms, sorted};
 
 /// The group of users, where the scenario distinguishes groups.
@@ -15,8 +19,9 @@ pub(crate) type Group = Option<&'static str>;
 #[derive(Debug, Default)]
 pub(crate) struct Routes(BTreeMap<(Route, Group), BTreeMap<u32, Second>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Second {
+    #[serde(with = "pairs")]
     answers: BTreeMap<Option<u16>, u64>,
     succeeded_us: Vec<u32>,
     failed_us: Vec<u32>,
@@ -53,6 +58,16 @@ impl Routes {
         self.0.entry(whose).or_default().entry(number).or_default()
     }
 
+    /// Adds another worker's measurements: both count from the same beginning.
+    pub(crate) fn add(&mut self, other: Self) {
+        for (whose, seconds) in other.0 {
+            let mine = self.0.entry(whose).or_default();
+            for (number, second) in seconds {
+                mine.entry(number).or_default().add(second);
+            }
+        }
+    }
+
     /// The record's form.
     pub(crate) fn seconds(&self) -> impl Iterator<Item = RouteSecond> {
         self.0.iter().flat_map(|(&(route, group), seconds)| {
@@ -63,7 +78,42 @@ impl Routes {
     }
 }
 
+impl Serialize for Routes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Routes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        type Series = ((Route, Option<String>), BTreeMap<u32, Second>);
+        let series = Vec::<Series>::deserialize(deserializer)?.into_iter();
+        let known = |((route, group), seconds): Series| {
+            let group = group.map(|name| known_group(&name)).transpose()?;
+            Ok(((route, group), seconds))
+        };
+        let all: Result<_, String> = series.map(known).collect();
+        all.map(Self).map_err(D::Error::custom)
+    }
+}
+
+fn known_group(name: &str) -> Result<&'static str, String> {
+    let mut groups = Scenario::ALL.iter().filter_map(|it| it.groups()).flatten();
+    groups
+        .find(|group| *group == name)
+        .ok_or_else(|| format!("there is no group {name}"))
+}
+
 impl Second {
+    fn add(&mut self, other: Self) {
+        for (status, count) in other.answers {
+            *self.answers.entry(status).or_default() += count;
+        }
+        self.succeeded_us.extend(other.succeeded_us);
+        self.failed_us.extend(other.failed_us);
+        self.stale += other.stale;
+    }
+
     fn record(&self, route: Route, group: Group, number: u32) -> RouteSecond {
         let succeeded_us = sorted(self.succeeded_us.iter().copied());
         let all_us = sorted(succeeded_us.iter().chain(&self.failed_us).copied());

@@ -1,10 +1,12 @@
 //! What stops a run early: Ctrl-C and, with the option, the end of standard input.
 
-use std::io;
+use std::io::{self, BufRead as _};
 use std::process;
 use std::thread;
 
+use chrono::{DateTime, Utc};
 use tokio::signal;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// The exit code after the second Ctrl-C, see `main`.
@@ -28,11 +30,23 @@ pub(crate) fn on_ctrl_c() -> CancellationToken {
 
 /// Cancels `stop` when standard input reaches its end. The process that started the run holds the other end, which closes
 /// even when that process is killed: no load is left behind.
-pub(crate) fn when_stdin_ends(stop: CancellationToken) {
+///
+/// Returns the moment that its first line names: when a worker begins. Without one, there is no answer.
+pub(crate) fn when_stdin_ends(stop: CancellationToken) -> oneshot::Receiver<DateTime<Utc>> {
+    let (said, begin_at) = oneshot::channel();
     // A thread outside the runtime, which ends with the process: the runtime would wait for one of its own.
     thread::spawn(move || {
+        let mut stdin = io::stdin().lock();
+        let mut line = String::new();
+        if stdin.read_line(&mut line).is_ok()
+            && let Ok(moment) = line.trim().parse()
+        {
+            // Nobody waits for it but a worker.
+            let _ = said.send(moment);
+        }
         // After an error nothing more can be read either.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = io::copy(&mut stdin, &mut io::sink());
         stop.cancel();
     });
+    begin_at
 }

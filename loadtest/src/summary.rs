@@ -39,8 +39,15 @@ impl fmt::Display for Report<'_> {
         } = self;
         writeln!(
             f,
-            "\n{}, {}, run {}, seed {}\n",
-            summary.scenario, summary.model, summary.run_id, summary.seed
+            "\n{}, {}{}, run {}, seed {}\n",
+            summary.scenario,
+            summary.model,
+            match summary.workers {
+                1 => String::new(),
+                workers => format!(", {workers} workers"),
+            },
+            summary.run_id,
+            summary.seed
         )?;
 
         writeln!(
@@ -98,9 +105,10 @@ impl fmt::Display for Report<'_> {
             "  files       in {}: {SUMMARY_FILE}, {TIMELINE_FILE}, {LEDGER_FILE}, {CANCELLATIONS_FILE}",
             out_dir.display()
         )?;
-        match summary.model {
-            LoadModel::Closed { .. } => writeln!(f, ", {REPORT_FILE}"),
-            LoadModel::Open { .. } => writeln!(f),
+        match (summary.model, summary.workers) {
+            (LoadModel::Open { .. }, _) => writeln!(f),
+            (LoadModel::Closed { .. }, 1) => writeln!(f, ", {REPORT_FILE}"),
+            (LoadModel::Closed { .. }, _) => writeln!(f, ", worker-*/{REPORT_FILE}"),
         }
     }
 }

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use records::load::{LatencySummary, TimelineSecond};
+use serde::{Deserialize, Serialize};
 
 /// Every second of the measured part until the last answer.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Timeline {
     seconds: Vec<Second>,
     last_answered: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Second {
     /// Four bytes per request: an hour at a thousand per second is 14 MB.
     latencies_us: Vec<u32>,
@@ -35,6 +36,20 @@ impl Timeline {
     /// Counts an arrival scheduled at `offset` from the beginning that was not sent because the concurrency limit was reached.
     pub(crate) fn count_not_sent(&mut self, offset: Duration) {
         self.second(offset).not_sent += 1;
+    }
+
+    /// Adds another worker's measurements: both count from the same beginning.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.last_answered = self.last_answered.max(other.last_answered);
+        if self.seconds.len() < other.seconds.len() {
+            self.seconds
+                .resize_with(other.seconds.len(), Second::default);
+        }
+        for (second, other) in self.seconds.iter_mut().zip(other.seconds) {
+            second.latencies_us.extend(other.latencies_us);
+            second.failed += other.failed;
+            second.not_sent += other.not_sent;
+        }
     }
 
     /// The second of `offset`; created with all seconds before it if missing.

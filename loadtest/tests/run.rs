@@ -40,6 +40,7 @@ const SCENARIOS: [&str; 10] = [
 /// The arguments that choose each model.
 const CLOSED: &[&str] = &[];
 const OPEN: &[&str] = &["--arrivals", "50"];
+const WORKERS: &[&str] = &["--arrivals", "50", "--workers", "2"];
 
 #[test]
 fn every_request_of_a_closed_run_is_counted_exactly_once() {
@@ -428,7 +429,7 @@ fn a_gateway_that_closes_connections_causes_requests_without_an_answer() {
 
 #[test]
 fn an_interrupted_run_is_inconclusive_and_its_counts_are_exact() {
-    for model in [CLOSED, OPEN] {
+    for model in [CLOSED, OPEN, WORKERS] {
         ends_early(model, |child| {
             let interrupted = Command::new("kill")
                 .args(["-INT", &child.id().to_string()])
@@ -440,7 +441,7 @@ fn an_interrupted_run_is_inconclusive_and_its_counts_are_exact() {
 
 #[test]
 fn a_run_ends_with_its_standard_input_as_interrupted() {
-    for model in [CLOSED, OPEN] {
+    for model in [CLOSED, OPEN, WORKERS] {
         ends_early(&[model, &["--while-stdin-open"]].concat(), |child| {
             drop(child.stdin.take());
         });
@@ -449,7 +450,7 @@ fn a_run_ends_with_its_standard_input_as_interrupted() {
 
 #[test]
 fn a_run_whose_parent_is_gone_before_it_begins_is_interrupted() {
-    for model in [CLOSED, OPEN] {
+    for model in [CLOSED, OPEN, WORKERS] {
         let shop = Shop::open(Behaviour::Normal);
         let dir = tempfile::tempdir().expect("a temporary folder");
         let output = finish(
@@ -539,6 +540,127 @@ fn a_missing_gateway_names_the_next_step() {
         "{}",
         stderr(&output)
     );
+}
+
+/// The number of arrivals is that of one worker, each order is there once, and no worker's measurements are missing.
+#[test]
+fn workers_together_make_one_run() {
+    for (model, arrivals) in [(OPEN, Some(100)), (CLOSED, None)] {
+        let shop = Shop::open(Behaviour::EveryFifthOrderFails);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let output = finish(
+            loadtest("order", &shop.url(), dir.path())
+                .args([
+                    "--run-time",
+                    "2s",
+                    "--workers",
+                    "3",
+                    "--max-error-rate",
+                    "1",
+                ])
+                .args(model),
+        );
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let summary = summary(dir.path());
+        assert_eq!(summary.workers, 3);
+        assert_eq!(counted(&summary), shop.counted());
+        let count = |route: &str| {
+            let of_route = summary.requests.iter().filter(|it| it.route == route);
+            of_route.map(|it| it.count).sum::<u64>()
+        };
+        assert_eq!(count("/auth/signup"), 5);
+        let measured = summary.measured as u64;
+        assert_eq!(count("/orders/"), measured);
+        assert!(arrivals.is_none_or(|arrivals| arrivals == measured));
+        assert!(summary.failed > 0);
+
+        let ledger = ledger(dir.path());
+        assert!(ledger.is_sorted_by_key(|entry| entry.at));
+        assert_eq!(ledger.len() as u64, measured);
+        assert_eq!(summary.orders.tried, measured);
+        let mut promised: Vec<_> = ledger.into_iter().filter_map(|it| it.order_id).collect();
+        let mut accepted = shop.accepted();
+        promised.sort();
+        accepted.sort();
+        assert_eq!(promised, accepted);
+
+        let seconds: u64 = timeline(dir.path()).iter().map(|second| second.sent).sum();
+        let by_route: u64 = routes(dir.path()).iter().map(RouteSecond::sent).sum();
+        assert_eq!((seconds, by_route), (measured, measured));
+    }
+}
+
+#[test]
+fn a_run_is_incomplete_without_one_of_its_workers() {
+    let shop = Shop::open(Behaviour::Normal);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = start(loadtest("order", &shop.url(), dir.path()).args([
+        "--run-time",
+        "60s",
+        "--workers",
+        "2",
+    ]));
+    let ledger = dir.path().join("worker-1").join(LEDGER_FILE);
+    wait_until("worker 1 has answers", || {
+        fs::read_to_string(&ledger).is_ok_and(|ledger| ledger.lines().count() > 10)
+    });
+    kill(&workers_of(&run)[1]);
+    let output = output_of(run);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("the run is incomplete"), "{said}");
+    assert!(
+        said.contains("worker 2/2 ended early (signal: 9 (SIGKILL))"),
+        "{said}"
+    );
+    assert!(!dir.path().join(SUMMARY_FILE).exists());
+    // The other one was asked to end, and got its answers.
+    assert!(dir.path().join("worker-1").join(SUMMARY_FILE).is_file());
+}
+
+#[test]
+fn workers_end_with_the_process_that_started_them() {
+    let shop = Shop::open(Behaviour::Normal);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut run = start(loadtest("order", &shop.url(), dir.path()).args([
+        "--run-time",
+        "60s",
+        "--workers",
+        "2",
+    ]));
+    wait_until("the workers have begun", || {
+        (1..=2).all(|worker| dir.path().join(format!("worker-{worker}/begun")).is_file())
+    });
+    let workers = workers_of(&run);
+    run.kill().expect("it can be killed");
+    run.wait().expect("it ends");
+    wait_until("no worker is left", || {
+        let there = |pid: &String| Path::new("/proc").join(pid).exists();
+        !workers.iter().any(there)
+    });
+}
+
+/// The process ids of a run's workers, by their parts.
+fn workers_of(run: &Child) -> Vec<String> {
+    let mut workers: Vec<(String, String)> = Vec::new();
+    // Of any thread of the run.
+    let threads = fs::read_dir(format!("/proc/{}/task", run.id())).expect("its threads");
+    for thread in threads {
+        let children = thread.expect("a thread").path().join("children");
+        let children = fs::read_to_string(children).unwrap_or_default();
+        for pid in children.split_whitespace() {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a process");
+            let share = line.split('\0').find(|arg| arg.starts_with("--share="));
+            workers.push((share.expect("a worker").to_owned(), pid.to_owned()));
+        }
+    }
+    workers.sort();
+    workers.into_iter().map(|(_, pid)| pid).collect()
+}
+
+fn kill(pid: &str) {
+    let killed = Command::new("kill").args(["-KILL", pid]).status();
+    assert!(killed.expect("`kill` runs").success());
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub struct RunSummary {
     pub seed: u64,
     /// How requests were generated.
     pub model: LoadModel,
+    /// The number of processes that generated it together.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub workers: usize,
     /// Before the first request of the preparation (sign-up of the users).
     pub started_at: DateTime<Utc>,
     /// When the measured part began: second 0 of the timeline starts here.
@@ -65,6 +68,14 @@ pub struct RunSummary {
     pub orders: OrderCount,
     /// The thresholds of the run; empty without any.
     pub thresholds: Vec<ThresholdOutcome>,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 /// How requests are generated.

@@ -63,6 +63,9 @@ pub(crate) struct Options {
     /// [default: 500]
     #[arg(long, value_name = "N", requires = "arrivals")]
     max_in_flight: Option<String>,
+    /// The number of processes that generate the load, 1 to 64; their records become one [default: 1]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
     /// Repeats an earlier run's choices [default: random, printed]
     #[arg(long)]
     seed: Option<String>,
@@ -84,6 +87,7 @@ impl Options {
             rate_limit: None,
             arrivals: None,
             max_in_flight: None,
+            workers: None,
             seed: None,
             max_p95_ms: None,
             max_error_rate: None,
@@ -98,6 +102,7 @@ impl Options {
             ("--rate-limit", &self.rate_limit),
             ("--arrivals", &self.arrivals),
             ("--max-in-flight", &self.max_in_flight),
+            ("--workers", &self.workers),
             ("--seed", &self.seed),
             ("--max-p95-ms", &self.max_p95_ms),
             ("--max-error-rate", &self.max_error_rate),

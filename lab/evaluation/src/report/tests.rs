@@ -243,6 +243,7 @@ impl Sketch {
             steady_before: Some(steadiness(840)),
             load: Some(LoadEvidence {
                 summary: RunSummary {
+                    workers: 1,
                     run_id: "20261123-211407-order".to_owned(),
                     scenario: "order".to_owned(),
                     seed: 4_711,
