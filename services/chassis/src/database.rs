@@ -26,7 +26,7 @@ use crate::deadline;
 use crate::failure::is_transient;
 use crate::finish::finished;
 use crate::lifecycle::Lifecycle;
-use crate::pool::{Lent, Pool};
+use crate::pool::{ACQUIRE_TIMEOUT, Lent, Pool};
 use crate::readiness::Health;
 
 /// The server cancels a statement after this, so that no connection is lost to one query.
@@ -189,16 +189,12 @@ pub async fn begin_in_time(pool: &Pool) -> Result<Transaction, sqlx::Error> {
 }
 
 async fn begin_with(pool: &Pool, begin: String) -> Result<Transaction, sqlx::Error> {
-    // Dropping this wait changes nothing: it has no effect yet.
     let mut connection = pool.acquire().await?;
-    let begun = async move {
-        // From here on it is rolled back if it isn't returned.
-        connection.in_transaction = true;
-        let begin = sqlx::raw_sql(AssertSqlSafe(begin));
-        begin.execute(&mut *connection).await?;
-        Ok(Transaction { connection })
-    };
-    finished(begun).await
+    // From here on it is rolled back if it isn't returned.
+    connection.in_transaction = true;
+    let begin = sqlx::raw_sql(AssertSqlSafe(begin));
+    begin.execute(&mut *connection).await?;
+    Ok(Transaction { connection })
 }
 
 impl Transaction {
@@ -254,7 +250,9 @@ async fn receive(
     channel: &str,
     wake_up: &Notify,
 ) -> Result<(), sqlx::Error> {
-    let one = PgPoolOptions::new().max_connections(1);
+    let one = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT);
     let mut listener = PgListener::connect_with(&one.connect_lazy_with(options.clone())).await?;
     listener.listen(channel).await?;
     wake_up.notify_one();

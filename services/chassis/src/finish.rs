@@ -1,18 +1,19 @@
 //! Work that is finished once it was begun, even if the future that awaits it is dropped.
 //!
 //! The future of a request is dropped at its deadline and when its client goes away, that of a message at its time limit, and
-//! any of them when a `select!` takes another branch. Most work can stop at every await. Work that changes the state of a
-//! shared resource can't: sqlx 0.9 counts a transaction when the answer to `BEGIN` was read, so that one whose `BEGIN`
-//! was sent and not answered goes back to its pool open, and the next request works in it
-//! (<https://github.com/transact-rs/sqlx/issues/4385>).
+//! any of them when a `select!` takes another branch. Most work can stop at every await. A commit can't: what was committed
+//! has to be told to those who wait for it.
 //!
-//! Awaiting such work costs no more than the work itself: no task is spawned unless it is dropped. Left out: a limit to the
-//! time that it continues for.
+//! Awaiting such work costs no more than the work itself: no task is spawned unless it is dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
+
+/// How long dropped work continues: longer than the database lets a statement take. A peer that vanished never answers.
+const CONTINUES_FOR: Duration = Duration::from_secs(10);
 
 /// See [`finished`].
 pub(crate) struct Finished<F>
@@ -24,7 +25,7 @@ where
     begun: bool,
 }
 
-/// Does the work. Dropped after it has begun, it continues in a task of its own, where its result is dropped.
+/// Does the work. Dropped after it has begun, it continues in a task of its own, for 10 s at most; its result is dropped.
 pub(crate) fn finished<F>(work: F) -> Finished<F>
 where
     F: Future + Send + 'static,
@@ -66,7 +67,7 @@ where
         };
         // Without a runtime it can't go on; dropping it closes what it held.
         if let Ok(runtime) = Handle::try_current() {
-            drop(runtime.spawn(work));
+            drop(runtime.spawn(tokio::time::timeout(CONTINUES_FOR, work)));
         }
     }
 }

@@ -21,7 +21,7 @@
 //! the tables (each service's migrations), and the content of an event.
 //! Source: <https://microservices.io/patterns/data/transactional-outbox.html>.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -491,7 +491,7 @@ async fn prune(pool: &Pool, retention: Duration) -> Result<u64, sqlx::Error> {
 pub struct Relay {
     /// One connection, so that a batch never waits for requests. Marks needn't be on disk when the commit
     /// returns: one that is lost in a crash of the database publishes an event twice, which the inbox knows.
-    pool: Mutex<Pool>,
+    pool: Pool,
     database: Database,
     publisher: Publisher,
     batch_size: i64,
@@ -546,7 +546,7 @@ impl Relay {
     ) -> Self {
         Self {
             wake_up,
-            pool: Mutex::new(marking_pool(database)),
+            pool: database.pool_of(1, &[("synchronous_commit", "off")]),
             database: database.clone(),
             publisher,
             batch_size: config.batch_size.into(),
@@ -589,12 +589,8 @@ impl Relay {
                     failure.map(|error| error.to_string())
                 }
                 Ok(Err(error)) => Some(format!("the database failed: {error}")),
-                Err(_) => {
-                    // The connection may be dead without an error: its transaction is rolled back before the pool has it again,
-                    // for as long as the kernel waits, and the pool has no other one meanwhile.
-                    *self.lock_pool() = marking_pool(&self.database);
-                    Some(format!("not done within {} s", BATCH_TIMEOUT.as_secs()))
-                }
+                // The pool closes the connection if that is dead without an error.
+                Err(_) => Some(format!("not done within {} s", BATCH_TIMEOUT.as_secs())),
             };
             let Some(failure) = failure else { continue };
             warn!(error = failure, "events could not be published: retrying");
@@ -603,10 +599,6 @@ impl Relay {
                 () = self.draining.cancelled() => return,
             }
         }
-    }
-
-    fn lock_pool(&self) -> MutexGuard<'_, Pool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a commit, here or (see `Database::listen`) elsewhere, or for the time to poll.
@@ -620,8 +612,7 @@ impl Relay {
 
     /// Publishes the next event of each order, and marks it.
     async fn publish_batch(&self) -> Result<Batch, sqlx::Error> {
-        let pool = self.lock_pool().clone();
-        let mut transaction = database::begin(&pool).await?;
+        let mut transaction = database::begin(&self.pool).await?;
         let batch: Vec<Waiting> = sqlx::query_as(
             "SELECT position, event_id, event_type, routing_key, payload, traceparent, tracestate, rejections
              FROM outbox AS event
@@ -789,11 +780,6 @@ impl Relay {
         }
         published
     }
-}
-
-/// The pool of a relay: see [`Relay`].
-fn marking_pool(database: &Database) -> Pool {
-    database.pool_of(1, &[("synchronous_commit", "off")])
 }
 
 /// The span of publishing an event: a child of the one that it was recorded in.

@@ -4,10 +4,12 @@
 //! statement. So the connections are sqlx's and the pool is deadpool's. One that is returned with [`Lent::keep`] is lent again
 //! at once. Any other first has to show that nothing is in progress on it.
 //!
-//! Left out: closing what a peak has left; there are never more than the service was given.
+//! Left out: closing what a peak has left. There are never more than the service was given, and the server keeps them open.
 
+use std::fmt;
+use std::io::ErrorKind;
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool::managed::{
     self, Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult,
@@ -20,19 +22,18 @@ use sqlx::postgres::{
 };
 use sqlx::{Connection, Describe, Either, Execute, Executor, SqlStr};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
-
-use crate::backoff::backoff;
-use crate::failure::is_transient;
+use tokio::time::{sleep, timeout};
 
 /// The wait for a free connection; past it the caller gets an error.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that was lent longer ago is pinged before it is lent again. Under load none is, which saves each
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between attempts to open a connection to a database that is starting.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// A connection that was idle for longer is pinged before it is lent again. Under load none is, which saves each
 /// transaction a round trip; a restart of the database takes longer.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How long a ping may take. A connection that doesn't answer is replaced.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection is replaced at this age: a server's process grows with what it caches.
+/// A connection of this age isn't lent again: a server's process grows with what it caches.
 const REPLACED_AFTER: Duration = Duration::from_secs(30 * 60);
 /// A connection whose work was given up may take this long until it is free: as long as the server lets a statement
 /// take, and a little more.
@@ -47,9 +48,23 @@ pub struct Pool {
 }
 
 /// How connections are opened, and lent again.
-#[derive(Debug)]
 struct Connections {
     options: PgConnectOptions,
+}
+
+/// Not the options: they contain the password.
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+struct Open {
+    connection: PgConnection,
+    /// When its last use ended.
+    used: Instant,
 }
 
 /// A connection that is lent. Dropped, it goes back once nothing is in progress on it; see [`Lent::keep`].
@@ -61,40 +76,42 @@ pub struct Lent {
 }
 
 impl Manager for Connections {
-    type Type = PgConnection;
+    type Type = Open;
     type Error = sqlx::Error;
 
     /// Waits for a database that is starting; [`Pool::acquire`] bounds that.
-    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
-        let mut delays = backoff();
-        loop {
+    async fn create(&self) -> Result<Open, sqlx::Error> {
+        let connection = loop {
             match PgConnection::connect_with(&self.options).await {
-                Err(error) if is_transient(&error) => {
-                    let Some(delay) = delays.next() else {
-                        return Err(error);
-                    };
-                    tokio::time::sleep(delay).await;
-                }
-                connected => return connected,
+                Err(error) if is_starting(&error) => sleep(RETRY_AFTER).await,
+                connected => break connected?,
             }
-        }
+        };
+        let used = Instant::now();
+        Ok(Open { connection, used })
     }
 
-    async fn recycle(
-        &self,
-        connection: &mut PgConnection,
-        metrics: &Metrics,
-    ) -> RecycleResult<sqlx::Error> {
+    async fn recycle(&self, open: &mut Open, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
         if metrics.age() > REPLACED_AFTER {
             return Err(RecycleError::message("old"));
         }
-        if metrics.last_used() < TRUSTED_FOR {
+        if open.used.elapsed() < TRUSTED_FOR {
             return Ok(());
         }
-        match timeout(PING_TIMEOUT, connection.ping()).await {
+        match timeout(PING_TIMEOUT, open.connection.ping()).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(RecycleError::message("no answer")),
         }
+    }
+}
+
+/// Whether a connection can soon be opened, as sqlx's own pool has it: the server isn't there yet, starts, or has as many
+/// clients as it takes.
+fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
+        _ => false,
     }
 }
 
@@ -131,7 +148,12 @@ impl Pool {
             Ok(Ok(connection)) => connection,
             Ok(Err(PoolError::Backend(error))) => return Err(error),
             Ok(Err(PoolError::Closed)) => return Err(sqlx::Error::PoolClosed),
-            Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut),
+            Ok(Err(_)) | Err(_) => {
+                // Idle ones that don't answer may have taken the time: the next caller doesn't try the others.
+                let trusted = |open: &Open, _| open.used.elapsed() < TRUSTED_FOR;
+                drop(self.connections.retain(trusted));
+                return Err(sqlx::Error::PoolTimedOut);
+            }
         };
         Ok(Lent {
             connection: Some(connection),
@@ -144,7 +166,7 @@ impl Pool {
         self.connections.status().size
     }
 
-    /// How many of them nobody uses.
+    /// How many of them nobody uses; fewer while callers wait for others.
     pub fn idle(&self) -> usize {
         self.connections.status().available
     }
@@ -163,7 +185,7 @@ impl Pool {
 impl Lent {
     /// Returns the connection to be lent again at once: no statement is in progress on it, and no transaction open.
     pub fn keep(mut self) {
-        drop(self.connection.take());
+        give_back(self.connection.take());
     }
 }
 
@@ -177,14 +199,20 @@ impl Drop for Lent {
         if let Ok(runtime) = Handle::try_current() {
             let in_transaction = self.in_transaction;
             drop(runtime.spawn(async move {
-                if let Some(connection) = &mut given_up.0
+                if let Some(open) = &mut given_up.0
                     && let Ok(true) =
-                        timeout(FREE_WITHIN, is_free(connection, in_transaction)).await
+                        timeout(FREE_WITHIN, is_free(&mut open.connection, in_transaction)).await
                 {
-                    drop(given_up.0.take());
+                    give_back(given_up.0.take());
                 }
             }));
         }
+    }
+}
+
+fn give_back(open: Option<Object<Connections>>) {
+    if let Some(mut open) = open {
+        open.used = Instant::now();
     }
 }
 
@@ -221,13 +249,13 @@ impl Deref for Lent {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.connection.as_ref().expect(LENT)
+        &self.connection.as_ref().expect(LENT).connection
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect(LENT)
+        &mut self.connection.as_mut().expect(LENT).connection
     }
 }
 
@@ -288,5 +316,20 @@ impl<'p> Executor<'p> for &'_ Pool {
             let mut lent = pool.acquire().await?;
             lent.describe(sql).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_does_not_show_its_password() {
+        let options = "postgres://agora:secret-word@localhost/orders".parse();
+        let shown = format!("{:?}", Pool::new(options.unwrap(), 1));
+        assert!(
+            shown.contains("Pool") && !shown.contains("secret-word"),
+            "{shown}"
+        );
     }
 }

@@ -253,7 +253,7 @@ impl Reader {
                 }
                 Err(_) => {
                     warn!("reading revocations timed out: the known ones stay in effect");
-                    // Its connection may be dead without an error, and the pool pings it before it takes it back.
+                    // Its connection may be dead without an error; this pool has no other one until it gives that up.
                     self.pool = self.database.pool_of(1, &[]);
                 }
             }
