@@ -87,10 +87,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// What was counted, and since when.
+/// What was counted.
 struct Measured {
     tally: Tally,
+    /// When the measured part began.
     measured_from: DateTime<Utc>,
+    /// After the last answer.
+    finished_at: DateTime<Utc>,
+    /// Whether it was stopped before its end.
+    interrupted: bool,
 }
 
 async fn run(options: Options) -> anyhow::Result<Outcome> {
@@ -111,12 +116,17 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
     let Measured {
         tally,
         measured_from,
+        finished_at,
+        interrupted,
     } = match options.workers {
         1 => run_alone(&options, &run_id, seed, ledger, begin_at, &stop).await?,
         _ => workers::run(&options, &run_id, seed, ledger, &stop).await?,
     };
+    if options.share.is_some() {
+        write_for_merging(&tally, &options.out_dir)?;
+    }
     if tally.measured() == 0 {
-        if stop.is_cancelled() {
+        if interrupted {
             eprintln!("interrupted before the first measurement");
             return Ok(Outcome::Interrupted);
         }
@@ -130,7 +140,7 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
         workers: options.workers,
         started_at,
         measured_from,
-        finished_at: Utc::now(),
+        finished_at,
         requests: tally.requests(),
         measured: tally.measured(),
         failed: tally.failed(),
@@ -140,14 +150,14 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
         orders: tally.orders(),
         thresholds: thresholds::judge(&options, &tally),
     };
-    write(&summary, &tally, &options)
+    write(&summary, &tally, &options.out_dir)
         .with_context(|| format!("failed to write into {}", options.out_dir.display()))?;
     print!(
         "{}",
         summary::Report::new(&summary, &tally, &options.out_dir)
     );
 
-    Ok(if stop.is_cancelled() {
+    Ok(if interrupted {
         eprintln!("interrupted: the figures cover a shorter run than the one asked for");
         Outcome::Interrupted
     } else if summary.thresholds.iter().all(|threshold| threshold.holds) {
@@ -174,6 +184,8 @@ async fn run_alone(
     Ok(Measured {
         tally: recorder.finish()?,
         measured_from: recorder.beginning().utc,
+        finished_at: Utc::now(),
+        interrupted: stop.is_cancelled(),
     })
 }
 
@@ -247,14 +259,20 @@ fn touch(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the seconds, then the summary: a summary means that the run is complete. A worker's counts are for the run that it
-/// is a part of.
-fn write(summary: &RunSummary, tally: &Tally, options: &Options) -> anyhow::Result<()> {
-    let out_dir = &options.out_dir;
-    if options.share.is_some() {
-        let file = BufWriter::new(File::create(out_dir.join(TALLY_FILE))?);
-        serde_json::to_writer(file, tally)?;
-    }
+/// Writes a worker's counts, for the run that it is a part of.
+fn write_for_merging(tally: &Tally, out_dir: &Path) -> anyhow::Result<()> {
+    let path = out_dir.join(TALLY_FILE);
+    let written = File::create(&path)
+        .map(BufWriter::new)
+        .and_then(|mut file| {
+            serde_json::to_writer(&mut file, tally)?;
+            file.flush()
+        });
+    written.with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// Writes the seconds, then the summary: a summary means that the run is complete.
+fn write(summary: &RunSummary, tally: &Tally, out_dir: &Path) -> anyhow::Result<()> {
     write_lines(&out_dir.join(TIMELINE_FILE), tally.timeline().seconds())?;
     write_lines(&out_dir.join(ROUTES_FILE), tally.routes().seconds())?;
     std::fs::write(

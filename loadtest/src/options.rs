@@ -76,18 +76,19 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_idempotency_keys: bool,
 
-    /// The number of processes that generate the load, 1 to 64: each has a part of the users, the arrivals and the limits,
+    /// The number of processes that generate the load, 1 to 16: each has a part of the users, the arrivals and the limits,
     /// and all begin at the same moment. Their records become one.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = |s: &str| parse_between(s, 1, MOST_WORKERS))]
     pub(crate) workers: usize,
 
     /// Be one of several workers: prepare this part's users, make a file `ready` in the run's folder, and begin at the
-    /// moment (RFC 3339) that is then read as a line from standard input.
+    /// moment (RFC 3339) that is then read as a line from standard input. For `--workers` alone.
     #[arg(
         long,
         value_name = "PART/OF",
         conflicts_with = "workers",
-        requires = "while_stdin_open"
+        requires = "while_stdin_open",
+        hide = true
     )]
     pub(crate) share: Option<Share>,
 
@@ -117,7 +118,8 @@ impl Options {
                 ),
             ));
         }
-        if self.scenario.groups().is_some() && self.workers > 1 {
+        let workers = self.share.map_or(self.workers, Share::of);
+        if self.scenario.groups().is_some() && workers > 1 {
             return Err(Self::command().error(
                 ErrorKind::ArgumentConflict,
                 format!("`{}` has one greedy user, and one worker", self.scenario),
@@ -130,12 +132,18 @@ impl Options {
             ("--max-in-flight", self.arrivals.map(|_| self.max_in_flight)),
         ];
         for (option, value) in least {
-            if value.is_some_and(|value| value < self.workers) {
+            if value.is_some_and(|value| value < workers) {
                 return Err(Self::command().error(
                     ErrorKind::ValueValidation,
                     format!("{option} must be at least --workers: each worker has its part of it"),
                 ));
             }
+        }
+        if self.arrivals.is_some() && !self.users.is_multiple_of(workers) {
+            return Err(Self::command().error(
+                ErrorKind::ValueValidation,
+                "--users must be a multiple of --workers in the open model: else some users would act more often than others",
+            ));
         }
         Ok(())
     }
@@ -352,12 +360,14 @@ mod tests {
             options.check().is_ok()
         };
         assert!(check(&["--workers=10"]));
-        assert!(check(&["--workers=4", "--arrivals=4", "--max-in-flight=4"]));
+        assert!(check(&["--workers=5", "--arrivals=5", "--max-in-flight=5"]));
         for refused in [
             &["--workers=11"][..],
+            &["--workers=4", "--arrivals=40"],
+            &["--share=11/11", "--while-stdin-open"],
             &["--workers=4", "--rate-limit=3"],
-            &["--workers=4", "--arrivals=3"],
-            &["--workers=4", "--arrivals=4", "--max-in-flight=3"],
+            &["--workers=5", "--arrivals=3"],
+            &["--workers=5", "--arrivals=5", "--max-in-flight=3"],
         ] {
             assert!(!check(refused), "{refused:?}");
         }

@@ -15,7 +15,7 @@ use records::scenario::Scenario;
 use crate::options::Options;
 use crate::recorder::Recorder;
 
-/// Concurrent sign-ups: bcrypt keeps the service's cores busy, more would only queue there.
+/// Concurrent sign-ups of a run: bcrypt keeps the service's cores busy, more would only queue there.
 const CONCURRENCY: usize = 4;
 
 /// How much longer than the run a token must be valid: users start late, and the last requests end late.
@@ -61,7 +61,7 @@ pub(crate) async fn prepare(
             let email = format!("load-{run_id}-{index}@agora.example");
             prepare_one(options, gateway, recorder, email, password.clone())
         })
-        .buffered(CONCURRENCY)
+        .buffered(options.share().of_limit(CONCURRENCY).max(1))
         .try_collect()
         .await
         .context("failed to prepare the users")

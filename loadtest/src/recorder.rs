@@ -140,7 +140,7 @@ impl Recorder {
     pub(crate) fn finish(&self) -> anyhow::Result<Tally> {
         let orders = lock(&self.ledger).finish()?;
         let mut tally = std::mem::take(&mut *lock(&self.tally));
-        tally.set_orders(orders);
+        tally.orders = orders;
         Ok(tally)
     }
 }
@@ -220,11 +220,6 @@ impl Tally {
     pub(crate) fn error_rate(&self) -> f64 {
         let not_sent = self.not_sent() as f64;
         (self.failed() as f64 + not_sent) / (self.measured() as f64 + not_sent)
-    }
-
-    /// Replaces the count of orders by that of a ledger.
-    pub(crate) fn set_orders(&mut self, orders: OrderCount) {
-        self.orders = orders;
     }
 
     pub(crate) fn orders(&self) -> OrderCount {

@@ -1,7 +1,7 @@
 //! A worker's part of a run: which users, which arrivals, and how much of each limit.
 //!
 //! A run's users and arrivals are numbered. A worker has every n-th of them, so that all workers together send exactly what
-//! one alone would: the same actions at the same times.
+//! one alone would: the same actions at the same times, in the open model by the same users.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,8 +13,8 @@ pub(crate) struct Share {
     of: usize,
 }
 
-/// The most workers of a run.
-pub(crate) const MOST_WORKERS: usize = 64;
+/// The most workers of a run: on one machine more would only take each other's processors.
+pub(crate) const MOST_WORKERS: usize = 16;
 
 impl Share {
     /// All of a run.
@@ -23,6 +23,11 @@ impl Share {
     /// The parts of a run.
     pub(crate) fn all(of: usize) -> impl Iterator<Item = Self> {
         (1..=of).map(move |number| Self { number, of })
+    }
+
+    /// How many parts there are.
+    pub(crate) fn of(self) -> usize {
+        self.of
     }
 
     /// Which part it is, from 1.
@@ -90,7 +95,7 @@ mod tests {
     fn a_part_is_read_as_it_is_written() {
         let second: Share = "2/4".parse().expect("a part");
         assert_eq!(second.to_string(), "2/4");
-        for refused in ["", "2", "0/4", "5/4", "1/65", "1/0", "a/b", "1/2/3"] {
+        for refused in ["", "2", "0/4", "5/4", "1/17", "1/0", "a/b", "1/2/3"] {
             assert!(refused.parse::<Share>().is_err(), "{refused:?}");
         }
     }

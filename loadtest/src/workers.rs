@@ -4,7 +4,6 @@
 //! the run; what they measured and recorded becomes one record, counted as if one process had sent everything. A worker
 //! that ends before its time makes the run incomplete: there is no summary then.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use records::load::{BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry};
 use serde::de::DeserializeOwned;
@@ -35,8 +34,12 @@ const LOG_FILE: &str = "loadtest.log";
 const TICK: Duration = Duration::from_millis(20);
 /// From the moment at which the workers are told to the one at which they begin.
 const AHEAD: Duration = Duration::from_millis(200);
-/// How long a worker that is asked to end may take: its last requests.
-const ENDED_WITHIN: Duration = Duration::from_secs(15);
+/// How long a worker that is asked to end may take. xtask, which may have asked, waits for 15 s.
+const ENDED_WITHIN: Duration = Duration::from_secs(12);
+/// How long a worker may take after its run time: its last action, and its record.
+const BESIDES_RUN_TIME: Duration = Duration::from_secs(90);
+/// How much of a worker's output an error repeats.
+const LOG_LINES: usize = 5;
 
 /// Makes the run. The workers' orders and cancellations are appended to `ledger`. After a stop, the measurements cover a
 /// shorter run, possibly an empty one.
@@ -51,92 +54,169 @@ pub(crate) async fn run(
     let mut workers: Vec<Worker> = Share::all(options.workers)
         .map(start)
         .collect::<Result<_, _>>()?;
-    let measured_from = match generate(options, &mut workers, stop).await {
-        Ok(measured_from) => measured_from,
-        Err(error) => {
-            end(&mut workers).await;
-            let folder = options.out_dir.display();
-            return Err(error.context(format!(
-                "the run is incomplete: what its workers recorded is in {folder}"
-            )));
-        }
-    };
-    let mut tally = Tally::default();
-    for worker in &workers {
-        match worker.tally()? {
-            Some(other) => tally.add(other),
-            // It had measured nothing yet.
-            None if stop.is_cancelled() => {}
-            None => bail!("worker {} left no {TALLY_FILE}", worker.share),
-        }
+    let made = make(options, &mut workers, &mut ledger, stop).await;
+    if made.is_err() {
+        ask_to_end(&mut workers);
+        // The first error is the one to tell.
+        let _ = wait_for_ends(&mut workers).await;
     }
-    join_ledgers(&workers, &mut ledger)?;
-    tally.set_orders(ledger.finish()?);
-    Ok(Measured {
-        tally,
-        measured_from,
+    made.with_context(|| {
+        let folder = options.out_dir.display();
+        format!("the run is incomplete (what its workers recorded is in {folder}/worker-*): make another one")
     })
 }
 
-/// Lets all begin at one moment, and waits for the end of each. Returns when they began.
+async fn make(
+    options: &Options,
+    workers: &mut [Worker],
+    ledger: &mut Ledger,
+    stop: &CancellationToken,
+) -> anyhow::Result<Measured> {
+    let begun = generate(options, workers, stop).await?;
+    let (finished_at, interrupted) = (Utc::now(), stop.is_cancelled());
+    let (tally, measured_from) = match begun {
+        Some(begun) => (merge(workers, ledger)?, begun),
+        // What they had prepared by then is no run.
+        None => (Tally::default(), finished_at),
+    };
+    Ok(Measured {
+        tally,
+        measured_from,
+        finished_at,
+        interrupted,
+    })
+}
+
+/// Lets all begin at one moment, and waits for the end of each. Returns when they began; `None` when the run was stopped
+/// before that.
 async fn generate(
     options: &Options,
     workers: &mut [Worker],
     stop: &CancellationToken,
-) -> anyhow::Result<DateTime<Utc>> {
-    // Each request of a preparation has its limit, and so has each worker's.
-    while !stop.is_cancelled() && !workers.iter().all(Worker::is_ready) {
+) -> anyhow::Result<Option<DateTime<Utc>>> {
+    let mut progress = Progress::new();
+    loop {
+        if stop.is_cancelled() {
+            ask_to_end(workers);
+            return wait_for_ends(workers).await.map(|()| None);
+        }
         for worker in &mut *workers {
             worker.expect_running()?;
         }
+        let ready = workers.iter().filter(|worker| worker.is_ready()).count();
+        if ready == workers.len() {
+            break;
+        }
+        progress.show(|| format!("{ready} workers are ready"));
+        // Each request of a preparation has its limit, and so has each worker's.
         tokio::time::sleep(TICK).await;
     }
     let begin_at = Utc::now() + AHEAD;
-    if !stop.is_cancelled() {
-        for worker in &mut *workers {
-            worker.tell(begin_at)?;
-        }
-        touch(&options.out_dir.join(BEGUN_FILE))?;
-        eprintln!(
-            "{} workers begin; their output is in {}/*/{LOG_FILE}",
-            workers.len(),
-            options.out_dir.display()
-        );
+    for worker in &mut *workers {
+        worker.tell(begin_at).await?;
     }
-    let started = Instant::now();
-    let mut shown = started;
+    eprintln!(
+        "{} workers begin; their output is in {}/*/{LOG_FILE}",
+        workers.len(),
+        options.out_dir.display()
+    );
+    tokio::time::sleep(AHEAD).await;
+    touch(&options.out_dir.join(BEGUN_FILE))?;
+    let over_by = Instant::now() + options.run_time + BESIDES_RUN_TIME;
+    let mut progress = Progress::new();
     loop {
         if stop.is_cancelled() {
-            end(workers).await;
+            ask_to_end(workers);
+            return wait_for_ends(workers).await.map(|()| Some(begin_at));
         }
         let mut under_way = 0;
         for worker in &mut *workers {
-            under_way += usize::from(worker.is_under_way(stop.is_cancelled())?);
+            under_way += usize::from(worker.is_under_way(false)?);
         }
         if under_way == 0 {
-            return Ok(begin_at);
+            return Ok(Some(begin_at));
         }
-        if shown.elapsed() >= PROGRESS_INTERVAL {
-            shown = Instant::now();
-            let seconds = started.elapsed().as_secs();
-            eprintln!("{seconds:>5} s: {under_way} workers under way");
+        if Instant::now() > over_by {
+            bail!("{under_way} workers did not end with their run time");
         }
+        progress.show(|| format!("{under_way} workers under way"));
         tokio::time::sleep(TICK).await;
     }
 }
 
-/// Asks those that still run to end, and waits for that; past the limit they are killed.
-async fn end(workers: &mut [Worker]) {
-    for worker in &mut *workers {
+/// Lines on stderr now and then.
+struct Progress {
+    started: Instant,
+    shown: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            started: now,
+            shown: now,
+        }
+    }
+
+    fn show(&mut self, what: impl FnOnce() -> String) {
+        if self.shown.elapsed() >= PROGRESS_INTERVAL {
+            self.shown = Instant::now();
+            eprintln!("{:>5} s: {}", self.started.elapsed().as_secs(), what());
+        }
+    }
+}
+
+/// Asks those that still run to end: each finishes what it has sent.
+fn ask_to_end(workers: &mut [Worker]) {
+    for worker in workers {
         drop(worker.child.stdin.take());
     }
+}
+
+/// Waits until all that were asked have ended; the first that didn't end as asked is the error.
+async fn wait_for_ends(workers: &mut [Worker]) -> anyhow::Result<()> {
     let deadline = Instant::now() + ENDED_WITHIN;
+    let mut failed = None;
     for worker in workers {
-        while matches!(worker.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            tokio::time::sleep(TICK).await;
-        }
-        worker.kill();
+        let ended = loop {
+            match worker.is_under_way(true) {
+                Ok(true) if Instant::now() < deadline => tokio::time::sleep(TICK).await,
+                Ok(true) => {
+                    let seconds = ENDED_WITHIN.as_secs();
+                    break Err(anyhow!(
+                        "worker {} did not end within {seconds} s: its last answers are not in its record",
+                        worker.share
+                    ));
+                }
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        failed = failed.or(ended.err());
     }
+    failed.map_or(Ok(()), Err)
+}
+
+/// What the workers counted together; their orders and cancellations are appended to `ledger`.
+fn merge(workers: &[Worker], ledger: &mut Ledger) -> anyhow::Result<Tally> {
+    let mut tally = Tally::default();
+    for worker in workers {
+        tally.add(worker.tally()?);
+    }
+    // An error in writing is `finish`'s.
+    for order in joined::<LedgerEntry>(workers)? {
+        ledger.append_order(&order);
+    }
+    for cancellation in joined::<CancellationEntry>(workers)? {
+        ledger.append_cancellation(&cancellation);
+    }
+    let (counted, recorded) = (tally.orders(), ledger.finish()?);
+    ensure!(
+        counted == recorded,
+        "the workers counted {counted:?}, and recorded {recorded:?}"
+    );
+    Ok(tally)
 }
 
 /// One entry of an order's or a cancellation's file.
@@ -159,44 +239,23 @@ impl Entry for CancellationEntry {
     }
 }
 
-/// Appends what the workers recorded, in the order of the answers.
-fn join_ledgers(workers: &[Worker], ledger: &mut Ledger) -> anyhow::Result<()> {
-    let mut known = HashSet::new();
-    for order in joined::<LedgerEntry>(workers)? {
-        if let Some(id) = &order.order_id
-            && !known.insert(id.clone())
-        {
-            bail!("two answers promise the order {id}");
-        }
-        // Its error is `finish`'s.
-        ledger.append_order(&order);
-    }
-    for cancellation in joined::<CancellationEntry>(workers)? {
-        ledger.append_cancellation(&cancellation);
-    }
-    Ok(())
-}
-
+/// What all workers recorded, in the order of the answers; in memory, as those who read a run's ledger have it.
 fn joined<E: Entry>(workers: &[Worker]) -> anyhow::Result<Vec<E>> {
     let mut all: Vec<E> = Vec::new();
     for worker in workers {
         let path = worker.folder.join(E::FILE);
-        // A worker that was stopped early enough has none.
-        if path.is_file() {
-            all.extend(read_lines::<E>(&path)?);
-        }
+        read_lines(&path, &mut all)
+            .with_context(|| format!("failed to read {}", path.display()))?;
     }
     all.sort_by_key(Entry::at);
     Ok(all)
 }
 
-fn read_lines<E: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<E>> {
-    let read = || format!("failed to read {}", path.display());
-    let lines = BufReader::new(File::open(path).with_context(read)?).lines();
-    lines
-        .map(|line| serde_json::from_str(&line?).map_err(anyhow::Error::from))
-        .collect::<Result<_, _>>()
-        .with_context(read)
+fn read_lines<E: DeserializeOwned>(path: &Path, into: &mut Vec<E>) -> anyhow::Result<()> {
+    for line in BufReader::new(File::open(path)?).lines() {
+        into.push(serde_json::from_str(&line?)?);
+    }
+    Ok(())
 }
 
 /// A process that generates a part of the load. Dropped, it is killed.
@@ -212,31 +271,42 @@ impl Worker {
         fs::create_dir_all(&folder)
             .with_context(|| format!("failed to make the folder {}", folder.display()))?;
         let log = File::create(folder.join(LOG_FILE))?;
+        // All of them by name, so that a new one isn't forgotten. The thresholds are those of the whole run.
+        let Options {
+            scenario,
+            base_url,
+            out_dir: _,
+            run_id: _,
+            users,
+            run_time,
+            rate_limit,
+            arrivals,
+            max_in_flight,
+            seed: _,
+            max_p95_ms: _,
+            max_error_rate: _,
+            no_idempotency_keys,
+            workers: _,
+            share: _,
+            while_stdin_open: _,
+        } = options;
         let given = [
-            ("--rate-limit", options.rate_limit),
-            ("--arrivals", options.arrivals),
-            (
-                "--max-in-flight",
-                options.arrivals.map(|_| options.max_in_flight),
-            ),
+            ("--rate-limit", *rate_limit),
+            ("--arrivals", *arrivals),
+            ("--max-in-flight", arrivals.map(|_| *max_in_flight)),
         ];
         let given = given
             .into_iter()
             .filter_map(|(option, value)| Some(format!("{option}={}", value?)));
         let child = Command::new(std::env::current_exe()?)
-            .arg(options.scenario.name())
-            .arg(format!("--base-url={}", options.base_url))
+            .arg(scenario.name())
+            .arg(format!("--base-url={base_url}"))
             .arg(format!("--run-id={run_id}"))
             .arg(format!("--seed={seed}"))
-            .arg(format!("--users={}", options.users))
-            .arg(format!("--run-time={}s", options.run_time.as_secs()))
+            .arg(format!("--users={users}"))
+            .arg(format!("--run-time={}s", run_time.as_secs()))
             .args(given)
-            .args(
-                options
-                    .no_idempotency_keys
-                    .then_some("--no-idempotency-keys"),
-            )
-            // The thresholds are those of the whole run.
+            .args(no_idempotency_keys.then_some("--no-idempotency-keys"))
             .arg("--max-error-rate=1")
             .arg(format!("--share={share}"))
             .arg("--while-stdin-open")
@@ -279,25 +349,30 @@ impl Worker {
         }
     }
 
-    fn tell(&mut self, begin_at: DateTime<Utc>) -> anyhow::Result<()> {
+    async fn tell(&mut self, begin_at: DateTime<Utc>) -> anyhow::Result<()> {
         let moment = begin_at.to_rfc3339_opts(SecondsFormat::Nanos, true);
         let mut stdin = self.child.stdin.as_ref();
-        let told = stdin.as_mut().map(|stdin| writeln!(stdin, "{moment}"));
-        told.context("it was asked to end")?
-            .with_context(|| format!("worker {} can't be told when to begin", self.share))
+        let Some(Err(error)) = stdin.as_mut().map(|stdin| writeln!(stdin, "{moment}")) else {
+            return Ok(());
+        };
+        // Its end of the pipe closes when it ends, which shows a moment later.
+        tokio::time::sleep(AHEAD).await;
+        self.expect_running()?;
+        Err(error).with_context(|| format!("worker {} can't be told when to begin", self.share))
     }
 
     fn ended_early(&self, status: ExitStatus) -> anyhow::Error {
         let log = fs::read_to_string(self.folder.join(LOG_FILE)).unwrap_or_default();
-        let last = log.trim_end().lines().next_back().unwrap_or_default();
-        anyhow::anyhow!("worker {} ended early ({status}): {last}", self.share)
+        let lines: Vec<&str> = log.trim_end().lines().collect();
+        let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n  ");
+        anyhow!(
+            "worker {} ended early ({status}), after:\n  {last}",
+            self.share
+        )
     }
 
-    fn tally(&self) -> anyhow::Result<Option<Tally>> {
+    fn tally(&self) -> anyhow::Result<Tally> {
         let path = self.folder.join(TALLY_FILE);
-        if !path.is_file() {
-            return Ok(None);
-        }
         let tally = File::open(&path)
             .map_err(anyhow::Error::from)
             .and_then(|file| Ok(serde_json::from_reader(BufReader::new(file))?));

@@ -40,7 +40,7 @@ const SCENARIOS: [&str; 10] = [
 /// The arguments that choose each model.
 const CLOSED: &[&str] = &[];
 const OPEN: &[&str] = &["--arrivals", "50"];
-const WORKERS: &[&str] = &["--arrivals", "50", "--workers", "2"];
+const WORKERS: &[&str] = &["--arrivals", "50", "--workers", "5"];
 
 #[test]
 fn every_request_of_a_closed_run_is_counted_exactly_once() {
@@ -50,6 +50,11 @@ fn every_request_of_a_closed_run_is_counted_exactly_once() {
 #[test]
 fn every_request_of_an_open_run_is_counted_exactly_once() {
     every_request_is_counted_exactly_once(OPEN, false);
+}
+
+#[test]
+fn every_request_of_a_run_of_workers_is_counted_exactly_once() {
+    every_request_is_counted_exactly_once(WORKERS, false);
 }
 
 fn every_request_is_counted_exactly_once(model: &[&str], has_a_report: bool) {
@@ -431,10 +436,7 @@ fn a_gateway_that_closes_connections_causes_requests_without_an_answer() {
 fn an_interrupted_run_is_inconclusive_and_its_counts_are_exact() {
     for model in [CLOSED, OPEN, WORKERS] {
         ends_early(model, |child| {
-            let interrupted = Command::new("kill")
-                .args(["-INT", &child.id().to_string()])
-                .status();
-            assert!(interrupted.expect("kill runs").success());
+            signal("-INT", &child.id().to_string());
         });
     }
 }
@@ -554,7 +556,7 @@ fn workers_together_make_one_run() {
                     "--run-time",
                     "2s",
                     "--workers",
-                    "3",
+                    "5",
                     "--max-error-rate",
                     "1",
                 ])
@@ -562,7 +564,7 @@ fn workers_together_make_one_run() {
         );
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let summary = summary(dir.path());
-        assert_eq!(summary.workers, 3);
+        assert_eq!(summary.workers, 5);
         assert_eq!(counted(&summary), shop.counted());
         let count = |route: &str| {
             let of_route = summary.requests.iter().filter(|it| it.route == route);
@@ -590,6 +592,29 @@ fn workers_together_make_one_run() {
     }
 }
 
+/// The others' sign-ups are counted, too.
+#[test]
+fn workers_that_had_sent_nothing_yet_are_part_of_an_interrupted_run() {
+    let shop = Shop::open(Behaviour::Normal);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = start(loadtest("order", &shop.url(), dir.path()).args([
+        "--run-time",
+        "60s",
+        "--workers",
+        "5",
+        "--arrivals",
+        "5",
+    ]));
+    // The second is due 200 ms later.
+    wait_until("the first order arrives", || !shop.accepted().is_empty());
+    signal("-INT", &run.id().to_string());
+    let output = output_of(run);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let summary = summary(dir.path());
+    assert!(summary.measured < 5, "{}", summary.measured);
+    assert_eq!(counted(&summary), shop.counted());
+}
+
 #[test]
 fn a_run_is_incomplete_without_one_of_its_workers() {
     let shop = Shop::open(Behaviour::Normal);
@@ -604,7 +629,7 @@ fn a_run_is_incomplete_without_one_of_its_workers() {
     wait_until("worker 1 has answers", || {
         fs::read_to_string(&ledger).is_ok_and(|ledger| ledger.lines().count() > 10)
     });
-    kill(&workers_of(&run)[1]);
+    signal("-KILL", &workers_of(&run)[1]);
     let output = output_of(run);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     let said = stderr(&output);
@@ -658,9 +683,9 @@ fn workers_of(run: &Child) -> Vec<String> {
     workers.into_iter().map(|(_, pid)| pid).collect()
 }
 
-fn kill(pid: &str) {
-    let killed = Command::new("kill").args(["-KILL", pid]).status();
-    assert!(killed.expect("`kill` runs").success());
+fn signal(signal: &str, pid: &str) {
+    let sent = Command::new("kill").args([signal, pid]).status();
+    assert!(sent.expect("`kill` runs").success());
 }
 
 #[test]

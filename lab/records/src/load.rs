@@ -3,7 +3,8 @@
 //! A run leaves a folder: [`SUMMARY_FILE`] holds one [`RunSummary`], [`TIMELINE_FILE`] one [`TimelineSecond`] per line,
 //! [`ROUTES_FILE`] one [`RouteSecond`], [`LEDGER_FILE`] one [`LedgerEntry`] and [`CANCELLATIONS_FILE`] one
 //! [`CancellationEntry`] per line; [`BEGUN_FILE`] exists once the measured part has begun. A run of the closed model
-//! also has goose's own HTML report in [`REPORT_FILE`].
+//! also has goose's own HTML report in [`REPORT_FILE`]. A run of several workers has such a folder for each of them,
+//! `worker-1` and so on, in which the reports are.
 //!
 //! Left out: I/O.
 

@@ -63,7 +63,7 @@ pub(crate) struct Options {
     /// [default: 500]
     #[arg(long, value_name = "N", requires = "arrivals")]
     max_in_flight: Option<String>,
-    /// The number of processes that generate the load, 1 to 64; their records become one [default: 1]
+    /// The number of processes that generate the load, 1 to 16; their records become one [default: 1]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
     /// Repeats an earlier run's choices [default: random, printed]
@@ -175,7 +175,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         Format::Json => print!("{}", fs::read_to_string(run.path.join(SUMMARY_FILE))?),
         Format::Text => {
             let report = run.path.join(REPORT_FILE);
-            // goose's; the open model has none.
+            // goose's; the open model has none, and of several workers each has its own.
             if report.is_file() {
                 println!("report: {}", report.display());
             }
