@@ -47,7 +47,7 @@ use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::open::Arrivals;
 use crate::options::Options;
-use crate::recorder::{Beginning, Progress, Recorder, Tally};
+use crate::recorder::{Beginning, Recorder, Tally};
 use crate::workers::{READY_FILE, TALLY_FILE};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -179,7 +179,7 @@ async fn run_alone(
     let recorder = Arc::new(Recorder::new(ledger, stop.clone()));
     tokio::select! {
         result = prepare_and_measure(options, run_id, seed, &recorder, begin_at, stop) => result?,
-        never = show_progress(&recorder) => match never {},
+        never = show_progress(|| recorder.so_far().to_string()) => match never {},
     }
     Ok(Measured {
         tally: recorder.finish()?,
@@ -292,24 +292,12 @@ fn write_lines(path: &Path, values: impl Iterator<Item = impl Serialize>) -> any
 }
 
 /// A line on stderr now and then, to show that a long run is making progress.
-async fn show_progress(recorder: &Recorder) -> Infallible {
+async fn show_progress(so_far: impl Fn() -> String) -> Infallible {
     let started = Instant::now();
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.tick().await; // the first tick is immediate
     loop {
         ticks.tick().await;
-        let Progress {
-            requests,
-            failed,
-            not_sent,
-        } = recorder.so_far();
-        let not_sent = match not_sent {
-            0 => String::new(),
-            count => format!(", {count} not sent"),
-        };
-        eprintln!(
-            "{:>5} s: {requests} requests, {failed} failed{not_sent}",
-            started.elapsed().as_secs()
-        );
+        eprintln!("{:>5} s: {}", started.elapsed().as_secs(), so_far());
     }
 }

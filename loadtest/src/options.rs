@@ -347,18 +347,21 @@ mod tests {
         }
     }
 
+    /// Whether options that can be parsed go together.
+    fn is_allowed(scenario: &str, given: &[&str]) -> bool {
+        let always = [
+            "loadtest",
+            scenario,
+            "--base-url=http://localhost",
+            "--out-dir=x",
+        ];
+        let options = Options::try_parse_from(always.iter().chain(given)).expect("it parses");
+        options.check().is_ok()
+    }
+
     #[test]
     fn each_worker_has_a_part_of_everything() {
-        let check = |given: &[&str]| {
-            let always = [
-                "loadtest",
-                "order",
-                "--base-url=http://localhost",
-                "--out-dir=x",
-            ];
-            let options = Options::try_parse_from(always.iter().chain(given)).expect("it parses");
-            options.check().is_ok()
-        };
+        let check = |given: &[&str]| is_allowed("order", given);
         assert!(check(&["--workers=10"]));
         assert!(check(&["--workers=5", "--arrivals=5", "--max-in-flight=5"]));
         for refused in [
@@ -379,16 +382,7 @@ mod tests {
 
     #[test]
     fn the_greedy_scenario_needs_several_users_and_the_open_model() {
-        let check = |given: &[&str]| {
-            let always = [
-                "loadtest",
-                "greedy",
-                "--base-url=http://localhost",
-                "--out-dir=x",
-            ];
-            let options = Options::try_parse_from(always.iter().chain(given)).expect("it parses");
-            options.check().is_ok()
-        };
+        let check = |given: &[&str]| is_allowed("greedy", given);
         assert!(check(&["--arrivals=10"]));
         assert!(!check(&[]) && !check(&["--arrivals=10", "--users=1"]));
     }

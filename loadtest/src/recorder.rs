@@ -1,6 +1,7 @@
 //! Counts every request of a run once, preparation included, and collects the data of the summary.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -56,6 +57,16 @@ pub(crate) struct Progress {
     pub(crate) requests: u64,
     pub(crate) failed: usize,
     pub(crate) not_sent: u64,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} requests, {} failed", self.requests, self.failed)?;
+        match self.not_sent {
+            0 => Ok(()),
+            count => write!(f, ", {count} not sent"),
+        }
+    }
 }
 
 impl Recorder {

@@ -4,10 +4,11 @@
 //! the run; what they measured and recorded becomes one record, counted as if one process had sent everything. A worker
 //! that ends before its time makes the run incomplete: there is no summary then.
 
+use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::recorder::Tally;
 use crate::share::Share;
-use crate::{EXIT_INTERRUPTED, Measured, PROGRESS_INTERVAL, touch};
+use crate::{EXIT_INTERRUPTED, Measured, show_progress, touch};
 
 /// What a worker measured, to be added to what the others did.
 pub(crate) const TALLY_FILE: &str = "tally.json";
@@ -72,7 +73,16 @@ async fn make(
     ledger: &mut Ledger,
     stop: &CancellationToken,
 ) -> anyhow::Result<Measured> {
-    let begun = generate(options, workers, stop).await?;
+    // How many workers, and in which state they are.
+    let progress = Cell::new((0, "ready"));
+    let shown = || {
+        let (count, state) = progress.get();
+        format!("{count} workers are {state}")
+    };
+    let begun = tokio::select! {
+        begun = generate(options, workers, stop, &progress) => begun?,
+        never = show_progress(shown) => match never {},
+    };
     let (finished_at, interrupted) = (Utc::now(), stop.is_cancelled());
     let (tally, measured_from) = match begun {
         Some(begun) => (merge(workers, ledger)?, begun),
@@ -93,8 +103,8 @@ async fn generate(
     options: &Options,
     workers: &mut [Worker],
     stop: &CancellationToken,
+    progress: &Cell<(usize, &str)>,
 ) -> anyhow::Result<Option<DateTime<Utc>>> {
-    let mut progress = Progress::new();
     loop {
         if stop.is_cancelled() {
             ask_to_end(workers);
@@ -107,7 +117,7 @@ async fn generate(
         if ready == workers.len() {
             break;
         }
-        progress.show(|| format!("{ready} workers are ready"));
+        progress.set((ready, "ready"));
         // Each request of a preparation has its limit, and so has each worker's.
         tokio::time::sleep(TICK).await;
     }
@@ -123,7 +133,6 @@ async fn generate(
     tokio::time::sleep(AHEAD).await;
     touch(&options.out_dir.join(BEGUN_FILE))?;
     let over_by = Instant::now() + options.run_time + BESIDES_RUN_TIME;
-    let mut progress = Progress::new();
     loop {
         if stop.is_cancelled() {
             ask_to_end(workers);
@@ -139,31 +148,8 @@ async fn generate(
         if Instant::now() > over_by {
             bail!("{under_way} workers did not end with their run time");
         }
-        progress.show(|| format!("{under_way} workers under way"));
+        progress.set((under_way, "under way"));
         tokio::time::sleep(TICK).await;
-    }
-}
-
-/// Lines on stderr now and then.
-struct Progress {
-    started: Instant,
-    shown: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            started: now,
-            shown: now,
-        }
-    }
-
-    fn show(&mut self, what: impl FnOnce() -> String) {
-        if self.shown.elapsed() >= PROGRESS_INTERVAL {
-            self.shown = Instant::now();
-            eprintln!("{:>5} s: {}", self.started.elapsed().as_secs(), what());
-        }
     }
 }
 
@@ -244,18 +230,14 @@ fn joined<E: Entry>(workers: &[Worker]) -> anyhow::Result<Vec<E>> {
     let mut all: Vec<E> = Vec::new();
     for worker in workers {
         let path = worker.folder.join(E::FILE);
-        read_lines(&path, &mut all)
-            .with_context(|| format!("failed to read {}", path.display()))?;
+        let read = || format!("failed to read {}", path.display());
+        let file = BufReader::new(File::open(&path).with_context(read)?);
+        for entry in serde_json::Deserializer::from_reader(file).into_iter() {
+            all.push(entry.with_context(read)?);
+        }
     }
     all.sort_by_key(Entry::at);
     Ok(all)
-}
-
-fn read_lines<E: DeserializeOwned>(path: &Path, into: &mut Vec<E>) -> anyhow::Result<()> {
-    for line in BufReader::new(File::open(path)?).lines() {
-        into.push(serde_json::from_str(&line?)?);
-    }
-    Ok(())
 }
 
 /// A process that generates a part of the load. Dropped, it is killed.

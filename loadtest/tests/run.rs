@@ -120,14 +120,8 @@ fn the_ledger_has_each_accepted_order() {
 
     let summary = summary(dir.path());
     let ledger = ledger(dir.path());
-    let mut promised: Vec<_> = ledger
-        .iter()
-        .filter_map(|entry| entry.order_id.clone())
-        .collect();
-    let mut accepted = shop.accepted();
-    promised.sort();
-    accepted.sort();
-    assert_eq!(promised, accepted);
+    let accepted = accepted(&shop);
+    assert_eq!(promised(&ledger), accepted);
     assert_eq!(summary.orders.accepted, accepted.len() as u64);
     assert_eq!(summary.orders.tried, ledger.len() as u64);
 
@@ -580,11 +574,7 @@ fn workers_together_make_one_run() {
         assert!(ledger.is_sorted_by_key(|entry| entry.at));
         assert_eq!(ledger.len() as u64, measured);
         assert_eq!(summary.orders.tried, measured);
-        let mut promised: Vec<_> = ledger.into_iter().filter_map(|it| it.order_id).collect();
-        let mut accepted = shop.accepted();
-        promised.sort();
-        accepted.sort();
-        assert_eq!(promised, accepted);
+        assert_eq!(promised(&ledger), accepted(&shop));
 
         let seconds: u64 = timeline(dir.path()).iter().map(|second| second.sent).sum();
         let by_route: u64 = routes(dir.path()).iter().map(RouteSecond::sent).sum();
@@ -660,8 +650,12 @@ fn workers_end_with_the_process_that_started_them() {
     run.kill().expect("it can be killed");
     run.wait().expect("it ends");
     wait_until("no worker is left", || {
-        let there = |pid: &String| Path::new("/proc").join(pid).exists();
-        !workers.iter().any(there)
+        // One that nobody looks after any more may stay as a zombie.
+        let is_alive = |pid: &String| {
+            let status = fs::read_to_string(Path::new("/proc").join(pid).join("status"));
+            status.is_ok_and(|status| !status.contains("\nState:\tZ"))
+        };
+        !workers.iter().any(is_alive)
     });
 }
 
@@ -786,6 +780,20 @@ fn json_lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
         .lines()
         .map(|line| serde_json::from_str(line).expect("an entry"))
         .collect()
+}
+
+/// The orders of a ledger, by their ids.
+fn promised(ledger: &[LedgerEntry]) -> Vec<String> {
+    let mut ids: Vec<_> = ledger.iter().filter_map(|it| it.order_id.clone()).collect();
+    ids.sort();
+    ids
+}
+
+/// The orders that the shop took, likewise.
+fn accepted(shop: &Shop) -> Vec<String> {
+    let mut ids = shop.accepted();
+    ids.sort();
+    ids
 }
 
 /// Orders delayed by a stall, not by a busy machine.
