@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use base::{outcome::Exit, progress::spell};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,6 +26,11 @@ const SHOWS_WITHIN: Duration = Duration::from_secs(20);
 /// How long a token may still be valid after logging out: what user-service promises (`EFFECTIVE_WITHIN`).
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The problem's type when a service rejects a request for want of capacity.
+const OVERLOADED: &str = "urn:agora:problem:overloaded";
+/// How long such a request is sent again, as often as `Retry-After` asks.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LOG_LINES: usize = 12;
 
 /// The result as JSON.
@@ -288,17 +294,32 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
 
 fn sign_up(client: &Client, name: &str) -> anyhow::Result<Answer> {
     let account = json!({ "name": name, "email": email(name), "password": password(name) });
-    client.post("/auth/signup", &[], Some(&account))
+    hashed(client, "/auth/signup", &account)
 }
 
 fn log_in(client: &Client, name: &str) -> anyhow::Result<String> {
     let credentials = json!({ "email": email(name), "password": password(name) });
-    let answer = client.post("/auth/login", &[], Some(&credentials))?;
+    let answer = hashed(client, "/auth/login", &credentials)?;
     expect(&answer, 200)?;
     // Not through `Answer::json`: its error would show the body, and with it the token.
     let token: Token = serde_json::from_str(&answer.body)
         .map_err(|error| anyhow::anyhow!("the answer to the log-in holds no token: {error}"))?;
     Ok(format!("Bearer {}", token.access_token))
+}
+
+/// The answer to a request for which a password is hashed. A service whose cores have other work rejects it with a 503, and asks
+/// its client to come again.
+fn hashed(client: &Client, path: &str, body: &Value) -> anyhow::Result<Answer> {
+    let mut rejected = None;
+    let answer = wait::until(ACCEPTED_WITHIN, RETRY_AFTER, || {
+        let answer = client.post(path, &[], Some(body))?;
+        if !answer.body.contains(OVERLOADED) {
+            return Ok(Some(answer));
+        }
+        rejected = Some(answer);
+        Ok(None)
+    })?;
+    answer.or(rejected).context("no answer")
 }
 
 fn email(name: &str) -> String {

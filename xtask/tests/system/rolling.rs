@@ -119,10 +119,10 @@ fn a_rollout_that_is_killed_is_made_good_by_heal() {
     system.xtask(&["status"]).expect_code(0);
 }
 
-/// A login that a service without capacity rejected, as one does whose cores have other work: hashing needs them. A replacement that
-/// loses requests shows in the reads of the same service, which are thirty times as many.
+/// A sign-up or log-in that a service without capacity rejected, as one does whose cores have other work: hashing needs them. A
+/// replacement that loses requests shows in the reads of the same service, which are thirty times as many.
 fn was_shed(answers: &RequestCount) -> bool {
-    answers.route == "/auth/login" && answers.status == Some(503)
+    ["/auth/login", "/auth/signup"].contains(&answers.route.as_str()) && answers.status == Some(503)
 }
 
 /// Starts a load that goes on until it is ended, and returns when its users are signed up and it is under way.
