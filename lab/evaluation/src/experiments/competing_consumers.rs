@@ -53,7 +53,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 120,
         },
         run_time: Duration::from_secs(23),
-        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

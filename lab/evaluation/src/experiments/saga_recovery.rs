@@ -46,7 +46,6 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
         // An order's second attempt comes four seconds after its first.
         run_time: Duration::from_secs(16),
-        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {
