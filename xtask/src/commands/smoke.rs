@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use base::{outcome::Exit, progress::spell};
+use records::load::OVERLOADED;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use system::{
@@ -26,9 +27,7 @@ const SHOWS_WITHIN: Duration = Duration::from_secs(20);
 /// How long a token may still be valid after logging out: what user-service promises (`EFFECTIVE_WITHIN`).
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// The problem's type when a service rejects a request for want of capacity.
-const OVERLOADED: &str = "urn:agora:problem:overloaded";
-/// How long such a request is sent again, as often as `Retry-After` asks.
+/// How long a request is sent again that a service rejected for want of capacity, as often as `Retry-After` asks.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LOG_LINES: usize = 12;

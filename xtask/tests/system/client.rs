@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use records::load::OVERLOADED;
 use serde_json::{Value, json};
 use ureq::Agent;
 
@@ -17,9 +18,7 @@ pub(crate) const STORY_PRODUCT: u32 = 99;
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 /// From an accepted order to the stock, a consumer that is just connecting again included.
 const STOCK_DROPS_WITHIN: Duration = Duration::from_secs(20);
-/// The problem's type when a service rejects a request for want of capacity.
-const OVERLOADED: &str = "urn:agora:problem:overloaded";
-/// How long a sign-up or log-in is sent again that was rejected so, as by a load run.
+/// How long a sign-up or log-in is sent again that was rejected for want of capacity, as by a load run.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 pub(crate) type Headers<'a> = &'a [(&'a str, &'a str)];
