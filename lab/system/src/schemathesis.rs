@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::Context;
 use base::{outcome, progress::Step};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use records::load::OVERLOADED;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -24,6 +26,8 @@ const REQUIREMENTS: &str = "xtask/schemathesis/requirements.txt";
 /// The Debian package and suite that hold pip as a wheel, for a Python without it.
 const PIP_PACKAGE: [&str; 2] = ["python3-pip-whl", "bookworm"];
 const HOW_TO_GET_IT: &str = "install Python 3.11 or newer with pip, make PyPI reachable (pip's own settings count), then run this again";
+/// The title of a violation that is a 5xx.
+const SERVER_ERROR: &str = "Server error";
 const FETCH_LIMIT: Duration = Duration::from_secs(300);
 
 /// A Schemathesis that answers.
@@ -161,7 +165,8 @@ fn pip(project: &Project, folder: &Path, step: &Step) -> anyhow::Result<Vec<Stri
 pub struct Run {
     /// How often each operation (`GET /users/`) was answered with which status.
     pub operations: BTreeMap<String, BTreeMap<u16, usize>>,
-    /// Answers that are not as documented, each kind once for an operation.
+    /// Answers that are not as documented, each kind once for an operation. A rejection for want of capacity is as
+    /// documented, though its status is a 5xx.
     pub violations: Vec<Violation>,
     /// Errors that kept it from sending requests.
     pub errors: Vec<String>,
@@ -242,6 +247,23 @@ struct Request {
 #[derive(Debug, Deserialize)]
 struct Response {
     status_code: u16,
+    content: Option<Content>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Content {
+    #[serde(rename = "$base64")]
+    base64: String,
+}
+
+impl Response {
+    /// Whether a service rejected the request for want of capacity, as its documents say it may.
+    fn is_overloaded(&self) -> bool {
+        let content = self.content.as_ref().map(|content| &content.base64);
+        let body = content.and_then(|base64| BASE64_STANDARD.decode(base64).ok());
+        self.status_code == 503
+            && body.is_some_and(|body| String::from_utf8_lossy(&body).contains(OVERLOADED))
+    }
 }
 
 impl Run {
@@ -288,6 +310,10 @@ impl Run {
             let checks = recorder.checks.get(id).into_iter().flatten();
             for failure in checks.filter_map(|check| check.failure_info.as_ref()) {
                 let title = &failure.failure.title;
+                let overloaded = interaction.response.as_ref();
+                if title == SERVER_ERROR && overloaded.is_some_and(Response::is_overloaded) {
+                    continue;
+                }
                 let known = |known: &Violation| {
                     (&known.operation, &known.title, known.status) == (&operation, title, status)
                 };
@@ -328,6 +354,25 @@ mod tests {
         );
         assert!(found.contains(&("GET /b", "Server error")), "{found:?}");
         assert!(run.errors.is_empty());
+    }
+
+    #[test]
+    fn only_a_5xx_that_says_so_is_a_rejection() {
+        let answered_500 = r#""status_code":500"#;
+        assert!(EVENTS.contains(answered_500));
+        let found = |problem: &str| {
+            let content = BASE64_STANDARD.encode(format!(r#"{{"type":"{problem}"}}"#));
+            let events = EVENTS
+                .replace(answered_500, r#""status_code":503"#)
+                .replace("e30=", &content);
+            let run = Run::read(&events).unwrap();
+            assert_eq!(run.operations["GET /b"], BTreeMap::from([(503, 1)]));
+            let mut found = run.violations.into_iter();
+            found
+                .any(|violation| violation.operation == "GET /b" && violation.title == SERVER_ERROR)
+        };
+        assert!(found("urn:agora:problem:unavailable"));
+        assert!(!found(OVERLOADED));
     }
 
     #[test]

@@ -5,9 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use base::{outcome::Exit, progress::spell};
-use records::load::OVERLOADED;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use system::{
@@ -15,7 +13,9 @@ use system::{
     http::{Answer, Client},
     members::{self, Member},
     project::Project,
-    random, wait,
+    random,
+    test_users::hashed,
+    wait,
 };
 
 use crate::output::{Format, print_json};
@@ -27,9 +27,6 @@ const SHOWS_WITHIN: Duration = Duration::from_secs(20);
 /// How long a token may still be valid after logging out: what user-service promises (`EFFECTIVE_WITHIN`).
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a request is sent again that a service rejected for want of capacity, as often as `Retry-After` asks.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LOG_LINES: usize = 12;
 
 /// The result as JSON.
@@ -304,21 +301,6 @@ fn log_in(client: &Client, name: &str) -> anyhow::Result<String> {
     let token: Token = serde_json::from_str(&answer.body)
         .map_err(|error| anyhow::anyhow!("the answer to the log-in holds no token: {error}"))?;
     Ok(format!("Bearer {}", token.access_token))
-}
-
-/// The answer to a request for which a password is hashed. A service whose cores have other work rejects it with a 503, and asks
-/// its client to come again.
-fn hashed(client: &Client, path: &str, body: &Value) -> anyhow::Result<Answer> {
-    let mut rejected = None;
-    let answer = wait::until(ACCEPTED_WITHIN, RETRY_AFTER, || {
-        let answer = client.post(path, &[], Some(body))?;
-        if !answer.body.contains(OVERLOADED) {
-            return Ok(Some(answer));
-        }
-        rejected = Some(answer);
-        Ok(None)
-    })?;
-    answer.or(rejected).context("no answer")
 }
 
 fn email(name: &str) -> String {
