@@ -177,8 +177,10 @@ pub struct LoadPlan {
     pub scenario: Scenario,
     /// How requests are generated.
     pub model: Model,
-    /// How long the measured part lasts; at most, where alerts end it.
+    /// How long the measured part lasts; at most, where the fault's end is its end.
     pub run_time: Duration,
+    /// How much longer than the fault the load lasts, where the fault takes a time of its own. `None`: `run_time` alone decides.
+    pub outlasts_fault: Option<Duration>,
     /// Whether orders carry an `Idempotency-Key`.
     pub idempotency_keys: bool,
 }

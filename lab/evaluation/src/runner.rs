@@ -693,7 +693,9 @@ impl Runner<'_> {
             let (fault, attacks) = self.fault(task, &fault, since, step)?;
             let was_injected = fault.injected_at.is_some();
             (arm.fault, arm.attacks) = (Some(fault), attacks);
-            if was_injected && matches!(experiment.observed, Observed::Alerts { .. }) {
+            if let Some(longer) = experiment.load.outlasts_fault.filter(|_| was_injected) {
+                step.update("the load goes on without the fault");
+                wait::pass(longer)?;
                 load.end_early();
             }
         }

@@ -111,7 +111,8 @@ fn look(system: &RunningSystem<'_>, probe: &mut Probe) -> anyhow::Result<Vec<Mea
         return Ok(vec![healthy]);
     }
     let waiting = "SELECT count(*) FROM outbox WHERE published_at IS NULL";
-    let unpublished = system.number("orders", waiting)? + system.number("inventory", waiting)?;
+    let unpublished = system.numbers([("orders", waiting), ("inventory", waiting)])?;
+    let unpublished: u64 = unpublished.iter().sum();
     let ordered = probe.order(system);
     Ok(vec![
         healthy,

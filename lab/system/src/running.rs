@@ -262,11 +262,24 @@ impl<'a> RunningSystem<'a> {
 
     /// Runs a query whose result is one number.
     pub fn number(&self, database: &str, sql: &str) -> anyhow::Result<u64> {
-        let rows = self.query(database, sql)?;
-        let value = rows.first().and_then(|row| row.first());
-        value
-            .and_then(|text| text.parse().ok())
-            .with_context(|| format!("{database} answered {rows:?} to {sql}"))
+        let [number] = self.numbers([(database, sql)])?;
+        Ok(number)
+    }
+
+    /// Runs queries in one call, the result of each of which is one number.
+    pub fn numbers<const N: usize>(
+        &self,
+        questions: [(&str, &str); N],
+    ) -> anyhow::Result<[u64; N]> {
+        let mut numbers = [0; N];
+        let answers = self.query_all(questions)?;
+        for ((number, rows), (database, sql)) in numbers.iter_mut().zip(answers).zip(questions) {
+            let value = rows.first().and_then(|row| row.first());
+            *number = value
+                .and_then(|text| text.parse().ok())
+                .with_context(|| format!("{database} answered {rows:?} to {sql}"))?;
+        }
+        Ok(numbers)
     }
 
     /// The gateway's address, `host:port`.

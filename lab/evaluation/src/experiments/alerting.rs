@@ -58,6 +58,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 10,
         },
         run_time: Duration::from_secs(68),
+        outlasts_fault: Some(Duration::ZERO),
         idempotency_keys: true,
     },
     fault: FaultPlan {

@@ -45,6 +45,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 40,
         },
         run_time: Duration::from_secs(38),
+        outlasts_fault: None,
         idempotency_keys: false,
     },
     fault: FaultPlan {

@@ -56,6 +56,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 20,
         },
         run_time: Duration::from_secs(26),
+        outlasts_fault: None,
         idempotency_keys: false,
     },
     fault: FaultPlan {

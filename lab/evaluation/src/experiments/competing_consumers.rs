@@ -53,6 +53,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 120,
         },
         run_time: Duration::from_secs(23),
+        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

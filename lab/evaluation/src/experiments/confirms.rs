@@ -31,6 +31,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 40,
         },
         run_time: Duration::from_secs(10),
+        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

@@ -52,6 +52,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 40,
         },
         run_time: Duration::from_secs(29),
+        outlasts_fault: None,
         idempotency_keys: false,
     },
     fault: FaultPlan {

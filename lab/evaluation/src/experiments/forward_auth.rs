@@ -37,14 +37,15 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 50,
         },
-        run_time: Duration::from_secs(18),
+        run_time: Duration::from_secs(30),
+        outlasts_fault: Some(Duration::from_secs(1)),
         idempotency_keys: false,
     },
     fault: FaultPlan {
         fault: Fault::Attacks,
         // Until then there is nothing but the load.
-        after: Duration::from_secs(8),
-        lasts: Duration::from_secs(1),
+        after: Duration::from_secs(5),
+        lasts: Duration::ZERO,
     },
     observed: Observed::Reconciliation,
     measurements: |arms| {

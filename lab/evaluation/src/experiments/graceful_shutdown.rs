@@ -5,7 +5,7 @@ use std::time::Duration;
 use records::scenario::Scenario;
 use system::Part;
 
-use super::{WRONG_LEDGER, failed_requests, measurements};
+use super::{AFTER_REPLACEMENT, WRONG_LEDGER, failed_requests, measurements};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
@@ -41,9 +41,11 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     confounders: &[],
     load: LoadPlan {
         scenario: Scenario::Order,
-        // Requests are in flight at every moment; those that fail are counted, so that no stall can hide.
-        model: Model::Closed { users: 16 },
-        run_time: Duration::from_secs(20),
+        // Requests are in flight at every moment; those that fail are counted, so that no stall can hide. Each user costs half a
+        // second of hashing before the load.
+        model: Model::Closed { users: 8 },
+        run_time: Duration::from_secs(45),
+        outlasts_fault: Some(AFTER_REPLACEMENT),
         // The gateway retries requests with a key, which would hide failures.
         idempotency_keys: false,
     },

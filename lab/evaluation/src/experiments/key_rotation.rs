@@ -5,7 +5,10 @@ use std::time::Duration;
 use records::{evaluation::Arm, scenario::Scenario};
 use system::Part;
 
-use super::{ON, failed_requests, harm, latency_p50, latency_p99, rolling_update::over_under_load};
+use super::{
+    AFTER_REPLACEMENT, ON, failed_requests, harm, latency_p50, latency_p99,
+    rolling_update::over_under_load,
+};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
@@ -44,7 +47,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 15,
         },
-        run_time: Duration::from_secs(38),
+        run_time: Duration::from_secs(45),
+        outlasts_fault: Some(AFTER_REPLACEMENT),
         idempotency_keys: false,
     },
     fault: FaultPlan {

@@ -57,6 +57,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 270,
         },
         run_time: Duration::from_secs(22),
+        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

@@ -24,6 +24,8 @@ mod saga_recovery;
 mod telemetry_loss;
 mod trace_propagation;
 
+use std::time::Duration;
+
 use records::evaluation::{Arm, Reconciliation, Telemetry};
 
 use super::{
@@ -74,6 +76,10 @@ const RECOVERY: Confounder = Confounder {
     pattern: "saga_recovery",
     effect: "publishes the events of lost orders again after a while",
 };
+
+/// How long the load goes on after containers were replaced or restarted: a request that an old one took has failed by then, and
+/// each new one has had dozens.
+const AFTER_REPLACEMENT: Duration = Duration::from_secs(3);
 
 /// The arm with every pattern as shipped.
 const ON: ArmPlan = ArmPlan {

@@ -38,6 +38,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 40,
         },
         run_time: Duration::from_secs(12),
+        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

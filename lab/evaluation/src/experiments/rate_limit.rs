@@ -65,6 +65,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 200,
         },
         run_time: Duration::from_secs(18),
+        outlasts_fault: None,
         idempotency_keys: false,
     },
     fault: FaultPlan {

@@ -19,6 +19,7 @@ pub(super) const LOAD: LoadPlan = LoadPlan {
         arrivals_per_second: 30,
     },
     run_time: Duration::from_secs(18),
+    outlasts_fault: None,
     idempotency_keys: true,
 };
 pub(super) const FAULT: FaultPlan = FaultPlan {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use records::{evaluation::Arm, scenario::Scenario};
 use system::Part;
 
-use super::{ON, WRONG_LEDGER, failed_requests, measurements};
+use super::{AFTER_REPLACEMENT, ON, WRONG_LEDGER, failed_requests, measurements};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
@@ -43,7 +43,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 40,
         },
-        run_time: Duration::from_secs(24),
+        run_time: Duration::from_secs(45),
+        outlasts_fault: Some(AFTER_REPLACEMENT),
         // The gateway retries requests with a key, which would hide failures.
         idempotency_keys: false,
     },

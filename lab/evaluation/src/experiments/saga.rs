@@ -36,6 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 30,
         },
         run_time: Duration::from_secs(11),
+        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

@@ -46,6 +46,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
         // An order's second attempt comes four seconds after its first.
         run_time: Duration::from_secs(16),
+        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

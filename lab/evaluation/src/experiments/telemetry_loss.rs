@@ -48,6 +48,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             arrivals_per_second: 30,
         },
         run_time: Duration::from_secs(31),
+        outlasts_fault: None,
         idempotency_keys: true,
     },
     fault: FaultPlan {

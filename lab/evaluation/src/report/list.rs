@@ -2,6 +2,8 @@
 //!
 //! Left out: how the list looks on a terminal (`xtask`).
 
+use std::time::Duration;
+
 use base::progress::spell;
 use serde::Serialize;
 
@@ -73,11 +75,16 @@ pub fn load(plan: &LoadPlan) -> String {
     } else {
         "without idempotency keys"
     };
-    format!(
-        "{}: {model}, for {}, {keys}",
-        plan.scenario,
-        spell(plan.run_time)
-    )
+    let run_time = spell(plan.run_time);
+    let lasts = match plan.outlasts_fault {
+        None => format!("for {run_time}"),
+        Some(Duration::ZERO) => format!("until the fault is over, {run_time} at most"),
+        Some(longer) => format!(
+            "until {} after the fault, {run_time} at most",
+            spell(longer)
+        ),
+    };
+    format!("{}: {model}, {lasts}, {keys}", plan.scenario)
 }
 
 fn fault(plan: &FaultPlan) -> String {
