@@ -7,6 +7,7 @@
 //! Left out: images ([`crate::service_images`]).
 
 use std::{
+    env,
     env::consts::{ARCH, OS},
     fs,
     path::{Path, PathBuf},
@@ -47,7 +48,12 @@ impl Profile {
 
     fn chosen(project: &Project) -> anyhow::Result<Self> {
         let settings = project.settings_from(&EnvFile::read(&project.env_file)?);
-        match settings.get(SETTING) {
+        Self::asked(env::var(SETTING).ok().as_deref(), settings.get(SETTING))
+    }
+
+    /// The environment is heard also for systems that take no other setting from there: benchmarks run on one.
+    fn asked(environment: Option<&str>, setting: Option<&str>) -> anyhow::Result<Self> {
+        match environment.or(setting) {
             None | Some("" | "quick") => Ok(Self::Release),
             Some("shipping") => Ok(Self::Shipping),
             Some(other) => Err(outcome::usage(
@@ -196,6 +202,19 @@ fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_environment_chooses_the_profile_before_the_env_file() {
+        let asked = |environment, setting| Profile::asked(environment, setting).ok();
+        assert_eq!(asked(None, None), Some(Profile::Release));
+        assert_eq!(asked(None, Some("shipping")), Some(Profile::Shipping));
+        assert_eq!(asked(Some("shipping"), None), Some(Profile::Shipping));
+        assert_eq!(
+            asked(Some("quick"), Some("shipping")),
+            Some(Profile::Release)
+        );
+        assert_eq!(asked(Some("slow"), None), None);
+    }
 
     #[test]
     fn an_unchanged_binary_keeps_its_time() {

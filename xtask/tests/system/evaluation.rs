@@ -97,7 +97,7 @@ fn an_evaluation_that_is_killed_at_any_moment_is_made_good_by_heal() {
 #[test]
 fn a_killed_evaluation_is_resumed_and_no_arm_is_there_twice() {
     let system = System::take_turn();
-    let run = ["evaluate", "dead_letter", "--repeat", "2", OFF_FIRST];
+    let run = ["evaluate", "confirms", "--repeat", "2", OFF_FIRST];
     let kills: u64 = chosen(KILLS, "1").parse().expect("a number");
     let begun = Utc::now();
     let mut evaluation = system.start_xtask(&run);
