@@ -5,7 +5,8 @@
 # packages stay unchanged; only its network settings (mirror, proxies, certificates) are used.
 # Dependencies are not resolved: this is for self-contained packages.
 #
-# `fetch-deb.sh --mirror` prints the Debian mirror that this machine uses.
+# `fetch-deb.sh --mirror` prints the Debian mirror that this machine uses; `fetch-deb.sh --check` says what keeps packages from being fetched
+# here, without any network.
 set -euo pipefail
 
 fail() {
@@ -70,6 +71,9 @@ CONFIG
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 case "$#:${1:-}" in
+1:--check)
+    require_debian
+    ;;
 1:--mirror)
     require_debian
     machine_mirror
@@ -81,7 +85,7 @@ case "$#:${1:-}" in
     fetch "$@"
     ;;
 *)
-    echo "usage: fetch-deb.sh PACKAGE SUITE DEST | fetch-deb.sh --mirror" >&2
+    echo "usage: fetch-deb.sh PACKAGE SUITE DEST | fetch-deb.sh --mirror | fetch-deb.sh --check" >&2
     exit 2
     ;;
 esac

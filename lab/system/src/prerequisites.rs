@@ -96,8 +96,9 @@ pub fn examine(project: &Project) -> anyhow::Result<Vec<Check>> {
         checks.push(free_ports(project)?);
         checks.push(networks(project));
     }
-    let recipes = recipes();
-    checks.push(compose(recipes.state == State::Ok)?);
+    let packages = packages(project);
+    checks.push(compose(&packages)?);
+    let recipes = recipes(packages, is_here("python3"));
     checks.extend(image_sources(registry(project)?, recipes));
     Ok(checks)
 }
@@ -254,7 +255,28 @@ fn networks(project: &Project) -> Check {
     }
 }
 
-fn compose(fetchable: bool) -> anyhow::Result<Check> {
+/// Whether Debian's packages can be fetched here; otherwise why not.
+fn packages(project: &Project) -> Result<(), String> {
+    let script = project.root.join("images/fetch-deb.sh");
+    let check = Call::new("bash")
+        .args([script.as_os_str(), "--check".as_ref()])
+        .output();
+    match check {
+        Ok(check) if check.status.success() => Ok(()),
+        Ok(check) => Err(String::from_utf8_lossy(&check.stderr)
+            .trim()
+            .trim_start_matches("fetch-deb: ")
+            .to_owned()),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+fn is_here(tool: &str) -> bool {
+    let version = Call::new(tool).args(["--version"]).output();
+    version.is_ok_and(|version| version.status.success())
+}
+
+fn compose(packages: &Result<(), String>) -> anyhow::Result<Check> {
     const WHAT: &str = "compose";
     const NEXT_STEP: &str = "see https://docs.docker.com/compose/install/";
     Ok(match Compose::find()? {
@@ -262,16 +284,18 @@ fn compose(fetchable: bool) -> anyhow::Result<Check> {
             WHAT,
             format!("{} ({})", compose.version, compose.command_line()),
         ),
-        None if fetchable => Check::dispensable(
-            WHAT,
-            "Docker Compose V2 isn't here: `up` fetches it for this user alone",
-            NEXT_STEP,
-        ),
-        None => Check::missing(
-            WHAT,
-            "Docker Compose V2 isn't here and can't be fetched without apt",
-            NEXT_STEP,
-        ),
+        None => match packages {
+            Ok(()) => Check::dispensable(
+                WHAT,
+                "Docker Compose V2 isn't here: `up` fetches it for this user alone",
+                NEXT_STEP,
+            ),
+            Err(reason) => Check::missing(
+                WHAT,
+                format!("Docker Compose V2 isn't here and can't be fetched: {reason}"),
+                NEXT_STEP,
+            ),
+        },
     })
 }
 
@@ -295,22 +319,15 @@ fn registry(project: &Project) -> anyhow::Result<Check> {
 }
 
 /// Whether the local recipes have what they need.
-fn recipes() -> Check {
+fn recipes(packages: Result<(), String>, has_python: bool) -> Check {
     const WHAT: &str = "local recipes";
-    let absent: Vec<&str> = ["apt-get", "dpkg-deb", "python3"]
-        .into_iter()
-        .filter(|tool| {
-            !Call::new(tool)
-                .args(["--version"])
-                .output()
-                .is_ok_and(|output| output.status.success())
-        })
-        .collect();
-    if absent.is_empty() {
-        return Check::ok(WHAT, "apt-get, dpkg-deb and python3 are here");
+    let python = (!has_python).then(|| "python3 is missing".to_owned());
+    let missing: Vec<String> = packages.err().into_iter().chain(python).collect();
+    if missing.is_empty() {
+        return Check::ok(WHAT, "apt, dpkg, Debian's keyring and python3 are here");
     }
-    let repair = "on Debian or Ubuntu: `sudo apt-get install apt dpkg python3 python3-pip`";
-    Check::missing(WHAT, format!("{} missing", absent.join(", ")), repair)
+    let repair = "on Debian or Ubuntu: `sudo apt-get install apt dpkg debian-archive-keyring python3 python3-pip`";
+    Check::missing(WHAT, missing.join("; "), repair)
 }
 
 /// One of the two is enough: with one of them the other is dispensable.
@@ -329,6 +346,22 @@ fn image_sources(registry: Check, recipes: Check) -> [Check; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn recipes_name_all_that_they_lack() {
+        let lacks_keyring = || Err("the keyring is missing".to_owned());
+        assert_eq!(recipes(Ok(()), true).state, State::Ok);
+        let lacks_both = recipes(lacks_keyring(), false);
+        assert_eq!(lacks_both.state, State::Missing);
+        assert_eq!(
+            lacks_both.detail,
+            "the keyring is missing; python3 is missing"
+        );
+        assert_eq!(
+            recipes(lacks_keyring(), true).detail,
+            "the keyring is missing"
+        );
+    }
 
     #[test]
     fn free_space_is_read_from_df() {
