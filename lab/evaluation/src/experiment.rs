@@ -37,7 +37,7 @@ pub struct Experiment {
     pub arms: &'static [ArmPlan],
     /// Patterns that could hide or cause what is measured: off in every arm, so that only the pattern itself differs.
     pub confounders: &'static [Confounder],
-    /// The load, the same in every arm.
+    /// The load, the same in every arm; its end too, unless the fault ends it.
     pub load: LoadPlan,
     /// The fault, the same in every arm that has no other, and when it is injected.
     pub fault: FaultPlan,
@@ -165,12 +165,12 @@ pub enum Observed {
     /// Which alerts fired, and their notifications.
     Alerts {
         /// Those that an arm's fault has to raise, by the arm's name. Once there is nothing more to see of them, the fault
-        /// is healed and the load ends.
+        /// is healed.
         raised: fn(&str) -> Vec<&'static str>,
     },
 }
 
-/// The load, the same in every arm.
+/// The load, the same in every arm; its end too, unless the fault ends it.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadPlan {
     /// What the users do.
@@ -179,7 +179,7 @@ pub struct LoadPlan {
     pub model: Model,
     /// How long the measured part lasts; at most, where the fault's end is its end.
     pub run_time: Duration,
-    /// How much longer than the fault the load lasts, where the fault takes a time of its own. `None`: `run_time` alone decides.
+    /// How much longer than the fault the load lasts, where the fault's duration isn't fixed. `None`: `run_time` alone decides.
     pub outlasts_fault: Option<Duration>,
     /// Whether orders carry an `Idempotency-Key`.
     pub idempotency_keys: bool,

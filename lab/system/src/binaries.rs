@@ -48,11 +48,11 @@ impl Profile {
 
     fn chosen(project: &Project) -> anyhow::Result<Self> {
         let settings = project.settings_from(&EnvFile::read(&project.env_file)?);
-        Self::asked(env::var(SETTING).ok().as_deref(), settings.get(SETTING))
+        Self::of(env::var(SETTING).ok().as_deref(), settings.get(SETTING))
     }
 
-    /// The environment is heard also for systems that take no other setting from there: benchmarks run on one.
-    fn asked(environment: Option<&str>, setting: Option<&str>) -> anyhow::Result<Self> {
+    /// The environment variable applies also to systems that take no other setting from there: benchmarks run on one.
+    fn of(environment: Option<&str>, setting: Option<&str>) -> anyhow::Result<Self> {
         match environment.or(setting) {
             None | Some("" | "quick") => Ok(Self::Release),
             Some("shipping") => Ok(Self::Shipping),
@@ -205,15 +205,15 @@ mod tests {
 
     #[test]
     fn the_environment_chooses_the_profile_before_the_env_file() {
-        let asked = |environment, setting| Profile::asked(environment, setting).ok();
-        assert_eq!(asked(None, None), Some(Profile::Release));
-        assert_eq!(asked(None, Some("shipping")), Some(Profile::Shipping));
-        assert_eq!(asked(Some("shipping"), None), Some(Profile::Shipping));
+        let chosen = |environment, setting| Profile::of(environment, setting).ok();
+        assert_eq!(chosen(None, None), Some(Profile::Release));
+        assert_eq!(chosen(None, Some("shipping")), Some(Profile::Shipping));
+        assert_eq!(chosen(Some("shipping"), None), Some(Profile::Shipping));
         assert_eq!(
-            asked(Some("quick"), Some("shipping")),
+            chosen(Some("quick"), Some("shipping")),
             Some(Profile::Release)
         );
-        assert_eq!(asked(Some("slow"), None), None);
+        assert_eq!(chosen(Some("slow"), None), None);
     }
 
     #[test]

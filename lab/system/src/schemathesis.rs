@@ -28,9 +28,16 @@ const PIP_PACKAGE: [&str; 2] = ["python3-pip-whl", "bookworm"];
 const HOW_TO_GET_IT: &str = "install Python 3.11 or newer with pip, make PyPI reachable (pip's own settings count), then run this again";
 /// The title of a violation that is a 5xx.
 const SERVER_ERROR: &str = "Server error";
-/// What `encodedCharacters` in the gateway's configuration refuses in a path: slash, backslash, null, semicolon, percent,
-/// question mark and hash.
-const REFUSED_IN_PATHS: [&str; 7] = ["%2F", "%5C", "%00", "%3B", "%25", "%3F", "%23"];
+/// What the gateway's configuration refuses in a path: the name under `encodedCharacters`, and the code.
+const REFUSED_IN_PATHS: [(&str, &str); 7] = [
+    ("allowEncodedSlash", "%2F"),
+    ("allowEncodedBackSlash", "%5C"),
+    ("allowEncodedNullCharacter", "%00"),
+    ("allowEncodedSemicolon", "%3B"),
+    ("allowEncodedPercent", "%25"),
+    ("allowEncodedQuestionMark", "%3F"),
+    ("allowEncodedHash", "%23"),
+];
 const FETCH_LIMIT: Duration = Duration::from_secs(300);
 
 /// A Schemathesis that answers.
@@ -168,11 +175,13 @@ fn pip(project: &Project, folder: &Path, step: &Step) -> anyhow::Result<Vec<Stri
 pub struct Run {
     /// How often each operation (`GET /users/`) was answered with which status.
     pub operations: BTreeMap<String, BTreeMap<u16, usize>>,
-    /// Answers that are not as documented, each kind once for an operation. Left out: a rejection for want of capacity, a 5xx
-    /// as documented, and what the gateway refuses before any route, of which no document can speak.
+    /// Answers that are not as documented, each kind once for an operation. Left out: that a rejection for want of capacity is a
+    /// 5xx, and what the gateway refuses before any route, which no document describes.
     pub violations: Vec<Violation>,
-    /// How many checks failed, those of answers that are left out included: then it ends with a failure.
-    pub failed_checks: usize,
+    /// How often a service rejected each operation for want of capacity; among [`Run::operations`] too.
+    pub rejections: BTreeMap<String, usize>,
+    /// Whether all was sent that was to be: Schemathesis ends with a failure after what it found, and also after a fault of its own.
+    pub is_complete: bool,
     /// Errors that kept it from sending requests.
     pub errors: Vec<String>,
 }
@@ -190,6 +199,11 @@ pub struct Violation {
     pub request: String,
     /// The answer's status; `None` without an answer.
     pub status: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+struct End {
+    stop_reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -244,14 +258,15 @@ struct Interaction {
 }
 
 impl Interaction {
-    /// Whether it is the gateway's empty 400 to a path with an encoded character that it lets nobody send.
+    /// Whether it is the gateway's empty 400 to a path with an encoded character that it refuses.
     fn is_refused_before_any_route(&self) -> bool {
         let path = self.request.uri.split('?').next().unwrap_or_default();
         let path = path.to_ascii_uppercase();
+        let is_empty = |answer: &Response| answer.body().is_some_and(|body| body.is_empty());
         self.response
             .as_ref()
-            .is_some_and(|answer| answer.status_code == 400 && answer.body().is_empty())
-            && REFUSED_IN_PATHS.iter().any(|code| path.contains(code))
+            .is_some_and(|answer| answer.status_code == 400 && is_empty(answer))
+            && REFUSED_IN_PATHS.iter().any(|(_, code)| path.contains(code))
     }
 }
 
@@ -275,15 +290,14 @@ struct Content {
 
 impl Response {
     /// Whether a service rejected the request for want of capacity, as its documents say it may.
-    fn is_overloaded(&self) -> bool {
-        self.status_code == 503 && String::from_utf8_lossy(&self.body()).contains(OVERLOADED)
+    fn is_rejection(&self) -> bool {
+        let body = self.body().unwrap_or_default();
+        self.status_code == 503 && String::from_utf8_lossy(&body).contains(OVERLOADED)
     }
 
-    fn body(&self) -> Vec<u8> {
-        let content = self.content.as_ref().map(|content| &content.base64);
-        content
-            .and_then(|base64| BASE64_STANDARD.decode(base64).ok())
-            .unwrap_or_default()
+    /// `None` where it can't be read.
+    fn body(&self) -> Option<Vec<u8>> {
+        BASE64_STANDARD.decode(&self.content.as_ref()?.base64).ok()
     }
 }
 
@@ -303,6 +317,11 @@ impl Run {
                         let scenario = Scenario::deserialize(content)
                             .context("Schemathesis wrote a scenario of an unknown form")?;
                         run.add(scenario.recorder);
+                    }
+                    "EngineFinished" => {
+                        let end = End::deserialize(content)
+                            .context("Schemathesis ended in an unknown form")?;
+                        run.is_complete = end.stop_reason == "completed";
                     }
                     "NonFatalError" | "FatalError" => run.errors.push(content.to_string()),
                     _ => {}
@@ -328,13 +347,16 @@ impl Run {
                 let statuses = self.operations.entry(operation.clone()).or_default();
                 *statuses.entry(status).or_default() += 1;
             }
+            let response = interaction.response.as_ref();
+            let is_rejection = response.is_some_and(Response::is_rejection);
+            if is_rejection {
+                *self.rejections.entry(operation.clone()).or_default() += 1;
+            }
             let checks = recorder.checks.get(id).into_iter().flatten();
             for failure in checks.filter_map(|check| check.failure_info.as_ref()) {
-                self.failed_checks += 1;
                 let title = &failure.failure.title;
-                let overloaded = interaction.response.as_ref();
                 if interaction.is_refused_before_any_route()
-                    || title == SERVER_ERROR && overloaded.is_some_and(Response::is_overloaded)
+                    || title == SERVER_ERROR && is_rejection
                 {
                     continue;
                 }
@@ -382,7 +404,7 @@ mod tests {
 
     #[test]
     fn an_empty_400_is_the_gateways_only_where_the_path_holds_what_it_refuses() {
-        let answer = |path: &str, body: &str| {
+        let is_violation = |path: &str, body: &str| {
             let events = EVENTS
                 .replace("/b\"", &format!("/{path}\""))
                 .replace(r#""status_code":500"#, r#""status_code":400"#)
@@ -391,10 +413,29 @@ mod tests {
             let mut found = run.violations.into_iter();
             found.any(|violation| violation.status == Some(400))
         };
-        assert!(answer("b", "") && answer("%3f", "e30=") && answer("b?%3f", ""));
-        assert!(!answer("%3f", "") && !answer("a%5Cb", ""));
-        // It ended with a failure all the same.
-        assert_ne!(Run::read(EVENTS).unwrap().failed_checks, 0);
+        assert!(is_violation("b", "") && is_violation("b?%3f", ""));
+        assert!(is_violation("%3f", "e30=") && is_violation("%3f", "no base64"));
+        assert!(!is_violation("%3f", "") && !is_violation("a%5Cb", ""));
+    }
+
+    #[test]
+    fn what_the_gateway_refuses_in_paths_is_in_its_configuration() {
+        let configuration = include_str!("../../../observability/traefik/traefik.yaml");
+        let refused = configuration
+            .lines()
+            .filter_map(|line| line.trim().strip_suffix(": false"))
+            .filter(|name| name.starts_with("allowEncoded"));
+        assert!(refused.eq(REFUSED_IN_PATHS.map(|(name, _)| name)));
+    }
+
+    #[test]
+    fn a_run_that_was_cut_short_is_not_complete() {
+        assert!(Run::read(EVENTS).unwrap().is_complete);
+        let crashed = EVENTS.replace(r#""stop_reason":"completed""#, r#""stop_reason":"error""#);
+        let killed = EVENTS.trim_end().rsplit_once('\n').unwrap().0;
+        for events in [crashed.as_str(), killed] {
+            assert!(!Run::read(events).unwrap().is_complete);
+        }
     }
 
     #[test]
@@ -408,6 +449,8 @@ mod tests {
                 .replace("e30=", &content);
             let run = Run::read(&events).unwrap();
             assert_eq!(run.operations["GET /b"], BTreeMap::from([(503, 1)]));
+            let is_rejection = problem == OVERLOADED;
+            assert_eq!(run.rejections.contains_key("GET /b"), is_rejection);
             let mut found = run.violations.into_iter();
             found
                 .any(|violation| violation.operation == "GET /b" && violation.title == SERVER_ERROR)

@@ -15,7 +15,8 @@ use crate::{
     random, wait,
 };
 
-/// How long a request is sent again that a service rejected for want of capacity, as often as `Retry-After` asks.
+/// How long a request is sent again that a service rejected for want of capacity, each time after what services answer as
+/// `Retry-After`.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -32,11 +33,11 @@ pub fn sign_up(client: &Client, name: &str, address: &str) -> anyhow::Result<Tes
     let email = format!("{address}-{}@agora.example", random::hex(8)?);
     let password = random::hex(16)?;
     let account = json!({ "name": name, "email": email, "password": password });
-    let signed_up = hashed(client, "/auth/signup", &account)?;
+    let signed_up = post_until_accepted(client, "/auth/signup", &account)?;
     anyhow::ensure!(signed_up.status == 201, "sign-up: {}", signed_up.shown());
     let SignedUp { id } = signed_up.json()?;
     let credentials = json!({ "email": email, "password": password });
-    let logged_in = hashed(client, "/auth/login", &credentials)?;
+    let logged_in = post_until_accepted(client, "/auth/login", &credentials)?;
     anyhow::ensure!(logged_in.status == 200, "log-in: {}", logged_in.shown());
     let LoggedIn { access_token } = logged_in.json()?;
     Ok(TestUser {
@@ -46,9 +47,9 @@ pub fn sign_up(client: &Client, name: &str, address: &str) -> anyhow::Result<Tes
     })
 }
 
-/// The answer to a POST for which user-service hashes a password. A service whose cores have other work rejects such a request
-/// and asks its client to come again: it is sent again for a bounded time.
-pub fn hashed(client: &Client, path: &str, body: &Value) -> anyhow::Result<Answer> {
+/// The answer to a POST for which user-service hashes a password. A service whose cores have other work rejects such a request with
+/// a 503 and `Retry-After`; it is sent again for a bounded time.
+pub fn post_until_accepted(client: &Client, path: &str, body: &Value) -> anyhow::Result<Answer> {
     let mut rejected = None;
     let answer = wait::until(ACCEPTED_WITHIN, RETRY_AFTER, || {
         let answer = client.post(path, &[], Some(body))?;

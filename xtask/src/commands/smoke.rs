@@ -14,7 +14,7 @@ use system::{
     members::{self, Member},
     project::Project,
     random,
-    test_users::hashed,
+    test_users::post_until_accepted,
     wait,
 };
 
@@ -290,12 +290,12 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
 
 fn sign_up(client: &Client, name: &str) -> anyhow::Result<Answer> {
     let account = json!({ "name": name, "email": email(name), "password": password(name) });
-    hashed(client, "/auth/signup", &account)
+    post_until_accepted(client, "/auth/signup", &account)
 }
 
 fn log_in(client: &Client, name: &str) -> anyhow::Result<String> {
     let credentials = json!({ "email": email(name), "password": password(name) });
-    let answer = hashed(client, "/auth/login", &credentials)?;
+    let answer = post_until_accepted(client, "/auth/login", &credentials)?;
     expect(&answer, 200)?;
     // Not through `Answer::json`: its error would show the body, and with it the token.
     let token: Token = serde_json::from_str(&answer.body)

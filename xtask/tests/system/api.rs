@@ -35,7 +35,7 @@ fn anybody_can_read_and_browse_the_documents() {
 
 #[test]
 fn the_api_answers_as_its_documents_say() {
-    // It allows no 5xx but a rejection, which a machine that is busy with others may give.
+    // It allows no 5xx but a rejection, and a machine that is busy with others lets requests run out of time.
     let system = System::take_turn_alone();
     let options = [
         "verify-api",

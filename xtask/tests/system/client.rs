@@ -148,7 +148,7 @@ impl TestUser {
     pub(crate) fn new(gateway: &Client) -> Self {
         let email = format!("{:x}@example.org", nanoseconds());
         let account = json!({ "name": "Ada", "email": email, "password": PASSWORD });
-        let account = hashed(gateway, "/auth/signup", &account)
+        let account = post_until_accepted(gateway, "/auth/signup", &account)
             .expect_status(201)
             .json();
         let token = log_in(gateway, &email, PASSWORD);
@@ -213,7 +213,7 @@ impl TestUser {
 #[track_caller]
 fn log_in(gateway: &Client, email: &str, password: &str) -> String {
     let login = json!({ "email": email, "password": password });
-    let login = hashed(gateway, "/auth/login", &login)
+    let login = post_until_accepted(gateway, "/auth/login", &login)
         .expect_status(200)
         .json();
     text(&login, "access_token")
@@ -222,7 +222,7 @@ fn log_in(gateway: &Client, email: &str, password: &str) -> String {
 /// The answer to a request for which a password is hashed. A service whose cores have other work rejects it with a 503 and
 /// `Retry-After`, as it should; then it is sent again.
 #[track_caller]
-fn hashed(gateway: &Client, path: &str, body: &Value) -> Answer {
+fn post_until_accepted(gateway: &Client, path: &str, body: &Value) -> Answer {
     wait::until(path, ACCEPTED_WITHIN, || {
         match gateway.post(path, &[], Some(body)) {
             answer if answer.body.contains(OVERLOADED) => Err(answer.body),

@@ -43,8 +43,10 @@ impl Call {
         args: &[&str],
     ) -> Self {
         let call = Self::new(env!("CARGO_BIN_EXE_xtask"), args.iter().copied());
-        let environment =
-            env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("AGORA_"));
+        // The test systems run services of the same build.
+        let environment = env::vars_os().filter(|(name, _)| {
+            name == "AGORA_BUILD" || !name.to_string_lossy().starts_with("AGORA_")
+        });
         let system = [
             (OsString::from("AGORA_PROJECT"), project.into()),
             (OsString::from("AGORA_ENV_FILE"), env_file.into()),

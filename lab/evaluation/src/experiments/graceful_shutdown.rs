@@ -5,7 +5,9 @@ use std::time::Duration;
 use records::scenario::Scenario;
 use system::Part;
 
-use super::{AFTER_REPLACEMENT, WRONG_LEDGER, failed_requests, measurements};
+use super::{
+    AFTER_REPLACEMENT, WRONG_LEDGER, failed_requests, measurements, rolling_update::over_under_load,
+};
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
@@ -60,5 +62,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER),
+    judge: |arms| {
+        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER))
+    },
 };

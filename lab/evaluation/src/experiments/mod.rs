@@ -77,8 +77,7 @@ const RECOVERY: Confounder = Confounder {
     effect: "publishes the events of lost orders again after a while",
 };
 
-/// How long the load goes on after containers were replaced or restarted: a request that an old one took has failed by then, and
-/// each new one has had dozens.
+/// How long the load goes on after containers were replaced or restarted: each new one gets dozens of requests.
 const AFTER_REPLACEMENT: Duration = Duration::from_secs(3);
 
 /// The arm with every pattern as shipped.
@@ -245,6 +244,8 @@ mod tests {
     use super::*;
     use patterns::Pattern;
 
+    use crate::experiment::{FaultPlan, Observed};
+
     #[test]
     fn every_experiment_has_a_name_of_its_own_and_says_what_it_is_about() {
         for experiment in ALL {
@@ -266,8 +267,22 @@ mod tests {
                     confounder.pattern
                 );
             }
-            let ends = experiment.fault.after + experiment.fault.lasts;
-            assert!(ends < experiment.load.run_time, "{}", experiment.name);
+            let ends = experiment.fault.after + FaultPlan::JITTER + experiment.fault.lasts;
+            let longer = experiment.load.outlasts_fault.unwrap_or_default();
+            assert!(
+                ends + longer <= experiment.load.run_time,
+                "{}",
+                experiment.name
+            );
+            // The load ends with the fault exactly where the plan doesn't say when that is over.
+            let is_open = matches!(experiment.observed, Observed::Alerts { .. })
+                || experiment.fault.lasts.is_zero();
+            assert_eq!(
+                experiment.load.outlasts_fault.is_some(),
+                is_open,
+                "{}",
+                experiment.name
+            );
 
             let measurements = (experiment.measurements)(&[]);
             let names: BTreeSet<&str> = measurements

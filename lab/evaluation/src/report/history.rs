@@ -64,7 +64,7 @@ pub struct LeftOut {
     pub unreadable: usize,
 }
 
-/// All runs of an experiment with loads of the same length.
+/// All runs of an experiment with loads of the same profile.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExperimentHistory {
     /// The experiment's name.
