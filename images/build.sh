@@ -2,6 +2,7 @@
 # Builds the third-party images without a registry, from Debian packages, PyPI and the Rust crate registry.
 #
 #   build.sh          builds the missing images; does nothing when every image exists
+#   build.sh --base   makes the Debian image below the others, if it is missing, and prints its reference
 #   build.sh --tags   prints the image references as KEY=VALUE lines, builds nothing
 #
 # A tag ends in a hash of its recipe's files: a changed recipe is rebuilt, an unchanged one never.
@@ -185,6 +186,10 @@ build_missing() {
 compute_tags
 case "${1:-}" in
 "") build_missing ;;
+--base)
+    is_built base || build base
+    echo "$AGORA_IMAGE_BASE"
+    ;;
 --tags)
     echo "AGORA_IMAGE_BASE=$AGORA_IMAGE_BASE"
     for image in "${local_images[@]}"; do
@@ -193,7 +198,7 @@ case "${1:-}" in
     done
     ;;
 *)
-    echo "usage: build.sh [--tags]" >&2
+    echo "usage: build.sh [--tags | --base]" >&2
     exit 2
     ;;
 esac

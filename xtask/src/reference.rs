@@ -50,6 +50,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "rollout",
             "scale",
             "keys",
+            "cluster",
             "completions",
         ],
     ),

@@ -3,7 +3,10 @@
 //! Left out: providing an engine ([`crate::engine_setup`]), Compose ([`crate::compose`]), and what runs in it
 //! ([`crate::members`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::Context;
 use base::outcome;
@@ -17,6 +20,16 @@ const PROJECT_LABEL: &str = "com.docker.compose.project";
 /// A call of `docker`.
 pub(crate) fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Call {
     Call::new("docker").args(args)
+}
+
+/// A call that builds an image from a folder, with these arguments (`NAME=VALUE`). By the engine itself: other builders don't see
+/// its local images.
+pub(crate) fn build(context: &Path, tag: &str, arguments: &[String]) -> Call {
+    let arguments = arguments.iter().flat_map(|it| ["--build-arg", it]);
+    docker(["build", "--tag", tag])
+        .args(arguments)
+        .args([context])
+        .env("BUILDX_BUILDER", "default")
 }
 
 /// What the engine said, as an error with the next step.

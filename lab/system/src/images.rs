@@ -141,19 +141,20 @@ pub fn upstream(project: &Project) -> anyhow::Result<References> {
 /// The upstream references of these settings, which are pinned in the same file.
 pub(crate) fn upstream_of(project: &Project, names: &[&'static str]) -> anyhow::Result<References> {
     let pins = EnvFile::read(&project.root.join("images/upstream.env"))?;
-    let mirror = mirror();
-    references_of(names, |name| {
-        pins.get(name).map(|reference| match &mirror {
-            Some(mirror) => through_mirror(reference, mirror),
-            None => reference.to_owned(),
-        })
-    })
-    .ok_or_else(|| {
+    references_of(names, |name| pins.get(name).map(through_own_mirror)).ok_or_else(|| {
         outcome::usage(
             "images/upstream.env doesn't name every image",
             "take the file as it is in the repository",
         )
     })
+}
+
+/// A reference, with the mirror in place of its registry if one is named.
+pub(crate) fn through_own_mirror(reference: &str) -> String {
+    match mirror() {
+        Some(mirror) => through_mirror(reference, &mirror),
+        None => reference.to_owned(),
+    }
 }
 
 /// `docker.io/library/postgres:17` through `host/prefix` is `host/prefix/library/postgres:17`.

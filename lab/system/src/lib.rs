@@ -9,6 +9,7 @@ pub mod alert_history;
 pub mod binaries;
 pub mod bring_up;
 pub mod broker;
+pub mod cluster;
 mod compose;
 pub mod configuration;
 pub mod control;

@@ -1,11 +1,8 @@
-//! The system lock: one command at a time changes a project's system.
+//! Locks: one command at a time changes a project's system, and one its cluster.
 //!
 //! Left out: commands that only read, which take no lock.
 
-use std::{
-    fs::{self, File, TryLockError},
-    path::PathBuf,
-};
+use std::fs::{self, File, TryLockError};
 
 use anyhow::Context;
 use base::outcome;
@@ -23,27 +20,45 @@ pub struct SystemLock {
 impl SystemLock {
     /// Takes the lock; an error when another process holds it.
     pub fn take(project: &Project) -> anyhow::Result<Self> {
-        let path = path(project);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let lock =
-            File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(outcome::unavailable(
-                "an evaluation, a healing, an `up`, a rollout or a rotation of keys is under way in this system",
-                "wait for its end, or end it with Ctrl-C",
-            )),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("failed to lock {}", path.display()))
-            }
-        }
+        let lock = take(
+            project,
+            "system",
+            "an evaluation, a healing, an `up`, a rollout or a rotation of keys is under way in this system",
+        )?;
+        Ok(Self { _lock: lock })
     }
 }
 
-/// A file of its own for each project: a test system's lock is not a user's.
-fn path(project: &Project) -> PathBuf {
-    let name = format!("system-{}.lock", project.name);
-    project.outputs().join("evaluations").join(name)
+/// Held by a command that starts or removes a project's cluster; released as the [`SystemLock`] is.
+#[derive(Debug)]
+pub struct ClusterLock {
+    _lock: File,
+}
+
+impl ClusterLock {
+    /// Takes the lock; an error when another process holds it.
+    pub fn take(project: &Project) -> anyhow::Result<Self> {
+        let busy = "this cluster is being started or removed";
+        Ok(Self {
+            _lock: take(project, "cluster", busy)?,
+        })
+    }
+}
+
+/// A file of its own for each project and kind: a test system's lock is not a user's.
+fn take(project: &Project, kind: &str, busy: &str) -> anyhow::Result<File> {
+    let folder = project.outputs().join("evaluations");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{kind}-{}.lock", project.name));
+    let lock = File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(outcome::unavailable(
+            busy,
+            "wait for its end, or end it with Ctrl-C",
+        )),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("failed to lock {}", path.display()))
+        }
+    }
 }

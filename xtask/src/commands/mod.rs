@@ -6,6 +6,7 @@ mod alerts;
 mod attack;
 mod bench;
 mod check;
+mod cluster;
 mod completions;
 mod demo;
 mod dlq;
@@ -146,6 +147,9 @@ commands! {
     /// Undo faults and changes that an interrupted command left behind
     // Heals by itself.
     Heal [TextOrJson, LeaveAsIs] => heal::run(project, format);
+    /// Start, show and remove a Kubernetes cluster on this machine
+    #[command(subcommand)]
+    Cluster(options: cluster::Options) [TextOrJson, LeaveAsIs] => cluster::run(project, *options, format);
     /// Run every test, on two systems of their own
     Test(options: test::Options) [TextOnly, LeaveAsIs] => test::run(project, options);
     /// Measure orders processed a second, the ceilings of broker and database, the cost of telemetry, and the gateway

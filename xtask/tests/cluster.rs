@@ -1,0 +1,203 @@
+//! `cluster` on the real engine: nodes become ready and run pods, names are found, nothing is left behind, and the user's own
+//! kubeconfig stays as it is.
+//!
+//! Without Go there is no cluster, and `up` has to say so. Left out: agora on it.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+const PROJECT: &str = "agora-cluster-test";
+const NODES: usize = 2;
+/// Programs and image are built the first time.
+const UP_WITHIN: Duration = Duration::from_secs(30 * 60);
+const PODS_WITHIN: Duration = Duration::from_secs(90);
+const EXIT_UNAVAILABLE: i32 = 3;
+/// On each node a pod, and a service that leads to both.
+const PODS: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: test}
+spec:
+  selector: {matchLabels: {app: test}}
+  template:
+    metadata: {labels: {app: test}}
+    spec:
+      containers: [{name: pause, image: "docker.io/agora-local/pause:1", imagePullPolicy: Never}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: test}
+spec: {clusterIP: None, selector: {app: test}, ports: [{port: 80}]}
+"#;
+
+fn xtask(args: &[&str]) -> Command {
+    let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    xtask
+        .args(args)
+        .env("AGORA_PROJECT", PROJECT)
+        .env("KUBECONFIG", "/nonexistent/kubeconfig")
+        .stdin(Stdio::null());
+    xtask
+}
+
+fn shown(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!(
+        "{}: {}{}",
+        output.status,
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
+}
+
+#[track_caller]
+fn expect(args: &[&str], code: i32) -> Output {
+    let output = xtask(args).output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{args:?}: {}",
+        shown(&output)
+    );
+    output
+}
+
+fn docker(args: &[&str]) -> String {
+    let output = Command::new("docker").args(args).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Containers, networks and volumes of the cluster.
+fn left() -> String {
+    let filter = format!("label=agora.cluster={PROJECT}");
+    [["ps", "--all"], ["network", "ls"], ["volume", "ls"]]
+        .map(|list| docker(&[&list[..], &["--quiet", "--filter", &filter]].concat()))
+        .concat()
+}
+
+#[track_caller]
+fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
+        #[expect(clippy::disallowed_methods, reason = "between two looks")]
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A cluster is removed however the test ends.
+struct Removed;
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = xtask(&["cluster", "down"]).output();
+    }
+}
+
+#[test]
+fn a_cluster_comes_up_runs_pods_and_leaves_nothing() {
+    let _removed = Removed;
+    expect(&["cluster", "status"], EXIT_UNAVAILABLE);
+    if Command::new("go").arg("version").output().is_err() {
+        let refused = expect(&["cluster", "up"], EXIT_UNAVAILABLE);
+        assert!(
+            shown(&refused).contains("install Go"),
+            "{}",
+            shown(&refused)
+        );
+        return;
+    }
+
+    // Killed when it has made the first container; what it left is no obstacle, and goes.
+    let nodes = NODES.to_string();
+    let up = ["cluster", "up", "--nodes", &nodes, "--format", "json"];
+    let mut killed = xtask(&up)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let control = format!("name={PROJECT}-cluster-control");
+    wait_until("a container", UP_WITHIN, || {
+        assert_eq!(killed.try_wait().unwrap(), None, "`cluster up` has ended");
+        !docker(&["ps", "--quiet", "--filter", &control]).is_empty()
+    });
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    expect(&["cluster", "down"], 0);
+    assert_eq!(left(), "");
+
+    let started: Value = serde_json::from_slice(&expect(&up, 0).stdout).unwrap();
+    assert_eq!(started["outcome"], "holds");
+    let found = started["nodes"].as_array().unwrap();
+    assert_eq!(found.len(), NODES);
+    assert!(
+        found.iter().all(|node| node["is_ready"] == true),
+        "{started}"
+    );
+    // Again is no error, another number is.
+    expect(&up, 0);
+    expect(&["cluster", "up", "--nodes", "1"], 2);
+
+    let kubeconfig = started["kubeconfig"].as_str().unwrap();
+    let control = format!("{PROJECT}-cluster-control");
+    let kubectl = [
+        "exec",
+        "--interactive",
+        &control,
+        "kubectl",
+        "--kubeconfig",
+        "/pki/admin.kubeconfig",
+    ];
+    let mut apply = Command::new("docker")
+        .args(kubectl)
+        .args(["apply", "--filename", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut manifests = apply.stdin.take().unwrap();
+    manifests.write_all(PODS.as_bytes()).unwrap();
+    drop(manifests);
+    assert!(apply.wait().unwrap().success());
+    let ask = |args: &[&str]| docker(&[&kubectl[..], args].concat());
+    wait_until("a pod on each node", PODS_WITHIN, || {
+        let ready = "jsonpath={.status.numberReady}";
+        ask(&["get", "daemonset", "test", "--output", ready]) == nodes
+    });
+    // The name server knows each pod of the service, and a node reaches the other's.
+    let node = format!("{PROJECT}-cluster-node1");
+    let name = "test.default.svc.cluster.local";
+    let look_up = format!(
+        "server=$(getent hosts control | cut -d' ' -f1); echo nameserver $server >/etc/resolv.conf; getent ahostsv4 {name} | cut -d' ' -f1 | sort -u"
+    );
+    wait_until("the pods' addresses", PODS_WITHIN, || {
+        let found = Command::new("docker")
+            .args(["exec", &node, "bash", "-c", &look_up])
+            .output()
+            .unwrap();
+        let found = String::from_utf8(found.stdout).unwrap();
+        found.lines().filter(|it| it.starts_with("10.244.")).count() == NODES
+    });
+
+    // A node that is gone is said to be.
+    docker(&["kill", &node]);
+    let status = expect(&["cluster", "status", "--format", "json"], 1);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["nodes"][0]["is_ready"], false, "{status}");
+
+    let down = expect(&["cluster", "down", "--format", "json"], 0);
+    let down: Value = serde_json::from_slice(&down.stdout).unwrap();
+    assert_eq!(down["was_there"], true);
+    assert_eq!(left(), "");
+    assert!(fs::metadata(kubeconfig).is_err());
+    assert!(fs::metadata("/nonexistent").is_err());
+}
