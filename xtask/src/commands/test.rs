@@ -267,9 +267,10 @@ mod tests {
 
     use super::*;
 
-    /// Targets whose tests ask the test system.
-    const ON_THE_SYSTEM: [&str; 8] = [
+    /// Targets whose tests ask the test system, or an engine.
+    const ON_THE_SYSTEM: [&str; 9] = [
         "api",
+        "cluster",
         "crash_points",
         "gateway",
         "out_of_order",
