@@ -6,9 +6,7 @@ mod programs;
 
 use std::{
     fs,
-    io::Write,
     net::Ipv4Addr,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +23,8 @@ use self::programs::Programs;
 use crate::{
     engine,
     engine::docker,
+    files::replace_private,
+    images,
     interrupt::{self, Interrupted},
     lock::ClusterLock,
     process::Call,
@@ -42,11 +42,12 @@ const API_PORT: &str = "6443";
 const GATEWAY_PORT: &str = "30080";
 /// The first container's address is this far from the beginning of the network's range, behind the engine's own.
 const FIRST_ADDRESS: u32 = 10;
-/// Its package mirror and registry are those of the other images.
+/// Below the node's image, where a registry answers and no local image was made before.
 const REGISTRY_BASE: &str = "docker.io/library/debian:trixie-slim";
 const IMAGE_WITHIN: Duration = Duration::from_secs(10 * 60);
 const CONTROL_WITHIN: Duration = Duration::from_secs(90);
 const READY_WITHIN: Duration = Duration::from_secs(120);
+const REMOVED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 const LOG_LINES: &str = "15";
 /// A node mounts, makes namespaces and devices, and sets up networks. Not `--privileged`, which asks for CAP_SYS_RESOURCE: the
@@ -106,7 +107,7 @@ pub struct Node {
     pub name: String,
     /// Whether the API server says that it is Ready.
     pub is_ready: bool,
-    /// Where the gateway of this machine's loopback is forwarded to the node: `127.0.0.1:PORT`.
+    /// Where the node's port of the gateway is published on this machine, `127.0.0.1:PORT`; `None` while it doesn't run.
     pub gateway: Option<String>,
 }
 
@@ -157,15 +158,15 @@ impl<'a> Cluster<'a> {
                     "`cargo xtask cluster down` removes it",
                 ));
             }
-            let programs =
-                progress.step("programs", |step| programs::provide(self.project, step))?;
+        }
+        let programs = progress.step("programs", |step| programs::provide(self.project, step))?;
+        if !there.is_empty() {
             // It gets another port at each start.
             progress.step("control plane", |step| self.wait_for_control(step))?;
             return progress.step("nodes", |step| {
                 self.wait_until_ready(nodes, &programs, step)
             });
         }
-        let programs = progress.step("programs", |step| programs::provide(self.project, step))?;
         let image = progress.step("node image", |step| self.image(step))?;
         self.start(nodes, &programs, &image, progress)
             .map_err(|error| self.undo(error, progress))
@@ -175,8 +176,10 @@ impl<'a> Cluster<'a> {
     fn undo(&self, error: anyhow::Error, progress: &Progress) -> anyhow::Error {
         interrupt::acknowledge();
         let removed = progress.step("removing what was started", |_| {
-            self.keep_logs()?;
-            self.remove()
+            // Removed also where a log can't be kept.
+            let kept = self.keep_logs();
+            self.remove()?;
+            kept
         });
         match removed {
             Err(left) if !error.is::<Interrupted>() => {
@@ -262,18 +265,31 @@ impl<'a> Cluster<'a> {
 
     fn remove(&self) -> anyhow::Result<bool> {
         let mut was_there = false;
-        let kinds = [
-            (["ps", "--all"], ["rm", "--force"]),
-            (["network", "ls"], ["network", "rm"]),
-            (["volume", "ls"], ["volume", "rm"]),
-        ];
-        for (list, remove) in kinds {
-            let of_cluster = ["--quiet", "--filter", &self.filter()].map(str::to_owned);
-            let ids = docker(list).args(of_cluster).read()?;
-            if !ids.trim().is_empty() {
-                was_there = true;
-                docker(remove.into_iter().chain(ids.lines())).read()?;
+        let mut refused = None;
+        // Until nothing is found: a killed `up` leaves a call behind that still starts its container.
+        let gone = wait::until(REMOVED_WITHIN, LOOK_INTERVAL, || {
+            let mut is_gone = true;
+            for (list, remove) in [
+                (["ps", "--all"], ["rm", "--force"]),
+                (["network", "ls"], ["network", "rm"]),
+                (["volume", "ls"], ["volume", "rm"]),
+            ] {
+                let of_cluster = ["--quiet", "--filter", &self.filter()].map(str::to_owned);
+                let ids = docker(list).args(of_cluster).read()?;
+                if !ids.trim().is_empty() {
+                    is_gone = false;
+                    refused = docker(remove.into_iter().chain(ids.lines())).read().err();
+                }
             }
+            was_there |= !is_gone;
+            Ok(is_gone.then_some(()))
+        })?;
+        if gone.is_none() {
+            let cause = refused.map_or_else(String::new, |error| format!(": {error:#}"));
+            return Err(outcome::failed(
+                format!("not all of the cluster could be removed{cause}"),
+                "`cargo xtask cluster down` tries again",
+            ));
         }
         match fs::remove_dir_all(self.folder()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -337,7 +353,7 @@ impl<'a> Cluster<'a> {
     }
 
     fn filter(&self) -> String {
-        format!("label={CLUSTER_LABEL}={}", self.project.name)
+        format!("label={}", self.label())
     }
 
     fn label(&self) -> String {
@@ -425,18 +441,9 @@ impl<'a> Cluster<'a> {
             Ok(Some(with_server(&text, &api)))
         })?;
         let kubeconfig = up.ok_or_else(|| self.late("the API server doesn't answer"))?;
-        fs::create_dir_all(self.folder())?;
-        // New, so that its mode is this one.
-        let fresh = self.kubeconfig().with_extension("new");
-        let _ = fs::remove_file(&fresh);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.write_all(kubeconfig.as_bytes())?;
-        fs::rename(&fresh, self.kubeconfig())?;
-        Ok(())
+        let path = self.kubeconfig();
+        replace_private(&path, kubeconfig.as_bytes())
+            .with_context(|| format!("failed to write {}", path.display()))
     }
 
     fn wait_until_ready(
@@ -520,9 +527,8 @@ impl<'a> Cluster<'a> {
         if engine::image(local)?.is_some() {
             return Ok(local.to_owned());
         }
-        let registry = crate::images::through_own_mirror(REGISTRY_BASE);
-        if engine::image(&registry)?.is_some()
-            || crate::images::pull_one(self.project, &registry).is_ok()
+        let registry = images::through_own_mirror(REGISTRY_BASE);
+        if engine::image(&registry)?.is_some() || images::pull_one(self.project, &registry).is_ok()
         {
             return Ok(registry);
         }

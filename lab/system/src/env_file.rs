@@ -6,9 +6,8 @@
 mod syntax;
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
-    io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +16,7 @@ use base::outcome;
 
 use self::syntax::{Piece, SyntaxError};
 use crate::{
+    files::{PRIVATE, replace_private},
     random,
     signing_keys::{JWT_KEYS, SigningKeys},
 };
@@ -37,8 +37,6 @@ const STORED_SECRETS: [&str; 6] = [
     "AGORA_INVENTORY_DB_PASSWORD",
     "AGORA_RABBITMQ_PASSWORD",
 ];
-
-const MODE: u32 = 0o600;
 
 /// A project's env file, with everything that people wrote in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,33 +138,16 @@ impl EnvFile {
         if fs::read_to_string(&self.path).is_ok_and(|old| old == text) {
             return self.protect();
         }
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("failed to create {}", folder.display()))?;
-        }
-        let mut draft = self.path.clone().into_os_string();
-        draft.push(".new");
-        let write = || {
-            // A draft left by a crash may have another mode, which `mode` below would not change.
-            let _ = fs::remove_file(&draft);
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(MODE)
-                .open(&draft)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&draft, &self.path)
-        };
-        write().with_context(|| format!("failed to write {}", self.path.display()))
+        replace_private(&self.path, text.as_bytes())
+            .with_context(|| format!("failed to write {}", self.path.display()))
     }
 
     fn protect(&self) -> anyhow::Result<()> {
         let mode = fs::metadata(&self.path)?.permissions().mode() & 0o777;
-        if mode != MODE {
-            fs::set_permissions(&self.path, Permissions::from_mode(MODE)).with_context(|| {
-                format!("failed to make {} private (mode 0600)", self.path.display())
-            })?;
+        if mode != PRIVATE {
+            fs::set_permissions(&self.path, Permissions::from_mode(PRIVATE)).with_context(
+                || format!("failed to make {} private (mode 0600)", self.path.display()),
+            )?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -16,6 +17,27 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     // Two processes don't write into the same file.
     let new = path.with_added_extension(format!("{}.new", std::process::id()));
     let mut file = fs::File::create(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+/// The mode of a file with secrets: for its owner alone.
+pub(crate) const PRIVATE: u32 = 0o600;
+
+/// As [`replace`], for a file with secrets.
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let new = path.with_added_extension("new");
+    // One left by a crash may have another mode, which `mode` below would not change.
+    let _ = fs::remove_file(&new);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE)
+        .open(&new)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)
