@@ -23,7 +23,7 @@ use clap::Parser;
 use serde_json::json;
 use system::{
     interrupt::{self, Interrupted},
-    project::Project,
+    project::{Engine, Project},
 };
 use terminal::Stdout;
 
@@ -43,16 +43,34 @@ struct Cli {
     /// The result's form; progress goes to standard error either way
     #[arg(long, value_enum, default_value_t, global = true)]
     format: Format,
+    /// What the system runs on [default: `AGORA_ENGINE`, else `compose`]
+    #[arg(long, value_name = "ENGINE", value_parser = Engine::NAMES, global = true)]
+    on: Option<String>,
+    /// The context of your kubeconfig, with `--on kubernetes` [default: the local cluster of `cluster up`]
+    #[arg(long, value_name = "NAME", global = true)]
+    context: Option<String>,
+    /// The namespace, with `--on kubernetes` [default: agora]
+    #[arg(long, value_name = "NAME", global = true)]
+    namespace: Option<String>,
+}
+
+impl Cli {
+    fn engine(&self) -> anyhow::Result<Engine> {
+        let [on, context, namespace] =
+            [&self.on, &self.context, &self.namespace].map(Option::as_deref);
+        Engine::chosen(on, context, namespace)
+    }
 }
 
 fn main() -> ExitCode {
     terminal::on_closed(interrupt::closed);
     progress::show_warnings(|text| eprintln!("{text}"));
-    let Cli { command, format } = Cli::parse();
+    let cli = Cli::parse();
+    let format = cli.format;
     let result = interrupt::install()
         .map_err(anyhow::Error::from)
-        .and_then(|()| Project::discover())
-        .and_then(|project| command.run(&project, format));
+        .and_then(|()| Ok(Project::discover()?.on(cli.engine()?)))
+        .and_then(|project| cli.command.run(&project, format));
     match result {
         Err(error) if error.is::<Interrupted>() => {
             if !interrupt::is_unread() {

@@ -117,7 +117,8 @@ fn row(name: &str, command: &Command, is_own: impl Fn(&Arg) -> bool) -> [String;
     let about = command.get_about().map(ToString::to_string);
     let about = about.unwrap_or_else(|| panic!("{name} has no description"));
     let arguments = command.get_arguments().filter(|arg| {
-        let everywhere = ["help", "version", "format"].contains(&arg.get_id().as_str());
+        let everywhere = ["help", "version", "format", "on", "context", "namespace"]
+            .contains(&arg.get_id().as_str());
         !arg.is_hide_set() && !everywhere && is_own(arg)
     });
     let arguments: Vec<String> = arguments.filter_map(explained).collect();

@@ -1,8 +1,8 @@
 //! `cluster` on the real engine: nodes become ready and run pods, names are found, nothing is left behind, and the user's own
-//! kubeconfig stays as it is.
+//! kubeconfig stays as it is. And agora on it: `--on kubernetes`.
 //!
 //! Without Go there is no cluster, and `up` has to say so. Run by name, as the first time builds Kubernetes:
-//! `cargo test -p xtask --test cluster -- --ignored`. Left out: agora on it.
+//! `cargo test -p xtask --test cluster -- --ignored`. Left out: clusters of others (`own_kubeconfig`).
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
@@ -10,6 +10,7 @@ use std::{
     fs,
     io::Write,
     process::{Command, Output, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +22,10 @@ const NODES: usize = 2;
 /// Programs and image are built the first time.
 const UP_WITHIN: Duration = Duration::from_secs(30 * 60);
 const PODS_WITHIN: Duration = Duration::from_secs(90);
+const EXIT_USAGE: i32 = 2;
 const EXIT_UNAVAILABLE: i32 = 3;
+const EXIT_INCONCLUSIVE: i32 = 4;
+const ON_KUBERNETES: &str = "--on=kubernetes";
 /// On each node a pod, and a service that leads to both.
 const PODS: &str = r#"
 apiVersion: apps/v1
@@ -39,6 +43,9 @@ kind: Service
 metadata: {name: test}
 spec: {clusterIP: None, selector: {app: test}, ports: [{port: 80}]}
 "#;
+
+/// Two clusters at once would have half of the machine each.
+static MACHINE: Mutex<()> = Mutex::new(());
 
 fn xtask(args: &[&str]) -> Command {
     let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
@@ -108,6 +115,7 @@ impl Drop for Removed {
 #[test]
 #[ignore = "builds Kubernetes the first time, which takes ten minutes"]
 fn a_cluster_comes_up_runs_pods_and_leaves_nothing() {
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let _removed = Removed;
     expect(&["cluster", "status"], EXIT_UNAVAILABLE);
     if Command::new("go").arg("version").output().is_err() {
@@ -202,4 +210,108 @@ fn a_cluster_comes_up_runs_pods_and_leaves_nothing() {
     assert_eq!(left(), "");
     assert!(fs::metadata(kubeconfig).is_err());
     assert!(fs::metadata("/nonexistent").is_err());
+}
+
+/// The services of `status`, by name, each with one of its fields.
+fn each_service(field: &str) -> Vec<(String, Value)> {
+    let status = expect(&["status", ON_KUBERNETES, "--format", "json"], 0);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let services = status["services"].as_array().unwrap().iter();
+    services
+        .map(|it| {
+            (
+                it["service"].as_str().unwrap().to_owned(),
+                it[field].clone(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "builds Kubernetes the first time, which takes ten minutes"]
+fn agora_runs_on_the_cluster_and_is_checked_there() {
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _removed = Removed;
+    if Command::new("go").arg("version").output().is_err() {
+        println!("SKIPPED: there is no Go");
+        return;
+    }
+    expect(&["status", ON_KUBERNETES], EXIT_UNAVAILABLE);
+    expect(&["cluster", "up", "--nodes", "2"], 0);
+    expect(&["status", ON_KUBERNETES], EXIT_UNAVAILABLE);
+    expect(&["up", ON_KUBERNETES], 0);
+
+    let replicas = |service: &str| {
+        let found = each_service("healthy").into_iter();
+        found.filter(|(name, _)| name == service).count()
+    };
+    assert_eq!(replicas("order-service"), 2);
+    assert_eq!(replicas("postgres"), 1);
+    for command in [
+        &["smoke"][..],
+        &["load", "--run-time", "10s"],
+        &["verify-metrics"],
+        &["verify-traces"],
+        &["verify-dlq"],
+        &["logs", "order-service", "--tail", "5"],
+    ] {
+        expect(&[command, &[ON_KUBERNETES]].concat(), 0);
+    }
+
+    // The same judge, and what it can't judge there is refused by name.
+    expect(&["evaluate", "inbox", ON_KUBERNETES], 0);
+    let without_fault = [
+        "evaluate",
+        "inbox",
+        "--sabotage",
+        "withhold-fault",
+        ON_KUBERNETES,
+    ];
+    expect(&without_fault, EXIT_INCONCLUSIVE);
+    let other = expect(&["evaluate", "rate_limit", ON_KUBERNETES], EXIT_USAGE);
+    assert!(shown(&other).contains("rate_limit"), "{}", shown(&other));
+    assert_eq!(replicas("order-service"), 2, "as it was found");
+    for fault in [&["pause", "jaeger"][..], &["kill", "order-service"]] {
+        expect(
+            &[&["fault"], fault, &["--for", "3s", ON_KUBERNETES]].concat(),
+            0,
+        );
+    }
+    expect(&["dlq", "list", ON_KUBERNETES], 0);
+
+    // A pattern that is off is off in the pods that read it, and on again.
+    let mut off = xtask(&["up", ON_KUBERNETES]);
+    let off = off.env("AGORA_PATTERN_INBOX", "off").output().unwrap();
+    assert_eq!(off.status.code(), Some(0), "{}", shown(&off));
+    let without_inbox = |of: &str| {
+        let found = each_service("patterns_off").into_iter();
+        let mut found = found.filter(|(name, _)| name == of);
+        found.any(|(_, off)| off == serde_json::json!(["inbox"]))
+    };
+    assert!(without_inbox("inventory-service"));
+    expect(&["up", ON_KUBERNETES], 0);
+    assert!(!without_inbox("inventory-service"));
+
+    // Data outlives the system, unless it is to go; and then another system can be made.
+    expect(&["down", ON_KUBERNETES], 0);
+    expect(&["status", ON_KUBERNETES], EXIT_UNAVAILABLE);
+    expect(&["up", ON_KUBERNETES], 0);
+    let folder = tempfile::tempdir().unwrap();
+    let others = ("AGORA_ENV_FILE", folder.path().join("env"));
+    let up = ["up", ON_KUBERNETES];
+    let refused = xtask(&up).env(others.0, &others.1).output().unwrap();
+    assert_eq!(
+        refused.status.code(),
+        Some(EXIT_UNAVAILABLE),
+        "{}",
+        shown(&refused)
+    );
+    assert!(
+        shown(&refused).contains("other secrets"),
+        "{}",
+        shown(&refused)
+    );
+    expect(&["down", ON_KUBERNETES, "--volumes"], 0);
+    let made = xtask(&up).env(others.0, &others.1).output().unwrap();
+    assert_eq!(made.status.code(), Some(0), "{}", shown(&made));
 }

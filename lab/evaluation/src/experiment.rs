@@ -10,7 +10,7 @@ use records::{
     scenario::Scenario,
 };
 use serde::{Deserialize, Serialize};
-use system::Part;
+use system::{Part, project::Engine};
 
 use super::{
     faults::Fault,
@@ -51,6 +51,16 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// Whether this engine lets all of its faults be injected.
+    pub fn runs_on(&self, engine: &Engine) -> bool {
+        let instead = self.arms.iter().filter_map(|arm| match arm.fault {
+            ArmFault::Instead(fault) => Some(fault),
+            ArmFault::AsPlanned | ArmFault::None => None,
+        });
+        let mut faults = instead.chain([self.fault.fault]);
+        faults.all(|fault| fault.lasts_on(engine))
+    }
+
     /// Whether every arm of a trial was run.
     pub(crate) fn is_whole(&self, trial: &Trial) -> bool {
         trial.arms.len() == self.arms.len()

@@ -34,9 +34,12 @@ pub use self::{
 };
 use base::progress;
 use records::evaluation::{Attacks, FaultEffect};
-use system::{Part, operation_record::OperationRecord, running::RunningSystem};
 use system::{
+    Part,
     interrupt::{self, Interrupted},
+    operation_record::OperationRecord,
+    project::Engine,
+    running::RunningSystem,
     wait,
 };
 
@@ -284,6 +287,43 @@ impl Fault {
                     .to_owned()
             }
             Self::ReplaceKeys => "a new key takes the place of the old one".to_owned(),
+        }
+    }
+
+    /// Whether this engine lets it be injected. Faults that are done to messages, to the broker's topology, to the database's locks
+    /// and through the gateway need nothing of one.
+    pub fn works_on(self, engine: &Engine) -> bool {
+        match self {
+            Self::Pause { .. }
+            | Self::PauseOne { .. }
+            | Self::PauseInUse { .. }
+            | Self::Kill { .. }
+            | Self::KillOne { .. } => engine.lets_members_be_halted(),
+            Self::Stop { .. }
+            | Self::RollingRestart { .. }
+            | Self::Cut { .. }
+            | Self::ResetConnections { .. }
+            | Self::StarveCpu { .. }
+            | Self::StarveMemory { .. }
+            | Self::Rollout { .. }
+            | Self::ReplaceAtOnce { .. }
+            | Self::RotateKeys
+            | Self::ReplaceKeys => engine.lets_members_be_changed(),
+            Self::Poison { .. }
+            | Self::Redeliver { .. }
+            | Self::PurgeDeadLetters
+            | Self::Unbind { .. }
+            | Self::MemoryAlarm
+            | Self::LockTable { .. }
+            | Self::Attacks => true,
+        }
+    }
+
+    /// Whether it also lasts there as long as it is meant to: an experiment relies on that. Some engines start again what was killed.
+    pub fn lasts_on(self, engine: &Engine) -> bool {
+        match self {
+            Self::Kill { .. } | Self::KillOne { .. } => engine.lets_members_be_changed(),
+            _ => self.works_on(engine),
         }
     }
 

@@ -30,13 +30,12 @@ use sha2::{Digest, Sha256};
 use system::{
     Part, binaries,
     dead_letters::{Reader, STATISTICS_LAG},
-    host,
     interrupt::{self, Interrupted},
     lock::SystemLock,
     operation_record,
     process::Call,
-    project::{self, Project},
-    running::{RunningSystem, Wanted},
+    project::{self, Engine, Project},
+    running::{self, RunningSystem, Wanted},
     wait,
 };
 
@@ -82,6 +81,8 @@ pub struct Plan {
     pub seed: u64,
     /// What to break on purpose, if anything.
     pub sabotage: Option<Sabotage>,
+    /// What the system runs on.
+    pub engine: Engine,
     /// How far noise alone goes on this machine, where that is known ([`super::noise::here`]).
     pub noise: Vec<NoiseRecord>,
 }
@@ -135,6 +136,7 @@ impl Plan {
         if let Some(sabotage) = self.sabotage {
             words.push(format!("--sabotage {}", sabotage.option()));
         }
+        words.extend(self.engine.options());
         words.join(" ")
     }
 
@@ -527,11 +529,11 @@ impl Runner<'_> {
         let steps = self.steps(task, &mut probe, &mut arm, step);
         self.loaded_until = Utc::now();
         let broke_off = steps.is_err();
-        note(&mut arm, steps, engine)?;
+        note(&mut arm, steps, || engine(self.system))?;
         let mut clock = StepClock::start();
         let restored = self.restore(broke_off, &mut probe, &mut arm, step);
         arm.steps.push(clock.lap("restore"));
-        note(&mut arm, restored, engine)?;
+        note(&mut arm, restored, || engine(self.system))?;
         arm.finished_at = Utc::now();
         Ok(arm)
     }
@@ -861,20 +863,18 @@ fn leaves_nothing(arm: &Arm) -> bool {
 }
 
 /// Asks the engine for its version until it answers: one that restarts is back within seconds.
-fn engine() -> anyhow::Result<String> {
+fn engine(system: &RunningSystem<'_>) -> anyhow::Result<String> {
     let mut said = None;
-    let answer = wait::until(
-        ENGINE_BACK_WITHIN,
-        ENGINE_INTERVAL,
-        || match host::version() {
+    let answer = wait::until(ENGINE_BACK_WITHIN, ENGINE_INTERVAL, || {
+        match system.engine_version() {
             Ok(version) => Ok(Some(version)),
             Err(error) if error.is::<Interrupted>() => Err(error),
             Err(error) => {
                 said = Some(error);
                 Ok(None)
             }
-        },
-    )?;
+        }
+    })?;
     answer.ok_or_else(|| said.unwrap_or_else(|| anyhow::anyhow!("no answer")))
 }
 
@@ -970,7 +970,7 @@ fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
         cores,
         memory_bytes,
         engine,
-    } = host::machine()?;
+    } = running::machine(system.project)?;
     let images = system.members()?.into_iter();
     Ok(Versions {
         agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),

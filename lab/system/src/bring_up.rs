@@ -1,6 +1,7 @@
 //! Starting the system: provides what is missing, builds what changed, starts everything, waits until all is healthy.
 //!
-//! A second time, with nothing changed, it asks the engine a few questions, touches no container and needs no network.
+//! A second time, with nothing changed, it asks the engine a few questions, touches no container and needs no network. On Kubernetes
+//! only its last part differs ([`crate::kubernetes`]).
 //! Left out: what is printed about it (`xtask`).
 
 use std::{
@@ -23,21 +24,21 @@ use crate::{
     extras, health, host, images,
     interrupt::Interrupted,
     known_causes,
+    kubectl::{self, Target},
+    kubernetes,
     lock::SystemLock,
     members::{self, Health, Member},
     ports,
-    process::tail,
     project::{PORTS, Project, Settings},
     service_images, switches,
     take_down::take_down,
+    unhealthy::{explain, sick},
 };
 
 /// How long the containers may take until all are healthy.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(180);
 /// How long the gateways of a benchmark may take until they are healthy.
 const GATEWAYS_WITHIN: Duration = Duration::from_secs(60);
-/// How much of an unhealthy container's log an error repeats.
-const LOG_LINES: usize = 12;
 
 /// Brings the project up; interrupted, it takes down again what did not run before.
 ///
@@ -58,6 +59,9 @@ pub fn bring_up(
     switches::check_overrides(&asked_for)?;
     ports::require_numbers(&asked_for)?;
     let _lock = SystemLock::take(project)?;
+    // Before anything is built: without a cluster there is nothing to build for.
+    let target = kubectl::target(project)?;
+    // Also where it is to run on Kubernetes: images are built by it.
     engine_setup::provide(project, consent, progress)?;
     let compose = progress.step("engine", |step| {
         let version = host::version()?;
@@ -65,12 +69,15 @@ pub fn bring_up(
         step.result(format!("docker {version}, compose {}", compose.version));
         Ok(compose)
     })?;
-    let before = members::all(project)?;
+    let before = match target {
+        Some(_) => Vec::new(),
+        None => members::all(project)?,
+    };
     let settings = progress.step("settings", |step| {
         if !off.is_empty() {
             step.say(&format!("patterns off: {}", off.join(", ")));
         }
-        prepare_settings(project, &before, step)
+        prepare_settings(project, target.as_deref(), &before, step)
     })?;
     let (references, binaries) = provide_parts(project, &compose, source, progress)?;
     let settings = record(project, &settings, &references)?;
@@ -78,6 +85,19 @@ pub fn bring_up(
         binaries::stage(project, &binaries)?;
         service_images::build(project, &compose, &settings, step)
     })?;
+    if let Some(target) = target {
+        let ran_before = kubernetes::is_anything_there(&target)?;
+        let started = kubernetes::bring_up(&target, &settings, &references, progress);
+        return match started {
+            Err(error) if error.is::<Interrupted>() && !ran_before => {
+                progress.step("taking down what was started", |_| {
+                    take_down(project, false)
+                })?;
+                Err(error)
+            }
+            started => started.and_then(|()| members::all(project)),
+        };
+    }
     let started = progress.step("containers", |step| {
         start(project, &compose, &settings, &before, step)
     });
@@ -96,15 +116,25 @@ pub fn bring_up(
     members::all(project)
 }
 
-fn prepare_settings(project: &Project, before: &[Member], step: &Step) -> anyhow::Result<Settings> {
+fn prepare_settings(
+    project: &Project,
+    target: Option<&Target>,
+    before: &[Member],
+    step: &Step,
+) -> anyhow::Result<Settings> {
     let existed = project.env_file.exists();
     let mut file = EnvFile::read(&project.env_file)?;
     let defaults = PORTS.map(|port| (port.variable, port.default));
     file.complete(&defaults)?;
     // Checked before the file is saved: a completed file with a new id would hide the old volumes' secrets.
     let settings = project.settings_from(&file);
-    require_matching_volumes(project, &settings)?;
-    ports::require_free(&settings, before)?;
+    match target {
+        Some(target) => kubernetes::require_matching_volumes(target, &settings)?,
+        None => {
+            require_matching_volumes(project, &settings)?;
+            ports::require_free(&settings, before)?;
+        }
+    }
     file.save()?;
     step.result(format!(
         "{}{}",
@@ -246,51 +276,6 @@ fn stays_so(settings: &Settings, members: &[Member]) -> bool {
     }
     let blocked = broker::alarms_of(settings, members).unwrap_or_default();
     !blocked.is_empty() || known_causes::of(&sick(members).join("\n")).is_some()
-}
-
-/// The members that aren't healthy, each with the end of its log.
-fn sick(members: &[Member]) -> Vec<String> {
-    members
-        .iter()
-        .filter(|member| !member.is_healthy() && !member.service.is_optional())
-        .map(|member| {
-            let log = tail(&members::last_lines(member, LOG_LINES), LOG_LINES);
-            format!(
-                "{} is {}; its log ends with:\n{log}",
-                member.service,
-                member.condition()
-            )
-        })
-        .collect()
-}
-
-/// Names the cause where it is known; else the containers that aren't healthy, each with the end of its log; else what
-/// `error` says.
-fn explain(settings: &Settings, members: &[Member], error: &str, began: Instant) -> anyhow::Error {
-    let sick = sick(members);
-    let said = format!("{error}\n{}", sick.join("\n"));
-    // Alarms that can't be read are no known cause.
-    let alarms = || broker::alarms_of(settings, members).unwrap_or_default();
-    let known = known_causes::of(&said)
-        .or_else(|| known_causes::full_disk(&said))
-        .or_else(|| broker::blocked_by(&alarms()));
-    if let Some(known) = known {
-        return known;
-    }
-    if sick.is_empty() {
-        return outcome::failed(
-            format!("the containers can't be started: {error}"),
-            "`cargo xtask doctor`",
-        );
-    }
-    outcome::failed(
-        format!(
-            "the system did not get healthy in {} s\n{}",
-            began.elapsed().as_secs(),
-            sick.join("\n")
-        ),
-        "`cargo xtask logs SERVICE` shows more; `cargo xtask up` tries again",
-    )
 }
 
 /// Starts the gateways of `compose.bench.yaml` beside a running system, and what is behind them.

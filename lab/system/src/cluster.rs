@@ -6,7 +6,7 @@ mod programs;
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use base::{
     progress::{Progress, Step},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use self::programs::Programs;
@@ -40,6 +41,12 @@ const CONTROL: &str = "control";
 const API_PORT: &str = "6443";
 /// The gateway's port on each node (`deploy/kubernetes/overlays/local`).
 const GATEWAY_PORT: &str = "30080";
+/// The program on a node that keeps its images, with what makes it the one of Kubernetes.
+pub(crate) const IMAGES: [&str; 4] = ["ctr", "--namespace", "k8s.io", "images"];
+/// The same for what runs.
+pub(crate) const TASKS: [&str; 4] = ["ctr", "--namespace", "k8s.io", "tasks"];
+/// How long the cluster may take to release the volumes of a namespace that was removed.
+const RELEASED_WITHIN: Duration = Duration::from_secs(30);
 /// The first container's address is this far from the beginning of the network's range, behind the engine's own.
 const FIRST_ADDRESS: u32 = 10;
 /// Below the node's image, where a registry answers and no local image was made before.
@@ -49,6 +56,7 @@ const CONTROL_WITHIN: Duration = Duration::from_secs(90);
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const REMOVED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const LOG_LINES: &str = "15";
 /// A node mounts, makes namespaces and devices, and sets up networks. Not `--privileged`, which asks for CAP_SYS_RESOURCE: the
 /// machine itself may lack it.
@@ -85,6 +93,8 @@ const NODE_VOLUMES: [(&str, &str); 3] = [
 #[derive(Debug)]
 pub struct Cluster<'a> {
     project: &'a Project,
+    /// The project's name, without what is added to it for a system on the cluster.
+    owner: String,
     /// The network's name, and the beginning of all others.
     name: String,
 }
@@ -131,8 +141,12 @@ struct Member {
 impl<'a> Cluster<'a> {
     /// The cluster of this project.
     pub fn new(project: &'a Project) -> Self {
-        let name = format!("{}-cluster", project.name);
-        Self { project, name }
+        let owner = project.compose_name();
+        Self {
+            project,
+            owner: owner.to_owned(),
+            name: format!("{owner}-cluster"),
+        }
     }
 
     /// Starts it with so many nodes and waits until all are Ready. One that is there with as many is only waited for.
@@ -342,6 +356,62 @@ impl<'a> Cluster<'a> {
             .env_remove("KUBECONFIG")
     }
 
+    /// The kubectl that belongs to it; `None` before its programs were built.
+    pub(crate) fn programs(&self) -> anyhow::Result<Option<PathBuf>> {
+        let programs = programs::built(self.project)?;
+        Ok(programs.map(|programs| programs.path("kubectl")))
+    }
+
+    /// Names of the nodes that run, and their containers.
+    pub(crate) fn nodes_by_container(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let members = self.members()?.into_iter();
+        let nodes = members.filter(|member| member.is_running && member.role != CONTROL);
+        Ok(nodes.map(|node| (node.role, node.id)).collect())
+    }
+
+    /// Where the gateway is reached on this machine: at the first node that accepts a connection, if one does.
+    pub(crate) fn gateway(&self) -> anyhow::Result<Option<String>> {
+        let members = self.members()?.into_iter();
+        let nodes = members.filter(|member| member.role != CONTROL);
+        let addresses = nodes.filter_map(|node| published(&node, GATEWAY_PORT));
+        let mut open = addresses.filter(|address| {
+            let address = address.parse::<SocketAddr>();
+            address.is_ok_and(|it| TcpStream::connect_timeout(&it, CONNECT_LIMIT).is_ok())
+        });
+        Ok(open.next())
+    }
+
+    /// Empties the volumes that a removed namespace had claimed, and offers them again.
+    ///
+    /// # Errors
+    /// When one isn't released in time, or can't be emptied.
+    pub(crate) fn empty_volumes(&self, namespace: &str) -> anyhow::Result<()> {
+        let programs = programs::built(self.project)?;
+        let programs = programs.context("the cluster's programs are gone")?;
+        let nodes = self.nodes_by_container()?;
+        let offered = wait::until(RELEASED_WITHIN, LOOK_INTERVAL, || {
+            let list = ["get", "persistentvolumes", "--output", "json"];
+            let claimed = claimed(&self.kubectl(&programs).args(list).read()?, namespace)?;
+            for volume in claimed.iter().filter(|volume| volume.is_released) {
+                let node = nodes.iter().find(|(name, _)| *name == volume.node);
+                let (_, container) =
+                    node.with_context(|| format!("{} doesn't run", volume.node))?;
+                let empty = ["find", &volume.path, "-mindepth", "1", "-delete"];
+                docker(["exec", container]).args(empty).read()?;
+                let unclaim = r#"--patch=[{"op":"remove","path":"/spec/claimRef"}]"#;
+                let patch = ["patch", "persistentvolume", &volume.name, "--type=json"];
+                self.kubectl(&programs).args(patch).args([unclaim]).read()?;
+            }
+            Ok(claimed.is_empty().then_some(()))
+        })?;
+        offered.ok_or_else(|| {
+            outcome::failed(
+                "the cluster doesn't release its volumes",
+                "`cargo xtask cluster down` removes them with the cluster",
+            )
+        })
+    }
+
     /// The file with which kubectl reaches it.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder().join("kubeconfig")
@@ -349,7 +419,7 @@ impl<'a> Cluster<'a> {
 
     fn folder(&self) -> PathBuf {
         let clusters = self.project.outputs().join("clusters");
-        clusters.join(&self.project.name)
+        clusters.join(&self.owner)
     }
 
     fn filter(&self) -> String {
@@ -357,7 +427,7 @@ impl<'a> Cluster<'a> {
     }
 
     fn label(&self) -> String {
-        format!("{CLUSTER_LABEL}={}", self.project.name)
+        format!("{CLUSTER_LABEL}={}", self.owner)
     }
 
     fn members(&self) -> anyhow::Result<Vec<Member>> {
@@ -555,6 +625,38 @@ fn files(folder: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
+/// A volume that a claim has, or had.
+#[derive(Debug, PartialEq, Eq)]
+struct ClaimedVolume {
+    name: String,
+    node: String,
+    path: String,
+    /// Whether the claim is gone.
+    is_released: bool,
+}
+
+/// The volumes that a namespace's claims have, in what `kubectl get persistentvolumes` says. Pure.
+fn claimed(text: &str, namespace: &str) -> anyhow::Result<Vec<ClaimedVolume>> {
+    let volumes: Value = serde_json::from_str(text).context("failed to read kubectl's volumes")?;
+    let items = volumes["items"]
+        .as_array()
+        .context("kubectl lists no volumes")?;
+    let term = "/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0/values/0";
+    let volume = |item: &Value| {
+        let text = |pointer: &str| Some(item.pointer(pointer)?.as_str()?.to_owned());
+        if text("/spec/claimRef/namespace")? != namespace {
+            return None;
+        }
+        Some(ClaimedVolume {
+            name: text("/metadata/name")?,
+            node: text(term)?,
+            path: text("/spec/local/path")?,
+            is_released: text("/status/phase")? == "Released",
+        })
+    };
+    Ok(items.iter().filter_map(volume).collect())
+}
+
 /// Where a container's port is published on this machine; `None` while it doesn't run.
 fn published(member: &Member, port: &str) -> Option<String> {
     let text = docker(["port", &member.id, port]).read().ok()?;
@@ -658,6 +760,32 @@ mod tests {
             with_server(inside, "127.0.0.1:32768"),
             r#"{server: "https://127.0.0.1:32768", certificate-authority-data: x}"#
         );
+    }
+
+    #[test]
+    fn a_namespaces_volumes_are_found_with_their_folders() {
+        let volume = |name: &str, spec: &str, phase: &str| {
+            format!(
+                r#"{{"metadata":{{"name":"{name}"}},"status":{{"phase":"{phase}"}},"spec":{{"local":{{"path":"/var/lib/agora/1"}},{spec}
+                "nodeAffinity":{{"required":{{"nodeSelectorTerms":[{{"matchExpressions":[{{"values":["node2"]}}]}}]}}}}}}}}"#
+            )
+        };
+        let claim = |namespace: &str| format!(r#""claimRef":{{"namespace":"{namespace}"}},"#);
+        let items = [
+            volume("ours", &claim("agora"), "Released"),
+            volume("in-use", &claim("agora"), "Bound"),
+            volume("others", &claim("shop"), "Bound"),
+            volume("free", "", "Available"),
+        ];
+        let text = format!(r#"{{"items":[{}]}}"#, items.join(","));
+        let found = claimed(&text, "agora").unwrap();
+        let released = |volume: &ClaimedVolume| (volume.name.clone(), volume.is_released);
+        let found: Vec<_> = found.iter().map(released).collect();
+        assert_eq!(
+            found,
+            [("ours".to_owned(), true), ("in-use".to_owned(), false)]
+        );
+        assert!(claimed("{}", "agora").is_err());
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Compose {
     ) -> Call {
         let mut call = self
             .command()
-            .args(["--project-name", &project.name])
+            .args(["--project-name", project.compose_name()])
             .args([Path::new("--project-directory"), &project.root])
             // The settings are in its environment. What else .env says is for people who call compose by hand.
             .args(["--env-file", NO_ENV_FILE])

@@ -8,8 +8,9 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::Context;
 
 use crate::{
+    cluster,
     engine::docker,
-    members::{Limits, Member},
+    member::{Limits, Member, Place, Pod},
     process::Call,
     wait,
 };
@@ -47,6 +48,17 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
         Halt::Kill => "kill",
         Halt::Stop => "stop",
     };
+    let mut pods = members.iter().filter_map(|member| match &member.place {
+        Place::Pod(pod) => Some(pod),
+        Place::Container { .. } => None,
+    });
+    if let Some(first) = pods.next() {
+        anyhow::ensure!(how == Halt::Kill, "pods aren't stopped by agora");
+        return [first]
+            .into_iter()
+            .chain(pods)
+            .try_for_each(|pod| task(pod, &["kill", "--signal", "SIGKILL"]).map(drop));
+    }
     let ids = members.iter().map(|member| member.id.as_str());
     let call = docker([verb].into_iter().chain(ids));
     call.limit(STOP_LIMIT).read()?;
@@ -54,7 +66,19 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
 }
 
 fn pause(member: &Member) -> anyhow::Result<()> {
-    until_frozen(|| docker(["pause", &member.id]).limit(STOP_LIMIT).read())
+    until_frozen(|| match &member.place {
+        Place::Container { .. } => docker(["pause", &member.id]).limit(STOP_LIMIT).read(),
+        Place::Pod(pod) => task(pod, &["pause"]),
+    })
+}
+
+/// Acts on a pod's container from its node.
+fn task(pod: &Pod, verb: &[&str]) -> anyhow::Result<String> {
+    let node = pod.node.as_deref().context("the pod is on no node")?;
+    let id = pod.container_id.as_deref();
+    let id = id.context("the pod has no container")?;
+    let on_node = pod.target.on_node(node)?.args(cluster::TASKS);
+    on_node.args(verb).args([id]).limit(STOP_LIMIT).read()
 }
 
 /// The kernel may not have halted every process in the moment that the engine waits for it: on a busy machine, or while a
@@ -97,6 +121,19 @@ pub fn try_to_start(member: &Member) -> anyhow::Result<()> {
 /// # Errors
 /// When the engine refuses.
 pub fn resume(member: &Member) -> anyhow::Result<Option<&'static str>> {
+    if let Place::Pod(pod) = &member.place {
+        // What has ended Kubernetes starts again by itself.
+        return match member.state.as_str() {
+            "paused" => task(pod, &["resume"]).map(|_| Some("unpaused")),
+            // The kubelet waits longer each time, up to five minutes. For a new pod it doesn't.
+            "CrashLoopBackOff" => {
+                let delete = ["delete", "pod", &member.id, "--wait=false"];
+                pod.target.kubectl(delete).read()?;
+                Ok(Some("replaced"))
+            }
+            _ => Ok(None),
+        };
+    }
     let (verb, done) = match member.state.as_str() {
         "paused" => ("unpause", "unpaused"),
         "exited" | "created" | "dead" => ("start", "started"),
@@ -217,7 +254,14 @@ pub fn connect<'a>(
 
 /// A call that runs a command inside a container.
 pub fn exec<'a>(member: &'a Member, command: impl IntoIterator<Item = &'a str>) -> Call {
-    docker(["exec", &member.id].into_iter().chain(command))
+    match &member.place {
+        Place::Container { .. } => docker(["exec", &member.id]),
+        Place::Pod(pod) => {
+            let container = ["--container", &pod.container, "--"];
+            pod.target.kubectl(["exec", &member.id]).args(container)
+        }
+    }
+    .args(command)
 }
 
 /// Runs a command inside a container and doesn't wait for its end. `variable` is `NAME=value` of its environment.
@@ -229,8 +273,17 @@ pub fn exec_in_background<'a>(
     variable: &'a str,
     command: impl IntoIterator<Item = &'a str>,
 ) -> anyhow::Result<()> {
-    let exec = ["exec", "--detach", "--env", variable, &member.id];
-    docker(exec.into_iter().chain(command)).read()?;
+    match &member.place {
+        Place::Container { .. } => {
+            let detached = ["exec", "--detach", "--env", variable, &member.id];
+            docker(detached).args(command).read()?;
+        }
+        Place::Pod(_) => {
+            let detached = r#"setsid env "$@" </dev/null >/dev/null 2>&1 &"#;
+            let shell = ["sh", "-c", detached, "sh", variable];
+            exec(member, shell.into_iter().chain(command)).read()?;
+        }
+    }
     Ok(())
 }
 

@@ -63,7 +63,7 @@ fn wait_by(
     wait::until(limit, LOOK_INTERVAL, || {
         members = look()?;
         for member in &mut members {
-            if healthy.contains(&start_of(member)) {
+            if member.health.is_none() && healthy.contains(&start_of(member)) {
                 member.health = Some(Health::Healthy);
             }
         }

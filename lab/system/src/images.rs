@@ -140,8 +140,19 @@ pub fn upstream(project: &Project) -> anyhow::Result<References> {
 
 /// The upstream references of these settings, which are pinned in the same file.
 pub(crate) fn upstream_of(project: &Project, names: &[&'static str]) -> anyhow::Result<References> {
+    let pinned = pinned_of(project, names)?.into_iter();
+    let pulled = pinned.map(|(name, reference)| (name, through_own_mirror(&reference)));
+    Ok(pulled.collect())
+}
+
+/// The references as they are pinned, whether or not a mirror is named.
+pub(crate) fn pinned(project: &Project) -> anyhow::Result<References> {
+    pinned_of(project, &IMAGES)
+}
+
+fn pinned_of(project: &Project, names: &[&'static str]) -> anyhow::Result<References> {
     let pins = EnvFile::read(&project.root.join("images/upstream.env"))?;
-    references_of(names, |name| pins.get(name).map(through_own_mirror)).ok_or_else(|| {
+    references_of(names, |name| pins.get(name).map(str::to_owned)).ok_or_else(|| {
         outcome::usage(
             "images/upstream.env doesn't name every image",
             "take the file as it is in the repository",

@@ -1,7 +1,7 @@
 //! The running system and how to act on it: the engine and Compose, the project and its settings, images, rollouts,
 //! keys, dead letters, and clients of Prometheus, Jaeger, Alertmanager and RabbitMQ's management API.
 //!
-//! The engine and Compose stand behind this crate: nothing outside of it names one.
+//! The engines, Docker with Compose and Kubernetes, stand behind this crate: nothing outside of it names one's objects.
 //!
 //! Left out: whether what is read is right (`checks`), and what experiments do with it (`evaluation`).
 
@@ -28,9 +28,12 @@ pub mod interrupt;
 pub mod jaeger;
 pub mod key_rotation;
 pub mod known_causes;
+mod kubectl;
+mod kubernetes;
 pub mod load_runs;
 pub mod lock;
 pub mod logs;
+mod member;
 pub mod members;
 pub mod operation_record;
 pub mod parked_events;
@@ -51,6 +54,7 @@ pub mod stuck_orders;
 pub mod switches;
 pub mod take_down;
 pub mod test_users;
+mod unhealthy;
 pub mod wait;
 pub mod wire;
 

@@ -10,12 +10,14 @@ use base::outcome;
 use crate::{
     Part,
     compose::Compose,
-    engine::docker,
+    kubectl,
     members::{self, Member},
     process::Call,
     project::Project,
 };
 
+/// What engines say of a member that is gone, or hasn't started.
+const NO_LINES: [&str; 3] = ["No such container", "(NotFound)", "is waiting to start"];
 /// The limit of a followed log: a day.
 const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -29,6 +31,9 @@ pub fn shown(
     last: usize,
     follow: bool,
 ) -> anyhow::Result<Call> {
+    if let Some(target) = kubectl::target(project)? {
+        return Ok(target.logs(service, last, follow).limit(LIMIT));
+    }
     let compose = Compose::find()?.ok_or_else(|| {
         outcome::unavailable(
             "Docker Compose V2 is missing",
@@ -50,7 +55,7 @@ pub fn shown(
 /// # Errors
 /// When the engine doesn't tell.
 pub fn with_times(member: &Member) -> anyhow::Result<String> {
-    let output = docker(["logs", "--timestamps", &member.id]).output()?;
+    let output = members::logs(member, &["--timestamps"]).output()?;
     lines_of(output.status.success(), &output.stdout, &output.stderr)
         .with_context(|| format!("failed to read the log of {}", members::name(member)))
 }
@@ -63,8 +68,8 @@ fn lines_of(succeeded: bool, stdout: &[u8], stderr: &[u8]) -> anyhow::Result<Str
     );
     if !succeeded {
         anyhow::ensure!(
-            stderr.contains("No such container"),
-            "`docker logs` failed: {}",
+            NO_LINES.iter().any(|said| stderr.contains(said)),
+            "the engine failed: {}",
             stderr.trim()
         );
         return Ok(String::new());
@@ -97,7 +102,7 @@ mod tests {
     fn a_log_that_cannot_be_read_is_an_error_and_no_empty_one() {
         let failed = |said: &str| lines_of(false, b"1 a\n", said.as_bytes());
         let error = failed("permission denied\n").unwrap_err();
-        assert_eq!(error.to_string(), "`docker logs` failed: permission denied");
+        assert_eq!(error.to_string(), "the engine failed: permission denied");
         // Removed since it was listed: no failure, and no line.
         let gone = failed("Error response from daemon: No such container: abc");
         assert_eq!(gone.unwrap(), "");

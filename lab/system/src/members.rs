@@ -1,12 +1,16 @@
 //! The members of a running system: what runs, with its state, its addresses and its configuration, as the engine shows
 //! it.
 //!
-//! One member is one container. Left out: what can be done to it ([`crate::control`]), and what it should be
+//! One member is one container, or one pod. Left out: what can be done to it ([`crate::control`]), and what it should be
 //! ([`crate::definition`]).
+
+mod pods;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpStream},
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -15,10 +19,14 @@ use base::outcome;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
+pub use crate::member::{Health, Limits, Member};
 use crate::{
     Part,
     engine::{self, docker},
+    kubectl::{self, Target},
+    member::{HealthCheck, Place},
     part::UnknownPart,
+    process::Call,
     project::{PORTS, Project, PublishedPort},
     signing_keys, switches,
 };
@@ -29,123 +37,7 @@ const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
 
 /// How long a container may take to accept a connection on its own address.
 const DIRECT_LIMIT: Duration = Duration::from_secs(1);
-
-/// A container as `docker inspect` shows it: the fields that are used here.
-#[derive(Debug, Clone)]
-pub struct Member {
-    /// The engine's id.
-    pub id: String,
-    /// The compose service.
-    pub service: Part,
-    /// `running`, `exited`, `paused`, …
-    pub state: String,
-    /// What its health check found; `None` where [`crate::health`] hasn't run it. What the engine's own last run found may
-    /// be long ago.
-    pub health: Option<Health>,
-    /// How to find out whether it is healthy, if it can be.
-    pub(crate) health_check: Option<HealthCheck>,
-    /// The id of the image it runs.
-    pub image: String,
-    /// How often the engine restarted it.
-    pub restarts: u64,
-    /// When it was made.
-    pub created_at: Option<DateTime<Utc>>,
-    /// Whether it has no restart policy, so that the engine doesn't start it again: see [`crate::rolling`].
-    pub provisional: bool,
-    /// When it last started.
-    pub started_at: Option<DateTime<Utc>>,
-    /// When it last ended; in the year 1 if it never did.
-    pub finished_at: Option<DateTime<Utc>>,
-    /// The exit code of its last end; 0 if it never ended.
-    pub exit_code: i64,
-    /// Whether the kernel ended it because it was out of memory.
-    pub out_of_memory: bool,
-    /// The id of its first process on the engine's host; 0 while it doesn't run.
-    pub pid: u32,
-    /// Its address in each network, by the engine's name of the network; addresses are empty while it doesn't run.
-    pub networks: BTreeMap<String, String>,
-    /// Its limits of memory and processor time.
-    pub limits: Limits,
-    /// The patterns that its environment turns off.
-    pub patterns_off: Vec<String>,
-    /// The ids of the signing keys in its environment; the first signs.
-    pub signing_keys: Vec<String>,
-    /// The overrides of patterns' defaults in its environment, by variable.
-    pub overrides: BTreeMap<String, String>,
-    /// Whether `compose run` made it for one command.
-    one_off: bool,
-    /// The port on 127.0.0.1 by the container's port.
-    ports: BTreeMap<u16, u16>,
-}
-
-/// What a health check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// It passed.
-    Healthy,
-    /// It failed, soon after the container's start.
-    Starting,
-    /// It failed.
-    Unhealthy,
-}
-
-/// A container's own health check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HealthCheck {
-    /// The command to be run in the container.
-    pub(crate) command: Vec<String>,
-    start_period: TimeDelta,
-}
-
-impl HealthCheck {
-    /// Whether a failure means that the container isn't ready yet.
-    pub(crate) fn may_still_fail(
-        &self,
-        started_at: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
-    ) -> bool {
-        started_at.is_some_and(|started_at| now - started_at < self.start_period)
-    }
-}
-
-/// The limits of a container; 0 is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Limits {
-    /// Memory, in bytes.
-    #[serde(rename = "Memory")]
-    pub memory_bytes: i64,
-    /// Memory and swap together, in bytes; -1 is no limit.
-    #[serde(rename = "MemorySwap")]
-    pub memory_and_swap_bytes: i64,
-    /// Processor time in each period, in microseconds; -1 is no limit.
-    #[serde(rename = "CpuQuota")]
-    pub cpu_quota_us: i64,
-}
-
-impl Member {
-    /// Whether it runs and has passed its health check, if it has one: false before [`crate::health`] has run it.
-    pub fn is_healthy(&self) -> bool {
-        let passed = self.health_check.is_none() || self.health == Some(Health::Healthy);
-        self.state == "running" && passed
-    }
-
-    /// Whether it is part of a command and not of the system.
-    fn is_tool(&self) -> bool {
-        self.one_off || self.service.is_tool()
-    }
-
-    /// State and health in a few words.
-    pub fn condition(&self) -> String {
-        let health = self.health.filter(|_| self.state == "running");
-        match health {
-            Some(Health::Healthy) => "healthy".to_owned(),
-            Some(Health::Starting) => "starting".to_owned(),
-            Some(Health::Unhealthy) => "unhealthy".to_owned(),
-            None => self.state.clone(),
-        }
-    }
-}
+const LOG_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -261,7 +153,9 @@ impl TryFrom<Inspected> for Member {
         let environment = inspected.config.env.unwrap_or_default();
         let restarts = inspected.host_config.restart_policy;
         Ok(Self {
-            ports: ports.collect(),
+            place: Place::Container {
+                ports: ports.collect(),
+            },
             service: service.parse()?,
             one_off: labels.get(ONE_OFF_LABEL).is_some_and(|is| is == "True"),
             patterns_off: switches::off_in(&environment),
@@ -317,10 +211,13 @@ pub(crate) fn ids(project: &Project) -> anyhow::Result<Vec<String>> {
     Ok(ids.lines().map(str::to_owned).collect())
 }
 
-/// The project's containers, stopped ones included, ordered by service; without those that a tool runs in, or
+/// The system's members: on Kubernetes its pods, else the project's containers, stopped ones included. Ordered by service; without those that a tool runs in, or
 /// left behind when it was killed or started by hand, and without those of services that today's compose.yaml doesn't
 /// have: the next `up` removes them.
 pub fn all(project: &Project) -> anyhow::Result<Vec<Member>> {
+    if let Some(target) = kubectl::target(project)? {
+        return of_target(&target);
+    }
     let ids = ids(project)?;
     if ids.is_empty() {
         return Ok(Vec::new());
@@ -347,6 +244,23 @@ pub fn all(project: &Project) -> anyhow::Result<Vec<Member>> {
     Ok(members)
 }
 
+/// The members of a system on Kubernetes; without those that end.
+pub(crate) fn of_target(target: &Arc<Target>) -> anyhow::Result<Vec<Member>> {
+    thread::scope(|scope| {
+        let paused = scope.spawn(|| target.paused());
+        let pods = target.pods()?;
+        let paused = paused
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        pods::read(target, &pods, &paused?)
+    })
+}
+
+/// Names of the pods that are ending.
+pub(crate) fn ending(target: &Target) -> anyhow::Result<Vec<String>> {
+    pods::ending(&target.pods()?)
+}
+
 /// The containers of the running system; an error when there are none.
 pub fn running(project: &Project) -> anyhow::Result<Vec<Member>> {
     let members = all(project)?;
@@ -366,9 +280,15 @@ pub fn address(members: &[Member], service: Part, container_port: u16) -> anyhow
         members.filter(|member| member.service == service)
     };
     // An `up` that was ended may have left one that was only created, beside the one that runs.
-    let port = of_service().find_map(|member| member.ports.get(&container_port));
-    match (of_service().next(), port) {
-        (_, Some(port)) => Ok(format!("127.0.0.1:{port}")),
+    let address = of_service().find_map(|member| match &member.place {
+        Place::Container { ports } => {
+            let port = ports.get(&container_port)?;
+            Some(Ok(format!("127.0.0.1:{port}")))
+        }
+        Place::Pod(pod) => Some(pod.target.address(&pod.controller, service, container_port)),
+    });
+    match (of_service().next(), address) {
+        (_, Some(address)) => address,
         (Some(member), None) => Err(outcome::unavailable(
             format!(
                 "{service} publishes no port: its container is {}",
@@ -401,6 +321,8 @@ pub fn own_address(members: &[Member], service: Part, container_port: u16) -> Op
     members
         .iter()
         .filter(|member| member.service == service)
+        // A pod's network is its nodes' own.
+        .filter(|member| matches!(member.place, Place::Container { .. }))
         .flat_map(|member| member.networks.values())
         .filter_map(|address| address.parse::<IpAddr>().ok())
         .map(|ip| SocketAddr::new(ip, container_port))
@@ -411,6 +333,20 @@ pub fn own_address(members: &[Member], service: Part, container_port: u16) -> Op
 /// The address of a [`PublishedPort`].
 pub fn published(members: &[Member], port: &PublishedPort) -> anyhow::Result<String> {
     address(members, port.service, port.container_port)
+}
+
+/// How people get to a [`PublishedPort`] when this process has ended: its URL, or the command that makes one.
+pub fn way_to(members: &[Member], port: &PublishedPort) -> anyhow::Result<String> {
+    let pod = members.iter().find_map(|member| match &member.place {
+        Place::Pod(pod) if member.service == port.service => Some(pod),
+        _ => None,
+    });
+    match pod {
+        Some(pod) if !pod.target.has_lasting_address(port) => {
+            Ok(pod.target.forward_by_hand(&pod.controller, port))
+        }
+        _ => Ok(format!("http://{}/", published(members, port)?)),
+    }
 }
 
 /// The address of the first port that a service publishes, of [`PORTS`]: the gateway's is the shop.
@@ -428,9 +364,8 @@ pub fn name(member: &Member) -> String {
 
 /// The last lines that a container wrote.
 pub fn last_lines(member: &Member, count: usize) -> String {
-    let count = count.to_string();
-    let call = docker(["logs", "--tail", &count, &member.id]).limit(Duration::from_secs(10));
-    match call.output() {
+    let count = format!("--tail={count}");
+    match logs(member, &[&count]).limit(LOG_LIMIT).output() {
         Ok(output) => {
             let both = [output.stdout, output.stderr].concat();
             String::from_utf8_lossy(&both).trim().to_owned()
@@ -439,8 +374,23 @@ pub fn last_lines(member: &Member, count: usize) -> String {
     }
 }
 
+/// A call that writes what a member wrote, standard output and standard error each to its own where the engine tells them apart.
+pub(crate) fn logs(member: &Member, options: &[&str]) -> Call {
+    match &member.place {
+        Place::Container { .. } => docker(["logs"]).args(options).args([&member.id]),
+        Place::Pod(pod) => {
+            let kubectl = pod.target.kubectl(["logs", &member.id]);
+            kubectl.args(["--container", &pod.container]).args(options)
+        }
+    }
+}
+
 /// Resident memory of a container's one process, in KiB; `None` where the engine's host can't say.
 pub fn resident_kib(member: &Member) -> Option<u64> {
+    if let Place::Pod(pod) = &member.place {
+        let (node, container) = (pod.node.as_deref()?, pod.container_id.as_deref()?);
+        return pod.target.resident_kib(node, container);
+    }
     let text = docker(["top", &member.id, "-o", "pid,rss"])
         .limit(Duration::from_secs(10))
         .read()
@@ -550,7 +500,9 @@ mod tests {
     #[test]
     fn addresses_come_from_the_published_ports() {
         let mut created = traefik();
-        created.ports.clear();
+        created.place = Place::Container {
+            ports: BTreeMap::new(),
+        };
         let members = [created, traefik()];
         assert_eq!(
             address(&members, Part::Traefik, 8080).unwrap(),
@@ -571,7 +523,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap().port();
         let mut traefik = traefik();
-        traefik.ports.insert(open, 80);
+        traefik.place = Place::Container {
+            ports: [(open, 80)].into(),
+        };
         let direct = |members: &[Member]| direct_address(members, Part::Traefik, open);
         assert_eq!(
             direct(std::slice::from_ref(&traefik)).unwrap(),

@@ -7,6 +7,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fmt,
     fs::File,
     io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Seek, SeekFrom},
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -43,7 +44,28 @@ pub struct Call {
     limit: Duration,
     first_output_limit: Option<Duration>,
     end_signal: &'static str,
-    while_we_live: bool,
+    input: Input,
+}
+
+/// What a program reads from its standard input.
+#[derive(Clone, PartialEq, Eq)]
+enum Input {
+    Nothing,
+    /// This text.
+    Text(String),
+    /// Nothing, and its end only when this process ends.
+    WhileWeLive,
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            // It may be a secret.
+            Self::Text(_) => "Text",
+            Self::WhileWeLive => "WhileWeLive",
+        })
+    }
 }
 
 impl Call {
@@ -58,7 +80,7 @@ impl Call {
             limit: Duration::from_secs(60),
             first_output_limit: None,
             end_signal: "-TERM",
-            while_we_live: false,
+            input: Input::Nothing,
         }
     }
 
@@ -108,8 +130,38 @@ impl Call {
 
     /// Gives it a standard input that ends with this process, even with a killed one. It has to look there.
     pub fn while_we_live(mut self) -> Self {
-        self.while_we_live = true;
+        self.input = Input::WhileWeLive;
         self
+    }
+
+    /// Gives it this text on its standard input: no argument and no file then holds it.
+    pub(crate) fn reading(mut self, text: String) -> Self {
+        self.input = Input::Text(text);
+        self
+    }
+
+    /// Starts it and doesn't wait: it runs until what is returned is dropped, or this process ends. Its output goes to the file
+    /// `log`.
+    pub(crate) fn start(&self, log: &Path) -> anyhow::Result<Background> {
+        let file = log_file(log)?;
+        // A program that doesn't look at its standard input ends with a shell that does.
+        let script = r#"exec 3<&0
+            "$0" "$@" </dev/null 3<&- & program=$!
+            { cat <&3 >/dev/null; kill $program; } & watcher=$!
+            wait $program; code=$?
+            kill $watcher; exit $code"#;
+        let under_shell = Self {
+            program: "sh".into(),
+            args: ["-c".into(), script.into(), self.program.clone()]
+                .into_iter()
+                .chain(self.args.iter().cloned())
+                .collect(),
+            input: Input::WhileWeLive,
+            ..self.clone()
+        };
+        let expression = under_shell.expression();
+        let expression = expression.stderr_to_stdout().stdout_file(file);
+        under_shell.started(&expression).map(Background)
     }
 
     /// Runs it and returns its output and status, successful or not.
@@ -171,12 +223,7 @@ impl Call {
 
     /// Runs it with all output in the file `log`, each new line also given to `on_line`.
     pub fn logged(&self, log: &Path, mut on_line: impl FnMut(&str)) -> anyhow::Result<()> {
-        if let Some(folder) = log.parent() {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("failed to create {}", folder.display()))?;
-        }
-        let file =
-            File::create(log).with_context(|| format!("failed to create {}", log.display()))?;
+        let file = log_file(log)?;
         let mut lines = Follower {
             file: File::open(log)?,
             position: 0,
@@ -236,26 +283,8 @@ impl Call {
         expression: &Expression,
         mut tick: impl FnMut(Duration) -> anyhow::Result<()>,
     ) -> anyhow::Result<Output> {
-        if interrupt::requested() {
-            return Err(Interrupted.into());
-        }
         let started = Instant::now();
-        let (expression, life) = self.with_input(expression)?;
-        let handle = expression
-            .unchecked()
-            .before_spawn(|command| {
-                command.process_group(0);
-                Ok(())
-            })
-            .start()
-            .map_err(|error| self.not_started(&error))?;
-        let mut running = Running {
-            groups: Groups::of(handle.pids()),
-            handle,
-            end_signal: self.end_signal,
-            over: false,
-            _life: life,
-        };
+        let mut running = self.started(expression)?;
         loop {
             if let Some(output) = running
                 .handle
@@ -282,13 +311,38 @@ impl Call {
         }
     }
 
+    fn started(&self, expression: &Expression) -> anyhow::Result<Running> {
+        if interrupt::requested() {
+            return Err(Interrupted.into());
+        }
+        let (expression, life) = self.with_input(expression)?;
+        let handle = expression
+            .unchecked()
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            })
+            .start()
+            .map_err(|error| self.not_started(&error))?;
+        Ok(Running {
+            groups: Groups::of(handle.pids()),
+            handle,
+            end_signal: self.end_signal,
+            over: false,
+            _life: life,
+        })
+    }
+
     /// With its standard input, and what keeps that open.
     fn with_input(&self, expression: &Expression) -> io::Result<(Expression, Option<PipeWriter>)> {
-        if !self.while_we_live {
-            return Ok((expression.stdin_null(), None));
-        }
-        let (input, life) = io::pipe()?;
-        Ok((expression.stdin_file(input), Some(life)))
+        Ok(match &self.input {
+            Input::Nothing => (expression.stdin_null(), None),
+            Input::Text(text) => (expression.stdin_bytes(text.as_str()), None),
+            Input::WhileWeLive => {
+                let (input, life) = io::pipe()?;
+                (expression.stdin_file(input), Some(life))
+            }
+        })
     }
 
     fn not_started(&self, error: &std::io::Error) -> anyhow::Error {
@@ -304,8 +358,8 @@ impl Call {
     }
 }
 
-impl std::fmt::Display for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.program.to_string_lossy())?;
         for arg in &self.args {
             write!(f, " {}", arg.to_string_lossy())?;
@@ -318,6 +372,25 @@ impl std::fmt::Display for Call {
 pub fn tail(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// The file for a program's output, new and empty.
+fn log_file(log: &Path) -> anyhow::Result<File> {
+    if let Some(folder) = log.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("failed to create {}", folder.display()))?;
+    }
+    File::create(log).with_context(|| format!("failed to create {}", log.display()))
+}
+
+/// A program that nobody waits for.
+pub(crate) struct Background(Running);
+
+impl Background {
+    /// Whether it still runs.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.0.handle.try_wait(), Ok(None))
+    }
 }
 
 /// A program that runs. Dropping it ends its whole process group, politely first, then for good: whatever error or
@@ -412,6 +485,29 @@ mod tests {
         let error = call.output().unwrap_err().to_string();
         assert!(error.contains("did not end within"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_program_in_the_background_ends_with_the_interest_in_it_or_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let start = |script: &str| Call::new("sh").args(["-c", script]).start(&log).unwrap();
+        let until = |what: &str, is_so: &dyn Fn() -> bool| {
+            let limit = Duration::from_secs(10);
+            let so = crate::wait::until(limit, TICK, || Ok(is_so().then_some(())));
+            assert!(so.unwrap().is_some(), "{what}");
+        };
+        let short = start("echo said; exit 3");
+        until("ends by itself", &|| !short.is_running());
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "said\n");
+
+        let long = start("echo $$; exec sleep 60");
+        let pid = || std::fs::read_to_string(&log).unwrap().trim().to_owned();
+        until("says its id", &|| !pid().is_empty());
+        let process = Path::new("/proc").join(pid());
+        assert!(long.is_running() && process.is_dir());
+        drop(long);
+        until("ends with the interest", &|| !process.is_dir());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
 
 use base::outcome;
 use chrono::Utc;
+use sha2::{Digest, Sha256};
 
 use crate::{Part, env_file::EnvFile, random};
 
@@ -114,13 +115,109 @@ pub const GRAFANA: PublishedPort = PublishedPort {
     what: "Grafana: dashboards, logs, traces",
 };
 
+/// What a system runs on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// The container engine of this machine, by Compose.
+    #[default]
+    Compose,
+    /// A Kubernetes cluster.
+    Kubernetes(Place),
+}
+
+/// Where on Kubernetes a system is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The context of the user's own kubeconfig; without one it is the project's local cluster.
+    pub context: Option<String>,
+    /// The namespace, which is the system's alone.
+    pub namespace: String,
+}
+
+impl Engine {
+    /// The names that a user chooses from.
+    pub const NAMES: [&'static str; 2] = ["compose", "kubernetes"];
+    /// The variable that chooses where no option does.
+    pub const VARIABLE: &'static str = "AGORA_ENGINE";
+    /// The namespace without another one.
+    pub const NAMESPACE: &'static str = "agora";
+
+    /// The one that is chosen by these; without a name the environment's is taken.
+    ///
+    /// # Errors
+    /// An unknown name, and a context or namespace without Kubernetes.
+    pub fn chosen(
+        name: Option<&str>,
+        context: Option<&str>,
+        namespace: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let from_outside = set(Self::VARIABLE);
+        let name = name.or(from_outside.as_deref()).unwrap_or("compose");
+        let kubernetes = match name {
+            "compose" => false,
+            "kubernetes" => true,
+            unknown => {
+                return Err(outcome::usage(
+                    format!("{}={unknown}: there is no such engine", Self::VARIABLE),
+                    format!("the engines are {}", Self::NAMES.join(", ")),
+                ));
+            }
+        };
+        let given = [("--context", context), ("--namespace", namespace)];
+        if !kubernetes && let Some((option, _)) = given.iter().find(|(_, value)| value.is_some()) {
+            return Err(outcome::usage(
+                format!("{option} is for Kubernetes"),
+                "add `--on kubernetes`, or leave it out",
+            ));
+        }
+        Ok(if kubernetes {
+            Self::Kubernetes(Place {
+                context: context.map(str::to_owned),
+                namespace: namespace.unwrap_or(Self::NAMESPACE).to_owned(),
+            })
+        } else {
+            Self::Compose
+        })
+    }
+}
+
+impl Engine {
+    /// Whether agora can let members stand still there, and kill them: on Kubernetes where it reaches the nodes.
+    pub fn lets_members_be_halted(&self) -> bool {
+        match self {
+            Self::Compose => true,
+            Self::Kubernetes(place) => place.context.is_none(),
+        }
+    }
+
+    /// Whether agora can stop, cut off, limit and replace members there.
+    pub fn lets_members_be_changed(&self) -> bool {
+        *self == Self::Compose
+    }
+
+    /// The options that choose it, as a user types them.
+    pub fn options(&self) -> Vec<String> {
+        let Self::Kubernetes(Place { context, namespace }) = self else {
+            return Vec::new();
+        };
+        let mut options = vec!["--on kubernetes".to_owned()];
+        options.extend(context.iter().map(|context| format!("--context {context}")));
+        if namespace != Self::NAMESPACE {
+            options.push(format!("--namespace {namespace}"));
+        }
+        options
+    }
+}
+
 /// A project: one system, its repository and its settings.
 #[derive(Debug, Clone)]
 pub struct Project {
     /// The repository's root.
     pub root: PathBuf,
-    /// The project's name, which Compose puts before every container's.
+    /// The system's name. Compose puts it before every container's; on Kubernetes it begins with the name that Compose's would have.
     pub name: String,
+    /// What the system runs on.
+    pub engine: Engine,
     /// The file with settings and secrets.
     pub env_file: PathBuf,
     /// Compose files below the root.
@@ -142,8 +239,27 @@ impl Project {
             env_file,
             compose_files: compose_files(&name),
             name,
+            engine: Engine::Compose,
             environment_wins: true,
         })
+    }
+
+    /// The project's system on this engine: beside the one on another engine, with the same secrets.
+    pub fn on(self, engine: Engine) -> Self {
+        let name = match &engine {
+            Engine::Compose => self.name,
+            Engine::Kubernetes(place) => system_name(&self.name, place),
+        };
+        Self {
+            name,
+            engine,
+            ..self
+        }
+    }
+
+    /// The name of the project's system on Compose, whichever this one is on.
+    pub fn compose_name(&self) -> &str {
+        self.name.split('.').next().unwrap_or_default()
     }
 
     /// The project that tests bring up beside it: ports and secrets of its own, whatever the environment says.
@@ -163,6 +279,7 @@ impl Project {
             env_file: self.outputs().join(format!("test{number}/.env")),
             compose_files: compose_files(&name),
             name,
+            engine: Engine::Compose,
             environment_wins: false,
         }
     }
@@ -175,6 +292,7 @@ impl Project {
             root,
             name: format!("{}-python", self.name),
             compose_files: vec!["compose.yaml"],
+            engine: Engine::Compose,
             environment_wins: false,
         }
     }
@@ -356,6 +474,25 @@ fn compose_files(project: &str) -> Vec<&'static str> {
     }
 }
 
+/// The name of a project's system there. No name of a Compose project has a dot.
+fn system_name(project: &str, place: &Place) -> String {
+    let Some(context) = &place.context else {
+        return format!("{project}.local");
+    };
+    // Two names that differ in other characters alone stay two.
+    let digest = Sha256::digest(format!("{context}\n{}", place.namespace));
+    let digest = &format!("{digest:x}")[..8];
+    let readable = |text: &str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        text.replace(|c| !is_plain(c), "-")
+    };
+    format!(
+        "{project}.{}.{}.{digest}",
+        readable(context),
+        readable(&place.namespace)
+    )
+}
+
 /// Whether a project with this name is one of the tests: `agora-test`, `agora-test-2`.
 fn is_name_of_tests(project: &str) -> bool {
     let is_number = |text: &str| text.parse::<usize>().is_ok();
@@ -404,6 +541,7 @@ impl Project {
             env_file: root.join(".env"),
             root,
             name: name.to_owned(),
+            engine: Engine::Compose,
             compose_files: compose_files(name),
             environment_wins: false,
         }

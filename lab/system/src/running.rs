@@ -6,21 +6,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, anyhow};
 use base::{outcome, progress::Step};
-use records::evaluation::Configuration;
+use records::evaluation::{Configuration, Machine};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
     Part, binaries, broker,
     compose::Compose,
-    engine::docker,
-    health,
+    control, health, host,
     http::Client,
+    kubectl::{self, Target},
+    kubernetes,
     members::{self, Member},
     process::Call,
     project::{Project, Settings},
@@ -56,6 +58,8 @@ pub struct RunningSystem<'a> {
     /// The project that the system belongs to.
     pub project: &'a Project,
     compose: Compose,
+    /// Where it is on Kubernetes.
+    target: Option<Arc<Target>>,
     settings: Settings,
 }
 
@@ -98,6 +102,7 @@ impl<'a> RunningSystem<'a> {
         Ok(Self {
             project,
             compose,
+            target: kubectl::target(project)?,
             settings: project.settings()?,
         })
     }
@@ -109,7 +114,23 @@ impl<'a> RunningSystem<'a> {
         Self {
             project: self.project,
             compose: self.compose.clone(),
+            target: self.target.clone(),
             settings: self.settings.with([(health::INTERVAL, &"1h".to_owned())]),
+        }
+    }
+
+    pub(crate) fn is_on_kubernetes(&self) -> bool {
+        self.target.is_some()
+    }
+
+    /// The version of the engine that runs it.
+    ///
+    /// # Errors
+    /// When that doesn't answer.
+    pub fn engine_version(&self) -> anyhow::Result<String> {
+        match &self.target {
+            None => host::version(),
+            Some(target) => target.version(),
         }
     }
 
@@ -141,12 +162,7 @@ impl<'a> RunningSystem<'a> {
         let members = self.members_of(service)?;
         let off = members.iter().flat_map(|member| &member.patterns_off);
         let off: BTreeMap<String, String> = off
-            .map(|pattern| {
-                (
-                    format!("{SWITCH}{}", pattern.to_uppercase()),
-                    "off".to_owned(),
-                )
-            })
+            .map(|pattern| (switch_of(pattern), "off".to_owned()))
             .collect();
         let settings = self.settings.without_prefix(SWITCH);
         Ok(settings.with(off.iter().map(|(name, value)| (name.as_str(), value))))
@@ -182,13 +198,8 @@ impl<'a> RunningSystem<'a> {
 
     fn psql_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Call> {
         let postgres = self.members_of(Part::Postgres)?.remove(0);
-        let application = format!("PGAPPNAME={APPLICATION}");
-        let mut args = vec![
-            "exec".to_owned(),
-            "--env".to_owned(),
-            application,
-            postgres.id,
-        ];
+        // `env` in the container: Kubernetes sets no variable for one command.
+        let mut args = vec!["env".to_owned(), format!("PGAPPNAME={APPLICATION}")];
         let psql = [
             "psql",
             "--no-psqlrc",
@@ -213,7 +224,8 @@ impl<'a> RunningSystem<'a> {
             args.push(format!("--command=\\echo {ANSWERED}"));
         }
         let limit = STATEMENT_LIMIT * u32::try_from(questions.len())?;
-        Ok(docker(args.iter().map(String::as_str)).limit(limit))
+        let psql = control::exec(&postgres, args.iter().map(String::as_str));
+        Ok(psql.limit(limit))
     }
 
     /// Runs queries, each in its database, as superuser, in one session for queries of the same database that follow each
@@ -295,18 +307,27 @@ impl<'a> RunningSystem<'a> {
     /// Waits for a [`RunningSystem::configure`] or `compose_up` whose process was killed: its compose lives on, and would
     /// undo what is set up meanwhile. It ends by itself within its own limit.
     pub fn wait_for_abandoned_configuring(&self) -> anyhow::Result<()> {
-        let of_project = format!("--project-name {} ", self.project.name);
+        let configures = match &self.target {
+            None => [
+                format!("--project-name {} ", self.project.name),
+                SCALE.to_owned(),
+            ],
+            Some(target) => kubernetes::configuring(target),
+        };
         let gone = wait::until(CONFIGURED_WITHIN, Duration::from_millis(200), || {
             let processes = Call::new("ps").args(["-eo", "args"]).read()?;
             let lives = processes
                 .lines()
-                .any(|line| line.contains(&of_project) && line.contains(SCALE));
+                .any(|line| configures.iter().all(|word| line.contains(word)));
             Ok((!lives).then_some(()))
         })?;
         gone.ok_or_else(|| {
             outcome::failed(
-                "a docker compose of a command that was killed still runs",
-                "`ps -eo pid,args | grep -- --scale` names it; end it, then `cargo xtask heal`",
+                "a killed command's call that configures the system still runs",
+                format!(
+                    "`ps -eo pid,args | grep -- {:?}` names it; end it, then `cargo xtask heal`",
+                    configures[1]
+                ),
             )
         })
     }
@@ -341,7 +362,9 @@ impl<'a> RunningSystem<'a> {
                 configuration.patterns_off.insert(service.to_string(), off);
             }
             let count = of_service().count().try_into()?;
-            if count > 1 {
+            // On Kubernetes it is the services' number alone that is set.
+            let is_set = service.is_service() || !self.is_on_kubernetes();
+            if count > 1 && is_set {
                 configuration.replicas.insert(service.to_string(), count);
             }
             configuration
@@ -363,6 +386,10 @@ impl<'a> RunningSystem<'a> {
     }
 
     fn set_up(&self, wanted: &Wanted, services: &[Part], options: &[&str]) -> anyhow::Result<()> {
+        if let Some(target) = &self.target {
+            let renewed = if options.is_empty() { &[] } else { services };
+            return self.set_up_on_kubernetes(target, wanted, renewed);
+        }
         let scales = services.iter().map(|service| {
             let count = wanted.replicas.get(service).copied().unwrap_or(1);
             format!("{SCALE}{service}={count}")
@@ -376,7 +403,7 @@ impl<'a> RunningSystem<'a> {
             .args(scales)
             .args(services.iter().map(|service| service.name()));
         for pattern in &wanted.patterns_off {
-            call = call.env(format!("{SWITCH}{}", pattern.to_uppercase()), "off");
+            call = call.env(switch_of(pattern), "off");
         }
         for (variable, value) in &wanted.overrides {
             call = call.env(variable, value);
@@ -402,6 +429,44 @@ impl<'a> RunningSystem<'a> {
             ))
         })
     }
+}
+
+impl RunningSystem<'_> {
+    /// Gateways keep their number: it isn't one of what experiments compare.
+    fn set_up_on_kubernetes(
+        &self,
+        target: &Arc<Target>,
+        wanted: &Wanted,
+        renewed: &[Part],
+    ) -> anyhow::Result<()> {
+        let off = wanted.patterns_off.iter();
+        let off: BTreeMap<String, String> = off
+            .map(|pattern| (switch_of(pattern), "off".to_owned()))
+            .collect();
+        let settings = self.settings.without_prefix(SWITCH);
+        let settings = settings.with(&off).with(&wanted.overrides);
+        let count = |part: &Part| wanted.replicas.get(part).copied().unwrap_or(1);
+        let replicas = Part::services().map(|part| (part, count(&part)));
+        kubernetes::configure(target, &settings, &replicas.collect(), renewed)
+    }
+}
+
+/// The machine and the engine of a project's system, as runs and noise are told apart by them.
+///
+/// # Errors
+/// When the engine doesn't tell.
+pub fn machine(project: &Project) -> anyhow::Result<Machine> {
+    let mut machine = host::machine()?;
+    if let Some(target) = kubectl::target(project)? {
+        let context = target.context().unwrap_or("local");
+        machine.engine = format!("Kubernetes {}, {context}", target.version()?);
+    }
+    Ok(machine)
+}
+
+/// The variable of a pattern's switch.
+fn switch_of(pattern: &str) -> String {
+    format!("{SWITCH}{}", pattern.to_uppercase())
 }
 
 /// Publishes a message through the management API; returns whether the broker routed it to a queue.

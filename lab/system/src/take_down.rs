@@ -1,4 +1,4 @@
-//! Taking the system down: its containers and networks, and its data when asked to.
+//! Taking the system down: its containers or pods, its networks, and its data when asked to.
 //!
 //! Left out: images and build output, which stay, and the engine ([`crate::engine_setup::stop`]).
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{self, docker},
-    interrupt, members,
+    interrupt, kubectl, kubernetes, members,
     project::Project,
 };
 
@@ -17,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// # Errors
 /// When the engine doesn't answer.
 pub fn is_anything_there(project: &Project) -> anyhow::Result<bool> {
+    if let Some(target) = kubectl::target(project)? {
+        return kubernetes::is_anything_there(&target);
+    }
     Ok(!members::ids(project)?.is_empty() || !engine::volumes(project)?.is_empty())
 }
 
@@ -25,6 +28,9 @@ pub fn is_anything_there(project: &Project) -> anyhow::Result<bool> {
 /// By label through the engine, not through compose: this way it works whatever state the .env and the
 /// compose files are in.
 pub fn take_down(project: &Project, volumes: bool) -> anyhow::Result<()> {
+    if let Some(target) = kubectl::target(project)? {
+        return kubernetes::take_down(&target, volumes);
+    }
     interrupt::acknowledge();
     let members = members::ids(project)?;
     let ids = || members.iter().map(String::as_str);

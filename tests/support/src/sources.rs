@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
 /// The repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    // As cargo says it at run time: in a target folder that clones share, a compiled path may be another clone's.
+    let package = env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo");
+    let folders = Path::new(&package).ancestors();
+    let mut roots = folders.filter(|folder| folder.join("compose.yaml").is_file());
+    roots.next().expect("the repository").to_owned()
 }
 
 /// All texts with this extension below a folder, but for what cargo and compose make.

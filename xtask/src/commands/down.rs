@@ -3,7 +3,11 @@
 //! Left out: images and build output, which stay.
 
 use base::outcome::Exit;
-use system::{engine_setup, host, project::Project, take_down::take_down};
+use system::{
+    engine_setup, host,
+    project::{Engine, Project},
+    take_down::take_down,
+};
 
 use crate::output::progress;
 
@@ -20,7 +24,9 @@ pub(crate) struct Options {
 
 /// Runs the command.
 pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
-    host::version()?;
+    if project.engine == Engine::Compose {
+        host::version()?;
+    }
     let progress = progress();
     progress.step("down", |step| {
         take_down(project, options.volumes)?;

@@ -26,7 +26,10 @@ use evaluation::{
     store::{EvaluationFolder, LATEST},
 };
 use records::evaluation::{Design, Evaluation, Machine, NoiseRecord, Profile, Sabotage};
-use system::{host, project::Project};
+use system::{
+    project::{Engine, Project},
+    running,
+};
 
 use crate::output::{Format, one_of, print_json, progress};
 
@@ -158,8 +161,8 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
 }
 
 fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Result<Exit> {
-    let plan = what(options, |design| {
-        known_noise(project, &host::machine()?, design)
+    let plan = what(options, &project.engine, |design| {
+        known_noise(project, &running::machine(project)?, design)
     })?;
     warn_of_noise(&plan);
     // Before the run adds to it.
@@ -171,6 +174,7 @@ fn evaluate(project: &Project, options: &Options, format: Format) -> anyhow::Res
 /// What the options ask for; the noise is asked for once they are known to be right.
 fn what(
     options: &Options,
+    engine: &Engine,
     noise: impl FnOnce(Design) -> anyhow::Result<Vec<NoiseRecord>>,
 ) -> anyhow::Result<Plan> {
     let profile = options.profile;
@@ -180,9 +184,22 @@ fn what(
         Design::Pattern
     };
     let experiments = match options.experiments.as_slice() {
-        [] => runner::chosen_by(design, profile),
+        [] => {
+            let mut all = runner::chosen_by(design, profile);
+            all.retain(|experiment| experiment.runs_on(engine));
+            all
+        }
         names => chosen(names)?,
     };
+    if let Some(other) = experiments.iter().find(|it| !it.runs_on(engine)) {
+        return Err(outcome::usage(
+            format!(
+                "{}: its fault can't be injected on Kubernetes yet",
+                other.name
+            ),
+            "run it on Compose: leave `--on kubernetes` out",
+        ));
+    }
     let asked = match (options.at_most, options.repeat.as_slice()) {
         (Some(at_most), _) => {
             if Looks::until(at_most as usize).is_none() {
@@ -225,6 +242,7 @@ fn what(
         design,
         seed: options.seed.unwrap_or_else(random_seed),
         sabotage: options.sabotage,
+        engine: engine.clone(),
         noise,
     })
 }
@@ -292,7 +310,7 @@ fn plan(project: &Project, names: &[String], format: Format) -> anyhow::Result<E
         [] => runner::chosen_by(Design::SameArms, Profile::Default),
         names => chosen(names)?,
     };
-    let machine = host::machine()?;
+    let machine = running::machine(project)?;
     let noise = known_noise(project, &machine, Design::Pattern)?;
     let durations = Durations::read(project, &machine)?;
     let entries: Vec<_> = experiments
@@ -444,12 +462,13 @@ mod tests {
                 design,
                 seed: 11,
                 sabotage: None,
+                engine: Engine::Compose,
                 noise: Vec::new(),
             };
             let command = plan.command();
             let words = command.split(' ').skip(2);
             let line = <CommandLine as clap::Parser>::try_parse_from(words).unwrap();
-            let again = what(&line.options, |_| Ok(Vec::new())).unwrap();
+            let again = what(&line.options, &Engine::Compose, |_| Ok(Vec::new())).unwrap();
             assert_eq!(again.planned(), plan.planned(), "{command}");
             assert_eq!(again.command(), command);
             assert_eq!((again.design, again.profile), (design, profile));

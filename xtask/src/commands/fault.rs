@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
-use base::{durations, outcome::Exit, progress::spell};
+use base::{
+    durations,
+    outcome::{self, Exit},
+    progress::spell,
+};
 use chrono::{DateTime, Utc};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand, error::ErrorKind};
 use evaluation::faults::{
@@ -126,9 +130,16 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     let Task::Inject(fault, values) = &options.task else {
         return list(format);
     };
+    let name = fault.name;
+    let fault = (fault.fault)(values);
+    if !fault.works_on(&project.engine) {
+        return Err(outcome::usage(
+            format!("`{name}` can't be injected into this cluster"),
+            "docs/how-to/run-on-kubernetes.md has those that can; on Compose all can",
+        ));
+    }
     let system = RunningSystem::new(project)?;
     let since = Utc::now() - values.published_within;
-    let fault = (fault.fault)(values);
     let report = carry_out(fault, since, &system, options.lasts)?;
     match format {
         Format::Json => print_json(&report)?,

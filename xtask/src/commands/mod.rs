@@ -34,7 +34,7 @@ mod verify_traces;
 
 use base::outcome::{self, Exit};
 use clap::CommandFactory;
-use system::project::Project;
+use system::project::{Engine, Project};
 
 use crate::output::Format;
 
@@ -54,13 +54,22 @@ enum LeftOver {
     LeaveAsIs,
 }
 
-/// Declares [`Command`] from its rows: `Variant(options: its type) [Forms, LeftOver] => call;`, below what its help says.
+/// The engines on which a command works.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Engines {
+    ComposeOnly,
+    Both,
+    /// It doesn't concern a system, or not the one that is chosen.
+    None,
+}
+
+/// Declares [`Command`] from its rows: `Variant(options: its type) [Forms, LeftOver, Engines] => call;`, below what its help says.
 macro_rules! commands {
     (
         |$project:ident, $format:ident|
         $(
             $(#[$attribute:meta])*
-            $name:ident $(($options:ident: $type:ty))? [$forms:ident, $left_over:ident] => $call:expr;
+            $name:ident $(($options:ident: $type:ty))? [$forms:ident, $left_over:ident, $engines:ident] => $call:expr;
         )+
     ) => {
         #[derive(Debug, clap::Subcommand)]
@@ -81,6 +90,12 @@ macro_rules! commands {
                 }
             }
 
+            fn engines(&self) -> Engines {
+                match self {
+                    $(Self::$name { .. } => Engines::$engines,)+
+                }
+            }
+
             fn call(&self, $project: &Project, $format: Format) -> anyhow::Result<Exit> {
                 match self {
                     $(Self::$name $(($options))? => $call,)+
@@ -94,70 +109,70 @@ commands! {
     |project, format|
 
     /// The main job from nothing: up, smoke, a short load, every check, one experiment
-    Demo(options: demo::Options) [TextOnly, HealFirst] => demo::run(project, *options);
+    Demo(options: demo::Options) [TextOnly, HealFirst, Both] => demo::run(project, *options);
     /// Build what changed, start everything, wait until all is healthy
-    Up(options: up::Options) [TextOnly, HealFirst] => up::run(project, *options);
+    Up(options: up::Options) [TextOnly, HealFirst, Both] => up::run(project, *options);
     /// Stop everything
-    Down(options: down::Options) [TextOnly, LeaveAsIs] => down::run(project, *options);
+    Down(options: down::Options) [TextOnly, LeaveAsIs, Both] => down::run(project, *options);
     /// Show services, their health and memory
-    Status [TextOrJson, HealFirst] => status::run(project, format);
+    Status [TextOrJson, HealFirst, Both] => status::run(project, format);
     /// Show the logs of services, or of one trace
-    Logs(options: logs::Options) [TextOnly, HealFirst] => logs::run(project, options);
+    Logs(options: logs::Options) [TextOnly, HealFirst, Both] => logs::run(project, options);
     /// Check prerequisites
-    Doctor [TextOrJson, LeaveAsIs] => doctor::run(project, format);
+    Doctor [TextOrJson, LeaveAsIs, None] => doctor::run(project, format);
     /// Run the smoke test through the gateway
-    Smoke [TextOrJson, HealFirst] => smoke::run(project, format);
+    Smoke [TextOrJson, HealFirst, Both] => smoke::run(project, format);
     /// Put load on the running system
-    Load(options: load::Options) [TextOrJson, HealFirst] => load::run(project, options, format);
+    Load(options: load::Options) [TextOrJson, HealFirst, Both] => load::run(project, options, format);
     /// Replace a service's containers one by one without interrupting it
-    Rollout(options: rollout::Options) [TextOrJson, HealFirst] => rollout::run(project, options, format);
+    Rollout(options: rollout::Options) [TextOrJson, HealFirst, ComposeOnly] => rollout::run(project, options, format);
     /// Scale a service without interrupting it
-    Scale(options: scale::Options) [TextOrJson, HealFirst] => scale::run(project, *options, format);
+    Scale(options: scale::Options) [TextOrJson, HealFirst, ComposeOnly] => scale::run(project, *options, format);
     /// List and rotate the keys that sign tokens
     #[command(subcommand)]
-    Keys(options: keys::Options) [TextOrJson, HealFirst] => keys::run(project, options, format);
+    Keys(options: keys::Options) [TextOrJson, HealFirst, ComposeOnly] => keys::run(project, options, format);
     /// Count dead letters by reason
-    VerifyDlq(options: verify_dlq::Options) [TextOrJson, HealFirst] => verify_dlq::run(project, *options, format);
+    VerifyDlq(options: verify_dlq::Options) [TextOrJson, HealFirst, Both] => verify_dlq::run(project, *options, format);
     /// Reconcile Prometheus's counts with the load generator's
-    VerifyMetrics(options: verify_metrics::Options) [TextOrJson, HealFirst] => verify_metrics::run(project, options, format);
+    VerifyMetrics(options: verify_metrics::Options) [TextOrJson, HealFirst, Both] => verify_metrics::run(project, options, format);
     /// Check that the traces of a run's orders are complete
-    VerifyTraces(options: verify_traces::Options) [TextOrJson, HealFirst] => verify_traces::run(project, options, format);
+    VerifyTraces(options: verify_traces::Options) [TextOrJson, HealFirst, Both] => verify_traces::run(project, options, format);
     /// Check the API against its OpenAPI documents with generated requests
-    VerifyApi(options: verify_api::Options) [TextOrJson, HealFirst] => verify_api::run(project, options, format);
+    VerifyApi(options: verify_api::Options) [TextOrJson, HealFirst, Both] => verify_api::run(project, options, format);
     /// Run every query of the Grafana dashboards and find panels without data
-    VerifyDashboards(options: verify_dashboards::Options) [TextOrJson, HealFirst] => verify_dashboards::run(project, options, format);
+    VerifyDashboards(options: verify_dashboards::Options) [TextOrJson, HealFirst, Both] => verify_dashboards::run(project, options, format);
     /// Show alerts that fire, or their history, with links to the runbook
-    Alerts(options: alerts::Options) [TextOrJson, HealFirst] => alerts::run(project, *options, format);
+    Alerts(options: alerts::Options) [TextOrJson, HealFirst, Both] => alerts::run(project, *options, format);
     /// Run the attack corpus against the gateway
-    Attack [TextOrJson, HealFirst] => attack::run(project, format);
+    Attack [TextOrJson, HealFirst, Both] => attack::run(project, format);
     /// Evaluate patterns: the same load and fault with the pattern off and on, and a verdict
     // Heals by itself, where it uses the system at all.
-    Evaluate(options: evaluate::Options) [TextOrJson, LeaveAsIs] => evaluate::run(project, options, format);
+    Evaluate(options: evaluate::Options) [TextOrJson, LeaveAsIs, Both] => evaluate::run(project, options, format);
     /// List, replay or purge dead letters
     #[command(subcommand)]
-    Dlq(options: dlq::Options) [TextOrJson, HealFirst] => dlq::run(project, options, format);
+    Dlq(options: dlq::Options) [TextOrJson, HealFirst, Both] => dlq::run(project, options, format);
     /// Find orders that wait too long, and republish their events
     #[command(subcommand)]
-    Orders(options: orders::Options) [TextOrJson, HealFirst] => orders::run(project, options, format);
+    Orders(options: orders::Options) [TextOrJson, HealFirst, Both] => orders::run(project, options, format);
     /// List events that the broker rejected and the relay parked; retry or drop them
     #[command(subcommand)]
-    Outbox(options: outbox::Options) [TextOrJson, HealFirst] => outbox::run(project, options, format);
+    Outbox(options: outbox::Options) [TextOrJson, HealFirst, Both] => outbox::run(project, options, format);
     /// Inject one fault, check its effect, and heal it
-    Fault(options: fault::Options) [TextOrJson, HealFirst] => fault::run(project, options, format);
+    Fault(options: fault::Options) [TextOrJson, HealFirst, Both] => fault::run(project, options, format);
     /// Undo faults and changes that an interrupted command left behind
     // Heals by itself.
-    Heal [TextOrJson, LeaveAsIs] => heal::run(project, format);
+    Heal [TextOrJson, LeaveAsIs, Both] => heal::run(project, format);
     /// Start, show and remove a Kubernetes cluster on this machine
     #[command(subcommand)]
-    Cluster(options: cluster::Options) [TextOrJson, LeaveAsIs] => cluster::run(project, *options, format);
+    Cluster(options: cluster::Options) [TextOrJson, LeaveAsIs, None] => cluster::run(project, *options, format);
     /// Run every test, on two systems of their own
-    Test(options: test::Options) [TextOnly, LeaveAsIs] => test::run(project, options);
+    Test(options: test::Options) [TextOnly, LeaveAsIs, ComposeOnly] => test::run(project, options);
     /// Measure orders processed a second, the ceilings of broker and database, the cost of telemetry, and the gateway
-    Bench(options: bench::Options) [TextOnly, LeaveAsIs] => bench::run(project, options);
+    Bench(options: bench::Options) [TextOnly, LeaveAsIs, ComposeOnly] => bench::run(project, options);
     /// Check formatting, lints, docs, dependencies and configuration files
-    Check(options: check::Options) [TextOrJson, LeaveAsIs] => check::run(project, options, format);
+    Check(options: check::Options) [TextOrJson, LeaveAsIs, None] => check::run(project, options, format);
     /// Print a script that completes commands and options in a shell
-    Completions(options: completions::Options) [TextOnly, LeaveAsIs] => completions::run(crate::Cli::command(), *options);
+    Completions(options: completions::Options) [TextOnly, LeaveAsIs, None] => completions::run(crate::Cli::command(), *options);
 }
 
 impl Command {
@@ -167,6 +182,13 @@ impl Command {
             return Err(outcome::usage(
                 "this command has no JSON form",
                 "leave `--format` out",
+            ));
+        }
+        let on_kubernetes = matches!(project.engine, Engine::Kubernetes(_));
+        if on_kubernetes && self.engines() == Engines::ComposeOnly {
+            return Err(outcome::usage(
+                "this command doesn't know Kubernetes yet",
+                "leave `--on kubernetes` out, and AGORA_ENGINE",
             ));
         }
         if self.left_over() == LeftOver::HealFirst {

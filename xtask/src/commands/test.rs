@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60 * 60);
 const SYSTEMS: usize = 2;
 
 /// Test targets that need no system, besides the unit tests.
-const WITHOUT_A_SYSTEM: [&str; 15] = [
+const WITHOUT_A_SYSTEM: [&str; 16] = [
     "alerts",
     "any_bytes",
     "boundaries",
@@ -36,6 +36,7 @@ const WITHOUT_A_SYSTEM: [&str; 15] = [
     "endings",
     "kubernetes",
     "links",
+    "own_kubeconfig",
     "process",
     "recorded",
     "reference",

@@ -6,7 +6,7 @@ use base::{outcome::Exit, progress::Progress};
 use system::{
     bring_up, images, members,
     members::Member,
-    project::{GRAFANA, PORTS, Project},
+    project::{Engine, GRAFANA, PORTS, Project},
 };
 
 use crate::{
@@ -55,9 +55,23 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
     Ok(Exit::Holds)
 }
 
+/// Prints how to reach all parts on Kubernetes.
+fn print_ways(members: &[Member]) -> anyhow::Result<()> {
+    for port in &PORTS {
+        println!("{}:\n  {}", port.what, members::way_to(members, port)?);
+    }
+    println!(
+        "Next: `cargo xtask smoke --on kubernetes` walks the story once; `cargo xtask load --on kubernetes` puts load on it."
+    );
+    Ok(())
+}
+
 /// Prints the addresses of all parts, and their logins.
 pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
     let members = members::all(project)?;
+    if matches!(project.engine, Engine::Kubernetes(_)) {
+        return print_ways(&members);
+    }
     let settings = project.settings()?;
     let mut addresses = table(["what", "address", "login"]);
     for port in &PORTS {

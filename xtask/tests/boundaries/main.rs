@@ -204,7 +204,7 @@ fn the_terminal_and_the_command_line_are_xtasks_alone() {
 fn only_the_system_crate_speaks_to_the_engine() {
     // The compiler keeps these two from everybody else,
     let system = fs::read_to_string(root().join("lab/system/src/lib.rs")).expect("a text");
-    for module in ["engine", "compose"] {
+    for module in ["engine", "compose", "kubectl", "kubernetes"] {
         let private = format!("\nmod {module};\n");
         assert!(
             system.contains(&private),

@@ -3,7 +3,7 @@
 //! The laboratory links no AMQP client, and the management API can take messages out of a queue, but neither wait for a
 //! confirm nor give back those that weren't meant. Left out: reading dead letters ([`super::Reader`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use base::outcome::{self, Exit};
@@ -14,6 +14,8 @@ use crate::{
     Part,
     compose::Compose,
     engine, health,
+    kubectl::{self, Target},
+    kubernetes,
     members::Member,
     project::{Project, Settings},
     service_images,
@@ -67,9 +69,17 @@ pub struct Order<'a> {
 
 /// The tool, ready to be run.
 pub struct Tool<'a> {
-    project: &'a Project,
-    compose: Compose,
-    settings: Settings,
+    by: RunBy<'a>,
+}
+
+/// What runs the tool.
+enum RunBy<'a> {
+    Compose {
+        project: &'a Project,
+        compose: Compose,
+        settings: Settings,
+    },
+    Kubernetes(Arc<Target>),
 }
 
 impl<'a> Tool<'a> {
@@ -85,6 +95,11 @@ impl<'a> Tool<'a> {
                 "`cargo xtask up` starts what is stopped; `cargo xtask status` shows everything",
             ));
         }
+        if let Some(target) = kubectl::target(project)? {
+            return Ok(Self {
+                by: RunBy::Kubernetes(target),
+            });
+        }
         let compose = Compose::find()?.ok_or_else(|| {
             outcome::unavailable(
                 "Docker Compose V2 is missing",
@@ -98,18 +113,27 @@ impl<'a> Tool<'a> {
             ));
         }
         Ok(Self {
-            project,
-            compose,
-            settings: project.settings()?,
+            by: RunBy::Compose {
+                project,
+                compose,
+                settings: project.settings()?,
+            },
         })
     }
 
     /// Runs the tool; returns its report and its exit code. Its messages go to standard error.
     pub fn run(&self, order: &Order<'_>) -> anyhow::Result<(Report, Exit)> {
+        let (project, compose, settings) = match &self.by {
+            RunBy::Kubernetes(target) => return run_as_pod(target, order),
+            RunBy::Compose {
+                project,
+                compose,
+                settings,
+            } => (project, compose, settings),
+        };
         let run = ["run", "--rm", "--no-deps", "-T", SERVICE.name()];
-        let call = self
-            .compose
-            .call(self.project, &self.settings, run)
+        let call = compose
+            .call(project, settings, run)
             .args(arguments(order))
             // Not a line for each container that comes and goes.
             .env("COMPOSE_PROGRESS", "quiet")
@@ -121,6 +145,18 @@ impl<'a> Tool<'a> {
         })?;
         Ok((report, Exit::from_code(code)))
     }
+}
+
+/// A pod's log has both streams; the report is a line of its own.
+fn run_as_pod(target: &Target, order: &Order<'_>) -> anyhow::Result<(Report, Exit)> {
+    let (written, exit) = kubernetes::run_tool(target, SERVICE, &arguments(order), LIMIT)?;
+    let report = written
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str(line).ok());
+    let report = report
+        .with_context(|| format!("`{SERVICE}` ended without a report: {}", written.trim()))?;
+    Ok((report, exit))
 }
 
 fn arguments(order: &Order<'_>) -> Vec<String> {

@@ -1,0 +1,49 @@
+//! The system in a namespace of a Kubernetes cluster: applied and waited for, and removed. The counterpart of Compose.
+//!
+//! Left out: the manifests (`deploy/kubernetes`), and what runs ([`crate::members`]).
+
+mod bring_up;
+mod images;
+mod manifests;
+mod rollout;
+mod take_down;
+mod tool;
+
+use base::outcome;
+
+pub(crate) use self::{
+    bring_up::{bring_up, configure, configuring},
+    take_down::take_down,
+    tool::run_tool,
+};
+use crate::{
+    env_file::SECRETS_ID,
+    kubectl::{SECRETS_ANNOTATION, Target},
+    project::Settings,
+};
+
+/// Whether anything of the system is there.
+///
+/// # Errors
+/// When the cluster doesn't answer.
+pub(crate) fn is_anything_there(target: &Target) -> anyhow::Result<bool> {
+    Ok(target.found_namespace()?.is_some())
+}
+
+/// Refuses a namespace whose data these settings' secrets don't open.
+pub(crate) fn require_matching_volumes(target: &Target, settings: &Settings) -> anyhow::Result<()> {
+    let ours = settings.require(SECRETS_ID)?;
+    let found = target.found_namespace()?;
+    let theirs = found.and_then(|found| found.annotations.get(SECRETS_ANNOTATION).cloned());
+    match theirs {
+        Some(theirs) if theirs != ours => Err(outcome::unavailable(
+            format!(
+                "the data in the namespace `{}` was made with other secrets than the ones in {}",
+                target.namespace(),
+                target.project().env_file.display()
+            ),
+            "put the old .env back, or delete all data with `cargo xtask down --volumes --on kubernetes`",
+        )),
+        _ => Ok(()),
+    }
+}

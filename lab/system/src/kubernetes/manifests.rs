@@ -1,0 +1,320 @@
+//! What is applied: a kustomization above `deploy/kubernetes/overlays/local` with this system's images, switches and namespace,
+//! and the Secrets, which no file holds.
+//!
+//! Left out: applying it ([`super::bring_up`]).
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use base::outcome;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::images::Image;
+use crate::{
+    Part,
+    env_file::SECRETS_ID,
+    files,
+    kubectl::{OURS, PART_OF, SECRETS_ANNOTATION, Target},
+    project::{Engine, Project, Settings},
+    signing_keys::{JWT_KEYS, SERVICE},
+    switches,
+};
+
+/// The manifests below the project's root.
+const BASE: &str = "deploy/kubernetes/base";
+/// The overlay, seen from the folder that the kustomization is written to.
+const OVERLAY: &str = "../../../../deploy/kubernetes/overlays/local";
+/// The annotation of the pods that have the signing keys, with a digest of these.
+const KEYS_ANNOTATION: &str = "agora.signing-keys";
+/// The file with the images that were put on the nodes.
+const IMAGES: &str = "images.json";
+/// The ConfigMaps that several parts have variables from, and the file with each one's.
+const SHARED_SETTINGS: [(&str, &str); 2] = [
+    ("service-settings", "settings/services.env"),
+    ("messaging-patterns", "settings/messaging.env"),
+];
+/// The Secrets by name, each with its keys, which have the names of settings (`deploy/kubernetes/README.md`).
+const SECRETS: [(&str, &[&str]); 3] = [
+    ("broker-password", &["AGORA_RABBITMQ_PASSWORD"]),
+    (
+        "database-passwords",
+        &[
+            "AGORA_INVENTORY_DB_PASSWORD",
+            "AGORA_ORDER_DB_PASSWORD",
+            "AGORA_POSTGRES_PASSWORD",
+            "AGORA_PRODUCT_DB_PASSWORD",
+            "AGORA_USER_DB_PASSWORD",
+        ],
+    ),
+    ("signing-keys", &[JWT_KEYS]),
+];
+
+/// The namespace, with the labels of `base` and the id of the secrets, as JSON.
+pub(super) fn namespace(target: &Target, settings: &Settings) -> anyhow::Result<String> {
+    let secrets = settings.require(SECRETS_ID)?;
+    Ok(json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": target.namespace(),
+            "labels": { PART_OF: OURS },
+            "annotations": { SECRETS_ANNOTATION: secrets },
+        },
+    })
+    .to_string())
+}
+
+/// The Secrets, as JSON.
+///
+/// # Errors
+/// When a setting has no value.
+pub(super) fn secrets(settings: &Settings) -> anyhow::Result<String> {
+    let secret = |(name, keys): &(&str, &[&str])| {
+        let values: BTreeMap<&str, &str> = keys
+            .iter()
+            .map(|key| Ok((*key, settings.require(key)?)))
+            .collect::<anyhow::Result<_>>()?;
+        anyhow::Ok(json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": { "name": name, "labels": { PART_OF: OURS } },
+            "stringData": values,
+        }))
+    };
+    let secrets: Vec<Value> = SECRETS.iter().map(secret).collect::<anyhow::Result<_>>()?;
+    Ok(json!({ "apiVersion": "v1", "kind": "List", "items": secrets }).to_string())
+}
+
+/// How many replicas parts have, where it isn't as many as in the manifests.
+pub(super) type Replicas = BTreeMap<Part, u32>;
+
+pub(super) fn folder(project: &Project) -> PathBuf {
+    project.outputs().join("kubernetes").join(&project.name)
+}
+
+/// The images that the last `up` has put there.
+///
+/// # Errors
+/// When they can't be read.
+pub(super) fn images(target: &Target) -> anyhow::Result<Vec<Image>> {
+    let path = folder(target.project()).join(IMAGES);
+    let text = fs::read(&path).map_err(|error| {
+        outcome::unavailable(
+            format!("failed to read {}: {error}", path.display()),
+            "`cargo xtask up --on kubernetes` makes it",
+        )
+    })?;
+    serde_json::from_slice(&text).with_context(|| format!("failed to read {}", path.display()))
+}
+
+/// Writes the kustomization and the images; returns its folder.
+///
+/// # Errors
+/// When a file can't be read or written.
+pub(super) fn write(
+    target: &Target,
+    settings: &Settings,
+    images: &[Image],
+    replicas: &Replicas,
+) -> anyhow::Result<PathBuf> {
+    let project = target.project();
+    let folder = folder(project);
+    fs::create_dir_all(&folder)?;
+    files::replace(&folder.join(IMAGES), &serde_json::to_vec(images)?)?;
+    let path = folder.join("kustomization.yaml");
+    let text = kustomization(
+        target.namespace(),
+        images,
+        replicas,
+        &Placed::of(project, &changed(settings))?,
+        &digest(settings.require(JWT_KEYS)?),
+    );
+    files::replace(&path, text.as_bytes())?;
+    Ok(folder)
+}
+
+/// The switches and overrides that the settings give.
+fn changed(settings: &Settings) -> Vec<(String, String)> {
+    settings
+        .iter()
+        .filter(|(name, value)| {
+            let is_one = name.starts_with(patterns::PREFIX) || switches::OVERRIDES.contains(name);
+            is_one && !value.is_empty()
+        })
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// Variables by where the manifests have them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Placed {
+    /// By ConfigMap.
+    shared: BTreeMap<&'static str, Vec<(String, String)>>,
+    /// By part.
+    own: BTreeMap<Part, Vec<(String, String)>>,
+}
+
+impl Placed {
+    /// Finds each of the variables.
+    fn of(project: &Project, variables: &[(String, String)]) -> anyhow::Result<Self> {
+        let base = project.root.join(BASE);
+        let mut placed = Self::default();
+        for (name, file) in SHARED_SETTINGS {
+            let text = read(&base.join(file))?;
+            let found = among(variables, |name| {
+                text.lines()
+                    .any(|line| line.split_once('=').is_some_and(|(it, _)| it == name))
+            });
+            if !found.is_empty() {
+                placed.shared.insert(name, found);
+            }
+        }
+        for part in Part::required() {
+            let text = read(&base.join(format!("{part}.yaml")))?;
+            let found = among(variables, |name| {
+                let entry = format!("- name: {name}");
+                text.lines().any(|line| line.trim() == entry)
+            });
+            if !found.is_empty() {
+                placed.own.insert(part, found);
+            }
+        }
+        Ok(placed)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
+}
+
+fn among(variables: &[(String, String)], is_here: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+    let here = variables.iter().filter(|(name, _)| is_here(name));
+    here.cloned().collect()
+}
+
+/// The kustomization's text. Pure. Every value in it is a name, a number or a switch's position.
+fn kustomization(
+    namespace: &str,
+    images: &[Image],
+    replicas: &Replicas,
+    placed: &Placed,
+    keys: &str,
+) -> String {
+    let mut text = format!(
+        "# Made by `cargo xtask up`.\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n\
+         namespace: {namespace}\nresources: [{OVERLAY}]\nlabels:\n  - pairs: {{{PART_OF}: {OURS}}}\n"
+    );
+    let mut line = |line: String| {
+        let _ = writeln!(text, "{line}");
+    };
+    line("images:".to_owned());
+    for image in images {
+        line(format!(
+            "  - {{name: {}, newName: {}, newTag: \"{}\"}}",
+            image.in_manifests, image.name, image.tag
+        ));
+    }
+    let mut title = Some("replicas:");
+    for (part, count) in replicas {
+        title.take().into_iter().for_each(|it| line(it.to_owned()));
+        line(format!("  - {{name: {part}, count: {count}}}"));
+    }
+    let mut title = Some("configMapGenerator:");
+    for (name, variables) in &placed.shared {
+        title.take().into_iter().for_each(|it| line(it.to_owned()));
+        let literals: Vec<String> = variables
+            .iter()
+            .map(|(name, value)| format!("\"{name}={value}\""))
+            .collect();
+        line(format!(
+            // By the name that it has in `base`.
+            "  - {{name: {name}, namespace: {}, behavior: merge, literals: [{}]}}",
+            Engine::NAMESPACE,
+            literals.join(", ")
+        ));
+    }
+    line("patches:".to_owned());
+    // A Secret that changes replaces no pod by itself.
+    let annotations = json!({ "annotations": { KEYS_ANNOTATION: keys } });
+    line(patch(SERVICE, json!({ "metadata": annotations })));
+    for (part, variables) in &placed.own {
+        let env: Vec<Value> = variables
+            .iter()
+            .map(|(name, value)| json!({ "name": name, "value": value }))
+            .collect();
+        let container = json!({ "name": part.name(), "env": env });
+        let containers = json!({ "containers": [container] });
+        line(patch(*part, json!({ "spec": containers })));
+    }
+    text
+}
+
+/// A patch of a part's pod template.
+fn patch(part: Part, template: Value) -> String {
+    let patch = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": { "name": part.name() },
+        "spec": { "template": template },
+    });
+    format!(
+        "  - target: {{name: {part}, kind: Deployment|StatefulSet}}\n    patch: |-\n      {patch}"
+    )
+}
+
+/// The beginning of a text's digest: two texts that differ have different ones.
+fn digest(text: &str) -> String {
+    let digest = format!("{:x}", Sha256::digest(text));
+    digest[..12].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_switch_and_override_is_found_in_the_manifests() {
+        let project = Project::discover().unwrap();
+        let switches = patterns::Pattern::ALL.iter().map(|it| it.variable());
+        for variable in switches.chain(switches::OVERRIDES) {
+            let variables = [(variable.to_owned(), "off".to_owned())];
+            let placed = Placed::of(&project, &variables).unwrap();
+            assert_ne!(placed, Placed::default(), "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_kustomization_has_images_switches_and_namespace() {
+        let image = Image {
+            in_manifests: "docker.io/library/postgres".to_owned(),
+            name: "docker.io/agora-local/postgres".to_owned(),
+            tag: "17-0123".to_owned(),
+        };
+        let off = |name: &str| vec![(name.to_owned(), "off".to_owned())];
+        let placed = Placed {
+            shared: [("messaging-patterns", off("AGORA_PATTERN_INBOX"))].into(),
+            own: [(Part::UserService, off("AGORA_PATTERN_DEADLINE"))].into(),
+        };
+        let replicas = [(Part::OrderService, 4)].into();
+        let text = kustomization("shop", &[image], &replicas, &placed, "0123");
+        for line in [
+            "namespace: shop",
+            r#"  - {name: docker.io/library/postgres, newName: docker.io/agora-local/postgres, newTag: "17-0123"}"#,
+            r#"  - {name: messaging-patterns, namespace: agora, behavior: merge, literals: ["AGORA_PATTERN_INBOX=off"]}"#,
+            "  - {name: order-service, count: 4}",
+            "  - target: {name: user-service, kind: Deployment|StatefulSet}",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        let nothing = kustomization("shop", &[], &Replicas::new(), &Placed::default(), "");
+        for absent in ["configMapGenerator", "replicas", "env"] {
+            assert!(!nothing.contains(absent), "{absent}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Pods as members of a system: what `kubectl get pods,configmaps` says, read. Pure.
+//!
+//! Left out: pods that are ending, which are no members any more, and those of no part.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::{
+    kubectl::{PART_LABEL, Target},
+    member::{Health, Limits, Member, Place, Pod},
+    switches,
+};
+
+/// The one network that all pods are in.
+const POD_NETWORK: &str = "pods";
+const READY: &str = "Ready";
+
+#[derive(Deserialize)]
+struct Found {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind")]
+enum Item {
+    Pod(Box<FoundPod>),
+    ConfigMap {
+        metadata: Metadata,
+        #[serde(default)]
+        data: BTreeMap<String, String>,
+    },
+}
+
+#[derive(Deserialize)]
+struct FoundPod {
+    metadata: Metadata,
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    creation_timestamp: Option<DateTime<Utc>>,
+    deletion_timestamp: Option<DateTime<Utc>>,
+    #[serde(default)]
+    owner_references: Vec<Owner>,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    kind: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    containers: Vec<Container>,
+    node_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    name: String,
+    image: String,
+    #[serde(default)]
+    env: Vec<Variable>,
+    #[serde(default)]
+    env_from: Vec<Source>,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    name: String,
+    /// Absent where it comes from a Secret.
+    value: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Source {
+    config_map_ref: Option<Reference>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: String,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    conditions: Vec<Condition>,
+    container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    restart_count: u64,
+    /// Behind the name of what runs it: `containerd://…`.
+    #[serde(rename = "containerID", default)]
+    container_id: String,
+    /// Whether its startup probe has passed.
+    started: Option<bool>,
+    #[serde(default)]
+    state: State,
+    #[serde(default)]
+    last_state: State,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct State {
+    running: Option<Running>,
+    waiting: Option<Waiting>,
+    terminated: Option<Terminated>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Running {
+    started_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Deserialize)]
+struct Waiting {
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Terminated {
+    exit_code: i64,
+    #[serde(default)]
+    reason: String,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+/// The members in what kubectl says; `paused` are the ids of containers that stand still.
+///
+/// # Errors
+/// When it says something else.
+pub(super) fn read(
+    target: &Arc<Target>,
+    text: &str,
+    paused: &BTreeSet<String>,
+) -> anyhow::Result<Vec<Member>> {
+    let found: Found = serde_json::from_str(text).context("failed to read kubectl's pods")?;
+    let mut pods = Vec::new();
+    let mut settings = BTreeMap::new();
+    for item in found.items {
+        match item {
+            Item::Pod(pod) => pods.push(*pod),
+            Item::ConfigMap { metadata, data } => {
+                settings.insert(metadata.name, data);
+            }
+        }
+    }
+    let mut members: Vec<Member> = pods
+        .into_iter()
+        .filter_map(|pod| member(target, pod, &settings))
+        .collect();
+    for member in &mut members {
+        // Kubernetes knows nothing of it.
+        if let Place::Pod(Pod {
+            container_id: Some(id),
+            ..
+        }) = &member.place
+            && paused.contains(id)
+        {
+            "paused".clone_into(&mut member.state);
+        }
+    }
+    members.retain(|member| !member.is_tool());
+    members.sort_by_key(|member| member.service);
+    Ok(members)
+}
+
+/// Names of the pods that are ending, in what kubectl says.
+///
+/// # Errors
+/// When it says something else.
+pub(super) fn ending(text: &str) -> anyhow::Result<Vec<String>> {
+    let found: Found = serde_json::from_str(text).context("failed to read kubectl's pods")?;
+    let name = |item: Item| match item {
+        Item::Pod(pod) if pod.metadata.deletion_timestamp.is_some() => Some(pod.metadata.name),
+        _ => None,
+    };
+    Ok(found.items.into_iter().filter_map(name).collect())
+}
+
+fn member(
+    target: &Arc<Target>,
+    pod: FoundPod,
+    settings: &BTreeMap<String, BTreeMap<String, String>>,
+) -> Option<Member> {
+    let FoundPod {
+        metadata,
+        spec,
+        status,
+    } = pod;
+    if metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let service = metadata.labels.get(PART_LABEL)?.parse().ok()?;
+    let container = spec.containers.into_iter().next()?;
+    let environment = environment(&container, settings);
+    let container_status = status.container_statuses.first();
+    let state = container_status.map(|status| &status.state);
+    let running = state.and_then(|state| state.running.as_ref());
+    let ended = container_status.and_then(|status| {
+        let now = status.state.terminated.as_ref();
+        now.or(status.last_state.terminated.as_ref())
+    });
+    let is_ready = status
+        .conditions
+        .iter()
+        .any(|condition| condition.kind == READY && condition.status == "True");
+    let has_started = container_status.is_some_and(|status| status.started == Some(true));
+    let health = match (is_ready, has_started) {
+        (true, _) => Health::Healthy,
+        (false, false) => Health::Starting,
+        (false, true) => Health::Unhealthy,
+    };
+    Some(Member {
+        id: metadata.name,
+        service,
+        state: state_of(state, &status.phase),
+        health: Some(health),
+        health_check: None,
+        image: container.image,
+        restarts: container_status.map_or(0, |status| status.restart_count),
+        created_at: metadata.creation_timestamp,
+        provisional: false,
+        started_at: running.and_then(|running| running.started_at),
+        finished_at: ended.and_then(|ended| ended.finished_at),
+        exit_code: ended.map_or(0, |ended| ended.exit_code),
+        out_of_memory: ended.is_some_and(|ended| ended.reason == "OOMKilled"),
+        pid: 0,
+        networks: status
+            .pod_ip
+            .map(|address| (POD_NETWORK.to_owned(), address))
+            .into_iter()
+            .collect(),
+        limits: Limits::default(),
+        patterns_off: switches::off_in(&environment),
+        // They are in a Secret.
+        signing_keys: Vec::new(),
+        overrides: switches::overrides_in(&environment),
+        one_off: false,
+        place: Place::Pod(Pod {
+            target: Arc::clone(target),
+            container: container.name,
+            container_id: container_status
+                .and_then(|status| status.container_id.split_once("://"))
+                .map(|(_, id)| id.to_owned()),
+            controller: controller(metadata.owner_references.first()?),
+            node: spec.node_name,
+        }),
+    })
+}
+
+/// The variables whose values are no secrets, as `NAME=value`; those of the container itself win over those of ConfigMaps.
+fn environment(
+    container: &Container,
+    settings: &BTreeMap<String, BTreeMap<String, String>>,
+) -> Vec<String> {
+    let references = container.env_from.iter();
+    let references = references.filter_map(|source| source.config_map_ref.as_ref());
+    let mut values: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, value) in references
+        .filter_map(|reference| settings.get(&reference.name))
+        .flatten()
+    {
+        values.insert(name, value);
+    }
+    for variable in &container.env {
+        if let Some(value) = &variable.value {
+            values.insert(&variable.name, value);
+        }
+    }
+    let as_text = |(name, value)| format!("{name}={value}");
+    values.into_iter().map(as_text).collect()
+}
+
+/// In the engine's words, or why the container doesn't run.
+fn state_of(state: Option<&State>, phase: &str) -> String {
+    let waiting = |waiting: &Waiting| waiting.reason.clone();
+    match state {
+        Some(State {
+            running: Some(_), ..
+        }) => "running".to_owned(),
+        Some(State {
+            terminated: Some(_),
+            ..
+        }) => "exited".to_owned(),
+        Some(state) => state
+            .waiting
+            .as_ref()
+            .map_or_else(|| phase.to_lowercase(), waiting),
+        None => phase.to_lowercase(),
+    }
+}
+
+/// A ReplicaSet is a Deployment's: its name, and a hash.
+fn controller(owner: &Owner) -> String {
+    match (owner.kind.as_str(), owner.name.rsplit_once('-')) {
+        ("ReplicaSet", Some((deployment, _))) => format!("deployment/{deployment}"),
+        (kind, _) => format!("{}/{}", kind.to_lowercase(), owner.name),
+    }
+}
