@@ -43,13 +43,13 @@ struct Cli {
     /// The result's form; progress goes to standard error either way
     #[arg(long, value_enum, default_value_t, global = true)]
     format: Format,
-    /// What the system runs on [default: `AGORA_ENGINE`, else `compose`]
+    /// What the system runs on [default: AGORA_ENGINE, else compose]
     #[arg(long, value_name = "ENGINE", value_parser = Engine::NAMES, global = true)]
     on: Option<String>,
-    /// The context of your kubeconfig, with `--on kubernetes` [default: the local cluster of `cluster up`]
+    /// The context of your kubeconfig, with --on kubernetes [default: the local cluster of cluster up]
     #[arg(long, value_name = "NAME", global = true)]
     context: Option<String>,
-    /// The namespace, with `--on kubernetes` [default: agora]
+    /// The namespace, with --on kubernetes [default: agora]
     #[arg(long, value_name = "NAME", global = true)]
     namespace: Option<String>,
 }

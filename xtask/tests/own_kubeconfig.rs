@@ -25,7 +25,7 @@ const COMMANDS: [&[&str]; 19] = [
     &["demo"],
     &["load"],
     &["evaluate", "inbox"],
-    &["fault", "pause", "jaeger"],
+    &["fault", "lock-table", "inventory", "stock"],
     &["heal"],
     &["dlq", "list"],
     &["orders", "stuck"],

@@ -290,8 +290,8 @@ impl Fault {
         }
     }
 
-    /// Whether this engine lets it be injected. Faults that are done to messages, to the broker's topology, to the database's locks
-    /// and through the gateway need nothing of one.
+    /// Whether this engine lets it be injected. Those that are done to messages, to the broker's topology, to the database's locks
+    /// and through the gateway need nothing of one, and every engine replaces members.
     pub fn works_on(self, engine: &Engine) -> bool {
         match self {
             Self::Pause { .. }
@@ -305,8 +305,6 @@ impl Fault {
             | Self::ResetConnections { .. }
             | Self::StarveCpu { .. }
             | Self::StarveMemory { .. }
-            | Self::Rollout { .. }
-            | Self::ReplaceAtOnce { .. }
             | Self::RotateKeys
             | Self::ReplaceKeys => engine.lets_members_be_changed(),
             Self::Poison { .. }
@@ -315,7 +313,9 @@ impl Fault {
             | Self::Unbind { .. }
             | Self::MemoryAlarm
             | Self::LockTable { .. }
-            | Self::Attacks => true,
+            | Self::Attacks
+            | Self::Rollout { .. }
+            | Self::ReplaceAtOnce { .. } => true,
         }
     }
 

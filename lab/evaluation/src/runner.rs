@@ -1223,6 +1223,7 @@ mod tests {
             design: Design::Pattern,
             seed: 11,
             sabotage: Some(Sabotage::WithholdFault),
+            engine: Engine::Compose,
             noise: Vec::new(),
         };
         assert_eq!(

@@ -1,7 +1,7 @@
 //! Starting the system: provides what is missing, builds what changed, starts everything, waits until all is healthy.
 //!
 //! A second time, with nothing changed, it asks the engine a few questions, touches no container and needs no network. On Kubernetes
-//! only its last part differs ([`crate::kubernetes`]).
+//! only its last part differs.
 //! Left out: what is printed about it (`xtask`).
 
 use std::{

@@ -46,7 +46,7 @@ impl Definition {
     /// # Errors
     /// When Compose fails, or says something else.
     pub fn read(system: &RunningSystem<'_>) -> anyhow::Result<Self> {
-        if system.is_on_kubernetes() {
+        if system.target().is_some() {
             // Nothing of it is changed by faults there.
             return Ok(Self::default());
         }

@@ -66,6 +66,18 @@ pub(crate) struct NamespaceMetadata {
 }
 
 impl Target {
+    /// One that nothing can be asked of.
+    #[cfg(test)]
+    pub(crate) fn of_tests(project: Project) -> Self {
+        Self {
+            project,
+            kubectl: PathBuf::from("/nonexistent/kubectl"),
+            kubeconfig: None,
+            context: Some("none".to_owned()),
+            namespace: Engine::NAMESPACE.to_owned(),
+        }
+    }
+
     /// A call of `kubectl` for the namespace.
     pub(crate) fn kubectl<A: AsRef<std::ffi::OsStr>>(
         &self,

@@ -12,7 +12,7 @@ mod tool;
 use base::outcome;
 
 pub(crate) use self::{
-    bring_up::{bring_up, configure, configuring},
+    bring_up::{bring_up, configure, configuring, recreate, renew},
     take_down::take_down,
     tool::run_tool,
 };

@@ -190,7 +190,7 @@ impl Engine {
         }
     }
 
-    /// Whether agora can stop, cut off, limit and replace members there.
+    /// Whether agora can stop members there, cut them off and limit them, and give each its own variables.
     pub fn lets_members_be_changed(&self) -> bool {
         *self == Self::Compose
     }
@@ -553,6 +553,41 @@ mod tests {
     use std::{collections::BTreeSet, os::unix::ffi::OsStringExt};
 
     use super::*;
+
+    #[test]
+    fn an_engine_is_chosen_by_name_and_only_kubernetes_has_contexts() {
+        let chosen = |name, context| Engine::chosen(Some(name), context, None);
+        assert_eq!(chosen("compose", None).unwrap(), Engine::Compose);
+        for (name, context) in [("compose", Some("mine")), ("swarm", None)] {
+            let error = chosen(name, context).unwrap_err();
+            assert_eq!(outcome::Exit::of(&error), outcome::Exit::Usage, "{error}");
+        }
+        let mine = chosen("kubernetes", Some("mine")).unwrap();
+        assert_eq!(mine.options(), ["--on kubernetes", "--context mine"]);
+    }
+
+    #[test]
+    fn no_two_places_share_a_name() {
+        let named = |context: Option<&str>, namespace: &str| {
+            let engine = Engine::Kubernetes(Place {
+                context: context.map(str::to_owned),
+                namespace: namespace.to_owned(),
+            });
+            let project = Project::at(PathBuf::from("/clone"), "agora").on(engine);
+            assert_eq!(project.compose_name(), "agora");
+            project.name
+        };
+        let names: BTreeSet<String> = [
+            named(None, "agora"),
+            named(Some("local"), "agora"),
+            named(Some("a/b"), "agora"),
+            named(Some("a-b"), "agora"),
+            named(Some("a-b"), "shop"),
+            "agora".to_owned(),
+        ]
+        .into();
+        assert_eq!(names.len(), 6, "{names:?}");
+    }
 
     #[test]
     fn only_settings_of_ours_have_to_be_text() {

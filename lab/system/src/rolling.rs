@@ -7,7 +7,7 @@
 //! restarting again and again. After an interruption between any two calls of the engine, these containers show what
 //! has to be undone or finished ([`repair`]).
 //!
-//! Left out: images ([`crate::service_images`]), and routing. The gateway finds replicas by Docker's DNS, and tries the
+//! On Kubernetes a Deployment does all of it by itself. Left out: images ([`crate::service_images`]), and routing. The gateway finds replicas by Docker's DNS, and tries the
 //! next one when a replica doesn't accept connections.
 
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::{
     engine::docker,
     health,
     interrupt::{self, Interrupted},
+    kubernetes,
     members::{self, Health, Member},
     process::tail,
     project::Settings,
@@ -142,9 +143,25 @@ impl<'a> Rolling<'a> {
         })
     }
 
+    /// All containers are replaced, one by one. Returns when all are healthy.
+    pub fn replace_all(&self) -> anyhow::Result<()> {
+        if let Some(target) = self.system.target() {
+            return kubernetes::renew(target, &self.settings, self.service);
+        }
+        for old in self.members()? {
+            self.replace(&old)?;
+        }
+        Ok(())
+    }
+
     /// The naive way: all containers are ended and made anew, all at once. Returns when all are healthy, at Ctrl-C
     /// as well.
     pub fn replace_at_once(&self) -> anyhow::Result<Vec<Member>> {
+        if let Some(target) = self.system.target() {
+            let count = self.members()?.len();
+            kubernetes::recreate(target, &self.settings, self.service, count)?;
+            return self.members();
+        }
         let count = self.members()?.len();
         let up = |options: &[&str]| {
             let output = self

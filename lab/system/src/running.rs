@@ -119,8 +119,9 @@ impl<'a> RunningSystem<'a> {
         }
     }
 
-    pub(crate) fn is_on_kubernetes(&self) -> bool {
-        self.target.is_some()
+    /// Where it is on Kubernetes; `None` elsewhere.
+    pub(crate) fn target(&self) -> Option<&Arc<Target>> {
+        self.target.as_ref()
     }
 
     /// The version of the engine that runs it.
@@ -363,7 +364,7 @@ impl<'a> RunningSystem<'a> {
             }
             let count = of_service().count().try_into()?;
             // On Kubernetes it is the services' number alone that is set.
-            let is_set = service.is_service() || !self.is_on_kubernetes();
+            let is_set = service.is_service() || self.target.is_none();
             if count > 1 && is_set {
                 configuration.replicas.insert(service.to_string(), count);
             }
@@ -456,8 +457,9 @@ impl RunningSystem<'_> {
 /// # Errors
 /// When the engine doesn't tell.
 pub fn machine(project: &Project) -> anyhow::Result<Machine> {
+    let target = kubectl::target(project)?;
     let mut machine = host::machine()?;
-    if let Some(target) = kubectl::target(project)? {
+    if let Some(target) = target {
         let context = target.context().unwrap_or("local");
         machine.engine = format!("Kubernetes {}, {context}", target.version()?);
     }

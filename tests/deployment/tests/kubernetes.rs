@@ -50,13 +50,6 @@ const MEANT: &[Meant] = &[
     },
     Meant {
         parts: &["traefik"],
-        subject: "environment KUBERNETES_SERVICE_HOST",
-        compose: None,
-        kubernetes: Some(""),
-        reason: "with Kubernetes' own value and no token it traces nothing",
-    },
-    Meant {
-        parts: &["traefik"],
         subject: "environment AGORA_RATE_LIMIT_AVERAGE",
         compose: Some("500"),
         kubernetes: Some("250"),

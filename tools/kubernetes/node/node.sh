@@ -30,7 +30,7 @@ mount --make-rshared /
 mkdir -p /etc/cni/net.d /var/lib/agora/1 /var/lib/agora/2
 cat >/etc/cni/net.d/10-agora.conflist <<NETWORK
 {"cniVersion": "1.0.0", "name": "agora", "plugins": [
-  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
    "ipam": {"type": "host-local", "ranges": [[{"subnet": "$(pods_of_node "$number")"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}
 ]}
@@ -40,6 +40,9 @@ for other in $(seq "${#addresses[@]}"); do
         ip route replace "$(pods_of_node "$other")" via "${addresses[other - 1]}"
     fi
 done
+
+# Between pods an address is the pod's own; what leaves them has the node's.
+iptables --table nat --append POSTROUTING --source "$pods" ! --destination "$pods" --jump MASQUERADE
 
 start containerd --config /cluster/containerd.toml --log-level warn
 wait_until 30 "containerd answers" ctr version

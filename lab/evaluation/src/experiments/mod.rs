@@ -244,7 +244,50 @@ mod tests {
     use super::*;
     use patterns::Pattern;
 
+    use system::project::{Engine, Place};
+
     use crate::experiment::{FaultPlan, Observed};
+
+    #[test]
+    fn the_experiments_that_run_on_kubernetes_are_known() {
+        let on = |context: Option<&str>| {
+            let engine = Engine::Kubernetes(Place {
+                context: context.map(str::to_owned),
+                namespace: Engine::NAMESPACE.to_owned(),
+            });
+            let there = ALL.iter().filter(|experiment| experiment.runs_on(&engine));
+            there.map(|experiment| experiment.name).collect::<Vec<_>>()
+        };
+        let anywhere = [
+            "inbox",
+            "retry",
+            "dead_letter",
+            "confirms",
+            "saga_recovery",
+            "trace_propagation",
+            "forward_auth",
+            "rolling_update",
+        ];
+        assert_eq!(on(Some("production")), anywhere);
+        let where_nodes_are_reached = [
+            "saga",
+            "telemetry_loss",
+            "deadline",
+            "circuit_breaker",
+            "client_load_balancing",
+        ];
+        let local = on(None);
+        assert_eq!(local.len(), anywhere.len() + where_nodes_are_reached.len());
+        assert!(
+            where_nodes_are_reached
+                .iter()
+                .all(|name| local.contains(name))
+        );
+        assert!(
+            ALL.iter()
+                .all(|experiment| experiment.runs_on(&Engine::Compose))
+        );
+    }
 
     #[test]
     fn every_experiment_has_a_name_of_its_own_and_says_what_it_is_about() {

@@ -48,11 +48,7 @@ impl Injection for Replaced {
             How::AtOnce => {
                 rolling.replace_at_once()?;
             }
-            How::OneByOne => {
-                for old in rolling.members()? {
-                    rolling.replace(&old)?;
-                }
-            }
+            How::OneByOne => rolling.replace_all()?,
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Part,
     images::References,
+    interrupt,
     kubectl::{ANSWER_WITHIN, Target},
     members::{self, Member},
     project::Settings,
@@ -88,11 +89,55 @@ pub(crate) fn configure(
     renewed: &[Part],
 ) -> anyhow::Result<()> {
     apply_system(target, settings, &manifests::images(target)?, replicas)?;
-    for part in renewed {
-        let restart = ["rollout", "restart", &format!("deployment/{part}")];
-        target.kubectl(restart).limit(TAKEN_WITHIN).read()?;
-    }
+    renewed.iter().try_for_each(|part| restart(target, *part))?;
     wait_until_ready(target, settings, |_| ())?;
+    Ok(())
+}
+
+/// Replaces a part's pods as its Deployment does it: a new one is ready before an old one ends.
+///
+/// # Errors
+/// As those of [`configure`].
+pub(crate) fn renew(target: &Arc<Target>, settings: &Settings, part: Part) -> anyhow::Result<()> {
+    restart(target, part)?;
+    wait_until_ready(target, settings, |_| ())?;
+    Ok(())
+}
+
+/// Ends all of a part's pods and then makes as many new ones, as a Deployment with the strategy `Recreate` does it.
+///
+/// # Errors
+/// As those of [`configure`].
+pub(crate) fn recreate(
+    target: &Arc<Target>,
+    settings: &Settings,
+    part: Part,
+    count: usize,
+) -> anyhow::Result<()> {
+    scale(target, part, 0)?;
+    let gone = wait_until_ready(target, settings, |_| ());
+    // Also after Ctrl-C, which would leave nobody to serve.
+    interrupt::set_aside(|| scale(target, part, count))?;
+    gone?;
+    wait_until_ready(target, settings, |_| ())?;
+    Ok(())
+}
+
+fn scale(target: &Target, part: Part, count: usize) -> anyhow::Result<()> {
+    let count = format!("--replicas={count}");
+    let scale = [
+        "scale",
+        &format!("deployment/{part}"),
+        &count,
+        ANSWER_WITHIN,
+    ];
+    target.kubectl(scale).limit(TAKEN_WITHIN).read()?;
+    Ok(())
+}
+
+fn restart(target: &Target, part: Part) -> anyhow::Result<()> {
+    let restart = ["rollout", "restart", &format!("deployment/{part}")];
+    target.kubectl(restart).limit(TAKEN_WITHIN).read()?;
     Ok(())
 }
 

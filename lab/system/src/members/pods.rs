@@ -333,3 +333,144 @@ fn controller(owner: &Owner) -> String {
         (kind, _) => format!("{}/{}", kind.to_lowercase(), owner.name),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::project::Project;
+
+    fn pod(name: &str, part: &str, status: &Value) -> Value {
+        json!({
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "labels": { "app.kubernetes.io/name": part },
+                "creationTimestamp": "2026-11-30T12:00:00Z",
+                "ownerReferences": [{ "kind": "ReplicaSet", "name": format!("{part}-5d4") }],
+            },
+            "spec": {
+                "nodeName": "node1",
+                "containers": [{
+                    "name": part,
+                    "image": format!("docker.io/agora/{part}:0123"),
+                    "envFrom": [{ "configMapRef": { "name": "messaging-patterns-1" } }],
+                    "env": [
+                        { "name": "AGORA_PATTERN_SAGA", "value": "off" },
+                        { "name": "SECRET", "valueFrom": {} },
+                    ],
+                }],
+            },
+            "status": status,
+        })
+    }
+
+    fn status(is_ready: bool, container: &Value) -> Value {
+        let ready = if is_ready { "True" } else { "False" };
+        json!({
+            "phase": "Running",
+            "podIP": "10.244.1.7",
+            "conditions": [{ "type": "Ready", "status": ready }],
+            "containerStatuses": [container],
+        })
+    }
+
+    fn running(id: &str, started: bool) -> Value {
+        json!({
+            "containerID": format!("containerd://{id}"),
+            "restartCount": 2,
+            "started": started,
+            "state": { "running": { "startedAt": "2026-11-30T12:00:05Z" } },
+            "lastState": { "terminated": {
+                "exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-11-30T12:00:04Z",
+            } },
+        })
+    }
+
+    fn read_all(pods: &[Value], paused: &[&str]) -> Vec<Member> {
+        let project = Project::at("/clone".into(), "agora.local");
+        let target = Arc::new(Target::of_tests(project));
+        let settings = json!({
+            "kind": "ConfigMap",
+            "metadata": { "name": "messaging-patterns-1" },
+            "data": { "AGORA_PATTERN_INBOX": "off", "AGORA_PATTERN_SAGA": "on" },
+        });
+        let items: Vec<&Value> = pods.iter().chain([&settings]).collect();
+        let text = json!({ "items": items }).to_string();
+        let paused = paused.iter().map(|id| (*id).to_owned()).collect();
+        read(&target, &text, &paused).unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_a_member_with_its_state_and_its_switches() {
+        let members = read_all(
+            &[
+                pod("traefik-1", "traefik", &status(true, &running("ab", true))),
+                pod(
+                    "order-1",
+                    "order-service",
+                    &status(false, &running("cd", false)),
+                ),
+                pod(
+                    "order-2",
+                    "order-service",
+                    &status(false, &running("ef", true)),
+                ),
+            ],
+            &["ef"],
+        );
+        let shown = |member: &Member| format!("{} {}", member.id, member.condition());
+        let conditions: Vec<_> = members.iter().map(shown).collect();
+        assert_eq!(
+            conditions,
+            ["order-1 starting", "order-2 paused", "traefik-1 healthy"]
+        );
+        let gateway = &members[2];
+        assert!(gateway.is_healthy() && !members[0].is_healthy());
+        // The container's own variables win.
+        assert_eq!(gateway.patterns_off, ["inbox", "saga"]);
+        assert_eq!(gateway.restarts, 2);
+        assert!(gateway.out_of_memory && gateway.finished_at < gateway.started_at);
+        assert_eq!(gateway.networks.values().next().unwrap(), "10.244.1.7");
+        let Place::Pod(place) = &gateway.place else {
+            panic!("no pod");
+        };
+        assert_eq!(place.controller, "deployment/traefik");
+        assert_eq!(place.container_id.as_deref(), Some("ab"));
+    }
+
+    #[test]
+    fn one_that_cannot_start_says_why_and_one_that_ends_is_no_member() {
+        let waiting =
+            json!({ "restartCount": 0, "state": { "waiting": { "reason": "ErrImageNeverPull" } } });
+        let mut ending = pod(
+            "order-2",
+            "order-service",
+            &status(true, &running("ab", true)),
+        );
+        ending["metadata"]["deletionTimestamp"] = json!("2026-11-30T12:01:00Z");
+        let tool = pod(
+            "dead-letters-1",
+            "dead-letters",
+            &status(true, &running("cd", true)),
+        );
+        let stranger = pod("else-1", "else", &status(true, &running("ef", true)));
+        let pending = pod("user-1", "user-service", &json!({ "phase": "Pending" }));
+        let pods = [
+            pod("order-1", "order-service", &status(false, &waiting)),
+            ending.clone(),
+            tool,
+            stranger,
+            pending,
+        ];
+        let members = read_all(&pods, &[]);
+        let states: Vec<_> = members.iter().map(|it| (&*it.id, &*it.state)).collect();
+        assert_eq!(
+            states,
+            [("order-1", "ErrImageNeverPull"), ("user-1", "pending")]
+        );
+        let text = json!({ "items": [ending] }).to_string();
+        assert_eq!(super::ending(&text).unwrap(), ["order-2"]);
+    }
+}
