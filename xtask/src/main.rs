@@ -82,18 +82,21 @@ fn main() -> ExitCode {
         // It said why.
         Ok(_) if terminal::stdout() == Stdout::Failed => ExitCode::from(Exit::Failed.code()),
         Ok(exit) => ExitCode::from(exit.code()),
-        Err(error) => ExitCode::from(report(&error, format).code()),
+        Err(error) => {
+            let options = cli.engine().map(|engine| engine.options());
+            ExitCode::from(report(&error, format, &options.unwrap_or_default()).code())
+        }
     }
 }
 
-/// Reports an error: on standard error for people, and as JSON for programs that asked for that.
-fn report(error: &anyhow::Error, format: Format) -> Exit {
-    eprintln!("error: {error:#}");
+/// Reports an error: on standard error for people, and as JSON for programs that asked for that. `options` choose the engine.
+fn report(error: &anyhow::Error, format: Format, options: &[String]) -> Exit {
+    eprintln!("error: {}", with_options(&format!("{error:#}"), options));
     let failure = error.downcast_ref::<Failure>();
     let exit = Exit::of(error);
     if format == Format::Json {
         let cause = failure.map_or_else(|| format!("{error:#}"), |failure| failure.cause.clone());
-        let next_step = failure.map(|failure| failure.next_step.as_str());
+        let next_step = failure.map(|failure| with_options(&failure.next_step, options));
         println!(
             "{:#}",
             json!({ "outcome": exit, "error": cause, "next_step": next_step })
@@ -102,11 +105,45 @@ fn report(error: &anyhow::Error, format: Format) -> Exit {
     exit
 }
 
+/// A text whose commands are for the system that was meant: those that stand between backticks get the options. Pure.
+fn with_options(text: &str, options: &[String]) -> String {
+    /// They concern no system, or say themselves which.
+    const WITHOUT: [&str; 4] = ["cluster", "doctor", "check", "completions"];
+    let parts = text.split('`').enumerate().map(|(number, part)| {
+        let command = part
+            .strip_prefix("cargo xtask ")
+            .filter(|_| number % 2 == 1);
+        let name = command.and_then(|command| command.split(' ').next());
+        match name {
+            Some(name) if !WITHOUT.contains(&name) && !part.contains(" --on ") => {
+                let words = [part].into_iter().chain(options.iter().map(String::as_str));
+                words.collect::<Vec<_>>().join(" ")
+            }
+            _ => part.to_owned(),
+        }
+    });
+    parts.collect::<Vec<_>>().join("`")
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn next_steps_are_for_the_system_that_was_meant() {
+        let text = "it isn't up\n  next: `cargo xtask up`, or `docker ps`; `cargo xtask cluster up` or `cargo xtask up --on x`";
+        let options = ["--on kubernetes".to_owned(), "--context a".to_owned()];
+        assert_eq!(
+            with_options(text, &options),
+            text.replace(
+                "`cargo xtask up`",
+                "`cargo xtask up --on kubernetes --context a`"
+            )
+        );
+        assert_eq!(with_options(text, &[]), text);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

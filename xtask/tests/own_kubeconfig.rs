@@ -1,7 +1,7 @@
 //! The user's own kubeconfig is used only for a context that was named, and a namespace that agora didn't make is left alone.
 //!
 //! The API server is one of this test, which answers kubectl's questions and counts them. Left out: a real cluster
-//! (`on_kubernetes`).
+//! (`cluster`).
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
@@ -19,7 +19,7 @@ const EXIT_USAGE: i32 = 2;
 const EXIT_UNAVAILABLE: i32 = 3;
 const CONTEXT: &str = "production";
 /// Commands that work on Kubernetes, those that change something first.
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: [&[&str]; 20] = [
     &["up"],
     &["down", "--volumes"],
     &["demo"],
@@ -35,6 +35,7 @@ const COMMANDS: [&[&str]; 19] = [
     &["smoke"],
     &["attack"],
     &["alerts"],
+    &["verify-api"],
     &["verify-dashboards"],
     &["verify-dlq"],
     &["verify-metrics"],

@@ -319,10 +319,11 @@ impl Fault {
         }
     }
 
-    /// Whether it also lasts there as long as it is meant to: an experiment relies on that. Some engines start again what was killed.
+    /// Whether it also lasts there as long as it is meant to: an experiment relies on that. On Kubernetes one of several pods that was
+    /// killed is started again at once.
     pub fn lasts_on(self, engine: &Engine) -> bool {
         match self {
-            Self::Kill { .. } | Self::KillOne { .. } => engine.lets_members_be_changed(),
+            Self::KillOne { .. } => engine.lets_members_be_changed(),
             _ => self.works_on(engine),
         }
     }

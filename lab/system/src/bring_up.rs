@@ -61,6 +61,9 @@ pub fn bring_up(
     let _lock = SystemLock::take(project)?;
     // Before anything is built: without a cluster there is nothing to build for.
     let target = kubectl::target(project)?;
+    target
+        .as_deref()
+        .map_or(Ok(()), kubernetes::require_usable)?;
     // Also where it is to run on Kubernetes: images are built by it.
     engine_setup::provide(project, consent, progress)?;
     let compose = progress.step("engine", |step| {
@@ -86,7 +89,8 @@ pub fn bring_up(
         service_images::build(project, &compose, &settings, step)
     })?;
     if let Some(target) = target {
-        let ran_before = kubernetes::is_anything_there(&target)?;
+        let before = members::of_target(&target)?;
+        let ran_before = before.iter().any(|member| member.state == "running");
         let started = kubernetes::bring_up(&target, &settings, &references, progress);
         return match started {
             Err(error) if error.is::<Interrupted>() && !ran_before => {

@@ -3,14 +3,16 @@
 //! Left out: which containers there are ([`crate::members`]), making new ones ([`crate::rolling`]), and what a container
 //! should have ([`crate::definition`]).
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 
 use crate::{
     cluster,
     engine::docker,
+    kubernetes,
     member::{Limits, Member, Place, Pod},
+    members,
     process::Call,
     wait,
 };
@@ -48,20 +50,43 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
         Halt::Kill => "kill",
         Halt::Stop => "stop",
     };
-    let mut pods = members.iter().filter_map(|member| match &member.place {
+    let pods = members.iter().filter_map(|member| match &member.place {
         Place::Pod(pod) => Some(pod),
         Place::Container { .. } => None,
     });
-    if let Some(first) = pods.next() {
+    let pods: Vec<&Pod> = pods.collect();
+    if !pods.is_empty() {
         anyhow::ensure!(how == Halt::Kill, "pods aren't stopped by agora");
-        return [first]
-            .into_iter()
-            .chain(pods)
-            .try_for_each(|pod| task(pod, &["kill", "--signal", "SIGKILL"]).map(drop));
+        return kill_pods(&pods);
     }
     let ids = members.iter().map(|member| member.id.as_str());
     let call = docker([verb].into_iter().chain(ids));
     call.limit(STOP_LIMIT).read()?;
+    Ok(())
+}
+
+/// Kills pods. Where none of their kind is left, none is started again either: for as long as one serves, Kubernetes starts
+/// the others again at once.
+fn kill_pods(pods: &[&Pod]) -> anyhow::Result<()> {
+    let by_controller: BTreeMap<&str, &Pod> = pods
+        .iter()
+        .map(|pod| (pod.controller.as_str(), *pod))
+        .collect();
+    for (controller, pod) in by_controller {
+        let all = members::of_target(&pod.target)?;
+        let has_it = |member: &&Member| match &member.place {
+            Place::Pod(pod) => pod.controller == controller,
+            Place::Container { .. } => false,
+        };
+        let killed = pods.iter().filter(|pod| pod.controller == controller);
+        if all.iter().filter(has_it).count() == killed.count() {
+            // First, or the kubelet would have started them again.
+            kubernetes::keep_down(&pod.target, controller)?;
+        }
+    }
+    for pod in pods {
+        task(pod, &["kill", "--signal", "SIGKILL"])?;
+    }
     Ok(())
 }
 
@@ -129,6 +154,7 @@ pub fn resume(member: &Member) -> anyhow::Result<Option<&'static str>> {
             "CrashLoopBackOff" => {
                 let delete = ["delete", "pod", &member.id, "--wait=false"];
                 pod.target.kubectl(delete).read()?;
+                kubernetes::wait_for(&pod.target, &pod.controller)?;
                 Ok(Some("replaced"))
             }
             _ => Ok(None),

@@ -83,7 +83,10 @@ impl Target {
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Call {
-        let mut call = Call::new(&self.kubectl).args(["--namespace", &self.namespace]);
+        let mut call = Call::new(&self.kubectl)
+            .args(["--namespace", &self.namespace])
+            // A user's defaults for options aren't meant for these calls.
+            .env("KUBERC", "off");
         if let Some(kubeconfig) = &self.kubeconfig {
             call = call
                 .args([Path::new("--kubeconfig"), kubeconfig])
@@ -252,8 +255,9 @@ impl Target {
 
     /// The command that forwards a port for as long as it runs.
     pub(crate) fn forward_by_hand(&self, controller: &str, port: &PublishedPort) -> String {
-        let ports = format!("{}:{}", port.default, port.container_port);
-        self.kubectl(["port-forward", controller, &ports])
+        // To any port that is free: kubectl says which.
+        let port = format!(":{}", port.container_port);
+        self.kubectl(["port-forward", controller, &port])
             .to_string()
     }
 

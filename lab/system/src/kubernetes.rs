@@ -4,6 +4,7 @@
 
 mod bring_up;
 mod images;
+mod kept_down;
 mod manifests;
 mod rollout;
 mod take_down;
@@ -13,6 +14,7 @@ use base::outcome;
 
 pub(crate) use self::{
     bring_up::{bring_up, configure, configuring, recreate, renew},
+    kept_down::{bring_back, keep_down, wait_for},
     take_down::take_down,
     tool::run_tool,
 };
@@ -21,6 +23,15 @@ use crate::{
     kubectl::{SECRETS_ANNOTATION, Target},
     project::Settings,
 };
+
+/// Refuses a cluster of a version that this kubectl doesn't fit, and one into which this machine can't load images.
+///
+/// # Errors
+/// For such a one, and when it doesn't answer.
+pub(crate) fn require_usable(target: &Target) -> anyhow::Result<()> {
+    target.version()?;
+    images::require_loader(target)
+}
 
 /// Whether anything of the system is there.
 ///
@@ -42,7 +53,7 @@ pub(crate) fn require_matching_volumes(target: &Target, settings: &Settings) -> 
                 target.namespace(),
                 target.project().env_file.display()
             ),
-            "put the old .env back, or delete all data with `cargo xtask down --volumes --on kubernetes`",
+            "put the old .env back, or delete all data with `cargo xtask down --volumes`",
         )),
         _ => Ok(()),
     }

@@ -45,11 +45,12 @@ impl ClusterLock {
     }
 }
 
-/// A file of its own for each project and kind: a test system's lock is not a user's.
+/// A file of its own for each project and kind: a test system's lock is not a user's. A project's systems on several engines share it, as
+/// they share settings, binaries and images.
 fn take(project: &Project, kind: &str, busy: &str) -> anyhow::Result<File> {
     let folder = project.outputs().join("evaluations");
     fs::create_dir_all(&folder)?;
-    let path = folder.join(format!("{kind}-{}.lock", project.name));
+    let path = folder.join(format!("{kind}-{}.lock", project.compose_name()));
     let lock = File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

@@ -139,6 +139,11 @@ impl Member {
         self.state == "running" && passed
     }
 
+    /// Whether it is no member any more when it has ended for good: a pod. A container is one that has ended.
+    pub fn goes_when_it_ends(&self) -> bool {
+        matches!(self.place, Place::Pod(_))
+    }
+
     /// Whether it is part of a command and not of the system.
     pub(crate) fn is_tool(&self) -> bool {
         self.one_off || self.service.is_tool()

@@ -246,19 +246,22 @@ pub fn all(project: &Project) -> anyhow::Result<Vec<Member>> {
 
 /// The members of a system on Kubernetes; without those that end.
 pub(crate) fn of_target(target: &Arc<Target>) -> anyhow::Result<Vec<Member>> {
+    of_target_and_ending(target).map(|(members, _)| members)
+}
+
+/// The same, and the names of the pods that are ending.
+pub(crate) fn of_target_and_ending(
+    target: &Arc<Target>,
+) -> anyhow::Result<(Vec<Member>, Vec<String>)> {
     thread::scope(|scope| {
         let paused = scope.spawn(|| target.paused());
         let pods = target.pods()?;
         let paused = paused
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        pods::read(target, &pods, &paused?)
+        let members = pods::read(target, &pods, &paused?)?;
+        Ok((members, pods::ending(&pods)?))
     })
-}
-
-/// Names of the pods that are ending.
-pub(crate) fn ending(target: &Target) -> anyhow::Result<Vec<String>> {
-    pods::ending(&target.pods()?)
 }
 
 /// The containers of the running system; an error when there are none.
@@ -356,8 +359,11 @@ pub fn published_by(members: &[Member], service: Part) -> anyhow::Result<String>
     published(members, port)
 }
 
-/// Service and the beginning of the id, as `docker ps` shows it.
+/// Service and the beginning of the id, as `docker ps` shows it; a pod's whole name.
 pub fn name(member: &Member) -> String {
+    if let Place::Pod(_) = member.place {
+        return member.id.clone();
+    }
     let id = member.id.get(..12).unwrap_or(&member.id);
     format!("{} ({id})", member.service)
 }

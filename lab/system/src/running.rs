@@ -135,6 +135,17 @@ impl<'a> RunningSystem<'a> {
         }
     }
 
+    /// Starts what a fault keeps from being started, and waits until it is ready; returns what was done, in words. Nothing on Compose,
+    /// where members that have ended are still there: see [`control::resume`].
+    ///
+    /// # Errors
+    /// When the engine refuses, or they don't get ready in time.
+    pub fn bring_back(&self) -> anyhow::Result<Vec<String>> {
+        self.target
+            .as_ref()
+            .map_or_else(|| Ok(Vec::new()), |target| kubernetes::bring_back(target))
+    }
+
     /// All containers, stopped ones included.
     pub fn members(&self) -> anyhow::Result<Vec<Member>> {
         members::all(self.project)

@@ -56,12 +56,16 @@ pub(crate) fn run(project: &Project, options: Options) -> anyhow::Result<Exit> {
 }
 
 /// Prints how to reach all parts on Kubernetes.
-fn print_ways(members: &[Member]) -> anyhow::Result<()> {
+fn print_ways(project: &Project, members: &[Member]) -> anyhow::Result<()> {
     for port in &PORTS {
         println!("{}:\n  {}", port.what, members::way_to(members, port)?);
     }
+    let password = project.settings()?;
+    let password = password.require("AGORA_RABBITMQ_PASSWORD")?;
+    println!("RabbitMQ's login: agora / {password}");
+    let options = project.engine.options().join(" ");
     println!(
-        "Next: `cargo xtask smoke --on kubernetes` walks the story once; `cargo xtask load --on kubernetes` puts load on it."
+        "Next: `cargo xtask smoke {options}` walks the story once; `cargo xtask load {options}` puts load on it."
     );
     Ok(())
 }
@@ -70,7 +74,7 @@ fn print_ways(members: &[Member]) -> anyhow::Result<()> {
 pub(crate) fn print_addresses(project: &Project) -> anyhow::Result<()> {
     let members = members::all(project)?;
     if matches!(project.engine, Engine::Kubernetes(_)) {
-        return print_ways(&members);
+        return print_ways(project, &members);
     }
     let settings = project.settings()?;
     let mut addresses = table(["what", "address", "login"]);

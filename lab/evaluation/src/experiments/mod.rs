@@ -270,6 +270,7 @@ mod tests {
         ];
         assert_eq!(on(Some("production")), anywhere);
         let where_nodes_are_reached = [
+            "outbox",
             "saga",
             "telemetry_loss",
             "deadline",

@@ -98,6 +98,9 @@ fn heal_containers(system: &RunningSystem<'_>, repaired: &mut Repaired<'_>) -> a
             ));
         }
     }
+    for started in system.bring_back()? {
+        repaired.add(started);
+    }
     // Read again: restoring a limit may have stopped a container.
     for member in system.members()? {
         if let Some(done) = control::resume(&member)? {

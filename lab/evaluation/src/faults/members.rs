@@ -105,7 +105,11 @@ impl Injection for Halted {
     fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let now = again(system, &self.before)?;
         let mut found = Vec::new();
-        let mut all = now.len() == self.before.len();
+        let gone = self.before.len() - now.len();
+        // A pod that doesn't run and isn't started again is no member any more.
+        let is_down = |member: &Member| self.how != Halt::Pause && member.goes_when_it_ends();
+        let mut all = gone == 0 || self.before.iter().all(is_down);
+        found.extend((gone > 0).then(|| format!("{gone} of {} are gone", self.before.len())));
         for (before, now) in pairs(&self.before, &now) {
             all &= match self.how {
                 Halt::Pause => now.state == "paused",
@@ -208,6 +212,7 @@ pub(super) fn pairs<'c>(
 
 /// Lets containers go on, or starts them, and waits until they are healthy.
 fn revive(system: &RunningSystem<'_>, members: &[Member]) -> anyhow::Result<()> {
+    system.bring_back()?;
     for member in again(system, members)? {
         control::resume(&member)?;
     }

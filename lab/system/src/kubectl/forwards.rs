@@ -77,7 +77,7 @@ fn start(target: &Target, controller: &str, part: Part, port: u16) -> anyhow::Re
                 "port {port} of {part} can't be forwarded: {}",
                 tail(said.trim(), LOG_LINES)
             ),
-            "`cargo xtask status --on kubernetes` shows whether it runs",
+            "`cargo xtask status` shows whether it runs",
         ))
     })?;
     open.ok_or_else(|| {

@@ -12,8 +12,9 @@ use base::{outcome, progress::Progress};
 
 use super::{
     images::{self, Image},
+    kept_down,
     manifests::{self, Replicas},
-    rollout,
+    rollout, tool,
 };
 use crate::{
     Part,
@@ -39,8 +40,8 @@ const FINAL: [&str; 5] = [
     "ErrImageNeverPull",
     "InvalidImageName",
     "CreateContainerConfigError",
+    "CreateContainerError",
     "ImagePullBackOff",
-    "RunContainerError",
 ];
 
 /// Applies the system and waits until it is ready.
@@ -67,6 +68,9 @@ pub(crate) fn bring_up(
     })?;
     progress.step("manifests", |_| {
         apply(target, manifests::namespace(target, settings)?)?;
+        // What killed commands left: members that are kept down, and a tool that still runs.
+        kept_down::bring_back(target)?;
+        tool::remove_all(target)?;
         apply(target, manifests::secrets(settings)?)?;
         apply_system(target, settings, &images, &Replicas::new())
     })?;
@@ -114,13 +118,13 @@ pub(crate) fn recreate(
     part: Part,
     count: usize,
 ) -> anyhow::Result<()> {
-    scale(target, part, 0)?;
-    let gone = wait_until_ready(target, settings, |_| ());
+    let gone = scale(target, part, 0).and_then(|()| wait_until_ready(target, settings, |_| ()));
     // Also after Ctrl-C, which would leave nobody to serve.
-    interrupt::set_aside(|| scale(target, part, count))?;
-    gone?;
-    wait_until_ready(target, settings, |_| ())?;
-    Ok(())
+    interrupt::set_aside(|| {
+        scale(target, part, count)?;
+        wait_until_ready(target, settings, |_| ())
+    })?;
+    gone.map(drop)
 }
 
 fn scale(target: &Target, part: Part, count: usize) -> anyhow::Result<()> {
@@ -137,7 +141,8 @@ fn scale(target: &Target, part: Part, count: usize) -> anyhow::Result<()> {
 
 fn restart(target: &Target, part: Part) -> anyhow::Result<()> {
     let restart = ["rollout", "restart", &format!("deployment/{part}")];
-    target.kubectl(restart).limit(TAKEN_WITHIN).read()?;
+    let restart = target.kubectl(restart).args([ANSWER_WITHIN]);
+    restart.limit(TAKEN_WITHIN).read()?;
     Ok(())
 }
 
@@ -191,15 +196,14 @@ fn wait_until_ready(
     let ready = wait::until(READY_WITHIN, LOOK_INTERVAL, || {
         let workloads = target.kubectl(["get", "deployments,statefulsets"]);
         missing = rollout::incomplete(&target.read_json(workloads)?)?;
-        if missing.is_empty() {
-            missing = members::ending(target)?;
-        }
+        let (found, ending) = members::of_target_and_ending(target)?;
+        missing.extend(ending);
         say(&format!("waiting for {}", missing.join(", ")));
         if missing.is_empty() {
             return Ok(Some(()));
         }
-        let found = members::of_target(target)?.into_iter();
         failing = found
+            .into_iter()
             .filter(|member| FINAL.contains(&member.state.as_str()))
             .map(|member| {
                 let since = failing.get(&member.id).map(|(since, _)| *since);

@@ -53,7 +53,8 @@ enum Way {
     ByHand,
 }
 
-/// Names the system's images by their contents and loads those that the cluster lacks.
+/// Names the system's images by their contents and loads those that the cluster lacks; where it can't be loaded into, says which it has
+/// to have.
 ///
 /// # Errors
 /// When an image is missing here, or can't be loaded.
@@ -62,11 +63,6 @@ pub(super) fn provide(
     references: &References,
     step: &Step,
 ) -> anyhow::Result<Vec<Image>> {
-    let way = way(target.context());
-    if let Way::ByHand = way {
-        step.say("images can't be loaded into this cluster: its nodes have to have them (deploy/kubernetes/README.md)");
-        return third_party(target, references);
-    }
     let mut images = third_party(target, references)?;
     for part in Part::built().filter(|part| *part != Part::TrivialService) {
         let from = service_images::tag(part);
@@ -83,7 +79,7 @@ pub(super) fn provide(
         images.push(image);
     }
     let all: Vec<String> = images.iter().map(Image::reference).collect();
-    match way {
+    match way(target.context()) {
         Way::Local => load_into_nodes(target, &all, step)?,
         Way::Program(program, before, after) => {
             step.update(&format!("{program} loads {} images", all.len()));
@@ -91,10 +87,13 @@ pub(super) fn provide(
                 .args(before)
                 .args(&all)
                 .args(after)
-                .limit(LOADED_WITHIN)
+                .limit(LOADED_WITHIN * u32::try_from(all.len())?)
                 .logged(&target.log("images"), |line| step.update(line))?;
         }
-        Way::ByHand => {}
+        Way::ByHand => step.say(&format!(
+            "images can't be loaded into this cluster by agora: its nodes have to have {}",
+            all.join(", ")
+        )),
     }
     Ok(images)
 }
@@ -102,6 +101,20 @@ pub(super) fn provide(
 /// The manifests' name of an image of ours.
 pub(super) fn own_name(part: Part) -> String {
     format!("agora/{part}")
+}
+
+/// Refuses a cluster whose own program for loading images isn't here.
+pub(super) fn require_loader(target: &Target) -> anyhow::Result<()> {
+    let Way::Program(program, ..) = way(target.context()) else {
+        return Ok(());
+    };
+    Call::new(program).args(["version"]).read().map_err(|error| {
+        outcome::unavailable(
+            format!("images are loaded into this cluster by `{program}`, which doesn't run: {error:#}"),
+            format!("install {program}, or make it reachable by PATH"),
+        )
+    })?;
+    Ok(())
 }
 
 /// By the name of a context, as kind and k3d make them.

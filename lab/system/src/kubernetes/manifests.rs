@@ -30,6 +30,11 @@ use crate::{
 const BASE: &str = "deploy/kubernetes/base";
 /// The overlay, seen from the folder that the kustomization is written to.
 const OVERLAY: &str = "../../../../deploy/kubernetes/overlays/local";
+/// On a cluster of others the gateway is reached by a forward, and no port of the nodes is opened.
+const NO_NODE_PORT: &str = "  - target: {name: traefik, kind: Service}
+    patch: |-
+      - {op: replace, path: /spec/type, value: ClusterIP}
+      - {op: remove, path: /spec/ports/0/nodePort}";
 /// The annotation of the pods that have the signing keys, with a digest of these.
 const KEYS_ANNOTATION: &str = "agora.signing-keys";
 /// The file with the images that were put on the nodes.
@@ -107,7 +112,7 @@ pub(super) fn images(target: &Target) -> anyhow::Result<Vec<Image>> {
     let text = fs::read(&path).map_err(|error| {
         outcome::unavailable(
             format!("failed to read {}: {error}", path.display()),
-            "`cargo xtask up --on kubernetes` makes it",
+            "`cargo xtask up` makes it",
         )
     })?;
     serde_json::from_slice(&text).with_context(|| format!("failed to read {}", path.display()))
@@ -130,6 +135,7 @@ pub(super) fn write(
     let path = folder.join("kustomization.yaml");
     let text = kustomization(
         target.namespace(),
+        target.context().is_none(),
         images,
         replicas,
         &Placed::of(project, &changed(settings))?,
@@ -201,6 +207,7 @@ fn among(variables: &[(String, String)], is_here: impl Fn(&str) -> bool) -> Vec<
 /// The kustomization's text. Pure. Every value in it is a name, a number or a switch's position.
 fn kustomization(
     namespace: &str,
+    has_node_port: bool,
     images: &[Image],
     replicas: &Replicas,
     placed: &Placed,
@@ -240,6 +247,9 @@ fn kustomization(
         ));
     }
     line("patches:".to_owned());
+    if !has_node_port {
+        line(NO_NODE_PORT.to_owned());
+    }
     // A Secret that changes replaces no pod by itself.
     let annotations = json!({ "annotations": { KEYS_ANNOTATION: keys } });
     line(patch(SERVICE, json!({ "metadata": annotations })));
@@ -302,7 +312,7 @@ mod tests {
             own: [(Part::UserService, off("AGORA_PATTERN_DEADLINE"))].into(),
         };
         let replicas = [(Part::OrderService, 4)].into();
-        let text = kustomization("shop", &[image], &replicas, &placed, "0123");
+        let text = kustomization("shop", true, &[image], &replicas, &placed, "0123");
         for line in [
             "namespace: shop",
             r#"  - {name: docker.io/library/postgres, newName: docker.io/agora-local/postgres, newTag: "17-0123"}"#,
@@ -312,7 +322,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
-        let nothing = kustomization("shop", &[], &Replicas::new(), &Placed::default(), "");
+        let nothing = kustomization("shop", false, &[], &Replicas::new(), &Placed::default(), "");
         for absent in ["configMapGenerator", "replicas", "env"] {
             assert!(!nothing.contains(absent), "{absent}");
         }

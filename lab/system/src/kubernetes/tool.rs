@@ -2,7 +2,7 @@
 //!
 //! Left out: what it is told, and what its report means ([`crate::dead_letters::tool`]).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::outcome::{self, Exit};
 use serde::Deserialize;
@@ -16,6 +16,9 @@ use crate::{
 };
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a node may take to start its container.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
+const IF_THERE: &str = "--ignore-not-found";
 
 #[derive(Deserialize)]
 struct Found {
@@ -26,6 +29,8 @@ struct Found {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Status {
+    phase: String,
+    reason: String,
     container_statuses: Vec<ContainerStatus>,
 }
 
@@ -65,21 +70,35 @@ pub(crate) fn run_tool(
     let name = format!("{tool}-{}", random::hex(4)?);
     let pod = pod(target, tool, &name, arguments, limit)?;
     let create = ["create", "--filename=-", ANSWER_WITHIN];
-    target.kubectl(create).reading(pod).read()?;
-    let ended = wait::until(limit, LOOK_INTERVAL, || {
-        let text = target.read_json(target.kubectl(["get", "pod", &name]))?;
-        exit_code(&text)
+    let created = target.kubectl(create).reading(pod).read();
+    let began = Instant::now();
+    let ended = created.and_then(|_| {
+        wait::until(limit, LOOK_INTERVAL, || {
+            let text = target.read_json(target.kubectl(["get", "pod", &name]))?;
+            match state(&text)? {
+                Progress::Ended(code) => Ok(Some(code)),
+                Progress::Runs => Ok(None),
+                Progress::Waits(_) if began.elapsed() < STARTED_WITHIN => Ok(None),
+                Progress::Waits(why) => Err(outcome::unavailable(
+                    format!("the pod {name} doesn't start: {why}"),
+                    "`cargo xtask up` puts its image there; `kubectl describe pod` shows what it waits for",
+                )),
+            }
+        })
     });
-    let written = target.kubectl(["logs", &name]).read();
-    // Also after Ctrl-C: it would go on.
+    let written = match &ended {
+        Ok(_) => target.kubectl(["logs", &name]).read(),
+        Err(_) => Ok(String::new()),
+    };
+    // Also after Ctrl-C, and where it isn't known whether it was made: it would go on.
     let deleted = interrupt::set_aside(|| {
         let delete = ["delete", "pod", &name, "--wait=false", ANSWER_WITHIN];
-        target.kubectl(delete).read()
+        target.kubectl(delete).args([IF_THERE]).read()
     });
     let code = ended?.ok_or_else(|| {
         outcome::failed(
             format!("the pod {name} did not end within {} s", limit.as_secs()),
-            "`kubectl describe pod` shows what it waited for",
+            "`cargo xtask logs` shows more",
         )
     })?;
     let written = written?;
@@ -87,23 +106,51 @@ pub(crate) fn run_tool(
     Ok((written, Exit::from_code(Some(code))))
 }
 
-/// The exit code of a pod's container; `None` while it hasn't ended. Pure.
-fn exit_code(text: &str) -> anyhow::Result<Option<i32>> {
-    let found: Found = serde_json::from_str(text)?;
-    let mut statuses = found.status.container_statuses.into_iter();
-    let Some(ContainerStatus { state }) = statuses.next() else {
-        return Ok(None);
-    };
-    match (state.terminated, state.waiting) {
-        (Some(ended), _) => Ok(Some(ended.exit_code)),
-        (None, Some(waiting)) if waiting.reason.starts_with("ErrImage") => {
-            Err(outcome::unavailable(
-                format!("the tool's image isn't on the node: {}", waiting.reason),
-                "`cargo xtask up --on kubernetes` puts it there",
-            ))
-        }
-        (None, _) => Ok(None),
-    }
+/// Removes the pods of all tools, which a killed command left.
+///
+/// # Errors
+/// When the cluster refuses.
+pub(super) fn remove_all(target: &Target) -> anyhow::Result<()> {
+    let tools: Vec<&str> = Part::ALL
+        .into_iter()
+        .filter(|part| part.is_tool())
+        .map(Part::name)
+        .collect();
+    let selector = format!("--selector={PART_LABEL} in ({})", tools.join(","));
+    let delete = ["delete", "pods", &selector, "--wait=false", ANSWER_WITHIN];
+    target.kubectl(delete).read()?;
+    Ok(())
+}
+
+/// How far a tool is.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    /// Its container hasn't started, and why.
+    Waits(String),
+    Runs,
+    /// With this exit code.
+    Ended(i32),
+}
+
+/// How far a tool is, in what kubectl says of its pod. Pure.
+fn state(text: &str) -> anyhow::Result<Progress> {
+    let Found { status } = serde_json::from_str(text)?;
+    let phase = status.phase;
+    let container = status.container_statuses.into_iter().next();
+    Ok(match container.map(|container| container.state) {
+        Some(State {
+            terminated: Some(ended),
+            ..
+        }) => Progress::Ended(ended.exit_code),
+        Some(State {
+            waiting: Some(waiting),
+            ..
+        }) => Progress::Waits(waiting.reason),
+        Some(_) => Progress::Runs,
+        // Refused by a node, or evicted from one.
+        None if phase == "Failed" => anyhow::bail!("the tool's pod failed: {}", status.reason),
+        None => Progress::Waits(phase),
+    })
 }
 
 /// As compose.yaml has the tool.
@@ -171,17 +218,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tool_has_ended_when_its_container_has() {
-        let state = |state: &str| {
-            format!(r#"{{"status":{{"containerStatuses":[{{"state":{{{state}}}}}]}}}}"#)
+    fn a_tool_waits_runs_and_ends_as_its_container_does() {
+        let of = |container: &str| {
+            format!(
+                r#"{{"status":{{"phase":"Running","containerStatuses":[{{"state":{{{container}}}}}]}}}}"#
+            )
         };
-        let ended = state(r#""terminated":{"exitCode":1}"#);
-        assert_eq!(exit_code(&ended).unwrap(), Some(1));
-        let without_image = state(r#""waiting":{"reason":"ErrImageNeverPull"}"#);
-        let error = exit_code(&without_image).unwrap_err().to_string();
-        assert!(error.contains("ErrImageNeverPull"), "{error}");
-        for pending in [state(r#""running":{}"#), r#"{"status":{}}"#.to_owned()] {
-            assert_eq!(exit_code(&pending).unwrap(), None);
-        }
+        let ended = of(r#""terminated":{"exitCode":1}"#);
+        assert_eq!(state(&ended).unwrap(), Progress::Ended(1));
+        assert_eq!(state(&of(r#""running":{}"#)).unwrap(), Progress::Runs);
+        let waits = |why: &str| Progress::Waits(why.to_owned());
+        let waiting = of(r#""waiting":{"reason":"ErrImageNeverPull"}"#);
+        assert_eq!(state(&waiting).unwrap(), waits("ErrImageNeverPull"));
+        let pending = r#"{"status":{"phase":"Pending"}}"#;
+        assert_eq!(state(pending).unwrap(), waits("Pending"));
+        let evicted = r#"{"status":{"phase":"Failed","reason":"Evicted"}}"#;
+        assert!(state(evicted).unwrap_err().to_string().contains("Evicted"));
     }
 }

@@ -20,6 +20,7 @@ use crate::{
 /// The one network that all pods are in.
 const POD_NETWORK: &str = "pods";
 const READY: &str = "Ready";
+const SCHEDULED: &str = "PodScheduled";
 
 #[derive(Deserialize)]
 struct Found {
@@ -114,6 +115,7 @@ struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -223,7 +225,9 @@ fn member(
         spec,
         status,
     } = pod;
-    if metadata.deletion_timestamp.is_some() {
+    // One that was evicted stays as a record, and another one takes its place.
+    let is_over = ["Failed", "Succeeded"].contains(&status.phase.as_str());
+    if is_over || metadata.deletion_timestamp.is_some() {
         return None;
     }
     let service = metadata.labels.get(PART_LABEL)?.parse().ok()?;
@@ -249,7 +253,7 @@ fn member(
     Some(Member {
         id: metadata.name,
         service,
-        state: state_of(state, &status.phase),
+        state: state_of(state, &status),
         health: Some(health),
         health_check: None,
         image: container.image,
@@ -308,8 +312,13 @@ fn environment(
 }
 
 /// In the engine's words, or why the container doesn't run.
-fn state_of(state: Option<&State>, phase: &str) -> String {
+fn state_of(state: Option<&State>, status: &Status) -> String {
     let waiting = |waiting: &Waiting| waiting.reason.clone();
+    let phase = status.phase.to_lowercase();
+    let unscheduled = status
+        .conditions
+        .iter()
+        .find(|condition| condition.kind == SCHEDULED && condition.status == "False");
     match state {
         Some(State {
             running: Some(_), ..
@@ -318,11 +327,11 @@ fn state_of(state: Option<&State>, phase: &str) -> String {
             terminated: Some(_),
             ..
         }) => "exited".to_owned(),
-        Some(state) => state
-            .waiting
-            .as_ref()
-            .map_or_else(|| phase.to_lowercase(), waiting),
-        None => phase.to_lowercase(),
+        Some(state) => state.waiting.as_ref().map_or(phase, waiting),
+        None => match unscheduled.and_then(|condition| condition.message.as_ref()) {
+            Some(why) => format!("{phase}: {why}"),
+            None => phase,
+        },
     }
 }
 
@@ -457,18 +466,29 @@ mod tests {
         );
         let stranger = pod("else-1", "else", &status(true, &running("ef", true)));
         let pending = pod("user-1", "user-service", &json!({ "phase": "Pending" }));
+        let scheduled =
+            json!({ "type": "PodScheduled", "status": "False", "message": "no volume" });
+        let unscheduled = json!({ "phase": "Pending", "conditions": [scheduled] });
+        let unscheduled = pod("postgres-0", "postgres", &unscheduled);
+        let evicted = pod("order-3", "order-service", &json!({ "phase": "Failed" }));
         let pods = [
             pod("order-1", "order-service", &status(false, &waiting)),
             ending.clone(),
             tool,
             stranger,
             pending,
+            unscheduled,
+            evicted,
         ];
         let members = read_all(&pods, &[]);
         let states: Vec<_> = members.iter().map(|it| (&*it.id, &*it.state)).collect();
         assert_eq!(
             states,
-            [("order-1", "ErrImageNeverPull"), ("user-1", "pending")]
+            [
+                ("order-1", "ErrImageNeverPull"),
+                ("postgres-0", "pending: no volume"),
+                ("user-1", "pending"),
+            ]
         );
         let text = json!({ "items": [ending] }).to_string();
         assert_eq!(super::ending(&text).unwrap(), ["order-2"]);
