@@ -147,7 +147,7 @@ pub fn try_to_start(member: &Member) -> anyhow::Result<()> {
 /// When the engine refuses.
 pub fn resume(member: &Member) -> anyhow::Result<Option<&'static str>> {
     if let Place::Pod(pod) = &member.place {
-        // What has ended Kubernetes starts again by itself.
+        // What has ended Kubernetes starts again by itself, unless it is kept down: `RunningSystem::bring_back`.
         return match member.state.as_str() {
             "paused" => task(pod, &["resume"]).map(|_| Some("unpaused")),
             // The kubelet waits longer each time, up to five minutes. For a new pod it doesn't.

@@ -24,7 +24,7 @@ use crate::{
     project::{Engine, PORTS, Place, Project, PublishedPort},
 };
 
-/// The label by which agora knows what it made.
+/// The label of everything in the manifests.
 pub(crate) const PART_OF: &str = "app.kubernetes.io/part-of";
 pub(crate) const OURS: &str = "agora";
 /// The annotation of a namespace that agora made, with the id of the secrets that its volumes were made with.
@@ -44,7 +44,7 @@ const HOW_TO_CHOOSE: &str = "`cargo xtask cluster up` starts a cluster on this m
 /// A namespace of a cluster, and the program that reaches it.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// The system's name, for logs.
+    /// The project whose system it is.
     project: Project,
     kubectl: PathBuf,
     /// The local cluster's; the user's own where it is absent.
@@ -288,7 +288,7 @@ impl Target {
 }
 
 /// The place of the project's system; `None` where it isn't on Kubernetes.
-pub(crate) fn place(project: &Project) -> Option<&Place> {
+fn place(project: &Project) -> Option<&Place> {
     match &project.engine {
         Engine::Compose => None,
         Engine::Kubernetes(place) => Some(place),

@@ -6,9 +6,9 @@ mod bring_up;
 mod images;
 mod kept_down;
 mod manifests;
-mod rollout;
 mod take_down;
 mod tool;
+mod workloads;
 
 use base::outcome;
 

@@ -14,7 +14,7 @@ use super::{
     images::{self, Image},
     kept_down,
     manifests::{self, Replicas},
-    rollout, tool,
+    tool, workloads,
 };
 use crate::{
     Part,
@@ -194,8 +194,7 @@ fn wait_until_ready(
     let mut missing = Vec::new();
     let mut failing: BTreeMap<String, (Instant, Member)> = BTreeMap::new();
     let ready = wait::until(READY_WITHIN, LOOK_INTERVAL, || {
-        let workloads = target.kubectl(["get", "deployments,statefulsets"]);
-        missing = rollout::incomplete(&target.read_json(workloads)?)?;
+        missing = workloads::incomplete(&workloads::of_target(target)?);
         let (found, ending) = members::of_target_and_ending(target)?;
         missing.extend(ending);
         say(&format!("waiting for {}", missing.join(", ")));

@@ -2,36 +2,18 @@
 //!
 //! Left out: how they are ended ([`crate::control`]).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::workloads::{self, Workload};
 use crate::kubectl::{ANSWER_WITHIN, Target};
 
 /// The annotation with the number of replicas that a workload had.
 const HAD: &str = "agora.replicas";
 /// How long a workload may take until its replicas are ready again.
 const READY_WITHIN: Duration = Duration::from_secs(120);
-
-#[derive(Deserialize)]
-struct Found {
-    items: Vec<Workload>,
-}
-
-#[derive(Deserialize)]
-struct Workload {
-    kind: String,
-    metadata: Metadata,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
 
 /// Takes a workload its replicas, e.g. `statefulset/rabbitmq`: what has ended isn't started again.
 ///
@@ -49,8 +31,7 @@ pub(crate) fn keep_down(target: &Target, workload: &str) -> anyhow::Result<()> {
 /// # Errors
 /// When the cluster refuses, or they don't get ready in time.
 pub(crate) fn bring_back(target: &Target) -> anyhow::Result<Vec<String>> {
-    let list = target.kubectl(["get", "deployments,statefulsets"]);
-    let down = kept_down(&target.read_json(list)?)?;
+    let down = kept_down(&workloads::of_target(target)?)?;
     for (workload, had) in &down {
         let change =
             json!({ "metadata": { "annotations": { HAD: null } }, "spec": { "replicas": had } });
@@ -84,28 +65,17 @@ fn patch(target: &Target, workload: &str, change: &Value) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Those that are kept down, with the number of replicas that they had, in what kubectl says. Pure.
-fn kept_down(text: &str) -> anyhow::Result<Vec<(String, u32)>> {
-    let found: Found = serde_json::from_str(text).context("failed to read kubectl's workloads")?;
-    let down = found.items.into_iter().filter_map(|workload| {
-        let Workload { kind, metadata } = workload;
-        let had = metadata.annotations.get(HAD)?.parse().ok()?;
-        Some((format!("{}/{}", kind.to_lowercase(), metadata.name), had))
-    });
-    Ok(down.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_workload_that_is_kept_down_tells_how_many_it_had() {
-        let text = r#"{"items":[
-            {"kind":"StatefulSet","metadata":{"name":"rabbitmq","annotations":{"agora.replicas":"1"}}},
-            {"kind":"Deployment","metadata":{"name":"traefik","annotations":{"deployment.kubernetes.io/revision":"2"}}},
-            {"kind":"Deployment","metadata":{"name":"jaeger"}}]}"#;
-        let expected = [("statefulset/rabbitmq".to_owned(), 1)];
-        assert_eq!(kept_down(text).unwrap(), expected);
-    }
+/// Those that are kept down, with the number of replicas that they had.
+fn kept_down(workloads: &[Workload]) -> anyhow::Result<Vec<(String, u32)>> {
+    let annotated = workloads
+        .iter()
+        .filter_map(|workload| Some((workload.name(), workload.annotation(HAD)?)));
+    annotated
+        .map(|(name, had)| {
+            let replicas = had
+                .parse()
+                .with_context(|| format!("{name}: {HAD} is {had}"))?;
+            Ok((name, replicas))
+        })
+        .collect()
 }

@@ -1,17 +1,22 @@
-//! Whether what was applied runs: Deployments and StatefulSets, as `kubectl get` shows them. Pure.
+//! Deployments and StatefulSets, as `kubectl get` shows them: whether what was applied runs, and what they are annotated with.
 //!
 //! Left out: waiting for it ([`super::bring_up`]).
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use serde::Deserialize;
+
+use crate::kubectl::Target;
 
 #[derive(Deserialize)]
 struct Found {
     items: Vec<Workload>,
 }
 
+/// One of them.
 #[derive(Deserialize)]
-struct Workload {
+pub(super) struct Workload {
     kind: String,
     metadata: Metadata,
     spec: Spec,
@@ -24,6 +29,8 @@ struct Metadata {
     name: String,
     #[serde(default)]
     generation: u64,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +48,16 @@ struct Status {
 }
 
 impl Workload {
+    /// As kubectl takes it, e.g. `deployment/traefik`.
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.kind.to_lowercase(), self.metadata.name)
+    }
+
+    /// The value of an annotation, if it has it.
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
+        self.metadata.annotations.get(name).map(String::as_str)
+    }
+
     /// Whether every replica is one of the newest, ready, and no older one is left.
     fn is_complete(&self) -> bool {
         let status = &self.status;
@@ -56,25 +73,24 @@ impl Workload {
     }
 }
 
-/// Those that aren't complete, e.g. `deployment/traefik`, of what kubectl says.
+/// All of the system's.
 ///
 /// # Errors
-/// When it says something else.
-pub(super) fn incomplete(text: &str) -> anyhow::Result<Vec<String>> {
+/// When the cluster doesn't answer.
+pub(super) fn of_target(target: &Target) -> anyhow::Result<Vec<Workload>> {
+    read(&target.read_json(target.kubectl(["get", "deployments,statefulsets"]))?)
+}
+
+/// Those in what kubectl says. Pure.
+fn read(text: &str) -> anyhow::Result<Vec<Workload>> {
     let found: Found = serde_json::from_str(text).context("failed to read kubectl's workloads")?;
-    let incomplete = found
-        .items
-        .iter()
-        .filter(|workload| !workload.is_complete());
-    Ok(incomplete
-        .map(|workload| {
-            format!(
-                "{}/{}",
-                workload.kind.to_lowercase(),
-                workload.metadata.name
-            )
-        })
-        .collect())
+    Ok(found.items)
+}
+
+/// Names of those that aren't complete.
+pub(super) fn incomplete(workloads: &[Workload]) -> Vec<String> {
+    let incomplete = workloads.iter().filter(|workload| !workload.is_complete());
+    incomplete.map(Workload::name).collect()
 }
 
 #[cfg(test)]
@@ -118,6 +134,22 @@ mod tests {
             "new",
         ];
         let expected = expected.map(|name| format!("deployment/{name}"));
-        assert_eq!(incomplete(&text).unwrap(), expected);
+        assert_eq!(incomplete(&read(&text).unwrap()), expected);
+    }
+
+    #[test]
+    fn an_annotation_is_found_where_there_is_one() {
+        let text = r#"{"items":[
+            {"kind":"StatefulSet","metadata":{"name":"rabbitmq","annotations":{"agora.replicas":"1"}},"spec":{"replicas":0}},
+            {"kind":"Deployment","metadata":{"name":"jaeger"},"spec":{"replicas":1}}]}"#;
+        let found = read(text).unwrap();
+        let annotated = found
+            .iter()
+            .map(|it| (it.name(), it.annotation("agora.replicas")));
+        let expected = [
+            ("statefulset/rabbitmq".to_owned(), Some("1")),
+            ("deployment/jaeger".to_owned(), None),
+        ];
+        assert_eq!(annotated.collect::<Vec<_>>(), expected);
     }
 }
