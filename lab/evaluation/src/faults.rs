@@ -303,17 +303,17 @@ impl Fault {
             | Self::RollingRestart { .. }
             | Self::Cut { .. }
             | Self::ResetConnections { .. }
-            | Self::StarveCpu { .. }
-            | Self::StarveMemory { .. }
-            | Self::RotateKeys
-            | Self::ReplaceKeys => engine.lets_members_be_changed(),
+            | Self::StarveMemory { .. } => engine.lets_members_be_changed(),
             Self::Poison { .. }
             | Self::Redeliver { .. }
             | Self::PurgeDeadLetters
             | Self::Unbind { .. }
             | Self::MemoryAlarm
             | Self::LockTable { .. }
+            | Self::StarveCpu { .. }
             | Self::Attacks
+            | Self::RotateKeys
+            | Self::ReplaceKeys
             | Self::Rollout { .. }
             | Self::ReplaceAtOnce { .. } => true,
         }

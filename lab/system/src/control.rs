@@ -10,8 +10,9 @@ use anyhow::Context;
 use crate::{
     cluster,
     engine::docker,
+    kubectl::UNLIMITED_MILLICORES,
     kubernetes,
-    member::{Limits, Member, Place, Pod},
+    member::{CPU_PERIOD_US, Limits, Member, Place, Pod, cpu_quota_us},
     members,
     process::Call,
     wait,
@@ -22,10 +23,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long the kernel may take to halt every process of a container, and how often that is tried.
 const FROZEN_WITHIN: Duration = Duration::from_secs(5);
 const FREEZE_INTERVAL: Duration = Duration::from_millis(250);
+/// Where a container finds its own, with version 2 of cgroups.
+const CPU_STATISTICS: &str = "/sys/fs/cgroup/cpu.stat";
 /// What the engine says where it took longer than the engine waits.
 const CANNOT_FREEZE: &str = "unable to freeze";
-/// The period in which a container may use its quota of processor time.
-const CPU_PERIOD_US: u64 = 100_000;
 /// `docker stats` waits for two samples.
 const STATS_LIMIT: Duration = Duration::from_secs(15);
 
@@ -40,6 +41,14 @@ pub enum Halt {
     Stop,
 }
 
+/// A member that is a pod, with its place.
+fn as_pod(member: &Member) -> Option<(&Member, &Pod)> {
+    match &member.place {
+        Place::Pod(pod) => Some((member, pod)),
+        Place::Container { .. } => None,
+    }
+}
+
 /// Halts containers: paused one after the other, else all at once.
 ///
 /// # Errors
@@ -50,11 +59,11 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
         Halt::Kill => "kill",
         Halt::Stop => "stop",
     };
-    let pods = members.iter().filter_map(|member| match &member.place {
-        Place::Pod(pod) => Some(pod),
-        Place::Container { .. } => None,
-    });
-    let pods: Vec<&Pod> = pods.collect();
+    let pods: Vec<&Pod> = members
+        .iter()
+        .filter_map(as_pod)
+        .map(|(_, pod)| pod)
+        .collect();
     if !pods.is_empty() {
         anyhow::ensure!(how == Halt::Kill, "pods aren't stopped by agora");
         return kill_pods(&pods);
@@ -74,10 +83,8 @@ fn kill_pods(pods: &[&Pod]) -> anyhow::Result<()> {
         .collect();
     for (controller, pod) in by_controller {
         let all = members::of_target(&pod.target)?;
-        let has_it = |member: &&Member| match &member.place {
-            Place::Pod(pod) => pod.controller == controller,
-            Place::Container { .. } => false,
-        };
+        let has_it =
+            |member: &&Member| as_pod(member).is_some_and(|(_, pod)| pod.controller == controller);
         let killed = pods.iter().filter(|pod| pod.controller == controller);
         if all.iter().filter(has_it).count() == killed.count() {
             // First, or the kubelet would have started them again.
@@ -174,8 +181,15 @@ pub fn resume(member: &Member) -> anyhow::Result<Option<&'static str>> {
 /// # Errors
 /// When the engine refuses.
 pub fn limit_cpu(members: &[Member], millicores: u32) -> anyhow::Result<()> {
-    let quota_us = u64::from(millicores) * CPU_PERIOD_US / 1_000;
-    let (period, quota) = (CPU_PERIOD_US.to_string(), quota_us.to_string());
+    let millicores = u64::from(millicores);
+    let pods: Vec<(&Member, &Pod)> = members.iter().filter_map(as_pod).collect();
+    if !pods.is_empty() {
+        return kubernetes::limit_cpu(&pods, millicores);
+    }
+    let (period, quota) = (
+        CPU_PERIOD_US.to_string(),
+        cpu_quota_us(millicores).to_string(),
+    );
     let update = ["update", "--cpu-period", &period, "--cpu-quota", &quota];
     let ids = members.iter().map(|member| member.id.as_str());
     docker(update.into_iter().chain(ids)).read()?;
@@ -190,7 +204,12 @@ pub fn unlimit_cpu(member: &Member) -> anyhow::Result<bool> {
     if member.limits.cpu_quota_us <= 0 {
         return Ok(false);
     }
-    docker(["update", "--cpu-quota", "-1", &member.id]).read()?;
+    match as_pod(member) {
+        Some(pod) => kubernetes::limit_cpu(&[pod], UNLIMITED_MILLICORES)?,
+        None => {
+            docker(["update", "--cpu-quota", "-1", &member.id]).read()?;
+        }
+    }
     Ok(true)
 }
 
@@ -199,6 +218,11 @@ pub fn unlimit_cpu(member: &Member) -> anyhow::Result<bool> {
 /// # Errors
 /// When the engine doesn't tell.
 pub fn cpu_percent(member: &Member) -> anyhow::Result<f64> {
+    anyhow::ensure!(
+        as_pod(member).is_none(),
+        "what {} uses can't be read",
+        member.id
+    );
     let stats = [
         "stats",
         "--no-stream",
@@ -211,11 +235,21 @@ pub fn cpu_percent(member: &Member) -> anyhow::Result<f64> {
     percent.with_context(|| format!("`docker stats` says {text:?}"))
 }
 
-/// How many periods a container spent its quota in, by the kernel's own count; `None` when the engine's host is
-/// another machine.
+/// How many periods a container spent its quota in, by the kernel's own count; `None` where that can't be read, as of an engine
+/// on another machine.
 pub fn throttled(member: &Member) -> Option<u64> {
-    let groups = fs::read_to_string(format!("/proc/{}/cgroup", member.pid)).ok()?;
-    let statistics = fs::read_to_string(cpu_statistics(&groups, &member.id)?).ok()?;
+    let statistics = match &member.place {
+        Place::Container { .. } => {
+            let groups = fs::read_to_string(format!("/proc/{}/cgroup", member.pid)).ok()?;
+            fs::read_to_string(cpu_statistics(&groups, &member.id)?).ok()?
+        }
+        Place::Pod(pod) => {
+            let container = pod.container_id.as_deref()?;
+            let on_node = pod.target.cpu_statistics(pod.node.as_deref()?, container);
+            // Where the nodes aren't reached, as the container itself sees them.
+            on_node.or_else(|| exec(member, ["cat", CPU_STATISTICS]).read().ok())?
+        }
+    };
     let count = statistics
         .lines()
         .find_map(|line| line.strip_prefix("nr_throttled "))?;

@@ -80,14 +80,15 @@ impl Rotation<'_> {
         let all = olds.len();
         olds.retain(others);
         let mut left = Vec::new();
-        for old in &olds {
-            let Replaced { new, left: one, .. } = rolling.replace(old)?;
-            left.push(one);
-            say(&format!(
-                "{} {what}: {} of {all}",
-                members::name(&new),
-                left.len() + all - olds.len()
-            ));
+        for portion in rolling.portions(&olds) {
+            for Replaced { new, left: one, .. } in rolling.replace(portion)? {
+                left.push(one);
+                say(&format!(
+                    "{} {what}: {} of {all}",
+                    members::name(&new),
+                    left.len() + all - olds.len()
+                ));
+            }
         }
         // Asked of the engine, not of what was done here: a token must not be made that one of them doesn't know.
         match rolling.members()?.iter().find(|member| others(member)) {

@@ -31,6 +31,8 @@ pub(crate) const OURS: &str = "agora";
 pub(crate) const SECRETS_ANNOTATION: &str = "agora.secrets";
 /// The label with a part's name.
 pub(crate) const PART_LABEL: &str = "app.kubernetes.io/name";
+/// The annotation of the pods that have the signing keys, with the ids of these behind commas: the keys themselves are in a Secret.
+pub(crate) const KEYS_ANNOTATION: &str = "agora.signing-keys";
 /// The gateway's port that users send requests to.
 const SHOP: PublishedPort = PORTS[0];
 /// How long the API server may take for an answer, as `kubectl` takes it.
@@ -63,6 +65,20 @@ struct Namespace {
 #[serde(default)]
 pub(crate) struct NamespaceMetadata {
     pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// As good as no limit: one that a container got once can be changed, and not removed.
+pub(crate) const UNLIMITED_MILLICORES: u64 = 128_000;
+
+/// A quantity of processor time in thousandths of a core, as Kubernetes writes it: `15m`, `0.5`, `2`.
+pub(crate) fn millicores(quantity: &str) -> Option<u64> {
+    match quantity.strip_suffix('m') {
+        Some(thousandths) => thousandths.parse().ok(),
+        None => {
+            let cores: f64 = quantity.parse().ok()?;
+            (cores.is_finite() && cores >= 0.0).then(|| (cores * 1_000.0).round() as u64)
+        }
+    }
 }
 
 impl Target {
@@ -137,12 +153,27 @@ impl Target {
 
     /// Resident memory of the first process of a container on a node, in KiB; `None` where nodes aren't reached.
     pub(crate) fn resident_kib(&self, node: &str, container: &str) -> Option<u64> {
-        let script = r#""${@:2}" list | while read -r id pid _; do
-            if [ "$id" = "$1" ]; then grep VmRSS "/proc/$pid/status"; fi
-        done"#;
-        let bash = ["bash", "-c", script, "bash", container];
-        let text = self.on_node(node).ok()?.args(bash).args(cluster::TASKS);
-        text.read().ok()?.split_whitespace().nth(1)?.parse().ok()
+        let text = self.of_process(node, container, r#"grep VmRSS "/proc/$pid/status""#)?;
+        text.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// What the kernel counts of a container's processor time on a node (`cpu.stat`); `None` where nodes aren't reached.
+    pub(crate) fn cpu_statistics(&self, node: &str, container: &str) -> Option<String> {
+        // Version 1 of cgroups has a hierarchy for the processor, version 2 one for all.
+        let script = r#"path() { awk -F: -v wanted="$1" '$2 ~ wanted { print $3; exit }' "/proc/$pid/cgroup"; }
+            v1=$(path '(^|,)cpu(,|$)')
+            if [ -n "$v1" ]; then cat "/sys/fs/cgroup/cpu$v1/cpu.stat"; else cat "/sys/fs/cgroup$(path '^$')/cpu.stat"; fi"#;
+        self.of_process(node, container, script)
+    }
+
+    /// What a script says on a node about the first process of a container, `$pid`.
+    fn of_process(&self, node: &str, container: &str, script: &str) -> Option<String> {
+        let script = format!(
+            r#""${{@:2}}" list | while read -r id pid _; do if [ "$id" = "$1" ]; then {script}; fi; done"#
+        );
+        let bash = ["bash", "-c", &script, "bash", container];
+        let call = self.on_node(node).ok()?.args(bash).args(cluster::TASKS);
+        call.read().ok()
     }
 
     /// The ids of containers that stand still on the nodes of the project's own cluster; none elsewhere.
@@ -419,6 +450,13 @@ mod tests {
     fn what_stands_still_is_found_among_the_tasks() {
         let text = "TASK    PID    STATUS\nab12    7    RUNNING\ncd34    8    PAUSED\nef56    0    STOPPED\n";
         assert_eq!(paused_in(text).collect::<Vec<_>>(), ["cd34"]);
+    }
+
+    #[test]
+    fn quantities_of_processor_time_are_thousandths_of_a_core() {
+        let read = ["15m", "0.5", "2", "1500m", "a", "-1"].map(millicores);
+        let expected = [Some(15), Some(500), Some(2_000), Some(1_500), None, None];
+        assert_eq!(read, expected);
     }
 
     #[test]

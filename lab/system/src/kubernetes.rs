@@ -6,6 +6,7 @@ mod bring_up;
 mod images;
 mod kept_down;
 mod manifests;
+mod resize;
 mod take_down;
 mod tool;
 mod workloads;
@@ -13,8 +14,10 @@ mod workloads;
 use base::outcome;
 
 pub(crate) use self::{
-    bring_up::{bring_up, configure, configuring, recreate, renew},
+    bring_up::{add_replica, bring_up, configure, configuring, recreate, remove_replica, renew},
+    images::load_services,
     kept_down::{bring_back, keep_down, wait_for},
+    resize::limit_cpu,
     take_down::take_down,
     tool::run_tool,
 };

@@ -114,6 +114,14 @@ impl HealthCheck {
     }
 }
 
+/// The period in which a container may use its quota of processor time.
+pub(crate) const CPU_PERIOD_US: u64 = 100_000;
+
+/// The quota of a container that may use so many thousandths of a core.
+pub(crate) fn cpu_quota_us(millicores: u64) -> i64 {
+    i64::try_from(millicores * CPU_PERIOD_US / 1_000).unwrap_or(i64::MAX)
+}
+
 /// The limits of a container; 0 is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use base::outcome::Failure;
 use serde::Serialize;
 
@@ -13,9 +14,9 @@ use crate::{
     engine::docker,
     engine_setup::{self, INSTALL, Plan},
     env_file::EnvFile,
-    images, known_causes, members, ports,
+    images, known_causes, kubectl, kubernetes, members, ports,
     process::Call,
-    project::Project,
+    project::{Engine, Project},
 };
 
 /// A cold build leaves about 5 GB of objects and 1.5 GB of images; twice that is comfortable.
@@ -93,8 +94,13 @@ pub fn examine(project: &Project) -> anyhow::Result<Vec<Check>> {
     checks.push(engine(plan));
     if runs {
         checks.extend(engine_resources());
-        checks.push(free_ports(project)?);
-        checks.push(networks(project));
+        if project.engine == Engine::Compose {
+            checks.push(free_ports(project)?);
+            checks.push(networks(project));
+        }
+    }
+    if project.engine != Engine::Compose {
+        checks.push(cluster(project));
     }
     let packages = packages(project);
     checks.push(compose(&packages)?);
@@ -245,12 +251,35 @@ fn free_ports(project: &Project) -> anyhow::Result<Check> {
 
 /// Whether the engine has address ranges for the networks.
 fn networks(project: &Project) -> Check {
-    const WHAT: &str = "networks";
-    match known_causes::require_subnets(project) {
-        Ok(()) => Check::ok(WHAT, "the engine has address ranges for them"),
+    let asked = known_causes::require_subnets(project);
+    let asked = asked.map(|()| "the engine has address ranges for them".to_owned());
+    checked("networks", asked, "`docker network ls` shows them")
+}
+
+/// Whether the cluster answers, fits this kubectl, and takes images and the namespace.
+fn cluster(project: &Project) -> Check {
+    let asked = || {
+        let target = kubectl::target(project)?.context("it isn't on Kubernetes")?;
+        kubernetes::require_usable(&target)?;
+        let is_there = kubernetes::is_anything_there(&target)?;
+        Ok(format!(
+            "{}, Kubernetes {}, namespace {} {}",
+            target.context().unwrap_or("local"),
+            target.version()?,
+            target.namespace(),
+            if is_there { "is agora's" } else { "is free" },
+        ))
+    };
+    checked("cluster", asked(), "`kubectl get nodes` asks it by hand")
+}
+
+/// What was found, or the next step of the error; `otherwise` where it has none.
+fn checked(what: &'static str, asked: anyhow::Result<String>, otherwise: &str) -> Check {
+    match asked {
+        Ok(found) => Check::ok(what, found),
         Err(error) => match error.downcast_ref::<Failure>() {
-            Some(failure) => Check::missing(WHAT, failure.cause.clone(), failure.next_step.clone()),
-            None => Check::missing(WHAT, format!("{error:#}"), "`docker network ls` shows them"),
+            Some(failure) => Check::missing(what, failure.cause.clone(), failure.next_step.clone()),
+            None => Check::missing(what, format!("{error:#}"), otherwise),
         },
     }
 }

@@ -190,7 +190,7 @@ impl Engine {
         }
     }
 
-    /// Whether agora can stop members there, cut them off and limit them, and give each its own variables.
+    /// Whether agora can stop members there, cut them off and take them memory.
     pub fn lets_members_be_changed(&self) -> bool {
         *self == Self::Compose
     }

@@ -7,10 +7,14 @@
 //! restarting again and again. After an interruption between any two calls of the engine, these containers show what
 //! has to be undone or finished ([`repair`]).
 //!
-//! On Kubernetes a Deployment does all of it by itself. Left out: images ([`crate::service_images`]), and routing. The gateway finds replicas by Docker's DNS, and tries the
-//! next one when a replica doesn't accept connections.
+//! On Kubernetes a Deployment does all of it by itself, and keeps no exit code of a pod that is gone. Left out: images
+//! ([`crate::service_images`]), and routing. The gateway finds replicas by Docker's DNS, and tries the next one when a replica
+//! doesn't accept connections.
 
-use std::time::{Duration, Instant};
+use std::{
+    slice::Chunks,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use base::outcome;
@@ -54,8 +58,8 @@ pub struct Rolling<'a> {
 pub struct Replaced {
     /// The new container, which serves.
     pub new: Member,
-    /// How long the new one took from its start until it was healthy.
-    pub healthy_after: Duration,
+    /// How long the new one took from its start until it was healthy; `None` where the engine replaced it by itself.
+    pub healthy_after: Option<Duration>,
     /// The old container, which is gone.
     pub left: Left,
 }
@@ -65,11 +69,19 @@ pub struct Replaced {
 pub struct Left {
     /// The container as it was last seen.
     pub member: Member,
-    /// Its exit code after SIGTERM; `None` when it didn't run.
+    /// Its exit code after SIGTERM; `None` when it didn't run, and where the engine keeps none.
     pub exit_code: Option<i64>,
 }
 
 impl Left {
+    /// One of whose end nothing was seen but that it is gone.
+    fn unseen(member: &Member) -> Self {
+        Self {
+            member: member.clone(),
+            exit_code: None,
+        }
+    }
+
     /// Whether it finished its work and ended within its grace period.
     pub fn gracefully(&self) -> bool {
         self.exit_code.is_none_or(|code| code == 0)
@@ -111,9 +123,39 @@ impl<'a> Rolling<'a> {
         leaving
     }
 
+    /// The containers in the order in which they are replaced, in the portions that [`Self::replace`] takes: one at a time, or all
+    /// where the engine itself goes from one to the next.
+    pub fn portions<'m>(&self, olds: &'m [Member]) -> Chunks<'m, Member> {
+        olds.chunks(match self.system.target() {
+            None => 1,
+            Some(_) => olds.len().max(1),
+        })
+    }
+
+    /// Replaces one of the [`Self::portions`], one container after the other. When a new one doesn't get healthy, or at Ctrl-C,
+    /// no further one is replaced.
+    pub fn replace(&self, olds: &[Member]) -> anyhow::Result<Vec<Replaced>> {
+        let Some(target) = self.system.target() else {
+            return olds.iter().map(|old| self.replace_one(old)).collect();
+        };
+        let before = self.members()?;
+        kubernetes::renew(target, &self.settings, self.service)?;
+        let mut new = self.members()?;
+        new.retain(|member| !has(&before, member));
+        Ok(olds
+            .iter()
+            .zip(new)
+            .map(|(old, new)| Replaced {
+                new,
+                healthy_after: None,
+                left: Left::unseen(old),
+            })
+            .collect())
+    }
+
     /// Replaces one container. When the new one doesn't get healthy, or at Ctrl-C, nothing has changed; an old one that
     /// is leaving already leaves all the same.
-    pub fn replace(&self, old: &Member) -> anyhow::Result<Replaced> {
+    fn replace_one(&self, old: &Member) -> anyhow::Result<Replaced> {
         let (new, healthy_after) = self.start_one()?;
         let left = to_the_end(|| {
             // In this order: between the two, two containers look provisional, and the younger one is meant to stay.
@@ -123,13 +165,20 @@ impl<'a> Rolling<'a> {
         })?;
         Ok(Replaced {
             new,
-            healthy_after,
+            healthy_after: Some(healthy_after),
             left,
         })
     }
 
     /// Adds one container, and returns when it is healthy. When it doesn't get so, or at Ctrl-C, nothing has changed.
     pub fn add(&self) -> anyhow::Result<Member> {
+        if let Some(target) = self.system.target() {
+            let before = self.members()?;
+            kubernetes::add_replica(target, &self.settings, self.service)?;
+            let mut new = self.members()?.into_iter();
+            let new = new.find(|member| !has(&before, member));
+            return new.with_context(|| format!("{} has no new pod", self.service));
+        }
         let (new, _) = self.start_one()?;
         to_the_end(|| rely_on(&new))?;
         Ok(new)
@@ -137,6 +186,10 @@ impl<'a> Rolling<'a> {
 
     /// Stops and removes a container.
     pub fn remove(&self, member: &Member) -> anyhow::Result<Left> {
+        if let Some(target) = self.system.target() {
+            kubernetes::remove_replica(target, &self.settings, self.service, &member.id)?;
+            return Ok(Left::unseen(member));
+        }
         to_the_end(|| {
             set_provisional(member)?;
             retire(self.system, member)
@@ -145,11 +198,8 @@ impl<'a> Rolling<'a> {
 
     /// All containers are replaced, one by one. Returns when all are healthy.
     pub fn replace_all(&self) -> anyhow::Result<()> {
-        if let Some(target) = self.system.target() {
-            return kubernetes::renew(target, &self.settings, self.service);
-        }
-        for old in self.members()? {
-            self.replace(&old)?;
+        for olds in self.portions(&self.members()?) {
+            self.replace(olds)?;
         }
         Ok(())
     }
@@ -158,8 +208,7 @@ impl<'a> Rolling<'a> {
     /// as well.
     pub fn replace_at_once(&self) -> anyhow::Result<Vec<Member>> {
         if let Some(target) = self.system.target() {
-            let count = self.members()?.len();
-            kubernetes::recreate(target, &self.settings, self.service, count)?;
+            kubernetes::recreate(target, &self.settings, self.service)?;
             return self.members();
         }
         let count = self.members()?.len();

@@ -201,11 +201,13 @@ impl<'a> RunningSystem<'a> {
             .limit(CONFIGURED_WITHIN)
     }
 
-    /// Builds the services' images whose content changed.
+    /// Builds the services' images whose content changed, and puts them where they run.
     pub fn build_services(&self, step: &Step) -> anyhow::Result<()> {
         let binaries = binaries::build(self.project, step)?;
         binaries::stage(self.project, &binaries)?;
-        service_images::build(self.project, &self.compose, &self.settings, step)
+        service_images::build(self.project, &self.compose, &self.settings, step)?;
+        let target = self.target.as_ref();
+        target.map_or(Ok(()), |target| kubernetes::load_services(target, step))
     }
 
     fn psql_all(&self, questions: &[(&str, &str)]) -> anyhow::Result<Call> {
@@ -457,7 +459,7 @@ impl RunningSystem<'_> {
             .collect();
         let settings = self.settings.without_prefix(SWITCH);
         let settings = settings.with(&off).with(&wanted.overrides);
-        let count = |part: &Part| wanted.replicas.get(part).copied().unwrap_or(1);
+        let count = |part: &Part| wanted.replicas.get(part).map_or(1, |count| (*count).into());
         let replicas = Part::services().map(|part| (part, count(&part)));
         kubernetes::configure(target, &settings, &replicas.collect(), renewed)
     }

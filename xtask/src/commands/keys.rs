@@ -66,7 +66,7 @@ struct Report {
     retire_from: Option<DateTime<Utc>>,
     /// The keys, the one that signs first.
     keys: Vec<Key>,
-    /// Exit codes of the containers that were replaced; `null` of one that didn't run.
+    /// Exit codes of the containers that were replaced; `null` of one that didn't run, and on Kubernetes.
     left: Vec<Option<i64>>,
 }
 

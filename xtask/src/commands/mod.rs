@@ -119,18 +119,18 @@ commands! {
     /// Show the logs of services, or of one trace
     Logs(options: logs::Options) [TextOnly, HealFirst, Both] => logs::run(project, options);
     /// Check prerequisites
-    Doctor [TextOrJson, LeaveAsIs, None] => doctor::run(project, format);
+    Doctor [TextOrJson, LeaveAsIs, Both] => doctor::run(project, format);
     /// Run the smoke test through the gateway
     Smoke [TextOrJson, HealFirst, Both] => smoke::run(project, format);
     /// Put load on the running system
     Load(options: load::Options) [TextOrJson, HealFirst, Both] => load::run(project, options, format);
     /// Replace a service's containers one by one without interrupting it
-    Rollout(options: rollout::Options) [TextOrJson, HealFirst, ComposeOnly] => rollout::run(project, options, format);
+    Rollout(options: rollout::Options) [TextOrJson, HealFirst, Both] => rollout::run(project, options, format);
     /// Scale a service without interrupting it
-    Scale(options: scale::Options) [TextOrJson, HealFirst, ComposeOnly] => scale::run(project, *options, format);
+    Scale(options: scale::Options) [TextOrJson, HealFirst, Both] => scale::run(project, *options, format);
     /// List and rotate the keys that sign tokens
     #[command(subcommand)]
-    Keys(options: keys::Options) [TextOrJson, HealFirst, ComposeOnly] => keys::run(project, options, format);
+    Keys(options: keys::Options) [TextOrJson, HealFirst, Both] => keys::run(project, options, format);
     /// Count dead letters by reason
     VerifyDlq(options: verify_dlq::Options) [TextOrJson, HealFirst, Both] => verify_dlq::run(project, *options, format);
     /// Reconcile Prometheus's counts with the load generator's

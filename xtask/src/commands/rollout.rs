@@ -64,9 +64,9 @@ struct Report {
 struct Replaced {
     old: String,
     new: String,
-    /// Time from the new container's start until it was healthy, in milliseconds.
-    healthy_after_ms: u64,
-    /// The old container's exit code, 0 when it finished its work; `null` when it didn't run.
+    /// Time from the new container's start until it was healthy, in milliseconds; `null` on Kubernetes.
+    healthy_after_ms: Option<u64>,
+    /// The old container's exit code, 0 when it finished its work; `null` when it didn't run, and on Kubernetes.
     exit_code: Option<i64>,
 }
 
@@ -88,15 +88,21 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         let name = format!("{service}: all at once");
         progress.step(&name, |_| rolling.replace_at_once())?;
     } else {
-        for (number, old) in olds.iter().enumerate() {
-            let name = format!("{service}: {} of {}", number + 1, olds.len());
-            let one = progress.step(&name, |step| {
-                let one = rolling.replace(old)?;
-                step.result(format!("healthy after {}", spell(one.healthy_after)));
-                Ok(one)
+        for portion in rolling.portions(&olds) {
+            let of = olds.len();
+            let name = match portion {
+                [_] => format!("{service}: {} of {of}", replaced.len() + 1),
+                _ => format!("{service}: all {of}, one by one"),
+            };
+            let some = progress.step(&name, |step| {
+                let some = rolling.replace(portion)?;
+                if let Some(after) = some.iter().filter_map(|one| one.healthy_after).next() {
+                    step.result(format!("healthy after {}", spell(after)));
+                }
+                Ok(some)
             });
-            match one {
-                Ok(one) => replaced.push(one),
+            match some {
+                Ok(some) => replaced.extend(some),
                 Err(error) => {
                     if error.is::<Interrupted>() {
                         say_what_is_left(&rolling, replaced.len(), olds.len())?;
@@ -117,7 +123,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
             .map(|one| Replaced {
                 old: one.left.member.id.clone(),
                 new: one.new.id.clone(),
-                healthy_after_ms: one.healthy_after.as_millis() as u64,
+                healthy_after_ms: one.healthy_after.map(|after| after.as_millis() as u64),
                 exit_code: one.left.exit_code,
             })
             .collect(),

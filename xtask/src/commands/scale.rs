@@ -49,7 +49,7 @@ struct Report {
     members: usize,
     /// The names of containers that aren't healthy.
     not_healthy: Vec<String>,
-    /// Exit codes of the containers that were removed; `null` for one that didn't run.
+    /// Exit codes of the containers that were removed; `null` for one that didn't run, and on Kubernetes.
     left: Vec<Option<i64>>,
 }
 

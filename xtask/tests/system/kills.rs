@@ -181,15 +181,18 @@ fn kill_each(system: &System, victims: &[&str], orders: u64) -> Run {
         "--max-error-rate",
         "1",
     ]);
+    // How quickly orders come is no subject of these tests, only that they go on coming.
     let wait_for = |orders| {
-        wait::until("orders of the run", UNDER_WAY_WITHIN, || {
-            let placed = placed_orders(system);
-            if placed >= orders {
-                return Ok(());
-            }
-            load.expect_running();
-            Err(format!("{placed} of {orders} so far"))
-        });
+        let mut placed = placed_orders(system);
+        while placed < orders {
+            placed = wait::until("another order of the run", UNDER_WAY_WITHIN, || {
+                load.expect_running();
+                match placed_orders(system) {
+                    now if now > placed => Ok(now),
+                    _ => Err(format!("{placed} of {orders} so far")),
+                }
+            });
+        }
     };
     wait_for(before + ORDERS_BETWEEN);
     let lock = "BEGIN; LOCK TABLE stock IN ACCESS EXCLUSIVE MODE";

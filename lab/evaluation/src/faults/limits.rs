@@ -99,7 +99,7 @@ impl Injection for StarveCpu {
 impl StarveCpu {
     /// How often a container had been throttled when it got its quota. A start resets the count.
     fn throttled_so_far(&self, before: &Member, now: &Member) -> Option<u64> {
-        if before.pid != now.pid {
+        if before.started_at != now.started_at {
             return Some(0);
         }
         let mut counts = self.before.iter().zip(&self.throttled_before);

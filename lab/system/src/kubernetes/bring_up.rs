@@ -14,13 +14,14 @@ use super::{
     images::{self, Image},
     kept_down,
     manifests::{self, Replicas},
-    tool, workloads,
+    tool,
+    workloads::{self, Workload},
 };
 use crate::{
     Part,
     images::References,
     interrupt,
-    kubectl::{ANSWER_WITHIN, Target},
+    kubectl::{ANSWER_WITHIN, PART_LABEL, Target},
     members::{self, Member},
     project::Settings,
     unhealthy::explain,
@@ -33,6 +34,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 const READY_WITHIN: Duration = Duration::from_secs(300);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const KUSTOMIZE: &str = "--kustomize";
+/// Of a Deployment's ready pods, the one with the lowest cost goes first.
+const LEAVES_FIRST: &str = "controller.kubernetes.io/pod-deletion-cost=-1";
 /// How long a reason in [`FINAL`] may be one of before, or of a moment.
 const FINAL_AFTER: Duration = Duration::from_secs(15);
 /// Reasons for which a container doesn't start that no waiting removes.
@@ -71,8 +74,7 @@ pub(crate) fn bring_up(
         // What killed commands left: members that are kept down, and a tool that still runs.
         kept_down::bring_back(target)?;
         tool::remove_all(target)?;
-        apply(target, manifests::secrets(settings)?)?;
-        apply_system(target, settings, &images, &Replicas::new())
+        apply_system(target, settings, &images, &replicas(target)?)
     })?;
     progress.step("pods", |step| {
         let members = wait_until_ready(target, settings, |text| step.update(text))?;
@@ -98,17 +100,34 @@ pub(crate) fn configure(
     Ok(())
 }
 
-/// Replaces a part's pods as its Deployment does it: a new one is ready before an old one ends.
+/// Sets one part up with these settings and replaces its pods as its Deployment does it: a new one is ready before an old one ends.
+/// The other parts stay as they are. When a new pod doesn't get ready, or at Ctrl-C, the Deployment goes back to the old ones.
 ///
 /// # Errors
 /// As those of [`configure`].
 pub(crate) fn renew(target: &Arc<Target>, settings: &Settings, part: Part) -> anyhow::Result<()> {
-    restart(target, part)?;
-    wait_until_ready(target, settings, |_| ())?;
-    Ok(())
+    let before = workload(target, part)?;
+    let renewed = apply_part(target, settings, part, before.replicas()).and_then(|()| {
+        // With other settings or another image it is replaced already.
+        if workload(target, part)?.generation() == before.generation() {
+            restart(target, part)?;
+        }
+        wait_until_ready(target, settings, |_| ()).map(drop)
+    });
+    if renewed.is_err() {
+        interrupt::set_aside(|| {
+            if workload(target, part)?.generation() == before.generation() {
+                return Ok(());
+            }
+            let undo = ["rollout", "undo", &deployment(part), ANSWER_WITHIN];
+            target.kubectl(undo).limit(TAKEN_WITHIN).read().map(drop)
+        })?;
+    }
+    renewed
 }
 
-/// Ends all of a part's pods and then makes as many new ones, as a Deployment with the strategy `Recreate` does it.
+/// Ends all of a part's pods and then makes as many new ones with these settings, as a Deployment with the strategy `Recreate`
+/// does it.
 ///
 /// # Errors
 /// As those of [`configure`].
@@ -116,33 +135,89 @@ pub(crate) fn recreate(
     target: &Arc<Target>,
     settings: &Settings,
     part: Part,
-    count: usize,
 ) -> anyhow::Result<()> {
-    let gone = scale(target, part, 0).and_then(|()| wait_until_ready(target, settings, |_| ()));
+    let count = workload(target, part)?.replicas();
+    let gone = set_replicas(target, part, 0)
+        .and_then(|()| wait_until_ready(target, settings, |_| ()).map(drop));
     // Also after Ctrl-C, which would leave nobody to serve.
     interrupt::set_aside(|| {
-        scale(target, part, count)?;
+        apply_part(target, settings, part, count)?;
         wait_until_ready(target, settings, |_| ())
     })?;
-    gone.map(drop)
+    gone
 }
 
-fn scale(target: &Target, part: Part, count: usize) -> anyhow::Result<()> {
+/// Gives a part one replica more. When it doesn't get ready, or at Ctrl-C, it goes again.
+///
+/// # Errors
+/// As those of [`configure`].
+pub(crate) fn add_replica(
+    target: &Arc<Target>,
+    settings: &Settings,
+    part: Part,
+) -> anyhow::Result<()> {
+    let count = workload(target, part)?.replicas();
+    let added = set_replicas(target, part, count + 1)
+        .and_then(|()| wait_until_ready(target, settings, |_| ()).map(drop));
+    if added.is_err() {
+        interrupt::set_aside(|| set_replicas(target, part, count))?;
+    }
+    added
+}
+
+/// Takes a part this pod, and with it one of its replicas; returns when it is gone.
+///
+/// # Errors
+/// As those of [`configure`].
+pub(crate) fn remove_replica(
+    target: &Arc<Target>,
+    settings: &Settings,
+    part: Part,
+    pod: &str,
+) -> anyhow::Result<()> {
+    let count = workload(target, part)?.replicas();
+    let first = ["annotate", "--overwrite", "pod", pod, LEAVES_FIRST];
+    let first = target.kubectl(first).args([ANSWER_WITHIN]);
+    first.limit(TAKEN_WITHIN).read()?;
+    set_replicas(target, part, count.saturating_sub(1))?;
+    wait_until_ready(target, settings, |_| ())?;
+    Ok(())
+}
+
+fn workload(target: &Target, part: Part) -> anyhow::Result<Workload> {
+    workloads::of_part(target, part)?.ok_or_else(|| {
+        outcome::unavailable(
+            format!("{part} has no Deployment"),
+            "`cargo xtask up` makes what is missing",
+        )
+    })
+}
+
+/// How many replicas the services have now, where they have any: `up` keeps as many.
+fn replicas(target: &Target) -> anyhow::Result<Replicas> {
+    let workloads = workloads::of_target(target)?;
+    let of = |part: Part| {
+        let mut found = workloads.iter();
+        let found = found.find(|workload| workload.name() == deployment(part))?;
+        Some((part, found.replicas())).filter(|(_, count)| *count > 0)
+    };
+    Ok(Part::services().filter_map(of).collect())
+}
+
+fn deployment(part: Part) -> String {
+    format!("deployment/{part}")
+}
+
+fn set_replicas(target: &Target, part: Part, count: u64) -> anyhow::Result<()> {
     let count = format!("--replicas={count}");
-    let scale = [
-        "scale",
-        &format!("deployment/{part}"),
-        &count,
-        ANSWER_WITHIN,
-    ];
+    let scale = ["scale", &deployment(part), &count, ANSWER_WITHIN];
     target.kubectl(scale).limit(TAKEN_WITHIN).read()?;
     Ok(())
 }
 
 fn restart(target: &Target, part: Part) -> anyhow::Result<()> {
-    let restart = ["rollout", "restart", &format!("deployment/{part}")];
-    let restart = target.kubectl(restart).args([ANSWER_WITHIN]);
-    restart.limit(TAKEN_WITHIN).read()?;
+    let restart = ["rollout", "restart", &deployment(part), ANSWER_WITHIN];
+    target.kubectl(restart).limit(TAKEN_WITHIN).read()?;
     Ok(())
 }
 
@@ -158,6 +233,33 @@ fn apply_system(
     images: &[Image],
     replicas: &Replicas,
 ) -> anyhow::Result<()> {
+    apply_selected(target, settings, images, replicas, "")
+}
+
+/// Applies what belongs to one part or to all, and to no other part.
+fn apply_part(target: &Target, settings: &Settings, part: Part, count: u64) -> anyhow::Result<()> {
+    let others = Part::required().filter(|other| *other != part);
+    let others: Vec<&str> = others.map(Part::name).collect();
+    let selector = format!("{PART_LABEL} notin ({})", others.join(","));
+    let replicas = [(part, count)].into();
+    apply_selected(
+        target,
+        settings,
+        &manifests::images(target)?,
+        &replicas,
+        &selector,
+    )
+}
+
+/// Applies the Secrets, and what of the system the selector has; the empty one has all.
+fn apply_selected(
+    target: &Target,
+    settings: &Settings,
+    images: &[Image],
+    replicas: &Replicas,
+    selector: &str,
+) -> anyhow::Result<()> {
+    apply(target, manifests::secrets(settings)?)?;
     let folder = manifests::write(target, settings, images, replicas)?;
     let applied = target
         .kubectl([
@@ -166,7 +268,7 @@ fn apply_system(
             "--force-conflicts",
             "--field-manager=agora",
         ])
-        .args([ANSWER_WITHIN, KUSTOMIZE])
+        .args([ANSWER_WITHIN, "--selector", selector, KUSTOMIZE])
         .args([folder])
         .limit(TAKEN_WITHIN);
     applied.logged(&target.log("apply"), |_| ())

@@ -13,6 +13,7 @@ use anyhow::Context;
 use base::{outcome, progress::Step};
 use serde::{Deserialize, Serialize};
 
+use super::manifests;
 use crate::{
     Part,
     cluster::{self, Cluster},
@@ -64,7 +65,31 @@ pub(super) fn provide(
     step: &Step,
 ) -> anyhow::Result<Vec<Image>> {
     let mut images = third_party(target, references)?;
-    for part in Part::built().filter(|part| *part != Part::TrivialService) {
+    images.extend(own()?);
+    load(target, &images, step)?;
+    Ok(images)
+}
+
+/// The same for the images of ours alone, and notes them as those that are there.
+///
+/// # Errors
+/// When `up` hasn't noted any, or as those of [`provide`].
+pub(crate) fn load_services(target: &Target, step: &Step) -> anyhow::Result<()> {
+    let own = own()?;
+    load(target, &own, step)?;
+    let mut images = manifests::images(target)?;
+    images.retain(|image| {
+        let is_same = |new: &Image| new.in_manifests == image.in_manifests;
+        !own.iter().any(is_same)
+    });
+    images.extend(own);
+    manifests::note_images(target, &images)
+}
+
+/// The images of ours, named by their contents.
+fn own() -> anyhow::Result<Vec<Image>> {
+    let built = Part::built().filter(|part| *part != Part::TrivialService);
+    let images = built.map(|part| {
         let from = service_images::tag(part);
         let id = engine::image(&from)?
             .with_context(|| format!("there is no image {from}"))?
@@ -76,8 +101,12 @@ pub(super) fn provide(
             tag: digest.chars().take(12).collect(),
         };
         docker(["tag", &from, &image.reference()]).read()?;
-        images.push(image);
-    }
+        Ok(image)
+    });
+    images.collect()
+}
+
+fn load(target: &Target, images: &[Image], step: &Step) -> anyhow::Result<()> {
     let all: Vec<String> = images.iter().map(Image::reference).collect();
     match way(target.context()) {
         Way::Local => load_into_nodes(target, &all, step)?,
@@ -95,7 +124,7 @@ pub(super) fn provide(
             all.join(", ")
         )),
     }
-    Ok(images)
+    Ok(())
 }
 
 /// The manifests' name of an image of ours.

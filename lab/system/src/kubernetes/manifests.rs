@@ -13,16 +13,15 @@ use std::{
 use anyhow::Context;
 use base::outcome;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::images::Image;
 use crate::{
     Part,
     env_file::SECRETS_ID,
     files,
-    kubectl::{OURS, PART_OF, SECRETS_ANNOTATION, Target},
+    kubectl::{KEYS_ANNOTATION, OURS, PART_OF, SECRETS_ANNOTATION, Target},
     project::{Engine, Project, Settings},
-    signing_keys::{JWT_KEYS, SERVICE},
+    signing_keys::{JWT_KEYS, SERVICE, SigningKeys},
     switches,
 };
 
@@ -35,8 +34,6 @@ const NO_NODE_PORT: &str = "  - target: {name: traefik, kind: Service}
     patch: |-
       - {op: replace, path: /spec/type, value: ClusterIP}
       - {op: remove, path: /spec/ports/0/nodePort}";
-/// The annotation of the pods that have the signing keys, with a digest of these.
-const KEYS_ANNOTATION: &str = "agora.signing-keys";
 /// The file with the images that were put on the nodes.
 const IMAGES: &str = "images.json";
 /// The ConfigMaps that several parts have variables from, and the file with each one's.
@@ -97,7 +94,7 @@ pub(super) fn secrets(settings: &Settings) -> anyhow::Result<String> {
 }
 
 /// How many replicas parts have, where it isn't as many as in the manifests.
-pub(super) type Replicas = BTreeMap<Part, u32>;
+pub(super) type Replicas = BTreeMap<Part, u64>;
 
 pub(super) fn folder(project: &Project) -> PathBuf {
     project.outputs().join("kubernetes").join(&project.name)
@@ -118,6 +115,17 @@ pub(super) fn images(target: &Target) -> anyhow::Result<Vec<Image>> {
     serde_json::from_slice(&text).with_context(|| format!("failed to read {}", path.display()))
 }
 
+/// Notes the images as those that are there.
+///
+/// # Errors
+/// When the file can't be written.
+pub(super) fn note_images(target: &Target, images: &[Image]) -> anyhow::Result<()> {
+    let folder = folder(target.project());
+    fs::create_dir_all(&folder)?;
+    files::replace(&folder.join(IMAGES), &serde_json::to_vec(images)?)?;
+    Ok(())
+}
+
 /// Writes the kustomization and the images; returns its folder.
 ///
 /// # Errors
@@ -130,8 +138,7 @@ pub(super) fn write(
 ) -> anyhow::Result<PathBuf> {
     let project = target.project();
     let folder = folder(project);
-    fs::create_dir_all(&folder)?;
-    files::replace(&folder.join(IMAGES), &serde_json::to_vec(images)?)?;
+    note_images(target, images)?;
     let path = folder.join("kustomization.yaml");
     let text = kustomization(
         target.namespace(),
@@ -139,7 +146,9 @@ pub(super) fn write(
         images,
         replicas,
         &Placed::of(project, &changed(settings))?,
-        &digest(settings.require(JWT_KEYS)?),
+        &SigningKeys::parse(settings.require(JWT_KEYS)?)?
+            .ids()
+            .join(","),
     );
     files::replace(&path, text.as_bytes())?;
     Ok(folder)
@@ -276,12 +285,6 @@ fn patch(part: Part, template: Value) -> String {
     format!(
         "  - target: {{name: {part}, kind: Deployment|StatefulSet}}\n    patch: |-\n      {patch}"
     )
-}
-
-/// The beginning of a text's digest: two texts that differ have different ones.
-fn digest(text: &str) -> String {
-    let digest = format!("{:x}", Sha256::digest(text));
-    digest[..12].to_owned()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Deployments and StatefulSets, as `kubectl get` shows them: whether what was applied runs, and what they are annotated with.
+//! Deployments and StatefulSets, as `kubectl get` shows them: whether what was applied runs, how many replicas there shall be, and
+//! what they are annotated with.
 //!
 //! Left out: waiting for it ([`super::bring_up`]).
 
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::kubectl::Target;
+use crate::{Part, kubectl::Target};
 
 #[derive(Deserialize)]
 struct Found {
@@ -53,6 +54,16 @@ impl Workload {
         format!("{}/{}", self.kind.to_lowercase(), self.metadata.name)
     }
 
+    /// How many replicas it shall have.
+    pub(super) fn replicas(&self) -> u64 {
+        self.spec.replicas
+    }
+
+    /// The number of its declaration, another one after each change.
+    pub(super) fn generation(&self) -> u64 {
+        self.metadata.generation
+    }
+
     /// The value of an annotation, if it has it.
     pub(super) fn annotation(&self, name: &str) -> Option<&str> {
         self.metadata.annotations.get(name).map(String::as_str)
@@ -79,6 +90,16 @@ impl Workload {
 /// When the cluster doesn't answer.
 pub(super) fn of_target(target: &Target) -> anyhow::Result<Vec<Workload>> {
     read(&target.read_json(target.kubectl(["get", "deployments,statefulsets"]))?)
+}
+
+/// The one that keeps a part's replicas; `None` where there is none.
+///
+/// # Errors
+/// When the cluster doesn't answer.
+pub(super) fn of_part(target: &Target, part: Part) -> anyhow::Result<Option<Workload>> {
+    let mut workloads = of_target(target)?;
+    workloads.retain(|workload| workload.metadata.name == part.name());
+    Ok(workloads.pop())
 }
 
 /// Those in what kubectl says. Pure.

@@ -12,8 +12,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
-    kubectl::{PART_LABEL, Target},
-    member::{Health, Limits, Member, Place, Pod},
+    kubectl::{KEYS_ANNOTATION, PART_LABEL, Target, UNLIMITED_MILLICORES, millicores},
+    member::{Health, Limits, Member, Place, Pod, cpu_quota_us},
     switches,
 };
 
@@ -52,6 +52,8 @@ struct Metadata {
     name: String,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
     creation_timestamp: Option<DateTime<Utc>>,
     deletion_timestamp: Option<DateTime<Utc>>,
     #[serde(default)]
@@ -80,6 +82,14 @@ struct Container {
     env: Vec<Variable>,
     #[serde(default)]
     env_from: Vec<Source>,
+    #[serde(default)]
+    resources: Resources,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Resources {
+    limits: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -233,6 +243,9 @@ fn member(
     let service = metadata.labels.get(PART_LABEL)?.parse().ok()?;
     let container = spec.containers.into_iter().next()?;
     let environment = environment(&container, settings);
+    let cpu = container.resources.limits.get("cpu");
+    let cpu = cpu.and_then(|quantity| millicores(quantity));
+    let cpu = cpu.filter(|limit| *limit < UNLIMITED_MILLICORES);
     let container_status = status.container_statuses.first();
     let state = container_status.map(|status| &status.state);
     let running = state.and_then(|state| state.running.as_ref());
@@ -270,10 +283,16 @@ fn member(
             .map(|address| (POD_NETWORK.to_owned(), address))
             .into_iter()
             .collect(),
-        limits: Limits::default(),
+        limits: Limits {
+            cpu_quota_us: cpu.map_or(0, cpu_quota_us),
+            ..Limits::default()
+        },
         patterns_off: switches::off_in(&environment),
-        // They are in a Secret.
-        signing_keys: Vec::new(),
+        signing_keys: metadata
+            .annotations
+            .get(KEYS_ANNOTATION)
+            .map(|ids| ids.split(',').map(str::to_owned).collect())
+            .unwrap_or_default(),
         overrides: switches::overrides_in(&environment),
         one_off: false,
         place: Place::Pod(Pod {
@@ -447,6 +466,34 @@ mod tests {
         };
         assert_eq!(place.controller, "deployment/traefik");
         assert_eq!(place.container_id.as_deref(), Some("ab"));
+    }
+
+    #[test]
+    fn a_pods_keys_and_its_limit_are_read_and_as_good_as_no_limit_is_none() {
+        let limited = |cpu: &str| {
+            let mut pod = pod(
+                "user-1",
+                "user-service",
+                &status(true, &running("ab", true)),
+            );
+            pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "cpu": cpu } });
+            pod["metadata"]["annotations"] = json!({ KEYS_ANNOTATION: "second,first" });
+            read_all(&[pod], &[]).remove(0)
+        };
+        assert_eq!(limited("15m").signing_keys, ["second", "first"]);
+        let quota = |cpu| limited(cpu).limits.cpu_quota_us;
+        assert_eq!(
+            [quota("15m"), quota("2"), quota("128")],
+            [1_500, 200_000, 0]
+        );
+        let unlimited = pod(
+            "user-1",
+            "user-service",
+            &status(true, &running("ab", true)),
+        );
+        let member = read_all(&[unlimited], &[]).remove(0);
+        assert_eq!(member.limits.cpu_quota_us, 0);
+        assert!(member.signing_keys.is_empty());
     }
 
     #[test]
