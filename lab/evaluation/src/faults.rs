@@ -298,7 +298,8 @@ impl Fault {
             | Self::PauseOne { .. }
             | Self::PauseInUse { .. }
             | Self::Kill { .. }
-            | Self::KillOne { .. } => engine.lets_members_be_halted(),
+            | Self::KillOne { .. }
+            | Self::StarveCpu { .. } => engine.lets_members_be_halted(),
             Self::Stop { .. }
             | Self::RollingRestart { .. }
             | Self::Cut { .. }
@@ -310,7 +311,6 @@ impl Fault {
             | Self::Unbind { .. }
             | Self::MemoryAlarm
             | Self::LockTable { .. }
-            | Self::StarveCpu { .. }
             | Self::Attacks
             | Self::RotateKeys
             | Self::ReplaceKeys

@@ -23,8 +23,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long the kernel may take to halt every process of a container, and how often that is tried.
 const FROZEN_WITHIN: Duration = Duration::from_secs(5);
 const FREEZE_INTERVAL: Duration = Duration::from_millis(250);
-/// Where a container finds its own, with version 2 of cgroups.
-const CPU_STATISTICS: &str = "/sys/fs/cgroup/cpu.stat";
 /// What the engine says where it took longer than the engine waits.
 const CANNOT_FREEZE: &str = "unable to freeze";
 /// `docker stats` waits for two samples.
@@ -244,10 +242,11 @@ pub fn throttled(member: &Member) -> Option<u64> {
             fs::read_to_string(cpu_statistics(&groups, &member.id)?).ok()?
         }
         Place::Pod(pod) => {
-            let container = pod.container_id.as_deref()?;
-            let on_node = pod.target.cpu_statistics(pod.node.as_deref()?, container);
-            // Where the nodes aren't reached, as the container itself sees them.
-            on_node.or_else(|| exec(member, ["cat", CPU_STATISTICS]).read().ok())?
+            let (node, container) = (pod.node.as_deref()?, pod.container_id.as_deref()?);
+            let groups = pod.target.cgroups(node, container)?;
+            let path = cpu_statistics(&groups, container)?;
+            let cat = pod.target.on_node(node).ok()?.args(["cat"]).args([path]);
+            cat.read().ok()?
         }
     };
     let count = statistics

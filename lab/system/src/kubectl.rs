@@ -33,6 +33,8 @@ pub(crate) const SECRETS_ANNOTATION: &str = "agora.secrets";
 pub(crate) const PART_LABEL: &str = "app.kubernetes.io/name";
 /// The annotation of the pods that have the signing keys, with the ids of these behind commas: the keys themselves are in a Secret.
 pub(crate) const KEYS_ANNOTATION: &str = "agora.signing-keys";
+/// How many gateways the manifests have.
+pub(crate) const GATEWAYS: u32 = 2;
 /// The gateway's port that users send requests to.
 const SHOP: PublishedPort = PORTS[0];
 /// How long the API server may take for an answer, as `kubectl` takes it.
@@ -157,13 +159,9 @@ impl Target {
         text.split_whitespace().nth(1)?.parse().ok()
     }
 
-    /// What the kernel counts of a container's processor time on a node (`cpu.stat`); `None` where nodes aren't reached.
-    pub(crate) fn cpu_statistics(&self, node: &str, container: &str) -> Option<String> {
-        // Version 1 of cgroups has a hierarchy for the processor, version 2 one for all.
-        let script = r#"path() { awk -F: -v wanted="$1" '$2 ~ wanted { print $3; exit }' "/proc/$pid/cgroup"; }
-            v1=$(path '(^|,)cpu(,|$)')
-            if [ -n "$v1" ]; then cat "/sys/fs/cgroup/cpu$v1/cpu.stat"; else cat "/sys/fs/cgroup$(path '^$')/cpu.stat"; fi"#;
-        self.of_process(node, container, script)
+    /// The control groups of a container on a node, as `/proc/PID/cgroup` there has them; `None` where nodes aren't reached.
+    pub(crate) fn cgroups(&self, node: &str, container: &str) -> Option<String> {
+        self.of_process(node, container, r#"cat "/proc/$pid/cgroup""#)
     }
 
     /// What a script says on a node about the first process of a container, `$pid`.
@@ -310,6 +308,12 @@ impl Target {
         ];
         let follow = follow.then_some("--follow");
         self.kubectl(options).args(follow)
+    }
+
+    /// The folder of what is applied.
+    pub(crate) fn folder(&self) -> PathBuf {
+        let outputs = self.project.outputs();
+        outputs.join("kubernetes").join(&self.project.name)
     }
 
     /// The file for the output of a long step.

@@ -35,6 +35,7 @@ pub mod lock;
 pub mod logs;
 mod member;
 pub mod members;
+pub mod network_policies;
 pub mod operation_record;
 pub mod parked_events;
 pub mod part;

@@ -182,7 +182,8 @@ impl Engine {
 }
 
 impl Engine {
-    /// Whether agora can let members stand still there, and kill them: on Kubernetes where it reaches the nodes.
+    /// Whether agora can let members stand still there, kill them, and see that the kernel throttles them: on Kubernetes where it
+    /// reaches the nodes.
     pub fn lets_members_be_halted(&self) -> bool {
         match self {
             Self::Compose => true,

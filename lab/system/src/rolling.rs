@@ -142,6 +142,13 @@ impl<'a> Rolling<'a> {
         kubernetes::renew(target, &self.settings, self.service)?;
         let mut new = self.members()?;
         new.retain(|member| !has(&before, member));
+        anyhow::ensure!(
+            new.len() >= olds.len(),
+            "{} has {} new pods for {} old ones",
+            self.service,
+            new.len(),
+            olds.len()
+        );
         Ok(olds
             .iter()
             .zip(new)

@@ -19,6 +19,26 @@ pub const OVERRIDES: [&str; 4] = [
     "AGORA_SAGA_RECOVERY_INTERVAL_SECONDS",
 ];
 
+/// Those of them that each gateway counts by itself.
+const PER_GATEWAY: [&str; 2] = ["AGORA_RATE_LIMIT_AVERAGE", "AGORA_RATE_LIMIT_BURST"];
+
+/// What each of so many gateways has to have of a setting, so that all together have what it says, rounded up.
+pub(crate) fn share_of_each(variable: &str, value: &str, gateways: u32) -> String {
+    per_gateway(variable, value, |all| all.div_ceil(gateways))
+}
+
+/// What all gateways together have of a setting of each.
+pub(crate) fn sum_of_all(variable: &str, value: &str, gateways: u32) -> String {
+    per_gateway(variable, value, |each| each.saturating_mul(gateways))
+}
+
+fn per_gateway(variable: &str, value: &str, change: impl Fn(u32) -> u32) -> String {
+    match value.parse() {
+        Ok(number) if PER_GATEWAY.contains(&variable) => change(number).to_string(),
+        _ => value.to_owned(),
+    }
+}
+
 /// Refuses an override that isn't a number: the gateway would take no route at all from a file with it, and a service
 /// would not start.
 pub fn check_overrides(settings: &Settings) -> anyhow::Result<()> {

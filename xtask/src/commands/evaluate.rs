@@ -194,7 +194,7 @@ fn what(
     if let Some(other) = experiments.iter().find(|it| !it.runs_on(engine)) {
         return Err(outcome::usage(
             format!(
-                "{}: its fault can't be injected on Kubernetes yet",
+                "{}: its fault can't be injected on Kubernetes yet, or what it observes isn't seen there",
                 other.name
             ),
             "run it on Compose: leave `--on kubernetes` out",

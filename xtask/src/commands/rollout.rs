@@ -29,7 +29,7 @@ use crate::output::{Format, print_json, progress};
                         and the old ones serve on. One that was killed is finished or undone by the next `rollout`, \
                         `scale` or `heal`.\n\n\
                         Exit codes: 0 all are new, 1 one did not get healthy, or an old one did not end by itself; \
-                        130 after Ctrl-C: what is new stays, as many serve as before."
+                        130 after Ctrl-C: what is new stays, on Kubernetes all go back; as many serve as before."
 )]
 pub(crate) struct Options {
     /// One of the shop's services

@@ -23,7 +23,7 @@ use crate::output::{Format, print_json, progress};
 #[command(
     after_help = "More are started one by one, each healthy before the next one; fewer are stopped one by one, those \
                         that don't serve and then the youngest first, each with its grace period. `cargo xtask up` keeps as many as there are; \
-                        after `down` there is one of each again.\n\n\
+                        after `down` there is one of each again, on Kubernetes two.\n\n\
                         Exit codes: 0 there are as many, all healthy; 1 one is not healthy, or one that left \
                         did not end by itself."
 )]

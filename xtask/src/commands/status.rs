@@ -1,4 +1,5 @@
-//! `status`: what runs, whether it is healthy, whether the broker accepts messages, and how much memory it uses.
+//! `status`: what runs, whether it is healthy, whether the broker accepts messages, how much memory it uses, and on Kubernetes whether
+//! NetworkPolicies are enforced.
 
 use std::thread;
 
@@ -7,6 +8,7 @@ use serde::Serialize;
 use system::{
     Part, broker, health,
     members::{self, Member},
+    network_policies::{self, Enforcement},
     project::Project,
     service_images,
 };
@@ -24,6 +26,8 @@ struct Report {
     services: Vec<Service>,
     /// The resources that the broker is short of: it accepts no messages while there is one. `None` where it doesn't answer.
     broker_alarms: Option<Vec<String>>,
+    /// What was seen of the NetworkPolicies; `None` on Compose, and where it can't be tried now.
+    network_policies: Option<Enforcement>,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,6 +57,7 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
         project: project.name.clone(),
         services,
         broker_alarms: broker_alarms.as_ref().ok().cloned(),
+        network_policies: network_policies::look(&members)?,
     };
     match format {
         Format::Json => print_json(&report)?,
@@ -62,6 +67,10 @@ pub(crate) fn run(project: &Project, format: Format) -> anyhow::Result<Exit> {
                 Ok(None) => {}
                 Ok(Some(blocked)) => println!("{blocked}"),
                 Err(unread) => println!("The broker's alarms can't be read: {unread:#}"),
+            }
+            let policies = report.network_policies.as_ref();
+            if let Some(caution) = policies.and_then(Enforcement::caution) {
+                println!("{caution}");
             }
         }
     }

@@ -47,7 +47,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         model: Model::Open {
             arrivals_per_second: 15,
         },
-        run_time: Duration::from_secs(45),
+        // On Kubernetes two rollouts take 40 s.
+        run_time: Duration::from_secs(90),
         outlasts_fault: Some(AFTER_REPLACEMENT),
         idempotency_keys: false,
     },

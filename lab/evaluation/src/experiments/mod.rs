@@ -267,6 +267,7 @@ mod tests {
             "trace_propagation",
             "forward_auth",
             "rolling_update",
+            "key_rotation",
         ];
         assert_eq!(on(Some("production")), anywhere);
         let where_nodes_are_reached = [
@@ -276,6 +277,9 @@ mod tests {
             "deadline",
             "circuit_breaker",
             "client_load_balancing",
+            "competing_consumers",
+            "load_shedding",
+            "rate_limit",
         ];
         let local = on(None);
         assert_eq!(local.len(), anywhere.len() + where_nodes_are_reached.len());

@@ -82,7 +82,10 @@ impl Injection for StarveCpu {
                 None => self.by_its_use(member)?,
             };
             all &= throttled;
-            found.push(proof);
+            let restarts = member.restarts.saturating_sub(before.restarts);
+            // A probe that it was too slow for: it isn't the limit alone that is judged then.
+            let restarted = (restarts > 0).then(|| format!(" and was restarted {restarts} times"));
+            found.push(proof + restarted.as_deref().unwrap_or_default());
         }
         let found = found.join(", ");
         Ok(effect_if(all, found))
@@ -91,6 +94,13 @@ impl Injection for StarveCpu {
     fn heal(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
         for member in again(system, &self.before)? {
             control::unlimit_cpu(&member)?;
+        }
+        // Kubernetes restarts a pod whose probes it was too slow for.
+        if self.before.iter().any(Member::goes_when_it_ends) {
+            for member in again(system, &self.before)? {
+                control::resume(&member)?;
+            }
+            wait_until_healthy(system, &self.before)?;
         }
         Ok(())
     }

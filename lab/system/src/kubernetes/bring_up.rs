@@ -32,6 +32,8 @@ use crate::{
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long pods may take until all are ready: a database that is made takes the longest.
 const READY_WITHIN: Duration = Duration::from_secs(300);
+/// How much longer for each replica: product-service's count as available 35 s after they are ready (`minReadySeconds`).
+const ONE_READY_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const KUSTOMIZE: &str = "--kustomize";
 /// Of a Deployment's ready pods, the one with the lowest cost goes first.
@@ -74,10 +76,16 @@ pub(crate) fn bring_up(
         // What killed commands left: members that are kept down, and a tool that still runs.
         kept_down::bring_back(target)?;
         tool::remove_all(target)?;
-        apply_system(target, settings, &images, &replicas(target)?)
+        apply_system(
+            target,
+            settings,
+            &images,
+            &replicas(&workloads::of_target(target)?),
+        )
     })?;
     progress.step("pods", |step| {
-        let members = wait_until_ready(target, settings, |text| step.update(text))?;
+        let members = wait_until_ready(target, settings, None, |text| step.update(text))?;
+        manifests::remove_old_keys(target, settings)?;
         step.result(format!("{members} ready"));
         Ok(())
     })
@@ -94,9 +102,9 @@ pub(crate) fn configure(
     replicas: &Replicas,
     renewed: &[Part],
 ) -> anyhow::Result<()> {
-    apply_system(target, settings, &manifests::images(target)?, replicas)?;
+    apply_system(target, settings, &images::noted(target)?, replicas)?;
     renewed.iter().try_for_each(|part| restart(target, *part))?;
-    wait_until_ready(target, settings, |_| ())?;
+    wait_until_ready(target, settings, None, |_| ())?;
     Ok(())
 }
 
@@ -108,22 +116,26 @@ pub(crate) fn configure(
 pub(crate) fn renew(target: &Arc<Target>, settings: &Settings, part: Part) -> anyhow::Result<()> {
     let before = workload(target, part)?;
     let renewed = apply_part(target, settings, part, before.replicas()).and_then(|()| {
-        // With other settings or another image it is replaced already.
-        if workload(target, part)?.generation() == before.generation() {
+        // With other settings, other keys or another image they are replaced already.
+        if workload(target, part)?.revision() == before.revision() {
             restart(target, part)?;
         }
-        wait_until_ready(target, settings, |_| ()).map(drop)
+        wait_for(target, settings, part)
     });
-    if renewed.is_err() {
-        interrupt::set_aside(|| {
-            if workload(target, part)?.generation() == before.generation() {
+    renewed.map_err(|error| {
+        let back = interrupt::set_aside(|| {
+            let now = workload(target, part)?;
+            let Some(revision) = workloads::way_back(&before, &now) else {
                 return Ok(());
-            }
-            let undo = ["rollout", "undo", &deployment(part), ANSWER_WITHIN];
-            target.kubectl(undo).limit(TAKEN_WITHIN).read().map(drop)
-        })?;
-    }
-    renewed
+            };
+            let revision = format!("--to-revision={revision}");
+            let undo = ["rollout", "undo", &deployment(part), &revision];
+            let undo = target.kubectl(undo).args([ANSWER_WITHIN]);
+            undo.limit(TAKEN_WITHIN).read()?;
+            wait_for(target, settings, part)
+        });
+        first_of(error, back)
+    })
 }
 
 /// Ends all of a part's pods and then makes as many new ones with these settings, as a Deployment with the strategy `Recreate`
@@ -137,14 +149,19 @@ pub(crate) fn recreate(
     part: Part,
 ) -> anyhow::Result<()> {
     let count = workload(target, part)?.replicas();
-    let gone = set_replicas(target, part, 0)
-        .and_then(|()| wait_until_ready(target, settings, |_| ()).map(drop));
+    // So that `heal` and `up` know how many there were, whatever ends this.
+    kept_down::keep_down(target, &deployment(part))?;
+    let gone = wait_for(target, settings, part);
     // Also after Ctrl-C, which would leave nobody to serve.
-    interrupt::set_aside(|| {
+    let back = interrupt::set_aside(|| {
         apply_part(target, settings, part, count)?;
-        wait_until_ready(target, settings, |_| ())
-    })?;
-    gone
+        kept_down::give_back(target, &deployment(part), count)?;
+        wait_for(target, settings, part)
+    });
+    match gone {
+        Ok(()) => back,
+        Err(error) => Err(first_of(error, back)),
+    }
 }
 
 /// Gives a part one replica more. When it doesn't get ready, or at Ctrl-C, it goes again.
@@ -157,18 +174,18 @@ pub(crate) fn add_replica(
     part: Part,
 ) -> anyhow::Result<()> {
     let count = workload(target, part)?.replicas();
-    let added = set_replicas(target, part, count + 1)
-        .and_then(|()| wait_until_ready(target, settings, |_| ()).map(drop));
-    if added.is_err() {
-        interrupt::set_aside(|| set_replicas(target, part, count))?;
-    }
-    added
+    let added =
+        set_replicas(target, part, count + 1).and_then(|()| wait_for(target, settings, part));
+    added.map_err(|error| {
+        let back = interrupt::set_aside(|| set_replicas(target, part, count));
+        first_of(error, back)
+    })
 }
 
 /// Takes a part this pod, and with it one of its replicas; returns when it is gone.
 ///
 /// # Errors
-/// As those of [`configure`].
+/// As those of [`configure`], and when Kubernetes ended another pod instead.
 pub(crate) fn remove_replica(
     target: &Arc<Target>,
     settings: &Settings,
@@ -180,7 +197,30 @@ pub(crate) fn remove_replica(
     let first = target.kubectl(first).args([ANSWER_WITHIN]);
     first.limit(TAKEN_WITHIN).read()?;
     set_replicas(target, part, count.saturating_sub(1))?;
-    wait_until_ready(target, settings, |_| ())?;
+    wait_for(target, settings, part)?;
+    let found = members::of_target(target)?;
+    if found.iter().any(|member| member.id == pod) {
+        return Err(outcome::failed(
+            format!("Kubernetes ended another pod of {part} instead of {pod}"),
+            "run it again: `cargo xtask status` shows how many there are",
+        ));
+    }
+    Ok(())
+}
+
+/// The first error, with what became of the way back.
+fn first_of(error: anyhow::Error, back: anyhow::Result<()>) -> anyhow::Error {
+    match back {
+        Ok(()) => error,
+        Err(back) => error.context(format!(
+            "and it didn't go back to what was before: {back:#}"
+        )),
+    }
+}
+
+/// Waits until all replicas of one part are new and ready, whatever the others are.
+fn wait_for(target: &Arc<Target>, settings: &Settings, part: Part) -> anyhow::Result<()> {
+    wait_until_ready(target, settings, Some(part), |_| ())?;
     Ok(())
 }
 
@@ -193,15 +233,14 @@ fn workload(target: &Target, part: Part) -> anyhow::Result<Workload> {
     })
 }
 
-/// How many replicas the services have now, where they have any: `up` keeps as many.
-fn replicas(target: &Target) -> anyhow::Result<Replicas> {
-    let workloads = workloads::of_target(target)?;
+/// How many replicas the services have, where they have any: `up` keeps as many. Pure.
+fn replicas(workloads: &[Workload]) -> Replicas {
     let of = |part: Part| {
         let mut found = workloads.iter();
-        let found = found.find(|workload| workload.name() == deployment(part))?;
+        let found = found.find(|workload| workload.is_of(part))?;
         Some((part, found.replicas())).filter(|(_, count)| *count > 0)
     };
-    Ok(Part::services().filter_map(of).collect())
+    Part::services().filter_map(of).collect()
 }
 
 fn deployment(part: Part) -> String {
@@ -223,7 +262,7 @@ fn restart(target: &Target, part: Part) -> anyhow::Result<()> {
 
 /// What the command lines of [`configure`]'s call have in common, and no others.
 pub(crate) fn configuring(target: &Target) -> [String; 2] {
-    let folder = manifests::folder(target.project());
+    let folder = target.folder();
     [KUSTOMIZE.to_owned(), folder.display().to_string()]
 }
 
@@ -245,7 +284,7 @@ fn apply_part(target: &Target, settings: &Settings, part: Part, count: u64) -> a
     apply_selected(
         target,
         settings,
-        &manifests::images(target)?,
+        &images::noted(target)?,
         &replicas,
         &selector,
     )
@@ -286,18 +325,31 @@ fn apply(target: &Target, manifest: String) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until every replica is a new one and ready, and the others are gone; returns how many members there are.
+/// Waits until every replica is a new one and ready, and the others are gone, of one part or of all; returns how many members
+/// there are.
 fn wait_until_ready(
     target: &Arc<Target>,
     settings: &Settings,
+    only: Option<Part>,
     say: impl Fn(&str),
 ) -> anyhow::Result<usize> {
     let began = Instant::now();
+    let is_meant = |part: Part| only.is_none_or(|only| only == part);
+    let look = || {
+        let mut workloads = workloads::of_target(target)?;
+        workloads.retain(|workload| only.is_none_or(|only| workload.is_of(only)));
+        anyhow::Ok(workloads)
+    };
+    // One after the other.
+    let most = look()?.iter().map(Workload::replicas).max();
+    let limit = READY_WITHIN + ONE_READY_WITHIN * u32::try_from(most.unwrap_or_default())?;
     let mut missing = Vec::new();
     let mut failing: BTreeMap<String, (Instant, Member)> = BTreeMap::new();
-    let ready = wait::until(READY_WITHIN, LOOK_INTERVAL, || {
-        missing = workloads::incomplete(&workloads::of_target(target)?);
-        let (found, ending) = members::of_target_and_ending(target)?;
+    let ready = wait::until(limit, LOOK_INTERVAL, || {
+        missing = workloads::incomplete(&look()?);
+        let (mut found, mut ending) = members::of_target_and_ending(target)?;
+        found.retain(|member| is_meant(member.service));
+        ending.retain(|pod| only.is_none_or(|only| pod.starts_with(&format!("{only}-"))));
         missing.extend(ending);
         say(&format!("waiting for {}", missing.join(", ")));
         if missing.is_empty() {
@@ -318,7 +370,8 @@ fn wait_until_ready(
             None => Ok(None),
         }
     })?;
-    let found = members::of_target(target)?;
+    let mut found = members::of_target(target)?;
+    found.retain(|member| is_meant(member.service));
     if ready.is_none() {
         let error = format!("not in time: {}", missing.join(", "));
         return Err(explain(settings, &found, &error, began));
@@ -336,4 +389,25 @@ fn cannot_start(member: &Member) -> anyhow::Error {
         format!("{} can't start: {}{image}", member.service, member.state),
         "`kubectl describe pod` says more; deploy/kubernetes/README.md has what each pod needs",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn up_keeps_as_many_of_a_service_as_there_are_and_of_nothing_else() {
+        let workload = |name: &str, replicas: u32| {
+            format!(
+                r#"{{"kind":"Deployment","metadata":{{"name":"{name}"}},"spec":{{"replicas":{replicas}}}}}"#
+            )
+        };
+        let items = [
+            workload("order-service", 3),
+            workload("user-service", 0),
+            workload("traefik", 5),
+        ];
+        let found = workloads::read(&format!(r#"{{"items":[{}]}}"#, items.join(","))).unwrap();
+        assert_eq!(replicas(&found), [(Part::OrderService, 3)].into());
+    }
 }

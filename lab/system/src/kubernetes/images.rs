@@ -4,6 +4,7 @@
 //! them ([`crate::service_images`], [`crate::images`]), and registries.
 
 use std::{
+    fs,
     sync::mpsc::{self, Sender},
     thread,
     time::Duration,
@@ -13,11 +14,11 @@ use anyhow::Context;
 use base::{outcome, progress::Step};
 use serde::{Deserialize, Serialize};
 
-use super::manifests;
 use crate::{
     Part,
     cluster::{self, Cluster},
     engine::{self, docker},
+    files,
     images::{self, References},
     kubectl::Target,
     process::Call,
@@ -26,6 +27,9 @@ use crate::{
 
 /// As long as the largest image takes on a busy machine.
 const LOADED_WITHIN: Duration = Duration::from_secs(5 * 60);
+
+/// The file with the images that were put on the nodes.
+const IMAGES: &str = "images.json";
 
 /// An image that the manifests name, and the one that takes its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,13 +81,39 @@ pub(super) fn provide(
 pub(crate) fn load_services(target: &Target, step: &Step) -> anyhow::Result<()> {
     let own = own()?;
     load(target, &own, step)?;
-    let mut images = manifests::images(target)?;
+    let mut images = noted(target)?;
     images.retain(|image| {
         let is_same = |new: &Image| new.in_manifests == image.in_manifests;
         !own.iter().any(is_same)
     });
     images.extend(own);
-    manifests::note_images(target, &images)
+    note(target, &images)
+}
+
+/// The images that the last `up` has put there.
+///
+/// # Errors
+/// When they can't be read.
+pub(super) fn noted(target: &Target) -> anyhow::Result<Vec<Image>> {
+    let path = target.folder().join(IMAGES);
+    let text = fs::read(&path).map_err(|error| {
+        outcome::unavailable(
+            format!("failed to read {}: {error}", path.display()),
+            "`cargo xtask up` makes it",
+        )
+    })?;
+    serde_json::from_slice(&text).with_context(|| format!("failed to read {}", path.display()))
+}
+
+/// Notes the images as those that are there.
+///
+/// # Errors
+/// When the file can't be written.
+pub(super) fn note(target: &Target, images: &[Image]) -> anyhow::Result<()> {
+    let folder = target.folder();
+    fs::create_dir_all(&folder)?;
+    files::replace(&folder.join(IMAGES), &serde_json::to_vec(images)?)?;
+    Ok(())
 }
 
 /// The images of ours, named by their contents.

@@ -22,6 +22,10 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 pub(crate) fn keep_down(target: &Target, workload: &str) -> anyhow::Result<()> {
     let replicas = ["get", workload, "--output=jsonpath={.spec.replicas}"];
     let had = target.kubectl(replicas).args([ANSWER_WITHIN]).read()?;
+    if had.trim() == "0" {
+        // It is kept down already, and the annotation has the number.
+        return Ok(());
+    }
     let change = json!({ "metadata": { "annotations": { HAD: had } }, "spec": { "replicas": 0 } });
     patch(target, workload, &change)
 }
@@ -33,9 +37,7 @@ pub(crate) fn keep_down(target: &Target, workload: &str) -> anyhow::Result<()> {
 pub(crate) fn bring_back(target: &Target) -> anyhow::Result<Vec<String>> {
     let down = kept_down(&workloads::of_target(target)?)?;
     for (workload, had) in &down {
-        let change =
-            json!({ "metadata": { "annotations": { HAD: null } }, "spec": { "replicas": had } });
-        patch(target, workload, &change)?;
+        give_back(target, workload, *had)?;
     }
     for (workload, _) in &down {
         wait_for(target, workload)?;
@@ -44,6 +46,16 @@ pub(crate) fn bring_back(target: &Target) -> anyhow::Result<Vec<String>> {
         .into_iter()
         .map(|(workload, _)| format!("{workload} started"))
         .collect())
+}
+
+/// Gives a workload so many replicas, and takes it off those that are kept down.
+///
+/// # Errors
+/// When the cluster refuses.
+pub(super) fn give_back(target: &Target, workload: &str, replicas: u64) -> anyhow::Result<()> {
+    let change =
+        json!({ "metadata": { "annotations": { HAD: null } }, "spec": { "replicas": replicas } });
+    patch(target, workload, &change)
 }
 
 /// Waits until all replicas of a workload are ready.
@@ -66,7 +78,7 @@ fn patch(target: &Target, workload: &str, change: &Value) -> anyhow::Result<()> 
 }
 
 /// Those that are kept down, with the number of replicas that they had.
-fn kept_down(workloads: &[Workload]) -> anyhow::Result<Vec<(String, u32)>> {
+fn kept_down(workloads: &[Workload]) -> anyhow::Result<Vec<(String, u64)>> {
     let annotated = workloads
         .iter()
         .filter_map(|workload| Some((workload.name(), workload.annotation(HAD)?)));

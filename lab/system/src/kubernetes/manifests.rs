@@ -11,15 +11,17 @@ use std::{
 };
 
 use anyhow::Context;
-use base::outcome;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use super::images::Image;
+use super::images::{self, Image};
 use crate::{
     Part,
     env_file::SECRETS_ID,
     files,
-    kubectl::{KEYS_ANNOTATION, OURS, PART_OF, SECRETS_ANNOTATION, Target},
+    kubectl::{
+        ANSWER_WITHIN, GATEWAYS, KEYS_ANNOTATION, OURS, PART_OF, SECRETS_ANNOTATION, Target,
+    },
     project::{Engine, Project, Settings},
     signing_keys::{JWT_KEYS, SERVICE, SigningKeys},
     switches,
@@ -34,15 +36,13 @@ const NO_NODE_PORT: &str = "  - target: {name: traefik, kind: Service}
     patch: |-
       - {op: replace, path: /spec/type, value: ClusterIP}
       - {op: remove, path: /spec/ports/0/nodePort}";
-/// The file with the images that were put on the nodes.
-const IMAGES: &str = "images.json";
 /// The ConfigMaps that several parts have variables from, and the file with each one's.
 const SHARED_SETTINGS: [(&str, &str); 2] = [
     ("service-settings", "settings/services.env"),
     ("messaging-patterns", "settings/messaging.env"),
 ];
 /// The Secrets by name, each with its keys, which have the names of settings (`deploy/kubernetes/README.md`).
-const SECRETS: [(&str, &[&str]); 3] = [
+const SECRETS: [(&str, &[&str]); 2] = [
     ("broker-password", &["AGORA_RABBITMQ_PASSWORD"]),
     (
         "database-passwords",
@@ -54,8 +54,12 @@ const SECRETS: [(&str, &[&str]); 3] = [
             "AGORA_USER_DB_PASSWORD",
         ],
     ),
-    ("signing-keys", &[JWT_KEYS]),
 ];
+/// How the names of the Secrets with the signing keys begin. Each has a name of its own, so that a pod template says which keys its
+/// pods have, however it came back.
+const KEYS: &str = "signing-keys-";
+/// The variable in the manifests that has them.
+const KEYS_VARIABLE: &str = "JWT_KEYS";
 
 /// The namespace, with the labels of `base` and the id of the secrets, as JSON.
 pub(super) fn namespace(target: &Target, settings: &Settings) -> anyhow::Result<String> {
@@ -77,7 +81,7 @@ pub(super) fn namespace(target: &Target, settings: &Settings) -> anyhow::Result<
 /// # Errors
 /// When a setting has no value.
 pub(super) fn secrets(settings: &Settings) -> anyhow::Result<String> {
-    let secret = |(name, keys): &(&str, &[&str])| {
+    let secret = |(name, keys): (&str, &[&str])| {
         let values: BTreeMap<&str, &str> = keys
             .iter()
             .map(|key| Ok((*key, settings.require(key)?)))
@@ -89,42 +93,43 @@ pub(super) fn secrets(settings: &Settings) -> anyhow::Result<String> {
             "stringData": values,
         }))
     };
-    let secrets: Vec<Value> = SECRETS.iter().map(secret).collect::<anyhow::Result<_>>()?;
+    let signing_keys = keys_secret(settings.require(JWT_KEYS)?);
+    let all = SECRETS
+        .into_iter()
+        .chain([(&*signing_keys, &[JWT_KEYS][..])]);
+    let secrets: Vec<Value> = all.map(secret).collect::<anyhow::Result<_>>()?;
     Ok(json!({ "apiVersion": "v1", "kind": "List", "items": secrets }).to_string())
+}
+
+/// The name of the Secret with these signing keys.
+fn keys_secret(keys: &str) -> String {
+    let digest = format!("{:x}", Sha256::digest(keys));
+    format!("{KEYS}{}", &digest[..12])
+}
+
+/// Removes the Secrets with other signing keys than these settings', once no pod needs them.
+///
+/// # Errors
+/// When the cluster refuses.
+pub(super) fn remove_old_keys(target: &Target, settings: &Settings) -> anyhow::Result<()> {
+    let names = ["get", "secrets", "--output=name", ANSWER_WITHIN];
+    let names = target.kubectl(names).read()?;
+    let ours = keys_secret(settings.require(JWT_KEYS)?);
+    let old: Vec<&str> = names
+        .lines()
+        .filter_map(|line| line.strip_prefix("secret/"))
+        .filter(|name| name.starts_with(KEYS) && *name != ours)
+        .collect();
+    if old.is_empty() {
+        return Ok(());
+    }
+    let delete = ["delete", "secret", "--ignore-not-found", ANSWER_WITHIN];
+    target.kubectl(delete).args(old).read()?;
+    Ok(())
 }
 
 /// How many replicas parts have, where it isn't as many as in the manifests.
 pub(super) type Replicas = BTreeMap<Part, u64>;
-
-pub(super) fn folder(project: &Project) -> PathBuf {
-    project.outputs().join("kubernetes").join(&project.name)
-}
-
-/// The images that the last `up` has put there.
-///
-/// # Errors
-/// When they can't be read.
-pub(super) fn images(target: &Target) -> anyhow::Result<Vec<Image>> {
-    let path = folder(target.project()).join(IMAGES);
-    let text = fs::read(&path).map_err(|error| {
-        outcome::unavailable(
-            format!("failed to read {}: {error}", path.display()),
-            "`cargo xtask up` makes it",
-        )
-    })?;
-    serde_json::from_slice(&text).with_context(|| format!("failed to read {}", path.display()))
-}
-
-/// Notes the images as those that are there.
-///
-/// # Errors
-/// When the file can't be written.
-pub(super) fn note_images(target: &Target, images: &[Image]) -> anyhow::Result<()> {
-    let folder = folder(target.project());
-    fs::create_dir_all(&folder)?;
-    files::replace(&folder.join(IMAGES), &serde_json::to_vec(images)?)?;
-    Ok(())
-}
 
 /// Writes the kustomization and the images; returns its folder.
 ///
@@ -137,19 +142,18 @@ pub(super) fn write(
     replicas: &Replicas,
 ) -> anyhow::Result<PathBuf> {
     let project = target.project();
-    let folder = folder(project);
-    note_images(target, images)?;
+    let folder = target.folder();
+    images::note(target, images)?;
     let path = folder.join("kustomization.yaml");
+    // The text of the keys goes into no file: their ids do, and a digest.
     let text = kustomization(
         target.namespace(),
         target.context().is_none(),
         images,
         replicas,
         &Placed::of(project, &changed(settings))?,
-        &SigningKeys::parse(settings.require(JWT_KEYS)?)?
-            .ids()
-            .join(","),
-    );
+        settings.require(JWT_KEYS)?,
+    )?;
     files::replace(&path, text.as_bytes())?;
     Ok(folder)
 }
@@ -162,7 +166,10 @@ fn changed(settings: &Settings) -> Vec<(String, String)> {
             let is_one = name.starts_with(patterns::PREFIX) || switches::OVERRIDES.contains(name);
             is_one && !value.is_empty()
         })
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .map(|(name, value)| {
+            let value = switches::share_of_each(name, value, GATEWAYS);
+            (name.to_owned(), value)
+        })
         .collect()
 }
 
@@ -221,7 +228,7 @@ fn kustomization(
     replicas: &Replicas,
     placed: &Placed,
     keys: &str,
-) -> String {
+) -> anyhow::Result<String> {
     let mut text = format!(
         "# Made by `cargo xtask up`.\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n\
          namespace: {namespace}\nresources: [{OVERLAY}]\nlabels:\n  - pairs: {{{PART_OF}: {OURS}}}\n"
@@ -259,9 +266,15 @@ fn kustomization(
     if !has_node_port {
         line(NO_NODE_PORT.to_owned());
     }
-    // A Secret that changes replaces no pod by itself.
-    let annotations = json!({ "annotations": { KEYS_ANNOTATION: keys } });
-    line(patch(SERVICE, json!({ "metadata": annotations })));
+    let ids = SigningKeys::parse(keys)?.ids().join(",");
+    let key = json!({ "name": keys_secret(keys), "key": JWT_KEYS });
+    let variable = json!({ "name": KEYS_VARIABLE, "valueFrom": { "secretKeyRef": key } });
+    let container = json!({ "name": SERVICE.name(), "env": [variable] });
+    let template = json!({
+        "metadata": { "annotations": { KEYS_ANNOTATION: ids } },
+        "spec": { "containers": [container] },
+    });
+    line(patch(SERVICE, template));
     for (part, variables) in &placed.own {
         let env: Vec<Value> = variables
             .iter()
@@ -271,7 +284,7 @@ fn kustomization(
         let containers = json!({ "containers": [container] });
         line(patch(*part, json!({ "spec": containers })));
     }
-    text
+    Ok(text)
 }
 
 /// A patch of a part's pod template.
@@ -290,6 +303,38 @@ fn patch(part: Part, template: Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEYS_OF_TESTS: &str =
+        "k1:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn pods_have_the_keys_that_their_template_names_and_no_file_has_a_key() {
+        let with = |keys: &str| {
+            let (replicas, placed) = (Replicas::new(), Placed::default());
+            kustomization("shop", true, &[], &replicas, &placed, keys).unwrap()
+        };
+        let text = with(KEYS_OF_TESTS);
+        assert!(text.contains(&keys_secret(KEYS_OF_TESTS)), "{text}");
+        assert!(text.contains(r#""agora.signing-keys":"k1""#), "{text}");
+        assert!(!text.contains("0123456789abcdef"), "{text}");
+        // Another secret under the same id.
+        let other = KEYS_OF_TESTS.replace("k1:01", "k1:02");
+        assert_ne!(with(&other), text);
+    }
+
+    #[test]
+    fn a_limit_that_each_gateway_counts_by_itself_is_divided_among_them() {
+        let base = Project::discover().unwrap().root.join(BASE);
+        let gateway = read(&base.join("traefik.yaml")).unwrap();
+        let replicas = format!("replicas: {GATEWAYS}");
+        assert!(gateway.lines().any(|line| line.trim() == replicas));
+        let limit = "AGORA_RATE_LIMIT_AVERAGE";
+        let share = |variable, value| switches::share_of_each(variable, value, GATEWAYS);
+        assert_eq!(share(limit, "20"), "10");
+        assert_eq!(share(limit, "21"), "11");
+        assert_eq!(share("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "20"), "20");
+        assert_eq!(switches::sum_of_all(limit, "10", GATEWAYS), "20");
+    }
 
     #[test]
     fn every_switch_and_override_is_found_in_the_manifests() {
@@ -315,7 +360,8 @@ mod tests {
             own: [(Part::UserService, off("AGORA_PATTERN_DEADLINE"))].into(),
         };
         let replicas = [(Part::OrderService, 4)].into();
-        let text = kustomization("shop", true, &[image], &replicas, &placed, "0123");
+        let text = kustomization("shop", true, &[image], &replicas, &placed, KEYS_OF_TESTS);
+        let text = text.unwrap();
         for line in [
             "namespace: shop",
             r#"  - {name: docker.io/library/postgres, newName: docker.io/agora-local/postgres, newTag: "17-0123"}"#,
@@ -325,8 +371,17 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
-        let nothing = kustomization("shop", false, &[], &Replicas::new(), &Placed::default(), "");
-        for absent in ["configMapGenerator", "replicas", "env"] {
+        let nothing = Replicas::new();
+        let nothing = kustomization(
+            "shop",
+            false,
+            &[],
+            &nothing,
+            &Placed::default(),
+            KEYS_OF_TESTS,
+        );
+        let nothing = nothing.unwrap();
+        for absent in ["configMapGenerator", "replicas"] {
             assert!(!nothing.contains(absent), "{absent}");
         }
     }

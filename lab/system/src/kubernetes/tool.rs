@@ -8,7 +8,7 @@ use base::outcome::{self, Exit};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{images, manifests};
+use super::images;
 use crate::{
     Part, interrupt,
     kubectl::{ANSWER_WITHIN, OURS, PART_LABEL, PART_OF, Target},
@@ -162,7 +162,7 @@ fn pod(
     limit: Duration,
 ) -> anyhow::Result<String> {
     let in_manifests = images::own_name(tool);
-    let images = manifests::images(target)?;
+    let images = images::noted(target)?;
     let image = images
         .iter()
         .find(|image| image.in_manifests == in_manifests);

@@ -3,12 +3,18 @@
 //!
 //! Left out: waiting for it ([`super::bring_up`]).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::{Part, kubectl::Target};
+use crate::{Part, kubectl::Target, wait};
+
+/// The annotation with the number of a Deployment's pod template: the pods of each are other ones.
+const REVISION: &str = "deployment.kubernetes.io/revision";
+/// How long the cluster may take to look at what it was told.
+const OBSERVED_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Deserialize)]
 struct Found {
@@ -59,9 +65,14 @@ impl Workload {
         self.spec.replicas
     }
 
-    /// The number of its declaration, another one after each change.
-    pub(super) fn generation(&self) -> u64 {
-        self.metadata.generation
+    /// The number of its pod template, if it is a Deployment that the cluster has looked at.
+    pub(super) fn revision(&self) -> Option<&str> {
+        self.annotation(REVISION)
+    }
+
+    /// Whether it is this part's.
+    pub(super) fn is_of(&self, part: Part) -> bool {
+        self.metadata.name == part.name()
     }
 
     /// The value of an annotation, if it has it.
@@ -70,7 +81,7 @@ impl Workload {
     }
 
     /// Whether every replica is one of the newest, ready, and no older one is left.
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         let status = &self.status;
         let wanted = self.spec.replicas;
         status.observed_generation >= self.metadata.generation
@@ -92,18 +103,33 @@ pub(super) fn of_target(target: &Target) -> anyhow::Result<Vec<Workload>> {
     read(&target.read_json(target.kubectl(["get", "deployments,statefulsets"]))?)
 }
 
-/// The one that keeps a part's replicas; `None` where there is none.
+/// The one that keeps a part's replicas, once the cluster has looked at its last change; `None` where there is none, or where it
+/// doesn't look.
 ///
 /// # Errors
 /// When the cluster doesn't answer.
 pub(super) fn of_part(target: &Target, part: Part) -> anyhow::Result<Option<Workload>> {
-    let mut workloads = of_target(target)?;
-    workloads.retain(|workload| workload.metadata.name == part.name());
-    Ok(workloads.pop())
+    wait::until(OBSERVED_WITHIN, LOOK_INTERVAL, || {
+        let mut workloads = of_target(target)?;
+        workloads.retain(|workload| {
+            workload.is_of(part)
+                && workload.status.observed_generation >= workload.metadata.generation
+        });
+        Ok(workloads.pop())
+    })
+}
+
+/// The revision that a Deployment goes back to when its rollout fails; `None` where it hasn't begun another one, or what was before
+/// wasn't whole either. Pure.
+pub(super) fn way_back<'a>(before: &'a Workload, now: &Workload) -> Option<&'a str> {
+    let has_changed = before.revision() != now.revision();
+    before
+        .revision()
+        .filter(|_| has_changed && before.is_complete())
 }
 
 /// Those in what kubectl says. Pure.
-fn read(text: &str) -> anyhow::Result<Vec<Workload>> {
+pub(super) fn read(text: &str) -> anyhow::Result<Vec<Workload>> {
     let found: Found = serde_json::from_str(text).context("failed to read kubectl's workloads")?;
     Ok(found.items)
 }
@@ -156,6 +182,23 @@ mod tests {
         ];
         let expected = expected.map(|name| format!("deployment/{name}"));
         assert_eq!(incomplete(&read(&text).unwrap()), expected);
+    }
+
+    #[test]
+    fn the_way_back_is_to_what_was_whole_and_only_where_a_rollout_began() {
+        let ready =
+            r#"{"replicas":2,"updatedReplicas":2,"readyReplicas":2,"observedGeneration":2}"#;
+        let with = |revision: u32, status: &str| {
+            let text = workload("order-service", status).replace(
+                r#""generation":2"#,
+                &format!(r#""generation":2,"annotations":{{"{REVISION}":"{revision}"}}"#),
+            );
+            read(&format!(r#"{{"items":[{text}]}}"#)).unwrap().remove(0)
+        };
+        let whole = with(4, ready);
+        assert_eq!(way_back(&whole, &with(5, "{}")), Some("4"));
+        assert_eq!(way_back(&whole, &with(4, "{}")), None);
+        assert_eq!(way_back(&with(4, "{}"), &with(5, "{}")), None);
     }
 
     #[test]

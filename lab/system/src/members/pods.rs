@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
-    kubectl::{KEYS_ANNOTATION, PART_LABEL, Target, UNLIMITED_MILLICORES, millicores},
+    kubectl::{GATEWAYS, KEYS_ANNOTATION, PART_LABEL, Target, UNLIMITED_MILLICORES, millicores},
     member::{Health, Limits, Member, Place, Pod, cpu_quota_us},
     switches,
 };
@@ -293,7 +293,13 @@ fn member(
             .get(KEYS_ANNOTATION)
             .map(|ids| ids.split(',').map(str::to_owned).collect())
             .unwrap_or_default(),
-        overrides: switches::overrides_in(&environment),
+        overrides: switches::overrides_in(&environment)
+            .into_iter()
+            .map(|(name, value)| {
+                let all = switches::sum_of_all(&name, &value, GATEWAYS);
+                (name, all)
+            })
+            .collect(),
         one_off: false,
         place: Place::Pod(Pod {
             target: Arc::clone(target),
