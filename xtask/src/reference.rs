@@ -63,6 +63,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "verify-traces",
             "verify-dashboards",
             "verify-dlq",
+            "verify-ledger",
             "verify-api",
             "attack",
         ],

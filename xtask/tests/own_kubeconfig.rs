@@ -19,7 +19,7 @@ const EXIT_USAGE: i32 = 2;
 const EXIT_UNAVAILABLE: i32 = 3;
 const CONTEXT: &str = "production";
 /// Commands that work on Kubernetes, those that change something first.
-const COMMANDS: [&[&str]; 20] = [
+const COMMANDS: [&[&str]; 24] = [
     &["up"],
     &["down", "--volumes"],
     &["demo"],
@@ -27,6 +27,9 @@ const COMMANDS: [&[&str]; 20] = [
     &["evaluate", "inbox"],
     &["fault", "lock-table", "inventory", "stock"],
     &["heal"],
+    &["scale", "order-service", "2"],
+    &["rollout", "order-service"],
+    &["keys", "list"],
     &["dlq", "list"],
     &["orders", "stuck"],
     &["outbox", "parked"],
@@ -38,6 +41,7 @@ const COMMANDS: [&[&str]; 20] = [
     &["verify-api"],
     &["verify-dashboards"],
     &["verify-dlq"],
+    &["verify-ledger"],
     &["verify-metrics"],
     &["verify-traces"],
 ];
@@ -181,7 +185,7 @@ fn without_a_named_context_the_users_own_cluster_is_not_asked() {
     }
     assert_eq!(server.seen(), [""; 0]);
     // One that isn't for Kubernetes doesn't take Compose's system instead.
-    let (code, said) = run(&["scale", "order-service", "2"], &kubeconfig, home.path());
+    let (code, said) = run(&["bench", "--only", "gateway"], &kubeconfig, home.path());
     assert_eq!(code, Some(EXIT_USAGE), "{said}");
     assert!(said.contains("doesn't know Kubernetes"), "{said}");
 }

@@ -16,6 +16,7 @@ mod limits;
 mod members;
 mod messages;
 mod network;
+mod nodes;
 mod purge;
 mod replacement;
 
@@ -66,6 +67,7 @@ pub const DECLARED: &[Declaration] = &[
     broker::UNBIND,
     broker::MEMORY_ALARM,
     database::LOCK_TABLE,
+    nodes::KILL_NODE,
 ];
 
 /// A fault that an experiment may ask for.
@@ -167,6 +169,11 @@ pub enum Fault {
         database: &'static str,
         /// The table.
         table: &'static str,
+    },
+    /// The node of a service's first pod is killed (SIGKILL), and started again when healed.
+    KillNode {
+        /// The service.
+        service: Part,
     },
     /// The whole attack corpus is sent to the gateway once, from a test user's account.
     Attacks,
@@ -275,6 +282,7 @@ impl Fault {
                     "somebody holds the table `{table}` of the database `{database}` exclusively"
                 )
             }
+            Self::KillNode { service } => format!("the node of a pod of {service} is killed"),
             Self::Attacks => "the gateway is sent everything that must not get in".to_owned(),
             Self::Rollout { service } => {
                 format!("the containers of {service} are replaced one by one")
@@ -300,8 +308,8 @@ impl Fault {
             | Self::Kill { .. }
             | Self::KillOne { .. }
             | Self::StarveCpu { .. } => engine.lets_members_be_halted(),
+            Self::KillNode { .. } => engine.has_nodes(),
             Self::Stop { .. }
-            | Self::RollingRestart { .. }
             | Self::Cut { .. }
             | Self::ResetConnections { .. }
             | Self::StarveMemory { .. } => engine.lets_members_be_changed(),
@@ -312,6 +320,7 @@ impl Fault {
             | Self::MemoryAlarm
             | Self::LockTable { .. }
             | Self::Attacks
+            | Self::RollingRestart { .. }
             | Self::RotateKeys
             | Self::ReplaceKeys
             | Self::Rollout { .. }
@@ -397,6 +406,7 @@ impl Fault {
             Self::LockTable { database, table } => {
                 Box::new(database::LockTable::new(system, database, table)?)
             }
+            Self::KillNode { service } => Box::new(nodes::KilledNode::new(system, service)?),
             Self::Attacks => Box::new(attacks::Attacked::default()),
             Self::Rollout { service } => {
                 Box::new(Replaced::new(How::OneByOne, service, all(service)?))

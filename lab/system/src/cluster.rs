@@ -369,6 +369,13 @@ impl<'a> Cluster<'a> {
         Ok(nodes.map(|node| (node.role, node.id)).collect())
     }
 
+    /// Names of the nodes that have ended, and their containers.
+    pub(crate) fn ended_nodes(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let members = self.members()?.into_iter();
+        let ended = members.filter(|member| !member.is_running && member.role != CONTROL);
+        Ok(ended.map(|node| (node.role, node.id)).collect())
+    }
+
     /// Where the gateway is reached on this machine: at the first node that accepts a connection, if one does.
     pub(crate) fn gateway(&self) -> anyhow::Result<Option<String>> {
         let members = self.members()?.into_iter();

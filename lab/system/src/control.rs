@@ -35,7 +35,7 @@ pub enum Halt {
     Pause,
     /// Ended by SIGKILL.
     Kill,
-    /// Ended with its own grace period.
+    /// Ended with its own grace period. In a pod's place there is another one then.
     Stop,
 }
 
@@ -63,8 +63,10 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
         .map(|(_, pod)| pod)
         .collect();
     if !pods.is_empty() {
-        anyhow::ensure!(how == Halt::Kill, "pods aren't stopped by agora");
-        return kill_pods(&pods);
+        return match how {
+            Halt::Kill => kill_pods(&pods),
+            _ => members.iter().filter_map(as_pod).try_for_each(end_pod),
+        };
     }
     let ids = members.iter().map(|member| member.id.as_str());
     let call = docker([verb].into_iter().chain(ids));
@@ -93,6 +95,22 @@ fn kill_pods(pods: &[&Pod]) -> anyhow::Result<()> {
         task(pod, &["kill", "--signal", "SIGKILL"])?;
     }
     Ok(())
+}
+
+/// Kills the node that a member is on, and with it all that runs there.
+///
+/// # Errors
+/// When it isn't on a node of the project's own cluster.
+pub fn kill_node(member: &Member) -> anyhow::Result<()> {
+    let (_, pod) = as_pod(member).context("there are no nodes")?;
+    kubernetes::kill_node(pod)
+}
+
+/// Ends a pod with its grace period; returns when another one has taken its place, which Kubernetes makes at once.
+fn end_pod((member, pod): (&Member, &Pod)) -> anyhow::Result<()> {
+    let delete = ["delete", "pod", &member.id, "--ignore-not-found"];
+    pod.target.kubectl(delete).limit(STOP_LIMIT).read()?;
+    kubernetes::wait_for(&pod.target, &pod.controller)
 }
 
 fn pause(member: &Member) -> anyhow::Result<()> {
@@ -216,11 +234,6 @@ pub fn unlimit_cpu(member: &Member) -> anyhow::Result<bool> {
 /// # Errors
 /// When the engine doesn't tell.
 pub fn cpu_percent(member: &Member) -> anyhow::Result<f64> {
-    anyhow::ensure!(
-        as_pod(member).is_none(),
-        "what {} uses can't be read",
-        member.id
-    );
     let stats = [
         "stats",
         "--no-stream",

@@ -33,8 +33,6 @@ pub(crate) const SECRETS_ANNOTATION: &str = "agora.secrets";
 pub(crate) const PART_LABEL: &str = "app.kubernetes.io/name";
 /// The annotation of the pods that have the signing keys, with the ids of these behind commas: the keys themselves are in a Secret.
 pub(crate) const KEYS_ANNOTATION: &str = "agora.signing-keys";
-/// How many gateways the manifests have.
-pub(crate) const GATEWAYS: u32 = 2;
 /// The gateway's port that users send requests to.
 const SHOP: PublishedPort = PORTS[0];
 /// How long the API server may take for an answer, as `kubectl` takes it.
@@ -142,15 +140,22 @@ impl Target {
     /// # Errors
     /// When it is another cluster, or the node doesn't run.
     pub(crate) fn on_node(&self, node: &str) -> anyhow::Result<Call> {
+        Ok(docker(["exec", &self.node_container(node)?]))
+    }
+
+    /// The container that a node of the project's own cluster is.
+    ///
+    /// # Errors
+    /// When it is another cluster, or the node doesn't run.
+    pub(crate) fn node_container(&self, node: &str) -> anyhow::Result<String> {
         let nodes = self.node_containers()?.into_iter();
         let mut container = nodes.filter(|(name, _)| name == node).map(|(_, id)| id);
-        let container = container.next().ok_or_else(|| {
+        container.next().ok_or_else(|| {
             outcome::unavailable(
                 format!("{node} can't be reached from here"),
                 "only on the local cluster of `cargo xtask cluster up` agora acts on nodes",
             )
-        })?;
-        Ok(docker(["exec", &container]))
+        })
     }
 
     /// Resident memory of the first process of a container on a node, in KiB; `None` where nodes aren't reached.

@@ -6,6 +6,7 @@ mod bring_up;
 mod images;
 mod kept_down;
 mod manifests;
+mod nodes;
 mod resize;
 mod take_down;
 mod tool;
@@ -17,6 +18,7 @@ pub(crate) use self::{
     bring_up::{add_replica, bring_up, configure, configuring, recreate, remove_replica, renew},
     images::load_services,
     kept_down::{bring_back, keep_down, wait_for},
+    nodes::kill as kill_node,
     resize::limit_cpu,
     take_down::take_down,
     tool::run_tool,

@@ -49,7 +49,7 @@ pub struct Member {
     pub patterns_off: Vec<String>,
     /// The ids of the signing keys in its environment; the first signs.
     pub signing_keys: Vec<String>,
-    /// The overrides of patterns' defaults in its environment, by variable.
+    /// The overrides of patterns' defaults in its environment, by variable; what several gateways share out is what all have.
     pub overrides: BTreeMap<String, String>,
     /// Whether `compose run` made it for one command.
     pub(crate) one_off: bool,

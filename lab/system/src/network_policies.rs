@@ -3,18 +3,23 @@
 //!
 //! Left out: what the policies allow (`deploy/kubernetes`, compared with compose.yaml by `tests/deployment`).
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::{
     Part, control,
+    interrupt::Interrupted,
     member::{Member, Place},
-    project::PORTS,
 };
 
 const FROM: Part = Part::Postgres;
 /// Of another network than the database.
 const TO: Part = Part::AlertReceiver;
-const PATIENCE: &str = "PGCONNECT_TIMEOUT=3";
+const PORT: &str = "8080";
+const CONNECT_TIMEOUT: &str = "PGCONNECT_TIMEOUT=3";
+/// How long all of it may take.
+const SEEN_WITHIN: Duration = Duration::from_secs(15);
 
 /// What was seen of the NetworkPolicies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,7 +51,7 @@ impl Enforcement {
 /// Tries what the policies forbid; `None` where there are none, on Compose, and while one of the two isn't healthy.
 ///
 /// # Errors
-/// When nothing can be run in the database's pod.
+/// At Ctrl-C.
 pub fn look(members: &[Member]) -> anyhow::Result<Option<Enforcement>> {
     let healthy = |part: Part| {
         let is_it = |member: &&Member| member.service == part && member.is_healthy();
@@ -58,32 +63,34 @@ pub fn look(members: &[Member]) -> anyhow::Result<Option<Enforcement>> {
     if matches!(from.place, Place::Container { .. }) {
         return Ok(None);
     }
-    let port = PORTS.iter().find(|port| port.service == TO);
-    let port = port.map_or(0, |port| port.container_port);
     // What each of its images has; whatever answers isn't a database, and is recognized by that.
     let psql = [
         "env",
-        PATIENCE,
+        CONNECT_TIMEOUT,
         "psql",
         "--no-password",
         &format!("--host={TO}"),
-        &format!("--port={port}"),
+        &format!("--port={PORT}"),
         "--command=",
     ];
-    let output = control::exec(from, psql).output()?;
-    Ok(Some(read(&String::from_utf8_lossy(&output.stderr))))
+    match control::exec(from, psql).limit(SEEN_WITHIN).output() {
+        Ok(output) => Ok(Some(read(&String::from_utf8_lossy(&output.stderr)))),
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        // A look on the side is no reason to show nothing else.
+        Err(error) => Ok(Some(Enforcement::Unknown(format!("{error:#}")))),
+    }
 }
 
 /// What psql says, read. Pure.
-fn read(said: &str) -> Enforcement {
-    let has = |part: &str| said.contains(part);
+fn read(stderr: &str) -> Enforcement {
+    let has = |part: &str| stderr.contains(part);
     if has("received invalid response") || has("server closed the connection unexpectedly") {
         Enforcement::NotEnforced
     } else if has("timeout expired") {
         Enforcement::Enforced
     } else {
-        let line = said.lines().find(|line| line.contains("psql:"));
-        Enforcement::Unknown(line.unwrap_or(said).trim().to_owned())
+        let line = stderr.lines().find(|line| line.contains("psql:"));
+        Enforcement::Unknown(line.unwrap_or(stderr).trim().to_owned())
     }
 }
 

@@ -191,6 +191,11 @@ impl Engine {
         }
     }
 
+    /// Whether it has nodes that agora can kill.
+    pub fn has_nodes(&self) -> bool {
+        *self != Self::Compose && self.lets_members_be_halted()
+    }
+
     /// Whether agora can stop members there, cut them off and take them memory.
     pub fn lets_members_be_changed(&self) -> bool {
         *self == Self::Compose

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Part, binaries, broker,
+    cluster::Cluster,
     compose::Compose,
     control, health, host,
     http::Client,
@@ -143,7 +144,20 @@ impl<'a> RunningSystem<'a> {
     pub fn bring_back(&self) -> anyhow::Result<Vec<String>> {
         self.target
             .as_ref()
-            .map_or_else(|| Ok(Vec::new()), |target| kubernetes::bring_back(target))
+            .map_or_else(|| Ok(Vec::new()), kubernetes::bring_back)
+    }
+
+    /// Names of the nodes of the project's own cluster that have ended; none elsewhere.
+    ///
+    /// # Errors
+    /// When the engine doesn't answer.
+    pub fn ended_nodes(&self) -> anyhow::Result<Vec<String>> {
+        let of_ours = self.target.as_ref().filter(|it| it.context().is_none());
+        let ended = of_ours.map_or_else(
+            || Ok(Vec::new()),
+            |target| Cluster::new(target.project()).ended_nodes(),
+        );
+        Ok(ended?.into_iter().map(|(name, _)| name).collect())
     }
 
     /// All containers, stopped ones included.

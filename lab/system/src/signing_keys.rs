@@ -15,8 +15,8 @@ use crate::{Part, random};
 pub const JWT_KEYS: &str = "AGORA_JWT_KEYS";
 /// The service that has the keys.
 pub const SERVICE: Part = Part::UserService;
-/// How the variable begins in a container's environment.
-const VARIABLE: &str = "JWT_KEYS=";
+/// The variable in a container's environment.
+pub(crate) const VARIABLE: &str = "JWT_KEYS";
 /// How the id of a key that was made here begins: with the time; what follows tells keys of one second apart.
 const TIME: &str = "%Y%m%dT%H%M%S";
 const BYTES: usize = 32;
@@ -111,7 +111,7 @@ pub fn made_at(id: &str) -> Option<DateTime<Utc>> {
 pub fn ids_in(environment: &[String]) -> Vec<String> {
     let keys = environment
         .iter()
-        .find_map(|variable| variable.strip_prefix(VARIABLE));
+        .find_map(|variable| variable.strip_prefix(VARIABLE)?.strip_prefix('='));
     keys.and_then(|keys| SigningKeys::parse(keys).ok())
         .map_or_else(Vec::new, |keys| keys.ids())
 }

@@ -21,15 +21,17 @@ pub const OVERRIDES: [&str; 4] = [
 
 /// Those of them that each gateway counts by itself.
 const PER_GATEWAY: [&str; 2] = ["AGORA_RATE_LIMIT_AVERAGE", "AGORA_RATE_LIMIT_BURST"];
+/// How many gateways there are on Kubernetes.
+pub(crate) const GATEWAYS: u32 = 2;
 
-/// What each of so many gateways has to have of a setting, so that all together have what it says, rounded up.
-pub(crate) fn share_of_each(variable: &str, value: &str, gateways: u32) -> String {
-    per_gateway(variable, value, |all| all.div_ceil(gateways))
+/// What each gateway on Kubernetes has to have of a setting, so that all together have what it says, rounded up.
+pub(crate) fn share_of_each_gateway(variable: &str, value: &str) -> String {
+    per_gateway(variable, value, |all| all.div_ceil(GATEWAYS))
 }
 
-/// What all gateways together have of a setting of each.
-pub(crate) fn sum_of_all(variable: &str, value: &str, gateways: u32) -> String {
-    per_gateway(variable, value, |each| each.saturating_mul(gateways))
+/// What all gateways on Kubernetes together have of a setting of each.
+pub(crate) fn sum_of_all_gateways(variable: &str, value: &str) -> String {
+    per_gateway(variable, value, |each| each.saturating_mul(GATEWAYS))
 }
 
 fn per_gateway(variable: &str, value: &str, change: impl Fn(u32) -> u32) -> String {

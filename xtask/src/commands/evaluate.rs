@@ -194,10 +194,10 @@ fn what(
     if let Some(other) = experiments.iter().find(|it| !it.runs_on(engine)) {
         return Err(outcome::usage(
             format!(
-                "{}: its fault can't be injected on Kubernetes yet, or what it observes isn't seen there",
+                "{}: its fault can't be injected on this cluster, whose nodes aren't reached",
                 other.name
             ),
-            "run it on Compose: leave `--on kubernetes` out",
+            "run it on the local cluster (leave `--context` out) or on Compose (leave `--on kubernetes` out)",
         ));
     }
     let asked = match (options.at_most, options.repeat.as_slice()) {

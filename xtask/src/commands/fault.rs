@@ -134,8 +134,8 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     let fault = (fault.fault)(values);
     if !fault.works_on(&project.engine) {
         return Err(outcome::usage(
-            format!("`{name}` can't be injected into this cluster"),
-            "docs/how-to/run-on-kubernetes.md has those that can; on Compose all can",
+            format!("`{name}` can't be injected here"),
+            "docs/how-to/run-on-kubernetes.md says where it can",
         ));
     }
     let system = RunningSystem::new(project)?;

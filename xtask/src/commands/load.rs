@@ -151,7 +151,13 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         Format::Json => print_stderr,
         Format::Text => print_stdout,
     };
-    let exit = Exit::from_code(loadtest.run_by_line(on_stdout, print_stderr)?);
+    // Whoever has stopped reading has ended the run, and isn't told so.
+    let on_stderr = |line: &str| {
+        if terminal::stdout() != terminal::Stdout::Closed {
+            print_stderr(line);
+        }
+    };
+    let exit = Exit::from_code(loadtest.run_by_line(on_stdout, on_stderr)?);
     if !run.path.join(SUMMARY_FILE).is_file() {
         anyhow::ensure!(
             exit != Exit::Holds,

@@ -29,6 +29,7 @@ mod up;
 mod verify_api;
 mod verify_dashboards;
 mod verify_dlq;
+mod verify_ledger;
 mod verify_metrics;
 mod verify_traces;
 
@@ -133,6 +134,8 @@ commands! {
     Keys(options: keys::Options) [TextOrJson, HealFirst, Both] => keys::run(project, options, format);
     /// Count dead letters by reason
     VerifyDlq(options: verify_dlq::Options) [TextOrJson, HealFirst, Both] => verify_dlq::run(project, *options, format);
+    /// Reconcile what a load run's clients were promised with databases and queues
+    VerifyLedger(options: verify_ledger::Options) [TextOrJson, HealFirst, Both] => verify_ledger::run(project, options, format);
     /// Reconcile Prometheus's counts with the load generator's
     VerifyMetrics(options: verify_metrics::Options) [TextOrJson, HealFirst, Both] => verify_metrics::run(project, options, format);
     /// Check that the traces of a run's orders are complete

@@ -20,6 +20,7 @@ use support::sources;
 
 use crate::{
     client::{STORY_PRODUCT, TestUser},
+    load::{RUN_ENDS_WITHIN, Run},
     system::System,
     wait,
 };
@@ -280,4 +281,62 @@ fn expect_clean(found: &Reconciliation) {
         &found.unbalanced,
     ];
     assert!(lists.iter().all(|list| list.is_empty()), "{found:?}");
+}
+
+/// An order without an end, which gets its status back when this is dropped.
+struct Undecided<'a> {
+    system: &'a System,
+    set: String,
+}
+
+impl<'a> Undecided<'a> {
+    fn make(system: &'a System, order: &str) -> Self {
+        let status = format!("SELECT status FROM orders WHERE id = '{order}'");
+        let before = system.query("orders", &status)[0][0].clone();
+        let set =
+            |status: &str| format!("UPDATE orders SET status = '{status}' WHERE id = '{order}'");
+        system.query("orders", &set("pending"));
+        Self {
+            system,
+            set: set(&before),
+        }
+    }
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        // It has complained already.
+        let _ = self.system.put_back(&[("orders", &self.set)]);
+    }
+}
+
+#[test]
+fn verify_ledger_holds_after_a_load_and_fails_when_a_promise_is_not_kept() {
+    let system = System::take_turn();
+    let load = [
+        "load",
+        "order",
+        "--run-time",
+        "3s",
+        "--users",
+        "3",
+        "--format",
+        "json",
+    ];
+    let load = system.start_xtask(&load).end_within(RUN_ENDS_WITHIN);
+    let run = Run::of(&load.expect_code(0).json());
+    let verify = ["verify-ledger", "--run", &run.id, "--format", "json"];
+    let report = system.xtask(&verify).expect_code(0).json();
+    assert_eq!(report["outcome"], "holds");
+    let order = run.ledger().into_iter().find_map(|entry| entry.order_id);
+    let order = order.expect("an order that was promised");
+
+    let undecided = Undecided::make(&system, &order);
+    let at_once = [&verify[..], &["--within", "0s"]].concat();
+    let report = system.xtask(&at_once).expect_code(1).json();
+    for category in ["lost", "undecided"] {
+        assert_eq!(report[category], json!([order]), "{category}");
+    }
+    drop(undecided);
+    system.xtask(&verify).expect_code(0);
 }

@@ -27,6 +27,7 @@ mod ledger;
 mod load;
 mod mirror;
 mod outages;
+mod parked_events;
 mod rolling;
 mod settings;
 mod story;

@@ -117,6 +117,11 @@ impl StarveCpu {
     }
 
     fn by_its_use(&self, member: &Member) -> anyhow::Result<(bool, String)> {
+        if member.goes_when_it_ends() {
+            // Its container isn't there at this moment, or nobody reaches its node.
+            let proof = format!("{} is {}", name(member), member.condition());
+            return Ok((false, proof));
+        }
         let used = control::cpu_percent(member)?;
         let may = f64::from(self.millicores) / 10.0;
         let proof = format!("{} uses {used:.1} % of the {may:.1} % it may", name(member));

@@ -155,10 +155,20 @@ impl RollingRestart {
     }
 }
 
+impl RollingRestart {
+    /// The containers of before, or the pods that have taken their places meanwhile.
+    fn of_this_round(&self, system: &RunningSystem<'_>) -> anyhow::Result<Vec<Member>> {
+        match self.before.first() {
+            Some(pod) if pod.goes_when_it_ends() => system.members_of(pod.service),
+            _ => Ok(self.before.clone()),
+        }
+    }
+}
+
 impl Injection for RollingRestart {
     fn inject(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<()> {
         for _ in 0..self.rounds {
-            for member in &self.before {
+            for member in &self.of_this_round(system)? {
                 control::stop(member)?;
                 revive(system, std::slice::from_ref(member))?;
             }
@@ -168,12 +178,15 @@ impl Injection for RollingRestart {
 
     fn effect(&mut self, system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let now = again(system, &self.before)?;
-        let pairs: Vec<_> = pairs(&self.before, &now).collect();
-        let restarted = pairs
-            .iter()
+        let started = pairs(&self.before, &now)
             // What became of them since is another matter.
             .filter(|(before, now)| now.started_at != before.started_at)
             .count();
+        // In the place of a pod there is another one.
+        let replaced = |member: &&Member| {
+            member.goes_when_it_ends() && !now.iter().any(|now| now.id == member.id)
+        };
+        let restarted = started + self.before.iter().filter(replaced).count();
         let proof = format!(
             "{restarted} of {} containers were started after the injection",
             self.before.len()

@@ -13,9 +13,9 @@ use base::{outcome, progress::Progress};
 use super::{
     images::{self, Image},
     kept_down,
-    manifests::{self, Replicas},
+    manifests::{self, Replicas, remove_old_keys},
     tool,
-    workloads::{self, Workload},
+    workloads::{self, Rollback, Workload},
 };
 use crate::{
     Part,
@@ -85,7 +85,7 @@ pub(crate) fn bring_up(
     })?;
     progress.step("pods", |step| {
         let members = wait_until_ready(target, settings, None, |text| step.update(text))?;
-        manifests::remove_old_keys(target, settings)?;
+        remove_old_keys(target, settings)?;
         step.result(format!("{members} ready"));
         Ok(())
     })
@@ -114,19 +114,24 @@ pub(crate) fn configure(
 /// # Errors
 /// As those of [`configure`].
 pub(crate) fn renew(target: &Arc<Target>, settings: &Settings, part: Part) -> anyhow::Result<()> {
-    let before = workload(target, part)?;
+    let before = workloads::of_part(target, part)?;
     let renewed = apply_part(target, settings, part, before.replicas()).and_then(|()| {
         // With other settings, other keys or another image they are replaced already.
-        if workload(target, part)?.revision() == before.revision() {
+        if workloads::of_part(target, part)?.revision() == before.revision() {
             restart(target, part)?;
         }
-        wait_for(target, settings, part)
+        wait_for(target, settings, part)?;
+        remove_old_keys(target, settings)
     });
     renewed.map_err(|error| {
         let back = interrupt::set_aside(|| {
-            let now = workload(target, part)?;
-            let Some(revision) = workloads::way_back(&before, &now) else {
-                return Ok(());
+            let now = workloads::of_part(target, part)?;
+            let revision = match workloads::rollback(&before, &now) {
+                Rollback::NotNeeded => return Ok(()),
+                Rollback::To(revision) => revision,
+                Rollback::Impossible => {
+                    anyhow::bail!("another rollout was under way before: the Deployment goes on")
+                }
             };
             let revision = format!("--to-revision={revision}");
             let undo = ["rollout", "undo", &deployment(part), &revision];
@@ -134,7 +139,7 @@ pub(crate) fn renew(target: &Arc<Target>, settings: &Settings, part: Part) -> an
             undo.limit(TAKEN_WITHIN).read()?;
             wait_for(target, settings, part)
         });
-        first_of(error, back)
+        with_rollback(error, back)
     })
 }
 
@@ -148,19 +153,19 @@ pub(crate) fn recreate(
     settings: &Settings,
     part: Part,
 ) -> anyhow::Result<()> {
-    let count = workload(target, part)?.replicas();
+    let count = workloads::of_part(target, part)?.replicas();
     // So that `heal` and `up` know how many there were, whatever ends this.
     kept_down::keep_down(target, &deployment(part))?;
     let gone = wait_for(target, settings, part);
     // Also after Ctrl-C, which would leave nobody to serve.
     let back = interrupt::set_aside(|| {
         apply_part(target, settings, part, count)?;
-        kept_down::give_back(target, &deployment(part), count)?;
+        kept_down::restore_replicas(target, &deployment(part), count)?;
         wait_for(target, settings, part)
     });
     match gone {
         Ok(()) => back,
-        Err(error) => Err(first_of(error, back)),
+        Err(error) => Err(with_rollback(error, back)),
     }
 }
 
@@ -173,12 +178,12 @@ pub(crate) fn add_replica(
     settings: &Settings,
     part: Part,
 ) -> anyhow::Result<()> {
-    let count = workload(target, part)?.replicas();
+    let count = workloads::of_part(target, part)?.replicas();
     let added =
         set_replicas(target, part, count + 1).and_then(|()| wait_for(target, settings, part));
     added.map_err(|error| {
         let back = interrupt::set_aside(|| set_replicas(target, part, count));
-        first_of(error, back)
+        with_rollback(error, back)
     })
 }
 
@@ -192,7 +197,7 @@ pub(crate) fn remove_replica(
     part: Part,
     pod: &str,
 ) -> anyhow::Result<()> {
-    let count = workload(target, part)?.replicas();
+    let count = workloads::of_part(target, part)?.replicas();
     let first = ["annotate", "--overwrite", "pod", pod, LEAVES_FIRST];
     let first = target.kubectl(first).args([ANSWER_WITHIN]);
     first.limit(TAKEN_WITHIN).read()?;
@@ -208,13 +213,14 @@ pub(crate) fn remove_replica(
     Ok(())
 }
 
-/// The first error, with what became of the way back.
-fn first_of(error: anyhow::Error, back: anyhow::Result<()>) -> anyhow::Error {
-    match back {
+/// The first error, and that of the way back, if that failed too.
+fn with_rollback(error: anyhow::Error, rollback: anyhow::Result<()>) -> anyhow::Error {
+    match rollback {
         Ok(()) => error,
-        Err(back) => error.context(format!(
-            "and it didn't go back to what was before: {back:#}"
-        )),
+        Err(rollback) => outcome::failed(
+            format!("{error:#}\nit didn't go back to what was before: {rollback:#}"),
+            "`cargo xtask status` shows what runs, and `cargo xtask up` brings up what is built",
+        ),
     }
 }
 
@@ -222,15 +228,6 @@ fn first_of(error: anyhow::Error, back: anyhow::Result<()>) -> anyhow::Error {
 fn wait_for(target: &Arc<Target>, settings: &Settings, part: Part) -> anyhow::Result<()> {
     wait_until_ready(target, settings, Some(part), |_| ())?;
     Ok(())
-}
-
-fn workload(target: &Target, part: Part) -> anyhow::Result<Workload> {
-    workloads::of_part(target, part)?.ok_or_else(|| {
-        outcome::unavailable(
-            format!("{part} has no Deployment"),
-            "`cargo xtask up` makes what is missing",
-        )
-    })
 }
 
 /// How many replicas the services have, where they have any: `up` keeps as many. Pure.

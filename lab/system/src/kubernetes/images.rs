@@ -77,11 +77,25 @@ pub(super) fn provide(
 /// The same for the images of ours alone, and notes them as those that are there.
 ///
 /// # Errors
-/// When `up` hasn't noted any, or as those of [`provide`].
+/// When `up` hasn't noted any, for new ones where it can't load any, or as those of [`provide`].
 pub(crate) fn load_services(target: &Target, step: &Step) -> anyhow::Result<()> {
     let own = own()?;
-    load(target, &own, step)?;
     let mut images = noted(target)?;
+    let new: Vec<String> = own
+        .iter()
+        .filter(|image| !images.contains(image))
+        .map(Image::reference)
+        .collect();
+    if !new.is_empty() && matches!(way(target.context()), Way::ByHand) {
+        return Err(outcome::unavailable(
+            format!(
+                "images can't be loaded into this cluster by agora: its nodes lack {}",
+                new.join(", ")
+            ),
+            "load them, then `cargo xtask up`",
+        ));
+    }
+    load(target, &own, step)?;
     images.retain(|image| {
         let is_same = |new: &Image| new.in_manifests == image.in_manifests;
         !own.iter().any(is_same)
@@ -90,7 +104,7 @@ pub(crate) fn load_services(target: &Target, step: &Step) -> anyhow::Result<()> 
     note(target, &images)
 }
 
-/// The images that the last `up` has put there.
+/// The images that the last `up` or `rollout` has put there.
 ///
 /// # Errors
 /// When they can't be read.

@@ -2,12 +2,15 @@
 //!
 //! Left out: how they are ended ([`crate::control`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::workloads::{self, Workload};
+use super::{
+    nodes,
+    workloads::{self, Workload},
+};
 use crate::kubectl::{ANSWER_WITHIN, Target};
 
 /// The annotation with the number of replicas that a workload had.
@@ -30,29 +33,36 @@ pub(crate) fn keep_down(target: &Target, workload: &str) -> anyhow::Result<()> {
     patch(target, workload, &change)
 }
 
-/// Gives those that are kept down their replicas back, and waits until these are ready; returns what was done, in words.
+/// Starts nodes that have ended, gives those that are kept down their replicas back, and waits until these are ready; returns what
+/// was done, in words.
 ///
 /// # Errors
 /// When the cluster refuses, or they don't get ready in time.
-pub(crate) fn bring_back(target: &Target) -> anyhow::Result<Vec<String>> {
+pub(crate) fn bring_back(target: &Arc<Target>) -> anyhow::Result<Vec<String>> {
+    let mut done = nodes::start_ended(target)?;
     let down = kept_down(&workloads::of_target(target)?)?;
     for (workload, had) in &down {
-        give_back(target, workload, *had)?;
+        restore_replicas(target, workload, *had)?;
     }
     for (workload, _) in &down {
         wait_for(target, workload)?;
     }
-    Ok(down
-        .into_iter()
-        .map(|(workload, _)| format!("{workload} started"))
-        .collect())
+    done.extend(
+        down.into_iter()
+            .map(|(workload, _)| format!("{workload} started")),
+    );
+    Ok(done)
 }
 
 /// Gives a workload so many replicas, and takes it off those that are kept down.
 ///
 /// # Errors
 /// When the cluster refuses.
-pub(super) fn give_back(target: &Target, workload: &str, replicas: u64) -> anyhow::Result<()> {
+pub(super) fn restore_replicas(
+    target: &Target,
+    workload: &str,
+    replicas: u64,
+) -> anyhow::Result<()> {
     let change =
         json!({ "metadata": { "annotations": { HAD: null } }, "spec": { "replicas": replicas } });
     patch(target, workload, &change)
@@ -81,6 +91,8 @@ fn patch(target: &Target, workload: &str, change: &Value) -> anyhow::Result<()> 
 fn kept_down(workloads: &[Workload]) -> anyhow::Result<Vec<(String, u64)>> {
     let annotated = workloads
         .iter()
+        // One that has replicas again has them back, whatever its annotation says.
+        .filter(|workload| workload.replicas() == 0)
         .filter_map(|workload| Some((workload.name(), workload.annotation(HAD)?)));
     annotated
         .map(|(name, had)| {

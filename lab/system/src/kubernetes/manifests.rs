@@ -19,11 +19,9 @@ use crate::{
     Part,
     env_file::SECRETS_ID,
     files,
-    kubectl::{
-        ANSWER_WITHIN, GATEWAYS, KEYS_ANNOTATION, OURS, PART_OF, SECRETS_ANNOTATION, Target,
-    },
+    kubectl::{ANSWER_WITHIN, KEYS_ANNOTATION, OURS, PART_OF, SECRETS_ANNOTATION, Target},
     project::{Engine, Project, Settings},
-    signing_keys::{JWT_KEYS, SERVICE, SigningKeys},
+    signing_keys::{self, JWT_KEYS, SERVICE, SigningKeys},
     switches,
 };
 
@@ -58,8 +56,6 @@ const SECRETS: [(&str, &[&str]); 2] = [
 /// How the names of the Secrets with the signing keys begin. Each has a name of its own, so that a pod template says which keys its
 /// pods have, however it came back.
 const KEYS: &str = "signing-keys-";
-/// The variable in the manifests that has them.
-const KEYS_VARIABLE: &str = "JWT_KEYS";
 
 /// The namespace, with the labels of `base` and the id of the secrets, as JSON.
 pub(super) fn namespace(target: &Target, settings: &Settings) -> anyhow::Result<String> {
@@ -114,18 +110,21 @@ fn keys_secret(keys: &str) -> String {
 pub(super) fn remove_old_keys(target: &Target, settings: &Settings) -> anyhow::Result<()> {
     let names = ["get", "secrets", "--output=name", ANSWER_WITHIN];
     let names = target.kubectl(names).read()?;
-    let ours = keys_secret(settings.require(JWT_KEYS)?);
-    let old: Vec<&str> = names
-        .lines()
-        .filter_map(|line| line.strip_prefix("secret/"))
-        .filter(|name| name.starts_with(KEYS) && *name != ours)
-        .collect();
+    let old = old_keys(&names, &keys_secret(settings.require(JWT_KEYS)?));
     if old.is_empty() {
         return Ok(());
     }
     let delete = ["delete", "secret", "--ignore-not-found", ANSWER_WITHIN];
     target.kubectl(delete).args(old).read()?;
     Ok(())
+}
+
+/// The names of the Secrets with other signing keys, in kubectl's list. Pure.
+fn old_keys<'a>(list: &'a str, ours: &str) -> Vec<&'a str> {
+    list.lines()
+        .filter_map(|line| line.strip_prefix("secret/"))
+        .filter(|name| name.starts_with(KEYS) && *name != ours)
+        .collect()
 }
 
 /// How many replicas parts have, where it isn't as many as in the manifests.
@@ -167,7 +166,7 @@ fn changed(settings: &Settings) -> Vec<(String, String)> {
             is_one && !value.is_empty()
         })
         .map(|(name, value)| {
-            let value = switches::share_of_each(name, value, GATEWAYS);
+            let value = switches::share_of_each_gateway(name, value);
             (name.to_owned(), value)
         })
         .collect()
@@ -268,7 +267,7 @@ fn kustomization(
     }
     let ids = SigningKeys::parse(keys)?.ids().join(",");
     let key = json!({ "name": keys_secret(keys), "key": JWT_KEYS });
-    let variable = json!({ "name": KEYS_VARIABLE, "valueFrom": { "secretKeyRef": key } });
+    let variable = json!({ "name": signing_keys::VARIABLE, "valueFrom": { "secretKeyRef": key } });
     let container = json!({ "name": SERVICE.name(), "env": [variable] });
     let template = json!({
         "metadata": { "annotations": { KEYS_ANNOTATION: ids } },
@@ -303,6 +302,7 @@ fn patch(part: Part, template: Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env_file::EnvFile;
 
     const KEYS_OF_TESTS: &str =
         "k1:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -322,18 +322,46 @@ mod tests {
         assert_ne!(with(&other), text);
     }
 
+    /// Settings of a system, of which only these matter.
+    fn settings(values: &[(&str, &str)]) -> Settings {
+        let file = tempfile::tempdir().unwrap();
+        let mut env_file = EnvFile::read(&file.path().join(".env")).unwrap();
+        for (name, value) in values {
+            env_file.set(name, value);
+        }
+        Project::at("/clone".into(), "agora.local").settings_from(&env_file)
+    }
+
     #[test]
     fn a_limit_that_each_gateway_counts_by_itself_is_divided_among_them() {
         let base = Project::discover().unwrap().root.join(BASE);
         let gateway = read(&base.join("traefik.yaml")).unwrap();
-        let replicas = format!("replicas: {GATEWAYS}");
+        let replicas = format!("replicas: {}", switches::GATEWAYS);
         assert!(gateway.lines().any(|line| line.trim() == replicas));
         let limit = "AGORA_RATE_LIMIT_AVERAGE";
-        let share = |variable, value| switches::share_of_each(variable, value, GATEWAYS);
-        assert_eq!(share(limit, "20"), "10");
-        assert_eq!(share(limit, "21"), "11");
-        assert_eq!(share("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "20"), "20");
-        assert_eq!(switches::sum_of_all(limit, "10", GATEWAYS), "20");
+        let changed = changed(&settings(&[(limit, "21")]));
+        assert_eq!(changed, [(limit.to_owned(), "11".to_owned())]);
+    }
+
+    #[test]
+    fn the_secret_that_pods_name_is_the_one_that_is_made() {
+        let passwords = SECRETS.iter().flat_map(|(_, keys)| *keys);
+        let mut values: Vec<(&str, &str)> = passwords.map(|key| (*key, "x")).collect();
+        values.push((JWT_KEYS, KEYS_OF_TESTS));
+        let made = secrets(&settings(&values)).unwrap();
+        let name = keys_secret(KEYS_OF_TESTS);
+        assert!(made.contains(&format!(r#""name":"{name}""#)), "{made}");
+        // The variable that the patch changes is there to be changed.
+        let base = Project::discover().unwrap().root.join(BASE);
+        let service = read(&base.join(format!("{SERVICE}.yaml"))).unwrap();
+        let variable = format!("- name: {}", signing_keys::VARIABLE);
+        assert!(service.lines().any(|line| line.trim() == variable));
+    }
+
+    #[test]
+    fn only_secrets_with_other_signing_keys_are_removed() {
+        let list = "secret/broker-password\nsecret/signing-keys-ab\nsecret/signing-keys-cd\nsecret/signing-keys\n";
+        assert_eq!(old_keys(list, "signing-keys-cd"), ["signing-keys-ab"]);
     }
 
     #[test]

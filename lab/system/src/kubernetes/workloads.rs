@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context;
+use base::outcome;
 use serde::Deserialize;
 
 use crate::{Part, kubectl::Target, wait};
@@ -81,17 +82,19 @@ impl Workload {
     }
 
     /// Whether every replica is one of the newest, ready, and no older one is left.
-    pub(super) fn is_complete(&self) -> bool {
-        let status = &self.status;
-        let wanted = self.spec.replicas;
-        status.observed_generation >= self.metadata.generation
-            && [
-                status.replicas,
-                status.updated_replicas,
-                status.ready_replicas,
-            ]
-            .iter()
-            .all(|count| *count == wanted)
+    fn is_complete(&self) -> bool {
+        self.is_rolled_out() && self.status.ready_replicas == self.spec.replicas
+    }
+
+    /// Whether every replica is one of the newest, ready or not, and no older one is left.
+    fn is_rolled_out(&self) -> bool {
+        let counts = [self.status.replicas, self.status.updated_replicas];
+        self.is_observed() && counts == [self.spec.replicas; 2]
+    }
+
+    /// Whether the status is of the last change.
+    fn is_observed(&self) -> bool {
+        self.status.observed_generation >= self.metadata.generation
     }
 }
 
@@ -103,29 +106,49 @@ pub(super) fn of_target(target: &Target) -> anyhow::Result<Vec<Workload>> {
     read(&target.read_json(target.kubectl(["get", "deployments,statefulsets"]))?)
 }
 
-/// The one that keeps a part's replicas, once the cluster has looked at its last change; `None` where there is none, or where it
-/// doesn't look.
+/// The one that keeps a part's replicas, once the cluster has looked at its last change.
 ///
 /// # Errors
-/// When the cluster doesn't answer.
-pub(super) fn of_part(target: &Target, part: Part) -> anyhow::Result<Option<Workload>> {
-    wait::until(OBSERVED_WITHIN, LOOK_INTERVAL, || {
+/// When there is none, the cluster doesn't look, or doesn't answer.
+pub(super) fn of_part(target: &Target, part: Part) -> anyhow::Result<Workload> {
+    let found = wait::until(OBSERVED_WITHIN, LOOK_INTERVAL, || {
         let mut workloads = of_target(target)?;
-        workloads.retain(|workload| {
-            workload.is_of(part)
-                && workload.status.observed_generation >= workload.metadata.generation
-        });
-        Ok(workloads.pop())
+        workloads.retain(|workload| workload.is_of(part));
+        let workload = workloads.pop().ok_or_else(|| {
+            outcome::unavailable(
+                format!("{part} has no Deployment"),
+                "`cargo xtask up` makes what is missing",
+            )
+        })?;
+        Ok(workload.is_observed().then_some(workload))
+    })?;
+    found.ok_or_else(|| {
+        let seconds = OBSERVED_WITHIN.as_secs();
+        outcome::unavailable(
+            format!("the cluster didn't look at the Deployment of {part} within {seconds} s"),
+            "its controller manager may be down: `kubectl --namespace kube-system get pods`",
+        )
     })
 }
 
-/// The revision that a Deployment goes back to when its rollout fails; `None` where it hasn't begun another one, or what was before
-/// wasn't whole either. Pure.
-pub(super) fn way_back<'a>(before: &'a Workload, now: &Workload) -> Option<&'a str> {
-    let has_changed = before.revision() != now.revision();
-    before
-        .revision()
-        .filter(|_| has_changed && before.is_complete())
+/// What a failed rollout is followed by.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rollback<'a> {
+    /// Nothing: it hasn't begun.
+    NotNeeded,
+    /// The revision of before.
+    To(&'a str),
+    /// Nothing: before, another rollout was under way.
+    Impossible,
+}
+
+/// How a Deployment gets back from `now` to `before`. Pure.
+pub(super) fn rollback<'a>(before: &'a Workload, now: &Workload) -> Rollback<'a> {
+    match before.revision() {
+        revision if revision == now.revision() => Rollback::NotNeeded,
+        Some(revision) if before.is_rolled_out() => Rollback::To(revision),
+        _ => Rollback::Impossible,
+    }
 }
 
 /// Those in what kubectl says. Pure.
@@ -185,9 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_is_to_what_was_whole_and_only_where_a_rollout_began() {
-        let ready =
-            r#"{"replicas":2,"updatedReplicas":2,"readyReplicas":2,"observedGeneration":2}"#;
+    fn a_rollback_is_to_what_was_rolled_out_and_only_where_a_rollout_began() {
+        // One of the two isn't ready: that is why somebody rolls out.
+        let sick = r#"{"replicas":2,"updatedReplicas":2,"readyReplicas":1,"observedGeneration":2}"#;
+        let under_way = sick.replace(r#""updatedReplicas":2"#, r#""updatedReplicas":1"#);
         let with = |revision: u32, status: &str| {
             let text = workload("order-service", status).replace(
                 r#""generation":2"#,
@@ -195,10 +219,10 @@ mod tests {
             );
             read(&format!(r#"{{"items":[{text}]}}"#)).unwrap().remove(0)
         };
-        let whole = with(4, ready);
-        assert_eq!(way_back(&whole, &with(5, "{}")), Some("4"));
-        assert_eq!(way_back(&whole, &with(4, "{}")), None);
-        assert_eq!(way_back(&with(4, "{}"), &with(5, "{}")), None);
+        let now = with(5, "{}");
+        assert_eq!(rollback(&with(4, sick), &now), Rollback::To("4"));
+        assert_eq!(rollback(&with(5, sick), &now), Rollback::NotNeeded);
+        assert_eq!(rollback(&with(4, &under_way), &now), Rollback::Impossible);
     }
 
     #[test]

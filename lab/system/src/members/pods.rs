@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
-    kubectl::{GATEWAYS, KEYS_ANNOTATION, PART_LABEL, Target, UNLIMITED_MILLICORES, millicores},
+    kubectl::{KEYS_ANNOTATION, PART_LABEL, Target, UNLIMITED_MILLICORES, millicores},
     member::{Health, Limits, Member, Place, Pod, cpu_quota_us},
     switches,
 };
@@ -296,7 +296,7 @@ fn member(
         overrides: switches::overrides_in(&environment)
             .into_iter()
             .map(|(name, value)| {
-                let all = switches::sum_of_all(&name, &value, GATEWAYS);
+                let all = switches::sum_of_all_gateways(&name, &value);
                 (name, all)
             })
             .collect(),
@@ -500,6 +500,20 @@ mod tests {
         let member = read_all(&[unlimited], &[]).remove(0);
         assert_eq!(member.limits.cpu_quota_us, 0);
         assert!(member.signing_keys.is_empty());
+    }
+
+    #[test]
+    fn a_limit_of_each_gateway_is_half_of_what_both_have() {
+        let mut gateway = pod("traefik-1", "traefik", &status(true, &running("ab", true)));
+        let variable = |name: &str| json!({ "name": name, "value": "10" });
+        let names = [
+            "AGORA_RATE_LIMIT_AVERAGE",
+            "AGORA_SAGA_RECOVERY_AFTER_SECONDS",
+        ];
+        gateway["spec"]["containers"][0]["env"] = names.map(variable).into();
+        let overrides = read_all(&[gateway], &[]).remove(0).overrides;
+        let values = names.map(|name| overrides[name].as_str());
+        assert_eq!(values, ["20", "10"]);
     }
 
     #[test]

@@ -124,6 +124,7 @@ async fn a_dropped_request_leaves_nothing_behind() {
     assert_eq!(service.observer().count(once).await, 1);
 
     for path in [
+        "/",
         "/users/",
         "/users/me",
         &format!("/users/{user}"),
