@@ -25,7 +25,7 @@ use crate::{
     engine,
     engine::docker,
     files::replace_private,
-    images,
+    host, images,
     interrupt::{self, Interrupted},
     lock::ClusterLock,
     process::Call,
@@ -257,7 +257,10 @@ impl<'a> Cluster<'a> {
     ) -> anyhow::Result<()> {
         let role = format!("node{number}");
         let mut options: Vec<String> = NODE_OPTIONS.map(str::to_owned).to_vec();
-        options.extend(["--publish".to_owned(), format!("127.0.0.1::{GATEWAY_PORT}")]);
+        // Chosen here: one that Docker chooses is another one after each start, and clients would lose the gateway with the node.
+        let port = host::free_port()?;
+        let published = format!("127.0.0.1:{port}:{GATEWAY_PORT}");
+        options.extend(["--publish".to_owned(), published]);
         let shared = format!("{}-shared:/shared:ro", self.name);
         options.extend(["--volume".to_owned(), shared]);
         for (what, path) in NODE_VOLUMES {

@@ -81,20 +81,23 @@ fn kill_pods(pods: &[&Pod]) -> anyhow::Result<()> {
         .iter()
         .map(|pod| (pod.controller.as_str(), *pod))
         .collect();
+    let mut emptied = Vec::new();
     for (controller, pod) in by_controller {
         let all = members::of_target(&pod.target)?;
         let has_it =
             |member: &&Member| as_pod(member).is_some_and(|(_, pod)| pod.controller == controller);
         let killed = pods.iter().filter(|pod| pod.controller == controller);
         if all.iter().filter(has_it).count() == killed.count() {
-            // First, or the kubelet would have started them again.
-            kubernetes::keep_down(&pod.target, controller)?;
+            emptied.push((controller, &pod.target));
         }
     }
     for pod in pods {
         task(pod, &["kill", "--signal", "SIGKILL"])?;
     }
-    Ok(())
+    // Behind the kill, or they would end gracefully before it; and within the second that a kubelet takes to start them again.
+    emptied
+        .into_iter()
+        .try_for_each(|(controller, target)| kubernetes::keep_down(target, controller))
 }
 
 /// Kills the node that a member is on, and with it all that runs there.

@@ -2,12 +2,25 @@
 //!
 //! Left out: whether it has what agora needs ([`crate::prerequisites`]).
 
-use std::time::Duration;
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener},
+    time::Duration,
+};
 
 use anyhow::Context;
 use records::evaluation::Machine;
 
 use crate::engine::{self, docker};
+
+/// A port of this machine's loopback that is free now: somebody else may take it before it is used.
+///
+/// # Errors
+/// When none is free.
+pub(crate) fn free_port() -> io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}
 
 /// What the engine's host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

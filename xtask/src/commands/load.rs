@@ -167,7 +167,8 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         return Ok(exit);
     }
     let to = progress.step("metrics after the run", |_| {
-        prometheus.wait_for_fresh_scrapes()
+        // Found anew: what was killed meanwhile may have another address.
+        Prometheus::new(&members::running(project)?)?.wait_for_fresh_scrapes()
     })?;
     run.complete(
         project,

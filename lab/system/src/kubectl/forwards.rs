@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::Mutex,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use base::outcome;
 
 use super::{Target, unpoisoned};
 use crate::{
-    Part,
+    Part, host,
     process::{Background, tail},
     wait,
 };
@@ -59,7 +59,7 @@ pub(super) fn address(
 
 fn start(target: &Target, controller: &str, part: Part, port: u16) -> anyhow::Result<Forward> {
     // kubectl names the port that it took only in its output; this one is free now.
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, host::free_port()?));
     let ports = format!("{}:{port}", free.port());
     let log = target.log(&format!("port-forward-{part}-{port}"));
     let forward = ["port-forward", "--address=127.0.0.1", controller, &ports];
