@@ -252,7 +252,9 @@ fn set_replicas(target: &Target, part: Part, count: u64) -> anyhow::Result<()> {
 }
 
 fn restart(target: &Target, part: Part) -> anyhow::Result<()> {
-    let restart = ["rollout", "restart", &deployment(part), ANSWER_WITHIN];
+    // Alertmanager's is a StatefulSet.
+    let workload = workloads::of_part(target, part)?.name();
+    let restart = ["rollout", "restart", &workload, ANSWER_WITHIN];
     target.kubectl(restart).limit(TAKEN_WITHIN).read()?;
     Ok(())
 }
