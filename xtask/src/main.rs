@@ -108,7 +108,7 @@ fn report(error: &anyhow::Error, format: Format, options: &[String]) -> Exit {
 /// A text whose commands are for the system that was meant: those that stand between backticks get the options. Pure.
 fn with_options(text: &str, options: &[String]) -> String {
     /// They concern no system, or say themselves which.
-    const WITHOUT: [&str; 4] = ["cluster", "doctor", "check", "completions"];
+    const WITHOUT: [&str; 3] = ["cluster", "check", "completions"];
     let parts = text.split('`').enumerate().map(|(number, part)| {
         let command = part
             .strip_prefix("cargo xtask ")

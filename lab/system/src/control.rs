@@ -57,15 +57,11 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
         Halt::Kill => "kill",
         Halt::Stop => "stop",
     };
-    let pods: Vec<&Pod> = members
-        .iter()
-        .filter_map(as_pod)
-        .map(|(_, pod)| pod)
-        .collect();
+    let pods: Vec<(&Member, &Pod)> = members.iter().filter_map(as_pod).collect();
     if !pods.is_empty() {
         return match how {
             Halt::Kill => kill_pods(&pods),
-            _ => members.iter().filter_map(as_pod).try_for_each(end_pod),
+            _ => pods.into_iter().try_for_each(end_pod),
         };
     }
     let ids = members.iter().map(|member| member.id.as_str());
@@ -76,17 +72,18 @@ pub fn halt(how: Halt, members: &[Member]) -> anyhow::Result<()> {
 
 /// Kills pods. Where none of their kind is left, none is started again either: for as long as one serves, Kubernetes starts
 /// the others again at once.
-fn kill_pods(pods: &[&Pod]) -> anyhow::Result<()> {
+fn kill_pods(pods: &[(&Member, &Pod)]) -> anyhow::Result<()> {
+    let pods = pods.iter().map(|(_, pod)| *pod);
     let by_controller: BTreeMap<&str, &Pod> = pods
-        .iter()
-        .map(|pod| (pod.controller.as_str(), *pod))
+        .clone()
+        .map(|pod| (pod.controller.as_str(), pod))
         .collect();
     let mut emptied = Vec::new();
     for (controller, pod) in by_controller {
         let all = members::of_target(&pod.target)?;
         let has_it =
             |member: &&Member| as_pod(member).is_some_and(|(_, pod)| pod.controller == controller);
-        let killed = pods.iter().filter(|pod| pod.controller == controller);
+        let killed = pods.clone().filter(|pod| pod.controller == controller);
         if all.iter().filter(has_it).count() == killed.count() {
             emptied.push((controller, &pod.target));
         }

@@ -207,6 +207,14 @@ impl Target {
         }
     }
 
+    /// Names and containers of the nodes that have ended, in the project's own cluster; none elsewhere.
+    pub(crate) fn ended_nodes(&self) -> anyhow::Result<Vec<(String, String)>> {
+        match &self.context {
+            None => Cluster::new(&self.project).ended_nodes(),
+            Some(_) => Ok(Vec::new()),
+        }
+    }
+
     /// The namespace's name.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace

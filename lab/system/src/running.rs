@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 
 use crate::{
     Part, binaries, broker,
-    cluster::Cluster,
     compose::Compose,
     control, health, host,
     http::Client,
@@ -152,12 +151,9 @@ impl<'a> RunningSystem<'a> {
     /// # Errors
     /// When the engine doesn't answer.
     pub fn ended_nodes(&self) -> anyhow::Result<Vec<String>> {
-        let of_ours = self.target.as_ref().filter(|it| it.context().is_none());
-        let ended = of_ours.map_or_else(
-            || Ok(Vec::new()),
-            |target| Cluster::new(target.project()).ended_nodes(),
-        );
-        Ok(ended?.into_iter().map(|(name, _)| name).collect())
+        let target = self.target.as_ref();
+        let ended = target.map_or_else(|| Ok(Vec::new()), |target| target.ended_nodes())?;
+        Ok(ended.into_iter().map(|(name, _)| name).collect())
     }
 
     /// All containers, stopped ones included.

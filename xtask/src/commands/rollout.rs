@@ -96,7 +96,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
             };
             let some = progress.step(&name, |step| {
                 let some = rolling.replace(portion)?;
-                if let Some(after) = some.iter().filter_map(|one| one.healthy_after).next() {
+                if let Some(after) = some.iter().find_map(|one| one.healthy_after) {
                     step.result(format!("healthy after {}", spell(after)));
                 }
                 Ok(some)

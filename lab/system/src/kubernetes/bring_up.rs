@@ -24,6 +24,7 @@ use crate::{
     kubectl::{ANSWER_WITHIN, PART_LABEL, Target},
     members::{self, Member},
     project::Settings,
+    signing_keys::SERVICE,
     unhealthy::explain,
     wait,
 };
@@ -120,8 +121,7 @@ pub(crate) fn renew(target: &Arc<Target>, settings: &Settings, part: Part) -> an
         if workloads::of_part(target, part)?.revision() == before.revision() {
             restart(target, part)?;
         }
-        wait_for(target, settings, part)?;
-        remove_old_keys(target, settings)
+        wait_for(target, settings, part)
     });
     renewed.map_err(|error| {
         let back = interrupt::set_aside(|| {
@@ -140,7 +140,12 @@ pub(crate) fn renew(target: &Arc<Target>, settings: &Settings, part: Part) -> an
             wait_for(target, settings, part)
         });
         with_rollback(error, back)
-    })
+    })?;
+    // Only now that nothing goes back; and pods of a part that stayed as it is may need other keys.
+    if part == SERVICE {
+        remove_old_keys(target, settings)?;
+    }
+    Ok(())
 }
 
 /// Ends all of a part's pods and then makes as many new ones with these settings, as a Deployment with the strategy `Recreate`

@@ -9,7 +9,6 @@ use base::outcome;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    cluster::Cluster,
     engine::docker,
     kubectl::Target,
     member::{Member, Place, Pod},
@@ -37,11 +36,8 @@ pub(crate) fn kill(pod: &Pod) -> anyhow::Result<()> {
 /// # Errors
 /// When the engine refuses, or they aren't back in time.
 pub(super) fn start_ended(target: &Arc<Target>) -> anyhow::Result<Vec<String>> {
-    if target.context().is_some() {
-        return Ok(Vec::new());
-    }
     let mut ended = Vec::new();
-    for (node, container) in Cluster::new(target.project()).ended_nodes()? {
+    for (node, container) in target.ended_nodes()? {
         let inspect = ["inspect", "--format", "{{.State.FinishedAt}}", &container];
         let at = docker(inspect).read()?;
         let at = DateTime::parse_from_rfc3339(at.trim())
