@@ -616,13 +616,16 @@ impl Relay {
         let batch: Vec<Waiting> = sqlx::query_as(
             "SELECT position, event_id, event_type, routing_key, payload, traceparent, tracestate, rejections
              FROM outbox AS event
-             WHERE published_at IS NULL AND parked_at IS NULL AND (retry_at IS NULL OR retry_at <= now())
+             WHERE published_at IS NULL AND parked_at IS NULL
+               AND (retry_at IS NULL OR retry_at <= now() OR retry_at > now() + make_interval(secs => $2))
                AND NOT EXISTS (SELECT FROM outbox AS earlier
                                WHERE earlier.subject = event.subject AND earlier.published_at IS NULL
                                  AND earlier.position < event.position)
              ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED",
         )
         .bind(self.batch_size)
+        // A pause that is longer than any was recorded before the clock was set back.
+        .bind(2.0 * REJECTED_PAUSE.as_secs_f64())
         .fetch_all(&mut *transaction)
         .await?;
         if batch.is_empty() {

@@ -8,7 +8,7 @@
 //! The count is per address and not per client because guesses can come from many clients. The cost: somebody who keeps
 //! guessing blocks the owner's login, fifteen minutes at a time. The owner's existing tokens stay valid meanwhile, and
 //! can be used to change the password, which is counted separately. A guesser gets about 550 attempts a day at one
-//! address. An attempt whose client disconnects is counted once its hash has begun. Left out: notifying the owner;
+//! address. A wait longer than the longest was recorded before the clock was set back, and blocks nobody. An attempt whose client disconnects is counted once its hash has begun. Left out: notifying the owner;
 //! trusted devices; one guess at each of many addresses.
 
 use chassis::pool::Pool;
@@ -97,9 +97,12 @@ impl Attempts {
             Some(None) => {
                 sqlx::query(
                     "DELETE FROM login_attempts
-                     WHERE account = $1 AND (blocked_until IS NULL OR blocked_until <= clock_timestamp())",
+                     WHERE account = $1
+                         AND (blocked_until IS NULL OR blocked_until <= clock_timestamp()
+                              OR blocked_until > clock_timestamp() + make_interval(secs => $2))",
                 )
                 .bind(account.0)
+                .bind(LONGEST_WAIT_SECONDS)
                 .execute(&self.pool)
                 .traced("DELETE login_attempts")
                 .await?;
@@ -123,7 +126,8 @@ impl Attempts {
                      ELSE known.failures + 1
                  END AS count) AS counted
              )
-             WHERE known.blocked_until IS NULL OR known.blocked_until <= clock_timestamp()",
+             WHERE known.blocked_until IS NULL OR known.blocked_until <= clock_timestamp()
+                 OR known.blocked_until > clock_timestamp() + make_interval(secs => $4)",
         )
         .bind(account.0)
         .bind(LIMIT)
@@ -144,10 +148,12 @@ impl Attempts {
     /// `None` without failures; otherwise the seconds left to wait, if any.
     async fn look(&self, account: Account) -> Result<Option<Option<i64>>, sqlx::Error> {
         sqlx::query_scalar(
-            "SELECT CASE WHEN blocked_until > now() THEN ceil(extract(epoch FROM blocked_until - now()))::bigint END
+            "SELECT CASE WHEN blocked_until BETWEEN now() AND now() + make_interval(secs => $2)
+                 THEN ceil(extract(epoch FROM blocked_until - now()))::bigint END
              FROM login_attempts WHERE account = $1",
         )
         .bind(account.0)
+        .bind(LONGEST_WAIT_SECONDS)
         .fetch_optional(&self.pool)
         .traced("SELECT login_attempts")
         .await

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -107,6 +108,34 @@ esac"#
 
     /// Runs xtask on it. Everything that `up` does after its first question to the engine is left out.
     fn xtask(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        self.in_place(xtask.args(args).envs(variables.iter().copied()));
+        xtask
+            .stdin(Stdio::null())
+            .output()
+            .expect("failed to start xtask")
+    }
+
+    /// Runs xtask on it, on a terminal on which this is typed; returns what stands there in the end.
+    fn on_a_terminal(&self, args: &str, typed: &str) -> String {
+        let xtask = format!("'{}' {args}", env!("CARGO_BIN_EXE_xtask"));
+        let mut terminal = Command::new("/usr/bin/script");
+        terminal.args(["--quiet", "--command", &xtask, "/dev/null"]);
+        self.in_place(terminal.env("FAIL_AT_PS", "1").env("SHELL", "/bin/sh"));
+        let mut terminal = terminal
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("failed to start script");
+        let mut input = terminal.stdin.take().unwrap();
+        input.write_all(typed.as_bytes()).unwrap();
+        drop(input);
+        let shown = terminal.wait_with_output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).into_owned()
+    }
+
+    /// Has a command find this machine's programs, and none of the real one's but the basic ones.
+    fn in_place(&self, command: &mut Command) {
         // The basic tools, without an engine that this machine may really have.
         let tools = self.path("tools");
         if !tools.exists() {
@@ -121,9 +150,7 @@ esac"#
                 std::os::unix::fs::symlink(found.expect(tool), tools.join(tool)).unwrap();
             }
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         command
-            .args(args)
             .env_remove("DOCKER_HOST")
             .env_remove("DOCKER_CONTEXT")
             .env_remove("DOCKER_CONFIG")
@@ -135,11 +162,7 @@ esac"#
             .env(
                 "PATH",
                 std::env::join_paths([self.path("bin"), tools]).unwrap(),
-            )
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .output()
-            .expect("failed to start xtask")
+            );
     }
 
     fn engine_runs(&self) -> bool {
@@ -210,15 +233,18 @@ fn an_engine_that_hangs_is_waited_for_and_no_second_one_is_started() {
     assert!(!machine.engine_runs(), "it is still known as agora's");
 }
 
+/// Whether this is a distribution on which an engine is installed.
+fn is_debian() -> bool {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let mut lines = release.lines();
+    lines.any(|line| ["ID=debian", "ID=ubuntu"].contains(&line.replace('"', "").as_str()))
+}
+
 #[test]
 fn a_machine_without_an_engine_gets_one_where_it_may() {
     let machine = Machine::bare("agora-nobody-1");
     let up = machine.xtask(&["up"], &[("FAIL_AT_PS", "1")]);
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let is_debian = release
-        .lines()
-        .any(|line| ["ID=debian", "ID=ubuntu"].contains(&line.replace('"', "").as_str()));
-    if !is_debian {
+    if !is_debian() {
         assert_eq!(up.status.code(), Some(3), "{}", stderr(&up));
         assert!(stderr(&up).contains("docs.docker.com"), "{}", stderr(&up));
         return;
@@ -234,6 +260,35 @@ fn a_machine_without_an_engine_gets_one_where_it_may() {
     assert!(machine.engine_runs(), "{}", stderr(&up));
     machine.xtask(&["down", "--engine"], &[]);
     assert!(!machine.engine_runs());
+}
+
+#[test]
+fn on_a_terminal_consent_is_asked_for_unless_it_was_given_beforehand() {
+    if !is_debian() {
+        return;
+    }
+    for (args, typed, is_installed) in [
+        ("up", "n\n", false),
+        ("up", "y\n", true),
+        ("up --yes", "", true),
+    ] {
+        let machine = Machine::bare("agora-nobody-8");
+        let shown = machine.on_a_terminal(args, typed);
+        assert!(
+            shown.contains("no container engine is installed"),
+            "{shown}"
+        );
+        let is_asked = shown.contains("Install it now?");
+        assert_eq!(is_asked, !args.contains("--yes"), "{args}: {shown}");
+        assert_eq!(
+            machine.path("packages/log").exists(),
+            is_installed,
+            "{args}: {shown}"
+        );
+        assert_eq!(machine.engine_runs(), is_installed, "{args}: {shown}");
+        machine.xtask(&["down", "--engine"], &[]);
+        assert!(!machine.engine_runs());
+    }
 }
 
 #[test]

@@ -148,8 +148,9 @@ pub async fn status(
 }
 
 /// The orders whose event is to be republished, locked until the transaction ends, so that no two sweeps have the same:
-/// those requested by `repair`, and, with `by_age`, those that are stuck and not given up. Orders whose event still waits
-/// in the outbox are left out, because nothing was lost.
+/// those requested by `repair`, and, with `by_age`, those that are stuck and not given up. An order that changed in the
+/// future counts as stuck: the clock was set back since, and nobody knows its age. Orders whose event still waits in the
+/// outbox are left out, because nothing was lost.
 ///
 /// # Errors
 /// The database's.
@@ -169,7 +170,8 @@ pub async fn to_recover(
          WHERE status IN ('pending', 'cancelling')
            AND (recovery_requested
                 OR (recoveries < $2
-                    AND coalesce(recovered_at, changed_at) < now() - make_interval(secs => $1 * 2 ^ recoveries)))
+                    AND coalesce(recovered_at, changed_at)
+                        NOT BETWEEN now() - make_interval(secs => $1 * 2 ^ recoveries) AND now() + make_interval(mins => 1)))
            AND NOT EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND published_at IS NULL)
          ORDER BY recovery_requested DESC, changed_at LIMIT $3 FOR UPDATE OF orders SKIP LOCKED"
     )))

@@ -831,6 +831,22 @@ async fn an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_subj
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_delays_no_event() {
+    let shop = Shop::open_with(&[("OUTBOX_POLL_INTERVAL_MS", "100")]).await;
+    // Stored and rejected an hour ahead.
+    let ahead = "INSERT INTO outbox (event_id, subject, event_type, routing_key, payload, created_at, rejections, retry_at)
+                 VALUES (gen_random_uuid(), 'one', 'agora.test.v1', 'test.v1', $1,
+                         now() + interval '1 hour', 1, now() + interval '1 hour 1 second')";
+    sqlx::query(ahead)
+        .bind("rejected")
+        .execute(&shop.pool)
+        .await
+        .unwrap();
+    shop.store("one", "test.v1", "behind it").await;
+    assert_eq!(shop.bodies(2).await, ["rejected", "behind it"]);
+}
+
+#[tokio::test]
 async fn a_full_broker_or_a_missing_queue_parks_no_event() {
     let variables = [
         ("OUTBOX_POLL_INTERVAL_MS", "100"),

@@ -37,6 +37,20 @@ async fn a_stuck_orders_event_is_republished_with_the_same_id() {
 }
 
 #[tokio::test]
+async fn an_order_from_before_the_clock_was_set_back_is_recovered() {
+    let [_, interval] = SOON;
+    let shop = Shop::open_with(&[interval, ("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "600")]).await;
+    shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
+    let (placed, _) = shop.announced().await;
+    let ahead = "UPDATE orders SET changed_at = changed_at + interval '1 hour'";
+    sqlx::query(ahead).execute(&shop.pool).await.unwrap();
+    assert_eq!(shop.announced().await.0, placed);
+    // By the clock as it is now it is no longer due.
+    let due = "SELECT count(*) FROM orders WHERE recoveries <> 1 OR recovered_at > now()";
+    assert_eq!(shop.count(due).await, 0);
+}
+
+#[tokio::test]
 async fn a_pruned_or_never_stored_event_is_rebuilt_with_its_original_id() {
     for outbox in ["on", "off"] {
         let [after, interval] = SOON;

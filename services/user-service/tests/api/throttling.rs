@@ -129,6 +129,31 @@ async fn waits_grow_to_fifteen_minutes_and_no_further() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_blocks_nobody() {
+    let database = testkit::database().await;
+    let service = open_on(&database).await;
+    sign_up(&service, ADA).await;
+    let block = async || {
+        for _ in 0..LIMIT {
+            assert_eq!(status(&service, ADA, WRONG).await, 401);
+        }
+        assert_eq!(status(&service, ADA, PASSWORD).await, 429);
+    };
+    block().await;
+    later(&database, -3600).await;
+    log_in(&service, ADA).await;
+    // Guesses are counted from the first one again, and by the clock as it is now.
+    block().await;
+    later(&database, -3600).await;
+    assert_eq!(status(&service, ADA, WRONG).await, 401);
+    let (refused, seconds) = wait_of(&service, ADA, PASSWORD).await;
+    assert!(
+        matches!((refused, seconds), (429, Some(..=60))),
+        "{seconds:?}"
+    );
+}
+
+#[tokio::test]
 async fn failures_expire_after_fifteen_minutes() {
     let database = testkit::database().await;
     let service = open_on(&database).await;
