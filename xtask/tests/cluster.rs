@@ -2,7 +2,7 @@
 //! kubeconfig stays as it is. And agora on it: `--on kubernetes`.
 //!
 //! Without Go there is no cluster, and `up` has to say so. Run by name, as the first time builds Kubernetes:
-//! `cargo test -p xtask --test cluster -- --ignored`. Left out: clusters of others (`own_kubeconfig`).
+//! `cargo test -p xtask --test cluster -- --ignored`, half an hour. Left out: clusters of others (`own_kubeconfig`).
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
@@ -258,7 +258,7 @@ fn agora_runs_on_the_cluster_and_is_checked_there() {
         expect(&[command, &[ON_KUBERNETES]].concat(), 0);
     }
 
-    // The same judge, and what it can't judge there is refused by name.
+    // The same judge.
     expect(&["evaluate", "inbox", ON_KUBERNETES], 0);
     let without_fault = [
         "evaluate",
@@ -268,16 +268,27 @@ fn agora_runs_on_the_cluster_and_is_checked_there() {
         ON_KUBERNETES,
     ];
     expect(&without_fault, EXIT_INCONCLUSIVE);
-    let other = expect(&["evaluate", "rate_limit", ON_KUBERNETES], EXIT_USAGE);
-    assert!(shown(&other).contains("rate_limit"), "{}", shown(&other));
     assert_eq!(replicas("order-service"), 2, "as it was found");
-    for fault in [&["pause", "jaeger"][..], &["kill", "order-service"]] {
-        expect(
-            &[&["fault"], fault, &["--for", "3s", ON_KUBERNETES]].concat(),
-            0,
-        );
+    for (kind, service) in [
+        ("pause", "jaeger"),
+        ("kill", "order-service"),
+        ("kill-node", "inventory-service"),
+    ] {
+        expect(&["fault", kind, service, "--for", "3s", ON_KUBERNETES], 0);
     }
+    let cut = ["fault", "cut", "rabbitmq", "data", ON_KUBERNETES];
+    let other = expect(&cut, EXIT_USAGE);
+    let said = shown(&other);
+    assert!(said.contains("can't be injected here"), "{said}");
     expect(&["dlq", "list", ON_KUBERNETES], 0);
+
+    // What changes replicas and keys waits until all of them serve.
+    expect(&["scale", "order-service", "3", ON_KUBERNETES], 0);
+    assert_eq!(replicas("order-service"), 3);
+    expect(&["scale", "order-service", "2", ON_KUBERNETES], 0);
+    expect(&["keys", "rotate", ON_KUBERNETES], 0);
+    expect(&["rollout", "order-service", ON_KUBERNETES], 0);
+    expect(&["smoke", ON_KUBERNETES], 0);
 
     // A pattern that is off is off in the pods that read it, and on again.
     let mut off = xtask(&["up", ON_KUBERNETES]);
@@ -314,4 +325,82 @@ fn agora_runs_on_the_cluster_and_is_checked_there() {
     expect(&["down", ON_KUBERNETES, "--volumes"], 0);
     let made = xtask(&up).env(others.0, &others.1).output().unwrap();
     assert_eq!(made.status.code(), Some(0), "{}", shown(&made));
+}
+
+/// What is killed, in an order that was shuffled once: all pods of a service, or the node of its first one.
+const KILLS: [(&str, &str); 20] = [
+    ("kill", "rabbitmq"),
+    ("kill", "order-service"),
+    ("kill-node", "inventory-service"),
+    ("kill", "postgres"),
+    ("kill", "traefik"),
+    ("kill", "user-service"),
+    ("kill-node", "postgres"),
+    ("kill", "inventory-service"),
+    ("kill", "rabbitmq"),
+    ("kill", "product-service"),
+    ("kill", "postgres"),
+    ("kill-node", "order-service"),
+    ("kill", "traefik"),
+    ("kill", "inventory-service"),
+    ("kill-node", "rabbitmq"),
+    ("kill", "order-service"),
+    ("kill", "rabbitmq"),
+    ("kill", "user-service"),
+    ("kill", "postgres"),
+    ("kill", "product-service"),
+];
+/// Each kill is healed before the next one, in 8 to 71 s.
+const KILLED_WITHIN: &str = "11m";
+/// What was promised is mostly promised between the kills: half of what is sent at least.
+const PROMISED_AT_LEAST: u64 = 11 * 60 * 40 / 2;
+
+#[test]
+#[ignore = "a quarter of an hour, and it builds Kubernetes the first time"]
+fn twenty_kills_of_pods_and_nodes_under_orders_leave_a_balanced_ledger() {
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _removed = Removed;
+    if Command::new("go").arg("version").output().is_err() {
+        println!("SKIPPED: there is no Go");
+        return;
+    }
+    expect(&["cluster", "up"], 0);
+    expect(&["up", ON_KUBERNETES], 0);
+    let load = [
+        "load",
+        "order",
+        "--arrivals",
+        "40",
+        "--run-time",
+        KILLED_WITHIN,
+        "--max-error-rate",
+        "1",
+        ON_KUBERNETES,
+    ];
+    let mut load = xtask(&load)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for (kind, service) in KILLS {
+        expect(&["fault", kind, service, "--for", "3s", ON_KUBERNETES], 0);
+        assert_eq!(load.try_wait().unwrap(), None, "the load ended too early");
+    }
+    let load = load.wait_with_output().unwrap();
+    assert_eq!(load.status.code(), Some(0), "{}", shown(&load));
+    let verify = [
+        "verify-ledger",
+        "--within",
+        "120s",
+        "--format",
+        "json",
+        ON_KUBERNETES,
+    ];
+    let ledger = expect(&verify, 0);
+    let ledger: Value = serde_json::from_slice(&ledger.stdout).unwrap();
+    println!("{ledger:#}");
+    assert!(
+        ledger["promised"].as_u64().unwrap() >= PROMISED_AT_LEAST,
+        "{ledger}"
+    );
 }
