@@ -257,11 +257,25 @@ impl ExperimentConclusion {
         let trials: Vec<TrialVerdict> = trials
             .iter()
             .zip(&verdicts)
-            .map(|(trial, verdict)| TrialVerdict {
-                repetition: trial.repetition,
-                seed: trial.seed,
-                outcome: part_of(evaluation.design, experiment.kind, verdict.outcome),
-                reason: verdict.reason.clone(),
+            .map(|(trial, verdict)| {
+                // Equal arms have nothing to uphold, but each of them has the pattern.
+                let harm = match evaluation.design {
+                    Design::SameArms => verdict::harm_for_good(&trial.arms),
+                    Design::Pattern => None,
+                };
+                let (outcome, reason) = match harm {
+                    Some(harm) => (Outcome::Refuted, format!("with it {harm}")),
+                    None => (
+                        part_of(evaluation.design, experiment.kind, verdict.outcome),
+                        verdict.reason.clone(),
+                    ),
+                };
+                TrialVerdict {
+                    repetition: trial.repetition,
+                    seed: trial.seed,
+                    outcome,
+                    reason,
+                }
             })
             .collect();
         let (outcome, reason) =
@@ -345,7 +359,23 @@ fn conclude(
         {
             (by_effects, sentences(by_effects))
         }
-        (Kind::Safety, _) => (by_runs, reason(by_runs, trials)),
+        (Kind::Safety, _) => {
+            let open = match by_runs {
+                Outcome::Upheld => not_judged(effects),
+                _ => String::new(),
+            };
+            (by_runs, reason(by_runs, trials) + &open)
+        }
+    }
+}
+
+/// What a safety claim says besides and so few runs can't decide.
+fn not_judged(effects: &[EffectConclusion]) -> String {
+    let open = effects.iter().filter(|it| it.outcome == Outcome::NotJudged);
+    let open: Vec<&str> = open.map(|it| it.measurement.as_str()).collect();
+    match open.as_slice() {
+        [] => String::new(),
+        some => format!("; not judged by so few runs: {}", some.join(", ")),
     }
 }
 

@@ -227,7 +227,8 @@ fn seen(ratios: &[f64], decision: &Decision) -> String {
         (_, Some((certainty, interval))) => format!(
             "{} in {} pairs ({}: {} to {})",
             ratio(certainty.mean),
-            ratios.len(),
+            // Of the look that decided; there may be later ones, for another effect.
+            decision.pairs,
             confidence(decision.level),
             ratio(interval.low),
             ratio(interval.high)

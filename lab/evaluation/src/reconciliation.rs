@@ -383,17 +383,23 @@ impl Holdings {
             .iter()
             .filter(|entry| entry.is_indeterminate())
             .collect();
+        let unpromised = self.orders.keys().filter(stored).count();
+        let misanswered = ledger.iter().filter_map(|entry| self.misanswered(entry));
+        // More than the requests of whose effect nothing is known: stored though it was refused, or twice.
+        let unexplained = (unpromised > indeterminate.len()).then(|| {
+            format!(
+                "{unpromised} stored that nobody was promised, and {} requests that may have stored one",
+                indeterminate.len()
+            )
+        });
         Reconciliation {
             undecided: owned(wrong.undecided),
             ghosts: self.ghosts(),
-            misanswered: ledger
-                .iter()
-                .filter_map(|entry| self.misanswered(entry))
-                .collect(),
+            misanswered: misanswered.chain(unexplained).collect(),
             indeterminate: indeterminate.len() as u64,
             indeterminate_stored: self.happened(&indeterminate),
             promised: promised.len() as u64,
-            unpromised: self.orders.keys().filter(stored).count() as u64,
+            unpromised: unpromised as u64,
             cancellations: cancelled.len() as u64,
             hops: self.hops(&promised, configuration),
             statuses,
@@ -677,6 +683,31 @@ mod tests {
         assert_eq!(
             reconciliation.misanswered,
             ["a: answered 2 of product 1 for u, stored 3 of product 1 for u"]
+        );
+    }
+
+    #[test]
+    fn an_order_that_no_request_explains_is_stored_otherwise_than_answered() {
+        let holdings = holdings(&[
+            ("a", "confirmed", moved(1, 2)),
+            ("b", "confirmed", moved(1, 2)),
+        ]);
+        let with_status = |status| LedgerEntry {
+            status,
+            order_id: None,
+            ..ledger(&["x"]).remove(0)
+        };
+        let found = |status| {
+            let mut ledger = ledger(&["a"]);
+            ledger.push(with_status(status));
+            let reconciled =
+                holdings.reconcile(&ledger, &[], &Stock::new(), &Configuration::default());
+            reconciled.misanswered
+        };
+        assert!(found(None).is_empty(), "it may have stored one");
+        assert_eq!(
+            found(Some(422)),
+            ["1 stored that nobody was promised, and 0 requests that may have stored one"]
         );
     }
 

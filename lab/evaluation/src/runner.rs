@@ -845,21 +845,10 @@ impl StepClock {
 
 /// Whether the next arm may begin where this one ended: its ledger reconciles, and nothing died.
 fn leaves_nothing(arm: &Arm) -> bool {
-    let reconciles = |found: &Reconciliation| {
-        let lists = [
-            &found.lost,
-            &found.doubled,
-            &found.oversold,
-            &found.held,
-            &found.uncancelled,
-            &found.unbalanced,
-            &found.undecided,
-            &found.ghosts,
-        ];
-        lists.iter().all(|list| list.is_empty())
-            && found.dead_letters.values().all(|count| *count == 0)
+    let is_clean = |found: &Reconciliation| {
+        found.balances() && found.dead_letters.values().all(|count| *count == 0)
     };
-    arm.failure.is_none() && arm.reconciliation.as_ref().is_some_and(reconciles)
+    arm.failure.is_none() && arm.reconciliation.as_ref().is_some_and(is_clean)
 }
 
 /// Asks the engine for its version until it answers: one that restarts is back within seconds.

@@ -2,6 +2,7 @@
 //!
 //! | verdict | when |
 //! |---|---|
+//! | refuted | one of the next reasons to decide nothing applies, and with the pattern the ledger of an arm is wrong for good |
 //! | inconclusive | an arm broke off, was not steady, never came to rest, or was offered much less load than another |
 //! | refuted | no fault was injected on purpose (a control run), and with the pattern there is harm all the same: a false alarm |
 //! | inconclusive | a fault had no observed effect |
@@ -10,8 +11,8 @@
 //! | inconclusive | the arm with the pattern had much less to lose than another |
 //! | upheld | harm without the pattern, none with it |
 //!
-//! The first row that applies decides: evidence that can't be trusted decides nothing, and a pattern that failed has
-//! failed, whatever the other arm did. Left out: the verdict over repetitions ([`crate::conclusion`]).
+//! The first row that applies decides: a pattern that lost or doubled something has failed, whatever the other arm did;
+//! other evidence that can't be trusted decides nothing. Left out: the verdict over repetitions ([`crate::conclusion`]).
 
 use records::evaluation::{Arm, Steadiness, Trial};
 use serde::{Deserialize, Serialize};
@@ -39,15 +40,25 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     let mut measurements = (experiment.measurements)(&trial.arms);
     measurements.extend(load_measurements(&trial.arms));
     let judged = || (experiment.judge)(&trial.arms);
+    // The arm without the pattern comes first, unless it was not run.
+    let is_without = |arm: &&Arm| arm.name != experiment.arms[0].name;
+    let with: Vec<Arm> = trial.arms.iter().filter(is_without).cloned().collect();
+    let undecided = |reason| match harm_for_good(&with) {
+        Some(harm) => (
+            Outcome::Refuted,
+            format!("with it {harm}; besides, {reason}"),
+        ),
+        None => (Outcome::Inconclusive, reason),
+    };
     let (outcome, reason) = if let Some(reason) = unusable(experiment, trial) {
-        (Outcome::Inconclusive, reason)
+        undecided(reason)
     } else if let Some(reason) = without_effect(experiment, trial) {
         match judged() {
             (Outcome::Refuted, harm) if is_control(trial) => (
                 Outcome::Refuted,
                 format!("a false alarm, as no fault was injected: {harm}"),
             ),
-            _ => (Outcome::Inconclusive, reason),
+            _ => undecided(reason),
         }
     } else {
         match (judged(), little_at_stake(&trial.arms)) {
@@ -60,6 +71,24 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
         reason,
         measurements,
     }
+}
+
+/// What is wrong with the ledger of one of these arms and stays so: the arm came to rest; or stock was taken twice, which
+/// nothing undoes.
+pub(crate) fn harm_for_good(arms: &[Arm]) -> Option<String> {
+    arms.iter().find_map(|arm| {
+        let found = arm.reconciliation.as_ref()?;
+        let is_final = |name: &str| arm.settled_after_ms.is_some() || name == "doubled";
+        let mut wrong = found.wrong().into_iter();
+        let (category, orders) =
+            wrong.find(|(category, orders)| !orders.is_empty() && is_final(category.name))?;
+        Some(format!(
+            "{} in `{}`: {}",
+            orders.len(),
+            arm.name,
+            category.meaning
+        ))
+    })
 }
 
 /// Whether the arms of a trial can be compared with each other, whatever they show.
@@ -367,6 +396,38 @@ mod tests {
             "{}",
             verdict.reason
         );
+    }
+
+    #[test]
+    fn harm_with_the_pattern_refutes_whatever_the_other_arm_did() {
+        let wrong = |on: &mut Arm| {
+            on.reconciliation.as_mut().unwrap().held = vec!["two".to_owned()];
+        };
+        let broken_off = |off: &mut Arm| off.failure = Some("no answer".to_owned());
+        let verdict = judged(|off, _| broken_off(off));
+        assert_eq!(verdict.outcome, Outcome::Inconclusive, "{}", verdict.reason);
+        let verdict = judged(|off, on| {
+            broken_off(off);
+            wrong(on);
+        });
+        assert_eq!(verdict.outcome, Outcome::Refuted, "{}", verdict.reason);
+        assert!(
+            verdict.reason.contains("still hold stock"),
+            "{}",
+            verdict.reason
+        );
+        // An arm that moved until its end may have put it right later; what took stock twice has not.
+        let moving = |on: &mut Arm| on.settled_after_ms = None;
+        let verdict = judged(|_, on| {
+            moving(on);
+            wrong(on);
+        });
+        assert_eq!(verdict.outcome, Outcome::Inconclusive, "{}", verdict.reason);
+        let verdict = judged(|_, on| {
+            moving(on);
+            on.reconciliation.as_mut().unwrap().doubled = vec!["two".to_owned()];
+        });
+        assert_eq!(verdict.outcome, Outcome::Refuted, "{}", verdict.reason);
     }
 
     #[test]

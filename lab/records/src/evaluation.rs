@@ -538,7 +538,8 @@ pub struct Reconciliation {
     /// `01…: reservation, stock movement`.
     #[serde(default)]
     pub ghosts: Vec<String>,
-    /// Orders that are stored otherwise than a client was answered, each with the difference in words.
+    /// Orders that are stored otherwise than a client was answered, each with the difference in words; and how many are stored
+    /// that no request explains, where there are more than requests of whose effect nothing is known.
     #[serde(default)]
     pub misanswered: Vec<String>,
     /// Requests for orders that may have happened or not, by their answers or the lack of one.
@@ -547,6 +548,84 @@ pub struct Reconciliation {
     /// How many of them did happen, by their idempotency keys; `None` where they had none.
     #[serde(default)]
     pub indeterminate_stored: Option<u64>,
+}
+
+/// A way in which orders can be wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Category {
+    /// Its name: the list's in [`Reconciliation`].
+    pub name: &'static str,
+    /// What such orders are, as a phrase.
+    pub meaning: &'static str,
+    orders: fn(&Reconciliation) -> &[String],
+}
+
+impl Category {
+    /// The orders of a ledger that are in it.
+    pub fn orders(self, found: &Reconciliation) -> &[String] {
+        (self.orders)(found)
+    }
+}
+
+impl Reconciliation {
+    /// Every category.
+    pub const CATEGORIES: [Category; 9] = [
+        Category {
+            name: "lost",
+            meaning: "lost: promised, and without an end",
+            orders: |found| &found.lost,
+        },
+        Category {
+            name: "undecided",
+            meaning: "stored without an end",
+            orders: |found| &found.undecided,
+        },
+        Category {
+            name: "doubled",
+            meaning: "took stock more than once",
+            orders: |found| &found.doubled,
+        },
+        Category {
+            name: "ghosts",
+            meaning: "ghosts: made of an order without a row",
+            orders: |found| &found.ghosts,
+        },
+        Category {
+            name: "oversold",
+            meaning: "confirmed without their stock",
+            orders: |found| &found.oversold,
+        },
+        Category {
+            name: "held",
+            meaning: "ended, and still hold stock",
+            orders: |found| &found.held,
+        },
+        Category {
+            name: "uncancelled",
+            meaning: "cancellations not kept",
+            orders: |found| &found.uncancelled,
+        },
+        Category {
+            name: "misanswered",
+            meaning: "stored otherwise than answered",
+            orders: |found| &found.misanswered,
+        },
+        Category {
+            name: "unbalanced",
+            meaning: "products whose stock doesn't add up",
+            orders: |found| &found.unbalanced,
+        },
+    ];
+
+    /// What is wrong, by category; each entry names one order, or for `unbalanced` one product.
+    pub fn wrong(&self) -> [(Category, &[String]); 9] {
+        Self::CATEGORIES.map(|category| (category, category.orders(self)))
+    }
+
+    /// Whether nothing is wrong.
+    pub fn balances(&self) -> bool {
+        self.wrong().iter().all(|(_, orders)| orders.is_empty())
+    }
 }
 
 /// The traces and spans of an arm.

@@ -80,26 +80,10 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
     Ok(report.outcome)
 }
 
-/// What is wrong with orders, by category; each entry names one.
-fn categories(found: &Reconciliation) -> [(&'static str, &[String]); 9] {
-    [
-        ("lost", &found.lost),
-        ("undecided", &found.undecided),
-        ("doubled", &found.doubled),
-        ("ghosts", &found.ghosts),
-        ("oversold", &found.oversold),
-        ("held", &found.held),
-        ("uncancelled", &found.uncancelled),
-        ("misanswered", &found.misanswered),
-        ("unbalanced", &found.unbalanced),
-    ]
-}
-
 /// The verdict. Pure. A dead letter isn't one: what it cost, a category has.
 fn judge(found: &Reconciliation) -> Exit {
-    let is_wrong = categories(found).iter().any(|(_, some)| !some.is_empty());
     match found.promised {
-        _ if is_wrong => Exit::Failed,
+        _ if !found.balances() => Exit::Failed,
         0 => Exit::Inconclusive,
         _ => Exit::Holds,
     }
@@ -118,10 +102,10 @@ fn print_text(report: &Report) {
         println!("dead letters since: {count} {}", one_line(reason));
     }
     let mut rows = table(["orders that are", "how many", "the first"]);
-    for (category, some) in categories(found) {
+    for (category, some) in found.wrong() {
         let first: Vec<_> = some.iter().take(EXAMPLES).map(|it| one_line(it)).collect();
         rows.add_row([
-            category.to_owned(),
+            category.name.to_owned(),
             some.len().to_string(),
             first.join("; "),
         ]);

@@ -243,10 +243,14 @@ mod tests {
 
     use super::*;
     use patterns::Pattern;
+    use records::evaluation::Category;
 
     use system::project::{Engine, Place};
 
-    use crate::experiment::{FaultPlan, Observed};
+    use crate::{
+        experiment::{FaultPlan, Observed},
+        report::tests::Sketch,
+    };
 
     #[test]
     fn the_experiments_that_run_on_kubernetes_are_known() {
@@ -277,6 +281,20 @@ mod tests {
             ALL.iter()
                 .all(|experiment| experiment.runs_on(&Engine::Compose))
         );
+    }
+
+    #[test]
+    fn every_category_of_a_wrong_ledger_is_counted_in_every_arm() {
+        for Category { name, .. } in Reconciliation::CATEGORIES {
+            let mut found = serde_json::to_value(Reconciliation::default()).unwrap();
+            found[name] = serde_json::json!(["one"]);
+            let found: Reconciliation = serde_json::from_value(found).unwrap();
+            assert!(!found.balances(), "{name}");
+            let mut arm = Sketch::arm("on").build();
+            arm.reconciliation = Some(found);
+            let counted = WRONG_LEDGER.iter().map(|(_, count)| count(&arm));
+            assert_eq!(counted.sum::<u64>(), 1, "{name}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct History {
     pub format: u32,
     /// How changes were found.
     pub method: &'static str,
-    /// The error of that method: of histories without a change, this part seems to have one.
+    /// The error of that method: of lines without a change, each searched by itself, this part seems to have one.
     pub level: f64,
     /// Runs that are stored and have no part in it.
     pub left_out: LeftOut,

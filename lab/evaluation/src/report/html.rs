@@ -739,13 +739,13 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
         }));
     }
     let mut nowhere = Vec::new();
-    for (what, wrongs) in WRONGS {
-        if reconciliation().all(|reconciliation| wrongs(reconciliation).is_empty()) {
-            nowhere.push(what);
+    for category in Reconciliation::CATEGORIES {
+        if reconciliation().all(|found| category.orders(found).is_empty()) {
+            nowhere.push(category.meaning);
             continue;
         }
-        rows.push(row(what, arms, |arm| {
-            let count = wrongs(arm.reconciliation.as_ref()?).len();
+        rows.push(row(category.meaning, arms, |arm| {
+            let count = category.orders(arm.reconciliation.as_ref()?).len();
             Some(judged(count.to_string(), count == 0))
         }));
     }
@@ -767,40 +767,6 @@ fn promises(arms: &[Arm]) -> Vec<FactRow> {
     rows.into_iter().flatten().collect()
 }
 
-/// A kind of difference, and the ids that have it.
-type Wrong = (&'static str, fn(&Reconciliation) -> &[String]);
-
-/// The kinds of difference that a reconciled ledger must not have.
-const WRONGS: [Wrong; 9] = [
-    ("lost: promised, and without an end", |reconciliation| {
-        &reconciliation.lost
-    }),
-    ("took stock more than once", |reconciliation| {
-        &reconciliation.doubled
-    }),
-    ("confirmed without their stock", |reconciliation| {
-        &reconciliation.oversold
-    }),
-    ("ended, and still hold stock", |reconciliation| {
-        &reconciliation.held
-    }),
-    ("cancellations not kept", |reconciliation| {
-        &reconciliation.uncancelled
-    }),
-    ("products whose stock doesn't add up", |reconciliation| {
-        &reconciliation.unbalanced
-    }),
-    ("stored without an end", |reconciliation| {
-        &reconciliation.undecided
-    }),
-    ("ghosts: made of an order without a row", |reconciliation| {
-        &reconciliation.ghosts
-    }),
-    ("stored otherwise than answered", |reconciliation| {
-        &reconciliation.misanswered
-    }),
-];
-
 /// The ids of each kind of difference that isn't empty.
 fn missing(arm: &Arm) -> Vec<Missing> {
     let Some(reconciliation) = &arm.reconciliation else {
@@ -808,8 +774,9 @@ fn missing(arm: &Arm) -> Vec<Missing> {
     };
     let hops = reconciliation.hops.iter();
     let hops = hops.map(|hop| (format!("did not come to: {}", hop.name), &hop.missing[..]));
-    let lists = WRONGS.map(|(what, wrongs)| (what.to_owned(), wrongs(reconciliation)));
-    hops.chain(lists)
+    let wrong = reconciliation.wrong().into_iter();
+    let wrong = wrong.map(|(category, orders)| (category.meaning.to_owned(), orders));
+    hops.chain(wrong)
         .filter(|(_, ids)| !ids.is_empty())
         .map(|(what, ids)| Missing {
             what: format!("{}: {what}", arm.name),
