@@ -337,6 +337,30 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_messages_fill_half_of_a_consumers_memory_at_most() {
+        let number = |text: &str, setting: &str| -> usize {
+            let mut values = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix(setting));
+            let value = values.next().expect("the setting");
+            value
+                .trim_matches(|c: char| !c.is_ascii_digit())
+                .parse()
+                .expect("a number")
+        };
+        let broker = include_str!("../../../observability/rabbitmq/agora.conf");
+        let largest = number(broker, "max_message_size =");
+        let compose = include_str!("../../../compose.yaml");
+        let (_, services) = compose
+            .split_once("x-service: &service")
+            .expect("the services' part");
+        let memory = number(services, "mem_limit:") << 20;
+        let config = ConsumerConfig::read(&Env::from_pairs::<&str, &str>([])).unwrap();
+        assert!(usize::from(config.prefetch) * largest <= memory / 2);
+        assert!(largest > shared_events::topology::MAX_EVENT_BYTES);
+    }
+
+    #[test]
     fn an_empty_variable_counts_as_unset() {
         let env = Env::from_pairs([("HTTP_TIMEOUT_MS", "")]);
         assert_eq!(

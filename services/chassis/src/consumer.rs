@@ -27,7 +27,9 @@ use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions,
+};
 use lapin::types::{AMQPValue, DeliveryTag, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use shared_events::Event;
@@ -541,6 +543,22 @@ impl<H: Handler> Consumer<H> {
                                 telemetry::fail(&span, "stuck");
                                 return Ok(Outcome::Stuck);
                             }
+                            // Too large since its own publication: the limit was lowered. Ending the session would count
+                            // as a delivery of all messages, and not help this one.
+                            Err(ConsumeError::Publish(PublishError::Rejected(error))) => {
+                                telemetry::fail(&span, "rejected");
+                                if matches!(self.failure_policy, FailurePolicy::Redeliver) {
+                                    return Ok(Outcome::Stuck);
+                                }
+                                error!(
+                                    attempts,
+                                    error,
+                                    "the broker rejects the copy: event dead-lettered as it is"
+                                );
+                                unsettled.dead_letter(delivery).await?;
+                                self.count(Disposition::DeadLetter(DeadReason::Rejected, error));
+                                return Ok(Outcome::Dead);
+                            }
                             Err(failure) => {
                                 telemetry::fail(&span, "broken_channel");
                                 return Err(failure);
@@ -793,6 +811,20 @@ impl Unsettled {
             try_join_all(acknowledged).await
         };
         tokio::time::timeout(SETTLE_TIMEOUT, acknowledged)
+            .await
+            .map_err(|_| ConsumeError::TimedOut)??;
+        Ok(())
+    }
+
+    /// Has the broker dead-letter a delivery by itself, without the headers of a copy.
+    async fn dead_letter(&self, delivery: &Delivery) -> Result<(), ConsumeError> {
+        let rejected = async {
+            let _writing = self.writing.lock().await;
+            self.lock().remove(&delivery.delivery_tag);
+            let options = BasicRejectOptions { requeue: false };
+            delivery.acker.reject(options).await
+        };
+        tokio::time::timeout(SETTLE_TIMEOUT, rejected)
             .await
             .map_err(|_| ConsumeError::TimedOut)??;
         Ok(())

@@ -3,12 +3,17 @@
 //! Extractors are wrapped here too, so that axum's own refusals (of a broken body, a bad query) have the same form as a
 //! handler's.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
-use serde::Serialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::telemetry;
@@ -154,10 +159,52 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// A JSON body.
-#[derive(Debug, FromRequest)]
-#[from_request(via(axum::Json), rejection(Problem))]
+/// A JSON body: an object. Optional where a request may have none.
+#[derive(Debug)]
 pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let body = <axum::Json<Object<T>> as FromRequest<S>>::from_request(request, state);
+        let axum::Json(Object(body)) = body.await?;
+        Ok(Self(body))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
+        let body = <axum::Json<Object<T>> as OptionalFromRequest<S>>::from_request(request, state);
+        let body = body.await?;
+        Ok(body.map(|axum::Json(Object(body))| Self(body)))
+    }
+}
+
+/// A JSON object. serde alone reads a struct from an array too, and names it in its errors.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Map(PhantomData)).map(Self)
+    }
+}
 
 /// The query string.
 #[derive(Debug, FromRequestParts)]
@@ -181,16 +228,39 @@ impl From<JsonRejection> for Problem {
                 "the body must be application/json",
             ),
             // Not JSON, or the body ended early.
-            StatusCode::BAD_REQUEST => Self::malformed(rejection.body_text()),
-            _ => Self::invalid(rejection.body_text()),
+            StatusCode::BAD_REQUEST => Self::malformed(for_clients(&rejection.body_text())),
+            _ => Self::invalid(for_clients(&rejection.body_text())),
         }
     }
 }
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::invalid(rejection.body_text())
+        Self::invalid(for_clients(&rejection.body_text()))
     }
+}
+
+/// An extractor's error without its words about types of ours; what follows names field and value.
+fn for_clients(error: &str) -> String {
+    const WORDS: [(&str, &str); 3] = [
+        (
+            "Failed to deserialize the JSON body into the target type: ",
+            "the body can't be used: ",
+        ),
+        (
+            "Failed to parse the request body as JSON: ",
+            "the body is not JSON: ",
+        ),
+        (
+            "Failed to deserialize query string: ",
+            "the query can't be used: ",
+        ),
+    ];
+    let known = WORDS.iter().find_map(|(words, ours)| {
+        let what = error.strip_prefix(words)?;
+        Some(format!("{ours}{what}"))
+    });
+    known.unwrap_or_else(|| error.to_owned())
 }
 
 impl From<PathRejection> for Problem {
@@ -214,6 +284,42 @@ pub(crate) async fn method_not_allowed() -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_an_object_and_errors_name_no_type_of_ours() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Purchase {
+            #[expect(dead_code, reason = "only read")]
+            quantity: u8,
+        }
+        let read = async |body: &'static str| {
+            let request = http::Request::builder()
+                .header(CONTENT_TYPE, "application/json")
+                .body(axum::body::Body::from(body))
+                .unwrap();
+            let body = <Json<Purchase> as FromRequest<()>>::from_request(request, &()).await;
+            body.map(|_| ()).map_err(|problem| problem.detail)
+        };
+        assert_eq!(read(r#"{"quantity":1}"#).await, Ok(()));
+        for (body, expected) in [
+            (
+                "[1]",
+                "the body can't be used: invalid type: sequence, expected an object at line 1 column 0",
+            ),
+            (
+                "5",
+                "the body can't be used: invalid type: integer `5`, expected an object at line 1 column 1",
+            ),
+            (
+                r#"{"quantity":300}"#,
+                "the body can't be used: quantity: invalid value: integer `300`, expected u8 at line 1 column 15",
+            ),
+        ] {
+            assert_eq!(read(body).await, Err(expected.to_owned()), "{body}");
+        }
+        let broken = read("{").await.unwrap_err();
+        assert!(broken.starts_with("the body is not JSON: "), "{broken}");
+    }
 
     #[test]
     fn a_temporary_problem_has_a_retry_after() {

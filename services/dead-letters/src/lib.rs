@@ -207,6 +207,8 @@ async fn work(
     let target = options.topology.queue();
     let mut sent = Sent::default();
     let mut progress = Progress::new(options.task, there_at_first);
+    // One that the broker never accepts keeps no other from being replayed.
+    let mut rejected = None;
     while report.examined < there_at_first && report.selected < limit {
         let next = tokio::select! {
             biased;
@@ -232,9 +234,18 @@ async fn work(
             continue;
         }
         if options.task == Task::Replay {
-            if let Err(cause) = replay(reader.channel(), &target, &delivery).await {
-                reader.hold();
-                return Err(cause);
+            match replay(reader.channel(), &target, &delivery).await {
+                Ok(()) => {}
+                Err(cause @ Cause::Rejected { .. }) => {
+                    reader.hold();
+                    reader.replace_channel().await?;
+                    rejected.get_or_insert(cause);
+                    continue;
+                }
+                Err(cause) => {
+                    reader.hold();
+                    return Err(cause);
+                }
             }
             sent.remember(&delivery);
             chassis::crash_point("dead_letters.before_ack");
@@ -246,7 +257,7 @@ async fn work(
         report.done += 1;
         progress.report(report);
     }
-    Ok(())
+    rejected.map_or(Ok(()), Err)
 }
 
 /// Publishes a message to the queue that it died from, and to no other: through the default exchange and not the stream's

@@ -127,7 +127,7 @@ async fn main() -> ExitCode {
         Ok(report) => (report, 0),
         Err(error) => {
             eprintln!(
-                "{}: aborted after {} {}: {error}",
+                "{}: {} {}, not all: {error}",
                 error.report.queue, error.report.done, options.task
             );
             let unavailable = error.cause.is_unavailable();

@@ -18,7 +18,7 @@ use lapin::{Channel, Connection, Consumer};
 
 use crate::{Cause, answered};
 
-/// The prefetch limit. The broker accepts messages of up to 1 MiB: this bounds the memory.
+/// The prefetch limit. The broker accepts messages of up to 320 KiB: this bounds the memory.
 const PREFETCH: u16 = 100;
 /// After this long without a message the queue's depth is checked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,13 +49,10 @@ struct Current {
 impl<'a> QueueReader<'a> {
     /// Consumes nothing yet.
     pub(crate) async fn open(connection: &'a Connection, queue: &str) -> Result<Self, Cause> {
-        let channel = answered("opening a channel", connection.create_channel()).await?;
-        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        answered("asking for confirms", confirms).await?;
         let reader = Self {
             connection,
             queue: queue.to_owned(),
-            channel,
+            channel: confirming(connection).await?,
             full: Vec::new(),
             current: None,
         };
@@ -71,6 +68,12 @@ impl<'a> QueueReader<'a> {
     /// A channel to publish on, in confirm mode.
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// Opens another channel to publish on, after the broker has closed the one before.
+    pub(crate) async fn replace_channel(&mut self) -> Result<(), Cause> {
+        self.channel = confirming(self.connection).await?;
+        Ok(())
     }
 
     /// How many messages are ready in the queue, without those that a consumer holds.
@@ -193,6 +196,14 @@ impl<'a> QueueReader<'a> {
             held: 0,
         })
     }
+}
+
+/// A channel in confirm mode.
+async fn confirming(connection: &Connection) -> Result<Channel, Cause> {
+    let channel = answered("opening a channel", connection.create_channel()).await?;
+    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+    answered("asking for confirms", confirms).await?;
+    Ok(channel)
 }
 
 fn is_not_found(error: &lapin::Error) -> bool {

@@ -291,7 +291,7 @@ pub fn markdown_table() -> String {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use support::documents::expect_table;
+    use support::documents::{expect_file, expect_table};
 
     use super::*;
 
@@ -318,6 +318,22 @@ mod tests {
         }
         for text in ["", "ON", "true", "1", "off "] {
             assert_eq!(text.parse::<Switch>(), Err(UnknownPosition), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_reference_has_the_switches_of_each_service_on_kubernetes() {
+        for service in ALL_SERVICES {
+            let read = Pattern::ALL
+                .iter()
+                .filter(|it| it.read_by().contains(service));
+            let lines: String = read.map(|it| format!("{}=on\n", it.variable())).collect();
+            expect_file(
+                &format!("deploy/kubernetes/base/settings/patterns-{service}.env"),
+                &format!(
+                    "# Made of the table in services/patterns/src/lib.rs: every switch that {service} reads.\n{lines}"
+                ),
+            );
         }
     }
 

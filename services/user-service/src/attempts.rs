@@ -8,7 +8,7 @@
 //! The count is per address and not per client because guesses can come from many clients. The cost: somebody who keeps
 //! guessing blocks the owner's login, fifteen minutes at a time. The owner's existing tokens stay valid meanwhile, and
 //! can be used to change the password, which is counted separately. A guesser gets about 550 attempts a day at one
-//! address. A wait longer than the longest was recorded before the clock was set back, and blocks nobody. An attempt whose client disconnects is counted once its hash has begun. Left out: notifying the owner;
+//! address. A wait of twice the longest was recorded before the clock was set back, and blocks nobody. An attempt whose client disconnects is counted once its hash has begun. Left out: notifying the owner;
 //! trusted devices; one guess at each of many addresses.
 
 use chassis::pool::Pool;
@@ -102,7 +102,7 @@ impl Attempts {
                               OR blocked_until > clock_timestamp() + make_interval(secs => $2))",
                 )
                 .bind(account.0)
-                .bind(LONGEST_WAIT_SECONDS)
+                .bind(2.0 * LONGEST_WAIT_SECONDS)
                 .execute(&self.pool)
                 .traced("DELETE login_attempts")
                 .await?;
@@ -127,7 +127,7 @@ impl Attempts {
                  END AS count) AS counted
              )
              WHERE known.blocked_until IS NULL OR known.blocked_until <= clock_timestamp()
-                 OR known.blocked_until > clock_timestamp() + make_interval(secs => $4)",
+                 OR known.blocked_until > clock_timestamp() + make_interval(secs => 2 * $4)",
         )
         .bind(account.0)
         .bind(LIMIT)
@@ -153,7 +153,7 @@ impl Attempts {
              FROM login_attempts WHERE account = $1",
         )
         .bind(account.0)
-        .bind(LONGEST_WAIT_SECONDS)
+        .bind(2.0 * LONGEST_WAIT_SECONDS)
         .fetch_optional(&self.pool)
         .traced("SELECT login_attempts")
         .await

@@ -7,11 +7,78 @@ use shared_events::topology::{INVENTORY_EVENTS, MAX_EVENT_BYTES, ORDER_EVENTS, h
 
 use crate::{
     client::{TestUser, text},
+    program::Call,
+    reconciliation,
     system::System,
     wait,
 };
 
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
+/// `max_message_size` of observability/rabbitmq/agora.conf.
+const BROKER_LIMIT_BYTES: u32 = 327_680;
+
+/// A lower limit of the broker's for channels that are opened from now on, until this is dropped.
+struct LowerLimit {
+    broker: String,
+}
+
+impl LowerLimit {
+    fn of(system: &System, bytes: u32) -> Self {
+        let lower = Self {
+            broker: system.container("rabbitmq"),
+        };
+        lower.set(bytes).run().expect_code(0);
+        lower
+    }
+
+    /// As RabbitMQ 3 keeps it, and as version 4 does.
+    fn set(&self, bytes: u32) -> Call {
+        let set = format!(
+            "application:set_env(rabbit, max_message_size, {bytes}), persistent_term:put(max_message_size, {bytes})."
+        );
+        Call::new(
+            "docker",
+            ["exec", &self.broker, "rabbitmqctl", "eval", &set],
+        )
+    }
+}
+
+impl Drop for LowerLimit {
+    fn drop(&mut self) {
+        if let Err(error) = self.set(BROKER_LIMIT_BYTES).try_run() {
+            eprintln!("the broker's limit is still lowered: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_message_whose_copy_the_broker_rejects_is_dead_and_holds_no_other_up() {
+    let system = System::take_turn();
+    let outage = system.kill("inventory-service");
+    system.publish(ORDER_EVENTS, "order.placed.v1", &"x".repeat(200_000));
+    let lower = LowerLimit::of(&system, 100_000);
+    drop(outage);
+    system.wait_until_healthy();
+    // By the broker alone: after so short a time it isn't the limit of deliveries.
+    wait_for_letters(&system, "1");
+    reconciliation::an_order_is_confirmed(&system);
+
+    // It can't be replayed, and the one behind it is.
+    system.bury(ORDER_EVENTS, "behind it", &json!({}));
+    wait_for_letters(&system, "2");
+    let replay = ["dlq", "replay", "--all", "--format", "json"];
+    let replayed = system.xtask(&replay).expect_code(1);
+    assert!(
+        replayed.stderr.contains("rejected"),
+        "{}",
+        replayed.account()
+    );
+    assert_eq!(replayed.json()["done"], 1, "{}", replayed.account());
+    // It died again.
+    wait_for_letters(&system, "2");
+    drop(lower);
+    system.purge_dead_letters();
+}
 
 #[test]
 fn ten_malformed_messages_are_explained_and_hold_nobody_up() {

@@ -1,7 +1,6 @@
 //! Orders over HTTP: placing, reading and cancelling one's own.
 
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use chassis::idempotency::{IdempotencyKey, key_reused};
@@ -9,7 +8,7 @@ use chassis::identity::Identity;
 use chassis::outbox::Outbox;
 use chassis::paging::{Page, PageQuery};
 use chassis::pool::Pool;
-use chassis::problem::{Path, Problem, Query};
+use chassis::problem::{Json, Path, Problem, Query};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use shared_events::{OrderId, ProductId, Quantity};
@@ -98,9 +97,9 @@ async fn place_order(
     identity: Identity,
     headers: HeaderMap,
     Query(query): Query<OrderQuery>,
-    body: Result<Option<axum::Json<PlaceOrder>>, JsonRejection>,
+    body: Result<Option<Json<PlaceOrder>>, Problem>,
 ) -> Result<(StatusCode, axum::Json<Accepted>), Problem> {
-    let content = order_of_request(query, body?.map(|axum::Json(order)| order))?;
+    let content = order_of_request(query, body?.map(|Json(order)| order))?;
     let key = IdempotencyKey::of_request(&headers)?;
     let new = Order::place(identity.user_id, content, orders.course.placed);
     let is_stored = store::insert(&orders.outbox, &new, key.as_ref()).await?;

@@ -73,7 +73,10 @@ impl Sweeper {
         let stuck =
             store::to_recover(work.connection(), self.by_age, self.config.batch_size).await?;
         let mut recovered = Vec::new();
-        for (order, attempts) in &stuck {
+        if !stuck.damaged.is_empty() {
+            store::note_damaged(work.connection(), &stuck.damaged).await?;
+        }
+        for (order, attempts) in &stuck.orders {
             let Some(event) = order.awaited() else {
                 continue;
             };
@@ -83,7 +86,7 @@ impl Sweeper {
                 recovered.push((order, event_type, attempts + 1));
             }
         }
-        if recovered.is_empty() {
+        if recovered.is_empty() && stuck.damaged.is_empty() {
             // The usual case: nothing to write or publish.
             work.rollback().await?;
         } else {

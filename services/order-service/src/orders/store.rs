@@ -158,7 +158,7 @@ pub async fn to_recover(
     connection: &mut PgConnection,
     by_age: Option<ByAge>,
     rows: u32,
-) -> Result<Vec<(Order, i32)>, sqlx::Error> {
+) -> Result<Stuck, sqlx::Error> {
     #[derive(sqlx::FromRow)]
     struct StuckRow {
         #[sqlx(flatten)]
@@ -180,9 +180,45 @@ pub async fn to_recover(
     .bind(i64::from(rows))
     .fetch_all(connection)
     .await?;
-    let orders = rows.into_iter();
-    let orders = orders.map(|row| Ok((order(row.order)?, row.recoveries)));
-    orders.collect()
+    let mut stuck = Stuck::default();
+    for row in rows {
+        let id = row.order.id;
+        match order(row.order) {
+            Ok(order) => stuck.orders.push((order, row.recoveries)),
+            Err(error) => {
+                tracing::error!(%error, "order can't be recovered");
+                stuck.damaged.push(id);
+            }
+        }
+    }
+    Ok(stuck)
+}
+
+/// The orders of a sweep.
+#[derive(Debug, Default)]
+pub struct Stuck {
+    /// With the number of earlier attempts.
+    pub orders: Vec<(Order, i32)>,
+    /// The ids of those whose rows are no valid orders.
+    pub damaged: Vec<Uuid>,
+}
+
+/// Counts an attempt at damaged orders, so that they take no place in the next sweeps, and are given up like others.
+///
+/// # Errors
+/// The database's.
+pub async fn note_damaged(
+    connection: &mut PgConnection,
+    damaged: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE orders SET recoveries = recoveries + 1, recovered_at = now(), recovery_requested = false
+         WHERE id = ANY($1)",
+    )
+    .bind(damaged)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// When an order is recovered without a request.

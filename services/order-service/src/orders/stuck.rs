@@ -9,7 +9,8 @@ use tracing::warn;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Counts, every few seconds, the orders that stay undecided for longer than `after`.
+/// Counts, every few seconds, the orders that stay undecided for longer than `after`, and those that changed in the future:
+/// nobody knows their age since the clock was set back.
 pub fn watch(lifecycle: &Lifecycle, database: &Database, after: Duration) {
     let stuck = lifecycle.metrics().gauge(
         "agora_orders_stuck",
@@ -31,7 +32,8 @@ pub fn watch(lifecycle: &Lifecycle, database: &Database, after: Duration) {
 async fn count(pool: &Pool, after: Duration) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM orders
-         WHERE status IN ('pending', 'cancelling') AND changed_at < now() - make_interval(secs => $1)",
+         WHERE status IN ('pending', 'cancelling')
+           AND changed_at NOT BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(mins => 1)",
     )
     .bind(after.as_secs_f64())
     .fetch_one(pool)

@@ -211,6 +211,8 @@ async fn invalid_orders_are_refused_and_publish_nothing() {
     }
     for body in [
         "[]",
+        "[99]",
+        "[99, 1]",
         r#"{"product_id":99,"price":1}"#,
         r#"{"product_id":"99"}"#,
     ] {

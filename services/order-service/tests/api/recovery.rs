@@ -37,6 +37,17 @@ async fn a_stuck_orders_event_is_republished_with_the_same_id() {
 }
 
 #[tokio::test]
+async fn a_damaged_order_keeps_no_other_from_being_recovered() {
+    let shop = Shop::open_with(&SOON).await;
+    let damaged = "INSERT INTO orders (id, user_id, product_id, quantity, changed_at)
+                   VALUES (gen_random_uuid(), gen_random_uuid(), 99, 5000, now() - interval '1 hour')";
+    sqlx::query(damaged).execute(&shop.pool).await.unwrap();
+    shop.place(Uuid::now_v7(), "/orders/?product_id=99").await;
+    let (placed, _) = shop.announced().await;
+    assert_eq!(shop.announced().await.0, placed);
+}
+
+#[tokio::test]
 async fn an_order_from_before_the_clock_was_set_back_is_recovered() {
     let [_, interval] = SOON;
     let shop = Shop::open_with(&[interval, ("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "600")]).await;
@@ -45,6 +56,10 @@ async fn an_order_from_before_the_clock_was_set_back_is_recovered() {
     let ahead = "UPDATE orders SET changed_at = changed_at + interval '1 hour'";
     sqlx::query(ahead).execute(&shop.pool).await.unwrap();
     assert_eq!(shop.announced().await.0, placed);
+    eventually("it is counted as stuck", async || {
+        shop.service.metric("agora_orders_stuck").await == 1.0
+    })
+    .await;
     // By the clock as it is now it is no longer due.
     let due = "SELECT count(*) FROM orders WHERE recoveries <> 1 OR recovered_at > now()";
     assert_eq!(shop.count(due).await, 0);
