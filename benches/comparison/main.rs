@@ -10,6 +10,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that can't go on panics")]
 
+#[macro_use]
+extern crate terminal;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 

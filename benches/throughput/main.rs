@@ -13,6 +13,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that can't go on panics")]
 
+#[macro_use]
+extern crate terminal;
+
 mod ceilings;
 mod client;
 mod host;

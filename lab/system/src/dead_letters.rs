@@ -166,13 +166,21 @@ impl Reader {
         limit: usize,
         payload_limit_bytes: usize,
     ) -> anyhow::Result<QueueContent> {
-        if limit <= FIRST_READ || self.statistics(queue)?.message_bytes <= READ_LIMIT_BYTES {
-            return self.look(queue, limit, payload_limit_bytes);
-        }
-        let mut asked = FIRST_READ;
+        let mut asked = limit.min(FIRST_READ);
         let mut content = self.look(queue, asked, payload_limit_bytes)?;
         // What one look puts back may be on its way when the next one counts.
         let count = content.count;
+        let known = self.statistics(queue)?;
+        if limit > asked
+            && count > asked
+            && known.messages >= count
+            && known.message_bytes <= READ_LIMIT_BYTES
+        {
+            let mut whole = self.look(queue, limit, payload_limit_bytes)?;
+            whole.count = whole.count.max(count);
+            return Ok(whole);
+        }
+        // Heavy ones, or so new that nobody has weighed them yet.
         while let Some(next) = next_look(&content, asked, limit) {
             asked = next;
             content = self.look(queue, asked, payload_limit_bytes)?;

@@ -316,7 +316,11 @@ fn start_dockerd() -> anyhow::Result<()> {
     );
     if answered.is_err() {
         interrupt::set_aside(|| end(pid));
-        fs::remove_file(record_file()?)?;
+        match fs::remove_file(record_file()?) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            // One that ended at once has none.
+            _ => {}
+        }
     }
     answered
 }
@@ -559,16 +563,19 @@ fn chosen() -> Option<String> {
         let value = env::var_os(name).filter(|value| !value.is_empty())?;
         Some(format!("{name}={}", value.to_string_lossy()))
     };
-    variable("DOCKER_HOST")
-        .or_else(|| variable("DOCKER_CONTEXT").filter(|chosen| chosen != "DOCKER_CONTEXT=default"))
-        .or_else(|| {
-            let folder = env::var_os("DOCKER_CONFIG").map_or_else(
-                || env::var_os("HOME").map(|home| Path::new(&home).join(".docker")),
-                |folder| Some(PathBuf::from(folder)),
-            )?;
-            let text = fs::read_to_string(folder.join("config.json")).ok()?;
-            chosen_context(&text).map(|name| format!("the context `{name}`"))
-        })
+    let context = variable("DOCKER_CONTEXT");
+    if context.as_deref() == Some("DOCKER_CONTEXT=default") {
+        // It comes before the one that `docker context use` wrote.
+        return variable("DOCKER_HOST");
+    }
+    variable("DOCKER_HOST").or(context).or_else(|| {
+        let folder = env::var_os("DOCKER_CONFIG").map_or_else(
+            || env::var_os("HOME").map(|home| Path::new(&home).join(".docker")),
+            |folder| Some(PathBuf::from(folder)),
+        )?;
+        let text = fs::read_to_string(folder.join("config.json")).ok()?;
+        chosen_context(&text).map(|name| format!("the context `{name}`"))
+    })
 }
 
 /// The context that `docker context use` wrote, unless it is this machine's own engine.

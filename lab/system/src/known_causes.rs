@@ -2,6 +2,8 @@
 //!
 //! Left out: all other failures, which are reported with the end of a log.
 
+use std::path::Path;
+
 use base::{outcome, progress};
 use shared_events::topology::OTHER_ARGUMENTS;
 
@@ -83,6 +85,7 @@ fn no_subnet() -> anyhow::Error {
 /// any container, and removes them: which ranges are free depends on the machine's own routes, and only the engine
 /// knows.
 pub fn require_subnets(project: &Project) -> anyhow::Result<()> {
+    remove_abandoned_trials()?;
     let made = engine::networks(project)?.len();
     let mut trial = Trial { names: Vec::new() };
     for number in made..NETWORKS.len() {
@@ -100,6 +103,38 @@ pub fn require_subnets(project: &Project) -> anyhow::Result<()> {
         trial.names.push(name);
     }
     Ok(())
+}
+
+/// Removes the networks of commands that were killed: each holds a range of those that are looked for.
+fn remove_abandoned_trials() -> anyhow::Result<()> {
+    let named = format!("name={TRIAL}-");
+    let list = ["network", "ls", "--format", "{{.Name}}", "--filter", &named];
+    let names = docker(list).read()?;
+    let abandoned = names.lines().filter(|name| is_abandoned(name, &is_alive));
+    let abandoned: Vec<&str> = abandoned.collect();
+    if !abandoned.is_empty() {
+        // Another command may be removing them at the same time.
+        if let Err(error) = docker(["network", "rm"].into_iter().chain(abandoned)).read() {
+            progress::warn(&format!(
+                "networks of `doctor` are left over ({TRIAL}-…): {error:#}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is a process with this id; where processes can't be listed, there may be one.
+fn is_alive(pid: u32) -> bool {
+    !Path::new("/proc/self").exists() || Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Whether a trial's network is one of a process that is gone.
+fn is_abandoned(name: &str, is_alive: &dyn Fn(u32) -> bool) -> bool {
+    let of = name.strip_prefix(TRIAL).and_then(|rest| {
+        let (pid, _) = rest.strip_prefix('-')?.split_once('-')?;
+        pid.parse().ok()
+    });
+    of.is_some_and(|pid| !is_alive(pid))
 }
 
 /// Networks that are removed when this is dropped.
@@ -125,14 +160,27 @@ impl Drop for Trial {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn known(text: &str) -> (String, String) {
         let error = of(text).or_else(|| full_disk(text)).expect("a known cause");
         let failure = error.downcast_ref::<outcome::Failure>().unwrap();
         (failure.cause.clone(), failure.next_step.clone())
+    }
+
+    #[test]
+    fn only_the_networks_of_processes_that_are_gone_are_removed() {
+        let is_alive = |pid| pid == 7;
+        assert!(is_abandoned("agora-doctor-8-0", &is_alive));
+        for other in [
+            "agora-doctor-7-0",
+            "agora-doctor",
+            "agora-doctor-x-0",
+            "agora_edge",
+            "my-agora-doctor-8-0",
+        ] {
+            assert!(!is_abandoned(other, &is_alive), "{other}");
+        }
     }
 
     #[test]

@@ -405,14 +405,17 @@ impl Settings {
             .ok_or_else(|| {
                 outcome::unavailable(
                     format!("{name} has no value"),
-                    "`cargo xtask up` completes the .env file",
+                    "`cargo xtask up` completes the .env file; a variable that is set to nothing in the environment comes \
+                     before it: `unset` that",
                 )
             })
     }
 
     /// The port that the settings choose; 0 is any free one.
     pub fn port(&self, port: &PublishedPort) -> anyhow::Result<u16> {
-        let value = self.get(port.variable).unwrap_or(port.default);
+        // As Compose reads `${…:-…}`.
+        let chosen = self.get(port.variable).filter(|value| !value.is_empty());
+        let value = chosen.unwrap_or(port.default);
         value.parse().map_err(|_| {
             outcome::usage(
                 format!("{}: `{value}` is not a port", port.variable),

@@ -28,6 +28,9 @@ pub struct WaitingOrder {
     pub since: DateTime<Utc>,
     /// Whether its event still waits for the broker: then nothing is lost yet.
     pub unpublished: bool,
+    /// Whether that event is parked: the broker rejects it.
+    #[serde(default)]
+    pub parked: bool,
     /// How often its event was published again.
     pub recoveries: u32,
     /// When its event was last published again.
@@ -59,6 +62,7 @@ impl WaitingOrder {
     /// What it waits for.
     pub fn waits_for(&self) -> &'static str {
         match (self.status, self.unpublished) {
+            _ if self.parked => "its parked event",
             (Status::Pending, true) => "OrderPlaced to be published",
             (Status::Pending, false) => "StockReserved or StockRejected",
             (Status::Cancelling, true) => "OrderCancelled to be published",
@@ -70,7 +74,7 @@ impl WaitingOrder {
 /// Which of the orders that wait.
 #[derive(Debug, Clone)]
 pub enum Which {
-    /// Those that have waited for longer than this.
+    /// Those that have waited for longer than this, and those of whose age nothing is known since the clock was set back.
     OlderThan(Duration),
     /// Those with these ids.
     Ids(Vec<String>),
@@ -80,7 +84,7 @@ impl Which {
     fn condition(&self) -> String {
         match self {
             Self::OlderThan(age) => format!(
-                "{WAITING} AND changed_at < now() - make_interval(secs => {})",
+                "{WAITING} AND changed_at NOT BETWEEN now() - make_interval(secs => {}) AND now() + make_interval(mins => 1)",
                 age.as_secs()
             ),
             Self::Ids(ids) => format!("{WAITING} AND id = ANY('{{{}}}'::uuid[])", ids.join(",")),
@@ -101,7 +105,8 @@ pub fn waiting(
     let list = format!(
         "SELECT json_build_object('order_id', id, 'status', status, 'since', changed_at, 'recoveries', recoveries,
                 'recovered_at', recovered_at, 'recovery_requested', recovery_requested,
-                'unpublished', EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND published_at IS NULL))
+                'unpublished', EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND published_at IS NULL),
+                'parked', EXISTS (SELECT FROM outbox WHERE subject = orders.id::text AND parked_at IS NOT NULL))
          FROM orders WHERE {condition} ORDER BY changed_at, id LIMIT {LISTED}"
     );
     Ok((

@@ -138,6 +138,7 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
             "docs/how-to/run-on-kubernetes.md says where it can",
         ));
     }
+    require_time(name, fault, options.lasts)?;
     let system = RunningSystem::new(project)?;
     let since = Utc::now() - values.published_within;
     let report = carry_out(fault, since, &system, options.lasts)?;
@@ -149,6 +150,21 @@ pub(crate) fn run(project: &Project, options: &Options, format: Format) -> anyho
         Format::Text => println!("The fault had no observed effect: {}.", report.effect.proof),
     }
     Ok(report.outcome)
+}
+
+/// Refuses a time after which the fault has ended by itself.
+fn require_time(name: &str, fault: Fault, lasts: Duration) -> anyhow::Result<()> {
+    match fault.longest() {
+        Some(longest) if lasts > longest => Err(outcome::usage(
+            format!(
+                "`{name}` can't last for {}: it ends by itself after {}",
+                spell(lasts),
+                spell(longest)
+            ),
+            "give a shorter time with `--for`",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Injects the fault, holds it while looking for its effect, and heals it, also when it ends early.
@@ -266,5 +282,21 @@ mod tests {
             let error = fault(line).unwrap_err().to_string();
             assert!(error.contains(expected), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_fault_that_ends_by_itself_is_not_promised_for_longer() {
+        let lock = Fault::LockTable {
+            database: "orders",
+            table: "orders",
+        };
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        assert!(require_time("lock-table", lock, minutes(15)).is_ok());
+        let refused = require_time("lock-table", lock, minutes(20)).unwrap_err();
+        assert!(
+            refused.to_string().contains("ends by itself after 15 min"),
+            "{refused}"
+        );
+        assert!(require_time("memory-alarm", Fault::MemoryAlarm, minutes(60)).is_ok());
     }
 }

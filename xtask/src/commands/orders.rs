@@ -114,8 +114,8 @@ fn stuck(
         report.outcome.word(),
         spell(options.older_than)
     );
-    if count > 0 {
-        println!("`cargo xtask orders repair` has their events published again.");
+    for next_step in next_steps(&report.orders) {
+        println!("{next_step}");
     }
     Ok(report.outcome)
 }
@@ -189,6 +189,27 @@ fn entries(orders: Vec<WaitingOrder>) -> Vec<Entry> {
         .collect()
 }
 
+/// What helps the orders that wait.
+fn next_steps(orders: &[Entry]) -> Vec<&'static str> {
+    let any = |of: fn(&WaitingOrder) -> bool| orders.iter().any(|entry| of(&entry.order));
+    let steps = [
+        (
+            any(|order| !order.unpublished),
+            "`cargo xtask orders repair` has the events of those that wait for an answer published again.",
+        ),
+        (
+            any(|order| order.parked),
+            "`cargo xtask outbox parked` shows why the broker rejects a parked event.",
+        ),
+        (
+            any(|order| order.unpublished && !order.parked),
+            "An event that waits to be published needs the broker: `cargo xtask status`, `cargo xtask logs order-service`.",
+        ),
+    ];
+    let steps = steps.into_iter().filter(|(helps, _)| *helps);
+    steps.map(|(_, step)| step).collect()
+}
+
 fn print_orders(orders: &[Entry]) {
     if orders.is_empty() {
         return;
@@ -230,6 +251,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!(order.waits_for(), "StockReleased");
+        let parked = WaitingOrder {
+            unpublished: true,
+            parked: true,
+            ..order.clone()
+        };
+        assert_eq!(parked.waits_for(), "its parked event");
+        let steps = |orders: Vec<WaitingOrder>| next_steps(&entries(orders)).join(" ");
+        assert!(steps(vec![parked.clone()]).starts_with("`cargo xtask outbox parked`"));
+        assert!(steps(vec![order.clone()]).starts_with("`cargo xtask orders repair`"));
+        assert!(steps(vec![order.clone(), parked]).contains("outbox parked"));
+        assert_eq!(steps(Vec::new()), "");
         let entry = serde_json::to_value(entries(vec![order]).remove(0)).unwrap();
         assert_eq!(entry["status"], "cancelling");
         assert_eq!(entry["waits_for"], "StockReleased");

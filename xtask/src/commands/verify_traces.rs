@@ -406,22 +406,31 @@ fn text(report: &Report) -> String {
 fn summary(report: &Report) -> String {
     let tally = &report.tally;
     if report.outcome == Exit::Inconclusive {
-        let why = match (report.accepted, tally.without_trace_id, tally.not_sampled) {
-            (0, ..) => "it accepted no order: make another run with `cargo xtask load`",
-            (_, 1.., _) => {
-                "its ledger names no trace: make another run, against services that send `traceresponse`"
-            }
-            _ if tally.forgotten > 0 => {
-                "its traces are not stored any more: make another run, and look at it before the next"
-            }
-            _ if tally.overtaken > 0 => {
-                "every order was cancelled before inventory came to it: make another run"
-            }
-            _ => {
+        // The last of those that keep the most orders from being judged.
+        let causes = [
+            (
+                tally.overtaken,
+                "every order was cancelled before inventory came to it: make another run",
+            ),
+            (
+                tally.forgotten,
+                "its traces are not stored any more: make another run, and look at it before the next",
+            ),
+            (
+                tally.without_trace_id,
+                "its ledger names no trace: make another run, against services that send `traceresponse`",
+            ),
+            (
+                tally.not_sampled,
                 "no trace was sampled: see `sampleRate` in observability/traefik/traefik.yaml, `cargo xtask up`, and make \
-                 another run"
-            }
-        };
+                 another run",
+            ),
+        ];
+        let most = causes.into_iter().max_by_key(|(orders, _)| *orders);
+        let (_, why) = most.filter(|_| report.accepted > 0).unwrap_or((
+            0,
+            "it accepted no order: make another run with `cargo xtask load`",
+        ));
         return why.to_owned();
     }
     match traces_check::judge(tally, report.min_share_percent) {

@@ -109,8 +109,10 @@ esac"#
     /// Runs xtask on it. Everything that `up` does after its first question to the engine is left out.
     fn xtask(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        self.in_place(xtask.args(args).envs(variables.iter().copied()));
+        self.in_place(&mut xtask);
         xtask
+            .args(args)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .output()
             .expect("failed to start xtask")
@@ -121,8 +123,10 @@ esac"#
         let xtask = format!("'{}' {args}", env!("CARGO_BIN_EXE_xtask"));
         let mut terminal = Command::new("/usr/bin/script");
         terminal.args(["--quiet", "--command", &xtask, "/dev/null"]);
-        self.in_place(terminal.env("FAIL_AT_PS", "1").env("SHELL", "/bin/sh"));
+        self.in_place(&mut terminal);
         let mut terminal = terminal
+            .env("FAIL_AT_PS", "1")
+            .env("SHELL", "/bin/sh")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -21,7 +21,7 @@ use super::{
 /// What the session with the lock adds to its `application_name`: healing must end it, and not other sessions.
 const HOLDER: &str = "holds a table";
 /// The lock is released after this time even if nothing heals it.
-const HELD_AT_MOST_SECONDS: u32 = 120;
+pub(super) const HELD_AT_MOST: Duration = Duration::from_secs(15 * 60);
 /// A statement of a service takes at most 5 s.
 const HELD_WITHIN: Duration = Duration::from_secs(15);
 /// A waiting statement fails after some seconds and is retried: a look may fall in between.
@@ -34,7 +34,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Asked for as `lock-table`.
 pub(super) const LOCK_TABLE: Declaration = Declaration {
     name: "lock-table",
-    does: "A session holds a table exclusively",
+    does: "A session holds a table exclusively, for 15 minutes at most",
     proof: "other sessions wait for it",
     arguments: &[Argument::Database, Argument::Table],
     fault: |values| Fault::LockTable {
@@ -75,7 +75,8 @@ impl Injection for LockTable {
         let database = self.database;
         let identifier = self.table.replace('"', "\"\"");
         let hold = format!(
-            "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({HELD_AT_MOST_SECONDS}); ROLLBACK"
+            "BEGIN; LOCK TABLE \"{identifier}\" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({}); ROLLBACK",
+            HELD_AT_MOST.as_secs()
         );
         let postgres = system.members_of(Part::Postgres)?.remove(0);
         let application = format!("PGAPPNAME={APPLICATION} {HOLDER}");
