@@ -434,6 +434,23 @@ fn a_retired_word_fails_its_check_which_says_what_to_write() {
 }
 
 #[test]
+fn a_broken_link_fails_its_check_which_names_the_place() {
+    let repository = small_repository();
+    let page = |text: &str| fs::write(repository.path().join("README.md"), text).expect("a file");
+    fs::create_dir_all(repository.path().join("docs/explanation")).expect("a folder");
+    let architecture = repository.path().join("docs/explanation/architecture.md");
+    fs::write(architecture, "# Architecture\n").expect("a file");
+    page("# Home\n[architecture](docs/explanation/architecture.md#architecture)\n");
+    let sound = check(repository.path(), "links");
+    assert_eq!(sound.status.code(), Some(0), "{}", stderr(&sound));
+    page("# Home\n[architecture](docs/explanation/architecture.md#gone)\n");
+    let broken = check(repository.path(), "links");
+    assert_eq!(broken.status.code(), Some(1));
+    let expected = "README.md:2: docs/explanation/architecture.md#gone:";
+    assert!(stderr(&broken).contains(expected), "{}", stderr(&broken));
+}
+
+#[test]
 fn a_check_that_is_not_there_is_refused() {
     let output = xtask(&["check", "--only", "everything"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

@@ -1,5 +1,5 @@
 //! Pure functions that check what was read: metrics, events, traces and spans of the running system, dashboards,
-//! queries and configuration files, retired words; and the attack corpus with its judgement.
+//! queries and configuration files, links, retired words; and the attack corpus with its judgement.
 //!
 //! Left out: asking a running system, and reading files. A check is given what it judges, and so are its tests.
 
@@ -7,6 +7,7 @@ pub mod alloy;
 pub mod attacks;
 pub mod dashboards;
 pub mod events_check;
+pub mod links;
 pub mod logql;
 pub mod metrics_check;
 pub mod own_metrics;

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use crate::{client, corpus::cast, recorder::answer};
+use crate::{cast::cast, client, recorder::answer};
 
 /// Starts one; it serves until the process of the test ends.
 pub(crate) fn start() -> SocketAddr {

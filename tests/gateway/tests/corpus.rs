@@ -3,34 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use base::test_user::TestUser;
-use checks::attacks::{Cast, Ending, Family, Finding};
+use checks::attacks::{Ending, Family, Finding};
 use evaluation::attacks::try_all;
 
 use crate::{
     careless,
+    cast::{ATTACKER, TOKEN, cast},
     harness::Gateway,
     recorder::{Recorder, Request, answer},
     traefik::Configuration,
 };
-
-const VICTIM: &str = "01938f70-0000-7aaa-8bbb-cccc00000001";
-const ATTACKER: &str = "01938f70-0000-7aaa-8bbb-cccc00000002";
-/// `{"alg":"HS256","typ":"JWT","kid":"1"}`, claims of the attacker's, and some signature.
-const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6IjEifQ.\
-                     eyJzdWIiOiIwMTkzOGY3MC0wMDAwLTdhYWEtOGJiYi1jY2NjMDAwMDAwMDIifQ.c2lnbmF0dXJl";
-
-pub(crate) fn cast() -> Cast {
-    let test_user = |id: &str, name: &str| TestUser {
-        id: id.to_owned(),
-        email: format!("{name}@agora.example"),
-        token: TOKEN.to_owned(),
-    };
-    Cast {
-        victim: test_user(VICTIM, "the-victim"),
-        attacker: test_user(ATTACKER, "the-attacker"),
-    }
-}
 
 /// `/auth/verify` as user-service does it: one header, one scheme, one valid token.
 fn auth(request: &Request) -> String {

@@ -160,8 +160,8 @@ fn routers_without_requests(gateway: &Gateway) -> impl Iterator<Item = String> {
         for without_a_service in ["verify", "nothing", "dashboard"] {
             assert!(unused.remove(without_a_service), "{unused:?}");
         }
-        let figures = read(gateway.ops, "/metrics");
-        unused.retain(|router| !figures.contains(&format!("router=\"{router}@file\"")));
+        let metrics = read(gateway.ops, "/metrics");
+        unused.retain(|router| !metrics.contains(&format!("router=\"{router}@file\"")));
         if unused.is_empty() || Instant::now() > deadline {
             return unused.into_iter();
         }

@@ -11,6 +11,7 @@
 mod answers;
 mod authentication;
 mod careless;
+mod cast;
 mod client;
 mod corpus;
 mod documents;

@@ -1,7 +1,9 @@
-//! `check`: formatting, lints, docs, dependency policy, the trace store's stand-in, configuration files and dashboards.
+//! `check`: formatting, lints, docs, dependency policy, the trace store's stand-in, configuration files, dashboards, words and
+//! links.
 //! All steps run, whatever fails.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,6 +17,7 @@ use base::{
 use checks::{
     alloy,
     dashboards::{self, Dashboard, Language},
+    links::Documents,
     logql, words,
 };
 use serde::Serialize;
@@ -73,7 +76,7 @@ type Check = (
     fn(&Project, &Step) -> anyhow::Result<Option<String>>,
 );
 
-const CHECKS: [Check; 14] = [
+const CHECKS: [Check; 15] = [
     ("formatting", formatting),
     ("lints", lints),
     ("jaeger's stand-in", stand_in),
@@ -84,6 +87,7 @@ const CHECKS: [Check; 14] = [
     ("prometheus rule tests", prometheus_rule_tests),
     ("alertmanager configuration", alertmanager_configuration),
     ("words", retired_words),
+    ("links", links_of_documents),
     ("shell scripts", shell_scripts),
     ("dashboards", dashboard_files),
     ("dashboard queries", dashboard_queries),
@@ -240,36 +244,52 @@ const TEXTS: [&str; 8] = ["html", "json", "md", "proto", "rs", "sh", "yaml", "ym
 /// Folders in which they aren't: build output, and recorded evidence.
 const NOT_OURS: [&str; 3] = ["target", "fixtures", "golden"];
 
+/// The repository's own files with these extensions, by their path from its root.
+fn texts(root: &Path, extensions: &[&str]) -> anyhow::Result<BTreeMap<PathBuf, String>> {
+    let mut texts = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let (path, name) = (entry.path(), entry.file_name());
+            let extension = path.extension().unwrap_or_default();
+            if entry.file_type()?.is_dir() {
+                if !NOT_OURS.iter().any(|other| name == *other) && name != ".git" {
+                    folders.push(path);
+                }
+            } else if extensions.iter().any(|it| extension == *it) {
+                let text = fs::read_to_string(&path)
+                    .with_context(|| format!("failed to read {}", path.display()))?;
+                texts.insert(path.strip_prefix(root)?.to_owned(), text);
+            }
+        }
+    }
+    Ok(texts)
+}
+
+fn links_of_documents(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
+    let exists = |path: &Path| project.root.join(path).exists();
+    let documents = Documents::new(texts(&project.root, &["md"])?, &exists);
+    step.result(format!("{} links", documents.count()));
+    let wrong = documents.wrong();
+    if wrong.is_empty() {
+        return Ok(None);
+    }
+    Err(outcome::failed(
+        wrong.join("\n"),
+        "correct the link, link the page, or shorten it",
+    ))
+}
+
 fn retired_words(project: &Project, step: &Step) -> anyhow::Result<Option<String>> {
     let list = project.root.join(words::LIST);
     let list =
         fs::read_to_string(&list).with_context(|| format!("failed to read {}", list.display()))?;
     let retired = words::read(&list)?;
     let (mut uses, mut read) = (Vec::new(), 0);
-    let mut folders = vec![project.root.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            let (path, name) = (entry.path(), entry.file_name());
-            let is_text = || {
-                path.extension()
-                    .is_some_and(|it| TEXTS.iter().any(|text| it == *text))
-            };
-            if entry.file_type()?.is_dir() {
-                if !NOT_OURS.iter().any(|other| name == *other) && name != ".git" {
-                    folders.push(path);
-                }
-            } else if is_text() {
-                let relative = path
-                    .strip_prefix(&project.root)?
-                    .to_string_lossy()
-                    .into_owned();
-                let text = fs::read_to_string(&path)
-                    .with_context(|| format!("failed to read {}", path.display()))?;
-                uses.extend(words::uses(&retired, &relative, &text));
-                read += 1;
-            }
-        }
+    for (path, text) in texts(&project.root, &TEXTS)? {
+        uses.extend(words::uses(&retired, &path.to_string_lossy(), &text));
+        read += 1;
     }
     step.result(format!("{} retired words, {read} files", retired.len()));
     if uses.is_empty() {

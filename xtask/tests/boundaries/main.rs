@@ -23,37 +23,118 @@ const SERVICES: [&str; 6] = [
     "alert-receiver",
 ];
 
-/// The crates of the laboratory, and which of the workspace's each may name: edges lead downward only.
-const LABORATORY: [(&str, &[&str]); 6] = [
-    ("base", &[]),
-    ("records", &[]),
-    ("checks", &["base", "records", "shared-events"]),
-    ("system", &["base", "patterns", "records", "shared-events"]),
-    (
-        "evaluation",
-        &[
-            "base",
-            "checks",
-            "patterns",
-            "records",
-            "shared-events",
-            "system",
-        ],
-    ),
-    (
-        "xtask",
-        &[
-            "base",
-            "checks",
-            "evaluation",
-            "patterns",
-            "records",
-            "shared-events",
-            "system",
-            "terminal",
-        ],
-    ),
-];
+/// The crates of the laboratory, without xtask.
+const LABORATORY: [&str; 5] = ["base", "records", "checks", "system", "evaluation"];
+
+/// The page with the table of crates, each with those of the workspace that it depends on.
+const ARCHITECTURE: &str = "docs/explanation/architecture.md";
+
+/// What cargo knows about the workspace and this machine.
+fn metadata(more: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(more)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("cargo writes JSON")
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Crates, and for each of them others.
+type Edges = BTreeMap<String, BTreeSet<String>>;
+
+/// The crates of the workspace, each with those that it depends on by itself, tests left aside.
+fn direct() -> Edges {
+    let packages = list(&metadata(&["--no-deps"])["packages"]);
+    let names: BTreeSet<String> = packages.iter().map(|it| text(&it["name"])).collect();
+    let edges = packages.iter().map(|package| {
+        let dependencies = list(&package["dependencies"]).into_iter();
+        let ours = dependencies
+            .filter(|it| it["kind"].is_null())
+            .map(|it| text(&it["name"]))
+            .filter(|name| names.contains(name));
+        (text(&package["name"]), ours.collect())
+    });
+    edges.collect()
+}
+
+/// The same as the table on the page has it. The first cell has crates, the second what each of them depends on.
+fn drawn(page: &str) -> Edges {
+    let code = |cell: &str| -> Vec<String> {
+        let words = cell.split('`').skip(1).step_by(2);
+        words.map(str::to_owned).collect()
+    };
+    let rows = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| crate | depends on"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.trim_matches('|').split_once('|'));
+    let edges = cells.flat_map(|(crates, dependencies)| {
+        let dependencies: BTreeSet<String> = code(dependencies).into_iter().collect();
+        code(crates)
+            .into_iter()
+            .map(move |krate| (krate, dependencies.clone()))
+    });
+    edges.collect()
+}
+
+/// A crate that depends on itself through others.
+fn circle(edges: &Edges) -> Option<&str> {
+    edges.keys().map(String::as_str).find(|start| {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![*start];
+        while let Some(krate) = next.pop() {
+            for dependency in &edges[krate] {
+                if reached.insert(dependency.as_str()) {
+                    next.push(dependency);
+                }
+            }
+        }
+        reached.contains(start)
+    })
+}
+
+#[test]
+fn the_table_of_crates_is_what_cargo_resolves() {
+    let page = fs::read_to_string(root().join(ARCHITECTURE)).expect("the page");
+    let (direct, drawn) = (direct(), drawn(&page));
+    assert!(direct.len() > 20, "{direct:?}");
+    for (krate, dependencies) in &direct {
+        assert_eq!(drawn.get(krate), Some(dependencies), "{krate}");
+    }
+    let gone: Vec<&String> = drawn
+        .keys()
+        .filter(|it| !direct.contains_key(*it))
+        .collect();
+    assert!(gone.is_empty(), "{gone:?}");
+    assert_eq!(circle(&drawn), None);
+}
+
+#[test]
+fn a_table_is_read_and_a_circle_in_it_is_found() {
+    let page = "| a | b |\n\n| crate | depends on (x) |\n|---|---|\n| `a` | `b` |\n| `b`, `c` | `d` |\n| `d` | none |\n\n| `e` | `f` |\n";
+    let mut edges = drawn(page);
+    let crates: Vec<&str> = edges.keys().map(String::as_str).collect();
+    assert_eq!(crates, ["a", "b", "c", "d"]);
+    assert_eq!(edges["c"], BTreeSet::from(["d".to_owned()]));
+    assert_eq!(circle(&edges), None);
+    edges.insert("d".to_owned(), BTreeSet::from(["a".to_owned()]));
+    assert_eq!(circle(&edges), Some("a"));
+}
 
 /// What a crate of the workspace links, directly or not, tests left aside: crate → crates.
 fn linked() -> BTreeMap<String, BTreeSet<String>> {
@@ -64,21 +145,7 @@ fn linked() -> BTreeMap<String, BTreeSet<String>> {
         .expect("rustc runs");
     let version = String::from_utf8_lossy(&version.stdout);
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-        .args(["--filter-platform", host.expect("a host")])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-
+    let metadata = metadata(&["--filter-platform", host.expect("a host")]);
     let names: BTreeMap<String, String> = list(&metadata["packages"])
         .iter()
         .map(|package| (text(&package["id"]), text(&package["name"])))
@@ -176,25 +243,11 @@ fn xtask_stays_small_and_blocking_and_the_contract_does_no_io() {
 }
 
 #[test]
-fn the_laboratorys_edges_lead_downward() {
-    let linked = linked();
-    for (krate, allowed) in LABORATORY {
-        let ours = linked[krate]
-            .iter()
-            .filter(|name| linked.contains_key(*name));
-        let upward: Vec<&String> = ours
-            .filter(|name| !allowed.contains(&name.as_str()))
-            .collect();
-        assert!(upward.is_empty(), "{krate} links {upward:?}");
-    }
-}
-
-#[test]
 fn the_terminal_and_the_command_line_are_xtasks_alone() {
     let linked = linked();
     for krate in ["clap", "comfy-table", "indicatif", "terminal"] {
-        for (part, _) in &LABORATORY[..5] {
-            assert!(!linked[*part].contains(krate), "{part} links {krate}");
+        for part in LABORATORY {
+            assert!(!linked[part].contains(krate), "{part} links {krate}");
         }
         assert!(linked["xtask"].contains(krate), "{krate}");
     }
@@ -294,6 +347,21 @@ fn a_program_is_found_however_it_is_started() {
     }
 }
 
+/// The folders of tests and benchmarks with several modules.
+fn test_targets() -> Vec<PathBuf> {
+    let mains = texts(&root(), "rs").into_keys();
+    let folders = mains
+        .filter(|path| path.ends_with("main.rs"))
+        .filter_map(|path| {
+            let folder = path.parent()?;
+            (!folder.ends_with("src")).then(|| folder.to_owned())
+        });
+    let folders: Vec<PathBuf> = folders.collect();
+    let system = root().join("xtask/tests/system");
+    assert!(folders.contains(&system), "{folders:?}");
+    folders
+}
+
 /// The folders with sources of every crate, the trace store's stand-in included.
 fn crates() -> Vec<PathBuf> {
     let manifests = texts(&root(), "toml").into_keys();
@@ -308,7 +376,8 @@ fn crates() -> Vec<PathBuf> {
 
 #[test]
 fn no_modules_import_one_another_in_a_circle() {
-    let circles: Vec<String> = crates()
+    let circles: Vec<String> = [crates(), test_targets()]
+        .concat()
         .iter()
         .flat_map(|sources| {
             let circles = imports::circles(&imports::of(sources));
@@ -396,10 +465,31 @@ fn a_circle_is_found_wherever_it_is_hidden() {
 fn no_module_is_included_by_its_path() {
     let including: Vec<PathBuf> = texts(&root(), "rs")
         .into_iter()
-        .filter(|(_, text)| text.lines().any(|line| line.starts_with("#[path = ")))
+        .filter(|(_, text)| text.lines().any(includes_by_path))
         .map(|(path, _)| path)
         .collect();
     assert!(including.is_empty(), "{including:?}");
+}
+
+/// Whether a line gives a module another file than its name says.
+fn includes_by_path(line: &str) -> bool {
+    let line: String = line.split_whitespace().collect();
+    let attribute = line.starts_with("#[path=") || line.starts_with("#![path=");
+    attribute || (line.starts_with("#[cfg_attr(") && line.contains(",path="))
+}
+
+#[test]
+fn a_module_included_by_its_path_is_seen() {
+    for line in [
+        "#[path = \"other.rs\"]",
+        "    #[path=\"other.rs\"] mod other;",
+        "#[cfg_attr(unix, path = \"unix.rs\")]",
+    ] {
+        assert!(includes_by_path(line), "{line}");
+    }
+    for line in ["#[utoipa::path(", "let path = 1;", "// #[path = \"x\"]"] {
+        assert!(!includes_by_path(line), "{line}");
+    }
 }
 
 #[test]

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use crate::{
-    load::{RUN_ENDS_WITHIN, Run},
+    load::RUN_ENDS_WITHIN,
     program::{EXIT_INTERRUPTED, Ended},
     reconciliation::{promised, reconcile, settle_by_hand, undecided},
+    run::Run,
     system::System,
     wait,
 };

@@ -8,6 +8,7 @@
 mod client;
 mod program;
 mod reconciliation;
+mod run;
 mod system;
 mod wait;
 

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::{
     client::{Client, TestUser},
-    load::{RUN_ENDS_WITHIN, Run},
+    load::{self, RUN_ENDS_WITHIN},
     program::{Call, EXIT_INTERRUPTED, Running},
     reconciliation::reconcile,
+    run::Run,
     system::System,
     wait,
 };
@@ -142,7 +143,7 @@ fn start_load(system: &System, scenario: &str) -> Running {
     ]);
     wait::until("a load under way", LOAD_BEGINS_WITHIN, || {
         load.expect_running();
-        match Run::under_way(system) {
+        match load::under_way(system) {
             Some(_) => Ok(()),
             None => Err("its users are being signed up".to_owned()),
         }

@@ -13,8 +13,8 @@ use shared_events::topology::{self, Topology};
 
 use crate::{
     client::Client,
-    load::Run,
     program::{Call, Ended, Running, docker},
+    run::Run,
     wait,
 };
 

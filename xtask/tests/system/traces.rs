@@ -6,11 +6,7 @@ use serde_json::Value;
 use support::schema;
 
 use crate::{
-    client::TestUser,
-    load::{RUN_ENDS_WITHIN, Run},
-    program::Ended,
-    system::System,
-    wait,
+    client::TestUser, load::RUN_ENDS_WITHIN, program::Ended, run::Run, system::System, wait,
 };
 
 /// Waiting for late spans, two rounds of scrapes, and a search for each message on a busy machine.
