@@ -169,7 +169,7 @@ fn one_fact_changed_in_the_manifests_is_named() {
         ),
         (
             |it| {
-                it.object_mut("ConfigMap", "messaging-patterns")["data"]["AGORA_PATTERN_INBOX"] =
+                it.object_mut("ConfigMap", "patterns-order-service")["data"]["AGORA_PATTERN_INBOX"] =
                     json!("off")
             },
             "order-service: environment AGORA_PATTERN_INBOX: \"on\" in compose.yaml, \"off\" in",

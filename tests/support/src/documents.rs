@@ -1,4 +1,4 @@
-//! Tables in the documents that are generated from the code: a test holds each against its page, or writes it.
+//! Tables in the documents, and files, that are generated from the code: a test holds each against what is there, or writes it.
 //!
 //! Left out: what is in a table; the crate that declares the facts builds it.
 
@@ -33,6 +33,23 @@ pub fn expect_table(page: &str, table: &str) {
 #[track_caller]
 pub fn expect_table_below(page: &str, section: &str, table: &str) {
     expect(page, Some(section), table);
+}
+
+/// Compares a file (a path from the repository's root) that is generated as a whole; or writes it.
+///
+/// # Panics
+/// When the file has another text.
+#[track_caller]
+pub fn expect_file(file: &str, text: &str) {
+    let path = sources::root().join(file);
+    if env::var_os(WRITE).is_some() {
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        found, text,
+        "{file} isn't what the code says; `{WRITE}=1 cargo test --workspace --lib --bins the_reference_has` writes it anew"
+    );
 }
 
 #[track_caller]

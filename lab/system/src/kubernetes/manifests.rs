@@ -34,10 +34,25 @@ const NO_NODE_PORT: &str = "  - target: {name: traefik, kind: Service}
     patch: |-
       - {op: replace, path: /spec/type, value: ClusterIP}
       - {op: remove, path: /spec/ports/0/nodePort}";
-/// The ConfigMaps that several parts have variables from, and the file with each one's.
-const SHARED_SETTINGS: [(&str, &str); 2] = [
+/// The ConfigMaps that parts have variables from, and the file with each one's.
+const CONFIG_MAPS: [(&str, &str); 5] = [
     ("service-settings", "settings/services.env"),
-    ("messaging-patterns", "settings/messaging.env"),
+    (
+        "patterns-user-service",
+        "settings/patterns-user-service.env",
+    ),
+    (
+        "patterns-product-service",
+        "settings/patterns-product-service.env",
+    ),
+    (
+        "patterns-order-service",
+        "settings/patterns-order-service.env",
+    ),
+    (
+        "patterns-inventory-service",
+        "settings/patterns-inventory-service.env",
+    ),
 ];
 /// The Secrets by name, each with its keys, which have the names of settings (`deploy/kubernetes/README.md`).
 const SECRETS: [(&str, &[&str]); 2] = [
@@ -186,7 +201,7 @@ impl Placed {
     fn of(project: &Project, variables: &[(String, String)]) -> anyhow::Result<Self> {
         let base = project.root.join(BASE);
         let mut placed = Self::default();
-        for (name, file) in SHARED_SETTINGS {
+        for (name, file) in CONFIG_MAPS {
             let text = read(&base.join(file))?;
             let found = among(variables, |name| {
                 text.lines()
@@ -384,7 +399,7 @@ mod tests {
         };
         let off = |name: &str| vec![(name.to_owned(), "off".to_owned())];
         let placed = Placed {
-            shared: [("messaging-patterns", off("AGORA_PATTERN_INBOX"))].into(),
+            shared: [("patterns-order-service", off("AGORA_PATTERN_INBOX"))].into(),
             own: [(Part::UserService, off("AGORA_PATTERN_DEADLINE"))].into(),
         };
         let replicas = [(Part::OrderService, 4)].into();
@@ -393,7 +408,7 @@ mod tests {
         for line in [
             "namespace: shop",
             r#"  - {name: docker.io/library/postgres, newName: docker.io/agora-local/postgres, newTag: "17-0123"}"#,
-            r#"  - {name: messaging-patterns, namespace: agora, behavior: merge, literals: ["AGORA_PATTERN_INBOX=off"]}"#,
+            r#"  - {name: patterns-order-service, namespace: agora, behavior: merge, literals: ["AGORA_PATTERN_INBOX=off"]}"#,
             "  - {name: order-service, count: 4}",
             "  - target: {name: user-service, kind: Deployment|StatefulSet}",
         ] {

@@ -389,7 +389,7 @@ mod tests {
                 "containers": [{
                     "name": part,
                     "image": format!("docker.io/agora/{part}:0123"),
-                    "envFrom": [{ "configMapRef": { "name": "messaging-patterns-1" } }],
+                    "envFrom": [{ "configMapRef": { "name": "patterns-order-service-1" } }],
                     "env": [
                         { "name": "AGORA_PATTERN_SAGA", "value": "off" },
                         { "name": "SECRET", "valueFrom": {} },
@@ -427,7 +427,7 @@ mod tests {
         let target = Arc::new(Target::of_tests(project));
         let settings = json!({
             "kind": "ConfigMap",
-            "metadata": { "name": "messaging-patterns-1" },
+            "metadata": { "name": "patterns-order-service-1" },
             "data": { "AGORA_PATTERN_INBOX": "off", "AGORA_PATTERN_SAGA": "on" },
         });
         let items: Vec<&Value> = pods.iter().chain([&settings]).collect();
