@@ -52,9 +52,11 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         idempotency_keys: false,
     },
     fault: FaultPlan {
+        // Each user has one request in flight, and part of it is with the gateway: one or two of them end with a process. Eight
+        // processes end, so that some surely do.
         fault: Fault::RollingRestart {
             service: Part::OrderService,
-            rounds: 1,
+            rounds: 4,
         },
         after: Duration::from_secs(3),
         // It is over when the last replica is healthy again.
