@@ -158,7 +158,7 @@ async fn run(options: Options) -> anyhow::Result<Outcome> {
     );
 
     Ok(if interrupted {
-        eprintln!("interrupted: the figures cover a shorter run than the one asked for");
+        eprintln!("interrupted: the measurements cover a shorter run than the one asked for");
         Outcome::Interrupted
     } else if summary.thresholds.iter().all(|threshold| threshold.holds) {
         Outcome::Holds

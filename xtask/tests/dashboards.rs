@@ -8,7 +8,7 @@ use support::sources::{root, texts};
 
 /// What the format adds to the name of a counter, with or without its unit, and of a histogram.
 const SUFFIXES: [&str; 6] = ["_seconds_total", "_total", "_bucket", "_count", "_sum", ""];
-/// Labels that look like figures.
+/// Labels that look like metrics.
 const LABELS: [&str; 5] = [
     "db_client_connection_pool_name",
     "db_client_connection_state",
@@ -18,7 +18,7 @@ const LABELS: [&str; 5] = [
 ];
 
 /// The words of a text that begin like a figure of ours.
-fn figures(text: &str) -> BTreeSet<&str> {
+fn metrics(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
         .filter(|word| PREFIXES.iter().any(|ours| word.starts_with(ours)))
@@ -26,7 +26,7 @@ fn figures(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// The figures that no quoted name stands for.
+/// The metrics that no quoted name stands for.
 fn unknown<'a>(asked: &BTreeSet<&'a str>, code: &str) -> Vec<&'a str> {
     let is_named = |figure: &str| {
         SUFFIXES.iter().any(|suffix| {
@@ -45,8 +45,8 @@ fn every_figure_of_ours_that_a_panel_asks_for_is_named_in_the_services_code() {
     let dashboards = texts(&root().join("observability/grafana/dashboards"), "json");
     assert_eq!(dashboards.len(), 4);
     for (file, text) in &dashboards {
-        // Descriptions speak of figures in words, so all such words are in queries.
-        let asked = figures(text);
+        // Descriptions speak of metrics in words, so all such words are in queries.
+        let asked = metrics(text);
         assert!(asked.len() > 5, "{}: {asked:?}", file.display());
         assert_eq!(unknown(&asked, &code), [""; 0], "{}", file.display());
     }
@@ -55,7 +55,7 @@ fn every_figure_of_ours_that_a_panel_asks_for_is_named_in_the_services_code() {
 #[test]
 fn a_figure_that_nobody_counts_is_found() {
     let asked =
-        figures("sum(rate(agora_retries_total[1m])) or sum(agora_retires_total) or traefik_x");
+        metrics("sum(rate(agora_retries_total[1m])) or sum(agora_retires_total) or traefik_x");
     assert_eq!(asked.len(), 2);
     assert_eq!(
         unknown(&asked, "registry.register(\"agora_retries\", help)"),

@@ -229,6 +229,11 @@ trait Injection: fmt::Debug + Send {
 }
 
 impl Fault {
+    /// The longest time for which it can be held; `None`: any.
+    pub fn longest(self) -> Option<Duration> {
+        matches!(self, Self::LockTable { .. }).then_some(database::HELD_AT_MOST)
+    }
+
     /// The fault in a sentence, for reports.
     pub fn describe(self) -> String {
         match self {
@@ -262,7 +267,7 @@ impl Fault {
                 format!("each container of {service} gets {mebibytes} MiB of memory")
             }
             Self::Poison { stream, count } => format!(
-                "{count} messages that nobody can read are published to {}",
+                "{count} unreadable messages are published to {}",
                 stream.exchange()
             ),
             Self::Redeliver { stream, count } => format!(
@@ -275,15 +280,15 @@ impl Fault {
             }
             Self::Unbind { stream } => format!("the queue {} loses its binding", stream.queue()),
             Self::MemoryAlarm => {
-                "the broker believes to be out of memory and takes no messages".to_owned()
+                "the broker raises its memory alarm and accepts no messages".to_owned()
             }
             Self::LockTable { database, table } => {
                 format!(
-                    "somebody holds the table `{table}` of the database `{database}` exclusively"
+                    "a session locks the table `{table}` of the database `{database}` exclusively"
                 )
             }
             Self::KillNode { service } => format!("the node of a pod of {service} is killed"),
-            Self::Attacks => "the gateway is sent everything that must not get in".to_owned(),
+            Self::Attacks => "the attack corpus is run against the gateway".to_owned(),
             Self::Rollout { service } => {
                 format!("the containers of {service} are replaced one by one")
             }

@@ -23,10 +23,10 @@ use crate::output::{Format, print_json, table};
                   A history judges nothing: 0, or 3 when it can't be read."
 )]
 pub(crate) struct Options {
-    /// Instead: what fired and what cleared, oldest first
+    /// Show which alerts fired and resolved, oldest first
     #[arg(long)]
     history: bool,
-    /// Only what was told in this time: 10m, 1h; without it, the last thousand changes
+    /// Only notifications of this period: 10m, 1h; without it, the last thousand
     #[arg(long, value_name = "TIME", value_parser = durations::parse, requires = "history")]
     since: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! `attack`: sends the attack corpus to the running gateway and reports what got in, what broke, and what held.
+//! `attack`: sends the attack corpus to the running gateway and reports what was accepted, what broke, and what held.
 //!
 //! Left out: the attacks and their judgement (`checks::attacks`).
 
@@ -77,7 +77,7 @@ fn fallen(before: &[Member], after: &[Member]) -> Vec<String> {
     fallen.map(members::name).collect()
 }
 
-/// Judges the findings: an attack that got in or broke something fails; unexpected statuses and missing answers are
+/// Judges the findings: an attack that was accepted or broke something fails; unexpected statuses and missing answers are
 /// inconclusive. Pure.
 fn judge(findings: &[Finding], fallen: Vec<String>) -> Report {
     let mut not_held = Vec::new();
@@ -166,9 +166,10 @@ fn text(report: &Report) -> String {
         let _ = writeln!(text, "{member} ended, or was started again, meanwhile");
     }
     let verdict = match report.outcome {
-        Exit::Holds => format!("None of {tried} attacks got in, and none broke anything."),
+        Exit::Holds => format!("None of {tried} attacks was accepted, and none broke anything."),
         Exit::Inconclusive => {
-            "No attack is known to have got in, but not all were answered as foreseen.".to_owned()
+            "No attack is known to have been accepted, but not all were answered as expected."
+                .to_owned()
         }
         _ => "The gateway does not hold.".to_owned(),
     };

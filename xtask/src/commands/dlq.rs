@@ -33,7 +33,7 @@ pub(crate) enum Options {
     List(ListOptions),
     /// Show one dead letter with its headers and its body
     Peek(PeekOptions),
-    /// Send dead letters again, to the queue that each died from
+    /// Send dead letters again, to the queue that each came from
     Replay(ReplayOptions),
     /// Remove dead letters for good
     Purge(PurgeOptions),
@@ -155,7 +155,7 @@ fn list(reader: &Reader, options: &ListOptions, format: Format) -> anyhow::Resul
     println!("{shown} shown of {read} read");
     if read < letters.total {
         println!(
-            "There are {} letters: of each queue the first {READ_LIMIT} are read, or {} MiB of them.",
+            "There are {} dead letters: of each queue the first {READ_LIMIT} are read, or {} MiB of them.",
             letters.total,
             READ_LIMIT_BYTES >> 20
         );

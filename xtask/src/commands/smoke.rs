@@ -163,7 +163,7 @@ fn tell(teller: &mut Teller, client: &Client) -> Result<(), StepFailed> {
         let stock = stock(&get(&stock_path, &ada)?)?;
         Ok((stock, format!("{stock} of product {PRODUCT}")))
     })?;
-    teller.step("buy", Part::UserService, || {
+    teller.step("create a purchase", Part::UserService, || {
         let purchase = json!({ "product_id": PRODUCT, "quantity": 1 });
         let path = format!("/users/{}/purchases", ada.id);
         let answer = client.post(

@@ -4,7 +4,7 @@
 //! free ports of their own; one that people use beside them stays as it is. The system tests share them out among
 //! themselves; all other tests use the first. `--fast` runs what needs no system, and starts none.
 
-use std::time::Duration;
+use std::{env, thread, time::Duration};
 
 use base::{outcome::Exit, progress::Progress};
 use serde_json::{Value, json};
@@ -79,7 +79,17 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<Exit> 
         // The published ports: tests stop containers and start them again.
         address: members::address,
     };
-    systems.run_cargo(project, |_, _| Ok(Variables::new()), args)
+    systems.run_cargo(project, |_, _| Ok(threads()), args)
+}
+
+/// One thread more than there are cores, unless somebody chose: tests wait for the system more often than they compute.
+fn threads() -> Variables {
+    const THREADS: &str = "RUST_TEST_THREADS";
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    match env::var_os(THREADS) {
+        Some(_) => Variables::new(),
+        None => vec![(THREADS, (cores + 1).to_string())],
+    }
 }
 
 /// Cargo's arguments.
@@ -269,11 +279,12 @@ mod tests {
     use super::*;
 
     /// Targets whose tests ask the test system, or an engine.
-    const ON_THE_SYSTEM: [&str; 9] = [
+    const ON_THE_SYSTEM: [&str; 10] = [
         "api",
         "cluster",
         "crash_points",
         "gateway",
+        "older_volumes",
         "out_of_order",
         "patterns_off",
         "queue",

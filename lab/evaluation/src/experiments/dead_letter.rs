@@ -16,7 +16,7 @@ const HARMS: [Count; 1] = [("orders never processed behind the poison", lost)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "dead_letter",
-    claim: "With a dead-letter queue, messages that nobody can read leave the queue, and the orders behind them are \
+    claim: "With a dead-letter queue, unreadable messages leave the queue, and the orders behind them are \
             decided.",
     kind: Kind::Safety,
     effects: &[],

@@ -1,4 +1,4 @@
-//! Does a request without a valid token get in, and what does the check of each request cost?
+//! Is a request without a valid token accepted, and what does the check of each request cost?
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     verdict::{Count, harm_without_none_with},
 };
 
-const LET_IN: Count = ("attacks that got in", let_in);
+const LET_IN: Count = ("attacks accepted", let_in);
 const BROKE: Count = (
     "attacks that were answered with a server error",
     server_errors,
@@ -24,10 +24,10 @@ const BROKE: Count = (
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "forward_auth",
     claim: "With the gateway asking the auth service about every protected request, and taking away what clients \
-            write of identities, none of the attacks gets in, and none breaks anything.",
+            write of identities, none of the attacks is accepted, and none breaks anything.",
     kind: Kind::Safety,
     effects: &[],
-    refuted_by: "an attack that got in, or that was answered with a 5xx that HTTP itself doesn't ask for, with it on",
+    refuted_by: "an attack that was accepted, or that was answered with a 5xx that HTTP itself doesn't ask for, with it on",
     harm: "Without it services believe what a client writes: whoever names a user's id is that user.",
     arms: &[without(&["forward_auth"]), ON],
     confounders: &[],
@@ -103,7 +103,7 @@ fn judge(arms: &[Arm]) -> (Outcome, String) {
     if outcome == Outcome::Refuted {
         return (outcome, reason);
     }
-    // An attack that wasn't sent, or had no answer, did not get in either.
+    // An attack that wasn't sent, or had no answer, was not accepted either.
     for arm in arms {
         if attacks(arm).tried == 0 {
             let reason = format!("in the arm `{}` there was no attack", arm.name);

@@ -27,7 +27,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     kind: Kind::Safety,
     effects: &[],
     refuted_by: "a request that is refused or fails while the keys are rotated",
-    harm: "With one key at a time, every token that somebody holds is refused: all have to log in again.",
+    harm: "With one key at a time, every token in use is refused: all users have to log in again.",
     arms: &[
         ArmPlan {
             name: "off",

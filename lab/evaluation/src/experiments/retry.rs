@@ -35,7 +35,7 @@ pub(super) const FAULT: FaultPlan = FaultPlan {
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "retry",
-    claim: "With retries, orders that meet a table somebody has locked are decided once it is free.",
+    claim: "With retries, orders that meet a locked table are decided once it is free.",
     kind: Kind::Safety,
     effects: &[],
     refuted_by: "a dead letter, or an order that is not decided, with retries on",

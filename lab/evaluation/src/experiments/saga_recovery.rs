@@ -14,7 +14,7 @@ use crate::{
 const HARMS: [Count; 1] = [("orders stuck for ever", lost)];
 
 /// Overrides of both arms, as short as possible: as shipped, recovery begins after two minutes.
-const FIGURES: &[(&str, &str)] = &[
+const OVERRIDES: &[(&str, &str)] = &[
     ("AGORA_SAGA_RECOVERY_AFTER_SECONDS", "2"),
     ("AGORA_SAGA_RECOVERY_INTERVAL_SECONDS", "1"),
 ];
@@ -26,15 +26,15 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     kind: Kind::Safety,
     effects: &[],
     refuted_by: "an order that is not decided, or a ledger that doesn't reconcile, with recovery on",
-    harm: "Without it an order whose message was purged stays pending or cancelling for ever: nobody says again what was \
-           said once.",
+    harm: "Without it an order whose message was purged stays pending or cancelling for ever: its event is not \
+           republished.",
     arms: &[
         ArmPlan {
-            overrides: FIGURES,
+            overrides: OVERRIDES,
             ..without(&["saga_recovery"])
         },
         ArmPlan {
-            overrides: FIGURES,
+            overrides: OVERRIDES,
             ..ON
         },
     ],

@@ -95,7 +95,7 @@ impl Injection for Poison {
     fn effect(&mut self, _system: &RunningSystem<'_>) -> anyhow::Result<FaultEffect> {
         let (routed, count) = (self.routed, self.count);
         let proof = format!(
-            "the broker put {routed} of {count} messages that nobody can read into {}",
+            "the broker put {routed} of {count} unreadable messages into {}",
             self.stream.queue()
         );
         Ok(effect_if(routed == count && routed > 0, proof))

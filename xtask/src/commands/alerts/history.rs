@@ -71,7 +71,7 @@ pub(super) fn run(
 
 impl Report {
     fn of(history: History, since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
-        let cleared_later = |(number, change): (usize, &Change)| {
+        let resolved_later = |(number, change): (usize, &Change)| {
             let mut later = history.alerts[number + 1..].iter();
             later.any(|other| other.status == Status::Resolved && other.is_of_the_same(change))
         };
@@ -79,7 +79,7 @@ impl Report {
             .alerts
             .iter()
             .enumerate()
-            .map(cleared_later)
+            .map(resolved_later)
             .collect();
         let changes = history.alerts.into_iter().zip(over);
         Self {
@@ -95,7 +95,7 @@ impl Report {
 
     fn print(&self) {
         if self.changes.is_empty() {
-            println!("No alert fired or cleared.");
+            println!("No alert fired or resolved.");
         } else {
             let mut rows = table([
                 "time",
@@ -136,8 +136,8 @@ impl Report {
 }
 
 impl Entry {
-    fn of(change: Change, cleared_later: bool, now: DateTime<Utc>) -> Self {
-        let end = change.ends_at.or((!cleared_later).then_some(now));
+    fn of(change: Change, resolved_later: bool, now: DateTime<Utc>) -> Self {
+        let end = change.ends_at.or((!resolved_later).then_some(now));
         let mut annotations = change.annotations;
         let mut annotation = |name| annotations.remove(name).unwrap_or_default();
         Self {
@@ -219,15 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn each_alert_is_told_with_how_long_it_fired() {
+    fn each_alert_has_the_time_that_it_fired() {
         let report = report();
-        let told: Vec<(&str, Option<f64>, String)> = report
+        let shown: Vec<(&str, Option<f64>, String)> = report
             .changes
             .iter()
             .map(|entry| (entry.status.word(), entry.seconds, entry.lasted()))
             .collect();
         assert_eq!(
-            told,
+            shown,
             [
                 ("firing", None, String::new()),
                 ("resolved", Some(300.0), "5 min 00 s".to_owned()),

@@ -24,10 +24,10 @@ pub(crate) struct Filters {
     /// Only events whose id begins so
     #[arg(long, value_name = "BEGINNING", value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
-    /// Only dead letters that have been dead for at least so long: 30s, 10m, 1h, 7d
+    /// Only those that have been dead letters for at least this long: 30s, 10m, 1h, 7d
     #[arg(long, value_name = "AGE", value_parser = durations::parse)]
     older_than: Option<Duration>,
-    /// Only dead letters that have been dead for less than so long
+    /// Only those that have been dead letters for less than this
     #[arg(long, value_name = "AGE", value_parser = durations::parse)]
     younger_than: Option<Duration>,
 }

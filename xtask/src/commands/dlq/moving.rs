@@ -221,7 +221,7 @@ fn closing(summary: &Summary) -> String {
         }
         (_, true, task) => format!("{selected} would be {}; nothing was changed.", task.done()),
         (_, _, Task::Replay) => format!(
-            "{done} replayed into the queue that each died from. One that fails again is dead again: `cargo \
+            "{done} replayed into the queue that each came from. One that fails again is dead again: `cargo \
              xtask verify-dlq --settled` tells."
         ),
         (_, _, Task::Purge) => format!("{done} removed for good."),
