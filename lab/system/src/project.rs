@@ -653,6 +653,9 @@ mod tests {
     #[test]
     fn a_port_has_a_default_and_a_bad_one_is_named() {
         assert_eq!(settings(&[]).port(&PORTS[0]).unwrap(), 80);
+        // As Compose reads `${AGORA_HTTP_PORT:-80}`.
+        let empty = settings(&[("AGORA_HTTP_PORT", "")]);
+        assert_eq!(empty.port(&PORTS[0]).unwrap(), 80);
         let error = settings(&[("AGORA_HTTP_PORT", "eighty")])
             .port(&PORTS[0])
             .unwrap_err()
@@ -665,10 +668,9 @@ mod tests {
 
     #[test]
     fn an_empty_setting_counts_as_missing() {
-        assert!(
-            settings(&[("AGORA_JWT_KEYS", "")])
-                .require("AGORA_JWT_KEYS")
-                .is_err()
-        );
+        let missing = settings(&[("AGORA_JWT_KEYS", "")])
+            .require("AGORA_JWT_KEYS")
+            .unwrap_err();
+        assert!(missing.to_string().contains("`unset`"), "{missing}");
     }
 }

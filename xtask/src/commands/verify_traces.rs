@@ -531,6 +531,14 @@ mod tests {
         let order = order("o");
         let shown = text(&report(&[(&order, None)]));
         assert!(shown.contains("sampleRate"), "{shown}");
+        // Of several causes the one that most orders have.
+        let mut mixed = report(&[(&order, None), (&order, None)]);
+        mixed.tally.without_trace_id = 1;
+        let shown = text(&mixed);
+        assert!(shown.contains("sampleRate"), "{shown}");
+        mixed.tally.without_trace_id = 3;
+        let shown = text(&mixed);
+        assert!(shown.contains("names no trace"), "{shown}");
     }
 
     #[test]

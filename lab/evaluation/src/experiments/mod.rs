@@ -277,6 +277,11 @@ mod tests {
         assert_eq!(on(Some("production")), anywhere);
         // Where nodes are reached: every one.
         assert_eq!(on(None).len(), ALL.len());
+        let page = support::sources::root().join("docs/how-to/run-on-kubernetes.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for name in on(None) {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
         assert!(
             ALL.iter()
                 .all(|experiment| experiment.runs_on(&Engine::Compose))
