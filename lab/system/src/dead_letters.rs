@@ -32,8 +32,8 @@ pub const READ_LIMIT: usize = 1_000;
 /// kernel ends it.
 pub const READ_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// How many messages of such a queue are looked at first, and how many more at a time: nobody knows the size of what
-/// comes next, and a message may have a MiB.
-const FIRST_READ: usize = 8;
+/// comes next. Of the largest messages so many are below that limit.
+const FIRST_READ: usize = 40;
 const MOST_READ_MORE: usize = 128;
 /// How old the broker's statistics of a queue may be.
 pub const STATISTICS_LAG: Duration = Duration::from_secs(5);
@@ -166,21 +166,17 @@ impl Reader {
         limit: usize,
         payload_limit_bytes: usize,
     ) -> anyhow::Result<QueueContent> {
-        let mut asked = limit.min(FIRST_READ);
+        let known = self.statistics(queue)?;
+        // Statistics that know of no message may be older than what is there. Otherwise all at once: a look puts what it has read
+        // behind the rest.
+        let is_light = known.messages > 0 && known.message_bytes <= READ_LIMIT_BYTES;
+        if limit <= FIRST_READ || is_light {
+            return self.look(queue, limit, payload_limit_bytes);
+        }
+        let mut asked = FIRST_READ;
         let mut content = self.look(queue, asked, payload_limit_bytes)?;
         // What one look puts back may be on its way when the next one counts.
         let count = content.count;
-        let known = self.statistics(queue)?;
-        if limit > asked
-            && count > asked
-            && known.messages >= count
-            && known.message_bytes <= READ_LIMIT_BYTES
-        {
-            let mut whole = self.look(queue, limit, payload_limit_bytes)?;
-            whole.count = whole.count.max(count);
-            return Ok(whole);
-        }
-        // Heavy ones, or so new that nobody has weighed them yet.
         while let Some(next) = next_look(&content, asked, limit) {
             asked = next;
             content = self.look(queue, asked, payload_limit_bytes)?;
@@ -456,7 +452,7 @@ mod tests {
     #[test]
     fn no_look_asks_the_broker_for_more_than_it_has_room_for() {
         let large = looks(&[MIB; 1_000], READ_LIMIT);
-        assert_eq!(large, [8, 16]);
+        assert_eq!(large, [40]);
         // Whatever comes first: what is not known yet is bounded by its number.
         for small_first in [1, 100, 500, 900] {
             let sizes = [vec![KIB; small_first], vec![MIB; 1_000]].concat();
@@ -470,10 +466,10 @@ mod tests {
 
     #[test]
     fn a_look_ends_with_the_queue_or_with_what_was_asked_for() {
-        assert_eq!(looks(&[], READ_LIMIT), [8]);
-        assert_eq!(looks(&[KIB; 3], READ_LIMIT), [8]);
-        assert_eq!(looks(&[KIB; 12], READ_LIMIT), [8, 16]);
-        assert_eq!(looks(&[KIB; 100], 20), [8, 16, 20]);
+        assert_eq!(looks(&[], READ_LIMIT), [40]);
+        assert_eq!(looks(&[KIB; 30], READ_LIMIT), [40]);
+        assert_eq!(looks(&[KIB; 60], READ_LIMIT), [40, 80]);
+        assert_eq!(looks(&[KIB; 300], 100), [40, 80, 100]);
         // Some are on their way back from the look before.
         assert_eq!(
             next_look(&content("q", messages(OURS)), 8, READ_LIMIT),
