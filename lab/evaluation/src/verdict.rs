@@ -41,9 +41,8 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
     measurements.extend(load_measurements(&trial.arms));
     let judged = || (experiment.judge)(&trial.arms);
     // The arm without the pattern comes first, unless it was not run.
-    let is_without = |arm: &&Arm| arm.name != experiment.arms[0].name;
-    let with: Vec<Arm> = trial.arms.iter().filter(is_without).cloned().collect();
-    let undecided = |reason| match harm_for_good(&with) {
+    let has_pattern = |arm: &&Arm| arm.name != experiment.arms[0].name;
+    let undecided = |reason| match harm_for_good(trial.arms.iter().filter(has_pattern)) {
         Some(harm) => (
             Outcome::Refuted,
             format!("with it {harm}; besides, {reason}"),
@@ -75,8 +74,8 @@ pub fn judge(experiment: &Experiment, trial: &Trial) -> Verdict {
 
 /// What is wrong with the ledger of one of these arms and stays so: the arm came to rest; or stock was taken twice, which
 /// nothing undoes.
-pub(crate) fn harm_for_good(arms: &[Arm]) -> Option<String> {
-    arms.iter().find_map(|arm| {
+pub(crate) fn harm_for_good<'a>(arms: impl IntoIterator<Item = &'a Arm>) -> Option<String> {
+    arms.into_iter().find_map(|arm| {
         let found = arm.reconciliation.as_ref()?;
         let is_final = |name: &str| arm.settled_after_ms.is_some() || name == "doubled";
         let mut wrong = found.wrong().into_iter();
