@@ -384,7 +384,10 @@ fn twenty_kills_of_pods_and_nodes_under_orders_leave_a_balanced_ledger() {
         .unwrap();
     for (kind, service) in KILLS {
         expect(&["fault", kind, service, "--for", "3s", ON_KUBERNETES], 0);
-        assert_eq!(load.try_wait().unwrap(), None, "the load ended too early");
+        if load.try_wait().unwrap().is_some() {
+            let ended = load.wait_with_output().unwrap();
+            panic!("the load ended before the kills: {}", shown(&ended));
+        }
     }
     let load = load.wait_with_output().unwrap();
     assert_eq!(load.status.code(), Some(0), "{}", shown(&load));

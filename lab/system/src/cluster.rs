@@ -22,8 +22,7 @@ use sha2::{Digest, Sha256};
 
 use self::programs::Programs;
 use crate::{
-    engine,
-    engine::docker,
+    engine::{self, docker},
     files::replace_private,
     host, images,
     interrupt::{self, Interrupted},
@@ -292,7 +291,7 @@ impl<'a> Cluster<'a> {
                 (["volume", "ls"], ["volume", "rm"]),
             ] {
                 let of_cluster = ["--quiet", "--filter", &self.filter()].map(str::to_owned);
-                let ids = docker(list).args(of_cluster).read()?;
+                let ids = engine::answer(docker(list).args(of_cluster))?;
                 if !ids.trim().is_empty() {
                     is_gone = false;
                     refused = docker(remove.into_iter().chain(ids.lines())).read().err();
@@ -444,7 +443,7 @@ impl<'a> Cluster<'a> {
         let format = format!("{{{{.Label \"{ROLE_LABEL}\"}}}} {{{{.State}}}} {{{{.ID}}}}");
         let filter = self.filter();
         let list = ["ps", "--all", "--no-trunc", "--filter", &filter, "--format"];
-        let text = docker(list).args([&format]).read()?;
+        let text = engine::answer(docker(list).args([&format]))?;
         let member = |line: &str| {
             let mut words = line.split(' ');
             Some(Member {

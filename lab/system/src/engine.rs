@@ -32,8 +32,20 @@ pub(crate) fn build(context: &Path, tag: &str, arguments: &[String]) -> Call {
         .env("BUILDX_BUILDER", "default")
 }
 
+/// The answer to a question that every engine which answers can answer.
+///
+/// # Errors
+/// When it doesn't answer, with the next step.
+pub(crate) fn answer(question: Call) -> anyhow::Result<String> {
+    let output = question.output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(failure(String::from_utf8_lossy(&output.stderr).trim()))
+}
+
 /// What the engine said, as an error with the next step.
-pub(crate) fn failure(said: &str) -> anyhow::Error {
+fn failure(said: &str) -> anyhow::Error {
     let next_step = if said.contains("permission denied") {
         "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and log in again"
     } else {

@@ -66,12 +66,7 @@ pub fn machine() -> anyhow::Result<Machine> {
 
 /// The engine's version; an error that says why when it doesn't answer.
 pub fn version() -> anyhow::Result<String> {
-    let output = docker(["version", "--format", "{{.Server.Version}}"])
-        .limit(Duration::from_secs(15))
-        .output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(engine::failure(&said))
+    let version = docker(["version", "--format", "{{.Server.Version}}"]);
+    let version = engine::answer(version.limit(Duration::from_secs(15)))?;
+    Ok(version.trim().to_owned())
 }

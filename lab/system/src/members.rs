@@ -199,15 +199,8 @@ pub fn inspected(text: &str) -> anyhow::Result<Member> {
 /// The ids of all of the project's containers, whatever they are.
 pub(crate) fn ids(project: &Project) -> anyhow::Result<Vec<String>> {
     let filter = engine::of_project(project);
-    let output = docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
-        .limit(Duration::from_secs(20))
-        .output()?;
-    if !output.status.success() {
-        return Err(engine::failure(
-            String::from_utf8_lossy(&output.stderr).trim(),
-        ));
-    }
-    let ids = String::from_utf8_lossy(&output.stdout);
+    let list = docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
+    let ids = engine::answer(list.limit(Duration::from_secs(20)))?;
     Ok(ids.lines().map(str::to_owned).collect())
 }
 
