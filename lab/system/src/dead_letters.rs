@@ -1,6 +1,6 @@
 //! Dead letters, read through RabbitMQ's management API without taking them.
 //!
-//! The API's queue statistics lag by seconds, so the count of dead letters comes from the messages themselves:
+//! The API's counts lag by a second, and its statistics by several, so the count of dead letters comes from the messages themselves:
 //! with each one the broker tells how many are behind it. Left out: moving them ([`tool`]).
 
 pub mod tool;
@@ -35,8 +35,8 @@ pub const READ_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// comes next. Of the largest messages so many are below that limit.
 const FIRST_READ: usize = 40;
 const MOST_READ_MORE: usize = 128;
-/// How old the broker's statistics of a queue may be.
-pub const STATISTICS_LAG: Duration = Duration::from_secs(5);
+/// How old the broker's counts of a queue's messages may be: compose.yaml's `quorum_tick_interval`, and as much for a busy machine.
+pub const COUNTS_LAG: Duration = Duration::from_secs(2);
 /// How many dead letters a verdict shows.
 const SAMPLES: usize = 5;
 
@@ -129,13 +129,10 @@ impl Reader {
     }
 
     /// How many messages are under way, over all streams: in the streams' queues and in their retry tiers, handed
-    /// out or not. As the broker's statistics have it, which may be [`STATISTICS_LAG`] old: a look at the messages
+    /// out or not. As the broker's counts have it, which may be [`COUNTS_LAG`] old: a look at the messages
     /// themselves would count as a delivery of theirs.
     pub fn waiting(&self) -> anyhow::Result<usize> {
-        let counts = live_queues()
-            .into_iter()
-            .map(|queue| Ok(self.statistics(&queue)?.messages));
-        counts.sum()
+        self.messages_in(live_queues())
     }
 
     /// How many messages wait in retry tiers, over all streams; as old as [`Reader::waiting`].
@@ -143,9 +140,24 @@ impl Reader {
         let tiers = topology::ALL
             .into_iter()
             .flat_map(|stream| RETRY_TIERS.map(|tier| stream.retry_queue(tier)));
-        tiers
-            .map(|queue| Ok(self.statistics(&queue)?.messages))
-            .sum()
+        self.messages_in(tiers)
+    }
+
+    /// Without the statistics, which are sampled only every five seconds.
+    fn messages_in(&self, queues: impl IntoIterator<Item = String>) -> anyhow::Result<usize> {
+        let counts = [("disable_stats", "true"), ("enable_queue_totals", "true")];
+        let answer = self.client.get("/api/queues/%2F", &[], &counts)?;
+        if answer.status != 200 {
+            return Err(unreadable("the queues", &answer));
+        }
+        let counted: Vec<Counted> = answer.json()?;
+        let of = |queue: String| {
+            let mut same = counted.iter().filter(|counted| counted.name == queue);
+            same.next()
+                .map(|counted| counted.messages)
+                .ok_or_else(|| missing(&queue))
+        };
+        queues.into_iter().map(of).sum()
     }
 
     fn statistics(&self, queue: &str) -> anyhow::Result<Statistics> {
@@ -221,6 +233,15 @@ fn next_look(content: &QueueContent, asked: usize, limit: usize) -> Option<usize
     (more > 0).then_some(seen + more)
 }
 
+/// What the broker says of one of all queues.
+#[derive(Debug, Deserialize)]
+struct Counted {
+    name: String,
+    // Absent until a new queue's first tick.
+    #[serde(default)]
+    messages: usize,
+}
+
 /// What the broker's statistics say of a queue.
 #[derive(Debug, Deserialize)]
 struct Statistics {
@@ -231,16 +252,20 @@ struct Statistics {
     message_bytes: usize,
 }
 
+fn missing(queue: &str) -> anyhow::Error {
+    outcome::unavailable(
+        format!("there is no queue {queue}: the services that declare it haven't started"),
+        "`cargo xtask status` shows what isn't healthy",
+    )
+}
+
 fn unreadable(queue: &str, answer: &Answer) -> anyhow::Error {
     match answer.status {
         401 => outcome::unavailable(
             "RabbitMQ refuses the password in .env",
             "put back the .env that the system was started with",
         ),
-        404 => outcome::unavailable(
-            format!("there is no queue {queue}: the services that declare it haven't started"),
-            "`cargo xtask status` shows what isn't healthy",
-        ),
+        404 => missing(queue),
         _ => anyhow!("RabbitMQ can't read {queue}: {}", answer.shown()),
     }
 }

@@ -8,7 +8,7 @@ use base::{outcome::Exit, progress::spell};
 use chrono::Utc;
 use shared_events::{dead_letters::BODY_BEGINNING_BYTES, topology::RETRY_TIERS};
 use system::{
-    dead_letters::{self, Expectation, READ_LIMIT, Reader, STATISTICS_LAG, Verdict},
+    dead_letters::{self, COUNTS_LAG, Expectation, READ_LIMIT, Reader, Verdict},
     members,
     project::Project,
     wait,
@@ -69,7 +69,7 @@ pub(crate) fn run(project: &Project, options: Options, format: Format) -> anyhow
     Ok(verdict.outcome)
 }
 
-/// Waits until the queues and their retry tiers stay empty for longer than the statistics may be old; how many
+/// Waits until the queues and their retry tiers stay empty for longer than the counts may be old; how many
 /// messages are there in the end.
 fn settle(reader: &Reader) -> anyhow::Result<usize> {
     let tiers: Duration = RETRY_TIERS.iter().map(|tier| tier.delay).sum();
@@ -82,7 +82,7 @@ fn settle(reader: &Reader) -> anyhow::Result<usize> {
             return Ok(None);
         }
         let since = *calm_since.get_or_insert_with(Instant::now);
-        Ok((since.elapsed() > STATISTICS_LAG).then_some(()))
+        Ok((since.elapsed() > COUNTS_LAG).then_some(()))
     })?;
     Ok(waiting)
 }
