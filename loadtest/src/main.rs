@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
-use records::load::{BEGUN_FILE, LoadModel, ROUTES_FILE, RunSummary, SUMMARY_FILE, TIMELINE_FILE};
+use records::load::{
+    BEGUN_FILE, LoadModel, READY_FILE, ROUTES_FILE, RunSummary, SUMMARY_FILE, TIMELINE_FILE,
+};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +50,7 @@ use crate::ledger::Ledger;
 use crate::open::Arrivals;
 use crate::options::Options;
 use crate::recorder::{Beginning, Recorder, Tally};
-use crate::workers::{READY_FILE, TALLY_FILE};
+use crate::workers::TALLY_FILE;
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -203,13 +205,9 @@ async fn prepare_and_measure(
         accounts = preparation::prepare(options, run_id, &gateway, recorder) => accounts?,
         () = stop.cancelled() => return Ok(()),
     };
-    eprintln!(
-        "{} users are signed up, the measured part begins",
-        accounts.len()
-    );
-    if options.share.is_some() {
+    if options.begin_when_told {
         touch(&options.out_dir.join(READY_FILE))?;
-        // Whoever started this worker and is gone says nothing.
+        // Whoever started this run and is gone says nothing.
         let Some(Ok(begin_at)) = stop
             .run_until_cancelled(begin_at.context("no standard input")?)
             .await
@@ -220,6 +218,7 @@ async fn prepare_and_measure(
         recorder.begin(beginning);
         tokio::time::sleep_until(beginning.instant.into()).await;
     }
+    let count = accounts.len();
     let groups = options.scenario.groups();
     let visitors = accounts
         .into_iter()
@@ -232,6 +231,7 @@ async fn prepare_and_measure(
             idempotency_keys: !options.no_idempotency_keys,
         })
         .collect();
+    eprintln!("{count} users are signed up, the measured part begins");
     touch(&options.out_dir.join(BEGUN_FILE))?;
     match options.model() {
         LoadModel::Closed { .. } => closed::run(options, seed, visitors, stop).await,

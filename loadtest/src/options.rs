@@ -81,16 +81,25 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = |s: &str| parse_between(s, 1, MOST_WORKERS))]
     pub(crate) workers: usize,
 
-    /// Be one of several workers: prepare this part's users, make a file `ready` in the run's folder, and begin at the
-    /// moment (RFC 3339) that is then read as a line from standard input. For `--workers` alone.
+    /// Be one of several workers, with this part of the users, the arrivals and the limits. For `--workers` alone.
     #[arg(
         long,
         value_name = "PART/OF",
         conflicts_with = "workers",
-        requires = "while_stdin_open",
+        requires = "begin_when_told",
         hide = true
     )]
     pub(crate) share: Option<Share>,
+
+    /// Once the users are signed up, make a file `ready` in the run's folder, and begin at the moment (RFC 3339) that is then
+    /// read as a line from standard input. For xtask and `--workers`.
+    #[arg(
+        long,
+        conflicts_with = "workers",
+        requires = "while_stdin_open",
+        hide = true
+    )]
+    pub(crate) begin_when_told: bool,
 
     /// End the run, like Ctrl-C, when standard input is closed: its parent process is gone then.
     #[arg(long)]
@@ -367,7 +376,7 @@ mod tests {
         for refused in [
             &["--workers=11"][..],
             &["--workers=4", "--arrivals=40"],
-            &["--share=11/11", "--while-stdin-open"],
+            &["--share=11/11", "--begin-when-told", "--while-stdin-open"],
             &["--workers=4", "--rate-limit=3"],
             &["--workers=5", "--arrivals=3"],
             &["--workers=5", "--arrivals=5", "--max-in-flight=3"],

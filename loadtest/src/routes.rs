@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use records::load::RouteSecond;
+use records::load::{LATE_MS, RouteSecond};
 use records::scenario::Scenario;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -130,6 +130,7 @@ impl Second {
                 .collect(),
             succeeded: succeeded_us.len() as u64,
             stale: self.stale,
+            late: Some(all_us.iter().filter(|us| **us > LATE_MS * 1_000).count() as u64),
             p50_ms: percentile_ms(&all_us, 0.50),
             p99_ms: percentile_ms(&all_us, 0.99),
             max_ms: percentile_ms(&all_us, 1.0),
@@ -149,7 +150,7 @@ mod tests {
         for (group, offset, status, latency, failed) in [
             (Some("greedy"), 100, Some(200), 5, false),
             (Some("greedy"), 900, Some(429), 1, true),
-            (Some("greedy"), 1100, None, 900, true),
+            (Some("greedy"), 1100, None, 3_001, true),
             (Some("others"), 100, Some(200), 7, false),
         ] {
             let whose = (Route::READ_ME, group);
@@ -180,6 +181,8 @@ mod tests {
         );
         assert_eq!(seconds[1].answers["none"], 1);
         assert_eq!((seconds[0].stale, seconds[2].stale), (0, 1));
+        let late = seconds.iter().map(|second| second.late.unwrap());
+        assert_eq!(late.collect::<Vec<_>>(), [0, 1, 0]);
         assert_eq!(seconds[1].succeeded_p99_ms, None);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn on_ctrl_c() -> CancellationToken {
 /// Cancels `stop` when standard input reaches its end. The process that started the run holds the other end, which closes
 /// even when that process is killed: no load is left behind.
 ///
-/// Returns the moment that its first line names: when a worker begins. Without one, there is no answer.
+/// Returns the moment that its first line names: when a run that begins when it is told to does so. Without one, there is no answer.
 pub(crate) fn when_stdin_ends(stop: CancellationToken) -> oneshot::Receiver<DateTime<Utc>> {
     let (said, begin_at) = oneshot::channel();
     // A thread outside the runtime, which ends with the process: the runtime would wait for one of its own.
@@ -41,7 +41,7 @@ pub(crate) fn when_stdin_ends(stop: CancellationToken) -> oneshot::Receiver<Date
         if stdin.read_line(&mut line).is_ok()
             && let Ok(moment) = line.trim().parse()
         {
-            // Nobody waits for it but a worker.
+            // Nobody waits for it but such a run.
             let _ = said.send(moment);
         }
         // After an error nothing more can be read either.

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
-use records::load::{BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry};
+use records::load::{
+    BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, READY_FILE,
+};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +28,6 @@ use crate::{EXIT_INTERRUPTED, Measured, show_progress, touch};
 
 /// What a worker measured, to be added to what the others did.
 pub(crate) const TALLY_FILE: &str = "tally.json";
-/// Empty; created by a worker whose users are signed up.
-pub(crate) const READY_FILE: &str = "ready";
 /// Its output.
 const LOG_FILE: &str = "loadtest.log";
 
@@ -270,6 +270,7 @@ impl Worker {
             no_idempotency_keys,
             workers: _,
             share: _,
+            begin_when_told: _,
             while_stdin_open: _,
         } = options;
         let given = [
@@ -291,6 +292,7 @@ impl Worker {
             .args(no_idempotency_keys.then_some("--no-idempotency-keys"))
             .arg("--max-error-rate=1")
             .arg(format!("--share={share}"))
+            .arg("--begin-when-told")
             .arg("--while-stdin-open")
             .arg("--out-dir")
             .arg(&folder)

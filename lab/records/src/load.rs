@@ -23,6 +23,11 @@ pub const TIMELINE_FILE: &str = "timeline.jsonl";
 pub const ROUTES_FILE: &str = "routes.jsonl";
 /// Empty; created when the measured part begins.
 pub const BEGUN_FILE: &str = "begun";
+/// What a request may take, in milliseconds: the two seconds of the longest deadline between services, and a second for a busy
+/// machine.
+pub const LATE_MS: u32 = 3_000;
+/// Empty; created once the users are signed up, by a run that begins when it is told to.
+pub const READY_FILE: &str = "ready";
 /// One [`CancellationEntry`] as JSON per line, in the order of the answers. Always present, possibly empty.
 pub const CANCELLATIONS_FILE: &str = "cancellations.jsonl";
 /// The `type` of the problem document with which a service that has too much to do refuses a request (503), before any
@@ -175,6 +180,9 @@ pub struct RouteSecond {
     /// How many of them are marked as stale: purchases at a stale price.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub stale: u64,
+    /// How many of them came after more than [`LATE_MS`]; `None` in a record from before they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<u64>,
     /// Median latency, in milliseconds, including failed requests.
     pub p50_ms: Option<f64>,
     /// 99th percentile, likewise.
