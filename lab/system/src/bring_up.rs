@@ -27,7 +27,7 @@ use crate::{
     kubectl::{self, Target},
     kubernetes,
     lock::SystemLock,
-    members::{self, Health, Member},
+    members::{self, Health, Member, State},
     ports,
     project::{PORTS, Project, Settings},
     service_images, switches,
@@ -90,7 +90,7 @@ pub fn bring_up(
     })?;
     if let Some(target) = target {
         let before = members::of_target(&target)?;
-        let ran_before = before.iter().any(|member| member.state == "running");
+        let ran_before = before.iter().any(|member| member.state == State::Running);
         let started = kubernetes::bring_up(&target, &settings, &references, progress);
         return match started {
             Err(error) if error.is::<Interrupted>() && !ran_before => {
@@ -106,7 +106,7 @@ pub fn bring_up(
         start(project, &compose, &settings, &before, step)
     });
     if let Err(error) = started {
-        let ran_before = before.iter().any(|member| member.state == "running");
+        let ran_before = before.iter().any(|member| member.state == State::Running);
         if error.is::<Interrupted>() && !ran_before {
             progress.step("taking down what was started", |_| {
                 take_down(project, false)
@@ -263,8 +263,8 @@ fn start(
 fn may_recover(members: &[Member]) -> bool {
     Part::required().all(|part| {
         let of_part = members.iter().filter(|member| member.service == part);
-        let states: Vec<&str> = of_part.map(|member| member.state.as_str()).collect();
-        !states.is_empty() && states.iter().all(|state| *state == "running")
+        let states: Vec<&State> = of_part.map(|member| &member.state).collect();
+        !states.is_empty() && states.iter().all(|state| **state == State::Running)
     })
 }
 

@@ -12,7 +12,7 @@ use crate::{
     engine::docker,
     kubectl::UNLIMITED_MILLICORES,
     kubernetes,
-    member::{CPU_PERIOD_US, Limits, Member, Place, Pod, cpu_quota_us},
+    member::{CPU_PERIOD_US, Limits, Member, Place, Pod, State, cpu_quota_us},
     members,
     process::Call,
     wait,
@@ -171,10 +171,10 @@ pub fn try_to_start(member: &Member) -> anyhow::Result<()> {
 pub fn resume(member: &Member) -> anyhow::Result<Option<&'static str>> {
     if let Place::Pod(pod) = &member.place {
         // What has ended Kubernetes starts again by itself, unless it is kept down: `RunningSystem::bring_back`.
-        return match member.state.as_str() {
-            "paused" => task(pod, &["resume"]).map(|_| Some("unpaused")),
+        return match &member.state {
+            State::Paused => task(pod, &["resume"]).map(|_| Some("unpaused")),
             // The kubelet waits longer each time, up to five minutes. For a new pod it doesn't.
-            "CrashLoopBackOff" => {
+            State::Other(why) if why == "CrashLoopBackOff" => {
                 let delete = ["delete", "pod", &member.id, "--wait=false"];
                 pod.target.kubectl(delete).read()?;
                 kubernetes::wait_for(&pod.target, &pod.controller)?;
@@ -183,10 +183,10 @@ pub fn resume(member: &Member) -> anyhow::Result<Option<&'static str>> {
             _ => Ok(None),
         };
     }
-    let (verb, done) = match member.state.as_str() {
-        "paused" => ("unpause", "unpaused"),
-        "exited" | "created" | "dead" => ("start", "started"),
-        _ => return Ok(None),
+    let (verb, done) = match member.state {
+        State::Paused => ("unpause", "unpaused"),
+        State::Exited | State::Created | State::Dead => ("start", "started"),
+        State::Running | State::Restarting | State::Other(_) => return Ok(None),
     };
     docker([verb, &member.id]).limit(STOP_LIMIT).read()?;
     Ok(Some(done))

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     Part, control,
     interrupt::Interrupted,
-    members::{Health, Member},
+    members::{Health, Member, State},
     wait,
 };
 
@@ -49,7 +49,7 @@ pub fn wait(
 
 /// Whether one of them doesn't run: a reason for [`wait()`] to give up where nobody starts it again.
 pub fn one_ended(members: &[Member]) -> bool {
-    members.iter().any(|member| member.state != "running")
+    members.iter().any(|member| member.state != State::Running)
 }
 
 fn wait_by(
@@ -96,7 +96,7 @@ fn askable(members: &mut [Member]) -> Vec<&mut Member> {
     let asked = |member: &Member| member.health.is_some() || member.health_check.is_none();
     let members = members.iter_mut();
     members
-        .filter(|member| member.state == "running" && !asked(member))
+        .filter(|member| member.state == State::Running && !asked(member))
         .collect()
 }
 
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn one_that_does_not_run_is_not_asked() {
         let mut ended = member(Part::OrderService, 0);
-        ended.state = "exited".to_owned();
+        ended.state = State::Exited;
         let all = vec![ended, member(Part::Traefik, 0)];
         let (asked, members) = waited(&[all], &[], one_ended);
         assert_eq!(asked, ["traefik"]);

@@ -2,7 +2,7 @@
 //!
 //! Left out: which members there are ([`crate::members`]), and what can be done to one ([`crate::control`]).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
@@ -16,8 +16,8 @@ pub struct Member {
     pub id: String,
     /// The compose service.
     pub service: Part,
-    /// `running`, `exited`, `paused`, …
-    pub state: String,
+    /// What it is doing.
+    pub state: State,
     /// What its health check found; `None` where [`crate::health`] hasn't run it. What the engine's own last run found may
     /// be long ago.
     pub health: Option<Health>,
@@ -55,6 +55,63 @@ pub struct Member {
     pub(crate) one_off: bool,
     /// What runs it.
     pub(crate) place: Place,
+}
+
+/// What a member is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It was made, and not started yet.
+    Created,
+    /// It runs.
+    Running,
+    /// It is paused.
+    Paused,
+    /// It was ended, and is about to be started again.
+    Restarting,
+    /// It has ended.
+    Exited,
+    /// It has ended, and the engine could not remove it.
+    Dead,
+    /// Anything else, in the engine's words: why a pod waits.
+    Other(String),
+}
+
+impl State {
+    /// In the engine's words.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+            Self::Other(words) => words,
+        }
+    }
+}
+
+impl From<String> for State {
+    fn from(words: String) -> Self {
+        let known = [
+            Self::Created,
+            Self::Running,
+            Self::Paused,
+            Self::Restarting,
+            Self::Exited,
+            Self::Dead,
+        ];
+        let mut known = known.into_iter();
+        known
+            .find(|state| state.as_str() == words)
+            .unwrap_or(Self::Other(words))
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// What runs a member, with what is needed to reach it.
@@ -144,7 +201,7 @@ impl Member {
             Some(health) => health == Health::Healthy,
             None => self.health_check.is_none(),
         };
-        self.state == "running" && passed
+        self.state == State::Running && passed
     }
 
     /// Whether it is no member any more when it has ended for good: a pod. A container is one that has ended.
@@ -159,12 +216,12 @@ impl Member {
 
     /// State and health in a few words.
     pub fn condition(&self) -> String {
-        let health = self.health.filter(|_| self.state == "running");
+        let health = self.health.filter(|_| self.state == State::Running);
         match health {
             Some(Health::Healthy) => "healthy".to_owned(),
             Some(Health::Starting) => "starting".to_owned(),
             Some(Health::Unhealthy) => "unhealthy".to_owned(),
-            None => self.state.clone(),
+            None => self.state.to_string(),
         }
     }
 }

@@ -19,7 +19,7 @@ use base::outcome;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
-pub use crate::member::{Health, Limits, Member};
+pub use crate::member::{Health, Limits, Member, State};
 use crate::{
     Part,
     engine::{self, docker},
@@ -166,7 +166,7 @@ impl TryFrom<Inspected> for Member {
                 .is_some_and(|policy| policy.name.is_empty() || policy.name == "no"),
             overrides: switches::overrides_in(&environment),
             id: inspected.id,
-            state: inspected.state.status,
+            state: inspected.state.status.into(),
             health: None,
             health_check: inspected
                 .config
@@ -260,7 +260,7 @@ pub(crate) fn of_target_and_ending(
 /// The containers of the running system; an error when there are none.
 pub fn running(project: &Project) -> anyhow::Result<Vec<Member>> {
     let members = all(project)?;
-    if members.iter().any(|member| member.state == "running") {
+    if members.iter().any(|member| member.state == State::Running) {
         return Ok(members);
     }
     Err(outcome::unavailable(
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(member.condition(), "starting");
         member.health = Some(Health::Healthy);
         assert!(member.is_healthy());
-        member.state = "exited".to_owned();
+        member.state = State::Exited;
         assert!(!member.is_healthy());
         assert_eq!(member.condition(), "exited");
     }

@@ -25,7 +25,7 @@ use crate::{
     health,
     interrupt::{self, Interrupted},
     kubernetes,
-    members::{self, Health, Member},
+    members::{self, Health, Member, State},
     process::tail,
     project::Settings,
     running::RunningSystem,
@@ -358,8 +358,9 @@ struct LeftOver<'c> {
 
 /// `members` stand in the order of their age, the oldest first.
 fn left_over(members: &[Member]) -> LeftOver<'_> {
-    let (unstarted, started): (Vec<_>, Vec<_>) =
-        members.iter().partition(|member| member.state == "created");
+    let (unstarted, started): (Vec<_>, Vec<_>) = members
+        .iter()
+        .partition(|member| member.state == State::Created);
     let (mut provisional, relied_on): (Vec<_>, Vec<_>) =
         started.into_iter().partition(|member| member.provisional);
     if provisional.is_empty() && relied_on.is_empty() {
@@ -436,8 +437,8 @@ fn to_the_end<T>(work: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
 
 /// How a container is, with the end of its log.
 fn account(member: &Member) -> String {
-    let condition = match member.state.as_str() {
-        "exited" => format!("ended with exit code {}", member.exit_code),
+    let condition = match member.state {
+        State::Exited => format!("ended with exit code {}", member.exit_code),
         _ => format!("is {}", member.condition()),
     };
     let log = tail(&members::last_lines(member, LOG_LINES), LOG_LINES);

@@ -3,7 +3,7 @@
 use records::evaluation::FaultEffect;
 use system::{
     control,
-    members::{Limits, Member},
+    members::{Limits, Member, State},
     running::RunningSystem,
 };
 
@@ -190,7 +190,7 @@ impl Injection for StarveMemory {
                 "{} is {}, ended {} times{by}",
                 name(now),
                 now.condition(),
-                restarts + u64::from(now.out_of_memory && now.state != "running")
+                restarts + u64::from(now.out_of_memory && now.state != State::Running)
             ));
         }
         let found = found.join(", ");
@@ -214,7 +214,7 @@ pub(super) fn restore_memory(member: &Member, limits: Limits) -> anyhow::Result<
     if member.limits.memory_bytes == limits.memory_bytes {
         return Ok(false);
     }
-    if member.state == "restarting" {
+    if member.state == State::Restarting {
         // The engine changes nothing in between.
         control::stop(member)?;
     }

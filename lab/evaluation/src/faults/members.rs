@@ -15,7 +15,7 @@ pub(super) use system::members::name;
 use system::{
     control::{self, Halt},
     health,
-    members::Member,
+    members::{Member, State},
     running::RunningSystem,
 };
 
@@ -112,12 +112,12 @@ impl Injection for Halted {
         found.extend((gone > 0).then(|| format!("{gone} of {} are gone", self.before.len())));
         for (before, now) in pairs(&self.before, &now) {
             all &= match self.how {
-                Halt::Pause => now.state == "paused",
+                Halt::Pause => now.state == State::Paused,
                 // Even if somebody has started it again.
                 Halt::Kill | Halt::Stop => ended_since(before, now),
             };
             found.push(match now.finished_at {
-                Some(at) if now.state == "exited" => format!(
+                Some(at) if now.state == State::Exited => format!(
                     "{} has been down since {} (exit code {})",
                     name(now),
                     at.format("%T%.3f"),

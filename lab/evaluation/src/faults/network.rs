@@ -8,7 +8,7 @@ use system::{
     definition::Definition,
     health,
     http::Client,
-    members::{self, Member},
+    members::{self, Member, State},
     running::RunningSystem,
 };
 
@@ -66,7 +66,7 @@ impl Cut {
         for member in system.members()? {
             let near = NEIGHBOURS.contains(&member.service)
                 && member.service != service
-                && member.state == "running"
+                && member.state == State::Running
                 && member.networks.contains_key(&cut.network);
             if near && cut.reachable_from(&member)? {
                 cut.neighbour = Some(member);
@@ -128,7 +128,7 @@ impl Cut {
 fn unready(members: &[Member]) -> anyhow::Result<Option<Part>> {
     let services = members.iter().filter(|member| member.service.is_service());
     let mut running: Vec<Member> = services
-        .filter(|member| member.state == "running")
+        .filter(|member| member.state == State::Running)
         .cloned()
         .collect();
     health::ask(&mut running)?;

@@ -384,7 +384,7 @@ fn wait_until_ready(
 }
 
 fn cannot_start(member: &Member) -> anyhow::Error {
-    let image = if member.state.contains("Image") {
+    let image = if member.state.as_str().contains("Image") {
         format!(": {}", member.image)
     } else {
         String::new()

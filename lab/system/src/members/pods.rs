@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     kubectl::{KEYS_ANNOTATION, PART_LABEL, Target, UNLIMITED_MILLICORES, millicores},
-    member::{Health, Limits, Member, Place, Pod, cpu_quota_us},
+    member::{Health, Limits, Member, Place, Pod, State, cpu_quota_us},
     switches,
 };
 
@@ -138,14 +138,14 @@ struct ContainerStatus {
     /// Whether its startup probe has passed.
     started: Option<bool>,
     #[serde(default)]
-    state: State,
+    state: ContainerState,
     #[serde(default)]
-    last_state: State,
+    last_state: ContainerState,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct State {
+struct ContainerState {
     running: Option<Running>,
     waiting: Option<Waiting>,
     terminated: Option<Terminated>,
@@ -204,7 +204,7 @@ pub(super) fn read(
         }) = &member.place
             && paused.contains(id)
         {
-            "paused".clone_into(&mut member.state);
+            member.state = State::Paused;
         }
     }
     members.retain(|member| !member.is_tool());
@@ -266,7 +266,7 @@ fn member(
     Some(Member {
         id: metadata.name,
         service,
-        state: state_of(state, &status),
+        state: state_of(state, &status).into(),
         health: Some(health),
         health_check: None,
         image: container.image,
@@ -337,7 +337,7 @@ fn environment(
 }
 
 /// In the engine's words, or why the container doesn't run.
-fn state_of(state: Option<&State>, status: &Status) -> String {
+fn state_of(state: Option<&ContainerState>, status: &Status) -> String {
     let waiting = |waiting: &Waiting| waiting.reason.clone();
     let phase = status.phase.to_lowercase();
     let unscheduled = status
@@ -345,10 +345,10 @@ fn state_of(state: Option<&State>, status: &Status) -> String {
         .iter()
         .find(|condition| condition.kind == SCHEDULED && condition.status == "False");
     match state {
-        Some(State {
+        Some(ContainerState {
             running: Some(_), ..
         }) => "running".to_owned(),
-        Some(State {
+        Some(ContainerState {
             terminated: Some(_),
             ..
         }) => "exited".to_owned(),
@@ -548,7 +548,10 @@ mod tests {
             evicted,
         ];
         let members = read_all(&pods, &[]);
-        let states: Vec<_> = members.iter().map(|it| (&*it.id, &*it.state)).collect();
+        let states: Vec<_> = members
+            .iter()
+            .map(|it| (&*it.id, it.state.as_str()))
+            .collect();
         assert_eq!(
             states,
             [
