@@ -12,11 +12,12 @@ use crate::project::Settings;
 
 /// Settings that say how much a pattern lets through, or how long it waits, whole numbers from 1 on. `compose.yaml` has
 /// their defaults, and passes them on under the same names.
-pub const OVERRIDES: [&str; 4] = [
+pub const OVERRIDES: [&str; 5] = [
     "AGORA_RATE_LIMIT_AVERAGE",
     "AGORA_RATE_LIMIT_BURST",
     "AGORA_SAGA_RECOVERY_AFTER_SECONDS",
     "AGORA_SAGA_RECOVERY_INTERVAL_SECONDS",
+    "AGORA_SHUTDOWN_DELAY_MS",
 ];
 
 /// Those of them that each gateway counts by itself.

@@ -27,7 +27,7 @@ pub struct ServiceConfig {
     pub traces_sampler: Sampler,
     /// `STARTUP_TIMEOUT_SECONDS`: how long the start may wait for dependencies before the process exits.
     pub startup_timeout: Duration,
-    /// `SHUTDOWN_DELAY_MS`: how long readiness is `draining` before connections are refused, so that load balancers have
+    /// `AGORA_SHUTDOWN_DELAY_MS`: how long readiness is `draining` before connections are refused, so that load balancers have
     /// seen it.
     pub shutdown_delay: Duration,
     /// `SHUTDOWN_GRACE_SECONDS`: how long work in flight may take to finish.
@@ -65,7 +65,7 @@ impl ServiceConfig {
                 .map(String::from),
             traces_sampler: traces_sampler(env)?,
             startup_timeout: env.seconds("STARTUP_TIMEOUT_SECONDS", 60, 1..=3600)?,
-            shutdown_delay: env.millis("SHUTDOWN_DELAY_MS", 0, 0..=60_000)?,
+            shutdown_delay: env.millis("AGORA_SHUTDOWN_DELAY_MS", 0, 0..=60_000)?,
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", 20, 0..=600)?,
             graceful_shutdown: env.switch(Pattern::GracefulShutdown)?,
             async_export: env.switch(Pattern::AsyncExport)?,

@@ -29,8 +29,8 @@ const SERVICES: &[&str] = &[
 const MEANT: &[Meant] = &[
     Meant {
         parts: SERVICES,
-        subject: "environment SHUTDOWN_DELAY_MS",
-        compose: None,
+        subject: "environment AGORA_SHUTDOWN_DELAY_MS",
+        compose: Some("0"),
         kubernetes: Some("5000"),
         reason: "SIGTERM comes while connections still do",
     },
@@ -39,7 +39,7 @@ const MEANT: &[Meant] = &[
         subject: "grace period in seconds",
         compose: Some("30"),
         kubernetes: Some("35"),
-        reason: "SHUTDOWN_DELAY_MS is part of it",
+        reason: "AGORA_SHUTDOWN_DELAY_MS is part of it",
     },
     Meant {
         parts: &["traefik"],
