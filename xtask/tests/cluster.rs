@@ -9,12 +9,14 @@
 use std::{
     fs,
     io::Write,
+    path::Path,
     process::{Command, Output, Stdio},
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
+use records::load::BEGUN_FILE;
 use serde_json::Value;
 
 const PROJECT: &str = "agora-cluster-test";
@@ -350,10 +352,26 @@ const KILLS: [(&str, &str); 20] = [
     ("kill", "postgres"),
     ("kill", "product-service"),
 ];
+/// The load refuses to begin once a part is killed.
+const BEGUN_WITHIN: Duration = Duration::from_secs(60);
 /// Each kill is healed before the next one, in 8 to 71 s.
 const KILLED_WITHIN: &str = "11m";
 /// What was promised is mostly promised between the kills: half of what is sent at least.
 const PROMISED_AT_LEAST: u64 = 11 * 60 * 40 / 2;
+
+/// Whether a load generator of this machine measures.
+fn load_has_begun() -> bool {
+    let processes = fs::read_dir("/proc").unwrap();
+    let lines = processes
+        .filter_map(|process| fs::read_to_string(process.ok()?.path().join("cmdline")).ok());
+    let mut folders = lines.filter_map(|line| {
+        let words: Vec<&str> = line.split('\0').collect();
+        let option = words.iter().position(|word| *word == "--out-dir")?;
+        let is_generator = words.first()?.ends_with("/loadtest");
+        is_generator.then(|| Path::new(words[option + 1]).join(BEGUN_FILE))
+    });
+    folders.any(|begun| begun.is_file())
+}
 
 #[test]
 #[ignore = "a quarter of an hour, and it builds Kubernetes the first time"]
@@ -382,6 +400,7 @@ fn twenty_kills_of_pods_and_nodes_under_orders_leave_a_balanced_ledger() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    wait_until("the load begins", BEGUN_WITHIN, load_has_begun);
     for (kind, service) in KILLS {
         expect(&["fault", kind, service, "--for", "3s", ON_KUBERNETES], 0);
         if load.try_wait().unwrap().is_some() {
