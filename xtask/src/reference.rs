@@ -267,11 +267,18 @@ fn argument(argument: Argument) -> Option<String> {
 fn evaluated() -> String {
     let recorded = Recorded::read();
     let rows = experiments::ALL.iter().map(|experiment| {
+        let (fault, harm) = match experiment.kubernetes_alone {
+            None => (recorded.fault(experiment), recorded.harm(experiment)),
+            Some(why) => (
+                escaped(&experiment.fault.fault.describe()),
+                escaped(&format!("on Kubernetes alone: {why}")),
+            ),
+        };
         [
             format!("`{}`", experiment.name),
             escaped(experiment.claim),
-            recorded.fault(experiment),
-            recorded.harm(experiment),
+            fault,
+            harm,
         ]
     });
     table(["experiment", "claim", "fault", HARM], rows)

@@ -26,8 +26,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time, 330 s, that the runbook allows any alert to clear, and some more.
 const QUIET_WITHIN: Duration = Duration::from_secs(360);
 
-/// How much longer than [`alert firing`](AlertState::Firing) a notification is waited for: some of Alertmanager's intervals.
-const NOTIFIED_AFTER_FIRING: Duration = Duration::from_secs(20);
+/// How much longer than [`alert firing`](AlertState::Firing) a notification is waited for: Alertmanager's `group_wait` of 1 s, an
+/// interval of 5 s after which it tries again, and some more.
+const NOTIFIED_AFTER_FIRING: Duration = Duration::from_secs(8);
 
 /// Whether all alerts of a fault were seen, so that it may be healed.
 pub(crate) struct Raised {

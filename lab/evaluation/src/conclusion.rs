@@ -250,6 +250,7 @@ impl ExperimentConclusion {
             .map(|(verdict, _)| verdict)
             .collect();
         let judging = Judging::of(evaluation, experiment, trials.len());
+        let at_stake = verdict::at_stake_with_pattern(trials.iter().copied());
         let declared = experiment.effects.iter();
         let effects: Vec<EffectConclusion> = declared
             .map(|effect| judging.effect(experiment, effect, &counting))
@@ -286,7 +287,7 @@ impl ExperimentConclusion {
             refuted_by: experiment.refuted_by.to_owned(),
             kind: experiment.kind,
             outcome,
-            quote: quote(experiment, outcome, &reason, &trials),
+            quote: quote(experiment, outcome, &reason, &trials, &at_stake),
             reason,
             effects,
             measurements: measurements(evaluation, experiment, &verdicts, &runs),
@@ -400,12 +401,13 @@ fn quote(
     outcome: Outcome,
     reason: &str,
     trials: &[TrialVerdict],
+    at_stake: &str,
 ) -> String {
     let runs = u32::try_from(trials.len()).unwrap_or(u32::MAX);
     let noun = if runs == 1 { "run" } else { "runs" };
     let strength = match (experiment.kind, outcome) {
         (Kind::Safety, Outcome::Upheld) => format!(
-            " (it failed in 0 of {runs} {noun}; at 95 % it fails in at most {:.0} % of all)",
+            " (it failed in 0 of {runs} {noun}, in which with it {at_stake}; at 95 % it fails in at most {:.0} % of all)",
             100.0 * runs::fails_in_at_most(runs)
         ),
         _ => format!(" ({runs} {noun})"),
@@ -581,6 +583,9 @@ pub(crate) mod tests {
             factor,
             log_deviation: 0.03,
             pairs: 6,
+            conditions: experiments::find("competing_consumers")
+                .unwrap()
+                .conditions(),
             run: "aa".to_owned(),
             at: Utc::now(),
             cores: 2,

@@ -10,6 +10,7 @@ use records::{
     scenario::Scenario,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use system::{Part, project::Engine};
 
 use super::{
@@ -37,6 +38,8 @@ pub struct Experiment {
     pub arms: &'static [ArmPlan],
     /// Patterns that could hide or cause what is measured: off in every arm, so that only the pattern itself differs.
     pub confounders: &'static [Confounder],
+    /// Why it shows nothing but on Kubernetes, as a phrase; `None` where it runs anywhere.
+    pub kubernetes_alone: Option<&'static str>,
     /// The load, the same in every arm; its end too, unless the fault ends it.
     pub load: LoadPlan,
     /// The fault, the same in every arm that has no other, and when it is injected.
@@ -51,14 +54,28 @@ pub struct Experiment {
 }
 
 impl Experiment {
-    /// Whether it can be run on this engine: all of its faults can be injected there, and last.
-    pub fn runs_on(&self, engine: &Engine) -> bool {
+    /// Why it can't be run on this engine, as a phrase, and where it can; `None` where all of its faults can be injected, and last.
+    pub fn obstacle(&self, engine: &Engine) -> Option<(&'static str, &'static str)> {
+        if let Some(why) = self.kubernetes_alone.filter(|_| *engine == Engine::Compose) {
+            return Some((why, "run it with `--on kubernetes`"));
+        }
         let instead = self.arms.iter().filter_map(|arm| match arm.fault {
             ArmFault::Instead(fault) => Some(fault),
             ArmFault::AsPlanned | ArmFault::None => None,
         });
         let mut faults = instead.chain([self.fault.fault]);
-        faults.all(|fault| fault.lasts_on(engine))
+        (!faults.all(|fault| fault.lasts_on(engine))).then_some((
+            "its fault can't be injected on this cluster, whose nodes aren't reached",
+            "run it on the local cluster (leave `--context` out) or on Compose (leave `--on kubernetes` out)",
+        ))
+    }
+
+    /// A digest of what its measurements depend on: load, fault and arms.
+    pub(crate) fn conditions(&self) -> String {
+        let users = self.load.open_users();
+        let arms = (self.arms, self.confounders);
+        let declared = format!("{:?} {users} {:?} {arms:?}", self.load, self.fault);
+        format!("{:x}", Sha256::digest(declared))
     }
 
     /// Whether every arm of a trial was run.
@@ -193,6 +210,22 @@ pub struct LoadPlan {
     pub outlasts_fault: Option<Duration>,
     /// Whether orders carry an `Idempotency-Key`.
     pub idempotency_keys: bool,
+}
+
+impl LoadPlan {
+    /// How many accounts the arrivals of the open model use: few, as each costs half a second of hashing before the load begins.
+    const OPEN_USERS: u32 = 2;
+    /// The same for a scenario with groups of users, a greedy one and the others: so many that each of these stays far below what
+    /// one user may send.
+    const GROUPED_USERS: u32 = 8;
+
+    /// How many accounts the arrivals of the open model use.
+    pub(crate) fn open_users(&self) -> u32 {
+        match self.scenario.groups() {
+            Some(_) => Self::GROUPED_USERS,
+            None => Self::OPEN_USERS,
+        }
+    }
 }
 
 /// Who decides when the next request is sent.

@@ -4,6 +4,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -11,11 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use chrono::Utc;
 use records::{
     evaluation::LoadEvidence,
     load::{
-        BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, ROUTES_FILE,
-        SUMMARY_FILE, TIMELINE_FILE,
+        BEGUN_FILE, CANCELLATIONS_FILE, CancellationEntry, LEDGER_FILE, LedgerEntry, READY_FILE,
+        ROUTES_FILE, SUMMARY_FILE, TIMELINE_FILE,
     },
 };
 use serde::de::DeserializeOwned;
@@ -23,18 +25,13 @@ use system::{process::tail, wait};
 
 use super::experiment::{LoadPlan, Model};
 
-/// How long a run takes besides its measured part: signing up the users, and the last requests.
+/// How long a run takes after its measured part: the last requests, and its record.
 const BESIDES_RUN_TIME: Duration = Duration::from_secs(60);
-/// The limit until the measured part begins.
-const BEGUN_WITHIN: Duration = Duration::from_secs(45);
+/// The limit until the users are signed up, and until the measured part begins then.
+const READY_WITHIN: Duration = Duration::from_secs(45);
 /// The limit until a run has ended that was asked to.
 const ENDED_WITHIN: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(50);
-/// How many accounts the arrivals of the open model use: few, as each costs half a second of hashing before the load begins.
-const OPEN_USERS: u32 = 4;
-/// The same for a scenario with groups of users, a greedy one and the others: so many that each of these stays far below what
-/// one user may send.
-const GROUPED_USERS: u32 = 8;
 /// The load generator's exit code when it was interrupted, or asked to end before its time.
 const ENDED_AS_ASKED: i32 = 4;
 /// How much of the load generator's output an error repeats.
@@ -58,7 +55,8 @@ pub(crate) struct Ledger {
 }
 
 impl Load {
-    /// Starts a load against the gateway at `address`; `folder` must not hold another one's files.
+    /// Starts a load against the gateway at `address`, whose users are signed up while other things are done: see
+    /// [`Load::begin`]. `folder` must not hold another one's files.
     pub(crate) fn start(
         loadtest: &Path,
         plan: &LoadPlan,
@@ -73,16 +71,10 @@ impl Load {
             Model::Closed { users } => vec![format!("--users={users}")],
             Model::Open {
                 arrivals_per_second,
-            } => {
-                let users = match plan.scenario.groups() {
-                    Some(_) => GROUPED_USERS,
-                    None => OPEN_USERS,
-                };
-                vec![
-                    format!("--users={users}"),
-                    format!("--arrivals={arrivals_per_second}"),
-                ]
-            }
+            } => vec![
+                format!("--users={}", plan.open_users()),
+                format!("--arrivals={arrivals_per_second}"),
+            ],
         };
         let keys = (!plan.idempotency_keys).then_some("--no-idempotency-keys");
         let child = Command::new(loadtest)
@@ -97,6 +89,7 @@ impl Load {
             .arg("--max-error-rate=1")
             // This end is ours: when this process is killed, the load ends with it.
             .arg("--while-stdin-open")
+            .arg("--begin-when-told")
             .arg("--out-dir")
             .arg(&folder)
             .stdin(Stdio::piped())
@@ -120,11 +113,30 @@ impl Load {
         drop(self.child.stdin.take());
     }
 
-    /// Waits until the users are signed up and the measured part begins.
-    pub(crate) fn wait_until_begun(&mut self) -> anyhow::Result<()> {
-        let begun = self.folder.join(BEGUN_FILE);
-        let begun = wait::until(BEGUN_WITHIN, TICK, || {
-            if begun.exists() {
+    /// Waits until the users are signed up, and begins the measured part.
+    pub(crate) fn begin(&mut self) -> anyhow::Result<()> {
+        self.wait_for(READY_FILE, "the load's users were not signed up")?;
+        let stdin = self.child.stdin.as_mut().context("no standard input")?;
+        // Where its end of the pipe is closed, it has ended, and its log says why.
+        let _ = writeln!(stdin, "{}", Utc::now().to_rfc3339());
+        self.wait_for(BEGUN_FILE, "the load did not begin")
+    }
+
+    /// Itself, or another one where it has ended before it began.
+    pub(crate) fn or_again(
+        mut self,
+        start: impl FnOnce() -> anyhow::Result<Self>,
+    ) -> anyhow::Result<Self> {
+        match self.child.try_wait()? {
+            None => Ok(self),
+            Some(_) => start(),
+        }
+    }
+
+    fn wait_for(&mut self, file: &str, late: &str) -> anyhow::Result<()> {
+        let file = self.folder.join(file);
+        let there = wait::until(READY_WITHIN, TICK, || {
+            if file.exists() {
                 return Ok(Some(()));
             }
             match self.child.try_wait()? {
@@ -132,7 +144,7 @@ impl Load {
                 None => Ok(None),
             }
         })?;
-        begun.ok_or_else(|| anyhow!("the load did not begin within {} s", BEGUN_WITHIN.as_secs()))
+        there.ok_or_else(|| anyhow!("{late} within {} s", READY_WITHIN.as_secs()))
     }
 
     /// Waits for its end, and reads what it left.

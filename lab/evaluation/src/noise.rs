@@ -10,7 +10,10 @@ use records::evaluation::{Design, Evaluation, Machine, NoiseRecord, Ratio};
 use serde::{Deserialize, Serialize};
 use system::{files::replace, project::Project};
 
-use super::{conclusion::Conclusion, effects, experiments, statistics::noise::NoiseFloor};
+use super::{
+    conclusion::Conclusion, effects, experiment::Experiment, experiments,
+    statistics::noise::NoiseFloor,
+};
 
 /// The version of the file.
 const FORMAT: u32 = 1;
@@ -26,12 +29,12 @@ struct Noise {
 }
 
 impl Noise {
-    /// Those of this machine; and in words which of another one's it lacks.
+    /// Those of this machine and of the experiments as they are; and in words which of others' it lacks.
     fn of_machine(self, machine: &Machine) -> (Vec<NoiseRecord>, Option<String>) {
         let (here, others): (Vec<NoiseRecord>, Vec<NoiseRecord>) = self
             .records
             .into_iter()
-            .partition(|record| record.machine().is_like(machine));
+            .partition(|record| record.machine().is_like(machine) && is_current(record));
         let is_missing = |other: &&NoiseRecord| {
             let same = effects::find(&here, &other.experiment, &other.measurement, other.ratio);
             // What a later A/A run of it here didn't show, none will.
@@ -44,10 +47,13 @@ impl Noise {
         let names: Vec<&str> = names.collect::<BTreeSet<_>>().into_iter().collect();
         let said = missing.last().map(|other| {
             format!(
-                "the noise of {} is known of another machine ({}), and not of this one ({machine}): \
+                "the noise of {} isn't known of this machine ({machine}) and the experiments as they are, but of {}: \
                  `cargo xtask evaluate --aa {}` measures it",
                 names.join(", "),
-                other.machine(),
+                match is_current(other) {
+                    true => format!("another machine ({})", other.machine()),
+                    false => "another load, fault or arm".to_owned(),
+                },
                 names.join(" ")
             )
         });
@@ -65,6 +71,12 @@ impl Noise {
             .retain(|old| !records.iter().any(|new| replaces(new, old)));
         self.records.extend(records);
     }
+}
+
+/// Whether the experiment is still the one that it was measured with.
+fn is_current(record: &NoiseRecord) -> bool {
+    let experiment = experiments::find(&record.experiment);
+    experiment.is_some_and(|experiment| experiment.conditions() == record.conditions)
 }
 
 /// What is known of the machine that the engine runs on; and in words what is only known of others, if anything.
@@ -140,19 +152,23 @@ fn shown(
     let mut records = Vec::new();
     for concluded in &conclusion.experiments {
         let mut keep = |measurement: &str, ratio, floor: Option<NoiseFloor>| {
-            records.extend(floor.map(|floor| NoiseRecord {
-                experiment: concluded.name.clone(),
-                measurement: measurement.to_owned(),
-                ratio,
-                factor: floor.factor,
-                log_deviation: floor.sd_log,
-                pairs: u32::try_from(floor.pairs).unwrap_or(u32::MAX),
-                run: evaluation.run.clone(),
-                at: evaluation.finished_at,
-                cores: evaluation.versions.cores,
-                memory_bytes: evaluation.versions.memory_bytes,
-                engine: evaluation.versions.engine.clone(),
-                load_average,
+            records.extend(floor.map(|floor| {
+                NoiseRecord {
+                    experiment: concluded.name.clone(),
+                    measurement: measurement.to_owned(),
+                    ratio,
+                    factor: floor.factor,
+                    log_deviation: floor.sd_log,
+                    pairs: u32::try_from(floor.pairs).unwrap_or(u32::MAX),
+                    conditions: experiments::find(&concluded.name)
+                        .map_or_else(String::new, Experiment::conditions),
+                    run: evaluation.run.clone(),
+                    at: evaluation.finished_at,
+                    cores: evaluation.versions.cores,
+                    memory_bytes: evaluation.versions.memory_bytes,
+                    engine: evaluation.versions.engine.clone(),
+                    load_average,
+                }
             }));
         };
         for measurement in &concluded.measurements {
@@ -220,6 +236,7 @@ mod tests {
         // One experiment was measured again after the engine was updated, the other was not.
         let shedding = |engine| NoiseRecord {
             experiment: "load_shedding".to_owned(),
+            conditions: experiments::find("load_shedding").unwrap().conditions(),
             ..of(engine)
         };
         let records = vec![of("1"), shedding("1"), of("2")];
@@ -244,6 +261,40 @@ mod tests {
             ..of("1")
         };
         assert_eq!(noise(vec![own, gone, later]).of_machine(&this).1, None);
+    }
+
+    #[test]
+    fn each_experiment_has_conditions_of_its_own_that_change_with_its_load() {
+        let all = experiments::ALL.iter();
+        let all: BTreeSet<String> = all.map(|experiment| experiment.conditions()).collect();
+        assert_eq!(all.len(), experiments::ALL.len());
+        let outbox = experiments::find("outbox").unwrap();
+        let mut longer = Experiment { ..*outbox };
+        longer.load.run_time *= 2;
+        assert_ne!(longer.conditions(), outbox.conditions());
+    }
+
+    #[test]
+    fn noise_of_another_load_or_fault_is_not_used() {
+        let this = of("2").machine();
+        // One from before it was kept.
+        for conditions in ["", "0a1b"] {
+            let old = NoiseRecord {
+                conditions: conditions.to_owned(),
+                ..of("2")
+            };
+            let (here, said) = noise(vec![old.clone()]).of_machine(&this);
+            assert_eq!(here, []);
+            let said = said.unwrap();
+            assert!(
+                said.contains("but of another load, fault or arm: "),
+                "{said}"
+            );
+            // What was measured since takes its place.
+            let mut noise = noise(vec![old]);
+            noise.take_in(vec![of("2")]);
+            assert_eq!(noise.of_machine(&this), (vec![of("2")], None));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use shared_events::dead_letters::Selection;
 use system::{
     dead_letters::{
-        self, Reader, STATISTICS_LAG,
+        self, COUNTS_LAG, Reader,
         tool::{Order, Task, Tool},
     },
     running::RunningSystem,
@@ -114,7 +114,7 @@ fn wrong_for_good(
         }
         match &last {
             Some((before, since)) if *before == wrong => {
-                let still = since.elapsed() > STATISTICS_LAG && reader.waiting()? == 0;
+                let still = since.elapsed() > COUNTS_LAG && reader.waiting()? == 0;
                 Ok(still.then_some(wrong))
             }
             _ => {

@@ -7,7 +7,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -16,6 +16,8 @@ use system::{running::RunningSystem, wait};
 
 /// The pause between two samples; taking one needs a tenth of a second more.
 const INTERVAL: Duration = Duration::from_millis(400);
+/// How often it is looked whether the sampler was stopped.
+const TICK: Duration = Duration::from_millis(50);
 /// Nothing runs for longer than this; a sampler that nobody stops ends by itself.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 
@@ -29,12 +31,16 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// Takes samples until [`Sampler::stop`]. One that fails, because the database is down, is left out.
     pub(crate) fn run(&self, system: &RunningSystem<'_>, since: DateTime<Utc>) {
-        let _ = wait::until(LIMIT, INTERVAL, || {
+        let mut last: Option<Instant> = None;
+        let _ = wait::until(LIMIT, TICK, || {
             if self.stopped.load(Ordering::Relaxed) {
                 return Ok(Some(()));
             }
-            if let Ok(sample) = take(system, since) {
-                self.lock().push(sample);
+            if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+                if let Ok(sample) = take(system, since) {
+                    self.lock().push(sample);
+                }
+                last = Some(Instant::now());
             }
             Ok(None)
         });

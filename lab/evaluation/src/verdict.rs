@@ -18,7 +18,7 @@ use records::evaluation::{Arm, Steadiness, Trial};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    experiment::{Experiment, Observed},
+    experiment::Experiment,
     measurement::{Better, Measurement, Outcome},
 };
 
@@ -127,10 +127,10 @@ fn unusable(experiment: &Experiment, trial: &Trial) -> Option<String> {
         .arms
         .iter()
         .find_map(unusable_arm)
-        .or_else(|| match experiment.observed {
-            // Their load ends with their alerts, and isn't what is compared.
-            Observed::Alerts { .. } => None,
-            _ => uneven(&trial.arms),
+        .or_else(|| match experiment.load.outlasts_fault {
+            // Their load ends with their fault, which takes its own time in each arm.
+            Some(_) => None,
+            None => uneven(&trial.arms),
         })
 }
 
@@ -176,6 +176,16 @@ fn little_at_stake(arms: &[Arm]) -> Option<String> {
             least.name, most.name
         )
     })
+}
+
+/// What the arms with the pattern had to lose over all trials, as a clause: `412 orders were accepted`.
+pub(crate) fn at_stake_with_pattern<'a>(trials: impl Iterator<Item = &'a Trial>) -> String {
+    let with = trials.flat_map(|trial| trial.arms.iter().skip(1));
+    let (sum, what) = with
+        .map(at_stake)
+        .reduce(|(sum, what), (count, _)| (sum + count, what))
+        .unwrap_or((0, "orders were accepted"));
+    format!("{sum} {what}")
 }
 
 /// What an arm had to lose, and what that is: orders, or requests where the load places none.

@@ -155,6 +155,10 @@ pub struct NoiseRecord {
     pub log_deviation: f64,
     /// How many pairs it is from.
     pub pairs: u32,
+    /// The load, the fault and the arms that it was measured with, as a digest. Empty before it was kept: as with any other digest than
+    /// the experiment's own of today, no run uses it.
+    #[serde(default)]
+    pub conditions: String,
     /// The A/A run.
     pub run: String,
     /// When that run ended.

@@ -46,6 +46,9 @@ const ANSWERED: &str = "== answered ==";
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long containers may take to be healthy in a new configuration.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(90);
+/// How long a container may take to stop that is replaced, in seconds; then it is killed: what it did is recorded by then, or is repaired. One
+/// that was started without what stops it in time (`graceful_shutdown`, `async_export`) would take ten.
+const REPLACED_WITHIN: &str = "--timeout=3";
 /// How long Compose may take to make and start containers in a new configuration.
 const CONFIGURED_WITHIN: Duration = Duration::from_secs(120);
 const SWITCH: &str = patterns::PREFIX;
@@ -422,7 +425,7 @@ impl<'a> RunningSystem<'a> {
         let settings = self.settings.without_prefix(SWITCH);
         let mut call = self
             .compose
-            .up(self.project, &settings, ["--no-deps"])
+            .up(self.project, &settings, ["--no-deps", REPLACED_WITHIN])
             .args(options)
             .args(scales)
             .args(services.iter().map(|service| service.name()));

@@ -184,21 +184,12 @@ fn what(
         Design::Pattern
     };
     let experiments = match options.experiments.as_slice() {
-        [] => {
-            let mut all = runner::chosen_by(design, profile);
-            all.retain(|experiment| experiment.runs_on(engine));
-            all
-        }
+        [] => runner::chosen_by(design, profile, engine),
         names => chosen(names)?,
     };
-    if let Some(other) = experiments.iter().find(|it| !it.runs_on(engine)) {
-        return Err(outcome::usage(
-            format!(
-                "{}: its fault can't be injected on this cluster, whose nodes aren't reached",
-                other.name
-            ),
-            "run it on the local cluster (leave `--context` out) or on Compose (leave `--on kubernetes` out)",
-        ));
+    let obstacle = |it: &&'static Experiment| Some((it.name, it.obstacle(engine)?));
+    if let Some((name, (why, next_step))) = experiments.iter().find_map(obstacle) {
+        return Err(outcome::usage(format!("{name}: {why}"), next_step));
     }
     let asked = match (options.at_most, options.repeat.as_slice()) {
         (Some(at_most), _) => {
@@ -307,7 +298,7 @@ fn conclude(
 
 fn plan(project: &Project, names: &[String], format: Format) -> anyhow::Result<Exit> {
     let experiments = match names {
-        [] => runner::chosen_by(Design::SameArms, Profile::Default),
+        [] => runner::chosen_by(Design::SameArms, Profile::Default, &project.engine),
         names => chosen(names)?,
     };
     let machine = running::machine(project)?;
@@ -426,13 +417,15 @@ mod tests {
     #[test]
     fn the_command_of_a_plan_gives_the_plan_again() {
         let aa = chosen(&["load_shedding".to_owned()]).unwrap();
-        let quick = runner::chosen_by(Design::Pattern, Profile::Quick);
+        let by = |design, profile| runner::chosen_by(design, profile, &Engine::Compose);
+        let quick = by(Design::Pattern, Profile::Quick);
+        let all = by(Design::Pattern, Profile::Rigorous);
         // As many as the profile chooses, but others.
-        let others = experiments::ALL.iter().rev().copied();
+        let others = all.iter().rev().copied();
         let mut others: Vec<_> = others.take(quick.len()).collect();
         others.reverse();
         let rigorous = (Design::Pattern, Profile::Rigorous);
-        let each = (3..).take(experiments::ALL.len()).collect();
+        let each = (3..).take(all.len()).collect();
         for (experiments, (design, profile), stopping) in [
             (quick, (Design::Pattern, Profile::Quick), Stopping::After(1)),
             (
@@ -440,17 +433,13 @@ mod tests {
                 (Design::Pattern, Profile::Quick),
                 Stopping::After(2),
             ),
-            (chosen(&[]).unwrap(), rigorous, Stopping::After(1)),
-            (chosen(&[]).unwrap(), rigorous, Stopping::AfterEach(each)),
+            (all.clone(), rigorous, Stopping::After(1)),
+            (all.clone(), rigorous, Stopping::AfterEach(each)),
             (aa.clone(), rigorous, Stopping::AfterEach(vec![12])),
-            (
-                chosen(&[]).unwrap(),
-                rigorous,
-                Stopping::UntilDecided { at_most: 12 },
-            ),
+            (all, rigorous, Stopping::UntilDecided { at_most: 12 }),
             (aa, (Design::SameArms, Profile::Default), Stopping::After(1)),
             (
-                runner::chosen_by(Design::SameArms, Profile::Default),
+                by(Design::SameArms, Profile::Default),
                 (Design::SameArms, Profile::Default),
                 Stopping::After(6),
             ),

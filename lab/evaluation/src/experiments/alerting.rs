@@ -51,6 +51,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
     ],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {

@@ -45,6 +45,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         consumers("2", &[(Part::InventoryService, 2)]),
     ],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         // More than two consumers decide, and half of what the gateway accepts where a core is slow: the experiment is

@@ -25,12 +25,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
            can't route.",
     arms: &[without(&["confirms"]), ON],
     confounders: &[RECOVERY],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 40,
         },
-        run_time: Duration::from_secs(10),
+        run_time: Duration::from_secs(8),
         outlasts_fault: None,
         idempotency_keys: true,
     },
@@ -38,7 +39,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         fault: Fault::Unbind {
             stream: ORDER_EVENTS,
         },
-        after: Duration::from_secs(3),
+        after: Duration::from_secs(2),
         lasts: Duration::from_secs(3),
     },
     observed: Observed::Reconciliation,

@@ -25,12 +25,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
            consumer handles at once stop the queue for good.",
     arms: &[without(&["dead_letter"]), ON],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 40,
         },
-        run_time: Duration::from_secs(9),
+        run_time: Duration::from_secs(7),
         outlasts_fault: None,
         idempotency_keys: true,
     },
@@ -40,7 +41,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             // More than AMQP_CONCURRENCY (4).
             count: 12,
         },
-        after: Duration::from_secs(3),
+        after: Duration::from_secs(2),
         lasts: Duration::from_secs(2),
     },
     observed: Observed::Reconciliation,

@@ -32,6 +32,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[without(&["forward_auth"]), ON],
     confounders: &[],
     // The cost: the same protected read, with and without the check before it.
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Protected,
         model: Model::Open {
@@ -44,7 +45,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     fault: FaultPlan {
         fault: Fault::Attacks,
         // Until then there is nothing but the load.
-        after: Duration::from_secs(5),
+        after: Duration::from_secs(2),
         lasts: Duration::ZERO,
     },
     observed: Observed::Reconciliation,

@@ -41,6 +41,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
     ],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         // Requests are in flight at every moment; those that fail are counted, so that no stall can hide. Each user costs half a
@@ -58,7 +59,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             service: Part::OrderService,
             rounds: 4,
         },
-        after: Duration::from_secs(3),
+        after: Duration::from_secs(2),
         // It is over when the last replica is healthy again.
         lasts: Duration::ZERO,
     },

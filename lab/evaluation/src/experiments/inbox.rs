@@ -27,12 +27,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         pattern: "saga_recovery",
         effect: "publishes the events of orders that wait for long a second time, as the fault does",
     }],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 40,
         },
-        run_time: Duration::from_secs(10),
+        run_time: Duration::from_secs(8),
         outlasts_fault: None,
         idempotency_keys: true,
     },
@@ -41,7 +42,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             stream: ORDER_EVENTS,
             count: 50,
         },
-        after: Duration::from_secs(4),
+        after: Duration::from_secs(3),
         lasts: Duration::from_secs(2),
     },
     observed: Observed::Reconciliation,

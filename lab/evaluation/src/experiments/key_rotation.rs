@@ -42,6 +42,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     ],
     confounders: &[],
     // Tokens from before, and some that are made meanwhile.
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Session,
         model: Model::Open {
@@ -54,7 +55,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::RotateKeys,
-        after: Duration::from_secs(3),
+        after: Duration::from_secs(2),
         // It is over when the last container has the new key.
         lasts: Duration::ZERO,
     },

@@ -51,12 +51,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
            gets one in the end or not.",
     arms: &[without(&["load_shedding"]), ON],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 270,
         },
-        run_time: Duration::from_secs(22),
+        run_time: Duration::from_secs(19),
         outlasts_fault: None,
         idempotency_keys: true,
     },
@@ -65,7 +66,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             service: Part::Postgres,
             millicores: 160,
         },
-        after: Duration::from_secs(4),
+        after: Duration::from_secs(2),
         lasts: Duration::from_secs(14),
     },
     observed: Observed::Reconciliation,

@@ -58,13 +58,14 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
     ],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Greedy,
         model: Model::Open {
             // The gateway authenticates each of them, rejected or not: half of what two slow cores can take.
             arrivals_per_second: 200,
         },
-        run_time: Duration::from_secs(18),
+        run_time: Duration::from_secs(14),
         outlasts_fault: None,
         idempotency_keys: false,
     },
@@ -74,8 +75,8 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
             // For more than the 60 a second that pass with the limit, and for less than arrive.
             millicores: 30,
         },
-        after: Duration::from_secs(4),
-        lasts: Duration::from_secs(10),
+        after: Duration::from_secs(3),
+        lasts: Duration::from_secs(8),
     },
     observed: Observed::Reconciliation,
     measurements: |arms| {

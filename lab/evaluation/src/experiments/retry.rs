@@ -29,7 +29,7 @@ pub(super) const FAULT: FaultPlan = FaultPlan {
         database: "inventory",
         table: "stock",
     },
-    after: Duration::from_secs(3),
+    after: Duration::from_secs(2),
     lasts: Duration::from_secs(12),
 };
 
@@ -42,6 +42,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     harm: "Without them the first failure is final: the order's event is dead, and the order waits for a person.",
     arms: &[without(&["retry"]), ON],
     confounders: &[],
+    kubernetes_alone: None,
     load: LOAD,
     fault: FAULT,
     observed: Observed::Reconciliation,

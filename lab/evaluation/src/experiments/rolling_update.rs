@@ -38,6 +38,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
     ],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {
@@ -50,7 +51,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::Rollout { service: SERVICE },
-        after: Duration::from_secs(3),
+        after: Duration::from_secs(2),
         // It is over when the last old container is gone.
         lasts: Duration::ZERO,
     },

@@ -30,12 +30,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
            waits for the stock, and nobody gives it back.",
     arms: &[without(&["saga"]), ON],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::ChangeOfMind,
         model: Model::Open {
             arrivals_per_second: 30,
         },
-        run_time: Duration::from_secs(11),
+        run_time: Duration::from_secs(9),
         outlasts_fault: None,
         idempotency_keys: true,
     },
@@ -43,7 +44,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         fault: Fault::Pause {
             service: Part::InventoryService,
         },
-        after: Duration::from_secs(3),
+        after: Duration::from_secs(2),
         lasts: Duration::from_secs(4),
     },
     observed: Observed::Reconciliation,

@@ -39,6 +39,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         },
     ],
     confounders: &[],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::ChangeOfMind,
         model: Model::Open {
@@ -51,7 +52,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     fault: FaultPlan {
         fault: Fault::PurgeDeadLetters,
-        after: Duration::from_secs(3),
+        after: Duration::from_secs(2),
         lasts: Duration::from_secs(1),
     },
     observed: Observed::Reconciliation,

@@ -42,12 +42,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         pattern: "load_shedding",
         effect: "refuses requests while those that wait for the trace store keep their places",
     }],
+    kubernetes_alone: None,
     load: LoadPlan {
         scenario: Scenario::Order,
         model: Model::Open {
             arrivals_per_second: 30,
         },
-        run_time: Duration::from_secs(31),
+        run_time: Duration::from_secs(21),
         outlasts_fault: None,
         idempotency_keys: true,
     },
@@ -55,9 +56,9 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
         fault: Fault::Pause {
             service: Part::Jaeger,
         },
-        after: Duration::from_secs(8),
+        after: Duration::from_secs(6),
         // Two exports of five seconds each are given up, and some time more.
-        lasts: Duration::from_secs(15),
+        lasts: Duration::from_secs(12),
     },
     observed: Observed::Spans,
     measurements: |arms| {

@@ -22,6 +22,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
            nothing leads to what became of it.",
     arms: &[without(&["trace_propagation"]), ON],
     confounders: &[],
+    kubernetes_alone: None,
     load: retry::LOAD,
     // Retries are where a context is lost most easily.
     fault: retry::FAULT,

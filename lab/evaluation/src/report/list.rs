@@ -30,6 +30,8 @@ pub struct Entry {
     pub fault: String,
     /// What tells the arms apart, a phrase each: `off: without outbox`.
     pub arms: Vec<String>,
+    /// Why it runs on Kubernetes alone; `None` where it runs anywhere.
+    pub kubernetes_alone: Option<&'static str>,
     /// Patterns that are off in every arm, and why.
     pub confounders: Vec<String>,
     /// The names of the measurements that the verdict rests on.
@@ -50,6 +52,7 @@ pub fn entries() -> Vec<Entry> {
         load: load(&experiment.load),
         fault: fault(&experiment.fault),
         arms: experiment.arms.iter().map(arm).collect(),
+        kubernetes_alone: experiment.kubernetes_alone,
         confounders: confounders(experiment),
         counts: (experiment.measurements)(&[])
             .into_iter()

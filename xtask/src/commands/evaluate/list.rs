@@ -13,6 +13,7 @@ pub(crate) fn print() {
             ("load", &entry.load),
             ("fault", &entry.fault),
             ("arms", &entry.arms.join("; ")),
+            ("Kubernetes", entry.kubernetes_alone.unwrap_or_default()),
             ("confounder", &entry.confounders.join("; ")),
             ("counts", &entry.counts.join(", ")),
             ("effects", &entry.effects.join("; ")),
