@@ -141,7 +141,10 @@ fn a_cluster_comes_up_runs_pods_and_leaves_nothing() {
     let control = format!("name={PROJECT}-cluster-control");
     wait_until("a container", UP_WITHIN, || {
         assert_eq!(killed.try_wait().unwrap(), None, "`cluster up` has ended");
-        !docker(&["ps", "--quiet", "--filter", &control]).is_empty()
+        // The engine may not run yet: `cluster up` starts it.
+        let found = ["ps", "--quiet", "--filter", &control];
+        let found = Command::new("docker").args(found).output();
+        !found.unwrap().stdout.is_empty()
     });
     killed.kill().unwrap();
     killed.wait().unwrap();
