@@ -45,15 +45,17 @@ impl Noise {
         let missing: Vec<&NoiseRecord> = others.iter().filter(is_missing).collect();
         let names = missing.iter().map(|it| it.experiment.as_str());
         let names: Vec<&str> = names.collect::<BTreeSet<_>>().into_iter().collect();
-        let said = missing.last().map(|other| {
+        let measured = missing.iter().map(|other| match is_current(other) {
+            true => format!("another machine ({})", other.machine()),
+            false => "another load, fault or arm".to_owned(),
+        });
+        let measured: Vec<String> = measured.collect::<BTreeSet<_>>().into_iter().collect();
+        let said = (!missing.is_empty()).then(|| {
             format!(
                 "the noise of {} isn't known of this machine ({machine}) and the experiments as they are, but of {}: \
                  `cargo xtask evaluate --aa {}` measures it",
                 names.join(", "),
-                match is_current(other) {
-                    true => format!("another machine ({})", other.machine()),
-                    false => "another load, fault or arm".to_owned(),
-                },
+                measured.join(" and of "),
                 names.join(" ")
             )
         });
@@ -151,31 +153,30 @@ fn shown(
 ) -> Vec<NoiseRecord> {
     let mut records = Vec::new();
     for concluded in &conclusion.experiments {
+        let experiment = experiments::find(&concluded.name);
+        let conditions = experiment.map_or_else(String::new, Experiment::conditions);
         let mut keep = |measurement: &str, ratio, floor: Option<NoiseFloor>| {
-            records.extend(floor.map(|floor| {
-                NoiseRecord {
-                    experiment: concluded.name.clone(),
-                    measurement: measurement.to_owned(),
-                    ratio,
-                    factor: floor.factor,
-                    log_deviation: floor.sd_log,
-                    pairs: u32::try_from(floor.pairs).unwrap_or(u32::MAX),
-                    conditions: experiments::find(&concluded.name)
-                        .map_or_else(String::new, Experiment::conditions),
-                    run: evaluation.run.clone(),
-                    at: evaluation.finished_at,
-                    cores: evaluation.versions.cores,
-                    memory_bytes: evaluation.versions.memory_bytes,
-                    engine: evaluation.versions.engine.clone(),
-                    load_average,
-                }
+            records.extend(floor.map(|floor| NoiseRecord {
+                experiment: concluded.name.clone(),
+                measurement: measurement.to_owned(),
+                ratio,
+                factor: floor.factor,
+                log_deviation: floor.sd_log,
+                pairs: u32::try_from(floor.pairs).unwrap_or(u32::MAX),
+                conditions: conditions.clone(),
+                run: evaluation.run.clone(),
+                at: evaluation.finished_at,
+                cores: evaluation.versions.cores,
+                memory_bytes: evaluation.versions.memory_bytes,
+                engine: evaluation.versions.engine.clone(),
+                load_average,
             }));
         };
         for measurement in &concluded.measurements {
             let floor = NoiseFloor::of(&measurement.ratios());
             keep(&measurement.name, Ratio::BetweenArms, floor);
         }
-        let declared = experiments::find(&concluded.name).map_or(&[][..], |it| it.effects);
+        let declared = experiment.map_or(&[][..], |it| it.effects);
         for (declared, effect) in declared.iter().zip(&concluded.effects) {
             if declared.ratio == Ratio::WithPattern {
                 let floor = NoiseFloor::about_mean(&effect.ratios);

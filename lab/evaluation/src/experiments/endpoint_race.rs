@@ -6,17 +6,14 @@ use records::scenario::Scenario;
 use system::Part;
 
 use super::{
-    AFTER_REPLACEMENT, ON, WRONG_LEDGER, failed_requests, measurements,
-    rolling_update::over_under_load,
+    AFTER_REPLACEMENT, ON, measurements,
+    rolling_update::{HARMS, REPLICAS, judge},
 };
 use crate::{
     experiment::{ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Count, harm_without_none_with},
 };
 
-const HARMS: [Count; 1] = [("requests failed", failed_requests)];
-const REPLICAS: &[(Part, u32)] = &[(Part::OrderService, 2)];
 const PAUSE: &str = "AGORA_SHUTDOWN_DELAY_MS";
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
@@ -67,7 +64,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| {
-        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER))
-    },
+    judge,
 };

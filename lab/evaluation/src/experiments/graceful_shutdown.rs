@@ -6,16 +6,13 @@ use records::scenario::Scenario;
 use system::Part;
 
 use super::{
-    AFTER_REPLACEMENT, WRONG_LEDGER, failed_requests, measurements, rolling_update::over_under_load,
+    AFTER_REPLACEMENT, measurements,
+    rolling_update::{HARMS, REPLICAS, judge},
 };
 use crate::{
     experiment::{ArmFault, ArmPlan, Experiment, FaultPlan, Kind, LoadPlan, Model, Observed},
     faults::Fault,
-    verdict::{Count, harm_without_none_with},
 };
-
-const HARMS: [Count; 1] = [("requests failed", failed_requests)];
-const REPLICAS: &[(Part, u32)] = &[(Part::OrderService, 2)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "graceful_shutdown",
@@ -65,7 +62,5 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| {
-        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER))
-    },
+    judge,
 };

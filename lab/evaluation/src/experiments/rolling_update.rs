@@ -14,8 +14,9 @@ use crate::{
 };
 
 const SERVICE: Part = Part::OrderService;
-const HARMS: [Count; 1] = [("requests failed", failed_requests)];
-const REPLICAS: &[(Part, u32)] = &[(SERVICE, 2)];
+/// What counts where the replicas of order-service end and others take their places, and how many there are.
+pub(super) const HARMS: [Count; 1] = [("requests failed", failed_requests)];
+pub(super) const REPLICAS: &[(Part, u32)] = &[(SERVICE, 2)];
 
 pub(super) static EXPERIMENT: Experiment = Experiment {
     name: "rolling_update",
@@ -57,10 +58,13 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     },
     observed: Observed::Reconciliation,
     measurements: |arms| measurements(arms, &HARMS),
-    judge: |arms| {
-        over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER))
-    },
+    judge,
 };
+
+/// Judges by requests that failed while replicas were replaced, if all of that was under load.
+pub(super) fn judge(arms: &[Arm]) -> (Outcome, String) {
+    over_under_load(arms).unwrap_or_else(|| harm_without_none_with(arms, &HARMS, &WRONG_LEDGER))
+}
 
 /// Inconclusive where the load of an arm ended before its fault, which no request met to its end then. Harm with the
 /// pattern counts all the same.
