@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use patterns::Pattern;
 pub use records::evaluation::Ratio;
 use records::{
     evaluation::{Arm, Trial},
@@ -121,8 +122,8 @@ pub struct DeclaredEffect {
 /// A pattern that an experiment is not about and that could change its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confounder {
-    /// The pattern's name, as in `AGORA_PATTERN_<NAME>`.
-    pub pattern: &'static str,
+    /// The pattern.
+    pub pattern: Pattern,
     /// What it would do to the result, as a sentence without its subject and its full stop: `refuses orders that …`.
     pub effect: &'static str,
 }
@@ -132,8 +133,8 @@ pub struct Confounder {
 pub struct ArmPlan {
     /// `off`, `on`, or what else tells it from the others.
     pub name: &'static str,
-    /// The patterns that are off, by name, as in `AGORA_PATTERN_<NAME>`.
-    pub patterns_off: &'static [&'static str],
+    /// The patterns that are off.
+    pub patterns_off: &'static [Pattern],
     /// How many replicas a service has, by service; absent where it has one.
     pub replicas: &'static [(Part, u32)],
     /// Overrides of patterns' defaults that differ from what was found, by variable.
@@ -144,7 +145,7 @@ pub struct ArmPlan {
 
 impl ArmPlan {
     /// Every pattern that is off in this arm of an experiment, its confounders included.
-    pub fn off_in(&self, experiment: &Experiment) -> BTreeSet<&'static str> {
+    pub fn off_in(&self, experiment: &Experiment) -> BTreeSet<Pattern> {
         let confounders = experiment.confounders.iter();
         let confounders = confounders.map(|confounder| confounder.pattern);
         self.patterns_off

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::{
     evaluation::{Arm, FiredAlert},
     scenario::Scenario,
@@ -35,7 +36,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a fault without a notification in time, an alert that is not resolved in time, or a false alarm",
     harm: "Without it the same alerts fire without a notification.",
     arms: &[
-        without(&["alerting"]),
+        without(&[Pattern::Alerting]),
         ON,
         ArmPlan {
             name: BROKER_KILLED,

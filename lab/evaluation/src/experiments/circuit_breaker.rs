@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::{evaluation::Arm, scenario::Scenario};
 use system::Part;
 
@@ -37,7 +38,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  p99 trebles, or no recovery within 5 s, with the breaker on; over several runs, a median that isn't a quarter of that \
                  without it",
     harm: "Without it every purchase waits two seconds for an answer that doesn't come, and fails.",
-    arms: &[without(&["circuit_breaker"]), ON],
+    arms: &[without(&[Pattern::CircuitBreaker]), ON],
     confounders: &[BALANCING],
     kubernetes_alone: None,
     load: LoadPlan {

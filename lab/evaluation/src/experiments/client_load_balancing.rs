@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::{evaluation::Arm, scenario::Scenario};
 use system::Part;
 
@@ -42,7 +43,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[
         ArmPlan {
             replicas: REPLICAS,
-            ..without(&["client_load_balancing"])
+            ..without(&[Pattern::ClientLoadBalancing])
         },
         ArmPlan {
             replicas: REPLICAS,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 use shared_events::topology::ORDER_EVENTS;
 
@@ -23,7 +24,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a promised order that never ends, with confirms on",
     harm: "Without them an event counts as published once it is written to the socket; the broker drops what it \
            can't route.",
-    arms: &[without(&["confirms"]), ON],
+    arms: &[without(&[Pattern::Confirms]), ON],
     confounders: &[RECOVERY],
     kubernetes_alone: None,
     load: LoadPlan {

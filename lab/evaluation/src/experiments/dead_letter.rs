@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 use shared_events::topology::ORDER_EVENTS;
 
@@ -23,7 +24,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "an order that is not decided although only unreadable messages came in between, with dead letters on",
     harm: "Without it an unreadable message is tried again and again and keeps its place: as many of them as the \
            consumer handles at once stop the queue for good.",
-    arms: &[without(&["dead_letter"]), ON],
+    arms: &[without(&[Pattern::DeadLetter]), ON],
     confounders: &[],
     kubernetes_alone: None,
     load: LoadPlan {

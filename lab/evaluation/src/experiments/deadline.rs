@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 use system::Part;
 
@@ -38,11 +39,11 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a purchase that takes longer than 3 s, another route that fails or whose p99 trebles, or no recovery within \
                  5 s, with the deadline on",
     harm: "Without it purchases hang until product-service is back, or until their request's own limit of 10 s.",
-    arms: &[without(&["deadline"]), ON],
+    arms: &[without(&[Pattern::Deadline]), ON],
     confounders: &[
         BALANCING,
         Confounder {
-            pattern: "circuit_breaker",
+            pattern: Pattern::CircuitBreaker,
             effect: "spares most requests the wait",
         },
     ],

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::{
     evaluation::{Arm, Attacks},
     scenario::Scenario,
@@ -29,7 +30,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     effects: &[],
     refuted_by: "an attack that was accepted, or that was answered with a 5xx that HTTP itself doesn't ask for, with it on",
     harm: "Without it services believe what a client writes: whoever names a user's id is that user.",
-    arms: &[without(&["forward_auth"]), ON],
+    arms: &[without(&[Pattern::ForwardAuth]), ON],
     confounders: &[],
     // The cost: the same protected read, with and without the check before it.
     kubernetes_alone: None,

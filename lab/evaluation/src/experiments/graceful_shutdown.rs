@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 use system::Part;
 
@@ -24,7 +25,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[
         ArmPlan {
             name: "off",
-            patterns_off: &["graceful_shutdown"],
+            patterns_off: &[Pattern::GracefulShutdown],
             replicas: REPLICAS,
             overrides: &[],
             fault: ArmFault::AsPlanned,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 use shared_events::topology::ORDER_EVENTS;
 
@@ -22,9 +23,9 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     effects: &[],
     refuted_by: "an order that takes its stock twice, or a ledger that doesn't reconcile, with the inbox on",
     harm: "Without it whatever arrives is applied, and at-least-once delivery means that some of it arrives twice.",
-    arms: &[without(&["inbox"]), ON],
+    arms: &[without(&[Pattern::Inbox]), ON],
     confounders: &[Confounder {
-        pattern: "saga_recovery",
+        pattern: Pattern::SagaRecovery,
         effect: "publishes the events of orders that wait for long a second time, as the fault does",
     }],
     kubernetes_alone: None,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
 use system::Part;
 
@@ -49,7 +50,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  decided without it, or a ledger that doesn't reconcile with it on",
     harm: "Without it every order is worked on at once: each waits for a connection behind all the others, for seconds, whether it \
            gets one in the end or not.",
-    arms: &[without(&["load_shedding"]), ON],
+    arms: &[without(&[Pattern::LoadShedding]), ON],
     confounders: &[],
     kubernetes_alone: None,
     load: LoadPlan {

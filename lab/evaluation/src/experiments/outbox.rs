@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 use system::Part;
 
@@ -24,11 +25,11 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "a failed request, an accepted order that never ends, or one that takes its stock twice, with the outbox on",
     harm: "Without it the order is committed first and published then: what can't be published is lost, and the \
            client has its 202.",
-    arms: &[without(&["outbox"]), ON],
+    arms: &[without(&[Pattern::Outbox]), ON],
     confounders: &[
         RECOVERY,
         Confounder {
-            pattern: "load_shedding",
+            pattern: Pattern::LoadShedding,
             effect: "refuses orders while requests that publish by themselves wait for the broker, which leaves fewer to lose",
         },
     ],

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::{evaluation::Arm, load::RouteSecond, scenario::Scenario};
 use system::Part;
 
@@ -47,7 +48,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  refused, with it on; over several runs, a p99 of theirs that isn't half of that without it",
     harm: "Without it inventory-service sheds what is too much, whose it is or not: the others are refused for what one of them asks.",
     arms: &[
-        without(&["rate_limit"]),
+        without(&[Pattern::RateLimit]),
         // The others send some six requests a second each.
         ArmPlan {
             overrides: &[

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 
 use super::{ON, WRONG_LEDGER, dead_letters, measurements, without};
@@ -40,7 +41,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     effects: &[],
     refuted_by: "a dead letter, or an order that is not decided, with retries on",
     harm: "Without them the first failure is final: the order's event is dead, and the order waits for a person.",
-    arms: &[without(&["retry"]), ON],
+    arms: &[without(&[Pattern::Retry]), ON],
     confounders: &[],
     kubernetes_alone: None,
     load: LOAD,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 use system::Part;
 
@@ -28,7 +29,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  with the saga on",
     harm: "Without it an order is confirmed as soon as it is taken and cancelled as soon as it is asked for; nobody \
            waits for the stock, and nobody gives it back.",
-    arms: &[without(&["saga"]), ON],
+    arms: &[without(&[Pattern::Saga]), ON],
     confounders: &[],
     kubernetes_alone: None,
     load: LoadPlan {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::scenario::Scenario;
 
 use super::{ON, WRONG_LEDGER, lost, measurements, without};
@@ -31,7 +32,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     arms: &[
         ArmPlan {
             overrides: OVERRIDES,
-            ..without(&["saga_recovery"])
+            ..without(&[Pattern::SagaRecovery])
         },
         ArmPlan {
             overrides: OVERRIDES,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::{evaluation::Arm, scenario::Scenario};
 use system::Part;
 
@@ -37,9 +38,9 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
                  times as long as before, with the queue on",
     harm: "Without it whoever ends a span waits for the store: the threads that should answer requests stand still, \
            and clients get no answer in time.",
-    arms: &[without(&["async_export"]), ON],
+    arms: &[without(&[Pattern::AsyncExport]), ON],
     confounders: &[Confounder {
-        pattern: "load_shedding",
+        pattern: Pattern::LoadShedding,
         effect: "refuses requests while those that wait for the trace store keep their places",
     }],
     kubernetes_alone: None,

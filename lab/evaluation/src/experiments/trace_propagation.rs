@@ -1,5 +1,6 @@
 //! Is everything that happened to an order in one trace?
 
+use patterns::Pattern;
 use records::evaluation::Arm;
 
 use super::{ON, WRONG_LEDGER, measurements, retry, telemetry, without};
@@ -20,7 +21,7 @@ pub(super) static EXPERIMENT: Experiment = Experiment {
     refuted_by: "an order whose trace lacks a hop, or has one that hangs below another cause, with propagation on",
     harm: "Without it each side of a message starts a trace of its own: a trace ends where the message is sent, and \
            nothing leads to what became of it.",
-    arms: &[without(&["trace_propagation"]), ON],
+    arms: &[without(&[Pattern::TracePropagation]), ON],
     confounders: &[],
     kubernetes_alone: None,
     load: retry::LOAD,

@@ -110,7 +110,8 @@ pub fn confounders(experiment: &Experiment) -> Vec<String> {
     let said = confounders.map(|confounder| {
         format!(
             "{}, off in every arm: it {}",
-            confounder.pattern, confounder.effect
+            confounder.pattern.name(),
+            confounder.effect
         )
     });
     said.collect()
@@ -136,7 +137,8 @@ pub fn arm(plan: &ArmPlan) -> String {
         ArmFault::None => differs.push("no fault".to_owned()),
     }
     if !plan.patterns_off.is_empty() {
-        differs.push(format!("without {}", plan.patterns_off.join(", ")));
+        let off: Vec<&str> = plan.patterns_off.iter().map(|it| it.name()).collect();
+        differs.push(format!("without {}", off.join(", ")));
     }
     differs.extend(
         plan.replicas
