@@ -8,14 +8,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use records::load::{OVERLOADED, TraceResponse};
-use reqwest::{Client, RequestBuilder, Response, Url};
+use reqwest::{Client, RequestBuilder, Response};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::options::Options;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Half of the gateway's idle timeout: never send into a connection that it is closing.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The name by which the gateway is called where it has several addresses.
+const NAME: &str = "gateway";
 
 /// A route of the public API. Its template equals the services' `http_route` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,8 +111,20 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn new(base_url: &Url) -> anyhow::Result<Self> {
-        let client = Client::builder()
+    /// The gateway of these options. With several addresses each new connection is made to the first that accepts it.
+    pub(crate) fn new(options: &Options) -> anyhow::Result<Self> {
+        let addresses = options.addresses();
+        let base_url = if addresses.is_empty() {
+            options.base_url.as_str().trim_end_matches('/').to_owned()
+        } else {
+            // Without a port: each address has its own.
+            format!("http://{NAME}")
+        };
+        let mut client = Client::builder();
+        if !addresses.is_empty() {
+            client = client.resolve_to_addrs(NAME, &addresses);
+        }
+        let client = client
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -116,10 +133,7 @@ impl Gateway {
             .timeout(REQUEST_TIMEOUT)
             .build()
             .context("failed to set up the HTTP client")?;
-        Ok(Self {
-            client,
-            base_url: base_url.as_str().trim_end_matches('/').to_owned(),
-        })
+        Ok(Self { client, base_url })
     }
 
     /// A request to `path`, which is `route` with its parameters filled in.

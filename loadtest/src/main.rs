@@ -200,7 +200,7 @@ async fn prepare_and_measure(
     begin_at: Option<oneshot::Receiver<DateTime<Utc>>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let gateway = Gateway::new(&options.base_url)?;
+    let gateway = Gateway::new(options)?;
     let accounts = tokio::select! {
         accounts = preparation::prepare(options, run_id, &gateway, recorder) => accounts?,
         () = stop.cancelled() => return Ok(()),

@@ -1,5 +1,6 @@
 //! The command line: its options, and their checks before anything is sent.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ pub(crate) struct Options {
     /// The gateway, e.g. http://127.0.0.1:80.
     #[arg(long, value_parser = parse_base_url)]
     pub(crate) base_url: Url,
+
+    /// Another address of the same gateway, e.g. 127.0.0.1:8081, for connections that none of those before accepts; may be repeated.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) other_address: Vec<SocketAddr>,
 
     /// The run's own folder; must not contain a run yet.
     #[arg(long)]
@@ -118,6 +123,12 @@ impl Options {
 
     /// The checks that clap can't express.
     fn check(&self) -> Result<(), clap::Error> {
+        if !self.other_address.is_empty() && self.first_address().is_none() {
+            return Err(Self::command().error(
+                ErrorKind::ArgumentConflict,
+                "--other-address needs an address in --base-url too: http://IP:PORT",
+            ));
+        }
         if self.scenario.groups().is_some() && (self.arrivals.is_none() || self.users < 2) {
             return Err(Self::command().error(
                 ErrorKind::ArgumentConflict,
@@ -155,6 +166,21 @@ impl Options {
             ));
         }
         Ok(())
+    }
+
+    /// The address in the base URL; `None` where that has a name.
+    fn first_address(&self) -> Option<SocketAddr> {
+        let ip = self.base_url.host_str()?.parse().ok()?;
+        Some(SocketAddr::new(ip, self.base_url.port_or_known_default()?))
+    }
+
+    /// Every address of the gateway, where there are several: in the order in which a connection is tried.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        if self.other_address.is_empty() {
+            return Vec::new();
+        }
+        let first = self.first_address().into_iter();
+        first.chain(self.other_address.iter().copied()).collect()
     }
 
     /// What this process does of the run.

@@ -257,6 +257,7 @@ impl Worker {
         let Options {
             scenario,
             base_url,
+            other_address,
             out_dir: _,
             run_id: _,
             users,
@@ -284,6 +285,11 @@ impl Worker {
         let child = Command::new(std::env::current_exe()?)
             .arg(scenario.name())
             .arg(format!("--base-url={base_url}"))
+            .args(
+                other_address
+                    .iter()
+                    .map(|it| format!("--other-address={it}")),
+            )
             .arg(format!("--run-id={run_id}"))
             .arg(format!("--seed={seed}"))
             .arg(format!("--users={users}"))

@@ -538,6 +538,22 @@ fn a_missing_gateway_names_the_next_step() {
     );
 }
 
+#[test]
+fn where_one_address_refuses_connections_another_one_gets_them() {
+    for model in [CLOSED, OPEN, WORKERS] {
+        let shop = Shop::open(Behaviour::Normal);
+        let other = shop.url().replace("http://", "--other-address=");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        // Nobody listens on port 1.
+        let mut run = loadtest("order", "http://127.0.0.1:1", dir.path());
+        let output = finish(run.arg(other).args(["--run-time", "1s"]).args(model));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let summary = summary(dir.path());
+        assert_eq!(counted(&summary), shop.counted());
+        assert!(summary.failed == 0 && summary.measured > 0);
+    }
+}
+
 /// The number of arrivals is that of one worker, each order is there once, and no worker's measurements are missing.
 #[test]
 fn workers_together_make_one_run() {
@@ -703,6 +719,12 @@ fn wrong_usage_has_its_own_exit_code() {
         finish(loadtest("browse", "http://127.0.0.1:9", dir.path()).args(["--users", "0"]));
 
     assert_eq!(output.status.code(), Some(2));
+    // Names have addresses of their own.
+    let mut run = loadtest("browse", "http://localhost:9", dir.path());
+    let output = finish(run.arg("--other-address=127.0.0.1:9"));
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("--base-url"), "{said}");
 }
 
 fn loadtest(scenario: &str, url: &str, out_dir: &Path) -> Command {
