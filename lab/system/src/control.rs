@@ -3,7 +3,12 @@
 //! Left out: which containers there are ([`crate::members`]), making new ones ([`crate::rolling`]), and what a container
 //! should have ([`crate::definition`]).
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 
@@ -104,6 +109,15 @@ fn kill_pods(pods: &[(&Member, &Pod)]) -> anyhow::Result<()> {
 pub fn kill_node(member: &Member) -> anyhow::Result<()> {
     let (_, pod) = as_pod(member).context("there are no nodes")?;
     kubernetes::kill_node(pod)
+}
+
+/// Halts the node that a member is on, and with it all that runs there.
+///
+/// # Errors
+/// When it isn't on a node of the project's own cluster.
+pub fn pause_node(member: &Member) -> anyhow::Result<()> {
+    let (_, pod) = as_pod(member).context("there are no nodes")?;
+    kubernetes::pause_node(pod)
 }
 
 /// Ends a pod with its grace period; returns when another one has taken its place, which Kubernetes makes at once.
@@ -268,23 +282,41 @@ pub fn throttled(member: &Member) -> Option<u64> {
     count.parse().ok()
 }
 
-/// Where the kernel keeps them for a container (by the engine's id), from `/proc/PID/cgroup`: lines of `number:controllers:path`, one of them with
-/// `cpu` in version 1, one without any controller in version 2.
+/// The processor time that a container of this machine has used, by the kernel's own count; `None` where that can't be read, as of an
+/// engine on another machine.
+pub fn processor_time(member: &Member) -> Option<Duration> {
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", member.pid)).ok()?;
+    // Version 1 has a file of its own, in nanoseconds, and version 2 a line, in microseconds.
+    if let Some(folder) = control_group(&groups, &member.id, "cpuacct") {
+        let text = fs::read_to_string(folder.join("cpuacct.usage")).ok()?;
+        return Some(Duration::from_nanos(text.trim().parse().ok()?));
+    }
+    let text = fs::read_to_string(cpu_statistics(&groups, &member.id)?).ok()?;
+    let used = text
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "))?;
+    Some(Duration::from_micros(used.parse().ok()?))
+}
+
+/// Where the kernel keeps statistics of a container's processor (by the engine's id).
 fn cpu_statistics(groups: &str, container_id: &str) -> Option<PathBuf> {
-    let found = |wanted: &str| {
-        groups.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            // A process of another machine may have the same number.
-            let ours = path.contains(container_id);
-            (ours && controllers.split(',').any(|one| one == wanted)).then_some(path)
-        })
-    };
-    let (folder, path) = match found("cpu") {
-        Some(path) => ("/sys/fs/cgroup/cpu", path),
-        None => ("/sys/fs/cgroup", found("")?),
-    };
-    Some(PathBuf::from(format!("{folder}{path}/cpu.stat")))
+    let folder = control_group(groups, container_id, "cpu");
+    let folder = folder.or_else(|| control_group(groups, container_id, ""))?;
+    Some(folder.join("cpu.stat"))
+}
+
+/// The folder of a container's control group for a controller, from `/proc/PID/cgroup`: lines of `number:controllers:path`, with a
+/// controller in version 1, one without any in version 2.
+fn control_group(groups: &str, container_id: &str, wanted: &str) -> Option<PathBuf> {
+    let path = groups.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        // A process of another machine may have the same number.
+        let ours = path.contains(container_id);
+        (ours && controllers.split(',').any(|one| one == wanted)).then_some(path)
+    })?;
+    let hierarchy = Path::new("/sys/fs/cgroup").join(wanted);
+    Some(hierarchy.join(path.trim_start_matches('/')))
 }
 
 /// Gives a container these limits of memory.
