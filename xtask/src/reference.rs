@@ -69,7 +69,10 @@ const GROUPS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("### Operate", &["alerts", "dlq", "outbox", "orders"]),
-    ("### Experiment", &["evaluate", "fault", "heal", "bench"]),
+    (
+        "### Experiment",
+        &["evaluate", "fault", "heal", "bench", "capacity"],
+    ),
     ("### Develop", &["test", "check"]),
 ];
 

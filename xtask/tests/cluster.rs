@@ -278,6 +278,7 @@ fn agora_runs_on_the_cluster_and_is_checked_there() {
         ("pause", "jaeger"),
         ("kill", "order-service"),
         ("kill-node", "inventory-service"),
+        ("pause-node", "rabbitmq"),
     ] {
         expect(&["fault", kind, service, "--for", "3s", ON_KUBERNETES], 0);
     }

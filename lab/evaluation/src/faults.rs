@@ -68,6 +68,7 @@ pub const DECLARED: &[Declaration] = &[
     broker::MEMORY_ALARM,
     database::LOCK_TABLE,
     nodes::KILL_NODE,
+    nodes::PAUSE_NODE,
 ];
 
 /// A fault that an experiment may ask for.
@@ -175,6 +176,13 @@ pub enum Fault {
         /// The service.
         service: Part,
     },
+    /// The node of a service's first pod is paused, and goes on when healed.
+    PauseNode {
+        /// The service.
+        service: Part,
+    },
+    /// The node that the system can best do without, which hasn't the database, is killed (SIGKILL), and started again when healed.
+    LoseNode,
     /// The whole attack corpus is sent to the gateway once, from a test user's account.
     Attacks,
     /// A service's containers are replaced one by one, as `rollout` does it.
@@ -288,6 +296,10 @@ impl Fault {
                 )
             }
             Self::KillNode { service } => format!("the node of a pod of {service} is killed"),
+            Self::PauseNode { service } => format!("the node of a pod of {service} is paused"),
+            Self::LoseNode => {
+                "the node with the most of what answers requests is killed, of those without the database".to_owned()
+            }
             Self::Attacks => "the attack corpus is run against the gateway".to_owned(),
             Self::Rollout { service } => {
                 format!("the containers of {service} are replaced one by one")
@@ -313,7 +325,7 @@ impl Fault {
             | Self::Kill { .. }
             | Self::KillOne { .. }
             | Self::StarveCpu { .. } => engine.lets_members_be_halted(),
-            Self::KillNode { .. } => engine.has_nodes(),
+            Self::KillNode { .. } | Self::PauseNode { .. } | Self::LoseNode => engine.has_nodes(),
             Self::Stop { .. }
             | Self::Cut { .. }
             | Self::ResetConnections { .. }
@@ -411,7 +423,13 @@ impl Fault {
             Self::LockTable { database, table } => {
                 Box::new(database::LockTable::new(system, database, table)?)
             }
-            Self::KillNode { service } => Box::new(nodes::KilledNode::new(system, service)?),
+            Self::KillNode { service } => Box::new(nodes::HaltedNode::killed(
+                members::first_by_id(all(service)?),
+            )),
+            Self::PauseNode { service } => Box::new(nodes::HaltedNode::paused(
+                members::first_by_id(all(service)?),
+            )),
+            Self::LoseNode => Box::new(nodes::HaltedNode::lost(system.on_expendable_node()?)),
             Self::Attacks => Box::new(attacks::Attacked::default()),
             Self::Rollout { service } => {
                 Box::new(Replaced::new(How::OneByOne, service, all(service)?))

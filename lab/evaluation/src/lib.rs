@@ -9,6 +9,7 @@
 
 mod alerts;
 pub mod attacks;
+pub mod capacity;
 pub mod conclusion;
 pub mod effects;
 pub mod experiment;

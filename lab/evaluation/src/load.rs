@@ -55,12 +55,12 @@ pub(crate) struct Ledger {
 }
 
 impl Load {
-    /// Starts a load against the gateway at `address`, whose users are signed up while other things are done: see
+    /// Starts a load against the gateway at these addresses, the first as long as it accepts connections, whose users are signed up while other things are done: see
     /// [`Load::begin`]. `folder` must not hold another one's files.
     pub(crate) fn start(
         loadtest: &Path,
         plan: &LoadPlan,
-        address: &str,
+        addresses: &[String],
         run_id: &str,
         seed: u64,
         folder: PathBuf,
@@ -76,6 +76,9 @@ impl Load {
                 format!("--arrivals={arrivals_per_second}"),
             ],
         };
+        let (first, others) = addresses.split_first().context("no address")?;
+        let others = others.iter();
+        let others = others.map(|address| format!("--other-address={address}"));
         let keys = (!plan.idempotency_keys).then_some("--no-idempotency-keys");
         let child = Command::new(loadtest)
             .arg(plan.scenario.name())
@@ -83,7 +86,8 @@ impl Load {
             .args(keys)
             .arg(format!("--run-time={}s", plan.run_time.as_secs()))
             .arg(format!("--seed={seed}"))
-            .arg(format!("--base-url=http://{address}"))
+            .arg(format!("--base-url=http://{first}"))
+            .args(others)
             .arg(format!("--run-id={run_id}"))
             // Requests may fail here: the experiment judges that.
             .arg("--max-error-rate=1")

@@ -25,7 +25,6 @@ use system::{
     binaries, interrupt,
     lock::SystemLock,
     operation_record,
-    process::Call,
     project::{self, Engine, Project},
     running::{self, RunningSystem, Wanted},
 };
@@ -305,9 +304,24 @@ fn go_on(
     }
     // Ctrl-C ends the experiments, not the restoring.
     interrupt::acknowledge();
+    // Reported before any other error.
+    put_back(system, &run_journal, progress)?;
+    result?;
+    Ok(evaluation)
+}
+
+/// Heals faults that are left, and restores what the journal has of the system.
+///
+/// # Errors
+/// When it can't: then it isn't as it was found, and the journal stays.
+pub(crate) fn put_back(
+    system: &RunningSystem<'_>,
+    journal: &RunJournal,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     let restored = progress.step("restore", |step| {
         let mut done = faults::heal_everything(system, step)?;
-        done.extend(run_journal.restore(system)?);
+        done.extend(journal.restore(system)?);
         step.result(if done.is_empty() {
             "everything is as it was found".to_owned()
         } else {
@@ -315,15 +329,12 @@ fn go_on(
         });
         Ok(())
     });
-    // Reported before any other error.
-    if let Err(error) = restored {
-        return Err(outcome::unavailable(
+    restored.map_err(|error: anyhow::Error| {
+        outcome::unavailable(
             format!("the system is not as it was found: {error:#}"),
-            "`cargo xtask heal` tries again; `cargo xtask evaluate judge latest` shows what was seen",
-        ));
-    }
-    result?;
-    Ok(evaluation)
+            "`cargo xtask heal` tries again; what was seen until then is kept",
+        )
+    })
 }
 
 /// The container engine doesn't answer any more: no further arm can be run.
@@ -492,10 +503,6 @@ fn place_of(position: usize, order: &[usize]) -> usize {
 }
 
 fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
-    let commit = Call::new("git")
-        .args(["describe", "--always", "--dirty"])
-        .dir(&system.project.root)
-        .read();
     let Machine {
         cores,
         memory_bytes,
@@ -503,7 +510,7 @@ fn versions(system: &RunningSystem<'_>) -> anyhow::Result<Versions> {
     } = running::machine(system.project)?;
     let images = system.members()?.into_iter();
     Ok(Versions {
-        agora: commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned()),
+        agora: running::commit(system.project),
         engine,
         cores,
         memory_bytes,

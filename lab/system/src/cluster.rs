@@ -107,6 +107,8 @@ pub struct Status {
     pub nodes: Vec<Node>,
     /// The file that `kubectl --kubeconfig` takes.
     pub kubeconfig: PathBuf,
+    /// The kubectl that was built with it; `None` where its programs are gone.
+    pub kubectl: Option<PathBuf>,
 }
 
 /// A node of the cluster.
@@ -134,7 +136,23 @@ impl Status {
 struct Member {
     role: String,
     id: String,
-    is_running: bool,
+    /// In the engine's words.
+    state: String,
+}
+
+impl Member {
+    fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+}
+
+/// A node that doesn't work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HaltedNode {
+    pub(crate) name: String,
+    pub(crate) container: String,
+    /// Whether it stands still; else it has ended.
+    pub(crate) is_paused: bool,
 }
 
 impl<'a> Cluster<'a> {
@@ -160,7 +178,7 @@ impl<'a> Cluster<'a> {
             // What a killed command made without a container.
             self.remove()?;
         } else {
-            let running = there.iter().filter(|member| member.is_running).count();
+            let running = there.iter().filter(|member| member.is_running()).count();
             if running != there.len() || there.len() != nodes as usize + 1 {
                 return Err(outcome::usage(
                     format!(
@@ -327,6 +345,7 @@ impl<'a> Cluster<'a> {
             version: None,
             nodes: Vec::new(),
             kubeconfig: self.kubeconfig(),
+            kubectl: programs.as_ref().map(|programs| programs.path("kubectl")),
         };
         let answer = programs.and_then(|programs| self.nodes(&programs).ok());
         let (version, ready) = answer.unwrap_or_default();
@@ -334,7 +353,7 @@ impl<'a> Cluster<'a> {
         for member in members.iter().filter(|member| member.role != CONTROL) {
             status.nodes.push(Node {
                 name: member.role.clone(),
-                is_ready: member.is_running && ready.contains(&member.role),
+                is_ready: member.is_running() && ready.contains(&member.role),
                 gateway: published(member, GATEWAY_PORT),
             });
         }
@@ -367,27 +386,35 @@ impl<'a> Cluster<'a> {
     /// Names of the nodes that run, and their containers.
     pub(crate) fn nodes_by_container(&self) -> anyhow::Result<Vec<(String, String)>> {
         let members = self.members()?.into_iter();
-        let nodes = members.filter(|member| member.is_running && member.role != CONTROL);
+        let nodes = members.filter(|member| member.is_running() && member.role != CONTROL);
         Ok(nodes.map(|node| (node.role, node.id)).collect())
     }
 
-    /// Names of the nodes that have ended, and their containers.
-    pub(crate) fn ended_nodes(&self) -> anyhow::Result<Vec<(String, String)>> {
+    /// The nodes that have ended or stand still.
+    pub(crate) fn halted_nodes(&self) -> anyhow::Result<Vec<HaltedNode>> {
         let members = self.members()?.into_iter();
-        let ended = members.filter(|member| !member.is_running && member.role != CONTROL);
-        Ok(ended.map(|node| (node.role, node.id)).collect())
+        let halted = members.filter(|member| !member.is_running() && member.role != CONTROL);
+        let halted = halted.map(|node| HaltedNode {
+            is_paused: node.state == "paused",
+            name: node.role,
+            container: node.id,
+        });
+        Ok(halted.collect())
     }
 
-    /// Where the gateway is reached on this machine: at the first node that accepts a connection, if one does.
-    pub(crate) fn gateway(&self) -> anyhow::Result<Option<String>> {
+    /// The nodes that accept connections for the gateway on this machine, each with the address, in the order of their names. Each is
+    /// tried when it is asked for.
+    pub(crate) fn gateways(&self) -> anyhow::Result<impl Iterator<Item = (String, String)>> {
         let members = self.members()?.into_iter();
         let nodes = members.filter(|member| member.role != CONTROL);
-        let addresses = nodes.filter_map(|node| published(&node, GATEWAY_PORT));
-        let mut open = addresses.filter(|address| {
+        let addresses = nodes.filter_map(|node| {
+            let address = published(&node, GATEWAY_PORT)?;
+            Some((node.role, address))
+        });
+        Ok(addresses.filter(|(_, address)| {
             let address = address.parse::<SocketAddr>();
             address.is_ok_and(|it| TcpStream::connect_timeout(&it, CONNECT_LIMIT).is_ok())
-        });
-        Ok(open.next())
+        }))
     }
 
     /// Empties the volumes that a removed namespace had claimed, and offers them again.
@@ -448,7 +475,7 @@ impl<'a> Cluster<'a> {
             let mut words = line.split(' ');
             Some(Member {
                 role: words.next()?.to_owned(),
-                is_running: words.next()? == "running",
+                state: words.next()?.to_owned(),
                 id: words.next()?.to_owned(),
             })
         };
@@ -547,7 +574,7 @@ impl<'a> Cluster<'a> {
     /// All containers; an error with the log of one that has ended.
     fn running(&self) -> anyhow::Result<Vec<Member>> {
         let members = self.members()?;
-        match members.iter().find(|member| !member.is_running) {
+        match members.iter().find(|member| !member.is_running()) {
             None => Ok(members),
             Some(ended) => {
                 let log = docker(["logs", "--tail", LOG_LINES, &ended.id]).output()?;

@@ -14,11 +14,12 @@ use std::{
 
 use anyhow::Context;
 use base::outcome;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
     Part,
-    cluster::{self, Cluster},
+    cluster::{self, Cluster, HaltedNode},
     engine::docker,
     process::Call,
     project::{Engine, PORTS, Place, Project, PublishedPort},
@@ -33,6 +34,8 @@ pub(crate) const SECRETS_ANNOTATION: &str = "agora.secrets";
 pub(crate) const PART_LABEL: &str = "app.kubernetes.io/name";
 /// The annotation of the pods that have the signing keys, with the ids of these behind commas: the keys themselves are in a Secret.
 pub(crate) const KEYS_ANNOTATION: &str = "agora.signing-keys";
+/// The annotation of pods with their placement, where the settings have one.
+pub(crate) const PLACEMENT_ANNOTATION: &str = "agora.placement";
 /// The gateway's port that users send requests to.
 const SHOP: PublishedPort = PORTS[0];
 /// How long the API server may take for an answer, as `kubectl` takes it.
@@ -207,12 +210,26 @@ impl Target {
         }
     }
 
-    /// Names and containers of the nodes that have ended, in the project's own cluster; none elsewhere.
-    pub(crate) fn ended_nodes(&self) -> anyhow::Result<Vec<(String, String)>> {
+    /// The nodes that have ended or stand still, in the project's own cluster; none elsewhere.
+    pub(crate) fn halted_nodes(&self) -> anyhow::Result<Vec<HaltedNode>> {
         match &self.context {
-            None => Cluster::new(&self.project).ended_nodes(),
+            None => Cluster::new(&self.project).halted_nodes(),
             Some(_) => Ok(Vec::new()),
         }
+    }
+
+    /// When a node's kubelet last said that it lives.
+    ///
+    /// # Errors
+    /// When the cluster doesn't answer, or knows no such node.
+    pub(crate) fn last_sign_of(&self, node: &str) -> anyhow::Result<DateTime<Utc>> {
+        let renewed = "--output=jsonpath={.spec.renewTime}";
+        let lease = ["--namespace=kube-node-lease", "get", "lease", node, renewed];
+        let text = self.kubectl(lease).args([ANSWER_WITHIN]).read()?;
+        let at = DateTime::parse_from_rfc3339(text.trim());
+        Ok(at
+            .with_context(|| format!("the lease of {node} was renewed at {text:?}"))?
+            .to_utc())
     }
 
     /// The namespace's name.
@@ -283,11 +300,19 @@ impl Target {
     ) -> anyhow::Result<String> {
         if self.context.is_none()
             && (part, port) == (SHOP.service, SHOP.container_port)
-            && let Some(address) = Cluster::new(&self.project).gateway()?
+            && let Some((_, address)) = Cluster::new(&self.project).gateways()?.next()
         {
             return Ok(address);
         }
         forwards::address(self, controller, part, port)
+    }
+
+    /// Where the gateway is reached from here, by the node that passes requests on to it; none where nodes aren't reached.
+    pub(crate) fn gateways_by_node(&self) -> anyhow::Result<Vec<(String, String)>> {
+        match &self.context {
+            None => Ok(Cluster::new(&self.project).gateways()?.collect()),
+            Some(_) => Ok(Vec::new()),
+        }
     }
 
     /// Whether a port is reached without a forward, which would end with this process.

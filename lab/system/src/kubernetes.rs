@@ -18,7 +18,7 @@ pub(crate) use self::{
     bring_up::{add_replica, bring_up, configure, configuring, recreate, remove_replica, renew},
     images::load_services,
     kept_down::{bring_back, keep_down, wait_for},
-    nodes::kill as kill_node,
+    nodes::{by_expendability, kill as kill_node, node_of, pause as pause_node},
     resize::limit_cpu,
     take_down::take_down,
     tool::run_tool,

@@ -26,7 +26,9 @@ use crate::{
     members::{self, Member},
     process::Call,
     project::{Project, Settings},
-    service_images, signing_keys, wait,
+    service_images, signing_keys,
+    switches::{ONE_NODE, PLACEMENT},
+    wait,
 };
 
 /// The `application_name` of database sessions, by which one is found that was left behind.
@@ -149,14 +151,15 @@ impl<'a> RunningSystem<'a> {
             .map_or_else(|| Ok(Vec::new()), kubernetes::bring_back)
     }
 
-    /// Names of the nodes of the project's own cluster that have ended; none elsewhere.
+    /// Names of the nodes of the project's own cluster that have ended, or that stand still; none elsewhere.
     ///
     /// # Errors
     /// When the engine doesn't answer.
-    pub fn ended_nodes(&self) -> anyhow::Result<Vec<String>> {
+    pub fn halted_nodes(&self, paused: bool) -> anyhow::Result<Vec<String>> {
         let target = self.target.as_ref();
-        let ended = target.map_or_else(|| Ok(Vec::new()), |target| target.ended_nodes())?;
-        Ok(ended.into_iter().map(|(name, _)| name).collect())
+        let halted = target.map_or_else(|| Ok(Vec::new()), |target| target.halted_nodes())?;
+        let halted = halted.into_iter().filter(|node| node.is_paused == paused);
+        Ok(halted.map(|node| node.name).collect())
     }
 
     /// All containers, stopped ones included.
@@ -326,6 +329,36 @@ impl<'a> RunningSystem<'a> {
         members::published_by(&self.members()?, Part::Traefik)
     }
 
+    /// Every address, `host:port`, at which clients know the gateway: that of each node on the project's own cluster, the one that is lost
+    /// first ([`RunningSystem::on_expendable_node`]) first; with everything on one node, that one's alone. One elsewhere.
+    pub fn gateways(&self) -> anyhow::Result<Vec<String>> {
+        let by_node: BTreeMap<String, String> = match &self.target {
+            Some(target) => target.gateways_by_node()?.into_iter().collect(),
+            None => BTreeMap::new(),
+        };
+        let members = self.members()?;
+        let nodes = kubernetes::by_expendability(&members).into_iter();
+        let mut addresses: Vec<String> = nodes
+            .filter_map(|node| by_node.get(&node).cloned())
+            .collect();
+        let mut overrides = members.iter().map(|member| &member.overrides);
+        if overrides.any(|it| it.get(PLACEMENT).is_some_and(|it| it == ONE_NODE)) {
+            addresses.truncate(1);
+        }
+        if addresses.is_empty() {
+            addresses.push(members::published_by(&members, Part::Traefik)?);
+        }
+        Ok(addresses)
+    }
+
+    /// What is on the node whose loss the system is meant to survive; nothing where there are no nodes.
+    pub fn on_expendable_node(&self) -> anyhow::Result<Vec<Member>> {
+        let mut members = self.members()?;
+        let node = kubernetes::by_expendability(&members).into_iter().next();
+        members.retain(|member| node.is_some() && kubernetes::node_of(member) == node.as_deref());
+        Ok(members)
+    }
+
     /// The broker's management API. Its port may be another one after each start of the container.
     pub fn broker(&self) -> anyhow::Result<Client> {
         broker::management(&self.settings, &self.members()?)
@@ -490,6 +523,13 @@ pub fn machine(project: &Project) -> anyhow::Result<Machine> {
         machine.engine = format!("Kubernetes {}, {context}", target.version()?);
     }
     Ok(machine)
+}
+
+/// The commit that a project is of, with `-dirty` where files differ from it; `unknown` without git.
+pub fn commit(project: &Project) -> String {
+    let describe = ["describe", "--always", "--dirty"];
+    let commit = Call::new("git").args(describe).dir(&project.root).read();
+    commit.map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned())
 }
 
 /// The variable of a pattern's switch.

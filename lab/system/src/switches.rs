@@ -20,6 +20,14 @@ pub const OVERRIDES: [&str; 5] = [
     "AGORA_SHUTDOWN_DELAY_MS",
 ];
 
+/// The setting that says on which nodes of Kubernetes the services and the gateways are: on as many as there are, or, with the value
+/// [`ONE_NODE`], on one, with what Kubernetes does by default when it is lost.
+pub const PLACEMENT: &str = "AGORA_PLACEMENT";
+/// Everything on one node.
+pub const ONE_NODE: &str = "one-node";
+/// The default: on several nodes.
+pub const SPREAD: &str = "spread";
+
 /// Those of them that each gateway counts by itself.
 const PER_GATEWAY: [&str; 2] = ["AGORA_RATE_LIMIT_AVERAGE", "AGORA_RATE_LIMIT_BURST"];
 /// How many gateways there are on Kubernetes.
@@ -43,7 +51,7 @@ fn per_gateway(variable: &str, value: &str, change: impl Fn(u32) -> u32) -> Stri
 }
 
 /// Refuses an override that isn't a number: the gateway would take no route at all from a file with it, and a service
-/// would not start.
+/// would not start. The same for a placement that isn't known.
 pub fn check_overrides(settings: &Settings) -> anyhow::Result<()> {
     check_overrides_among(settings.iter())
 }
@@ -52,6 +60,12 @@ fn check_overrides_among<'a>(
     settings: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> anyhow::Result<()> {
     for (variable, value) in settings {
+        if variable == PLACEMENT && !["", SPREAD, ONE_NODE].contains(&value) {
+            return Err(outcome::usage(
+                format!("{variable}={value}: there is no such placement"),
+                format!("set it to `{SPREAD}` or `{ONE_NODE}`, or remove it ({SPREAD})"),
+            ));
+        }
         let wrong = !value.is_empty() && !value.parse::<u32>().is_ok_and(|number| number > 0);
         if OVERRIDES.contains(&variable) && wrong {
             return Err(outcome::usage(
@@ -160,6 +174,15 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_placement_is_one_that_is_known() {
+        let check = |value| check_overrides_among([(PLACEMENT, value)].into_iter());
+        assert!(check("").is_ok() && check(SPREAD).is_ok() && check(ONE_NODE).is_ok());
+        let error = check("everywhere").unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Usage);
+        assert!(error.to_string().contains(ONE_NODE), "{error}");
     }
 
     #[test]

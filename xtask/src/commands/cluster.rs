@@ -24,6 +24,8 @@ use crate::{
 
 /// The most nodes: each takes 100 MB and more, and watches of files, of which one user may have 128.
 const MOST_NODES: i64 = 5;
+/// How many nodes have the volumes of agora's stateful parts.
+const AGORAS_NODES: u32 = 2;
 
 /// Options of `cluster`.
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -112,13 +114,23 @@ fn start(
     let progress = progress();
     engine_setup::provide(project, || confirm::install(options.consent.yes), &progress)?;
     let status = cluster.up(options.nodes, &progress)?;
-    let kubeconfig = status.kubeconfig.clone();
+    let kubectl = status.kubectl.clone().unwrap_or_else(|| "kubectl".into());
+    let kubectl = format!(
+        "{} --kubeconfig {}",
+        kubectl.display(),
+        status.kubeconfig.display()
+    );
     let exit = show(status, format)?;
     if format == Format::Text {
         println!("up in {}", spell(started.elapsed()));
+        if options.nodes < AGORAS_NODES {
+            println!(
+                "agora has four volumes and a node two: it needs `--nodes {AGORAS_NODES}` or more."
+            );
+        }
         println!(
-            "Next: `kubectl --kubeconfig {} get nodes`; `cargo xtask cluster down` removes all of it.",
-            kubeconfig.display()
+            "Next: `cargo xtask up --on kubernetes` starts agora on it; `{kubectl} get nodes` asks it yourself; `cargo xtask cluster down` \
+             removes all of it."
         );
     }
     Ok(exit)

@@ -5,6 +5,7 @@
 mod alerts;
 mod attack;
 mod bench;
+mod capacity;
 mod check;
 mod cluster;
 mod completions;
@@ -172,6 +173,9 @@ commands! {
     Test(options: test::Options) [TextOnly, LeaveAsIs, ComposeOnly] => test::run(project, options);
     /// Measure orders processed a second, the ceilings of broker and database, the cost of telemetry, and the gateway
     Bench(options: bench::Options) [TextOnly, LeaveAsIs, ComposeOnly] => bench::run(project, options);
+    /// Say what a rate of orders takes, from what an order costs
+    // `measure` heals and locks by itself.
+    Capacity(options: capacity::Options) [TextOrJson, LeaveAsIs, ComposeOnly] => capacity::run(project, options, format);
     /// Check formatting, lints, docs, dependencies and configuration files
     Check(options: check::Options) [TextOrJson, LeaveAsIs, None] => check::run(project, options, format);
     /// Print a script that completes commands and options in a shell

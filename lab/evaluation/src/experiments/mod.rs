@@ -16,6 +16,7 @@ mod graceful_shutdown;
 mod inbox;
 mod key_rotation;
 mod load_shedding;
+mod node_loss;
 mod outbox;
 mod rate_limit;
 mod retry;
@@ -27,6 +28,7 @@ mod trace_propagation;
 
 use std::time::Duration;
 
+use patterns::Pattern;
 use records::evaluation::{Arm, Reconciliation, Telemetry};
 
 use super::{
@@ -59,6 +61,7 @@ pub static ALL: &[&Experiment] = &[
     &rolling_update::EXPERIMENT,
     &key_rotation::EXPERIMENT,
     &endpoint_race::EXPERIMENT,
+    &node_loss::EXPERIMENT,
 ];
 
 /// The experiment with this name.
@@ -69,13 +72,13 @@ pub fn find(name: &str) -> Option<&'static Experiment> {
 
 /// For experiments in which product-service's only replica hangs: balancing isn't what they are about.
 const BALANCING: Confounder = Confounder {
-    pattern: "client_load_balancing",
+    pattern: Pattern::ClientLoadBalancing,
     effect: "stops using the only replica once its checks fail, so that calls fail at once instead of hanging",
 };
 
 /// For experiments in which orders are lost without the pattern: recovery would find them again.
 const RECOVERY: Confounder = Confounder {
-    pattern: "saga_recovery",
+    pattern: Pattern::SagaRecovery,
     effect: "publishes the events of lost orders again after a while",
 };
 
@@ -92,7 +95,7 @@ const ON: ArmPlan = ArmPlan {
 };
 
 /// The arm without these patterns.
-const fn without(pattern: &'static [&'static str]) -> ArmPlan {
+const fn without(pattern: &'static [Pattern]) -> ArmPlan {
     ArmPlan {
         name: "off",
         patterns_off: pattern,
@@ -244,7 +247,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use patterns::Pattern;
     use records::evaluation::Category;
 
     use system::project::{Engine, Place};
@@ -291,7 +293,7 @@ mod tests {
             assert!(page.contains(&format!("`{name}`")), "{name}");
         }
         let alone: Vec<_> = local.difference(&on(Engine::Compose)).copied().collect();
-        assert_eq!(alone, ["endpoint_race"]);
+        assert_eq!(alone, ["endpoint_race", "node_loss"]);
     }
 
     #[test]
@@ -316,17 +318,12 @@ mod tests {
             assert!(experiment.arms.len() >= 2, "{}", experiment.name);
             assert!(!experiment.claim.is_empty() && !experiment.refuted_by.is_empty());
             for confounder in experiment.confounders {
-                assert!(
-                    Pattern::named(confounder.pattern).is_some(),
-                    "{}",
-                    experiment.name
-                );
                 let mut arms = experiment.arms.iter();
                 assert!(
                     arms.all(|arm| !arm.patterns_off.contains(&confounder.pattern)),
                     "{}: {} can't be both",
                     experiment.name,
-                    confounder.pattern
+                    confounder.pattern.name()
                 );
             }
             let ends = experiment.fault.after + FaultPlan::JITTER + experiment.fault.lasts;

@@ -8,10 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use base::{outcome::Failure, progress::Step};
 use chrono::{DateTime, Utc};
-use patterns::Pattern;
 use records::evaluation::{
     Arm, Attacks, Configuration, Design, Evaluation, FaultEffect, FaultEvidence, InForce,
     Reconciliation, Sabotage, Sample, StepTime,
@@ -274,7 +272,7 @@ impl Runner<'_> {
         Load::start(
             self.loadtest,
             &experiment.load,
-            &self.system.gateway()?,
+            &self.system.gateways()?,
             &repair::load_run_id(&task.evaluation.run, self.loads),
             task.seed,
             self.folder.loads_path().join(folder),
@@ -531,8 +529,7 @@ pub(super) fn jitter(seed: u64) -> Duration {
 fn compared(experiment: &Experiment) -> anyhow::Result<BTreeSet<Part>> {
     let mut compared = BTreeSet::new();
     for plan in experiment.arms {
-        for name in plan.patterns_off {
-            let pattern = Pattern::named(name).with_context(|| format!("no pattern `{name}`"))?;
+        for pattern in plan.patterns_off {
             for service in pattern.read_by() {
                 compared.insert(service.parse()?);
             }
@@ -550,7 +547,7 @@ fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wan
     let patterns_off = plan.off_in(experiment).into_iter();
     let replicas = plan.replicas.iter();
     Wanted {
-        patterns_off: patterns_off.map(str::to_owned).collect(),
+        patterns_off: patterns_off.map(|it| it.name().to_owned()).collect(),
         replicas: replicas
             .map(|(service, count)| (*service, *count))
             .collect(),

@@ -14,7 +14,7 @@ use super::{
     images::{self, Image},
     kept_down,
     manifests::{self, Replicas, remove_old_keys},
-    tool,
+    nodes, tool,
     workloads::{self, Rollback, Workload},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     members::{self, Member},
     project::Settings,
     signing_keys::SERVICE,
+    switches::{ONE_NODE, PLACEMENT},
     unhealthy::explain,
     wait,
 };
@@ -271,7 +272,7 @@ pub(crate) fn configuring(target: &Target) -> [String; 2] {
 }
 
 fn apply_system(
-    target: &Target,
+    target: &Arc<Target>,
     settings: &Settings,
     images: &[Image],
     replicas: &Replicas,
@@ -280,7 +281,12 @@ fn apply_system(
 }
 
 /// Applies what belongs to one part or to all, and to no other part.
-fn apply_part(target: &Target, settings: &Settings, part: Part, count: u64) -> anyhow::Result<()> {
+fn apply_part(
+    target: &Arc<Target>,
+    settings: &Settings,
+    part: Part,
+    count: u64,
+) -> anyhow::Result<()> {
     let others = Part::required().filter(|other| *other != part);
     let others: Vec<&str> = others.map(Part::name).collect();
     let selector = format!("{PART_LABEL} notin ({})", others.join(","));
@@ -294,16 +300,38 @@ fn apply_part(target: &Target, settings: &Settings, part: Part, count: u64) -> a
     )
 }
 
+/// The node for everything, where the settings ask for one.
+fn one_node(target: &Arc<Target>, settings: &Settings) -> anyhow::Result<Option<String>> {
+    if settings.get(PLACEMENT) != Some(ONE_NODE) {
+        return Ok(None);
+    }
+    let members = members::of_target(target)?;
+    let has_database = members.iter().any(|it| it.service == Part::Postgres);
+    let mut nodes = nodes::by_expendability(&members);
+    if !has_database || nodes.len() < 2 {
+        return Err(outcome::unavailable(
+            format!("{PLACEMENT}={ONE_NODE}: no node is known that hasn't the database"),
+            format!(
+                "it needs two nodes and a system that is up: `cargo xtask up` without {PLACEMENT} first"
+            ),
+        ));
+    }
+    Ok(Some(nodes.swap_remove(0)))
+}
+
 /// Applies the Secrets, and what of the system the selector has; the empty one has all.
 fn apply_selected(
-    target: &Target,
+    target: &Arc<Target>,
     settings: &Settings,
     images: &[Image],
     replicas: &Replicas,
     selector: &str,
 ) -> anyhow::Result<()> {
     apply(target, manifests::secrets(settings)?)?;
-    let folder = manifests::write(target, settings, images, replicas)?;
+    let node = one_node(target, settings)?;
+    let placement = settings.get(PLACEMENT).filter(|it| !it.is_empty());
+    let placement = placement.map(|placement| (placement, node.as_deref()));
+    let folder = manifests::write(target, settings, images, replicas, placement)?;
     let applied = target
         .kubectl([
             "apply",

@@ -33,13 +33,13 @@ pub(crate) fn keep_down(target: &Target, workload: &str) -> anyhow::Result<()> {
     patch(target, workload, &change)
 }
 
-/// Starts nodes that have ended, gives those that are kept down their replicas back, and waits until these are ready; returns what
+/// Brings nodes back that have ended or stand still, gives those that are kept down their replicas back, and waits until these are ready; returns what
 /// was done, in words.
 ///
 /// # Errors
 /// When the cluster refuses, or they don't get ready in time.
 pub(crate) fn bring_back(target: &Arc<Target>) -> anyhow::Result<Vec<String>> {
-    let mut done = nodes::start_ended(target)?;
+    let mut done = nodes::bring_back(target)?;
     let down = kept_down(&workloads::of_target(target)?)?;
     for (workload, had) in &down {
         restore_replicas(target, workload, *had)?;

@@ -19,7 +19,10 @@ use crate::{
     Part,
     env_file::SECRETS_ID,
     files,
-    kubectl::{ANSWER_WITHIN, KEYS_ANNOTATION, OURS, PART_OF, SECRETS_ANNOTATION, Target},
+    kubectl::{
+        ANSWER_WITHIN, KEYS_ANNOTATION, OURS, PART_OF, PLACEMENT_ANNOTATION, SECRETS_ANNOTATION,
+        Target,
+    },
     project::{Engine, Project, Settings},
     signing_keys::{self, JWT_KEYS, SERVICE, SigningKeys},
     switches,
@@ -145,7 +148,8 @@ fn old_keys<'a>(list: &'a str, ours: &str) -> Vec<&'a str> {
 /// How many replicas parts have, where it isn't as many as in the manifests.
 pub(super) type Replicas = BTreeMap<Part, u64>;
 
-/// Writes the kustomization and the images; returns its folder.
+/// Writes the kustomization and the images; returns its folder. `placement` is what the settings say of it, if they do, and the node for
+/// everything where that is one.
 ///
 /// # Errors
 /// When a file can't be read or written.
@@ -154,13 +158,14 @@ pub(super) fn write(
     settings: &Settings,
     images: &[Image],
     replicas: &Replicas,
+    placement: Option<(&str, Option<&str>)>,
 ) -> anyhow::Result<PathBuf> {
     let project = target.project();
     let folder = target.folder();
     images::note(target, images)?;
     let path = folder.join("kustomization.yaml");
     // The text of the keys goes into no file: their ids do, and a digest.
-    let text = kustomization(
+    let mut text = kustomization(
         target.namespace(),
         target.context().is_none(),
         images,
@@ -168,6 +173,9 @@ pub(super) fn write(
         &Placed::of(project, &changed(settings))?,
         settings.require(JWT_KEYS)?,
     )?;
+    if let Some((placement, node)) = placement {
+        text.push_str(&placed(placement, node));
+    }
     files::replace(&path, text.as_bytes())?;
     Ok(folder)
 }
@@ -301,6 +309,25 @@ fn kustomization(
     Ok(text)
 }
 
+/// Patches that say of every service and the gateways how they are placed. With a node they are put on it, and it is left to Kubernetes'
+/// defaults what becomes of them when it is lost. They are tied to it: what isn't would be spread by default, too. Pure.
+fn placed(placement: &str, node: Option<&str>) -> String {
+    let mut template = json!({
+        "metadata": { "annotations": { PLACEMENT_ANNOTATION: placement } },
+    });
+    if let Some(node) = node {
+        template["spec"] = json!({
+            "nodeSelector": { "kubernetes.io/hostname": node },
+            "topologySpreadConstraints": null,
+            "tolerations": null,
+        });
+    }
+    let parts = Part::services().chain([Part::Traefik]);
+    parts
+        .map(|part| format!("{}\n", patch(part, template.clone())))
+        .collect()
+}
+
 /// A patch of a part's pod template.
 fn patch(part: Part, template: Value) -> String {
     let patch = json!({
@@ -345,6 +372,31 @@ mod tests {
             env_file.set(name, value);
         }
         Project::at("/clone".into(), "agora.local").settings_from(&env_file)
+    }
+
+    #[test]
+    fn on_one_node_are_the_services_and_the_gateways() {
+        let text = placed(switches::ONE_NODE, Some("node2"));
+        assert_eq!(text.lines().count(), 3 * 5, "{text}");
+        assert!(text.contains("{name: traefik,"), "{text}");
+        assert!(!text.contains("postgres"), "{text}");
+        let selected = text.matches(r#""kubernetes.io/hostname":"node2""#);
+        assert_eq!(selected.count(), 5);
+        // What a pod has of it is found in its manifest, and gone.
+        let base = Project::discover().unwrap().root.join(BASE);
+        for part in Part::services().chain([Part::Traefik]) {
+            let manifest = read(&base.join(format!("{part}.yaml"))).unwrap();
+            for field in ["topologySpreadConstraints", "tolerations"] {
+                assert!(manifest.contains(field), "{part}: {field}");
+            }
+        }
+        assert_eq!(text.matches("null").count(), 2 * 5);
+        let spread = placed(switches::SPREAD, None);
+        assert_eq!(spread.matches(r#""agora.placement":"spread""#).count(), 5);
+        assert!(
+            !spread.contains("nodeSelector") && !spread.contains("null"),
+            "{spread}"
+        );
     }
 
     #[test]

@@ -12,7 +12,9 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
-    kubectl::{KEYS_ANNOTATION, PART_LABEL, Target, UNLIMITED_MILLICORES, millicores},
+    kubectl::{
+        KEYS_ANNOTATION, PART_LABEL, PLACEMENT_ANNOTATION, Target, UNLIMITED_MILLICORES, millicores,
+    },
     member::{Health, Limits, Member, Place, Pod, State, cpu_quota_us},
     switches,
 };
@@ -247,6 +249,10 @@ fn member(
     let cpu = cpu.and_then(|quantity| millicores(quantity));
     let cpu = cpu.filter(|limit| *limit < UNLIMITED_MILLICORES);
     let container_status = status.container_statuses.first();
+    let placement = metadata
+        .annotations
+        .get(PLACEMENT_ANNOTATION)
+        .map(|placement| (switches::PLACEMENT.to_owned(), placement.clone()));
     let state = container_status.map(|status| &status.state);
     let running = state.and_then(|state| state.running.as_ref());
     let ended = container_status.and_then(|status| {
@@ -299,6 +305,7 @@ fn member(
                 let all = switches::sum_of_all_gateways(&name, &value);
                 (name, all)
             })
+            .chain(placement)
             .collect(),
         one_off: false,
         place: Place::Pod(Pod {
@@ -483,10 +490,13 @@ mod tests {
                 &status(true, &running("ab", true)),
             );
             pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "cpu": cpu } });
-            pod["metadata"]["annotations"] = json!({ KEYS_ANNOTATION: "second,first" });
+            pod["metadata"]["annotations"] =
+                json!({ KEYS_ANNOTATION: "second,first", PLACEMENT_ANNOTATION: "one-node" });
             read_all(&[pod], &[]).remove(0)
         };
         assert_eq!(limited("15m").signing_keys, ["second", "first"]);
+        let placed = [("AGORA_PLACEMENT".to_owned(), "one-node".to_owned())];
+        assert_eq!(limited("15m").overrides, placed.into());
         let quota = |cpu| limited(cpu).limits.cpu_quota_us;
         assert_eq!(
             [quota("15m"), quota("2"), quota("128")],
