@@ -285,11 +285,10 @@ fn only_the_system_crate_speaks_to_the_engine() {
 }
 
 /// The programs that are started outside of `lab/system`: the file, and how the call's arguments begin.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("lab/evaluation/src/load.rs", "loadtest)"),
     // Itself, as a worker.
     ("loadtest/src/workers.rs", "std::env::current_exe()?)"),
-    ("lab/evaluation/src/runner.rs", "\"git\")"),
     ("xtask/src/commands/load.rs", "&binaries.loadtest)"),
     // Reads scripts, and runs none.
     (
