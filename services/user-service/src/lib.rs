@@ -110,7 +110,7 @@ pub async fn compose(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Ap
 /// The service that owns the prices.
 const PRODUCT_SERVICE: &str = "product-service";
 
-/// The catalogue client, composed according to the three switches.
+/// The catalogue client, composed according to the switches.
 fn catalog(config: CatalogConfig, lifecycle: &Lifecycle) -> Catalog {
     lifecycle.enter_pattern(Pattern::CircuitBreaker, config.circuit_breaker);
     lifecycle.enter_pattern(Pattern::Deadline, config.deadline);
