@@ -3,7 +3,7 @@
 //! Left out: which arms are run, and when ([`super`]).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use system::{
     Part,
     dead_letters::Reader,
     interrupt::Interrupted,
+    members::Member,
     running::{RunningSystem, Wanted},
     wait,
 };
@@ -176,6 +177,13 @@ impl Runner<'_> {
             "the services run as {:?}, which isn't what was asked for",
             arm.configuration
         );
+        if let Some(changed) =
+            changed_image(&self.system.members()?, &task.evaluation.versions.images)
+        {
+            anyhow::bail!(
+                "{changed} runs another image than when the run began: somebody's `up` has built one under the same tag"
+            );
+        }
         arm.steps.push(clock.lap("configure"));
         let observes_alerts = matches!(experiment.observed, Observed::Alerts { .. });
         // Its users are signed up while the system settles, unless much more is waited for: their tokens expire.
@@ -539,6 +547,15 @@ fn compared(experiment: &Experiment) -> anyhow::Result<BTreeSet<Part>> {
     Ok(compared)
 }
 
+/// The first part that runs another image than at the beginning, by part; one that wasn't there then has none to compare.
+fn changed_image(members: &[Member], at_first: &BTreeMap<String, String>) -> Option<Part> {
+    let mut changed = members.iter().filter(|member| {
+        let first = at_first.get(member.service.name());
+        first.is_some_and(|first| *first != member.image)
+    });
+    changed.next().map(|member| member.service)
+}
+
 /// The configuration of an arm, on a system that was found with `found`.
 fn wanted(experiment: &Experiment, plan: &ArmPlan, found: &Configuration) -> Wanted {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -641,6 +658,22 @@ mod tests {
         assert_eq!(configured(Design::SameArms, None), ["on", "on"]);
         let broken = Some(Sabotage::BreakPattern);
         assert_eq!(configured(Design::Pattern, broken), ["off", "off"]);
+    }
+
+    #[test]
+    fn an_image_that_changed_since_the_beginning_is_found() {
+        let member = |image: &str| {
+            let json = format!(
+                r#"{{"Id":"a","Image":"{image}","RestartCount":0,"State":{{"Status":"running"}},
+                "Config":{{"Labels":{{"com.docker.compose.service":"order-service"}}}},"NetworkSettings":{{}}}}"#
+            );
+            system::members::inspected(&json).unwrap()
+        };
+        let at_first = [("order-service".to_owned(), "one".to_owned())].into();
+        assert_eq!(changed_image(&[member("one")], &at_first), None);
+        let both = [member("one"), member("two")];
+        assert_eq!(changed_image(&both, &at_first), Some(Part::OrderService));
+        assert_eq!(changed_image(&both, &BTreeMap::new()), None);
     }
 
     #[test]
